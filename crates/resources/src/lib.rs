@@ -1,0 +1,1 @@
+//! Custom resource types, label, annotation and port vocabulary, Kubernetes names

@@ -1,0 +1,1 @@
+//! The process: flags, logs, health, metrics, shutdown, Kubernetes client, leader lease

@@ -1,0 +1,1 @@
+//! Test helpers: waiting for conditions, a throw-away CA

@@ -1,0 +1,1 @@
+//! mTLS with live rotation: SVID source, SPIFFE peer checks, one accept loop for gRPC and HTTPS

@@ -1,0 +1,1 @@
+//! The operator: serves custom resources to sidecars and keeps their Services

@@ -1,0 +1,1 @@
+//! Sentry: the SPIFFE certificate authority

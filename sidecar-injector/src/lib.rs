@@ -1,0 +1,1 @@
+//! The sidecar injector: a mutating webhook that adds daprd to annotated pods

@@ -1,0 +1,1 @@
+//! The test bed: a real Kubernetes on this machine, and the processes of the black-box suites.
