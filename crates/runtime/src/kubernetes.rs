@@ -1,0 +1,84 @@
+//! The Kubernetes client of the process.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::environment;
+
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// The flags of every service that talks to the API server.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct KubeFlags {
+    /// Path of a kubeconfig, for running outside of a cluster
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Which credentials win when a process has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precedence {
+    /// The pod's own, then the kubeconfig. Source: Dapr 1.18, sentry and injector.
+    InCluster,
+    /// `--kubeconfig`, then `KUBECONFIG`, then the pod's own, then `$HOME/.kube/config`.
+    /// Source: Dapr 1.18, operator.
+    Kubeconfig,
+}
+
+/// A client without a client-side rate limit.
+///
+/// In-cluster credentials count as present only if `KUBERNETES_SERVICE_HOST` and
+/// `KUBERNETES_SERVICE_PORT` are both non-empty and the service account files are readable.
+///
+/// # Errors
+/// There are no credentials, or the kubeconfig is unreadable; the text names the file.
+pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow::Result<Client> {
+    let config = match (precedence, kubeconfig) {
+        (Precedence::Kubeconfig, Some(path)) => from_file(path).await?,
+        (Precedence::Kubeconfig, None) => match set("KUBECONFIG") {
+            Some(path) => from_file(Path::new(&path)).await?,
+            None if in_cluster() => incluster()?,
+            None => from_file(&home_config()?).await?,
+        },
+        (Precedence::InCluster, _) if in_cluster() => incluster()?,
+        (Precedence::InCluster, Some(path)) => from_file(path).await?,
+        (Precedence::InCluster, None) => match set("KUBECONFIG") {
+            Some(path) => from_file(Path::new(&path)).await?,
+            None => from_file(&home_config()?).await?,
+        },
+    };
+    Client::try_from(config).context("make the Kubernetes client")
+}
+
+fn set(name: &str) -> Option<String> {
+    environment::var(name).filter(|value| !value.is_empty())
+}
+
+fn in_cluster() -> bool {
+    let readable = |path| std::fs::File::open(path).is_ok();
+    set("KUBERNETES_SERVICE_HOST").is_some()
+        && set("KUBERNETES_SERVICE_PORT").is_some()
+        && readable(TOKEN)
+        && readable(CA)
+}
+
+fn incluster() -> anyhow::Result<Config> {
+    Config::incluster_env().context("read the pod's service account")
+}
+
+fn home_config() -> anyhow::Result<PathBuf> {
+    let home = set("HOME").context(
+        "no Kubernetes credentials: not in a pod, and neither --kubeconfig, KUBECONFIG nor HOME is set",
+    )?;
+    Ok(Path::new(&home).join(".kube/config"))
+}
+
+async fn from_file(path: &Path) -> anyhow::Result<Config> {
+    let named = || format!("read kubeconfig {}", path.display());
+    let file = Kubeconfig::read_from(path).with_context(named)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(named)
+}

@@ -1,0 +1,321 @@
+//! Log lines with the keys that the peers' tooling expects, as text or as JSON objects.
+//!
+//! Source: Dapr 1.18, log lines of every service: `time level msg scope type ver app_id instance`,
+//! text lines with the remaining keys sorted, values quoted unless they are plain words. The
+//! target of an event is its scope; its other fields follow under their own names.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Write as _};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber, span};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::{ProcessFlags, VERSION, clock, environment};
+
+/// Crates whose events follow `--log-level`; all others are heard from `warn` on.
+const OUR_CRATES: [&str; 9] = [
+    "dapr",
+    "identity",
+    "injector",
+    "operator",
+    "placement",
+    "resources",
+    "runtime",
+    "sentry",
+    "transport",
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Text,
+    Json,
+}
+
+/// Installs the process-wide subscriber.
+///
+/// # Errors
+/// The level is none of `debug info warn error fatal` (any case), or the file cannot be opened.
+pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> anyhow::Result<()> {
+    let level = level(&flags.log_level)?;
+    let out: Box<dyn Write + Send> = match &flags.log_file {
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Box::new(file.with_context(|| format!("open --log-file {}", path.display()))?)
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    let style = if flags.log_as_json { Style::Json } else { Style::Text };
+    let lines = Lines {
+        scope,
+        style,
+        level,
+        app_id: scope.replacen('.', "-", 1),
+        instance: environment::hostname(),
+        out: Mutex::new(out),
+    };
+    tracing_subscriber::registry().with(lines).try_init().context("install the logger")
+}
+
+fn level(name: &str) -> anyhow::Result<LevelFilter> {
+    Ok(match name.to_ascii_lowercase().as_str() {
+        "debug" => LevelFilter::DEBUG,
+        "info" => LevelFilter::INFO,
+        "warn" => LevelFilter::WARN,
+        "error" | "fatal" => LevelFilter::ERROR,
+        _ => {
+            anyhow::bail!("--log-level {name:?} is unknown; use debug, info, warn, error or fatal")
+        }
+    })
+}
+
+struct Lines {
+    scope: &'static str,
+    style: Style,
+    level: LevelFilter,
+    app_id: String,
+    instance: String,
+    out: Mutex<Box<dyn Write + Send>>,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
+        let krate = metadata.target().split([':', '.']).next().unwrap_or_default();
+        let limit = if OUR_CRATES.contains(&krate) {
+            self.level
+        } else {
+            self.level.min(LevelFilter::WARN)
+        };
+        *metadata.level() <= limit
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        let Some(span) = ctx.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        span.extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        let Some(span) = ctx.span(id) else { return };
+        if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+            values.record(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in ctx.event_scope(event).into_iter().flat_map(|spans| spans.from_root()) {
+            if let Some(outer) = span.extensions().get::<Fields>() {
+                fields.0.extend(outer.0.iter().map(|(k, v)| (*k, v.clone())));
+            }
+        }
+        event.record(&mut fields);
+        let line = self.line(event.metadata(), fields, clock::now());
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        // A log that cannot be written has nowhere to be reported.
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+impl Lines {
+    fn line(
+        &self,
+        metadata: &tracing::Metadata<'_>,
+        fields: Fields,
+        now: jiff::Timestamp,
+    ) -> String {
+        let mut fields = fields.0;
+        let message = match fields.remove("message") {
+            Some(Value::String(text)) => text,
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        let fatal = fields.remove("fatal").is_some();
+        let scope =
+            if metadata.target().starts_with("dapr") { metadata.target() } else { self.scope };
+        let level = if fatal { "fatal" } else { level_name(*metadata.level()) };
+        fields.entry("app_id").or_insert_with(|| self.app_id.as_str().into());
+        fields.insert("instance", self.instance.as_str().into());
+        fields.insert("scope", scope.into());
+        fields.insert("type", "log".into());
+        fields.insert("ver", VERSION.into());
+        match self.style {
+            Style::Text => text_line(now, level, &message, &fields),
+            Style::Json => json_line(now, level, message, fields),
+        }
+    }
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warning",
+        Level::INFO => "info",
+        Level::DEBUG | Level::TRACE => "debug",
+    }
+}
+
+fn text_line(
+    now: jiff::Timestamp,
+    level: &str,
+    message: &str,
+    fields: &BTreeMap<&'static str, Value>,
+) -> String {
+    let mut line = format!("time=\"{now:.9}\" level={level} msg={message:?}");
+    for (key, value) in fields {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let plain = !text.is_empty()
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._/@^+".contains(c));
+        // Writing to a String cannot fail.
+        let _ = if plain { write!(line, " {key}={text}") } else { write!(line, " {key}={text:?}") };
+    }
+    line.push('\n');
+    line
+}
+
+fn json_line(
+    now: jiff::Timestamp,
+    level: &str,
+    message: String,
+    mut fields: BTreeMap<&'static str, Value>,
+) -> String {
+    fields.insert("level", level.into());
+    fields.insert("msg", message.into());
+    fields.insert("time", format!("{now:.9}").into());
+    let sorted: serde_json::Map<String, Value> =
+        fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    let mut line = Value::Object(sorted).to_string();
+    line.push('\n');
+    line
+}
+
+#[derive(Debug, Default)]
+struct Fields(BTreeMap<&'static str, Value>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.insert(field.name(), value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.insert(field.name(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.insert(field.name(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.0.insert(field.name(), value.into());
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.0.insert(field.name(), crate::chain(value).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(style: Style, work: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let lines = Lines {
+            scope: "dapr.probe",
+            style,
+            level: LevelFilter::INFO,
+            app_id: "dapr-probe".into(),
+            instance: "pod-0".into(),
+            out: Mutex::new(Box::new(sink.clone())),
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), work);
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn after_time(line: &str) -> &str {
+        line.split_once("Z\" ").unwrap().1
+    }
+
+    #[test]
+    fn text_lines_have_the_keys_of_the_peers() {
+        let line = logged(Style::Text, || {
+            tracing::info!(target: "dapr.probe.server", namespace = "a b", "Running \"now\"");
+        });
+        let want = format!(
+            "level=info msg=\"Running \\\"now\\\"\" app_id=dapr-probe instance=pod-0 \
+             namespace=\"a b\" scope=dapr.probe.server type=log ver={VERSION}\n"
+        );
+        assert_eq!(after_time(&line), want);
+    }
+
+    #[test]
+    fn json_lines_carry_span_fields_and_the_fatal_level() {
+        let line = logged(Style::Json, || {
+            let _span = tracing::info_span!("request", app_id = "nodeapp").entered();
+            tracing::error!(fatal = true, count = 3, "gone");
+        });
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "fatal");
+        assert_eq!(value["app_id"], "nodeapp");
+        assert_eq!(value["scope"], "dapr.probe");
+        assert_eq!(value["count"], 3);
+        assert!(value["time"].as_str().unwrap().ends_with('Z'));
+        assert!(value.get("fatal").is_none());
+    }
+
+    #[test]
+    fn libraries_are_heard_from_warn_on_and_debug_is_off() {
+        let text = logged(Style::Text, || {
+            tracing::info!(target: "hyper::proto", "chatter");
+            tracing::debug!(target: "dapr.probe", "detail");
+            tracing::warn!(target: "kube_client::client", "trouble");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("level=warning msg=\"trouble\""), "{text}");
+    }
+
+    #[test]
+    fn unknown_levels_are_refused_by_name() {
+        assert!(level("loud").unwrap_err().to_string().contains("\"loud\""));
+        assert_eq!(level("WARN").unwrap(), LevelFilter::WARN);
+    }
+}

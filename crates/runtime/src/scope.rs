@@ -1,0 +1,191 @@
+//! What a process hands down to its parts: cancellation, tasks, readiness and metrics.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ReadyGuard;
+use crate::health::Readiness;
+
+/// The life of a process (or of one test). Cheap to clone.
+///
+/// Every task has a name and belongs to the scope: one that fails, panics or ends before the scope
+/// is cancelled takes the process down, because a restart is the recovery.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    token: CancellationToken,
+    /// Cancelled once the other tasks are done: health and metrics answer until then.
+    drained: CancellationToken,
+    tasks: TaskTracker,
+    last_tasks: TaskTracker,
+    readiness: Readiness,
+    registry: Registry,
+    failure: Arc<Mutex<Option<anyhow::Error>>>,
+}
+
+impl Scope {
+    /// A scope without servers or signals, for tests that run a service in process.
+    pub fn for_test() -> Self {
+        Self::default()
+    }
+
+    /// Cancelled when the process is asked to stop or a task failed.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Runs a part of the process until the scope is cancelled. Ending earlier, with or without
+    /// an error, stops the process with exit code 1.
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        let lifetime = if matches!(name, "healthz-server" | "metrics-exporter") {
+            (self.drained.clone(), &self.last_tasks)
+        } else {
+            (self.token.clone(), &self.tasks)
+        };
+        let watch = TaskWatch { name, scope: self.clone(), end: lifetime.0, ended: false };
+        lifetime.1.spawn(async move {
+            let outcome = work.await;
+            watch.ended(outcome);
+        });
+    }
+
+    /// Runs a short piece of work that may end by itself. It is waited for at shutdown.
+    pub fn spawn_detached(
+        &self,
+        _name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.tasks.spawn(work);
+    }
+
+    /// Registers a health target, which is not ready until its guard says so.
+    pub fn ready(&self, name: &'static str) -> ReadyGuard {
+        self.readiness.guard(name)
+    }
+
+    /// True when every health target is ready.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.all_ready()
+    }
+
+    /// The metrics of this process.
+    pub fn metrics(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Cancels the scope and waits for its tasks, at most 30 seconds.
+    ///
+    /// # Errors
+    /// The first failure of a task, or that tasks were still running after the wait.
+    pub async fn shutdown(&self) -> anyhow::Result<()> {
+        self.token.cancel();
+        self.drain(Duration::from_secs(30)).await;
+        self.take_failure().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(crate) fn drained(&self) -> &CancellationToken {
+        &self.drained
+    }
+
+    pub(crate) fn fail(&self, error: anyhow::Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        drop(failure);
+        self.token.cancel();
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<anyhow::Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Waits for the tasks of a cancelled scope, then ends health and metrics.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        for (tracker, end) in [(&self.tasks, None), (&self.last_tasks, Some(&self.drained))] {
+            if let Some(end) = end {
+                end.cancel();
+            }
+            tracker.close();
+            if tokio::time::timeout(limit, tracker.wait()).await.is_err() {
+                self.fail(anyhow::anyhow!(
+                    "{} tasks were still running {} s after the stop",
+                    tracker.len(),
+                    limit.as_secs()
+                ));
+            }
+        }
+    }
+}
+
+/// Tells an ordered end of a task from an early one, a failure and a panic.
+struct TaskWatch {
+    name: &'static str,
+    scope: Scope,
+    end: CancellationToken,
+    ended: bool,
+}
+
+impl TaskWatch {
+    fn ended(mut self, outcome: anyhow::Result<()>) {
+        self.ended = true;
+        match outcome {
+            Err(e) => self.scope.fail(e.context(format!("{} failed", self.name))),
+            Ok(()) if !self.end.is_cancelled() => {
+                self.scope
+                    .fail(anyhow::anyhow!("{} ended before the process was stopped", self.name));
+            }
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Drop for TaskWatch {
+    fn drop(&mut self) {
+        if !self.ended && !self.end.is_cancelled() {
+            self.scope.fail(anyhow::anyhow!("{} panicked", self.name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_early_ends_the_scope_and_is_named() {
+        let scope = Scope::for_test();
+        scope.spawn("reflector", async { Ok(()) });
+        scope.token().cancelled().await;
+        let text = scope.shutdown().await.unwrap_err().to_string();
+        assert_eq!(text, "reflector ended before the process was stopped");
+    }
+
+    #[tokio::test]
+    async fn a_panicking_task_ends_the_scope() {
+        let scope = Scope::for_test();
+        scope.spawn("owner", async { panic!("on purpose") });
+        scope.token().cancelled().await;
+        assert_eq!(scope.shutdown().await.unwrap_err().to_string(), "owner panicked");
+    }
+
+    #[tokio::test]
+    async fn an_ordered_stop_is_no_failure() {
+        let scope = Scope::for_test();
+        let token = scope.token().clone();
+        scope.spawn("server", async move {
+            token.cancelled().await;
+            Ok(())
+        });
+        assert!(scope.shutdown().await.is_ok());
+    }
+}
