@@ -1,0 +1,43 @@
+//! Names of objects, containers, volumes and ports that Dapr's parts agree on. Source: Dapr 1.18.3.
+
+/// The sidecar's container.
+pub const SIDECAR_CONTAINER: &str = "daprd";
+
+/// Name of the sidecar's HTTP port.
+pub const PORT_HTTP: &str = "dapr-http";
+/// Name of the sidecar's gRPC port.
+pub const PORT_GRPC: &str = "dapr-grpc";
+/// Name of the port for calls between sidecars.
+pub const PORT_INTERNAL_GRPC: &str = "dapr-internal";
+/// Name of the sidecar's metrics port.
+pub const PORT_METRICS: &str = "dapr-metrics";
+/// Name of the debugger's port.
+pub const PORT_DEBUG: &str = "dapr-debug";
+
+/// Volume of the API's Unix domain sockets.
+pub const VOLUME_UNIX_DOMAIN_SOCKET: &str = "dapr-unix-domain-socket";
+/// Volume with the token that proves the pod's identity to sentry.
+pub const VOLUME_IDENTITY_TOKEN: &str = "dapr-identity-token";
+/// Volume of the sockets of pluggable components.
+pub const VOLUME_COMPONENTS_SOCKET: &str = "dapr-components-unix-domain-socket";
+
+/// Service of the operator's API.
+pub const SERVICE_OPERATOR: &str = "dapr-api";
+/// Service of sentry, and its id.
+pub const SERVICE_SENTRY: &str = "dapr-sentry";
+/// Service of placement.
+pub const SERVICE_PLACEMENT: &str = "dapr-placement-server";
+/// Load-balanced Service of the scheduler (the one without `-a` is headless).
+pub const SERVICE_SCHEDULER: &str = "dapr-scheduler-server-a";
+/// Service and Deployment of the injector.
+pub const SERVICE_INJECTOR: &str = "dapr-sidecar-injector";
+
+/// Id of the injector towards sentry.
+pub const APP_ID_INJECTOR: &str = "dapr-injector";
+
+/// The injector's MutatingWebhookConfiguration.
+pub const WEBHOOK_CONFIGURATION: &str = "dapr-sidecar-injector";
+/// The webhook inside it.
+pub const WEBHOOK: &str = "sidecar-injector.dapr.io";
+/// The Configuration of the control plane, in its namespace.
+pub const CONTROL_PLANE_CONFIGURATION: &str = "daprsystem";
