@@ -1,0 +1,164 @@
+//! Members of a Configuration about traces, metrics and logs.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GoDuration, NameValuePair, Rest, is_default};
+
+/// Traces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Tracing {
+    /// Decimal text from `0` to `1`.
+    pub sampling_rate: String,
+    /// Print traces.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stdout: Option<bool>,
+    /// Send to Zipkin.
+    #[serde(skip_serializing_if = "is_default")]
+    pub zipkin: Option<Zipkin>,
+    /// Send to an OpenTelemetry collector.
+    #[serde(skip_serializing_if = "is_default")]
+    pub otel: Option<Otel>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A Zipkin server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Zipkin {
+    /// Its URL.
+    pub endpoint_address: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// An OpenTelemetry collector.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Otel {
+    /// `grpc` or `http`.
+    pub protocol: String,
+    /// `host:port`.
+    pub endpoint_address: String,
+    /// TLS; always printed, `null` when unset.
+    pub is_secure: Option<bool>,
+    /// Headers; values from secrets are inserted as plain text.
+    #[serde(skip_serializing_if = "is_default")]
+    pub headers: Vec<NameValuePair>,
+    /// Limit of one export.
+    #[serde(skip_serializing_if = "is_default")]
+    pub timeout: Option<GoDuration>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metric {
+    /// On or off; always printed, `null` when unset.
+    pub enabled: Option<bool>,
+    /// Count error codes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub record_error_codes: Option<bool>,
+    /// HTTP server metrics.
+    #[serde(skip_serializing_if = "is_default")]
+    pub http: Option<MetricHttp>,
+    /// Label rewriting.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rules: Vec<MetricRule>,
+    /// Milliseconds; an empty list is kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency_distribution_buckets: Option<Vec<i64>>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// HTTP server metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetricHttp {
+    /// A label per path.
+    #[serde(skip_serializing_if = "is_default")]
+    pub increased_cardinality: Option<bool>,
+    /// Path patterns.
+    #[serde(skip_serializing_if = "is_default")]
+    pub path_matching: Vec<String>,
+    /// No label for the verb.
+    #[serde(skip_serializing_if = "is_default")]
+    pub exclude_verbs: Option<bool>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Rewrites labels of one metric.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetricRule {
+    /// The metric.
+    pub name: String,
+    /// Its labels; `None` is printed as `null`.
+    pub labels: Option<Vec<MetricLabel>>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Rewrites one label.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetricLabel {
+    /// The label.
+    pub name: String,
+    /// Value to regular expression; `None` is printed as `null`.
+    pub regex: Option<BTreeMap<String, String>>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct Logging {
+    /// Log of the sidecar's API.
+    #[serde(skip_serializing_if = "is_default")]
+    pub api_logging: Option<ApiLogging>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Log of the sidecar's API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiLogging {
+    /// On or off.
+    #[serde(skip_serializing_if = "is_default")]
+    pub enabled: Option<bool>,
+    /// Print patterns instead of URLs.
+    #[serde(rename = "obfuscateURLs", skip_serializing_if = "is_default")]
+    pub obfuscate_urls: Option<bool>,
+    /// Leave health checks out.
+    #[serde(skip_serializing_if = "is_default")]
+    pub omit_health_checks: Option<bool>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}

@@ -1,0 +1,274 @@
+//! `MCPServer`: a Model Context Protocol server whose tools workflows call.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GoDuration, NameValuePair, Rest, SecretKeyRef, crd::custom_resource, is_default};
+
+custom_resource! {
+    /// A Model Context Protocol server whose tools workflows call.
+    scoped MCPServer "v1alpha1" "mcpservers" {
+        /// How to reach it, hooks and catalogue entry.
+        pub spec: MCPServerSpec,
+    }
+}
+
+/// How to reach an MCPServer, hooks and catalogue entry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct MCPServerSpec {
+    /// Exactly one transport; always printed.
+    pub endpoint: McpEndpoint,
+    /// Workflows that run around calls.
+    #[serde(skip_serializing_if = "is_default")]
+    pub middleware: Option<McpMiddleware>,
+    /// Information for people.
+    #[serde(skip_serializing_if = "is_default")]
+    pub catalog: Option<McpCatalog>,
+    /// The sidecar goes on when the server cannot be loaded.
+    #[serde(skip_serializing_if = "is_default")]
+    pub ignore_errors: bool,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Exactly one transport (checked by the API server).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpEndpoint {
+    /// Streamable HTTP.
+    #[serde(rename = "streamableHTTP", skip_serializing_if = "is_default")]
+    pub streamable_http: Option<McpHttp>,
+    /// HTTP with server-sent events.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sse: Option<McpHttp>,
+    /// A child process; refused by sidecars in Kubernetes.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stdio: Option<McpStdio>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A transport over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpHttp {
+    /// `http` or `https` URL with a host.
+    pub url: String,
+    /// Protocol version as a date; an empty one is kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub protocol_version: Option<String>,
+    /// Limit of one call.
+    #[serde(skip_serializing_if = "is_default")]
+    pub timeout: Option<GoDuration>,
+    /// Headers of every request.
+    #[serde(skip_serializing_if = "is_default")]
+    pub headers: Vec<NameValuePair>,
+    /// How the sidecar proves itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub auth: Option<McpAuth>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// How the sidecar proves itself to an MCP server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpAuth {
+    /// Secret store of the headers' references.
+    #[serde(skip_serializing_if = "is_default")]
+    pub secret_store: String,
+    /// OAuth 2 client credentials.
+    #[serde(skip_serializing_if = "is_default")]
+    pub oauth2: Option<McpOAuth2>,
+    /// SPIFFE identity.
+    #[serde(skip_serializing_if = "is_default")]
+    pub spiffe: Option<McpSpiffe>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// OAuth 2 client credentials.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpOAuth2 {
+    /// Token endpoint.
+    pub issuer: String,
+    /// Audience of the token.
+    #[serde(skip_serializing_if = "is_default")]
+    pub audience: String,
+    /// Client id.
+    #[serde(rename = "clientID", skip_serializing_if = "is_default")]
+    pub client_id: String,
+    /// Scopes of the token.
+    #[serde(skip_serializing_if = "is_default")]
+    pub scopes: Vec<String>,
+    /// Client secret; fetched by the sidecar, never by the operator.
+    #[serde(skip_serializing_if = "is_default")]
+    pub secret_key_ref: Option<SecretKeyRef>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// SPIFFE identity.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpSpiffe {
+    /// JWT in a header.
+    #[serde(skip_serializing_if = "is_default")]
+    pub jwt: Option<McpJwt>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// JWT in a header.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpJwt {
+    /// Name of the header.
+    pub header: String,
+    /// Audience of the token.
+    pub audience: String,
+    /// Text before the token.
+    #[serde(skip_serializing_if = "is_default")]
+    pub header_value_prefix: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A child process that speaks over its standard streams.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpStdio {
+    /// Program.
+    pub command: String,
+    /// Arguments.
+    #[serde(skip_serializing_if = "is_default")]
+    pub args: Vec<String>,
+    /// Environment.
+    #[serde(skip_serializing_if = "is_default")]
+    pub env: Vec<NameValuePair>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Workflows that run around calls.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpMiddleware {
+    /// Before a tool is called.
+    #[serde(skip_serializing_if = "is_default")]
+    pub before_call_tool: Vec<McpHook>,
+    /// After a tool was called.
+    #[serde(skip_serializing_if = "is_default")]
+    pub after_call_tool: Vec<McpHook>,
+    /// Before tools are listed; such a hook cannot change anything.
+    #[serde(skip_serializing_if = "is_default")]
+    pub before_list_tools: Vec<McpListHook>,
+    /// After tools were listed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub after_list_tools: Vec<McpHook>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A workflow that may change what passes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpHook {
+    /// The workflow; always printed.
+    pub workflow: McpHookWorkflow,
+    /// Whether its result replaces what passes; an explicit `false` is kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mutate: Option<bool>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A workflow that only looks on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpListHook {
+    /// The workflow; always printed.
+    pub workflow: McpHookWorkflow,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// The workflow of a hook.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpHookWorkflow {
+    /// Name of the workflow.
+    pub workflow_name: String,
+    /// App that runs it; empty means the caller.
+    #[serde(rename = "appID", skip_serializing_if = "is_default")]
+    pub app_id: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Information for people.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpCatalog {
+    /// Name for people.
+    #[serde(skip_serializing_if = "is_default")]
+    pub display_name: String,
+    /// What it is for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub description: String,
+    /// Who answers for it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub owner: Option<McpOwner>,
+    /// Free words.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tags: Vec<String>,
+    /// Named links.
+    #[serde(skip_serializing_if = "is_default")]
+    pub links: BTreeMap<String, String>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Who answers for an MCP server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct McpOwner {
+    /// Team.
+    #[serde(skip_serializing_if = "is_default")]
+    pub team: String,
+    /// How to reach it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub contact: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}

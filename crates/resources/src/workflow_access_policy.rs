@@ -1,0 +1,82 @@
+//! `WorkflowAccessPolicy`: who may start and steer which workflows.
+use serde::{Deserialize, Serialize};
+
+use crate::{Rest, crd::custom_resource, is_default};
+
+custom_resource! {
+    /// Allow-list of workflow calls; its scopes are the apps that it protects.
+    scoped WorkflowAccessPolicy "v1alpha1" "workflowaccesspolicies" {
+        /// The rules.
+        pub spec: WorkflowAccessPolicySpec,
+    }
+}
+
+/// The rules of a WorkflowAccessPolicy, united.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkflowAccessPolicySpec {
+    /// What is not matched by any rule is denied.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rules: Vec<WorkflowAccessRule>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// What a set of callers may do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkflowAccessRule {
+    /// Apps of the same namespace; `None` is printed as `null`.
+    pub callers: Option<Vec<WorkflowCaller>>,
+    /// Workflows they may call.
+    #[serde(skip_serializing_if = "is_default")]
+    pub workflows: Vec<WorkflowRule>,
+    /// Activities they may schedule.
+    #[serde(skip_serializing_if = "is_default")]
+    pub activities: Vec<ActivityRule>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// An app of the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkflowCaller {
+    /// The app's id.
+    #[serde(rename = "appID")]
+    pub app_id: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A workflow and the operations allowed on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct WorkflowRule {
+    /// Exact name or glob.
+    pub name: String,
+    /// `schedule`, `terminate`, `raise`, `pause`, `resume`, `purge`, `get`, `rerun`.
+    pub operations: Option<Vec<String>>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// An activity that may be scheduled.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct ActivityRule {
+    /// Exact name or glob.
+    pub name: String,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
