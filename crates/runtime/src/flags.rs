@@ -97,8 +97,8 @@ mod tests {
     }
 
     fn probe(args: &[&str]) -> Result<Probe, clap::Error> {
-        let argv = std::iter::once("probe").chain(args.iter().copied()).map(OsString::from);
-        Probe::try_parse_from(double_dashes(argv))
+        let line = std::iter::once("probe").chain(args.iter().copied()).map(OsString::from);
+        Probe::try_parse_from(double_dashes(line))
     }
 
     #[rstest]

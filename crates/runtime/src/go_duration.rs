@@ -148,7 +148,7 @@ mod tests {
     #[case::bare_zero("0", Ok(Duration::ZERO))]
     #[case::fraction_only(".5s", Ok(Duration::from_millis(500)))]
     #[case::micro("1.5us", Ok(Duration::from_nanos(1_500)))]
-    #[case::signed("+1m", Ok(Duration::from_secs(60)))]
+    #[case::signed("+1m", Ok(Duration::from_mins(1)))]
     #[case::no_unit("5", Err(GoDurationError::MissingUnit("5".into())))]
     #[case::empty("", Err(GoDurationError::Malformed(String::new())))]
     #[case::word("soon", Err(GoDurationError::Malformed("soon".into())))]
@@ -161,7 +161,7 @@ mod tests {
 
     #[rstest]
     #[case(Duration::ZERO, "0s")]
-    #[case(Duration::from_secs(86_400), "24h0m0s")]
+    #[case(Duration::from_hours(24), "24h0m0s")]
     #[case(Duration::from_millis(1_500), "1.5s")]
     #[case(Duration::from_millis(100), "100ms")]
     #[case(Duration::from_nanos(1_050), "1.05\u{b5}s")]

@@ -88,11 +88,7 @@ fn health_router(readiness: Readiness) -> Router {
         .route(
             "/readyz",
             any(async move || {
-                let waiting: String = readiness
-                    .waiting()
-                    .iter()
-                    .map(|name| format!("waiting for {name}\n"))
-                    .collect();
+                let waiting = readiness.waiting().join("\n");
                 (status(readiness.all_ready()), waiting)
             }),
         )

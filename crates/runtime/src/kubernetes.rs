@@ -1,15 +1,21 @@
 //! The Kubernetes client of the process.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 
 use crate::environment;
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+/// The `ConfigMap` of the trust anchors and its key. Source: Dapr 1.18, chart.
+const TRUST_BUNDLE: &str = "dapr-trust-bundle";
+const ANCHORS_KEY: &str = "ca.crt";
 
 /// The flags of every service that talks to the API server.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -37,19 +43,12 @@ pub enum Precedence {
 /// # Errors
 /// There are no credentials, or the kubeconfig is unreadable; the text names the file.
 pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow::Result<Client> {
-    let config = match (precedence, kubeconfig) {
-        (Precedence::Kubeconfig, Some(path)) => from_file(path).await?,
-        (Precedence::Kubeconfig, None) => match set("KUBECONFIG") {
-            Some(path) => from_file(Path::new(&path)).await?,
-            None if in_cluster() => incluster()?,
-            None => from_file(&home_config()?).await?,
-        },
-        (Precedence::InCluster, _) if in_cluster() => incluster()?,
-        (Precedence::InCluster, Some(path)) => from_file(path).await?,
-        (Precedence::InCluster, None) => match set("KUBECONFIG") {
-            Some(path) => from_file(Path::new(&path)).await?,
-            None => from_file(&home_config()?).await?,
-        },
+    let config = match (kubeconfig, set("KUBECONFIG")) {
+        _ if precedence == Precedence::InCluster && in_cluster() => incluster()?,
+        (Some(path), _) => from_file(path).await?,
+        (None, Some(path)) => from_file(Path::new(&path)).await?,
+        (None, None) if in_cluster() => incluster()?,
+        (None, None) => from_file(&home_config()?).await?,
     };
     Client::try_from(config).context("make the Kubernetes client")
 }
@@ -81,4 +80,27 @@ async fn from_file(path: &Path) -> anyhow::Result<Config> {
     let named = || format!("read kubeconfig {}", path.display());
     let file = Kubeconfig::read_from(path).with_context(named)?;
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(named)
+}
+
+/// What [`trust_bundle`] returns: asks once, `None` when there is nothing yet.
+pub type BundleReader =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
+
+/// Reads the trust anchors from the `ConfigMap` that sentry writes, for the minute on a fresh
+/// install in which the kubelet has not projected it yet.
+pub fn trust_bundle(client: Client, namespace: &str) -> BundleReader {
+    let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+    Arc::new(move || {
+        let api = api.clone();
+        Box::pin(async move {
+            match api.get_opt(TRUST_BUNDLE).await {
+                Ok(found) => found?.data?.remove(ANCHORS_KEY).filter(|text| !text.is_empty()),
+                Err(e) => {
+                    tracing::debug!(target: "dapr.runtime.security", error = &e as &dyn std::error::Error,
+                        "the trust bundle cannot be read from the API server");
+                    None
+                }
+            }
+        })
+    })
 }

@@ -27,15 +27,15 @@ const MAX_BLOCKING: usize = 16;
 ///
 /// Exit codes: 0 after an ordered stop, 1 after any error (one fatal log line) or a second signal.
 /// `name` is the log scope, for example `dapr.sentry`.
-pub fn main<F>(name: &'static str, flags: ProcessFlags, run: F) -> ExitCode
+pub fn main<F>(name: &'static str, flags: &ProcessFlags, run: F) -> ExitCode
 where
     F: AsyncFnOnce(Scope) -> anyhow::Result<()>,
 {
-    if let Err(e) = logging::start(name, &flags) {
+    if let Err(e) = logging::start(name, flags) {
         eprintln!("{name}: {e:#}");
         return ExitCode::FAILURE;
     }
-    let outcome = runtime().and_then(|rt| rt.block_on(supervise(name, &flags, run)));
+    let outcome = runtime().and_then(|rt| rt.block_on(supervise(name, flags, run)));
     match outcome {
         Ok(()) => {
             tracing::info!(target: "dapr.runtime", "{name} shut down gracefully");

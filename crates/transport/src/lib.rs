@@ -1,1 +1,25 @@
-//! mTLS with live rotation: SVID source, SPIFFE peer checks, one accept loop for gRPC and HTTPS
+//! mTLS for the control plane: an SVID that renews itself, SPIFFE peer checks, and one accept loop
+//! for gRPC and HTTPS.
+//!
+//! ```text
+//!  anchors (file, API or text) ─┐
+//!  sentry ──SignCertificate──► svid ──► tls::server ──► Server (accept loop) ──► Peer in requests
+//!                                └────► tls::client ──► channel
+//! ```
+//! Start reading at [`svid::start`] and [`Server`]. Certificates and anchors are looked up at each
+//! handshake, so a renewal or a new root never needs a restart.
+//!
+//! Deliberately absent: host name checks. A peer is who its SPIFFE id says (Dapr 1.18, security).
+
+pub mod anchors;
+mod channel;
+mod peer;
+mod sentry;
+mod server;
+pub mod svid;
+pub mod tls;
+
+pub use channel::channel;
+pub use peer::Peer;
+pub use server::{Keepalive, Server};
+pub use svid::Svid;

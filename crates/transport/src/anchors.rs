@@ -1,0 +1,161 @@
+//! Where the trust anchors come from, and how they are followed.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use identity::TrustAnchors;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::{mpsc, watch};
+
+use runtime::Scope;
+
+/// How often a missing file is looked for.
+const MISSING_POLL: Duration = Duration::from_millis(250);
+/// How often waiting for a missing file is logged, in polls.
+const MISSING_WARN_EVERY: u32 = 40;
+/// How often the file is re-read even without an event: some volumes swallow events.
+const SLOW_POLL: Duration = Duration::from_secs(30);
+/// Events of one volume update come in bursts.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Reads the bundle by another way while the file does not exist yet: on a fresh install the
+/// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` means not there yet.
+pub type Fallback =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
+
+/// Where the trust anchors come from.
+#[derive(Clone)]
+pub enum AnchorSource {
+    /// A PEM file whose directory is watched (Kubernetes swaps a symlink in it).
+    File {
+        /// The file; waited for when it does not exist yet.
+        path: PathBuf,
+        /// Asked while the file is missing.
+        fallback: Option<Fallback>,
+    },
+    /// PEM text that never changes.
+    Pem(String),
+}
+
+impl std::fmt::Debug for AnchorSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
+            Self::Pem(_) => f.write_str("Pem"),
+        }
+    }
+}
+
+/// Waits for the first valid anchors, then follows the source for as long as the scope lives. A
+/// later file that does not parse is logged and the former anchors stay.
+///
+/// # Errors
+/// Given text holds no valid anchors, or the directory cannot be watched.
+pub async fn follow(
+    source: AnchorSource,
+    scope: &Scope,
+) -> anyhow::Result<watch::Receiver<Arc<TrustAnchors>>> {
+    match source {
+        AnchorSource::Pem(text) => {
+            let anchors =
+                TrustAnchors::parse_pem(text.as_bytes()).context("parse trust anchors")?;
+            Ok(watch::channel(Arc::new(anchors)).1)
+        }
+        AnchorSource::File { path, fallback } => {
+            let first = wait_for(&path, fallback.as_ref()).await;
+            let (send, receive) = watch::channel(Arc::new(first));
+            let token = scope.token().clone();
+            scope.spawn("trust-anchors", async move {
+                token.run_until_cancelled(watch_file(&path, &send)).await.unwrap_or(Ok(()))
+            });
+            Ok(receive)
+        }
+    }
+}
+
+/// The file's anchors; `None` when it does not exist or is empty (a `ConfigMap` before sentry's
+/// first write).
+fn read(path: &Path) -> anyhow::Result<Option<TrustAnchors>> {
+    let named = || format!("read trust anchors {}", path.display());
+    match std::fs::read(path) {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => TrustAnchors::parse_pem(&text).with_context(named).map(Some),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(named),
+    }
+}
+
+async fn wait_for(path: &Path, fallback: Option<&Fallback>) -> TrustAnchors {
+    let mut polls: u32 = 0;
+    loop {
+        match read(path) {
+            Ok(Some(anchors)) => return anchors,
+            Ok(None) => {
+                if let Some(anchors) = ask(fallback).await {
+                    return anchors;
+                }
+                if polls % MISSING_WARN_EVERY == 0 {
+                    tracing::warn!(target: "dapr.runtime.security", file = %path.display(),
+                        "waiting for the trust anchors; sentry writes them when it has a CA");
+                }
+            }
+            Err(e) if polls % MISSING_WARN_EVERY == 0 => {
+                tracing::error!(target: "dapr.runtime.security", "{e:#}; waiting for a valid file");
+            }
+            Err(_) => {}
+        }
+        polls = polls.wrapping_add(1);
+        tokio::time::sleep(MISSING_POLL).await;
+    }
+}
+
+async fn ask(fallback: Option<&Fallback>) -> Option<TrustAnchors> {
+    let text = fallback?().await?;
+    match TrustAnchors::parse_pem(text.as_bytes()) {
+        Ok(anchors) => Some(anchors),
+        Err(e) => {
+            tracing::warn!(target: "dapr.runtime.security", error = &e as &dyn std::error::Error,
+                "the trust bundle of the API server is not valid yet");
+            None
+        }
+    }
+}
+
+async fn watch_file(path: &Path, send: &watch::Sender<Arc<TrustAnchors>>) -> anyhow::Result<()> {
+    let (wake, mut woken) = mpsc::channel(1);
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Full channel: a wake-up is pending already.
+    let mut watcher = notify::recommended_watcher(move |_| {
+        let _ = wake.try_send(());
+    })
+    .context("start the file watch")?;
+    watcher
+        .watch(directory, RecursiveMode::NonRecursive)
+        .with_context(|| format!("watch {}", directory.display()))?;
+    loop {
+        match read(path) {
+            Ok(Some(anchors)) => {
+                send.send_if_modified(|current| {
+                    let changed = current.pem() != anchors.pem();
+                    if changed {
+                        *current = Arc::new(anchors);
+                        tracing::info!(target: "dapr.runtime.security", "Trust anchors file changed, reloading trust anchors");
+                    }
+                    changed
+                });
+            }
+            // Between two versions of a volume, or the fallback answered before the file came.
+            Ok(None) => {}
+            Err(e) => {
+                tracing::error!(target: "dapr.runtime.security", "{e:#}; keeping the former trust anchors");
+            }
+        }
+        // Either way the file is read again.
+        let _ = tokio::time::timeout(SLOW_POLL, woken.recv()).await;
+        tokio::time::sleep(SETTLE).await;
+        while woken.try_recv().is_ok() {}
+    }
+}

@@ -1,0 +1,74 @@
+//! Dialling a peer by address and checking it by SPIFFE id.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use identity::SpiffeId;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::{Svid, tls};
+
+/// Limit of one connection attempt, TCP and TLS together.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// A lazily connected gRPC channel to the peer `expected` at `address` (`host:port`); it reconnects
+/// by itself and uses the SVID of the moment.
+///
+/// # Errors
+/// The address is no `host:port`.
+pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> anyhow::Result<Channel> {
+    let connector = Connector { address: address.to_owned(), tls: tls::client(svid, expected)? };
+    Ok(endpoint(address)?.connect_with_connector_lazy(connector.service()))
+}
+
+/// Connects at once.
+pub(crate) async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Channel> {
+    let connector = Connector { address: address.to_owned(), tls };
+    Ok(endpoint(address)?.connect_with_connector(connector.service()).await?)
+}
+
+fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+    let uri = format!("https://{address}");
+    let uri: Uri = uri.parse().with_context(|| format!("address {address:?} is not host:port"))?;
+    Ok(Endpoint::from(uri).connect_timeout(CONNECT))
+}
+
+struct Connector {
+    address: String,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl Connector {
+    fn service(
+        self,
+    ) -> impl tower::Service<
+        Uri,
+        Response = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
+        Error = std::io::Error,
+        Future: Send,
+    > + Send
+    + 'static {
+        let this = Arc::new(self);
+        tower::service_fn(move |_| {
+            let this = this.clone();
+            async move { this.connect().await }
+        })
+    }
+
+    async fn connect(
+        &self,
+    ) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host)
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+        let tcp = TcpStream::connect(&self.address).await?;
+        tcp.set_nodelay(true)?;
+        Ok(TokioIo::new(TlsConnector::from(self.tls.clone()).connect(name, tcp).await?))
+    }
+}

@@ -1,0 +1,131 @@
+//! The client of sentry: one request, one new key, one connection.
+//! Source: Dapr 1.18, how services obtain their identity.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use identity::{CertChain, PrivateKey, SpiffeId, TrustAnchors};
+use proto::sentry::ca_client::CaClient;
+use proto::sentry::{SignCertificateRequest, sign_certificate_request::TokenValidator};
+use tokio::sync::watch;
+use tonic::Code;
+
+use runtime::{environment, random};
+
+use crate::svid::{CertifiedSvid, Mode, Options};
+use crate::{channel, tls};
+
+/// Deadline of one attempt.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// Attempts of one request; only transient answers are tried again.
+const ATTEMPTS: u32 = 5;
+/// Wait between attempts.
+const BETWEEN: Duration = Duration::from_millis(50);
+
+const SENTRY_TOKEN: &str = "/var/run/secrets/dapr.io/sentrytoken/token";
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const CONTROL_PLANE: [&str; 5] =
+    ["dapr-operator", "dapr-placement", "dapr-injector", "dapr-sentry", "dapr-scheduler"];
+
+pub(crate) struct SentryClient {
+    options: Options,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+impl SentryClient {
+    pub(crate) fn new(
+        options: Options,
+        anchors: watch::Receiver<Arc<TrustAnchors>>,
+    ) -> anyhow::Result<Self> {
+        let sentry =
+            SpiffeId::new(&options.trust_domain, &options.control_plane_namespace, "dapr-sentry")
+                .context("name sentry's SPIFFE id")?;
+        Ok(Self { tls: tls::anonymous_client(anchors, sentry)?, options })
+    }
+
+    /// Asks for a new SVID, with a new key.
+    pub(crate) async fn request(&self) -> anyhow::Result<CertifiedSvid> {
+        let key = PrivateKey::generate(self.options.key_kind).context("make a key")?;
+        let csr = identity::csr_pem(&key).context("make a certificate request")?;
+        let token = read_token(self.options.mode)?;
+        let message = self.message(csr, token);
+        let chain = self.sign(message).await?;
+        let chain = CertChain::parse_pem(&chain).context("parse sentry's answer")?;
+        CertifiedSvid::new(chain, &key)
+    }
+
+    fn message(&self, csr: String, token: Token) -> SignCertificateRequest {
+        let options = &self.options;
+        let own = CONTROL_PLANE.contains(&options.app_id.as_str())
+            && options.namespace == options.control_plane_namespace;
+        let local = environment::var("SENTRY_LOCAL_IDENTITY").filter(|id| !id.is_empty());
+        SignCertificateRequest {
+            id: local.unwrap_or_else(|| options.app_id.clone()),
+            token: token.text,
+            trust_domain: if own { options.trust_domain.to_string() } else { String::new() },
+            namespace: options.namespace.clone(),
+            certificate_signing_request: csr.into_bytes(),
+            token_validator: token.validator.into(),
+            jwt_audiences: Vec::new(),
+        }
+    }
+
+    async fn sign(&self, message: SignCertificateRequest) -> anyhow::Result<Vec<u8>> {
+        let address = &self.options.sentry_address;
+        let channel = channel::dial(address, self.tls.clone())
+            .await
+            .with_context(|| format!("connect to sentry at {address}"))?;
+        let mut client = CaClient::new(channel);
+        let mut attempt = 1;
+        loop {
+            let call = client.sign_certificate(message.clone());
+            let status = match tokio::time::timeout(ATTEMPT, call).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner().workload_certificate),
+                Ok(Err(status)) => status,
+                Err(_) => tonic::Status::deadline_exceeded("sentry did not answer in time"),
+            };
+            let transient = matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+            );
+            if !transient || attempt == ATTEMPTS {
+                anyhow::bail!("sentry answered {:?}: {}", status.code(), status.message());
+            }
+            attempt += 1;
+            tokio::time::sleep(random::jittered(BETWEEN, 0.1)).await;
+        }
+    }
+}
+
+/// What proves who we are. Its text never reaches a log.
+struct Token {
+    text: String,
+    validator: TokenValidator,
+}
+
+/// The token, read anew for each request because projected tokens rotate.
+fn read_token(mode: Mode) -> anyhow::Result<Token> {
+    if let Some(path) = environment::var("DAPR_SENTRY_TOKEN_FILE") {
+        anyhow::ensure!(!path.is_empty(), "DAPR_SENTRY_TOKEN_FILE is set but empty");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("read DAPR_SENTRY_TOKEN_FILE {path}"))?;
+        let validator = match mode {
+            Mode::Kubernetes => TokenValidator::Kubernetes,
+            Mode::Standalone => TokenValidator::Jwks,
+        };
+        return Ok(Token { text, validator });
+    }
+    if mode == Mode::Kubernetes {
+        for path in [SENTRY_TOKEN, POD_TOKEN] {
+            match std::fs::read_to_string(path) {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => return Ok(Token { text, validator: TokenValidator::Kubernetes }),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e).with_context(|| format!("read token {path}")),
+            }
+        }
+    }
+    Ok(Token { text: String::new(), validator: TokenValidator::Unknown })
+}

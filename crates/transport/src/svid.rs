@@ -1,0 +1,220 @@
+//! The X.509-SVID of this process: asked from sentry, renewed at half of its life, readable at any
+//! time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use runtime::{ReadyGuard, Scope, clock, random};
+
+use crate::anchors::{self, AnchorSource};
+use crate::sentry::SentryClient;
+
+/// The renewal loop looks at the clock at least this often, so that a jump of it is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Wait after a refused or failed renewal.
+const RETRY: Duration = Duration::from_secs(10);
+/// Wait after a refused or failed first request, which nobody can work without.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Renewals are spread by this share of the half life, so that services that started together do
+/// not renew together for ever.
+const SPREAD: f64 = 0.1;
+
+/// How the process runs, which decides how it proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In a pod: the projected service account token.
+    Kubernetes,
+    /// A plain process: a token file, or nothing.
+    Standalone,
+}
+
+/// Who this process is and whom it asks.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// For example `dapr-operator`.
+    pub app_id: String,
+    /// Own namespace.
+    pub namespace: String,
+    /// Trust domain of the control plane.
+    pub trust_domain: TrustDomain,
+    /// Namespace of the control plane, where sentry is.
+    pub control_plane_namespace: String,
+    /// `host:port` of sentry.
+    pub sentry_address: String,
+    /// Where the trust anchors come from.
+    pub anchors: AnchorSource,
+    /// The kind of key to make: RSA for services that the API server calls, Ed25519 otherwise.
+    pub key_kind: KeyKind,
+    /// How the process runs.
+    pub mode: Mode,
+}
+
+/// A certificate chain with its key, ready for TLS.
+#[derive(Debug)]
+pub struct CertifiedSvid {
+    chain: CertChain,
+    id: SpiffeId,
+    certified: Arc<rustls::sign::CertifiedKey>,
+}
+
+impl CertifiedSvid {
+    /// Joins a chain and its key.
+    ///
+    /// # Errors
+    /// The leaf has no SPIFFE id or the key cannot sign.
+    pub fn new(chain: CertChain, key: &PrivateKey) -> anyhow::Result<Self> {
+        let id = chain.leaf_id().context("read the SPIFFE id of the certificate")?;
+        let certified = crate::tls::certified(&chain, key).context("use the certificate's key")?;
+        Ok(Self { chain, id, certified })
+    }
+
+    /// Who the certificate says we are.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The leaf and its issuers.
+    pub fn chain(&self) -> &CertChain {
+        &self.chain
+    }
+
+    pub(crate) fn certified(&self) -> &Arc<rustls::sign::CertifiedKey> {
+        &self.certified
+    }
+}
+
+/// The current SVID and trust anchors of this process. Cheap to clone; readers never wait.
+#[derive(Debug, Clone)]
+pub struct Svid {
+    current: Arc<ArcSwap<CertifiedSvid>>,
+    anchors: watch::Receiver<Arc<TrustAnchors>>,
+}
+
+impl Svid {
+    /// An SVID from somewhere else than a remote sentry: sentry's own, or a test's.
+    pub fn fixed(svid: CertifiedSvid, anchors: watch::Receiver<Arc<TrustAnchors>>) -> Self {
+        Self { current: Arc::new(ArcSwap::from_pointee(svid)), anchors }
+    }
+
+    /// Puts a renewed SVID in place: new handshakes use it, open connections stay.
+    pub fn replace(&self, svid: CertifiedSvid) {
+        self.current.store(Arc::new(svid));
+    }
+
+    /// The SVID as it is now.
+    pub fn current(&self) -> Arc<CertifiedSvid> {
+        self.current.load_full()
+    }
+
+    /// The trust anchors as they are now, and their changes.
+    pub fn anchors(&self) -> watch::Receiver<Arc<TrustAnchors>> {
+        self.anchors.clone()
+    }
+}
+
+/// Waits for the trust anchors, asks sentry for the first SVID and keeps it fresh for as long as
+/// the scope lives. Health target: `security-provider`.
+///
+/// Waits as long as it takes: sentry may start after us. Dropping the future is safe.
+///
+/// # Errors
+/// The options contradict each other or given anchors are invalid. A sentry that is away or
+/// refuses is logged and asked again.
+pub async fn start(options: Options, scope: &Scope) -> anyhow::Result<Svid> {
+    let ready = scope.ready("security-provider");
+    let anchors = anchors::follow(options.anchors.clone(), scope).await?;
+    let client = SentryClient::new(options, anchors.clone())?;
+    tracing::info!(target: "dapr.runtime.security", "Fetching initial identity");
+    let first = loop {
+        match client.request().await {
+            Ok(svid) => break svid,
+            Err(e) => {
+                tracing::error!(target: "dapr.runtime.security", "no identity from sentry: {e:#}; asking again");
+                tokio::time::sleep(random::jittered(FIRST_RETRY, SPREAD)).await;
+            }
+        }
+    };
+    let svid = Svid::fixed(first, anchors);
+    tracing::info!(target: "dapr.runtime.security", spiffe_id = %svid.current().id(), "Security is initialized successfully");
+    ready.set_ready();
+    scope.spawn("security-provider", renew(client, svid.clone(), ready, scope.clone()));
+    Ok(svid)
+}
+
+/// When to renew: the middle of the life, moved by at most a tenth of half the life. `draw` is a
+/// random number in `[0, 1)`. Source of the middle: Dapr 1.18, security module.
+pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, draw: f64) -> Timestamp {
+    let life = not_before.duration_until(not_after).max(jiff::SignedDuration::ZERO);
+    let half = life.mul_f64(0.5 * (1.0 + SPREAD * (2.0 * draw - 1.0)));
+    not_before.checked_add(half).unwrap_or(not_after)
+}
+
+async fn renew(
+    client: SentryClient,
+    svid: Svid,
+    ready: ReadyGuard,
+    scope: Scope,
+) -> anyhow::Result<()> {
+    let due = |svid: &Svid| {
+        let chain = svid.current();
+        renewal_time(chain.chain().not_before(), chain.chain().not_after(), random::fraction())
+    };
+    let mut at = due(&svid);
+    let work = async {
+        loop {
+            let left = clock::now().duration_until(at);
+            if let Ok(wait) = Duration::try_from(left) {
+                tokio::time::sleep(wait.min(LONGEST_SLEEP)).await;
+                if wait > LONGEST_SLEEP {
+                    continue;
+                }
+            }
+            tracing::info!(target: "dapr.runtime.security",
+                "Renewing workload identity; cert expires on: {}", svid.current().chain().not_after());
+            match client.request().await {
+                Ok(renewed) => {
+                    svid.replace(renewed);
+                    at = due(&svid);
+                }
+                Err(e) => {
+                    tracing::error!(target: "dapr.runtime.security", "renewal failed: {e:#}; the present certificate stays in use");
+                    tokio::time::sleep(random::jittered(RETRY, SPREAD)).await;
+                }
+            }
+        }
+    };
+    scope.token().run_until_cancelled(work).await;
+    ready.set_not_ready();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::middle(0.5, 45_000)]
+    #[case::earliest(0.0, 40_500)]
+    fn renews_near_the_middle_of_the_life(#[case] draw: f64, #[case] want: i64) {
+        let start = Timestamp::UNIX_EPOCH;
+        let end = Timestamp::from_second(90_000).unwrap();
+        assert_eq!(renewal_time(start, end, draw), Timestamp::from_second(want).unwrap());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_renewal_lies_within_the_life(life in 0_i64..100_000_000, draw in 0.0..1.0_f64) {
+            let start = Timestamp::UNIX_EPOCH;
+            let end = Timestamp::from_second(life).unwrap();
+            let at = renewal_time(start, end, draw);
+            proptest::prop_assert!(start <= at && at <= end);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! rustls configurations that look up certificate and anchors at each handshake, and check SPIFFE
+//! ids instead of host names. Source: Dapr 1.18, security module.
+
+use std::sync::Arc;
+
+use identity::{SpiffeId, TrustAnchors};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    ServerConfig, SignatureScheme,
+};
+use tokio::sync::watch;
+
+use crate::svid::Svid;
+
+/// Whether a server asks its clients for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No client certificate: sentry (callers have no identity yet) and webhooks.
+    None,
+    /// A valid SVID of any trust domain is required; what it may do is decided per request.
+    Spiffe,
+}
+
+/// What a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// gRPC: HTTP/2 only. Peers refuse a server that selects no protocol.
+    Grpc,
+    /// HTTPS for the API server: HTTP/2 and HTTP/1.1.
+    Https,
+}
+
+impl Alpn {
+    fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Grpc => vec![b"h2".to_vec()],
+            Self::Https => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        }
+    }
+}
+
+/// A server configuration: TLS 1.2 and 1.3, the current SVID at each handshake.
+///
+/// # Errors
+/// The crypto provider supports neither protocol version, which a build of this crate excludes.
+pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let resolver = Arc::new(Resolver(svid.clone()));
+    let mut config = match clients {
+        ClientAuth::None => builder.with_no_client_auth().with_cert_resolver(resolver),
+        ClientAuth::Spiffe => builder
+            .with_client_cert_verifier(Arc::new(SpiffeVerifier::new(svid.anchors(), None)))
+            .with_cert_resolver(resolver),
+    };
+    config.alpn_protocols = alpn.protocols();
+    Ok(Arc::new(config))
+}
+
+/// A client configuration that presents the current SVID and accepts exactly the server `expected`.
+///
+/// # Errors
+/// As [`server`].
+pub fn client(svid: &Svid, expected: SpiffeId) -> anyhow::Result<Arc<ClientConfig>> {
+    let verifier = SpiffeVerifier::new(svid.anchors(), Some(expected));
+    let mut config =
+        dangerous(verifier)?.with_client_cert_resolver(Arc::new(Resolver(svid.clone())));
+    config.alpn_protocols = Alpn::Grpc.protocols();
+    Ok(Arc::new(config))
+}
+
+/// A client configuration without a certificate of its own, as callers of sentry have none yet.
+///
+/// # Errors
+/// As [`server`].
+pub fn anonymous_client(
+    anchors: watch::Receiver<Arc<TrustAnchors>>,
+    expected: SpiffeId,
+) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut config = dangerous(SpiffeVerifier::new(anchors, Some(expected)))?.with_no_client_auth();
+    config.alpn_protocols = Alpn::Grpc.protocols();
+    Ok(Arc::new(config))
+}
+
+fn dangerous(
+    verifier: SpiffeVerifier,
+) -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous() // rustls's word for any verifier that is not a host name check
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
+}
+
+/// Hands out the current SVID.
+#[derive(Debug)]
+struct Resolver(Svid);
+
+impl rustls::server::ResolvesServerCert for Resolver {
+    fn resolve(
+        &self,
+        _: rustls::server::ClientHello<'_>,
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.current().certified().clone())
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Resolver {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.current().certified().clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Accepts SVIDs that chain to the current anchors, and one id only where one is expected.
+#[derive(Debug)]
+struct SpiffeVerifier {
+    anchors: watch::Receiver<Arc<TrustAnchors>>,
+    expected: Option<SpiffeId>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl SpiffeVerifier {
+    fn new(anchors: watch::Receiver<Arc<TrustAnchors>>, expected: Option<SpiffeId>) -> Self {
+        let algorithms = provider().signature_verification_algorithms;
+        Self { anchors, expected, algorithms }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = jiff::Timestamp::from_second(seconds).map_err(refused)?;
+        let chain: Vec<CertificateDer<'_>> =
+            std::iter::once(leaf).chain(intermediates).cloned().collect();
+        let anchors = self.anchors.borrow().clone();
+        let id = identity::verify_svid(&chain, &anchors, now).map_err(refused)?;
+        match &self.expected {
+            Some(expected) if *expected != id => {
+                Err(refused(UnexpectedId { expected: expected.clone(), got: id }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The certificate is valid but belongs to somebody else.
+#[derive(Debug, thiserror::Error)]
+#[error("peer is {got}, expected {expected}")]
+struct UnexpectedId {
+    expected: SpiffeId,
+    got: SpiffeId,
+}
+
+fn refused(error: impl std::error::Error + Send + Sync + 'static) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+impl ServerCertVerifier for SpiffeVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, now).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for SpiffeVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[] // any client certificate is asked for; it is judged by its SPIFFE id
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(leaf, intermediates, now).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The key of an SVID as rustls signs with it.
+pub(crate) fn certified(
+    chain: &identity::CertChain,
+    key: &identity::PrivateKey,
+) -> anyhow::Result<Arc<rustls::sign::CertifiedKey>> {
+    let der = rustls::pki_types::PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
+    let signer = aws_lc_rs::sign::any_supported_type(&der.into())?;
+    Ok(Arc::new(rustls::sign::CertifiedKey::new(chain.certs().to_vec(), signer)))
+}
+
+/// The id of the verified client certificate of a finished handshake.
+pub(crate) fn peer_id(session: &rustls::ServerConnection) -> Option<SpiffeId> {
+    let leaf = session.peer_certificates()?.first()?;
+    identity::CertChain::from_der(vec![leaf.clone().into_owned()]).ok()?.leaf_id().ok()
+}
