@@ -1,0 +1,39 @@
+{{/* The version of this installation: tag of the control plane images, which the CLI reads. */}}
+{{- define "dapr.tag" -}}
+{{- .Values.global.tag | default .Chart.AppVersion -}}
+{{- end -}}
+
+{{/*
+The registry that `global.registry` names for every image, or nothing. Dapr's public registries hold no image of this
+control plane, so naming one of them is like naming none: `helm upgrade --reuse-values` over a Dapr release does it.
+*/}}
+{{- define "dapr.mirror" -}}
+{{- if not (has .Values.global.registry (list nil "" "ghcr.io/dapr" "docker.io/daprio" "daprio")) -}}
+{{- trimSuffix "/" .Values.global.registry -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Image of a control plane service. Takes root and name; a name with a slash is a complete reference. */}}
+{{- define "dapr.image" -}}
+{{- if contains "/" .name -}}
+{{- .name -}}
+{{- else -}}
+{{- $registry := include "dapr.mirror" .root | default (dig "controlPlane" "registry" "" .root.Values.global) -}}
+{{- if not $registry -}}
+{{- fail "no image registry is set. The images of this control plane are in no public registry yet: push them to one that your cluster can read (`cargo xtask image --push REGISTRY`) and add `--set global.controlPlane.registry=REGISTRY`. Where a private registry mirrors all images, daprd too, set `global.registry` instead." -}}
+{{- end -}}
+{{- printf "%s/%s:%s" (trimSuffix "/" $registry) .name (include "dapr.tag" .root) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Image of the sidecar: Dapr's own, unless a mirror or a complete reference is given. */}}
+{{- define "dapr.sidecarImage" -}}
+{{- $name := .Values.dapr_sidecar_injector.image.name -}}
+{{- if contains "/" $name -}}
+{{- $name -}}
+{{- else -}}
+{{- $registry := include "dapr.mirror" . | default (dig "daprd" "registry" "ghcr.io/dapr" .Values.global) -}}
+{{- $tag := dig "daprd" "tag" "" .Values.global | default (regexReplaceAll "-r[0-9]+$" (include "dapr.tag" .) "") -}}
+{{- printf "%s/%s:%s" (trimSuffix "/" $registry) $name $tag -}}
+{{- end -}}
+{{- end -}}

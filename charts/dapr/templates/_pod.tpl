@@ -1,0 +1,303 @@
+{{/*
+The pod template that the services share. Takes
+
+  root, svc      the chart's scope; the service's key in the values
+  key            name in `global.extra*` and value of dapr.io/control-plane, by which sentry knows the service
+  app            label `app`, name of the container
+  serviceAccount
+  image, command
+  args, env, ports, mounts, volumes   YAML lists, as text
+  annotations    the user's pod annotations
+  trusts         "true": mount the trust anchors and the token with which the service asks sentry for its identity
+  replicas       number of pods; anti-affinity and spread for more than one
+*/}}
+{{- define "dapr.podTemplate" -}}
+{{- $values := index .root.Values .svc -}}
+{{- $global := .root.Values.global -}}
+{{- $labels := include "dapr.labels" . | fromYaml -}}
+{{- $scrape := include "dapr.scrapeAnnotations" . | fromYaml -}}
+metadata:
+  labels:
+    {{- toYaml (mergeOverwrite (dict) $labels ($global.labels | default dict) (dict "app" .app)) | nindent 4 }}
+  annotations:
+    {{- toYaml (mergeOverwrite (dict) $scrape (.annotations | default dict) (dict "dapr.io/control-plane" .key)) | nindent 4 }}
+spec:
+  serviceAccountName: {{ .serviceAccount }}
+  {{- if dig "hostNetwork" false $values }}
+  hostNetwork: true
+  # Without it the pod would ask the node's resolver, which knows no Service.
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  {{- with include "dapr.podSecurity" (dict "global" $global "fsGroup" .fsGroup) | trim }}
+  securityContext:
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with index ($global.initContainers | default dict) .key }}
+  initContainers:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ .app }}
+      image: {{ .image | quote }}
+      imagePullPolicy: {{ $global.imagePullPolicy }}
+      command: [{{ .command | quote }}]
+      args:
+        {{- .args | trim | nindent 8 }}
+      env:
+        {{- .env | trim | nindent 8 }}
+      ports:
+        {{- .ports | trim | nindent 8 }}
+        {{- if $global.prometheus.enabled }}
+        - name: metrics
+          containerPort: {{ .port | default $global.prometheus.port }}
+          protocol: TCP
+        {{- end }}
+      livenessProbe:
+        {{- include "dapr.probe" (dict "probe" $values.livenessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
+      readinessProbe:
+        {{- include "dapr.probe" (dict "probe" $values.readinessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
+      {{- with $values.resources }}
+      resources:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      securityContext:
+        {{- if $values.runAsNonRoot }}
+        runAsNonRoot: true
+        {{- else if eq .key "injector" }}
+        runAsUser: 1000
+        {{- else }}
+        runAsNonRoot: false
+        {{- end }}
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities:
+          drop: [ALL]
+        {{- with $global.seccompProfile }}
+        seccompProfile:
+          type: {{ . }}
+        {{- end }}
+      {{- with include "dapr.mounts" . | trim }}
+      volumeMounts:
+        {{- . | nindent 8 }}
+      {{- end }}
+    {{- /* After the service: the CLI takes container 0 for it. */}}
+    {{- with index ($global.extraContainers | default dict) .key }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with include "dapr.volumes" . | trim }}
+  volumes:
+    {{- . | nindent 4 }}
+  {{- end }}
+  affinity:
+    {{- include "dapr.affinity" . | trim | nindent 4 }}
+  {{- if gt (int .replicas) 1 }}
+  topologySpreadConstraints:
+    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+    - maxSkew: 1
+      topologyKey: {{ . }}
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          app: {{ $.app }}
+    {{- end }}
+  {{- end }}
+  {{- with include "dapr.imagePullSecrets" $global | trim }}
+  imagePullSecrets:
+    {{- . | nindent 4 }}
+  {{- end }}
+  {{- with $global.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $global.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $global.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+{{- end -}}
+
+{{- define "dapr.probe" -}}
+httpGet:
+  path: /healthz
+  port: {{ .port }}
+initialDelaySeconds: {{ .probe.initialDelaySeconds }}
+periodSeconds: {{ .probe.periodSeconds }}
+failureThreshold: {{ .probe.failureThreshold }}
+{{- end -}}
+
+{{/* On the pod, so that extra containers are covered too. */}}
+{{- define "dapr.podSecurity" -}}
+{{- with .fsGroup }}
+fsGroup: {{ . }}
+{{- end }}
+{{- with dig "podSeccompProfile" "RuntimeDefault" .global }}
+seccompProfile:
+  type: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.mounts" -}}
+{{- if .trusts }}
+- name: dapr-trust-bundle
+  mountPath: /var/run/secrets/dapr.io/tls
+  readOnly: true
+{{- if .root.Values.global.mtls.mountSentryVolume }}
+- name: dapr-identity-token
+  mountPath: /var/run/secrets/dapr.io/sentrytoken
+  readOnly: true
+{{- end }}
+{{- end }}
+{{ .mounts }}
+{{- with index (.root.Values.global.extraVolumeMounts | default dict) .key }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.volumes" -}}
+{{- if .trusts }}
+- name: dapr-trust-bundle
+  configMap:
+    name: dapr-trust-bundle
+{{- if .root.Values.global.mtls.mountSentryVolume }}
+- name: dapr-identity-token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 600
+          audience: spiffe://{{ include "dapr.trustDomain" .root }}/ns/{{ .root.Release.Namespace }}/dapr-sentry
+{{- end }}
+{{- end }}
+{{ .volumes }}
+{{- with index (.root.Values.global.extraVolumes | default dict) .key }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.affinity" -}}
+{{- $global := .root.Values.global -}}
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms:
+      - matchExpressions:
+          - key: kubernetes.io/os
+            operator: In
+            values: [{{ $global.daprControlPlaneOs | default "linux" }}]
+          {{- with $global.daprControlPlaneArch }}
+          - key: kubernetes.io/arch
+            operator: In
+            values: [{{ . }}]
+          {{- end }}
+{{- if gt (int .replicas) 1 }}
+podAntiAffinity:
+  {{- if eq $global.ha.podAntiAffinityPolicy "requiredDuringSchedulingIgnoredDuringExecution" }}
+  requiredDuringSchedulingIgnoredDuringExecution:
+    - {{- include "dapr.antiAffinityTerm" . | nindent 6 }}
+  {{- else }}
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        {{- include "dapr.antiAffinityTerm" . | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.antiAffinityTerm" -}}
+labelSelector:
+  matchExpressions:
+    - key: app
+      operator: In
+      values: [{{ .app }}]
+topologyKey: {{ .root.Values.global.ha.topologyKey }}
+{{- end -}}
+
+{{/* Takes global. A string, a list of strings, or a list of {name: ...}. */}}
+{{- define "dapr.imagePullSecrets" -}}
+{{- $secrets := .imagePullSecrets -}}
+{{- if kindIs "string" $secrets -}}{{- $secrets = compact (list $secrets) -}}{{- end -}}
+{{- range $secrets }}
+- name: {{ kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Environment: head, then the user's extraEnvVars, then tail (YAML lists as text). A name that the user gives replaces
+ours: Kubernetes allows a name once only when it merges lists.
+*/}}
+{{- define "dapr.env" -}}
+{{- $extra := .extra | default dict -}}
+{{- $names := keys $extra -}}
+{{- range fromYamlArray .head }}
+{{- if not (has .name $names) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := $extra }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- range fromYamlArray (.tail | default "[]") }}
+{{- if not (has .name $names) }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.logArgs" -}}
+- --log-level
+- {{ .values.logLevel }}
+{{- if .root.Values.global.logAsJson }}
+- --log-as-json
+{{- end }}
+{{- end -}}
+
+{{/* Takes root and, optionally, port. */}}
+{{- define "dapr.metricsArgs" -}}
+{{- if .root.Values.global.prometheus.enabled -}}
+- --enable-metrics
+- --metrics-port
+- {{ .port | default .root.Values.global.prometheus.port | quote }}
+{{- else -}}
+- --enable-metrics=false
+{{- end -}}
+{{- end -}}
+
+{{- define "dapr.namespaceEnv" -}}
+- name: NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- end -}}
+
+{{/* Number of pods of operator, injector and sentry. */}}
+{{- define "dapr.replicas" -}}
+{{- if .root.Values.global.ha.enabled -}}
+{{- .root.Values.global.ha.replicaCount -}}
+{{- else -}}
+{{- dig "replicaCount" 1 (index .root.Values .svc) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes root, svc, name and app. Selects by `app` alone: other labels change during an upgrade. */}}
+{{- define "dapr.disruptionBudget" -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  {{- include "dapr.metadata" . | nindent 2 }}
+spec:
+  {{- with .root.Values.global.ha.disruption }}
+  {{- if ne (toString .minimumAvailable) "" }}
+  minAvailable: {{ .minimumAvailable }}
+  {{- end }}
+  {{- if ne (toString .maximumUnavailable) "" }}
+  maxUnavailable: {{ .maximumUnavailable }}
+  {{- end }}
+  {{- end }}
+  # A pod that is not ready must not hold up the drain of its node.
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels:
+      app: {{ .app }}
+{{- end -}}

@@ -1,0 +1,41 @@
+{{- define "dapr.operator.args" -}}
+{{- with .Values.dapr_operator -}}
+- --watch-interval
+- {{ .watchInterval | toString | quote }}
+- --max-pod-restarts-per-minute
+- {{ .maxPodRestartsPerMinute | toString | quote }}
+{{ include "dapr.logArgs" (dict "root" $ "values" .) }}
+- --trust-anchors-file
+- /var/run/secrets/dapr.io/tls/ca.crt
+{{ include "dapr.metricsArgs" (dict "root" $) }}
+{{- if ne (int (dig "healthzPort" 8080 .)) 8080 }}
+- --healthz-port
+- {{ .healthzPort | quote }}
+{{- end }}
+{{- if ne (int (dig "webhookPort" 19443 .)) 19443 }}
+- --webhook-server-port
+- {{ .webhookPort | quote }}
+{{- end }}
+{{- with .watchNamespace }}
+- --watch-namespace
+- {{ . }}
+{{- end }}
+{{- if not .serviceReconciler.enabled }}
+- --disable-service-reconciler
+{{- end }}
+{{- end }}
+{{- if .Values.global.argoRolloutServiceReconciler.enabled }}
+- --enable-argo-rollout-service-reconciler
+{{- end }}
+{{- if .Values.global.operator.watchdogCanPatchPodLabels }}
+- --watchdog-can-patch-pod-labels
+{{- end }}
+{{- end -}}
+
+{{- define "dapr.operator.ports" -}}
+- containerPort: {{ .Values.dapr_operator.ports.targetPort }}
+  protocol: TCP
+- name: webhook
+  containerPort: {{ dig "webhookPort" 19443 .Values.dapr_operator }}
+  protocol: TCP
+{{- end -}}

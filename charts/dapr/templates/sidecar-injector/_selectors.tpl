@@ -1,0 +1,43 @@
+{{/*
+Which pods the webhook sees, and the guard with it. The control plane's own pods are left out by label and not by
+namespace, because applications may live beside them. Takes the root scope.
+*/}}
+{{- define "dapr.injector.selectors" -}}
+{{- $values := .Values.dapr_sidecar_injector -}}
+{{- $user := $values.objectSelector | default dict -}}
+{{- $excluded := dig "excludedNamespaces" (list "kube-system") $values -}}
+{{- with $values.namespaceSelector }}
+namespaceSelector:
+  {{- toYaml . | nindent 2 }}
+{{- else }}
+{{- if $excluded }}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: NotIn
+      values: {{ toJson $excluded }}
+{{- end }}
+{{- end }}
+objectSelector:
+  {{- with $user.matchLabels }}
+  matchLabels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  matchExpressions:
+    - key: app
+      operator: NotIn
+      values: {{ include "dapr.apps" . }}
+    {{- with $user.matchExpressions }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
+{{- define "dapr.cel.notMirrorPod" -}}
+!has(object.metadata.annotations) || !('kubernetes.io/config.mirror' in object.metadata.annotations)
+{{- end -}}
+
+{{/* `dapr.io/enabled` as every service reads it: these six words, in any case, between blanks. */}}
+{{- define "dapr.cel.asksForSidecar" -}}
+has(object.metadata.annotations) && 'dapr.io/enabled' in object.metadata.annotations
+&& object.metadata.annotations['dapr.io/enabled'].trim().lowerAscii() in ['y', 'yes', 'true', 't', 'on', '1']
+{{- end -}}
