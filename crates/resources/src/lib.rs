@@ -11,7 +11,7 @@ mod configuration;
 mod configuration_policy;
 mod configuration_telemetry;
 mod crd;
-mod go_duration;
+pub mod go_duration;
 mod http_endpoint;
 /// JSON text with numbers in Go's form.
 pub mod json;
@@ -32,7 +32,7 @@ pub use configuration::*;
 pub use configuration_policy::*;
 pub use configuration_telemetry::*;
 pub use crd::{CustomResource, GROUP, trim_metadata};
-pub use go_duration::{BadDuration, GoDuration};
+pub use go_duration::GoDuration;
 pub use http_endpoint::*;
 pub use mcp_server::*;
 pub use resiliency::*;

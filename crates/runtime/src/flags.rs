@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::go_duration;
+use resources::go_duration;
 
 /// The flags that every service of the control plane has.
 #[derive(Debug, Clone, clap::Args)]

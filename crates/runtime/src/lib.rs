@@ -15,7 +15,6 @@
 pub mod clock;
 pub mod environment;
 pub mod flags;
-pub mod go_duration;
 mod health;
 mod http;
 pub mod kubernetes;
@@ -29,6 +28,7 @@ pub use flags::ProcessFlags;
 pub use health::ReadyGuard;
 pub use http::listen;
 pub use process::{VERSION, main, refuse_root};
+pub use resources::go_duration;
 pub use scope::Scope;
 
 /// An error and all its sources on one line, joined by `: `, for a log.
