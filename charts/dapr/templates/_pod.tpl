@@ -301,3 +301,16 @@ spec:
     matchLabels:
       app: {{ .app }}
 {{- end -}}
+
+{{/*
+How pods of a Deployment are replaced: the new one first, so that there is no gap; where two cannot be on one node, the
+old one first. Takes root, svc and replicas.
+*/}}
+{{- define "dapr.rollout" -}}
+{{- $required := eq .root.Values.global.ha.podAntiAffinityPolicy "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $oldFirst := or (dig "hostNetwork" false (index .root.Values .svc)) (and $required (gt (int .replicas) 1)) -}}
+strategy:
+  rollingUpdate:
+    maxUnavailable: {{ $oldFirst | ternary 1 0 }}
+    maxSurge: {{ $oldFirst | ternary 0 1 }}
+{{- end -}}
