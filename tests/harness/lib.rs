@@ -1,1 +1,42 @@
-//! The test bed: a real Kubernetes on this machine, and the processes of the black-box suites.
+//! The test bed: a real Kubernetes on this machine, the real peers, and our own binaries as
+//! processes. The black-box suites and `cargo xtask` stand on it.
+//!
+//! ```text
+//!   ApiBed   etcd + kube-apiserver + kube-controller-manager, no root, dies with the test
+//!   NodeBed  the same and a node: containerd, kubelet, kube-proxy, CoreDNS, in its own network
+//!      \        /
+//!      Cluster         kubectl and helm against a bed or against a cluster that exists
+//!      Process         one program: log file, readiness, end        (Daprd, Redis, our services)
+//!      Tool            where a program comes from: this machine, the cache, or its Go module
+//!      image           docker-archive files without a container daemon
+//! ```
+//!
+//! Start reading at [`ApiBed`]; `cargo xtask cluster up` is the same code behind a command line.
+
+pub mod api_bed;
+pub mod cluster;
+pub mod control_plane;
+pub mod daprd;
+pub mod environment;
+mod gobuild;
+pub mod http;
+pub mod local_api;
+pub mod process;
+pub mod progress;
+pub mod redis;
+mod roster;
+pub mod scratch;
+pub mod service;
+pub mod tools;
+pub mod wait;
+
+pub use api_bed::{ApiBed, ApiBedOptions};
+pub use cluster::Cluster;
+pub use daprd::{Daprd, DaprdBuilder};
+pub use local_api::LocalApi;
+pub use process::{Lifetime, Process, Spawn};
+pub use redis::Redis;
+pub use scratch::Scratch;
+pub use service::{Service, build_binary};
+pub use tools::Tool;
+pub use wait::{Deadline, until};

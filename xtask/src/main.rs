@@ -1,2 +1,34 @@
-//! The task runner.
-fn main() {}
+//! The task runner: `cargo xtask --help`.
+
+mod cluster;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and checks Trilby.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Flags {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// A real Kubernetes on this machine
+    Cluster(cluster::Flags),
+}
+
+fn main() -> ExitCode {
+    let done = match Flags::parse().task {
+        Task::Cluster(flags) => cluster::run(flags),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The API-only bed: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1. Needs no root,
+//! is ready in seconds, and is gone when the process that started it is.
+//!
+//! Pods stay Pending, there is no node; but they are admitted, mutated and defaulted for real,
+//! Deployments become Pods, and service account tokens can be asked for and reviewed.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use serde_json::Value;
+
+use crate::{
+    Cluster, Lifetime, Process, Scratch,
+    control_plane::{
+        ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
+        wait_for_api_server, wait_for_etcd, wait_for_service_account,
+    },
+    environment,
+    progress::say,
+};
+
+/// Another process may take a port between our look and the server's start.
+const ATTEMPTS: u32 = 3;
+
+/// What an [`ApiBed`] consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiBedOptions {
+    /// Whether kube-controller-manager runs. Without it the bed is ready a second earlier, Pods
+    /// need no service account, and namespaces are never removed.
+    pub controllers: bool,
+}
+
+impl Default for ApiBedOptions {
+    fn default() -> Self {
+        Self { controllers: true }
+    }
+}
+
+/// A running API-only bed.
+#[derive(Debug)]
+pub struct ApiBed {
+    cluster: Cluster,
+    kubeconfig: PathBuf,
+    // Dropped in this order: clients before servers, the folder last.
+    processes: Vec<Process>,
+    layout: Layout,
+    scratch: Option<Scratch>,
+}
+
+impl ApiBed {
+    /// Starts a bed of its own with controllers.
+    ///
+    /// # Errors
+    /// When a program is missing and cannot be built, or does not start; the error holds the end
+    /// of its log.
+    pub fn start() -> Result<Self> {
+        Self::start_with(ApiBedOptions::default())
+    }
+
+    /// Starts a bed of its own.
+    ///
+    /// # Errors
+    /// As [`ApiBed::start`].
+    pub fn start_with(options: ApiBedOptions) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let scratch = Scratch::new("bed")?;
+            match Self::boot(scratch.path(), Lifetime::Bound, options, &|_| Ok(())) {
+                Ok(bed) => return Ok(Self { scratch: Some(scratch), ..bed }),
+                Err(error) if attempt < ATTEMPTS && is_port_taken(&error) => {
+                    say(format_args!("a port was taken meanwhile, starting the bed again"));
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The bed that all tests of this process share; started by the first who asks.
+    ///
+    /// # Errors
+    /// As [`ApiBed::start`]; every later caller gets the first one's error.
+    pub fn shared() -> Result<&'static Self> {
+        static SHARED: OnceLock<Result<ApiBed>> = OnceLock::new();
+        let bed = SHARED.get_or_init(Self::start);
+        bed.as_ref().map_err(|error| anyhow!("shared bed: {error:#}"))
+    }
+
+    /// Starts the bed's programs with their state below `state`; `started` hears of each at once.
+    pub(crate) fn boot(
+        state: &Path,
+        lifetime: Lifetime,
+        options: ApiBedOptions,
+        started: &dyn Fn(&Process) -> Result<()>,
+    ) -> Result<Self> {
+        let layout = Layout {
+            state: state.to_path_buf(),
+            lifetime,
+            network: None,
+            address: Ipv4Addr::LOCALHOST,
+            api_port: environment::free_port()?,
+            etcd_port: environment::free_port()?,
+            users: Vec::new(),
+        };
+        layout.write_credentials()?;
+        let kind =
+            if options.controllers { ApiServerKind::Controllers } else { ApiServerKind::Bare };
+        let cluster = layout.cluster();
+        let mut etcd = start_etcd(&layout)?;
+        started(&etcd)?;
+        wait_for_etcd(&layout, &mut etcd)?;
+        let mut server = start_api_server(&layout, kind)?;
+        started(&server)?;
+        wait_for_api_server(&cluster, &mut server)?;
+        let mut processes = vec![server, etcd];
+        if options.controllers {
+            let mut controllers = start_controller_manager(&layout, None)?;
+            started(&controllers)?;
+            wait_for_service_account(&cluster, &mut controllers)?;
+            processes.insert(0, controllers);
+        }
+        Ok(Self { cluster, kubeconfig: layout.kubeconfig(ADMIN), processes, layout, scratch: None })
+    }
+
+    /// The kubeconfig file of an administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// kubectl and helm against this bed.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Runs `kubectl` and returns its standard output.
+    ///
+    /// # Errors
+    /// As [`Cluster::kubectl`].
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.cluster.kubectl(args)
+    }
+
+    /// Applies manifests.
+    ///
+    /// # Errors
+    /// As [`Cluster::apply`].
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        self.cluster.apply(manifests)
+    }
+
+    /// `kubectl get <args> -o json`.
+    ///
+    /// # Errors
+    /// As [`Cluster::get`].
+    pub fn get(&self, args: &[&str]) -> Result<Value> {
+        self.cluster.get(args)
+    }
+
+    /// `https://127.0.0.1:<port>` of the API server.
+    pub fn server(&self) -> String {
+        format!("https://{}:{}", self.layout.address, self.layout.api_port)
+    }
+
+    /// The certificate authority of the API server in PEM.
+    ///
+    /// # Errors
+    /// When the file is gone.
+    pub fn ca_pem(&self) -> Result<String> {
+        let file = self.layout.ca_file();
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    }
+
+    /// A new namespace whose name starts with `prefix`, so that tests on a shared bed do not meet.
+    ///
+    /// # Errors
+    /// When the API server refuses it, or its service account does not appear.
+    pub fn namespace(&self, prefix: &str) -> Result<String> {
+        let unique: String = environment::secret()?.chars().take(8).collect();
+        let name = format!("{prefix}-{unique}");
+        self.kubectl(&["create", "namespace", &name])?;
+        crate::until(crate::Deadline::seconds(60), "the namespace's service account", || {
+            let account = self.kubectl(&["get", "serviceaccount", "default", "-n", &name]);
+            Ok((account.is_ok() || self.is_bare()).then_some(()))
+        })?;
+        Ok(name)
+    }
+
+    fn is_bare(&self) -> bool {
+        self.processes.iter().all(|process| process.name() != "kube-controller-manager")
+    }
+
+    /// The folder that goes away with the bed; `None` for one that stays.
+    pub fn scratch(&self) -> Option<&Scratch> {
+        self.scratch.as_ref()
+    }
+}
+
+fn is_port_taken(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("address already in use")
+}

@@ -1,0 +1,253 @@
+//! Kubernetes' own control plane as processes: etcd, kube-apiserver, kube-controller-manager,
+//! kube-scheduler. Both beds start theirs here.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use crate::{Cluster, Deadline, Lifetime, Process, Spawn, Tool, environment};
+
+/// Service addresses.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16";
+/// How long a part may take to serve. Seconds on an idle machine; others may be compiling.
+const START_SECONDS: u64 = 120;
+
+/// A user of the API server, proven by a bearer token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its name in RBAC.
+    pub name: &'static str,
+    /// Its only group.
+    pub group: &'static str,
+}
+
+/// May do everything; the kubeconfig of the bed is this user's.
+pub const ADMIN: User = User { name: "admin", group: "system:masters" };
+const CONTROLLER_MANAGER: User =
+    User { name: "system:kube-controller-manager", group: "system:masters" };
+const SCHEDULER: User = User { name: "system:kube-scheduler", group: "system:authenticated" };
+
+/// Where and how a control plane runs.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Folder of its data, certificates, kubeconfigs, logs.
+    pub state: PathBuf,
+    /// Whether its processes outlive this one.
+    pub lifetime: Lifetime,
+    /// Network namespace to run in.
+    pub network: Option<PathBuf>,
+    /// Address the API server listens on.
+    pub address: Ipv4Addr,
+    /// Port of the API server.
+    pub api_port: u16,
+    /// Port of etcd, on 127.0.0.1.
+    pub etcd_port: u16,
+    /// Users beside the control plane's own.
+    pub users: Vec<User>,
+}
+
+impl Layout {
+    /// Folder of the log files.
+    pub fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
+    fn certs(&self) -> PathBuf {
+        self.state.join("certs")
+    }
+
+    /// The serving certificate that the API server made for itself, followed by its issuer.
+    pub fn ca_file(&self) -> PathBuf {
+        self.certs().join("apiserver.crt")
+    }
+
+    /// The key of that certificate. It signs service account tokens too: a bed has no secrets worth
+    /// a second key, and so nothing but the API server has to make keys.
+    fn key_file(&self) -> PathBuf {
+        self.certs().join("apiserver.key")
+    }
+
+    /// The kubeconfig file of a user.
+    pub fn kubeconfig(&self, user: User) -> PathBuf {
+        self.state.join(format!("{}.kubeconfig", user.name.replace(':', "-")))
+    }
+
+    /// The admin's way in.
+    pub fn cluster(&self) -> Cluster {
+        let cluster = Cluster::new(self.kubeconfig(ADMIN));
+        match &self.network {
+            Some(network) => cluster.inside(network),
+            None => cluster,
+        }
+    }
+
+    /// A program of this layout, not yet started.
+    pub fn spawn(&self, name: &str, program: PathBuf) -> Spawn {
+        Spawn::new(name, program, &self.logs())
+            .lifetime(self.lifetime)
+            .network(self.network.clone())
+    }
+
+    /// Writes the token file and a kubeconfig for each user.
+    ///
+    /// # Errors
+    /// When the state folder cannot be written to.
+    pub fn write_credentials(&self) -> Result<()> {
+        fs::create_dir_all(self.logs())
+            .with_context(|| format!("create {}", self.state.display()))?;
+        let mut tokens = String::new();
+        let own = [ADMIN, CONTROLLER_MANAGER, SCHEDULER];
+        for user in own.into_iter().chain(self.users.iter().copied()) {
+            let token = environment::secret()?;
+            tokens.push_str(&format!("{token},{0},{0},{1}\n", user.name, user.group));
+            let server = format!("https://{}:{}", self.address, self.api_port);
+            let config = json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "bed",
+                "clusters": [{"name": "bed", "cluster":
+                    {"server": server, "certificate-authority": self.ca_file()}}],
+                "users": [{"name": user.name, "user": {"token": token}}],
+                "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": user.name}}],
+            });
+            write_private(&self.kubeconfig(user), &format!("{config:#}\n"))?;
+        }
+        write_private(&self.tokens_file(), &tokens)
+    }
+
+    fn tokens_file(&self) -> PathBuf {
+        self.state.join("tokens.csv")
+    }
+}
+
+fn write_private(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
+
+/// Starts etcd.
+///
+/// # Errors
+/// When the program is missing.
+pub fn start_etcd(layout: &Layout) -> Result<Process> {
+    let url = format!("http://127.0.0.1:{}", layout.etcd_port);
+    layout
+        .spawn("etcd", Tool::ETCD.path()?)
+        .arg("--unsafe-no-fsync") // the data is not worth waiting for the disk
+        .arg("--data-dir")
+        .arg(layout.state.join("etcd"))
+        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+        .args(["--listen-peer-urls", "http://localhost:0"])
+        .args(["--log-level", "warn", "--quota-backend-bytes", "2147483648"])
+        .start()
+}
+
+/// Waits until etcd serves.
+///
+/// # Errors
+/// When it does not in time.
+pub fn wait_for_etcd(layout: &Layout, etcd: &mut Process) -> Result<()> {
+    etcd.wait_for_port(layout.etcd_port, Deadline::seconds(START_SECONDS))
+}
+
+/// Which API server a bed wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiServerKind {
+    /// No controllers: a Pod needs no service account.
+    Bare,
+    /// With a controller manager beside it.
+    Controllers,
+    /// With nodes.
+    Nodes,
+}
+
+/// Starts kube-apiserver.
+///
+/// # Errors
+/// When the program is missing.
+pub fn start_api_server(layout: &Layout, kind: ApiServerKind) -> Result<Process> {
+    let key = layout.key_file();
+    let mut spawn = layout
+        .spawn("kube-apiserver", Tool::KUBE_APISERVER.path()?)
+        .arg(format!("--etcd-servers=http://127.0.0.1:{}", layout.etcd_port))
+        .arg(format!("--cert-dir={}", layout.certs().display()))
+        .arg(format!("--bind-address={}", layout.address))
+        .arg(format!("--secure-port={}", layout.api_port))
+        .arg(format!("--token-auth-file={}", layout.tokens_file().display()))
+        .arg("--service-account-issuer=https://kubernetes.default.svc.cluster.local")
+        .arg(format!("--service-account-key-file={}", key.display()))
+        .arg(format!("--service-account-signing-key-file={}", key.display()))
+        .arg(format!("--service-cluster-ip-range={SERVICE_CIDR}"))
+        .arg("--allow-privileged");
+    spawn = match kind {
+        ApiServerKind::Nodes => spawn
+            .arg(format!("--advertise-address={}", layout.address))
+            .args(["--authorization-mode=Node,RBAC", "--endpoint-reconciler-type=master-count"])
+            .arg("--kubelet-preferred-address-types=InternalIP"),
+        ApiServerKind::Controllers | ApiServerKind::Bare => {
+            // endpoints may not be loopback addresses
+            spawn.args(["--authorization-mode=RBAC", "--endpoint-reconciler-type=none"])
+        }
+    };
+    if kind == ApiServerKind::Bare {
+        spawn = spawn.arg("--disable-admission-plugins=ServiceAccount");
+    }
+    spawn.start()
+}
+
+/// Waits until all of the API server is ready.
+///
+/// # Errors
+/// When it is not in time.
+pub fn wait_for_api_server(cluster: &Cluster, server: &mut Process) -> Result<()> {
+    server.wait(Deadline::seconds(START_SECONDS), "/readyz", |_| {
+        Ok(cluster.kubectl(&["get", "--raw=/readyz"])? == "ok")
+    })
+}
+
+/// Starts kube-controller-manager; `pod_cidr` where it gives nodes their share of Pod addresses.
+///
+/// # Errors
+/// When the program is missing.
+pub fn start_controller_manager(layout: &Layout, pod_cidr: Option<&str>) -> Result<Process> {
+    let spawn = layout
+        .spawn("kube-controller-manager", Tool::KUBE_CONTROLLER_MANAGER.path()?)
+        .arg(format!("--kubeconfig={}", layout.kubeconfig(CONTROLLER_MANAGER).display()))
+        .arg(format!("--service-account-private-key-file={}", layout.key_file().display()))
+        .arg(format!("--root-ca-file={}", layout.ca_file().display()))
+        .args(["--use-service-account-credentials", "--leader-elect=false"])
+        .args(["--bind-address=127.0.0.1", "--secure-port=0"]);
+    match pod_cidr {
+        Some(cidr) => spawn.arg("--allocate-node-cidrs").arg(format!("--cluster-cidr={cidr}")),
+        None => spawn,
+    }
+    .start()
+}
+
+/// Starts kube-scheduler.
+///
+/// # Errors
+/// When the program is missing.
+pub fn start_scheduler(layout: &Layout) -> Result<Process> {
+    layout
+        .spawn("kube-scheduler", Tool::KUBE_SCHEDULER.path()?)
+        .arg(format!("--kubeconfig={}", layout.kubeconfig(SCHEDULER).display()))
+        .args(["--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0"])
+        .start()
+}
+
+/// Waits until Pods of the default service account are admitted.
+///
+/// # Errors
+/// When the controllers have not made the account in time.
+pub fn wait_for_service_account(cluster: &Cluster, controllers: &mut Process) -> Result<()> {
+    let what = "service account default";
+    controllers.wait(Deadline::seconds(START_SECONDS), what, |_| {
+        Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).is_ok())
+    })
+}

@@ -1,0 +1,178 @@
+//! The official sidecar as a process.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::{Deadline, Process, Scratch, Spawn, Tool, environment, http};
+
+/// What of the test runner's own environment could change daprd's mind.
+const INHERITED: [&str; 5] =
+    ["KUBECONFIG", "NAMESPACE", "POD_NAME", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+
+/// A sidecar about to be started. Ports are free ones of 127.0.0.1, the rest is up to the caller.
+#[derive(Clone, Debug)]
+pub struct DaprdBuilder {
+    tool: Tool,
+    app_id: String,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl DaprdBuilder {
+    /// Another version than the newest.
+    #[must_use]
+    pub fn version(mut self, tool: Tool) -> Self {
+        self.tool = tool;
+        self
+    }
+
+    /// Adds one argument, such as `--mode=kubernetes`.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments, such as those of an injected container. Its own ports and app id win.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it; does not wait for anything.
+    ///
+    /// # Errors
+    /// When there is no daprd and none can be built.
+    pub fn start(self) -> Result<Daprd> {
+        let scratch = Scratch::new("daprd")?;
+        let mut ports = [0_u16; 5];
+        for port in &mut ports {
+            *port = environment::free_port()?;
+        }
+        let [http_port, grpc_port, internal_port, public_port, metrics_port] = ports;
+        // Go's flag package lets the last one win.
+        let mut spawn = Spawn::new("daprd", self.tool.path()?, scratch.path())
+            .args(self.args)
+            .args(["--app-id", &self.app_id])
+            .arg(format!("--dapr-http-port={http_port}"))
+            .arg(format!("--dapr-grpc-port={grpc_port}"))
+            .arg(format!("--dapr-internal-grpc-port={internal_port}"))
+            .arg(format!("--dapr-public-port={public_port}"))
+            .arg(format!("--metrics-port={metrics_port}"))
+            .arg("--dapr-listen-addresses=127.0.0.1")
+            .folder(scratch.path());
+        for name in INHERITED {
+            spawn = spawn.env_remove(name);
+        }
+        for (name, value) in self.env {
+            spawn = spawn.env(name, value);
+        }
+        let process = spawn.start()?;
+        Ok(Daprd {
+            process,
+            http_port,
+            grpc_port,
+            internal_port,
+            public_port,
+            metrics_port,
+            app_id: self.app_id,
+            _scratch: scratch,
+        })
+    }
+}
+
+/// A running official sidecar.
+#[derive(Debug)]
+pub struct Daprd {
+    process: Process,
+    /// Port of its HTTP API.
+    pub http_port: u16,
+    /// Port of its gRPC API.
+    pub grpc_port: u16,
+    /// Port where other sidecars call it.
+    pub internal_port: u16,
+    /// Port of its public health endpoint.
+    pub public_port: u16,
+    /// Port of its metrics.
+    pub metrics_port: u16,
+    app_id: String,
+    _scratch: Scratch,
+}
+
+impl Daprd {
+    /// The newest official sidecar for that app.
+    pub fn builder(app_id: &str) -> DaprdBuilder {
+        DaprdBuilder {
+            tool: Tool::DAPRD,
+            app_id: app_id.to_owned(),
+            args: vec!["--enable-metrics=true".to_owned()],
+            env: Vec::new(),
+        }
+    }
+
+    /// The app it was started for.
+    pub fn app_id(&self) -> &str {
+        &self.app_id
+    }
+
+    /// Waits until `/v1.0/healthz` says that all of it is ready, its app included.
+    ///
+    /// # Errors
+    /// When it ends before, or at the deadline; with the end of its log.
+    pub fn wait_ready(&mut self, deadline: Deadline) -> Result<()> {
+        self.process.wait_for_http(self.http_port, "/v1.0/healthz", deadline)
+    }
+
+    /// Waits until `/v1.0/healthz/outbound` says that all but its app is ready.
+    ///
+    /// # Errors
+    /// As [`Daprd::wait_ready`].
+    pub fn wait_outbound_ready(&mut self, deadline: Deadline) -> Result<()> {
+        self.process.wait_for_http(self.http_port, "/v1.0/healthz/outbound", deadline)
+    }
+
+    /// What it says about itself: components, subscriptions, actors.
+    ///
+    /// # Errors
+    /// When it does not answer with 200.
+    pub fn metadata(&self) -> Result<Value> {
+        let answer = http::get(self.http_port, "/v1.0/metadata")?;
+        if !answer.is_success() {
+            bail!("metadata of {}: HTTP {}: {}", self.app_id, answer.status, answer.body);
+        }
+        answer.json()
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The process, to wait for a log text, to signal or to kill.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The daprd program itself, for images.
+    ///
+    /// # Errors
+    /// When there is none and it cannot be built.
+    pub fn program() -> Result<PathBuf> {
+        Tool::DAPRD.path()
+    }
+
+    /// Where its log file is.
+    pub fn log_file(&self) -> &Path {
+        self.process.log_file()
+    }
+}

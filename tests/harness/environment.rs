@@ -1,0 +1,88 @@
+//! What the bed asks the machine: variables, folders, free ports, randomness.
+
+use std::{
+    collections::HashSet,
+    env,
+    fs::File,
+    io::Read as _,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The variable, or `None` when it is unset or empty.
+#[expect(clippy::disallowed_methods, reason = "the bed is no service: it has no runtime to ask")]
+pub fn var(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The folder of the workspace this harness was built from.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Where finished programs are kept between runs: `$TRILBY_CACHE`, else `trilby` below the
+/// user's cache folder. Outside the work tree, so that a fresh clone is warm.
+///
+/// # Errors
+/// When neither that nor `XDG_CACHE_HOME` nor `HOME` is set.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(folder) = var("TRILBY_CACHE") {
+        return Ok(folder.into());
+    }
+    let base = var("XDG_CACHE_HOME").map(PathBuf::from);
+    let base = base.or_else(|| var("HOME").map(|home| Path::new(&home).join(".cache")));
+    Ok(base
+        .context("set TRILBY_CACHE or HOME: no folder to keep built programs in")?
+        .join("trilby"))
+}
+
+/// Where a bed that outlives its command keeps its state: `$TRILBY_STATE`, else `.bed` in the
+/// work tree.
+pub fn state() -> PathBuf {
+    var("TRILBY_STATE").map_or_else(|| workspace().join(".bed"), PathBuf::from)
+}
+
+/// Whether this process may create namespaces, mounts and cgroups.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The program of that name on `PATH`, or in the `sbin` folders that a user's `PATH` often lacks.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = var("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// A TCP port of 127.0.0.1 that nothing listens on now and that this process hands out only once.
+///
+/// # Errors
+/// When the machine has none left.
+pub fn free_port() -> Result<u16> {
+    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = taken.get_or_insert_default();
+    for _ in 0..100 {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if taken.insert(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no free port on 127.0.0.1 after 100 tries")
+}
+
+/// A fresh 128-bit secret in hexadecimal.
+///
+/// # Errors
+/// When the kernel gives no randomness.
+pub fn secret() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes).context("read /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

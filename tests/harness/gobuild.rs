@@ -1,0 +1,255 @@
+//! Builds a Go program from its published module, in a module of our own that requires it and
+//! repeats its replace lines: Go ignores those of a dependency, and `go install` refuses them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    environment, process,
+    tools::{Recipe, Tool},
+};
+
+/// The checksum database does not answer for these.
+const NO_SUM_DB: &str = "github.com/dapr/*,github.com/diagridio/*";
+/// Where Kubernetes programs keep their version.
+const KUBERNETES_VERSION: &str = "k8s.io/component-base/version";
+/// Any constant date: a build must not differ from the next one.
+const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
+/// A module that daprd needs newer than its own requirement says.
+const ETCD_CRON: (&str, &str) = ("github.com/diagridio/go-etcd-cron", "v0.12.6");
+/// The oldest Go that can build all of them.
+const GO_DIRECTIVE: &str = "1.24.0";
+
+/// A published module in Go's module cache.
+struct Module {
+    go_mod: PathBuf,
+    folder: PathBuf,
+}
+
+/// What `go build` gets.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    requires: Vec<(String, String)>,
+    replaces: Vec<String>,
+    package: String,
+    ld_flags: Vec<String>,
+    tags: &'static str,
+    /// `go.sum` of the module, where the checksum database will not do.
+    sums: String,
+}
+
+/// Builds `tool` into `target`, which appears only when it is complete.
+///
+/// # Errors
+/// When Go is missing or too old, a module cannot be had, or the build fails; the error holds the
+/// end of the build's log.
+pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
+    let folder = environment::cache()?.join("build").join(tool.to_string());
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?; // of a build that was interrupted
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let plan = plan(tool, &folder)?;
+    fs::write(folder.join("go.mod"), go_mod(&plan))?;
+    fs::write(folder.join("go.sum"), &plan.sums)?;
+
+    let log_file = folder.join("build.log");
+    let log = File::create(&log_file)?;
+    let status = go(&folder)
+        .args(["build", "-mod=mod", "-trimpath", "-tags", plan.tags, "-o", "program", "-ldflags"])
+        .arg(format!("-s -w {}", plan.ld_flags.join(" ")))
+        .arg(&plan.package)
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .status()
+        .context("run go")?;
+    if !status.success() {
+        let log = fs::read_to_string(&log_file).unwrap_or_default();
+        bail!("go build {}: {}", plan.package, process::tail(&log));
+    }
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::rename(folder.join("program"), target)
+        .with_context(|| format!("move the program to {}", target.display()))?;
+    fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+/// `go`, with an environment that does not depend on the user's settings.
+fn go(folder: &Path) -> Command {
+    let mut command = Command::new("go");
+    command.current_dir(folder).stdin(Stdio::null());
+    command.envs([
+        ("CGO_ENABLED", "0"),
+        ("GOFLAGS", "-buildvcs=false"),
+        ("GOWORK", "off"),
+        ("GO111MODULE", "on"),
+    ]);
+    let theirs = environment::var("GONOSUMDB").map(|list| format!("{list},{NO_SUM_DB}"));
+    command.env("GONOSUMDB", theirs.as_deref().unwrap_or(NO_SUM_DB));
+    command
+}
+
+fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
+    if environment::find_program("go").is_none() {
+        bail!("Go {GO_DIRECTIVE} or newer is needed to build it: https://go.dev/dl");
+    }
+    let version = tool.version.to_owned();
+    match tool.recipe {
+        Recipe::Plain { module, package } => Ok(Plan {
+            requires: vec![(module.to_owned(), version)],
+            package: package.to_owned(),
+            ..Plan::default()
+        }),
+        Recipe::Kubernetes => {
+            let module = download(folder, "k8s.io/kubernetes", &version)?;
+            Ok(Plan {
+                replaces: staging(&replaces(folder, &module)?, &version)?,
+                requires: vec![("k8s.io/kubernetes".to_owned(), version)],
+                package: format!("k8s.io/kubernetes/cmd/{}", tool.name),
+                ld_flags: kubernetes_version(tool.version)?,
+                ..Plan::default()
+            })
+        }
+        Recipe::Dapr { command } => {
+            let module = download(folder, "github.com/dapr/dapr", &version)?;
+            let mut replaces = published(&replaces(folder, &module)?);
+            let (cron, cron_version) = ETCD_CRON;
+            replaces.push(format!("{cron} => {cron} {cron_version}"));
+            Ok(Plan {
+                replaces,
+                package: format!("github.com/dapr/dapr/cmd/{command}"),
+                ld_flags: vec![format!(
+                    "-X github.com/dapr/dapr/pkg/buildinfo.version={}",
+                    version.trim_start_matches('v')
+                )],
+                requires: vec![("github.com/dapr/dapr".to_owned(), version)],
+                tags: "stablecomponents",
+                sums: sums(&module)?,
+            })
+        }
+        Recipe::DaprCli { runtime } => dapr_cli(folder, &version, runtime),
+    }
+}
+
+fn dapr_cli(folder: &Path, version: &str, runtime: &str) -> Result<Plan> {
+    let module = download(folder, "github.com/dapr/cli", version)?;
+    let dapr = download(folder, "github.com/dapr/dapr", runtime)?;
+    let mut replaces = published(&replaces(folder, &module)?);
+    for path in ["github.com/dapr/dapr", "github.com/dapr/components-contrib"] {
+        replaces.retain(|line| line.split_whitespace().next() != Some(path));
+        replaces.push(format!("{path} => {path} {runtime}"));
+    }
+    Ok(Plan {
+        replaces,
+        package: "github.com/dapr/cli".to_owned(),
+        ld_flags: vec![
+            format!("-X main.version={}", version.trim_start_matches('v')),
+            "-X main.apiVersion=1.0".to_owned(),
+        ],
+        requires: vec![("github.com/dapr/cli".to_owned(), version.to_owned())],
+        tags: "",
+        sums: sums(&module)? + &sums(&dapr)?,
+    })
+}
+
+/// Brings a module into Go's module cache.
+fn download(folder: &Path, path: &str, version: &str) -> Result<Module> {
+    let module = format!("{path}@{version}");
+    let answer = process::output(go(folder).args(["mod", "download", "-json", &module]))?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    let file = |key: &str| {
+        let file = answer.get(key).and_then(Value::as_str).map(PathBuf::from);
+        file.with_context(|| format!("go mod download {module}: no {key}"))
+    };
+    Ok(Module { go_mod: file("GoMod")?, folder: file("Dir")? })
+}
+
+/// The replace lines of a module as `go mod edit -json` prints them.
+fn replaces(folder: &Path, module: &Module) -> Result<Vec<Value>> {
+    let answer = process::output(go(folder).args(["mod", "edit", "-json"]).arg(&module.go_mod))?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    Ok(answer.get("Replace").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+/// `k8s.io/x => ./staging/...` as the module that is published for it: v1.34.4 is v0.34.4 there.
+fn staging(replaces: &[Value], kubernetes: &str) -> Result<Vec<String>> {
+    let rest = kubernetes.strip_prefix("v1.").context("a Kubernetes version starts with v1.")?;
+    let is_staging = |replace: &&Value| text(replace, "/New/Path").starts_with("./staging/");
+    let line = |replace: &Value| {
+        let path = text(replace, "/Old/Path");
+        format!("{path} => {path} v0.{rest}")
+    };
+    Ok(replaces.iter().filter(is_staging).map(line).collect())
+}
+
+/// Replace lines that point at published modules; one that points at a folder is of no use here.
+fn published(replaces: &[Value]) -> Vec<String> {
+    let line = |replace: &Value| {
+        let [old, old_version, new, new_version] =
+            ["/Old/Path", "/Old/Version", "/New/Path", "/New/Version"].map(|at| text(replace, at));
+        (!new_version.is_empty())
+            .then(|| format!("{old} {old_version} => {new} {new_version}").replace("  ", " "))
+    };
+    replaces.iter().filter_map(line).collect()
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn sums(module: &Module) -> Result<String> {
+    let file = module.folder.join("go.sum");
+    fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+}
+
+/// Without these the server reports v0.0.0, and clients look at that.
+fn kubernetes_version(version: &str) -> Result<Vec<String>> {
+    let minor = version.split('.').nth(1).context("a Kubernetes version has a minor part")?;
+    let values = [
+        ("gitVersion", version),
+        ("gitMajor", "1"),
+        ("gitMinor", minor),
+        ("gitTreeState", "clean"),
+        ("buildDate", BUILD_DATE),
+    ];
+    Ok(values.map(|(key, value)| format!("-X {KUBERNETES_VERSION}.{key}={value}")).to_vec())
+}
+
+fn go_mod(plan: &Plan) -> String {
+    let mut lines = vec!["module bed".to_owned(), format!("go {GO_DIRECTIVE}")];
+    lines.extend(plan.requires.iter().map(|(path, version)| format!("require {path} {version}")));
+    lines.extend(plan.replaces.iter().map(|line| format!("replace {line}")));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn staging_modules_are_replaced_by_their_published_version() {
+        let lines = [
+            json!({"Old": {"Path": "k8s.io/api"}, "New": {"Path": "./staging/src/k8s.io/api"}}),
+            json!({"Old": {"Path": "a.b/c"}, "New": {"Path": "a.b/d", "Version": "v1.0.0"}}),
+        ];
+        assert_eq!(staging(&lines, "v1.34.4").unwrap(), ["k8s.io/api => k8s.io/api v0.34.4"]);
+        assert_eq!(published(&lines), ["a.b/c => a.b/d v1.0.0"]);
+    }
+
+    #[test]
+    fn a_replace_line_keeps_the_version_it_is_limited_to() {
+        let line = json!({"Old": {"Path": "a.b/c", "Version": "v0.1.0"},
+                          "New": {"Path": "a.b/c", "Version": "v0.2.0"}});
+        assert_eq!(published(&[line]), ["a.b/c v0.1.0 => a.b/c v0.2.0"]);
+    }
+}

@@ -1,0 +1,116 @@
+//! Plain HTTP/1.0 requests to processes of this machine: health checks, daprd's API, metrics.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer: the status code and the body as text.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// HTTP status code.
+    pub status: u16,
+    /// The body, invalid UTF-8 replaced.
+    pub body: String,
+}
+
+impl Response {
+    /// Whether the status is 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.body)
+            .with_context(|| format!("body of HTTP {} is no JSON: {}", self.status, self.body))
+    }
+}
+
+/// `GET http://127.0.0.1:<port><path>`.
+///
+/// # Errors
+/// When there is no connection or no HTTP answer. A status of 4xx or 5xx is an answer.
+pub fn get(port: u16, path: &str) -> Result<Response> {
+    request(port, "GET", path, &[], None)
+}
+
+/// `POST` of a JSON value to `http://127.0.0.1:<port><path>`.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(port: u16, path: &str, body: &serde_json::Value) -> Result<Response> {
+    request(port, "POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
+}
+
+/// Any request to `http://127.0.0.1:<port><path>`. HTTP/1.0, so that the answer is never chunked.
+///
+/// # Errors
+/// As [`get`].
+pub fn request(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Result<Response> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    exchange(address, method, path, headers, body)
+        .with_context(|| format!("{method} http://{address}{path}"))
+}
+
+fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let body = body.unwrap_or_default();
+    head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    parse(&String::from_utf8_lossy(&answer))
+}
+
+fn parse(answer: &str) -> Result<Response> {
+    let (head, body) = answer.split_once("\r\n\r\n").context("no end of the HTTP header")?;
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok(Response { status: status.context("no HTTP status line")?, body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_status_and_body() {
+        let got = parse("HTTP/1.0 503 Service Unavailable\r\nA: b\r\n\r\nnot yet").unwrap();
+        assert_eq!((got.status, got.body.as_str()), (503, "not yet"));
+        assert!(!got.is_success());
+    }
+
+    #[test]
+    fn refuses_what_is_no_http() {
+        assert!(parse("220 smtp ready\r\n\r\n").unwrap_err().to_string().contains("status"));
+        assert!(parse("").is_err());
+    }
+}

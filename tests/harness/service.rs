@@ -1,0 +1,120 @@
+//! Our own services as the bed sees them, and their binaries built by cargo.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{environment, process};
+
+/// A service of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Serves resources to sidecars, owns the `<app-id>-dapr` Services.
+    Operator,
+    /// The mutating webhook.
+    Injector,
+    /// The certificate authority.
+    Sentry,
+    /// The actor tables.
+    Placement,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Injector, Self::Sentry, Self::Placement];
+
+    /// The cargo package.
+    pub const fn package(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Injector => "sidecar-injector",
+            Self::Sentry => "sentry",
+            Self::Placement => "placement",
+        }
+    }
+
+    /// The program, also the entry point `/<name>` and the image name.
+    pub const fn binary(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Injector => "injector",
+            Self::Sentry => "sentry",
+            Self::Placement => "placement",
+        }
+    }
+
+    /// The service whose package or program has that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|s| s.package() == name || s.binary() == name);
+        found.with_context(|| format!("no service {name:?}: operator, injector, sentry, placement"))
+    }
+
+    /// The debug build of its program.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub fn build(self) -> Result<PathBuf> {
+        build(self.package(), self.binary(), &[])
+    }
+}
+
+/// The debug build of one of our services by name, such as `"sentry"`.
+///
+/// # Errors
+/// When there is no such service or it does not compile.
+pub fn build_binary(name: &str) -> Result<PathBuf> {
+    Service::parse(name)?.build()
+}
+
+/// Builds one program with cargo and returns its file. Asked again, it answers from memory.
+pub(crate) fn build(package: &str, binary: &str, extra: &[&str]) -> Result<PathBuf> {
+    static BUILT: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
+    let key = format!("{package} {extra:?}");
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
+    let built = built.get_or_insert_default();
+    if let Some(file) = built.get(&key) {
+        return Ok(file.clone());
+    }
+    let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", package, "--bin", binary]);
+    command.args(["--message-format", "json-render-diagnostics"]).args(extra);
+    command.current_dir(environment::workspace()).stderr(Stdio::inherit());
+    let messages = process::output(&mut command)?;
+    let file = executable(&messages, binary)
+        .with_context(|| format!("cargo named no executable for {binary}"))?;
+    built.insert(key, file.clone());
+    Ok(file)
+}
+
+/// The executable that cargo's messages name for a binary.
+fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
+    messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let named = message.pointer("/target/name")?.as_str()? == binary;
+        named.then(|| message.get("executable")?.as_str().map(PathBuf::from)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_executable_among_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"sentry","kind":["lib"]},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"sentry","kind":["bin"]},"executable":"/t/sentry"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(messages, "sentry"), Some("/t/sentry".into()));
+        assert_eq!(executable(messages, "operator"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! Waiting for a condition with a deadline, never for a time.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// How long to rest between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A point in time that ends a wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    start: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// `limit` from now.
+    #[expect(clippy::disallowed_methods, reason = "the one clock of the bed")]
+    pub fn after(limit: Duration) -> Self {
+        Self { start: Instant::now(), limit }
+    }
+
+    /// `seconds` from now.
+    pub fn seconds(seconds: u64) -> Self {
+        Self::after(Duration::from_secs(seconds))
+    }
+
+    /// Time since this deadline was made.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Time that is left; zero once it has passed.
+    pub fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.elapsed())
+    }
+
+    /// Whether it has passed.
+    pub fn passed(&self) -> bool {
+        self.left().is_zero()
+    }
+}
+
+/// Looks until `probe` has an answer and returns it. `what` completes "waiting for ...".
+///
+/// `probe` returns `Ok(Some(answer))` when it is there, `Ok(None)` to be asked again, and an error
+/// when asking again is pointless.
+///
+/// # Errors
+/// The probe's own error at once, or a timeout that names `what`.
+pub fn until<T>(
+    deadline: Deadline,
+    what: &str,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    loop {
+        if let Some(answer) = probe()? {
+            return Ok(answer);
+        }
+        if deadline.passed() {
+            bail!("gave up after {:.1} s waiting for {what}", deadline.elapsed().as_secs_f64());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returns_the_answer_as_soon_as_there_is_one() {
+        let mut looks = 0;
+        let answer = until(Deadline::seconds(10), "the third look", || {
+            looks += 1;
+            Ok((looks == 3).then_some(looks))
+        });
+        assert_eq!(answer.unwrap(), 3);
+    }
+
+    #[test]
+    fn names_what_it_waited_for() {
+        let got = until::<()>(Deadline::after(Duration::ZERO), "the moon", || Ok(None));
+        assert!(got.unwrap_err().to_string().ends_with("waiting for the moon"));
+    }
+}
