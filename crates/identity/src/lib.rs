@@ -1,1 +1,40 @@
-//! SPIFFE identities, X.509 and JWT issuing and verifying; pure, time is an argument
+//! SPIFFE identities and X.509: parsing, issuing and verifying. Pure: no I/O, and the time is an
+//! argument.
+//!
+//! ```text
+//!  PEM ──► TrustAnchors ─┐
+//!  PEM ──► CertChain ────┼──► verify_svid ──► SpiffeId          (every peer)
+//!  PEM ──► Csr ──────────┼──► Bundle::issue ──► IssuedLeaf      (sentry)
+//!  PEM ──► PrivateKey ───┘
+//! ```
+//! Start reading at [`SpiffeId`], then [`verify_svid`] (what a peer accepts) and [`Bundle`] (what
+//! sentry signs with).
+//!
+//! Certificates are written by `der` and `certificate`, about 300 lines, and not by a library:
+//! leaves must carry the issuer's name byte for byte as the issuer wrote it, or Go peers answer
+//! "unknown authority" to the certificate of a user's own CA. Parsing and cryptography are
+//! `x509-parser`'s and `aws-lc-rs`'s.
+
+mod bundle;
+mod certificate;
+mod constraints;
+mod csr;
+mod der;
+mod issue;
+mod key;
+mod oid;
+mod pem;
+mod signature;
+mod spiffe_id;
+mod trust;
+mod verify;
+mod view;
+
+pub use bundle::{Bundle, BundleError, BundlePem, GenerateOptions, SELF_SIGNED_LIFETIME};
+pub use csr::{Csr, CsrError, csr_pem};
+pub use issue::{IssueError, IssuedLeaf, LeafRequest};
+pub use key::{KeyError, KeyKind, PrivateKey};
+pub use rustls_pki_types::CertificateDer;
+pub use spiffe_id::{SpiffeError, SpiffeId, TrustDomain};
+pub use trust::{AnchorsError, CertChain, ChainError, TrustAnchors};
+pub use verify::{VerifyError, verify_svid};

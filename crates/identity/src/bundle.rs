@@ -1,0 +1,249 @@
+//! What sentry signs with: trust anchors, an issuer chain and its key, checked to belong together.
+//! Source of the rules and the profiles: Dapr 1.18, sentry's CA bundle.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::certificate::{self, KeyUsage, Template};
+use crate::key::{KeyError, KeyKind, PrivateKey};
+use crate::{
+    AnchorsError, CertChain, ChainError, IssueError, IssuedLeaf, LeafRequest, TrustAnchors,
+    TrustDomain, VerifyError, issue, verify, view,
+};
+
+/// How long a generated root and its issuer live: people rely on a year without restarts.
+pub const SELF_SIGNED_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Why given certificates and key are not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// The trust anchors do not parse.
+    #[error("read the trust anchors")]
+    Anchors(#[from] AnchorsError),
+    /// One of the anchors is not signed by its own key, or is no CA.
+    #[error("certificate in trust anchor is not self-signed")]
+    NotSelfSigned,
+    /// The issuer chain does not parse.
+    #[error("read the issuer certificate chain")]
+    Chain(#[from] ChainError),
+    /// A certificate of the chain is not signed by the next one.
+    #[error("certificate chain is not valid")]
+    Order,
+    /// The chain is a root alone; signing straight from it is not supported.
+    #[error("issuer chain is empty after re-encoding")]
+    OnlyRoot,
+    /// The issuer certificate may not sign certificates.
+    #[error("intermediate certificate is not valid for signing")]
+    NotIssuer,
+    /// The issuer key does not parse.
+    #[error("read the issuer key")]
+    Key(#[from] KeyError),
+    /// The key belongs to another certificate.
+    #[error("issuer key does not match issuer certificate")]
+    KeyMismatch,
+    /// The issuer leads to none of the anchors now.
+    #[error("issuer chain does not belong to trust anchors")]
+    Untrusted(#[source] VerifyError),
+    /// The dates of a generated chain are out of range.
+    #[error("the validity of the generated certificates is out of range")]
+    Validity,
+}
+
+/// A CA that can sign. Its parts are known to belong together.
+pub struct Bundle {
+    anchors: TrustAnchors,
+    issuer: CertChain,
+    key: PrivateKey,
+}
+
+/// The stored form of a bundle. The key is wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BundlePem {
+    /// One or more roots.
+    pub anchors: String,
+    /// Issuer first.
+    pub issuer_chain: String,
+    /// PKCS#8.
+    pub issuer_key: Zeroizing<String>,
+}
+
+/// How to make a self-signed bundle.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions<'a> {
+    /// Trust domain of the control plane: the name of the root.
+    pub trust_domain: &'a TrustDomain,
+    /// The name of the issuer, which is sentry's SPIFFE id.
+    pub issuer_name: String,
+    /// How far back the validity starts.
+    pub clock_skew: Duration,
+    /// The kind of both keys.
+    pub key_kind: KeyKind,
+    /// How long both certificates live.
+    pub lifetime: Duration,
+}
+
+impl Bundle {
+    /// Reads the three texts and checks that they belong together and can sign now.
+    ///
+    /// # Errors
+    /// [`BundleError`] names the rule that failed.
+    pub fn parse(
+        anchors: &[u8],
+        issuer_chain: &[u8],
+        issuer_key: &[u8],
+        now: Timestamp,
+    ) -> Result<Self, BundleError> {
+        let anchors = TrustAnchors::parse_pem(anchors)?;
+        check_anchors(&anchors)?;
+        let issuer = without_root(CertChain::parse_pem(issuer_chain)?)?;
+        let key = PrivateKey::from_pem(issuer_key)?;
+        check_issuer(&issuer, &key)?;
+        verify::verify_issuer(&issuer, &anchors, now).map_err(BundleError::Untrusted)?;
+        Ok(Self { anchors, issuer, key })
+    }
+
+    /// Makes a root and an issuer below it. The root's key is gone when this returns.
+    ///
+    /// # Errors
+    /// The crypto library fails or the dates are out of range.
+    pub fn generate(
+        options: &GenerateOptions<'_>,
+        now: Timestamp,
+    ) -> Result<(Self, BundlePem), BundleError> {
+        let validity = validity(options, now)?;
+        let root_key = PrivateKey::generate(options.key_kind)?;
+        let issuer_key = PrivateKey::generate(options.key_kind)?;
+        let root_name = certificate::organization(options.trust_domain.as_str());
+        let root = authority(&root_name, &root_name, &root_key, None, &root_key, validity)?;
+        let issuer_name = certificate::organization(&options.issuer_name);
+        let root_id = certificate::key_id(root_key.public_key_der());
+        let issuer =
+            authority(&root_name, &issuer_name, &issuer_key, Some(&root_id), &root_key, validity)?;
+        let pem = BundlePem {
+            anchors: CertChain::from_der(vec![root])?.to_pem(),
+            issuer_chain: CertChain::from_der(vec![issuer])?.to_pem(),
+            issuer_key: issuer_key.to_pem(),
+        };
+        let bundle = Self::parse(
+            pem.anchors.as_bytes(),
+            pem.issuer_chain.as_bytes(),
+            pem.issuer_key.as_bytes(),
+            now,
+        )?;
+        Ok((bundle, pem))
+    }
+
+    /// Issues a leaf.
+    ///
+    /// # Errors
+    /// [`IssueError::Issuer`] when the CA has expired, others when the crypto library fails.
+    pub fn issue(
+        &self,
+        request: &LeafRequest<'_>,
+        now: Timestamp,
+    ) -> Result<IssuedLeaf, IssueError> {
+        issue::issue(request, &self.issuer, &self.key, &self.anchors, now)
+    }
+
+    /// The roots.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// The issuer and what stands between it and the root.
+    pub fn issuer(&self) -> &CertChain {
+        &self.issuer
+    }
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle")
+            .field("anchors", &self.anchors)
+            .field("issuer", &self.issuer)
+            .field("key", &self.key)
+            .finish()
+    }
+}
+
+impl fmt::Debug for BundlePem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BundlePem(redacted)")
+    }
+}
+
+fn check_anchors(anchors: &TrustAnchors) -> Result<(), BundleError> {
+    let sound = |der: &CertificateDer<'_>| {
+        view::parse(der).is_some_and(|cert| view::is_self_signed(&cert) && view::may_sign(&cert))
+    };
+    if anchors.certs().iter().all(sound) { Ok(()) } else { Err(BundleError::NotSelfSigned) }
+}
+
+/// Checks that each certificate is signed by the next, and drops a root at the end.
+fn without_root(chain: CertChain) -> Result<CertChain, BundleError> {
+    let parsed: Vec<_> = chain.certs().iter().filter_map(|der| view::parse(der)).collect();
+    let ordered = parsed.windows(2).all(|pair| match pair {
+        [cert, issuer] => view::is_signed_by(cert, issuer),
+        _ => false,
+    });
+    if !ordered {
+        return Err(BundleError::Order);
+    }
+    let ends_in_root = parsed.last().is_some_and(view::is_self_signed);
+    match (ends_in_root, chain.certs()) {
+        (false, _) => Ok(chain),
+        (true, [certs @ .., _]) if !certs.is_empty() => Ok(CertChain::from_der(certs.to_vec())?),
+        (true, _) => Err(BundleError::OnlyRoot),
+    }
+}
+
+fn check_issuer(chain: &CertChain, key: &PrivateKey) -> Result<(), BundleError> {
+    let first = chain.certs().first().and_then(|der| view::parse(der));
+    let issuer = first.ok_or(ChainError::Empty)?;
+    if !view::may_sign(&issuer) {
+        return Err(BundleError::NotIssuer);
+    }
+    if view::public_key_der(&issuer) != key.public_key_der() {
+        return Err(BundleError::KeyMismatch);
+    }
+    Ok(())
+}
+
+fn validity(
+    options: &GenerateOptions<'_>,
+    now: Timestamp,
+) -> Result<(Timestamp, Timestamp), BundleError> {
+    let signed = |d: Duration| SignedDuration::try_from(d).map_err(|_| BundleError::Validity);
+    let start = now.checked_sub(signed(options.clock_skew)?).map_err(|_| BundleError::Validity)?;
+    let end = now.checked_add(signed(options.lifetime)?).map_err(|_| BundleError::Validity)?;
+    Ok((start, end))
+}
+
+/// A CA certificate: a root if `authority` is `None`, else an issuer below the key so identified.
+fn authority(
+    issuer_name: &[u8],
+    subject: &[u8],
+    key: &PrivateKey,
+    authority: Option<&[u8]>,
+    signer: &PrivateKey,
+    (not_before, not_after): (Timestamp, Timestamp),
+) -> Result<CertificateDer<'static>, BundleError> {
+    let usage = if authority.is_some() { KeyUsage::Issuer } else { KeyUsage::Root };
+    let mut extensions = vec![certificate::key_usage(usage), certificate::ca()];
+    let own_id = certificate::key_id(key.public_key_der());
+    extensions.push(certificate::subject_key_id(&own_id));
+    extensions.extend(authority.map(certificate::authority_key_id));
+    let template = Template {
+        issuer: issuer_name,
+        subject,
+        not_before,
+        not_after,
+        public_key: key.public_key_der(),
+        extensions,
+    };
+    Ok(certificate::sign(&template, signer)?)
+}

@@ -1,0 +1,137 @@
+//! Issuing leaves. Source of the profile: Dapr 1.18, sentry's workload certificates.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::CertificateDer;
+
+use crate::certificate::{self, KeyUsage, Template};
+use crate::key::{KeyError, PrivateKey};
+use crate::{CertChain, ChainError, SpiffeId, VerifyError, verify, view};
+use crate::{TrustAnchors, certificate as writer};
+
+/// Why no certificate was issued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The issuer no longer leads to a trust anchor: it expired, for instance.
+    #[error("the issuer certificate cannot sign now")]
+    Issuer(#[source] VerifyError),
+    /// The crypto library failed.
+    #[error("sign the certificate")]
+    Sign(#[source] KeyError),
+    /// The lifetime or the clock leaves the range of dates.
+    #[error("the certificate's validity is out of range")]
+    Validity,
+    /// The certificate just written does not parse.
+    #[error("read back the certificate")]
+    ReadBack(#[source] ChainError),
+}
+
+/// What to certify.
+#[derive(Debug, Clone)]
+pub struct LeafRequest<'a> {
+    /// Who the holder of the key is: the only URI name.
+    pub id: &'a SpiffeId,
+    /// DNS names, for services that the API server or etcd calls.
+    pub dns_names: &'a [String],
+    /// `SubjectPublicKeyInfo` of the holder.
+    pub public_key: &'a [u8],
+    /// How long the certificate is valid from now on.
+    pub ttl: Duration,
+    /// How far back its validity starts, for peers whose clocks are behind. At most half of `ttl`
+    /// is used: clients renew in the middle of the validity, which must lie in the future.
+    pub clock_skew: Duration,
+}
+
+/// A new certificate with its issuers.
+#[derive(Debug, Clone)]
+pub struct IssuedLeaf {
+    /// Leaf first, then the issuer chain, without any root.
+    pub chain: CertChain,
+    /// Whether the lifetime was cut because the issuer ends earlier.
+    pub shortened: bool,
+}
+
+impl IssuedLeaf {
+    /// Serial number of the leaf, lower-case hex.
+    pub fn serial(&self) -> String {
+        let leaf = self.chain.certs().first().and_then(|der| view::parse(der));
+        leaf.map(|leaf| leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect())
+            .unwrap_or_default()
+    }
+}
+
+/// Signs a leaf with the first certificate of `issuer`.
+///
+/// The leaf ends with the first certificate on the issuer's path to an anchor at the latest.
+pub(crate) fn issue(
+    request: &LeafRequest<'_>,
+    issuer: &CertChain,
+    key: &PrivateKey,
+    anchors: &TrustAnchors,
+    now: Timestamp,
+) -> Result<IssuedLeaf, IssueError> {
+    let path_ends = verify::verify_issuer(issuer, anchors, now).map_err(IssueError::Issuer)?;
+    let (not_before, wanted) = validity(request.ttl, request.clock_skew, now)?;
+    let not_after = wanted.min(path_ends);
+    let first = issuer.certs().first().ok_or(IssueError::ReadBack(ChainError::Empty))?;
+    let issuer_cert = view::parse(first).ok_or(IssueError::ReadBack(ChainError::Damaged(1)))?;
+    let mut extensions =
+        vec![writer::key_usage(KeyUsage::Leaf), certificate::server_and_client()];
+    extensions.extend(view::subject_key_id(&issuer_cert).map(certificate::authority_key_id));
+    extensions.push(certificate::alternative_names(request.dns_names, &request.id.to_string()));
+    let template = Template {
+        issuer: issuer_cert.subject().as_raw(),
+        subject: &certificate::empty_name(),
+        not_before,
+        not_after,
+        public_key: request.public_key,
+        extensions,
+    };
+    let leaf = certificate::sign(&template, key).map_err(IssueError::Sign)?;
+    let certs: Vec<CertificateDer<'static>> =
+        std::iter::once(leaf).chain(issuer.certs().iter().cloned()).collect();
+    let chain = CertChain::from_der(certs).map_err(IssueError::ReadBack)?;
+    Ok(IssuedLeaf { chain, shortened: not_after < wanted })
+}
+
+/// Start and end of a leaf, whole seconds.
+fn validity(
+    ttl: Duration,
+    skew: Duration,
+    now: Timestamp,
+) -> Result<(Timestamp, Timestamp), IssueError> {
+    let signed = |d: Duration| SignedDuration::try_from(d).map_err(|_| IssueError::Validity);
+    let whole = |t: Timestamp| Timestamp::from_second(t.as_second()).map_err(|_| IssueError::Validity);
+    let back = signed(skew.min(ttl / 2))?;
+    let start = now.checked_sub(back).map_err(|_| IssueError::Validity)?;
+    let end = now.checked_add(signed(ttl)?).map_err(|_| IssueError::Validity)?;
+    Ok((whole(start)?, whole(end)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_renewal_time_lies_in_the_future(ttl in 2_u64..1_000_000, skew in 0_u64..1_000_000) {
+            let now = Timestamp::from_second(1_700_000_000).unwrap();
+            let (start, end) =
+                validity(Duration::from_secs(ttl), Duration::from_secs(skew), now).unwrap();
+            let middle = i64::midpoint(start.as_second(), end.as_second());
+            prop_assert!(middle > now.as_second() || ttl < 4);
+            prop_assert!(start <= now && now < end);
+        }
+    }
+
+    #[test]
+    fn a_day_starts_a_quarter_of_an_hour_back() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let (start, end) =
+            validity(Duration::from_hours(24), Duration::from_mins(15), now).unwrap();
+        assert_eq!(now.as_second() - start.as_second(), 15 * 60);
+        assert_eq!(end.as_second() - now.as_second(), 24 * 3600);
+    }
+}

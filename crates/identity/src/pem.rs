@@ -1,0 +1,105 @@
+//! PEM as the Go peers read it: text between blocks, CRLF, header lines and a missing last newline
+//! are fine; a broken block is skipped. Source: RFC 7468; Go 1.26, package `encoding/pem`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+const BEGIN: &str = "-----BEGIN ";
+const END: &str = "-----END ";
+const DASHES: &str = "-----";
+
+/// The length of a line of base64 that every PEM writer uses.
+const LINE: usize = 64;
+
+/// One block. The content is wiped when dropped, because it may be a key.
+pub(crate) struct Block {
+    pub(crate) label: String,
+    pub(crate) der: Zeroizing<Vec<u8>>,
+}
+
+/// The well-formed blocks of a text, in order.
+pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<(String, Zeroizing<String>)> = None;
+    for line in text.split(|b| *b == b'\n') {
+        let Ok(line) = str::from_utf8(line) else { continue };
+        let line = line.trim_end();
+        if let Some(label) = marker(line, BEGIN) {
+            open = Some((label.to_owned(), Zeroizing::new(String::new())));
+        } else if let Some(label) = marker(line, END) {
+            if let Some((begun, body)) = open.take()
+                && begun == label
+                && let Ok(der) = STANDARD.decode(body.as_bytes())
+            {
+                found.push(Block { label: begun, der: Zeroizing::new(der) });
+            }
+        } else if let Some((_, body)) = &mut open
+            && !line.contains(':')
+        {
+            body.extend(line.chars().filter(|c| !c.is_ascii_whitespace()));
+        }
+    }
+    found
+}
+
+fn marker<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
+    line.strip_prefix(kind)?.strip_suffix(DASHES)
+}
+
+/// One block as text, with a final newline.
+pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / LINE + 80));
+    text.extend([BEGIN, label, DASHES, "\n"]);
+    for line in body.as_bytes().chunks(LINE) {
+        text.extend(line.iter().map(|b| char::from(*b)));
+        text.push('\n');
+    }
+    text.extend([END, label, DASHES, "\n"]);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn labels(text: &str) -> Vec<String> {
+        blocks(text.as_bytes()).into_iter().map(|b| b.label).collect()
+    }
+
+    #[rstest]
+    #[case::plain("-----BEGIN A-----\nAAAA\n-----END A-----\n", &["A"])]
+    #[case::crlf("-----BEGIN A-----\r\nAAAA\r\n-----END A-----\r\n", &["A"])]
+    #[case::no_last_newline("-----BEGIN A-----\nAAAA\n-----END A-----", &["A"])]
+    #[case::text_around("hello\n-----BEGIN A-----\nAAAA\n-----END A-----\nbye\n", &["A"])]
+    #[case::headers("-----BEGIN A-----\nKey: value\n\nAAAA\n-----END A-----\n", &["A"])]
+    #[case::empty("-----BEGIN A-----\n-----END A-----\n", &["A"])]
+    #[case::bad_base64("-----BEGIN A-----\nA!AA\n-----END A-----\n", &[])]
+    #[case::other_end("-----BEGIN A-----\nAAAA\n-----END B-----\n", &[])]
+    #[case::no_end("-----BEGIN A-----\nAAAA\n", &[])]
+    #[case::bad_then_good(
+        "-----BEGIN A-----\nA\n-----BEGIN B-----\nAAAA\n-----END B-----\n", &["B"])]
+    #[case::two("-----BEGIN A-----\nAAAA\n-----END A-----\n-----BEGIN B-----\nAAAA\n-----END B-----", &["A", "B"])]
+    #[case::none("", &[])]
+    fn finds_blocks(#[case] text: &str, #[case] want: &[&str]) {
+        assert_eq!(labels(text), want, "{text:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn encoded_blocks_are_read_back(der in prop::collection::vec(any::<u8>(), 0..300)) {
+            let text = encode("CERTIFICATE", &der);
+            let read = blocks(text.as_bytes());
+            prop_assert_eq!(read.len(), 1);
+            prop_assert_eq!(&*read[0].der, &der);
+        }
+
+        #[test]
+        fn no_bytes_panic(text in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = blocks(&text);
+        }
+    }
+}

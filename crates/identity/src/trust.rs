@@ -1,0 +1,194 @@
+//! Trust anchors and certificate chains as they are stored and sent.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+
+use crate::{SpiffeError, SpiffeId, pem, view};
+
+const CERTIFICATE: &str = "CERTIFICATE";
+
+/// More anchors than any rotation needs; bounds the work per handshake.
+const MAX_ANCHORS: usize = 64;
+
+/// Longer than any chain of a rotation (six); bounds the work per handshake.
+const MAX_CHAIN: usize = 16;
+
+/// Why a text holds no usable trust anchors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnchorsError {
+    /// The text does not start with a certificate.
+    #[error("no certificates found")]
+    Empty,
+    /// One of the certificates does not parse; counted from 1.
+    #[error("certificate {0} is not valid X.509")]
+    Damaged(usize),
+    /// More certificates than a bundle ever needs.
+    #[error("more than {MAX_ANCHORS} certificates")]
+    TooMany,
+}
+
+/// The roots that every peer of one installation trusts. At least one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TrustAnchors {
+    certs: Vec<CertificateDer<'static>>,
+    pem: String,
+}
+
+impl TrustAnchors {
+    /// Reads `CERTIFICATE` blocks, and stops without complaint at the first block of another kind.
+    /// Comments are dropped. Source: Dapr 1.18, security module.
+    ///
+    /// # Errors
+    /// [`AnchorsError`] if there is no certificate, or one that does not parse.
+    pub fn parse_pem(text: &[u8]) -> Result<Self, AnchorsError> {
+        let certs = certificates(text);
+        match certs.len() {
+            0 => return Err(AnchorsError::Empty),
+            count if count > MAX_ANCHORS => return Err(AnchorsError::TooMany),
+            _ => {}
+        }
+        if let Some(at) = certs.iter().position(|der| view::parse(der).is_none()) {
+            return Err(AnchorsError::Damaged(at + 1));
+        }
+        let pem = to_pem(&certs);
+        Ok(Self { certs, pem })
+    }
+
+    /// The certificates as PEM, without comments, in the order read.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The certificates.
+    pub fn certs(&self) -> &[CertificateDer<'static>] {
+        &self.certs
+    }
+
+    /// When the first of the certificates ends.
+    pub fn not_after(&self) -> Option<Timestamp> {
+        self.certs.iter().filter_map(|der| view::not_after(&view::parse(der)?)).min()
+    }
+}
+
+impl fmt::Debug for TrustAnchors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustAnchors({} certificates)", self.certs.len())
+    }
+}
+
+/// Why a text holds no usable certificate chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The text does not start with a certificate.
+    #[error("no certificates found")]
+    Empty,
+    /// One of the certificates does not parse; counted from 1.
+    #[error("certificate {0} of the chain is not valid X.509")]
+    Damaged(usize),
+    /// More certificates than a chain ever needs.
+    #[error("certificate chain has more than {MAX_CHAIN} certificates")]
+    TooLong,
+    /// The leaf does not carry exactly one URI name.
+    #[error("certificate contains {0} URI names instead of one")]
+    UriNames(usize),
+    /// The URI name of the leaf is no SPIFFE id.
+    #[error("read the SPIFFE ID of the certificate")]
+    Id(#[source] SpiffeError),
+}
+
+/// A certificate and its issuers, leaf first. At least one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CertChain {
+    certs: Vec<CertificateDer<'static>>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+impl CertChain {
+    /// Reads `CERTIFICATE` blocks up to the first block of another kind.
+    ///
+    /// # Errors
+    /// [`ChainError`] if there is no certificate, too many, or one that does not parse.
+    pub fn parse_pem(text: &[u8]) -> Result<Self, ChainError> {
+        Self::from_der(certificates(text))
+    }
+
+    /// Takes certificates as a TLS handshake shows them.
+    ///
+    /// # Errors
+    /// As [`Self::parse_pem`].
+    pub fn from_der(certs: Vec<CertificateDer<'static>>) -> Result<Self, ChainError> {
+        if certs.len() > MAX_CHAIN {
+            return Err(ChainError::TooLong);
+        }
+        if let Some(at) = certs.iter().position(|der| view::parse(der).is_none()) {
+            return Err(ChainError::Damaged(at + 1));
+        }
+        let leaf = certs.first().and_then(|der| view::parse(der)).ok_or(ChainError::Empty)?;
+        let damaged = ChainError::Damaged(1);
+        let not_before = view::not_before(&leaf).ok_or(damaged.clone())?;
+        let not_after = view::not_after(&leaf).ok_or(damaged)?;
+        Ok(Self { certs, not_before, not_after })
+    }
+
+    /// The certificates, leaf first.
+    pub fn certs(&self) -> &[CertificateDer<'static>] {
+        &self.certs
+    }
+
+    /// The certificates as PEM, leaf first, with one final newline.
+    pub fn to_pem(&self) -> String {
+        to_pem(&self.certs)
+    }
+
+    /// The SPIFFE id of the leaf. The chain is not verified by this.
+    ///
+    /// # Errors
+    /// [`ChainError::UriNames`] or [`ChainError::Id`].
+    pub fn leaf_id(&self) -> Result<SpiffeId, ChainError> {
+        let leaf = self.certs.first().and_then(|der| view::parse(der)).ok_or(ChainError::Empty)?;
+        let uris: Vec<&str> = view::alternative_names(&leaf)
+            .iter()
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            })
+            .collect();
+        match uris.as_slice() {
+            [one] => SpiffeId::parse(one).map_err(ChainError::Id),
+            other => Err(ChainError::UriNames(other.len())),
+        }
+    }
+
+    /// When the leaf becomes valid, whole seconds.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
+    /// When the leaf ends, whole seconds.
+    pub fn not_after(&self) -> Timestamp {
+        self.not_after
+    }
+}
+
+impl fmt::Debug for CertChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertChain({} certificates, until {})", self.certs.len(), self.not_after)
+    }
+}
+
+/// The leading `CERTIFICATE` blocks.
+fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
+    pem::blocks(text)
+        .into_iter()
+        .take_while(|block| block.label == CERTIFICATE)
+        .map(|block| CertificateDer::from(block.der.to_vec()))
+        .collect()
+}
+
+fn to_pem(certs: &[CertificateDer<'_>]) -> String {
+    certs.iter().map(|der| pem::encode(CERTIFICATE, der).to_string()).collect()
+}
