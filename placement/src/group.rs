@@ -1,0 +1,377 @@
+//! The rounds of one namespace.
+//!
+//! ```text
+//!  idle ──change──► LOCK(v) ──all acked──► UPDATE(v) ──all acked──► UNLOCK(v) ──all acked──► idle
+//! ```
+//! The store of hosts is the members themselves. It may run ahead of the table (`dirty`) only while
+//! a round or a hold-off is pending; [`Group::settle`] is the one place that catches up, whatever
+//! the reason was. A table is taken when its round starts, so equal versions are equal tables.
+//! Source: Dapr 1.18, placement; the weaknesses that are repaired here are named at each place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::membership::{Effect, Outcome, Rules};
+use crate::message::{Host, Message, Operation, Step, StreamId};
+use crate::outbox::Order;
+use crate::table::Table;
+
+/// A report that changes types restarts a round in flight at most this often; then it waits for
+/// the end of the round, so that a storm of reports cannot keep a namespace locked for ever.
+const MAX_SUPERSESSIONS: u32 = 3;
+
+/// Two slow drains of one sidecar are no coincidence and are told to the operator.
+const SLOW_DRAINS: u32 = 2;
+
+/// The streams of one namespace and their round.
+#[derive(Debug)]
+pub(crate) struct Group {
+    version: u64,
+    table: Arc<Table>,
+    /// The hosts differ from the table.
+    dirty: bool,
+    members: BTreeMap<StreamId, Member>,
+    /// Members that host actor types.
+    hosts: usize,
+    /// Registered, but not yet members: they get no orders and owe no acknowledgement.
+    waiting: BTreeMap<StreamId, Registration>,
+    round: Option<Round>,
+    hold_off: Option<Instant>,
+    /// How often the round in flight replaced an unfinished one.
+    supersessions: u32,
+}
+
+/// A stream that asks to become a member.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pub(crate) legacy: bool,
+    pub(crate) host: Host,
+}
+
+#[derive(Debug)]
+struct Member {
+    app_id: String,
+    legacy: bool,
+    /// Present if it hosts actor types.
+    host: Option<Arc<Host>>,
+    /// A report that waits for the end of the round.
+    held: Option<Host>,
+    /// Acknowledged the step in flight.
+    acked: bool,
+    slow_drains: u32,
+}
+
+#[derive(Debug)]
+struct Round {
+    step: Step,
+    started: Instant,
+    step_started: Instant,
+    deadline: Instant,
+    /// Members that have not acknowledged the step.
+    missing: usize,
+}
+
+/// How many streams a namespace has, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Streams that take part in rounds.
+    pub members: usize,
+    /// Those of them that host actor types.
+    pub hosts: usize,
+    /// Streams that wait for the end of a round or a hold-off.
+    pub waiting: usize,
+}
+
+impl Group {
+    /// An empty group whose first round is `floor + 1`.
+    pub(crate) fn new(floor: u64) -> Self {
+        Self {
+            version: floor,
+            table: Arc::new(Table::new(floor, [])),
+            dirty: false,
+            members: BTreeMap::new(),
+            hosts: 0,
+            waiting: BTreeMap::new(),
+            round: None,
+            hold_off: None,
+            supersessions: 0,
+        }
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.waiting.is_empty()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { members: self.members.len(), hosts: self.hosts, waiting: self.waiting.len() }
+    }
+
+    /// When [`Group::tick`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.round.as_ref().map(|r| r.deadline).or(self.hold_off)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.round.is_some() || self.hold_off.is_some()
+    }
+
+    /// A stream sent its first message.
+    pub(crate) fn register(&mut self, stream: StreamId, new: Registration, cx: &mut Context<'_>) {
+        self.waiting.insert(stream, new);
+        if !self.is_busy() {
+            self.settle(cx);
+        }
+    }
+
+    /// A stream sent a later message.
+    pub(crate) fn message(&mut self, stream: StreamId, message: Message, cx: &mut Context<'_>) {
+        if let Some(waiting) = self.waiting.get_mut(&stream) {
+            // The newest report counts, so that admitting it later costs one round, not two.
+            if matches!(message.operation, Operation::Unsaid | Operation::Report) {
+                waiting.host = message.host;
+            }
+            return;
+        }
+        if message.version.is_some_and(|v| v < self.version) {
+            return; // acknowledges a round that was superseded
+        }
+        let pending = self.round.as_ref().map(|r| r.step);
+        match (message.operation, pending) {
+            (Operation::Report, _) | (Operation::Unsaid, None) => {
+                self.report(stream, message.host, cx);
+            }
+            (Operation::Unsaid, Some(step)) => self.ack(stream, step, cx),
+            (Operation::Ack(step), _) => {
+                if message.version.is_none_or(|v| v == self.version) {
+                    self.ack(stream, step, cx);
+                }
+            }
+            (Operation::Other, _) => {}
+        }
+    }
+
+    /// An order went out to a stream of a sidecar that does not acknowledge by itself. The next
+    /// of its messages, one per second, would do too, but the others would stay locked meanwhile.
+    pub(crate) fn written(
+        &mut self,
+        stream: StreamId,
+        step: Step,
+        version: u64,
+        cx: &mut Context<'_>,
+    ) {
+        let legacy = self.members.get(&stream).is_some_and(|m| m.legacy);
+        if legacy && version == self.version {
+            self.ack(stream, step, cx);
+        }
+    }
+
+    /// A stream ended, for whatever reason.
+    pub(crate) fn close(&mut self, stream: StreamId, cx: &mut Context<'_>) {
+        if self.waiting.remove(&stream).is_some() {
+            return;
+        }
+        let Some(member) = self.remove(stream) else { return };
+        if let Some(round) = &mut self.round {
+            round.missing -= usize::from(!member.acked);
+            if self.members.is_empty() {
+                // Nobody is left to finish it, and those who wait need not wait for its end.
+                self.end_round(Outcome::Abandoned, cx);
+                self.settle(cx);
+            } else {
+                self.advance(cx);
+            }
+        } else if self.hold_off.is_none() {
+            self.settle(cx);
+        }
+    }
+
+    /// A deadline passed.
+    pub(crate) fn tick(&mut self, cx: &mut Context<'_>) {
+        if self.round.as_ref().is_some_and(|r| r.deadline <= cx.now) {
+            self.time_out(cx);
+        }
+        if self.hold_off.is_some_and(|t| t <= cx.now) {
+            self.hold_off = None;
+            self.settle(cx);
+        }
+    }
+
+    fn report(&mut self, stream: StreamId, host: Host, cx: &mut Context<'_>) {
+        let Some(member) = self.members.get_mut(&stream) else { return };
+        if self.round.is_some() && self.supersessions >= MAX_SUPERSESSIONS {
+            member.held = Some(host);
+            return;
+        }
+        member.held = None; // an older one, kept over the end of its round by a hold-off
+        // An unchanged report of a stream without types needs no answer: an idle member always
+        // holds the table of the current version.
+        if self.store(stream, host) {
+            self.settle(cx);
+        }
+    }
+
+    fn ack(&mut self, stream: StreamId, step: Step, cx: &mut Context<'_>) {
+        let Some(round) = self.round.as_mut().filter(|r| r.step == step) else { return };
+        let Some(member) = self.members.get_mut(&stream).filter(|m| !m.acked) else { return };
+        member.acked = true;
+        round.missing -= 1;
+        let took = cx.now.saturating_duration_since(round.step_started);
+        if step == Step::Update && took > cx.rules.round_timeout / 2 {
+            member.slow_drains += 1;
+            if member.slow_drains >= SLOW_DRAINS {
+                let (namespace, app_id) = (cx.namespace.clone(), member.app_id.clone());
+                cx.effects.push(Effect::SlowDrain { namespace, app_id, took });
+            }
+        }
+        self.advance(cx);
+    }
+
+    /// Goes to the next step if every member acknowledged this one.
+    fn advance(&mut self, cx: &mut Context<'_>) {
+        let Some(round) = self.round.as_mut().filter(|r| r.missing == 0) else { return };
+        let order = match round.step {
+            Step::Lock => Order::Update(self.table.clone()),
+            Step::Update => Order::Unlock(self.version),
+            Step::Unlock => return self.complete(cx),
+        };
+        round.step = order.step();
+        round.step_started = cx.now;
+        round.missing = self.members.len();
+        self.order_all(&order, cx);
+    }
+
+    fn complete(&mut self, cx: &mut Context<'_>) {
+        self.end_round(Outcome::Complete, cx);
+        if cx.rules.hold_off.is_zero() {
+            self.settle(cx);
+        } else {
+            self.hold_off = Some(cx.now + cx.rules.hold_off);
+        }
+    }
+
+    /// Removes those who held up the round; the others get a new one.
+    fn time_out(&mut self, cx: &mut Context<'_>) {
+        let Some(expected) = self.round.as_ref().map(|r| r.step) else { return };
+        let slow: Vec<StreamId> =
+            self.members.iter().filter(|(_, m)| !m.acked).map(|(s, _)| *s).collect();
+        self.end_round(Outcome::TimedOut, cx);
+        for stream in slow {
+            self.remove(stream);
+            let (namespace, version) = (cx.namespace.clone(), self.version);
+            cx.effects.push(Effect::TimeOut { namespace, stream, version, expected });
+        }
+        self.dirty = true; // whoever stays is still locked
+        self.settle(cx);
+    }
+
+    fn end_round(&mut self, outcome: Outcome, cx: &mut Context<'_>) {
+        if let Some(round) = self.round.take() {
+            let took = cx.now.saturating_duration_since(round.started);
+            let (namespace, version) = (cx.namespace.clone(), self.version);
+            cx.effects.push(Effect::RoundEnded { namespace, version, outcome, took });
+        }
+        if outcome != Outcome::Superseded {
+            self.supersessions = 0;
+        }
+    }
+
+    /// Brings the table up to the hosts: admits who waits, takes reports that were held, and starts
+    /// one round for all of it. If no host changed, only the new streams need the table.
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let new: Vec<StreamId> = waiting.keys().copied().collect();
+        for (stream, Registration { legacy, host }) in waiting {
+            self.members.insert(stream, Member::new(&host.app_id, legacy));
+            self.store(stream, host);
+        }
+        let held: Vec<(StreamId, Host)> =
+            self.members.iter_mut().filter_map(|(s, m)| Some((*s, m.held.take()?))).collect();
+        for (stream, host) in held {
+            self.store(stream, host);
+        }
+        if self.members.is_empty() {
+            return;
+        }
+        if self.dirty {
+            return self.start_round(cx);
+        }
+        for stream in new {
+            cx.effects.push(Effect::Push { stream, table: self.table.clone() });
+        }
+    }
+
+    fn start_round(&mut self, cx: &mut Context<'_>) {
+        if self.round.is_some() {
+            self.supersessions += 1;
+            self.end_round(Outcome::Superseded, cx);
+        }
+        self.version += 1;
+        let hosts = self.members.iter().filter_map(|(s, m)| Some((*s, m.host.as_ref()?)));
+        self.table = Arc::new(Table::new(self.version, hosts));
+        self.dirty = false;
+        self.hold_off = None;
+        self.round = Some(Round {
+            step: Step::Lock,
+            started: cx.now,
+            step_started: cx.now,
+            deadline: cx.now + cx.rules.round_timeout,
+            missing: self.members.len(),
+        });
+        self.order_all(&Order::Lock(self.version), cx);
+    }
+
+    /// Stores the host of a member; true if its types changed. Another name or port alone is no
+    /// change.
+    fn store(&mut self, stream: StreamId, host: Host) -> bool {
+        let Some(member) = self.members.get_mut(&stream) else { return false };
+        if member.host.as_ref().map_or(&[][..], |h| &h.entities) == host.entities {
+            return false;
+        }
+        self.hosts -= usize::from(member.host.is_some());
+        member.host = (!host.entities.is_empty()).then(|| Arc::new(host));
+        self.hosts += usize::from(member.host.is_some());
+        self.dirty = true;
+        true
+    }
+
+    /// Forgets a member and its host.
+    fn remove(&mut self, stream: StreamId) -> Option<Member> {
+        let member = self.members.remove(&stream)?;
+        if member.host.is_some() {
+            self.hosts -= 1;
+            self.dirty = true;
+        }
+        Some(member)
+    }
+
+    fn order_all(&mut self, order: &Order, cx: &mut Context<'_>) {
+        for (stream, member) in &mut self.members {
+            member.acked = false;
+            cx.effects.push(Effect::Send { stream: *stream, order: order.clone() });
+        }
+    }
+}
+
+impl Member {
+    fn new(app_id: &str, legacy: bool) -> Self {
+        let app_id = app_id.to_owned();
+        Self { app_id, legacy, host: None, held: None, acked: false, slow_drains: 0 }
+    }
+}
+
+/// What a step of a group has at hand.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) rules: &'a Rules,
+    pub(crate) namespace: &'a Arc<str>,
+    pub(crate) effects: &'a mut Vec<Effect>,
+}

@@ -1,0 +1,250 @@
+//! Every namespace of the process: the pure core of placement.
+//!
+//! [`Membership::step`] takes one event and says what is to be done; it sends nothing, waits for
+//! nothing and asks no clock. Namespaces share nothing but the floor of version numbers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use crate::group::Counts;
+use crate::group::{Context, Group, Registration};
+use crate::message::{Message, Step, StreamId};
+use crate::outbox::Order;
+use crate::table::Table;
+
+/// Durations that shape the rounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Budget of a whole round, from the first `lock` to the last acknowledgement of `unlock`.
+    pub round_timeout: Duration,
+    /// Pause after a completed round during which changes only queue; zero for none.
+    pub hold_off: Duration,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A new stream's first message, authorised.
+    Register {
+        /// The stream; greater than all before it.
+        stream: StreamId,
+        /// The message.
+        message: Message,
+    },
+    /// A later message of a stream, authorised.
+    Message {
+        /// The stream.
+        stream: StreamId,
+        /// The message.
+        message: Message,
+    },
+    /// An order was handed to the transport.
+    Written {
+        /// The stream.
+        stream: StreamId,
+        /// The order's step.
+        step: Step,
+        /// The order's version.
+        version: u64,
+    },
+    /// A stream ended. Events of a stream that ended are ignored, so saying it twice is harmless.
+    Closed {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// [`Membership::deadline`] passed.
+    Tick,
+}
+
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every member acknowledged every step.
+    Complete,
+    /// A report changed the hosts and started another round.
+    Superseded,
+    /// Somebody did not acknowledge in time.
+    TimedOut,
+    /// The last member left.
+    Abandoned,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send an order.
+    Send {
+        /// To this stream.
+        stream: StreamId,
+        /// The order.
+        order: Order,
+    },
+    /// Send a whole round on one stream, which owes no acknowledgement for it.
+    Push {
+        /// To this stream.
+        stream: StreamId,
+        /// The table, whose version may be 0.
+        table: Arc<Table>,
+    },
+    /// End a stream that did not acknowledge in time. It is no member any more.
+    TimeOut {
+        /// Namespace of the stream.
+        namespace: Arc<str>,
+        /// The stream.
+        stream: StreamId,
+        /// Version of the round.
+        version: u64,
+        /// What it did not acknowledge.
+        expected: Step,
+    },
+    /// Tell the operator that a sidecar repeatedly uses up most of a round's budget.
+    SlowDrain {
+        /// Namespace of the sidecar.
+        namespace: Arc<str>,
+        /// App id of the sidecar.
+        app_id: String,
+        /// From `update` to its acknowledgement.
+        took: Duration,
+    },
+    /// Tell how a round went.
+    RoundEnded {
+        /// Where the round was.
+        namespace: Arc<str>,
+        /// Version of the round.
+        version: u64,
+        /// How it ended.
+        outcome: Outcome,
+        /// Since its first `lock`.
+        took: Duration,
+    },
+    /// Tell how many streams a namespace has now.
+    Counts {
+        /// The namespace.
+        namespace: Arc<str>,
+        /// Its streams.
+        counts: Counts,
+    },
+}
+
+/// The namespaces and their streams.
+#[derive(Debug)]
+pub struct Membership {
+    rules: Rules,
+    groups: HashMap<Arc<str>, Group>,
+    streams: HashMap<StreamId, Arc<str>>,
+    deadlines: BTreeSet<(Instant, Arc<str>)>,
+    /// A new namespace begins here: above every version of a namespace that is gone, so that no
+    /// sidecar that comes back meets a version it has seen (Dapr 1.14 skips such a table), and
+    /// without remembering the namespaces themselves.
+    floor: u64,
+}
+
+impl Membership {
+    /// No stream at all. The first round has version 1.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            groups: HashMap::new(),
+            streams: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            floor: 0,
+        }
+    }
+
+    /// What follows from an event at `now`. Times must not go backwards.
+    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Register { stream, message } => {
+                let namespace: Arc<str> = message.host.namespace.as_str().into();
+                self.streams.insert(stream, namespace.clone());
+                self.groups.entry(namespace.clone()).or_insert_with(|| Group::new(self.floor));
+                let new = Registration { legacy: message.is_legacy(), host: message.host };
+                self.visit(&namespace, now, &mut effects, |g, cx| g.register(stream, new, cx));
+            }
+            Event::Message { stream, message } => {
+                self.visit_of(stream, now, &mut effects, |g, cx| {
+                    g.message(stream, message, cx);
+                })
+            }
+            Event::Written { stream, step, version } => {
+                self.visit_of(stream, now, &mut effects, |g, cx| {
+                    g.written(stream, step, version, cx);
+                });
+            }
+            Event::Closed { stream } => {
+                self.visit_of(stream, now, &mut effects, |g, cx| g.close(stream, cx));
+                self.streams.remove(&stream);
+            }
+            Event::Tick => {
+                while let Some((due, namespace)) = self.deadlines.first().cloned()
+                    && due <= now
+                {
+                    self.visit(&namespace, now, &mut effects, Group::tick);
+                }
+            }
+        }
+        effects
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(due, _)| *due)
+    }
+
+    /// The table of each namespace with at least one stream, waiting or not.
+    pub fn tables(&self) -> BTreeMap<Arc<str>, Arc<Table>> {
+        self.groups.iter().map(|(ns, group)| (ns.clone(), group.table().clone())).collect()
+    }
+
+    /// The streams of each namespace.
+    pub fn counts(&self) -> BTreeMap<Arc<str>, Counts> {
+        self.groups.iter().map(|(ns, group)| (ns.clone(), group.counts())).collect()
+    }
+
+    fn visit_of(
+        &mut self,
+        stream: StreamId,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Group, &mut Context<'_>),
+    ) {
+        if let Some(namespace) = self.streams.get(&stream).cloned() {
+            self.visit(&namespace, now, effects, work);
+        }
+    }
+
+    /// Lets a group work and keeps what is derived from it: its deadline, its counts and, once it
+    /// has no stream any more, its end.
+    fn visit(
+        &mut self,
+        namespace: &Arc<str>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Group, &mut Context<'_>),
+    ) {
+        let Some(group) = self.groups.get_mut(namespace) else { return };
+        let (deadline, counts) = (group.deadline(), group.counts());
+        let first = effects.len();
+        work(group, &mut Context { now, rules: &self.rules, namespace, effects });
+        if let Some(due) = deadline {
+            self.deadlines.remove(&(due, namespace.clone()));
+        }
+        if group.counts() != counts {
+            let counts = group.counts();
+            effects.push(Effect::Counts { namespace: namespace.clone(), counts });
+        }
+        for effect in effects.iter().skip(first) {
+            if let Effect::TimeOut { stream, .. } = effect {
+                self.streams.remove(stream);
+            }
+        }
+        if group.is_empty() {
+            self.floor = self.floor.max(group.version() + u64::from(group.version() > 0));
+            self.groups.remove(namespace);
+        } else if let Some(due) = group.deadline() {
+            self.deadlines.insert((due, namespace.clone()));
+        }
+    }
+}
