@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long a generated root and its issuer live: people rely on a year without restarts.
-pub const SELF_SIGNED_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub const SELF_SIGNED_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
 /// Why given certificates and key are not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -207,7 +207,7 @@ fn check_issuer(chain: &CertChain, key: &PrivateKey) -> Result<(), BundleError> 
     if !view::may_sign(&issuer) {
         return Err(BundleError::NotIssuer);
     }
-    if view::public_key_der(&issuer) != key.public_key_der() {
+    if issuer.public_key().raw != key.public_key_der() {
         return Err(BundleError::KeyMismatch);
     }
     Ok(())

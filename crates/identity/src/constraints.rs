@@ -72,7 +72,9 @@ fn host_allowed(
     if permitted.is_empty() && excluded.is_empty() {
         return true;
     }
-    host.is_some() && !excluded.contains(&true) && (permitted.is_empty() || permitted.contains(&true))
+    host.is_some()
+        && !excluded.contains(&true)
+        && (permitted.is_empty() || permitted.contains(&true))
 }
 
 /// The host of a `spiffe://` URI, which is its trust domain.

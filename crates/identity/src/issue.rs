@@ -7,8 +7,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::certificate::{self, KeyUsage, Template};
 use crate::key::{KeyError, PrivateKey};
-use crate::{CertChain, ChainError, SpiffeId, VerifyError, verify, view};
-use crate::{TrustAnchors, certificate as writer};
+use crate::{CertChain, ChainError, SpiffeId, TrustAnchors, VerifyError, verify, view};
 
 /// Why no certificate was issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +55,12 @@ impl IssuedLeaf {
     /// Serial number of the leaf, lower-case hex.
     pub fn serial(&self) -> String {
         let leaf = self.chain.certs().first().and_then(|der| view::parse(der));
-        leaf.map(|leaf| leaf.raw_serial().iter().map(|b| format!("{b:02x}")).collect())
-            .unwrap_or_default()
+        let bytes = leaf.as_ref().map_or(&[][..], |leaf| leaf.raw_serial());
+        bytes
+            .iter()
+            .flat_map(|b| [b >> 4, b & 0xf])
+            .filter_map(|d| char::from_digit(d.into(), 16))
+            .collect()
     }
 }
 
@@ -77,7 +80,7 @@ pub(crate) fn issue(
     let first = issuer.certs().first().ok_or(IssueError::ReadBack(ChainError::Empty))?;
     let issuer_cert = view::parse(first).ok_or(IssueError::ReadBack(ChainError::Damaged(1)))?;
     let mut extensions =
-        vec![writer::key_usage(KeyUsage::Leaf), certificate::server_and_client()];
+        vec![certificate::key_usage(KeyUsage::Leaf), certificate::server_and_client()];
     extensions.extend(view::subject_key_id(&issuer_cert).map(certificate::authority_key_id));
     extensions.push(certificate::alternative_names(request.dns_names, &request.id.to_string()));
     let template = Template {
@@ -102,7 +105,8 @@ fn validity(
     now: Timestamp,
 ) -> Result<(Timestamp, Timestamp), IssueError> {
     let signed = |d: Duration| SignedDuration::try_from(d).map_err(|_| IssueError::Validity);
-    let whole = |t: Timestamp| Timestamp::from_second(t.as_second()).map_err(|_| IssueError::Validity);
+    let whole =
+        |t: Timestamp| Timestamp::from_second(t.as_second()).map_err(|_| IssueError::Validity);
     let back = signed(skew.min(ttl / 2))?;
     let start = now.checked_sub(back).map_err(|_| IssueError::Validity)?;
     let end = now.checked_add(signed(ttl)?).map_err(|_| IssueError::Validity)?;

@@ -7,7 +7,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P521_SHA512_ASN1_SIGNING,
-    EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
+    EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    RsaKeyPair,
 };
 use zeroize::Zeroizing;
 
@@ -152,7 +153,10 @@ impl PrivateKey {
             Pair::Rsa(pair) => {
                 let mut value = vec![0; pair.public_modulus_len()];
                 let outcome = pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut value);
-                (der::sequence(&[&der::oid(oid::RSA_SHA256), &der::null()]), outcome.map(|()| value))
+                (
+                    der::sequence(&[&der::oid(oid::RSA_SHA256), &der::null()]),
+                    outcome.map(|()| value),
+                )
             }
         };
         Ok(Signature { algorithm, value: value.map_err(|_| KeyError::Sign)? })
@@ -234,8 +238,14 @@ mod tests {
 
     #[rstest]
     #[case::no_pem("", KeyError::NoPem)]
-    #[case::certificate("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", KeyError::Label)]
-    #[case::garbage("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", KeyError::Unsupported)]
+    #[case::certificate(
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        KeyError::Label
+    )]
+    #[case::garbage(
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        KeyError::Unsupported
+    )]
     fn refuses_what_is_no_key(#[case] text: &str, #[case] want: KeyError) {
         assert_eq!(PrivateKey::from_pem(text.as_bytes()).err(), Some(want));
     }

@@ -79,9 +79,8 @@ impl TrustDomain {
     }
 
     fn bare(name: &str) -> Result<Self, SpiffeError> {
-        let legal = |b: u8| {
-            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_')
-        };
+        let legal =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if name.is_empty() {
             Err(SpiffeError::MissingTrustDomain)
         } else if name.bytes().all(legal) {
@@ -120,7 +119,11 @@ impl SpiffeId {
     ///
     /// # Errors
     /// The namespace or the app id is no legal path segment, or the whole is too long.
-    pub fn new(trust_domain: &TrustDomain, namespace: &str, app: &str) -> Result<Self, SpiffeError> {
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        app: &str,
+    ) -> Result<Self, SpiffeError> {
         check_segment(namespace)?;
         check_segment(app)?;
         Self::checked(trust_domain.clone(), format!("/ns/{namespace}/{app}"))

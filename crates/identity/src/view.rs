@@ -98,9 +98,3 @@ pub(crate) fn alternative_names<'c, 'a>(cert: &'c X509Certificate<'a>) -> &'c [G
         _ => &[],
     }
 }
-
-/// `SubjectPublicKeyInfo` of the certificate.
-pub(crate) fn public_key_der(cert: &X509Certificate<'_>) -> Vec<u8> {
-    // The parser's `raw` lacks the outer header.
-    crate::der::sequence(&[cert.public_key().raw])
-}
