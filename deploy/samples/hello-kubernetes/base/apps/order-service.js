@@ -1,0 +1,65 @@
+// The order service: keeps the last order in a state store, tells the world by pub/sub, and listens to what it told.
+// It knows its sidecar, and the names of two components; it does not know Redis.
+'use strict';
+
+const http = require('node:http');
+const { endpoint, sidecar, readJson, reply, serve } = require('./sidecar.js');
+
+const port = Number(process.env.APP_PORT || 3000);
+const stateStore = process.env.STATE_STORE_NAME || 'statestore';
+const pubsub = process.env.PUBSUB_NAME || 'pubsub';
+const topic = process.env.TOPIC_NAME || 'orders';
+
+// What this process heard from the topic. Not persisted: it shows that events arrive.
+const events = { received: 0, lastOrderId: null };
+
+async function newOrder(request, response) {
+  let order;
+  try {
+    order = (await readJson(request))?.data;
+  } catch (error) {
+    return reply(response, 400, { message: `not an order: ${error.message}` });
+  }
+  if (order?.orderId === undefined) {
+    return reply(response, 400, { message: 'not an order: data.orderId is missing' });
+  }
+  console.log(`Got a new order! Order ID: ${order.orderId}`);
+  await sidecar('POST', `/state/${stateStore}`, [{ key: 'order', value: order }]);
+  console.log(`Successfully persisted state for Order ID: ${order.orderId}`);
+  // The order is safe; whoever listens may hear of it later.
+  sidecar('POST', `/publish/${pubsub}/${topic}`, order).catch((error) =>
+    console.error(`Order ${order.orderId} is stored but not published: ${error.message}`));
+  return reply(response, 200);
+}
+
+async function lastOrder(response) {
+  const order = await sidecar('GET', `/state/${stateStore}/order`);
+  return order === undefined ? reply(response, 404, { message: 'no order yet' }) : reply(response, 200, order);
+}
+
+/** Delivered by the sidecar, because the Subscription says so. The body is a CloudEvent. */
+async function orderEvent(request, response) {
+  const event = await readJson(request);
+  events.received += 1;
+  events.lastOrderId = event.data.orderId;
+  console.log(`Heard of Order ID: ${events.lastOrderId}`);
+  return reply(response, 200);
+}
+
+/** Lets an actor count. Which pod hosts it is the business of placement and the sidecars. */
+async function count(id, response) {
+  return reply(response, 200, await sidecar('PUT', `/actors/Counter/${encodeURIComponent(id)}/method/increment`));
+}
+
+serve(http, port, async (request, response, url) => {
+  const route = `${request.method} ${url.pathname}`;
+  if (route === 'POST /neworder') return newOrder(request, response);
+  if (route === 'GET /order') return lastOrder(response);
+  if (route === 'POST /events/orders') return orderEvent(request, response);
+  if (route === 'GET /events') return reply(response, 200, events);
+  if (route === 'GET /ports') return reply(response, 200, { DAPR_HTTP_ENDPOINT: endpoint });
+  if (route === 'GET /healthz') return reply(response, 200);
+  const actor = /^POST \/count\/([^/]+)$/.exec(route);
+  if (actor) return count(decodeURIComponent(actor[1]), response);
+  return reply(response, 404, { message: `nothing here: ${route}` });
+});
