@@ -97,12 +97,12 @@ async fn wait_for(path: &Path, fallback: Option<&Fallback>) -> TrustAnchors {
                 if let Some(anchors) = ask(fallback).await {
                     return anchors;
                 }
-                if polls % MISSING_WARN_EVERY == 0 {
+                if polls.is_multiple_of(MISSING_WARN_EVERY) {
                     tracing::warn!(target: "dapr.runtime.security", file = %path.display(),
                         "waiting for the trust anchors; sentry writes them when it has a CA");
                 }
             }
-            Err(e) if polls % MISSING_WARN_EVERY == 0 => {
+            Err(e) if polls.is_multiple_of(MISSING_WARN_EVERY) => {
                 tracing::error!(target: "dapr.runtime.security", "{e:#}; waiting for a valid file");
             }
             Err(_) => {}

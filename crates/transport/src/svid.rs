@@ -16,7 +16,7 @@ use crate::anchors::{self, AnchorSource};
 use crate::sentry::SentryClient;
 
 /// The renewal loop looks at the clock at least this often, so that a jump of it is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// Wait after a refused or failed renewal.
 const RETRY: Duration = Duration::from_secs(10);
 /// Wait after a refused or failed first request, which nobody can work without.

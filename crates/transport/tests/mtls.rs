@@ -1,0 +1,254 @@
+//! Both ends of the identity layer against each other, with a sentry that issues for anybody.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails loudly")]
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::{Csr, KeyKind, LeafRequest, SpiffeId, TrustAnchors, TrustDomain};
+use proto::sentry::ca_client::CaClient;
+use proto::sentry::ca_server::{Ca as CaService, CaServer};
+use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
+use runtime::Scope;
+use testkit::ca::{Ca, TestSvid};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
+use transport::anchors::{AnchorSource, follow};
+use transport::svid::{self, CertifiedSvid, Mode, Options};
+use transport::tls::{self, Alpn, ClientAuth};
+use transport::{Peer, Server, Svid};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Issues for anybody, and tells the peer's id in the answer's chain field when asked nothing.
+struct Sentry {
+    ca: Arc<Ca>,
+    ttl: Duration,
+}
+
+#[tonic::async_trait]
+impl CaService for Sentry {
+    async fn sign_certificate(
+        &self,
+        request: Request<SignCertificateRequest>,
+    ) -> Result<Response<SignCertificateResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let message = request.into_inner();
+        if message.id == "slow" {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        if message.certificate_signing_request.is_empty() {
+            let id = peer.and_then(|p| p.id).map(|id| id.to_string()).unwrap_or_default();
+            let workload_certificate = id.into_bytes();
+            return Ok(Response::new(SignCertificateResponse {
+                workload_certificate,
+                ..Default::default()
+            }));
+        }
+        let csr = Csr::parse_pem(&message.certificate_signing_request)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let id = SpiffeId::new(&domain, &message.namespace, &message.id).unwrap();
+        let leaf = LeafRequest {
+            id: &id,
+            dns_names: &[],
+            public_key: csr.public_key_der(),
+            ttl: self.ttl,
+            clock_skew: Duration::ZERO,
+        };
+        let issued = self.ca.bundle().issue(&leaf, runtime::clock::now()).unwrap();
+        Ok(Response::new(SignCertificateResponse {
+            workload_certificate: issued.chain.to_pem().into_bytes(),
+            ..Default::default()
+        }))
+    }
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+fn id(app: &str) -> SpiffeId {
+    SpiffeId::new(&domain(), "dapr-system", app).unwrap()
+}
+
+fn fixed(svid: &TestSvid, anchors: TrustAnchors) -> Svid {
+    let certified = CertifiedSvid::new(svid.chain.clone(), &svid.key).unwrap();
+    Svid::fixed(certified, watch::channel(Arc::new(anchors)).1)
+}
+
+/// A server of that identity on a free port; returns its address.
+async fn serve(svid: &Svid, clients: ClientAuth, sentry: Sentry, scope: &Scope) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let router = tonic::service::Routes::new(CaServer::new(sentry)).into_axum_router();
+    let config = tls::server(svid, clients, Alpn::Grpc).unwrap();
+    scope.spawn("server", Server::new("test", listener, router).tls(config).run(scope.clone()));
+    address
+}
+
+fn sentry(ca: &Arc<Ca>) -> Sentry {
+    Sentry { ca: ca.clone(), ttl: Duration::from_hours(1) }
+}
+
+/// Who the server says we are, or how the call failed.
+async fn ask(client: &Svid, address: &str, expected: SpiffeId) -> Result<String, Status> {
+    let channel = transport::channel(client, address, expected).unwrap();
+    let answer = CaClient::new(channel).sign_certificate(SignCertificateRequest::default()).await?;
+    Ok(String::from_utf8(answer.into_inner().workload_certificate).unwrap())
+}
+
+#[tokio::test]
+async fn each_end_sees_the_other_by_its_spiffe_id() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
+    let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
+    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+
+    let seen = ask(&client, &address, id("dapr-operator")).await.unwrap();
+    assert_eq!(seen, "spiffe://cluster.local/ns/shop/cart");
+
+    let refused = ask(&client, &address, id("dapr-placement")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn refuses_clients_of_another_authority_and_clients_without_certificate() {
+    let (scope, ca, stranger) = (Scope::for_test(), Arc::new(Ca::new()), Ca::new());
+    let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
+    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+
+    let foreign = fixed(&stranger.svid("shop", "cart"), ca.anchors());
+    assert!(ask(&foreign, &address, id("dapr-operator")).await.is_err());
+
+    let anonymous =
+        tls::anonymous_client(watch::channel(Arc::new(ca.anchors())).1, id("dapr-operator"))
+            .unwrap();
+    let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(anonymous);
+    // TLS 1.3 tells the client of the refusal with the first read.
+    let outcome = async {
+        let mut stream = connector.connect(name, tcp).await?;
+        let mut byte = [0];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut byte).await
+    };
+    let refusal = tokio::time::timeout(LIMIT, outcome).await.unwrap().unwrap_err();
+    assert!(refusal.to_string().contains("CertificateRequired"), "{refusal}");
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn new_connections_use_a_replaced_certificate() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
+    let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
+    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+    ask(&client, &address, id("dapr-operator")).await.unwrap();
+
+    let renewed = ca.svid("dapr-system", "dapr-placement");
+    server.replace(CertifiedSvid::new(renewed.chain.clone(), &renewed.key).unwrap());
+    ask(&client, &address, id("dapr-placement")).await.unwrap();
+    assert!(ask(&client, &address, id("dapr-operator")).await.is_err());
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_gets_its_identity_from_sentry_and_renews_it() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
+    let short = Sentry { ca: ca.clone(), ttl: Duration::from_secs(4) };
+    let address = serve(&own, ClientAuth::None, short, &scope).await;
+    let options = Options {
+        app_id: "dapr-placement".into(),
+        namespace: "dapr-system".into(),
+        trust_domain: domain(),
+        control_plane_namespace: "dapr-system".into(),
+        sentry_address: address,
+        anchors: AnchorSource::Pem(ca.anchors().pem().to_owned()),
+        key_kind: KeyKind::Rsa2048,
+        mode: Mode::Standalone,
+    };
+    let svid = tokio::time::timeout(LIMIT, svid::start(options, &scope)).await.unwrap().unwrap();
+    let first = svid.current();
+    assert_eq!(first.id(), &id("dapr-placement"));
+    assert!(scope.is_ready());
+    testkit::until("the certificate is renewed", async || {
+        svid.current().chain().certs() != first.chain().certs()
+    })
+    .await;
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_lets_open_calls_finish() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
+    let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
+    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+    let channel = transport::channel(&client, &address, id("dapr-operator")).unwrap();
+    let mut caller = CaClient::new(channel);
+    caller.sign_certificate(SignCertificateRequest::default()).await.unwrap();
+
+    let slow = SignCertificateRequest { id: "slow".into(), ..Default::default() };
+    let call = async { caller.sign_certificate(slow).await };
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        scope.shutdown().await
+    };
+    let (answer, stopped) = tokio::join!(call, stop);
+    answer.unwrap();
+    stopped.unwrap();
+}
+
+/// Puts `text` in place as the kubelet does: a new directory behind a swapped symlink.
+fn project(volume: &Path, version: &str, text: &str) {
+    let fresh = volume.join(version);
+    std::fs::create_dir(&fresh).unwrap();
+    std::fs::write(fresh.join("ca.crt"), text).unwrap();
+    symlink(version, volume.join("..data_tmp")).unwrap();
+    std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn follows_every_swap_of_a_projected_trust_bundle_and_survives_a_broken_one() {
+    let (scope, volume) = (Scope::for_test(), tempfile::tempdir().unwrap());
+    let file = volume.path().join("ca.crt");
+    symlink("..data/ca.crt", &file).unwrap();
+    let bundles: Vec<TrustAnchors> = (0..3).map(|_| Ca::new().anchors()).collect();
+
+    let source = AnchorSource::File { path: file, fallback: None };
+    let waiting = follow(source, &scope);
+    project(volume.path(), "v0", bundles[0].pem());
+    let mut anchors = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap();
+    assert_eq!(anchors.borrow_and_update().pem(), bundles[0].pem());
+
+    project(volume.path(), "broken", "no certificate");
+    for (version, bundle) in [("v1", &bundles[1]), ("v2", &bundles[2])] {
+        project(volume.path(), version, bundle.pem());
+        tokio::time::timeout(LIMIT, anchors.changed()).await.unwrap().unwrap();
+        assert_eq!(anchors.borrow_and_update().pem(), bundle.pem(), "{version}");
+    }
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn asks_the_fallback_while_the_file_is_missing() {
+    let (scope, volume) = (Scope::for_test(), tempfile::tempdir().unwrap());
+    let text = Ca::new().anchors().pem().to_owned();
+    let answer = text.clone();
+    let source = AnchorSource::File {
+        path: volume.path().join("ca.crt"),
+        fallback: Some(Arc::new(move || {
+            let answer = answer.clone();
+            Box::pin(async move { Some(answer) })
+        })),
+    };
+    let anchors = tokio::time::timeout(LIMIT, follow(source, &scope)).await.unwrap().unwrap();
+    assert_eq!(anchors.borrow().pem(), text);
+    scope.shutdown().await.unwrap();
+}
