@@ -1,0 +1,176 @@
+//! Where the sidecar finds the control plane, and the flags that follow from it.
+//! Source: Dapr 1.18.3, injector.
+
+use resources::{names, ports};
+
+/// DNS names of the control plane's Services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlPlane {
+    namespace: String,
+    cluster_domain: String,
+}
+
+impl ControlPlane {
+    /// The Services of `namespace` in a cluster with this DNS suffix (`cluster.local`).
+    pub fn new(namespace: impl Into<String>, cluster_domain: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), cluster_domain: cluster_domain.into() }
+    }
+
+    /// `host:port` of a Service.
+    pub fn service(&self, name: &str, port: u16) -> String {
+        format!("{name}.{}.svc.{}:{port}", self.namespace, self.cluster_domain)
+    }
+
+    /// The operator's API.
+    pub fn operator(&self) -> String {
+        self.service(names::SERVICE_OPERATOR, ports::OPERATOR_SERVICE)
+    }
+
+    /// Sentry.
+    pub fn sentry(&self) -> String {
+        self.service(names::SERVICE_SENTRY, ports::SENTRY_SERVICE)
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> String {
+        self.service(names::SERVICE_SCHEDULER, ports::SCHEDULER_SERVICE)
+    }
+}
+
+/// What tells a sidecar where actors live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actors {
+    /// Actors are off for the cluster.
+    Off,
+    /// `--placement-host-address` with this address.
+    Placement(String),
+    /// `--actors-service` with this `name:address`.
+    Service(String),
+}
+
+/// A Service address from the environment that is not `<service>:<port>`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not <service>:<port> with a port from 1 to 65535")]
+pub struct BadServiceAddress(String);
+
+impl Actors {
+    /// From `ACTORS_ENABLED`, `ACTORS_SERVICE_NAME` and `ACTORS_SERVICE_ADDRESS`.
+    ///
+    /// # Errors
+    /// A name is given and the address is not `<service>:<port>`.
+    pub fn from_settings(
+        enabled: bool,
+        name: &str,
+        address: &str,
+        at: &ControlPlane,
+    ) -> Result<Self, BadServiceAddress> {
+        let address = match name {
+            "" => at.service(names::SERVICE_PLACEMENT, ports::PLACEMENT_SERVICE),
+            _ => named_service(address, at)?,
+        };
+        Ok(match (enabled, name) {
+            (false, _) => Self::Off,
+            (true, "" | "placement") => Self::Placement(address),
+            (true, other) => Self::Service(format!("{other}:{address}")),
+        })
+    }
+}
+
+/// `--reminders-service` from `REMINDERS_SERVICE_NAME` and `REMINDERS_SERVICE_ADDRESS`; none for
+/// no name and for `default`, which daprd reads as an address without a host.
+///
+/// # Errors
+/// A name other than `default` is given and the address is not `<service>:<port>`.
+pub fn reminders(
+    name: &str,
+    address: &str,
+    at: &ControlPlane,
+) -> Result<Option<String>, BadServiceAddress> {
+    match name {
+        "" | "default" => Ok(None),
+        _ => Ok(Some(format!("{name}:{}", named_service(address, at)?))),
+    }
+}
+
+fn named_service(address: &str, at: &ControlPlane) -> Result<String, BadServiceAddress> {
+    let bad = || BadServiceAddress(address.to_owned());
+    let (service, port) = address.split_once(':').ok_or_else(bad)?;
+    let port = port.parse().ok().filter(|port| *port > 0).ok_or_else(bad)?;
+    if service.is_empty() { Err(bad()) } else { Ok(at.service(service, port)) }
+}
+
+/// The DNS suffix of Services, from the text of `/etc/resolv.conf`: the search word that starts
+/// with `svc.`, without that; else `cluster.local`.
+pub fn cluster_domain(resolv_conf: &str) -> String {
+    let line = |line: &str| {
+        let text = line.split('#').next().unwrap_or_default().to_owned();
+        text.trim_start().strip_prefix("search").map(str::to_owned)
+    };
+    let search = resolv_conf.lines().filter_map(line).next_back().unwrap_or_default();
+    let domain = search.split_whitespace().find_map(|word| word.strip_prefix("svc."));
+    domain
+        .map(|d| d.trim_end_matches('.'))
+        .filter(|d| !d.is_empty())
+        .unwrap_or("cluster.local")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn here() -> ControlPlane {
+        ControlPlane::new("ns", "example.org")
+    }
+
+    #[test]
+    fn builds_service_addresses() {
+        assert_eq!(here().operator(), "dapr-api.ns.svc.example.org:443");
+        assert_eq!(here().sentry(), "dapr-sentry.ns.svc.example.org:443");
+        assert_eq!(here().scheduler(), "dapr-scheduler-server-a.ns.svc.example.org:443");
+    }
+
+    #[rstest]
+    #[case(false, "", "", Ok(Actors::Off))]
+    #[case(true, "", "", Ok(Actors::Placement("dapr-placement-server.ns.svc.example.org:50005".into())))]
+    #[case(true, "placement", "p:1", Ok(Actors::Placement("p.ns.svc.example.org:1".into())))]
+    #[case(true, "other", "o:2", Ok(Actors::Service("other:o.ns.svc.example.org:2".into())))]
+    #[case(true, "other", "", Err(BadServiceAddress(String::new())))]
+    #[case(false, "other", "o:0", Err(BadServiceAddress("o:0".into())))]
+    #[case(true, "other", "o:x", Err(BadServiceAddress("o:x".into())))]
+    fn actors_follow_the_settings(
+        #[case] on: bool,
+        #[case] name: &str,
+        #[case] address: &str,
+        #[case] want: Result<Actors, BadServiceAddress>,
+    ) {
+        assert_eq!(Actors::from_settings(on, name, address, &here()), want);
+    }
+
+    #[rstest]
+    #[case("", "", Ok(None))]
+    #[case("default", "", Ok(None))]
+    #[case("r", "s:9", Ok(Some("r:s.ns.svc.example.org:9".to_owned())))]
+    #[case("r", ":9", Err(BadServiceAddress(":9".into())))]
+    fn reminders_follow_the_settings(
+        #[case] name: &str,
+        #[case] address: &str,
+        #[case] want: Result<Option<String>, BadServiceAddress>,
+    ) {
+        assert_eq!(reminders(name, address, &here()), want);
+    }
+
+    #[rstest]
+    #[case(
+        "nameserver 10.0.0.1\nsearch abc.svc.k8s.example svc.k8s.example k8s.example ec2.internal\n",
+        "k8s.example"
+    )]
+    #[case("search a.svc.one svc.one\nsearch b.svc.two svc.two # svc.three", "two")]
+    #[case("search lan\n", "cluster.local")]
+    #[case("#search svc.x\n", "cluster.local")]
+    #[case("", "cluster.local")]
+    fn finds_the_cluster_domain(#[case] text: &str, #[case] want: &str) {
+        assert_eq!(cluster_domain(text), want);
+    }
+}

@@ -1,0 +1,304 @@
+//! The sidecar's container. Source of every member and of the order: Dapr 1.18.3, injector.
+
+use resources::annotations as key;
+use resources::{names, ports};
+use serde_json::{Map, Value, json};
+
+use crate::app_id::AppId;
+use crate::arguments::{SOCKET_DIRECTORY, arguments};
+use crate::mutate::Situation;
+use crate::options::{Options, ProbeOptions, ResourceOptions};
+use crate::pod::PodView;
+use crate::reader::Problem;
+
+/// Where the identity token is mounted. Source: Dapr 1.18, security module.
+const TOKEN_DIRECTORY: &str = "/var/run/secrets/dapr.io/sentrytoken";
+/// The variable that tells processes where pluggable components put their sockets.
+pub const SOCKETS_FOLDER_VARIABLE: &str = "DAPR_COMPONENT_SOCKETS_FOLDER";
+/// A variable with which people add certificates; on Windows that takes an administrator.
+const CERTIFICATES_VARIABLE: &str = "SSL_CERT_DIR";
+
+/// What the sidecar is made of besides its annotations.
+#[derive(Debug, Clone, Copy)]
+pub struct Sidecar<'a> {
+    /// The pod that gets it.
+    pub pod: &'a PodView<'a>,
+    /// What the pod asks for.
+    pub options: &'a Options,
+    /// The application.
+    pub id: &'a AppId,
+    /// Whether the pod has, or gets, a container that is a pluggable component.
+    pub with_components: bool,
+}
+
+impl Sidecar<'_> {
+    /// The container as JSON, and problems that only show here.
+    pub fn container(&self, at: &Situation<'_>) -> (Value, Vec<Problem>) {
+        let (args, problems) = self.command_line(at);
+        let env = self.env(at);
+        let mut container = Map::new();
+        let mut set = |member: &str, value: Value| container.insert(member.to_owned(), value);
+        set("name", json!(names::SIDECAR_CONTAINER));
+        set("image", json!(self.options.image));
+        set("imagePullPolicy", json!(at.settings.pull_policy));
+        let entrypoint = at
+            .settings
+            .entrypoint_tolerations
+            .iter()
+            .any(|toleration| toleration.is_among(self.pod.tolerations()));
+        match args.split_first() {
+            Some((program, rest)) if entrypoint => {
+                set("command", json!([program]));
+                set("args", json!(rest));
+            }
+            _ => {
+                set("args", json!(args));
+            }
+        }
+        let certificates = env.iter().any(|var| var["name"] == CERTIFICATES_VARIABLE);
+        set("env", Value::Array(env));
+        set("ports", self.ports());
+        let health = json!({"httpGet": {"path": "/v1.0/healthz", "port": ports::SIDECAR_PUBLIC}});
+        set("readinessProbe", probe(health, self.options.readiness));
+        let alive = json!({"tcpSocket": {"port": ports::SIDECAR_PUBLIC}});
+        set("livenessProbe", probe(alive, self.options.liveness));
+        if let Some(resources) = resources(&self.options.resources) {
+            set("resources", resources);
+        }
+        set("securityContext", self.security_context(at, certificates));
+        let mounts = self.mounts(at);
+        if !mounts.is_empty() {
+            set("volumeMounts", Value::Array(mounts));
+        }
+        if self.options.native {
+            set("restartPolicy", json!("Always"));
+        }
+        (Value::Object(container), problems)
+    }
+
+    /// Program and arguments.
+    fn command_line(&self, at: &Situation<'_>) -> (Vec<String>, Vec<Problem>) {
+        let (args, problems) = arguments(self.options, self.id, at);
+        let mut line: Vec<String> = match self.options.debug_port {
+            None => vec!["/daprd".to_owned()],
+            Some(port) => {
+                let listen = format!(":{port}");
+                let words = [
+                    "/dlv",
+                    "--listen",
+                    &listen,
+                    "--accept-multiclient",
+                    "--headless=true",
+                    "--log",
+                    "--api-version=2",
+                    "exec",
+                    "/daprd",
+                    "--",
+                ];
+                words.map(str::to_owned).to_vec()
+            }
+        };
+        line.extend(args);
+        (line, problems)
+    }
+
+    fn env(&self, at: &Situation<'_>) -> Vec<Value> {
+        let mut env = vec![
+            json!({"name": "NAMESPACE", "value": at.namespace}),
+            json!({"name": "DAPR_TRUST_ANCHORS", "value": at.trust_anchors}),
+            field_variable("POD_NAME", "metadata.name"),
+            json!({"name": "DAPR_CONTROLPLANE_NAMESPACE", "value": at.settings.namespace}),
+            json!({"name": "DAPR_CONTROLPLANE_TRUST_DOMAIN", "value": at.settings.trust_domain}),
+        ];
+        if at.settings.downward_api {
+            env.push(field_variable("DAPR_HOST_IP", "status.podIP"));
+        }
+        let (plain, secret) = (&self.options.env, &self.options.env_from_secret);
+        env.extend(plain.iter().map(|var| json!({"name": var.name, "value": var.value})));
+        env.extend(secret.iter().map(|var| secret_variable(&var.name, &var.secret, &var.key)));
+        let listed = plain.iter().map(|v| &v.name).chain(secret.iter().map(|v| &v.name));
+        let listed: Vec<&str> = listed.map(String::as_str).collect();
+        if !listed.is_empty() {
+            // daprd lets components read these and no others; it looks for whole words.
+            env.push(json!({"name": "DAPR_ENV_KEYS", "value": listed.join(" ")}));
+        }
+        if self.with_components {
+            let folder = &self.options.components.sockets_folder;
+            env.push(json!({"name": SOCKETS_FOLDER_VARIABLE, "value": folder}));
+        }
+        let tokens = [
+            ("DAPR_API_TOKEN", &self.options.api.token_secret),
+            ("APP_API_TOKEN", &self.options.app.token_secret),
+        ];
+        for (name, secret) in tokens {
+            env.extend(secret.iter().map(|secret| secret_variable(name, secret, "token")));
+        }
+        env
+    }
+
+    fn ports(&self) -> Value {
+        let api = &self.options.api;
+        let mut ports = vec![
+            json!({"name": names::PORT_HTTP, "containerPort": ports::SIDECAR_HTTP}),
+            json!({"name": names::PORT_GRPC, "containerPort": api.grpc_port}),
+            json!({"name": names::PORT_INTERNAL_GRPC, "containerPort": api.internal_grpc_port}),
+            json!({"name": names::PORT_METRICS, "containerPort": api.metrics_port}),
+        ];
+        let debug = self.options.debug_port;
+        ports.extend(debug.map(|port| json!({"name": names::PORT_DEBUG, "containerPort": port})));
+        Value::Array(ports)
+    }
+
+    fn security_context(&self, at: &Situation<'_>, certificates: bool) -> Value {
+        // The injector cannot see the node's system; a pod that says linux keeps the strict form,
+        // which restricted namespaces ask for.
+        let windows = certificates && !self.pod.is_linux();
+        let security = &at.settings.security;
+        let mut context = Map::new();
+        let mut set = |member: &str, value: Value| context.insert(member.to_owned(), value);
+        set("allowPrivilegeEscalation", json!(false));
+        set("runAsNonRoot", json!(security.run_as_non_root && !windows));
+        set("readOnlyRootFilesystem", json!(security.read_only_root && !windows));
+        if !windows {
+            let ids = [("runAsUser", security.run_as_user), ("runAsGroup", security.run_as_group)];
+            for (member, id) in ids {
+                if let Some(id) = id {
+                    set(member, json!(id));
+                }
+            }
+        }
+        if security.drop_all {
+            set("capabilities", json!({"drop": ["ALL"]}));
+        }
+        if let Some(profile) = &self.options.seccomp {
+            set("seccompProfile", json!({"type": profile}));
+        }
+        if windows {
+            set("windowsOptions", json!({"runAsUserName": "ContainerAdministrator"}));
+        }
+        Value::Object(context)
+    }
+
+    fn mounts(&self, at: &Situation<'_>) -> Vec<Value> {
+        let mut mounts: Vec<Value> = Vec::new();
+        for mount in &self.options.mounts {
+            let (name, path) = (&mount.volume, &mount.path);
+            mounts.push(if mount.read_only {
+                json!({"name": name, "mountPath": path, "readOnly": true})
+            } else {
+                json!({"name": name, "mountPath": path})
+            });
+        }
+        if self.options.api.socket_path.is_some() {
+            mounts.push(
+                json!({"name": names::VOLUME_UNIX_DOMAIN_SOCKET, "mountPath": SOCKET_DIRECTORY}),
+            );
+        }
+        if at.settings.identity_token {
+            let name = names::VOLUME_IDENTITY_TOKEN;
+            mounts.push(json!({"name": name, "mountPath": TOKEN_DIRECTORY, "readOnly": true}));
+        }
+        if self.with_components {
+            mounts.push(sockets_mount(&self.options.components.sockets_folder));
+        }
+        mounts
+    }
+
+    /// The volumes that the sidecar needs, without those of components.
+    pub fn volumes(&self, at: &Situation<'_>) -> Vec<Value> {
+        let mut volumes = Vec::new();
+        if self.options.api.socket_path.is_some() {
+            let name = names::VOLUME_UNIX_DOMAIN_SOCKET;
+            volumes.push(json!({"name": name, "emptyDir": {"medium": "Memory"}}));
+        }
+        if at.settings.identity_token {
+            let token = json!({
+                "audience": at.settings.sentry_id,
+                "expirationSeconds": 7200,
+                "path": "token",
+            });
+            volumes.push(json!({
+                "name": names::VOLUME_IDENTITY_TOKEN,
+                "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": token}]},
+            }));
+        }
+        volumes
+    }
+
+    /// The labels, in order.
+    pub fn labels(&self) -> [(&'static str, String); 3] {
+        use resources::labels::{LABEL_APP_ID, LABEL_METRICS_ENABLED, LABEL_SIDECAR_INJECTED};
+        [
+            (LABEL_SIDECAR_INJECTED, "true".to_owned()),
+            (LABEL_APP_ID, self.id.to_string()),
+            (LABEL_METRICS_ENABLED, self.options.api.metrics.to_string()),
+        ]
+    }
+
+    /// Problems of the pod with this sidecar that no single annotation has.
+    pub fn pod_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.pod.resolves_like_its_node() {
+            problems.push(
+                "hostNetwork without dnsPolicy ClusterFirstWithHostNet: daprd cannot resolve the \
+                 control plane and never becomes ready"
+                    .to_owned(),
+            );
+        }
+        let api = &self.options.api;
+        let annotated =
+            [key::ANNOTATION_BLOCK_SHUTDOWN_DURATION, key::ANNOTATION_GRACEFUL_SHUTDOWN_SECONDS];
+        let block = api.block_shutdown_duration.as_deref().unwrap_or("0");
+        let block = runtime::go_duration::parse(block).unwrap_or_default().as_secs();
+        let graceful = u64::try_from(api.graceful_shutdown_seconds).unwrap_or(5);
+        let grace = u64::try_from(self.pod.grace_period_seconds()).unwrap_or_default();
+        let wanted = block.saturating_add(graceful);
+        if annotated.iter().any(|key| self.pod.annotation(key).is_some()) && wanted >= grace {
+            problems.push(format!(
+                "{} and {} add up to {wanted} s, but the pod is killed after {grace} s: raise \
+                 terminationGracePeriodSeconds",
+                annotated[0], annotated[1]
+            ));
+        }
+        problems
+    }
+}
+
+/// The mount of the sockets of pluggable components.
+pub fn sockets_mount(folder: &str) -> Value {
+    json!({"name": names::VOLUME_COMPONENTS_SOCKET, "mountPath": folder})
+}
+
+fn field_variable(name: &str, path: &str) -> Value {
+    json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
+}
+
+fn secret_variable(name: &str, secret: &str, key: &str) -> Value {
+    json!({"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+}
+
+fn probe(mut handler: Value, timing: ProbeOptions) -> Value {
+    if let Some(probe) = handler.as_object_mut() {
+        probe.insert("initialDelaySeconds".to_owned(), json!(timing.delay_seconds));
+        probe.insert("timeoutSeconds".to_owned(), json!(timing.timeout_seconds));
+        probe.insert("periodSeconds".to_owned(), json!(timing.period_seconds));
+        probe.insert("failureThreshold".to_owned(), json!(timing.threshold));
+    }
+    handler
+}
+
+fn resources(options: &ResourceOptions) -> Option<Value> {
+    let list = |cpu: &Option<String>, memory: &Option<String>| {
+        let pairs = [("cpu", cpu), ("memory", memory)];
+        let pairs =
+            pairs.into_iter().filter_map(|(name, q)| Some((name.to_owned(), json!(q.as_ref()?))));
+        Some(pairs.collect::<Map<_, _>>()).filter(|map| !map.is_empty())
+    };
+    let lists = [
+        ("limits", list(&options.cpu_limit, &options.memory_limit)),
+        ("requests", list(&options.cpu_request, &options.memory_request)),
+    ];
+    let lists =
+        lists.into_iter().filter_map(|(name, map)| Some((name.to_owned(), Value::Object(map?))));
+    Some(lists.collect::<Map<_, _>>()).filter(|map| !map.is_empty()).map(Value::Object)
+}

@@ -1,0 +1,125 @@
+//! Annotations of `dapr.io` that nobody reads: probably a slip of the pen.
+
+use resources::annotations::{
+    ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_ENABLED, POD, PREFIX, WRITTEN_BY_DAPR, is_falsy,
+    is_truthy,
+};
+
+use crate::pod::PodView;
+use crate::reader::quoted;
+
+/// Two slips at most: with more, the guess is as likely wrong as right.
+const MAX_SLIPS: usize = 2;
+
+/// One sentence for each annotation of the pod that has no effect. A guess is only ever named,
+/// never acted upon.
+pub fn warnings(pod: &PodView<'_>) -> Vec<String> {
+    let Some(annotations) = pod.annotations() else { return Vec::new() };
+    let mut found: Vec<String> = annotations.keys().filter_map(|key| unknown(key)).collect();
+    if let Some(text) = pod.annotation(ANNOTATION_ENABLED)
+        && !is_truthy(text)
+        && !is_falsy(text)
+    {
+        found.push(format!(
+            "{ANNOTATION_ENABLED}: {} counts as false, no sidecar is injected; write \"true\"",
+            quoted(text)
+        ));
+    }
+    found
+}
+
+fn unknown(key: &str) -> Option<String> {
+    if !key.starts_with(PREFIX) || POD.contains(&key) || WRITTEN_BY_DAPR.contains(&key) {
+        return None;
+    }
+    if key == ANNOTATION_COMPONENT_CONTAINER {
+        return Some(format!("{key} has no effect on a pod; it belongs on a Component"));
+    }
+    let key_shown = quoted(key);
+    Some(match nearest(key) {
+        Some(known) => {
+            format!("unknown annotation {key_shown} is ignored; did you mean {known}?")
+        }
+        None => format!("unknown annotation {key_shown} is ignored"),
+    })
+}
+
+/// The known key with the fewest slips between it and `key`.
+fn nearest(key: &str) -> Option<&'static str> {
+    let distances = POD.iter().map(|known| (distance(key, known), *known));
+    distances.filter(|(slips, _)| *slips <= MAX_SLIPS).min().map(|(_, known)| known)
+}
+
+/// Edit distance in characters, two exchanged neighbours counting as one slip.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    if a.len().abs_diff(b.len()) > MAX_SLIPS {
+        return MAX_SLIPS + 1;
+    }
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
+            let change = at(&last, j) + usize::from(x != y);
+            let mut best = change.min(at(&last, j + 1) + 1).min(at(&row, j) + 1);
+            let exchanged = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
+            if exchanged {
+                best = best.min(at(&before, j - 1) + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    #[rstest]
+    #[case("dapr.io/sidecar-listen-address", Some("dapr.io/sidecar-listen-addresses"))]
+    #[case("dapr.io/app-max-concurrerncy", Some("dapr.io/app-max-concurrency"))]
+    #[case("dapr.io/appid", Some("dapr.io/app-id"))]
+    #[case("dapr.io/enabeld", Some("dapr.io/enabled"))]
+    #[case("dapr.io/App-Id", Some("dapr.io/app-id"))]
+    #[case("dapr.io/something-else", None)]
+    fn guesses_the_nearest_key(#[case] key: &str, #[case] want: Option<&str>) {
+        assert_eq!(nearest(key), want);
+    }
+
+    #[rstest]
+    #[case("", "", 0)]
+    #[case("abc", "abc", 0)]
+    #[case("abc", "acb", 1)]
+    #[case("abc", "abcd", 1)]
+    #[case("kitten", "sitten", 1)]
+    #[case("ab", "cd", 2)]
+    fn counts_slips(#[case] a: &str, #[case] b: &str, #[case] want: usize) {
+        assert_eq!(distance(a, b), want);
+    }
+
+    #[test]
+    fn speaks_of_every_dead_annotation_and_of_nothing_else() {
+        let pod = json!({"spec": {}, "metadata": {"annotations": {
+            "dapr.io/enabled": "ture",
+            "dapr.io/app-id": "a",
+            "dapr.io/appport": "3000",
+            "dapr.io/foo\n": "",
+            "dapr.io/component-container": "{}",
+            "dapr.io/control-plane": "sentry",
+            "dapr.io/http-stream-request-body": "true",
+            "prometheus.io/scrape": "true",
+        }}});
+        insta::assert_snapshot!(warnings(&PodView::parse(&pod).unwrap()).join("\n"), @r#"
+        unknown annotation "dapr.io/appport" is ignored; did you mean dapr.io/app-port?
+        unknown annotation "dapr.io/foo\n" is ignored
+        dapr.io/component-container has no effect on a pod; it belongs on a Component
+        dapr.io/enabled: "ture" counts as false, no sidecar is injected; write "true"
+        "#);
+    }
+}

@@ -1,0 +1,8 @@
+//! The injector's core through its public API: data in, data out.
+
+mod annotations;
+mod components;
+mod properties;
+mod reviews;
+mod setting;
+mod worked_example;

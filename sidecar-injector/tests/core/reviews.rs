@@ -1,0 +1,203 @@
+//! Whole AdmissionReviews: who may inject, what is answered, in which order things are decided.
+
+use base64::Engine as _;
+use rstest::rstest;
+use serde_json::{Value, json};
+use sidecar_injector::allow::AllowList;
+use sidecar_injector::mutate::Skip;
+use sidecar_injector::review::{Creators, Ending, Review, Verdict};
+
+use crate::setting::{at, pod, settings};
+
+fn review(object: Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": "u-1", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "namespace": "default", "operation": "CREATE", "object": object,
+            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller", "uid": "x", "groups": ["system:serviceaccounts"]},
+        },
+    })
+}
+
+fn decide(review: &Value) -> (Verdict, Value) {
+    decide_with(review, false)
+}
+
+fn decide_with(review: &Value, mark_skipped: bool) -> (Verdict, Value) {
+    let allowed = AllowList::parse([]).unwrap();
+    let creators = Creators { allowed: &allowed, uids: &[], mark_skipped };
+    let review = Review::parse(review.to_string().as_bytes()).unwrap();
+    let settings = settings();
+    let verdict = review.decide(Some(&at(&settings)), &creators);
+    let answer = serde_json::to_value(review.answer(&verdict)).unwrap();
+    (verdict, answer)
+}
+
+fn stranger(mut review: Value) -> Value {
+    review["request"]["userInfo"] = json!({"username": "jane", "groups": ["dev"]});
+    review
+}
+
+#[test]
+fn an_enabled_pod_is_patched() {
+    let pod = pod(&json!({}));
+    let (verdict, answer) = decide(&review(pod.clone()));
+    assert_eq!((verdict.app.as_str(), &verdict.ending), ("app", &Ending::Injected));
+    assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
+    assert_eq!(answer["kind"], "AdmissionReview");
+    let response = &answer["response"];
+    assert_eq!(
+        (&response["uid"], &response["allowed"], &response["patchType"]),
+        (&json!("u-1"), &json!(true), &json!("JSONPatch"))
+    );
+    let patch = base64::engine::general_purpose::STANDARD
+        .decode(response["patch"].as_str().unwrap())
+        .unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&patch).unwrap();
+    let mut pod = pod;
+    json_patch::patch(&mut pod, &patch).unwrap();
+    assert_eq!(pod["spec"]["containers"][1]["name"], "daprd");
+    assert!(answer.get("request").is_none());
+    assert!(response.get("status").is_none() && response.get("warnings").is_none());
+}
+
+#[test]
+fn v1beta1_is_answered_in_kind() {
+    let mut review = review(pod(&json!({})));
+    review["apiVersion"] = json!("admission.k8s.io/v1beta1");
+    assert_eq!(decide(&review).1["apiVersion"], "admission.k8s.io/v1beta1");
+}
+
+#[test]
+fn an_administrator_may_inject_a_bare_pod_whose_name_is_its_id() {
+    let pod = json!({"metadata": {"name": "solo", "annotations": {"dapr.io/enabled": "YES"}}, "spec": {"containers": [{"name": "c"}]}});
+    let mut review = review(pod);
+    review["request"]["userInfo"] = json!({"username": "root", "groups": ["system:masters"]});
+    let (verdict, answer) = decide(&review);
+    assert_eq!((verdict.app.as_str(), verdict.ending), ("solo", Ending::Injected));
+    assert!(answer["response"]["patch"].is_string());
+}
+
+#[rstest]
+#[case::not_enabled(json!({"dapr.io/enabled": "false"}), Skip::NotEnabled)]
+#[case::odd(json!({"dapr.io/enabled": "ture"}), Skip::NotEnabled)]
+fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
+    #[case] annotations: Value,
+    #[case] skip: Skip,
+) {
+    let (verdict, answer) = decide(&stranger(review(pod(&annotations))));
+    assert_eq!(verdict.ending, Ending::Skipped(skip));
+    let response = &answer["response"];
+    assert_eq!(response["allowed"], true);
+    assert!(response.get("patch").is_none() && response.get("patchType").is_none());
+}
+
+#[rstest]
+#[case("containers")]
+#[case("initContainers")]
+fn a_pod_with_a_sidecar_of_its_own_is_left_alone(#[case] list: &str) {
+    let mut pod = pod(&json!({}));
+    pod["spec"][list] = json!([{"name": "daprd"}]);
+    let (verdict, answer) = decide(&review(pod));
+    assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent));
+    assert!(answer["response"].get("patch").is_none());
+}
+
+#[test]
+fn a_stranger_gets_no_sidecar_and_is_told_why() {
+    let (verdict, answer) = decide(&stranger(review(pod(&json!({})))));
+    assert_eq!(verdict.ending, Ending::NotAllowed { username: "jane".to_owned() });
+    let response = &answer["response"];
+    assert_eq!(response["allowed"], true);
+    assert!(response.get("patch").is_none());
+    assert_eq!(
+        response["warnings"],
+        json!([
+            "dapr: sidecar not injected: user \"jane\" is neither in group system:masters nor in ALLOWED_SERVICE_ACCOUNTS of the sidecar injector"
+        ])
+    );
+}
+
+#[test]
+fn with_a_guard_installed_the_strangers_pod_is_marked() {
+    let (verdict, _) = decide_with(&stranger(review(pod(&json!({})))), true);
+    assert_eq!(
+        json!(verdict.patch()),
+        json!([{"op": "add", "path": "/metadata/annotations/dapr.io~1injection-skipped", "value": "creator-not-allowed"}])
+    );
+}
+
+#[test]
+fn an_invalid_app_id_is_refused_with_a_text_for_the_user() {
+    let (verdict, answer) = decide(&review(pod(&json!({"dapr.io/app-id": "Not_Valid"}))));
+    assert!(matches!(verdict.ending, Ending::Refused(_)));
+    let response = &answer["response"];
+    assert_eq!(response["allowed"], false);
+    assert!(response.get("patch").is_none());
+    assert_eq!(response["status"]["metadata"], json!({}));
+    let message = response["status"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("invalid app id (input: 'Not_Valid', service: 'Not_Valid-dapr')"),
+        "{message}"
+    );
+}
+
+#[test]
+fn other_kinds_pass_unchanged() {
+    let mut review = review(json!({}));
+    review["request"]["kind"]["kind"] = json!("Deployment");
+    let (verdict, answer) = decide(&review);
+    assert_eq!(verdict.ending, Ending::WrongKind { kind: "Deployment".to_owned() });
+    assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
+}
+
+#[rstest]
+#[case::absent(Value::Null)]
+#[case::list(json!([]))]
+#[case::bad_annotations(json!({"metadata": {"annotations": {"a": 1}}, "spec": {}}))]
+fn an_object_that_is_no_pod_is_refused(#[case] object: Value) {
+    let (verdict, _) = decide(&review(object));
+    let Ending::Refused(message) = verdict.ending else { panic!("{verdict:?}") };
+    assert!(message.starts_with("could not unmarshal raw object: "), "{message}");
+}
+
+#[test]
+fn without_trust_anchors_only_pods_that_need_them_are_refused() {
+    let allowed = AllowList::parse([]).unwrap();
+    let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: false };
+    let decide = |object| {
+        let review = Review::parse(review(object).to_string().as_bytes()).unwrap();
+        review.decide(None, &creators).ending
+    };
+    assert_eq!(
+        decide(pod(&json!({}))),
+        Ending::Refused("trust anchors are not loaded yet, try again".to_owned())
+    );
+    assert_eq!(decide(pod(&json!({"dapr.io/enabled": "no"}))), Ending::Skipped(Skip::NotEnabled));
+}
+
+#[rstest]
+#[case("")]
+#[case("[]")]
+#[case("{}")]
+#[case(r#"{"request": null}"#)]
+#[case(r#"{"request": {"uid": 1}}"#)]
+#[case("not json")]
+fn what_is_no_review_is_not_decoded(#[case] body: &str) {
+    assert!(Review::parse(body.as_bytes()).is_err());
+}
+
+#[test]
+fn a_container_that_came_later_gets_its_variables() {
+    let settings = settings();
+    let mut pod =
+        crate::setting::patched(&pod(&json!({"dapr.io/grpc-port": "7000"})), &at(&settings));
+    let (verdict, _) = decide(&review(pod.clone()));
+    assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent), "nothing is missing yet");
+    pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
+    pod["metadata"]["labels"].as_object_mut().unwrap().remove("dapr.io/app-id");
+    let (verdict, _) = decide(&review(pod));
+    assert_eq!(verdict.ending, Ending::Injected);
+    insta::assert_json_snapshot!(json!(verdict.patch()));
+}
