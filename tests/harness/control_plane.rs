@@ -2,6 +2,7 @@
 //! kube-scheduler. Both beds start theirs here.
 
 use std::{
+    fmt::Write as _,
     fs,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
@@ -105,7 +106,7 @@ impl Layout {
         let own = [ADMIN, CONTROLLER_MANAGER, SCHEDULER];
         for user in own.into_iter().chain(self.users.iter().copied()) {
             let token = environment::secret()?;
-            tokens.push_str(&format!("{token},{0},{0},{1}\n", user.name, user.group));
+            let _ = writeln!(tokens, "{token},{0},{0},{1}", user.name, user.group);
             let server = format!("https://{}:{}", self.address, self.api_port);
             let config = json!({
                 "apiVersion": "v1", "kind": "Config", "current-context": "bed",
@@ -221,6 +222,8 @@ pub fn start_controller_manager(layout: &Layout, pod_cidr: Option<&str>) -> Resu
         .arg(format!("--service-account-private-key-file={}", layout.key_file().display()))
         .arg(format!("--root-ca-file={}", layout.ca_file().display()))
         .args(["--use-service-account-credentials", "--leader-elect=false"])
+        // it would make its default folder below /usr
+        .arg(format!("--flex-volume-plugin-dir={}", layout.state.join("flexvolumes").display()))
         .args(["--bind-address=127.0.0.1", "--secure-port=0"]);
     match pod_cidr {
         Some(cidr) => spawn.arg("--allocate-node-cidrs").arg(format!("--cluster-cidr={cidr}")),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     env,
+    fmt::Write as _,
     fs::File,
     io::Read as _,
     net::TcpListener,
@@ -84,5 +85,13 @@ pub fn free_port() -> Result<u16> {
 pub fn secret() -> Result<String> {
     let mut bytes = [0_u8; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes).context("read /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
+}
+
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

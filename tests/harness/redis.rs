@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::{Deadline, Process, Scratch, Spawn, environment};
+use crate::{Deadline, Process, Scratch, Spawn, environment, packages};
 
 /// How long it may take to serve.
 const START_SECONDS: u64 = 30;
@@ -19,10 +19,11 @@ impl Redis {
     /// Starts it; `password` is what clients must give.
     ///
     /// # Errors
-    /// When `redis-server` is not installed or does not serve in time.
+    /// When `redis-server` is not installed, and cannot be, or does not serve in time.
     pub fn start(password: Option<&str>) -> Result<Self> {
-        let program = environment::find_program("redis-server")
-            .context("redis-server is missing: install the Debian package redis-server")?;
+        packages::require(&packages::REDIS)?;
+        let program =
+            environment::find_program("redis-server").context("redis-server is missing")?;
         let scratch = Scratch::new("redis")?;
         let port = environment::free_port()?;
         let mut spawn = Spawn::new("redis-server", program, scratch.path())

@@ -62,7 +62,16 @@ impl Service {
     /// # Errors
     /// When it does not compile.
     pub fn build(self) -> Result<PathBuf> {
-        build(self.package(), self.binary(), &[])
+        build(self, Linking::Dynamic, "dev")
+    }
+
+    /// A build that needs nothing else to run, not even a C library: for images. `profile` is
+    /// cargo's, `release` for what is shipped.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub fn build_static(self, profile: &str) -> Result<PathBuf> {
+        build(self, Linking::Static, profile)
     }
 }
 
@@ -74,10 +83,16 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
     Service::parse(name)?.build()
 }
 
-/// Builds one program with cargo and returns its file. Asked again, it answers from memory.
-pub(crate) fn build(package: &str, binary: &str, extra: &[&str]) -> Result<PathBuf> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Linking {
+    Dynamic,
+    Static,
+}
+
+/// Builds a program with cargo and returns its file. Asked again, it answers from memory.
+fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
     static BUILT: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
-    let key = format!("{package} {extra:?}");
+    let key = format!("{service:?} {linking:?} {profile}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
     let built = built.get_or_insert_default();
     if let Some(file) = built.get(&key) {
@@ -85,12 +100,19 @@ pub(crate) fn build(package: &str, binary: &str, extra: &[&str]) -> Result<PathB
     }
     let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", package, "--bin", binary]);
-    command.args(["--message-format", "json-render-diagnostics"]).args(extra);
+    command.args(["build", "--quiet", "--profile", profile]);
+    command.args(["--package", service.package(), "--bin", service.binary()]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    if linking == Linking::Static {
+        // The flags must not reach build scripts and macros; with a target named, they do not.
+        command.args(["--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    }
     command.current_dir(environment::workspace()).stderr(Stdio::inherit());
     let messages = process::output(&mut command)?;
-    let file = executable(&messages, binary)
-        .with_context(|| format!("cargo named no executable for {binary}"))?;
+    let file = executable(&messages, service.binary())
+        .with_context(|| format!("cargo named no executable for {}", service.binary()))?;
     built.insert(key, file.clone());
     Ok(file)
 }

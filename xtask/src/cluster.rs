@@ -1,10 +1,16 @@
 //! `cargo xtask cluster`: the test bed behind a command line.
 
-use std::io::Write as _;
+use std::path::PathBuf;
 
-use anyhow::Result;
-use blackbox::{LocalApi, Tool, progress::step, tools};
+use anyhow::{Context as _, Result, bail};
+use blackbox::{
+    Cluster, LocalApi, NodeBed, Tool, environment,
+    progress::{say, step},
+    tools,
+};
 use clap::{Args, Subcommand};
+
+use crate::output::print;
 
 /// A real Kubernetes on this machine.
 #[derive(Debug, Args)]
@@ -17,18 +23,25 @@ pub(crate) struct Flags {
 enum Action {
     /// Start it, or find it running; a leftover of a crash is cleaned up first
     Up {
-        /// Only etcd, kube-apiserver and kube-controller-manager: no root needed, Pods stay Pending
-        #[arg(long)]
-        api_only: bool,
+        #[command(flatten)]
+        which: Which,
     },
     /// Stop it and remove everything it made
     Down {
-        /// Only the API-only cluster
-        #[arg(long)]
-        api_only: bool,
+        #[command(flatten)]
+        which: Which,
     },
-    /// Say what runs
-    Status,
+    /// Say what runs and how to reach it
+    Status {
+        /// A cluster that exists: say whether it answers
+        #[arg(long, value_name = "NAME")]
+        context: Option<String>,
+    },
+    /// Bring the images of docker-archive files to the node
+    Import {
+        /// Files written by `cargo xtask image`
+        archives: Vec<PathBuf>,
+    },
     /// Build the programs the bed needs into the cache and print where each is
     Tools {
         /// `name` or `name@version`; all of them when none is given
@@ -36,34 +49,117 @@ enum Action {
     },
 }
 
-pub(crate) fn run(flags: Flags) -> Result<()> {
-    match flags.action {
-        Action::Up { .. } => {
-            let cluster = step("API-only cluster", || LocalApi::here().up())?;
-            if let Some(kubeconfig) = cluster.kubeconfig() {
-                print(&format!("export KUBECONFIG={}", kubeconfig.display()))?;
-            }
-            Ok(())
-        }
-        Action::Down { .. } => step("API-only cluster down", || LocalApi::here().down()),
-        Action::Status => {
-            for (name, running) in LocalApi::here().programs() {
-                print(&format!("{name}\t{}", if running { "running" } else { "ended" }))?;
-            }
-            Ok(())
-        }
-        Action::Tools { names } => {
-            let chosen: Vec<Tool> = if names.is_empty() {
-                Tool::ALL.to_vec()
-            } else {
-                names.iter().map(|name| Tool::parse(name)).collect::<Result<_>>()?
-            };
-            tools::provide(&chosen)?;
-            chosen.iter().try_for_each(|tool| print(&format!("{tool}\t{}", tool.path()?.display())))
-        }
+#[derive(Debug, Args)]
+struct Which {
+    /// Only etcd, kube-apiserver and kube-controller-manager: Pods stay Pending. What you get
+    /// anyway when not root
+    #[arg(long, conflicts_with = "context")]
+    api_only: bool,
+    /// A cluster of your kubeconfig, instead of one on this machine; it is never changed
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl Which {
+    fn api_only(&self) -> bool {
+        self.api_only || !environment::is_root()
     }
 }
 
-fn print(line: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout(), "{line}")?)
+pub(crate) fn run(flags: Flags) -> Result<()> {
+    match flags.action {
+        Action::Up { which } => up(&which),
+        Action::Down { which } => down(&which),
+        Action::Status { context } => status(context.as_deref()),
+        Action::Import { archives } => import(&archives),
+        Action::Tools { names } => build_tools(&names),
+    }
+}
+
+fn up(which: &Which) -> Result<()> {
+    if let Some(context) = &which.context {
+        return answers(context);
+    }
+    if which.api_only() {
+        if !which.api_only {
+            say("not root: an API-only cluster, Pods will stay Pending");
+        }
+        let cluster = step("API-only cluster", || LocalApi::here().up())?;
+        return how_to_reach(&cluster);
+    }
+    let bed = NodeBed::here()?;
+    step("cluster", || bed.up())?;
+    how_to_reach_node(&bed)
+}
+
+fn down(which: &Which) -> Result<()> {
+    if let Some(context) = &which.context {
+        bail!("cluster {context:?} is yours, it stays as it is");
+    }
+    step("API-only cluster down", || LocalApi::here().down())?;
+    if which.api_only() {
+        return Ok(());
+    }
+    step("cluster down", || NodeBed::here()?.down())
+}
+
+fn status(context: Option<&str>) -> Result<()> {
+    if let Some(context) = context {
+        return answers(context);
+    }
+    let (api, bed) = (LocalApi::here(), NodeBed::here()?);
+    let mut any = false;
+    for (title, programs) in [("API-only cluster", api.programs()), ("cluster", bed.programs())] {
+        for (name, running) in &programs {
+            print(&format!("{title}\t{name}\t{}", if *running { "running" } else { "ended" }))?;
+        }
+        any |= !programs.is_empty();
+    }
+    if !any {
+        return print("no cluster: cargo xtask cluster up");
+    }
+    if api.is_up() {
+        how_to_reach(&api.cluster())?;
+    }
+    if bed.is_up() {
+        how_to_reach_node(&bed)?;
+    }
+    Ok(())
+}
+
+fn answers(context: &str) -> Result<()> {
+    let cluster = Cluster::existing(context);
+    cluster.kubectl(&["get", "--raw=/readyz"]).with_context(|| format!("cluster {context:?}"))?;
+    print(&format!("cluster {context:?} answers"))
+}
+
+fn import(archives: &[PathBuf]) -> Result<()> {
+    let bed = NodeBed::here()?;
+    archives.iter().try_for_each(|archive| {
+        step(&format!("import {}", archive.display()), || bed.import_image(archive))
+    })
+}
+
+fn build_tools(names: &[String]) -> Result<()> {
+    let chosen: Vec<Tool> = if names.is_empty() {
+        Tool::ALL.to_vec()
+    } else {
+        names.iter().map(|name| Tool::parse(name)).collect::<Result<_>>()?
+    };
+    tools::provide(&chosen)?;
+    chosen.iter().try_for_each(|tool| print(&format!("{tool}\t{}", tool.path()?.display())))
+}
+
+fn how_to_reach(cluster: &Cluster) -> Result<()> {
+    match cluster.kubeconfig() {
+        Some(file) => print(&format!("export KUBECONFIG={}", file.display())),
+        None => Ok(()),
+    }
+}
+
+fn how_to_reach_node(bed: &NodeBed) -> Result<()> {
+    how_to_reach(&bed.cluster())?;
+    let network = bed.network_handle().display();
+    print(&format!("nsenter --net={network} kubectl get pods --all-namespaces"))?;
+    print(&format!("logs of the cluster's programs: {}", bed.logs().display()))
 }

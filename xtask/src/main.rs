@@ -1,6 +1,8 @@
 //! The task runner: `cargo xtask --help`.
 
 mod cluster;
+mod image;
+mod output;
 
 use std::process::ExitCode;
 
@@ -18,11 +20,14 @@ struct Flags {
 enum Task {
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
+    /// Container images without a container daemon
+    Image(image::Flags),
 }
 
 fn main() -> ExitCode {
     let done = match Flags::parse().task {
         Task::Cluster(flags) => cluster::run(flags),
+        Task::Image(flags) => image::run(&flags),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,342 @@
+//! The main job, end to end: chart, sample, and what a person wants to see of it. `cargo xtask
+//! demo` prints it; the end-to-end suite asserts it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{Cluster, Deadline, until};
+
+/// Where the control plane is installed.
+pub const CONTROL_PLANE: &str = "dapr-system";
+/// The Deployments and StatefulSets of the control plane, as `kubectl rollout` names them.
+pub const SERVICES: [&str; 4] = [
+    "deployment/dapr-sentry",
+    "deployment/dapr-operator",
+    "deployment/dapr-sidecar-injector",
+    "statefulset/dapr-placement-server",
+];
+/// Sample applications with a sidecar.
+const APPS: [&str; 3] = ["node", "python", "actor"];
+
+/// What it takes to run the sample on a cluster.
+#[derive(Clone, Debug)]
+pub struct Demo {
+    cluster: Cluster,
+    /// Root of the source tree: chart and sample are read from it.
+    root: PathBuf,
+    /// Namespace of the sample.
+    namespace: String,
+    /// `key=value` settings of the chart.
+    values: Vec<String>,
+    /// The kustomization of the sample, relative to its folder; empty for the plain one.
+    overlay: &'static str,
+}
+
+impl Demo {
+    /// The sample with public images in a namespace of its own; `values` are chart settings.
+    pub fn new(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Self {
+        let (root, namespace) = (root.into(), namespace.to_owned());
+        Self { cluster, root, namespace, values: Vec::new(), overlay: "" }
+    }
+
+    /// Adds a chart setting, `key=value`.
+    #[must_use]
+    pub fn value(mut self, setting: impl Into<String>) -> Self {
+        self.values.push(setting.into());
+        self
+    }
+
+    /// Uses the images that were made from programs of this machine.
+    #[must_use]
+    pub fn bed_images(mut self) -> Self {
+        self.overlay = "bed";
+        self
+    }
+
+    /// The cluster that it runs on.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Installs the chart, or upgrades it, and waits until every pod is Ready.
+    ///
+    /// # Errors
+    /// Helm's own words, and what the pods say when they do not get Ready.
+    pub fn install(&self) -> Result<()> {
+        let chart = self.root.join("charts/dapr");
+        let chart = path(&chart)?;
+        let mut args = vec!["upgrade", "--install", "dapr", chart, "--namespace", CONTROL_PLANE];
+        args.extend(["--create-namespace", "--wait", "--timeout", "4m"]);
+        for value in &self.values {
+            args.extend(["--set", value]);
+        }
+        self.cluster.helm(&args).map(drop).or_else(|e| self.explain(e, CONTROL_PLANE))
+    }
+
+    /// Deploys the sample and waits until its pods are Ready.
+    ///
+    /// # Errors
+    /// What kubectl says, and what the pods say when they do not get Ready.
+    pub fn deploy(&self) -> Result<()> {
+        if self.cluster.get(&["namespace", &self.namespace]).is_err() {
+            self.cluster.kubectl(&["create", "namespace", &self.namespace])?;
+        }
+        let sample = self.root.join("deploy/samples/hello-kubernetes").join(self.overlay);
+        self.kubectl(&["apply", "-k", path(&sample)?])?;
+        self.kubectl(&["wait", "--for=condition=Available", "deployment", "--all", "--timeout=4m"])
+            .map(drop)
+            .or_else(|e| self.explain(e, &self.namespace))
+    }
+
+    /// Removes sample and chart, for a cluster that stays.
+    ///
+    /// # Errors
+    /// What kubectl or helm says.
+    pub fn remove(&self) -> Result<()> {
+        let gone = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=2m"];
+        self.cluster.kubectl(&gone)?;
+        self.cluster.helm(&["uninstall", "dapr", "--namespace", CONTROL_PLANE, "--wait"])?;
+        Ok(())
+    }
+
+    /// `kubectl get pods` of the control plane, all of them Ready.
+    ///
+    /// # Errors
+    /// A pod is not Ready.
+    pub fn control_plane(&self) -> Result<String> {
+        for service in SERVICES {
+            self.cluster.kubectl(&[
+                "-n", CONTROL_PLANE, "rollout", "status", service, "--timeout=2m",
+            ])?;
+        }
+        self.cluster.kubectl(&["-n", CONTROL_PLANE, "get", "pods"])
+    }
+
+    /// `kubectl get pods` of the sample; every application pod has both containers ready.
+    ///
+    /// # Errors
+    /// A pod has no sidecar or a container is not ready.
+    pub fn pods(&self) -> Result<String> {
+        for app in APPS {
+            for pod in self.app_pods(app)? {
+                let ready: Vec<&str> = containers(&pod)
+                    .filter(|c| c["ready"] == true)
+                    .filter_map(|c| c["name"].as_str())
+                    .collect();
+                ensure!(
+                    ready.len() == 2 && ready.contains(&"daprd"),
+                    "pod {} has the ready containers {ready:?}, not the application and daprd",
+                    pod["metadata"]["name"]
+                );
+            }
+        }
+        self.kubectl(&["get", "pods"])
+    }
+
+    /// The arguments of the injected container, one option a line.
+    ///
+    /// # Errors
+    /// The pod has no `daprd` container.
+    pub fn sidecar_arguments(&self) -> Result<String> {
+        let pod = self.first_pod("node")?;
+        let daprd = array(&pod["spec"]["containers"])
+            .find(|c| c["name"] == "daprd")
+            .context("the pod of nodeapp has no container daprd")?;
+        let mut lines = format!("image {}", text(&daprd["image"]));
+        for argument in array(&daprd["args"]).map(text) {
+            let separator = if argument.starts_with("--") { "\n" } else { " " };
+            write!(lines, "{separator}{argument}")?;
+        }
+        Ok(lines)
+    }
+
+    /// Whom the sidecar of the order service proves to be, read in a TLS handshake with it.
+    ///
+    /// # Errors
+    /// The handshake fails, or the id is not the application's.
+    pub fn svid(&self) -> Result<Value> {
+        let script = "const s = require('tls').connect({host: '127.0.0.1', port: 50002, \
+            rejectUnauthorized: false, ALPNProtocols: ['h2']}, () => { \
+            const c = s.getPeerX509Certificate(); \
+            console.log(JSON.stringify({id: c.subjectAltName, issuer: c.issuer, \
+            serial: c.serialNumber, validTo: c.validTo})); process.exit(0); }); \
+            s.on('error', e => { console.error(e.message); process.exit(1); });";
+        let svid: Value = serde_json::from_str(&self.node(script)?)?;
+        let wanted = format!("URI:spiffe://public/ns/{}/nodeapp", self.namespace);
+        ensure!(text(&svid["id"]) == wanted, "the sidecar proves {}, not {wanted}", svid["id"]);
+        Ok(svid)
+    }
+
+    /// What the sidecar of the order service says of itself: its metadata API.
+    ///
+    /// # Errors
+    /// The sidecar does not answer, or lacks the Components of the sample.
+    pub fn metadata(&self) -> Result<Value> {
+        let script = "fetch('http://127.0.0.1:3500/v1.0/metadata').then(r => r.text())\
+            .then(t => console.log(t))";
+        let metadata: Value = serde_json::from_str(&self.node(script)?)?;
+        let loaded: BTreeSet<&str> =
+            array(&metadata["components"]).filter_map(|c| c["name"].as_str()).collect();
+        for wanted in ["pubsub", "statestore"] {
+            ensure!(loaded.contains(wanted), "the sidecar has not loaded {wanted}, only {loaded:?}");
+        }
+        Ok(metadata)
+    }
+
+    /// The number of the last order that the order service has in its state store.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub fn last_order(&self) -> Result<i64> {
+        until(Deadline::seconds(60), "an order in the state store", || {
+            let order = self.raw(&["get"], "/order", None).ok();
+            Ok(order.and_then(|text| serde_json::from_str::<Value>(&text).ok()?["orderId"].as_i64()))
+        })
+    }
+
+    /// Stops the client, restarts the order service and reads the last order again: it must be
+    /// there although the service keeps nothing. Then the client goes on. Returns the number.
+    ///
+    /// # Errors
+    /// The order is lost or changed.
+    pub fn order_survives_restart(&self) -> Result<i64> {
+        self.scale("pythonapp", 0)?;
+        until(Deadline::seconds(60), "the client to be gone", || {
+            Ok(self.app_pods("python")?.is_empty().then_some(()))
+        })?;
+        let before = self.last_order()?;
+        self.kubectl(&["rollout", "restart", "deployment/nodeapp"])?;
+        self.kubectl(&["rollout", "status", "deployment/nodeapp", "--timeout=3m"])?;
+        let after = self.last_order()?;
+        ensure!(before == after, "order {before} was stored before the restart, {after} after it");
+        self.scale("pythonapp", 1)?;
+        Ok(after)
+    }
+
+    /// Orders go on arriving: waits for a number that differs from the one now.
+    ///
+    /// # Errors
+    /// None arrives in time.
+    pub fn orders_go_on(&self) -> Result<i64> {
+        let before = self.last_order()?;
+        until(Deadline::seconds(60), "another order", || {
+            let now = self.last_order()?;
+            Ok((now != before).then_some(now))
+        })
+    }
+
+    /// Invokes the actor `Counter/<id>` once: its count, and the pod that it lives in.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub fn count(&self, id: &str) -> Result<(i64, String)> {
+        until(Deadline::seconds(60), "an actor to answer", || {
+            let Ok(answer) = self.raw(&["create"], &format!("/count/{id}"), Some("{}")) else {
+                return Ok(None);
+            };
+            let answer: Value = serde_json::from_str(&answer)?;
+            let count = answer["count"].as_i64().with_context(|| format!("no count in {answer}"))?;
+            Ok(Some((count, text(&answer["host"]).to_owned())))
+        })
+    }
+
+    /// The newest log lines of a control plane service.
+    ///
+    /// # Errors
+    /// There is no such workload.
+    pub fn service_log(&self, service: &str, lines: u32) -> Result<String> {
+        let tail = format!("--tail={lines}");
+        self.cluster.kubectl(&["-n", CONTROL_PLANE, "logs", service, &tail])
+    }
+
+    /// `kubectl` in the sample's namespace.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let mut words = vec!["-n", self.namespace.as_str()];
+        words.extend(args);
+        self.cluster.kubectl(&words)
+    }
+
+    /// The running pods of one application, without those that end.
+    ///
+    /// # Errors
+    /// What kubectl says.
+    pub fn app_pods(&self, app: &str) -> Result<Vec<Value>> {
+        let label = format!("app={app}");
+        let list = self.cluster.get(&["pods", "-n", &self.namespace, "-l", &label])?;
+        Ok(array(&list["items"])
+            .filter(|pod| pod["metadata"].get("deletionTimestamp").is_none())
+            .cloned()
+            .collect())
+    }
+
+    fn first_pod(&self, app: &str) -> Result<Value> {
+        let mut pods = self.app_pods(app)?;
+        ensure!(!pods.is_empty(), "there is no pod with app={app}");
+        Ok(pods.swap_remove(0))
+    }
+
+    fn scale(&self, deployment: &str, replicas: u32) -> Result<()> {
+        let (deployment, replicas) =
+            (format!("deployment/{deployment}"), format!("--replicas={replicas}"));
+        self.kubectl(&["scale", &deployment, &replicas]).map(drop)
+    }
+
+    /// Runs a script in the order service's own container.
+    fn node(&self, script: &str) -> Result<String> {
+        self.kubectl(&["exec", "deployment/nodeapp", "-c", "node", "--", "node", "-e", script])
+    }
+
+    /// A request to the order service through the API server.
+    fn raw(&self, verb: &[&str], request: &str, body: Option<&str>) -> Result<String> {
+        let url = format!(
+            "/api/v1/namespaces/{}/services/nodeapp:80/proxy{request}",
+            self.namespace
+        );
+        let mut args = verb.to_vec();
+        args.extend(["--raw", &url]);
+        match body {
+            None => self.cluster.kubectl(&args),
+            Some(body) => {
+                args.extend(["-f", "-"]);
+                self.cluster.kubectl_with_input(&args, body)
+            }
+        }
+    }
+
+    /// Adds what the pods of a namespace say to an error.
+    fn explain(&self, error: anyhow::Error, namespace: &str) -> Result<()> {
+        let get = |args: &[&str]| self.cluster.kubectl(args).unwrap_or_else(|e| format!("{e:#}"));
+        let pods = get(&["-n", namespace, "get", "pods", "-o", "wide"]);
+        let events = get(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]);
+        let recent: Vec<&str> = events.lines().rev().take(15).collect();
+        let mut logs = String::new();
+        for pod in get(&["-n", namespace, "get", "pods", "-o", "name"]).lines() {
+            let log = get(&["-n", namespace, "logs", pod, "--all-containers", "--tail=8"]);
+            write!(logs, "--- {pod}\n{log}")?;
+        }
+        bail!("{error:#}\n{pods}\n{}\n{logs}", recent.join("\n"))
+    }
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is no UTF-8", path.display()))
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    array(&pod["status"]["containerStatuses"])
+}

@@ -1,0 +1,314 @@
+//! The node bed: a whole Kubernetes with one node, as root, in a network namespace with no way out.
+//!
+//! It outlives the command that started it. What it made is found again by the path of its state
+//! folder, so `up` after a crash cleans up first and `down` leaves no process, mount, namespace,
+//! cgroup or file behind.
+
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Cluster, Deadline, Process, Tool,
+    containerd::Containerd,
+    control_plane::{
+        self, Layout, User, start_api_server, start_controller_manager, start_etcd,
+        start_scheduler, wait_for_api_server, wait_for_etcd, wait_for_service_account,
+    },
+    environment,
+    host::{self, Cgroups, Network},
+    node_image, node_parts, packages,
+    process::Lifetime,
+    progress::step,
+    roster::{Entry, Roster},
+    tools, until,
+};
+
+/// The node's own address, where the API server and DNS listen.
+pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
+/// The name of the only node.
+pub const NODE_NAME: &str = "node1";
+/// Addresses of Pods.
+pub(crate) const POD_CIDR: &str = "10.88.0.0/16";
+/// Where a node's links to container logs are, whatever it is told.
+const LOG_LINKS: &str = "/var/log/containers";
+/// Where a kubelet listens for device plugins, whatever it is told.
+const KUBELET_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
+/// How long a part may take on a busy machine.
+const START_SECONDS: u64 = 120;
+
+pub(crate) const KUBELET: User = User { name: "system:node:node1", group: "system:nodes" };
+pub(crate) const KUBE_PROXY: User =
+    User { name: "system:kube-proxy", group: "system:node-proxier" };
+pub(crate) const DNS: User = User { name: "system:coredns", group: "system:dns" };
+
+/// The programs of a node bed that have to be found or built.
+pub const TOOLS: [Tool; 10] = [
+    Tool::ETCD,
+    Tool::KUBE_APISERVER,
+    Tool::KUBE_CONTROLLER_MANAGER,
+    Tool::KUBECTL,
+    Tool::KUBELET,
+    Tool::KUBE_SCHEDULER,
+    Tool::KUBE_PROXY,
+    Tool::COREDNS,
+    Tool::HELM,
+    Tool::DAPRD,
+];
+
+/// A Kubernetes with one node on this machine.
+#[derive(Clone, Debug)]
+pub struct NodeBed {
+    state: PathBuf,
+    run: PathBuf,
+    network: Network,
+    cgroups: Cgroups,
+    containerd: Containerd,
+}
+
+impl NodeBed {
+    /// The one whose state is in the folder of [`environment::state`].
+    ///
+    /// # Errors
+    /// As [`NodeBed::at`].
+    pub fn here() -> Result<Self> {
+        Self::at(&environment::state().join("node"))
+    }
+
+    /// The one with that state folder.
+    ///
+    /// # Errors
+    /// When the folder's absolute path cannot be told.
+    pub fn at(state: &Path) -> Result<Self> {
+        let state = std::path::absolute(state)?;
+        let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+        let id: String = environment::hex(&digest).chars().take(8).collect();
+        let name = format!("trilby-{id}");
+        let run = Path::new("/run").join(&name);
+        Ok(Self {
+            network: Network::new(run.join("net")),
+            cgroups: Cgroups::new(&name),
+            containerd: Containerd::new(&name, &state, &run),
+            state,
+            run,
+        })
+    }
+
+    /// Starts it, or finds it running. The first start on a machine builds programs for minutes.
+    ///
+    /// # Errors
+    /// When not root, when a package or program is missing and cannot be had, or when a part does
+    /// not start; nothing is left behind then.
+    pub fn up(&self) -> Result<Cluster> {
+        if !environment::is_root() {
+            bail!(
+                "a cluster with a node needs root; without it: cargo xtask cluster up --api-only"
+            );
+        }
+        packages::require(&packages::NODE)?;
+        tools::provide(&TOOLS)?;
+        let _lock = self.lock()?;
+        if self.is_up() {
+            return Ok(self.cluster());
+        }
+        self.clean()?;
+        if let Err(error) = step("start the cluster", || self.boot()) {
+            self.clean().context("clean up after a failed start")?;
+            return Err(error);
+        }
+        Ok(self.cluster())
+    }
+
+    /// Stops it and removes everything it made.
+    ///
+    /// # Errors
+    /// When something does not let itself be removed.
+    pub fn down(&self) -> Result<()> {
+        let lock = self.lock()?;
+        self.clean()?;
+        let parent = self.lock_file();
+        drop(lock);
+        fs::remove_file(parent)?;
+        Ok(())
+    }
+
+    /// Whether all of it runs and the node is ready.
+    pub fn is_up(&self) -> bool {
+        let entries = self.roster().entries();
+        !entries.is_empty() && entries.iter().all(Entry::is_running) && self.node_is_ready()
+    }
+
+    /// Its programs and whether each runs; empty when it is down.
+    pub fn programs(&self) -> Vec<(String, bool)> {
+        let entries = self.roster().entries();
+        entries.into_iter().map(|entry| (entry.name.clone(), entry.is_running())).collect()
+    }
+
+    /// kubectl and helm against it.
+    pub fn cluster(&self) -> Cluster {
+        self.layout().cluster()
+    }
+
+    /// The handle of its network namespace for `nsenter --net=FILE`.
+    pub fn network_handle(&self) -> &Path {
+        self.network.handle()
+    }
+
+    /// The folder with the log of each program.
+    pub fn logs(&self) -> PathBuf {
+        self.layout().logs()
+    }
+
+    /// Brings the images of a docker-archive file to the node.
+    ///
+    /// # Errors
+    /// When containerd does not run or refuses the archive.
+    pub fn import_image(&self, archive: &Path) -> Result<()> {
+        self.containerd
+            .import(archive)
+            .with_context(|| format!("import image {}", archive.display()))
+    }
+
+    fn roster(&self) -> Roster {
+        Roster::new(&self.state)
+    }
+
+    /// One command at a time.
+    fn lock(&self) -> Result<File> {
+        let path = self.lock_file();
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        }
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.state.with_extension("lock")
+    }
+
+    fn layout(&self) -> Layout {
+        Layout {
+            state: self.state.clone(),
+            lifetime: Lifetime::Detached,
+            network: Some(self.network.handle().to_path_buf()),
+            address: NODE_ADDRESS,
+            api_port: 6443,
+            etcd_port: 2379,
+            users: vec![KUBELET, KUBE_PROXY, DNS],
+        }
+    }
+
+    fn boot(&self) -> Result<()> {
+        let layout = self.layout();
+        let cluster = layout.cluster();
+        fs::create_dir_all(&self.run)?;
+        self.network.create(&format!("{NODE_ADDRESS}/24")).context("make the network")?;
+        self.cgroups.create()?;
+        layout.write_credentials()?;
+
+        let mut etcd = self.started(start_etcd(&layout)?)?;
+        let mut containerd = self.started(self.containerd.start(&layout)?)?;
+        wait_for_etcd(&layout, &mut etcd)?;
+        let mut server =
+            self.started(start_api_server(&layout, control_plane::ApiServerKind::Nodes)?)?;
+        let pause = node_image::write_pause(&self.state.join("pause"))?;
+        containerd.wait(Deadline::seconds(START_SECONDS), "socket", |_| {
+            Ok(self.containerd.ctr(&["version"]).is_ok())
+        })?;
+        self.import_image(&pause)?;
+        wait_for_api_server(&cluster, &mut server)?;
+
+        let mut controllers = self.started(start_controller_manager(&layout, Some(POD_CIDR))?)?;
+        self.started(start_scheduler(&layout)?)?;
+        let parts = node_parts::Parts {
+            layout: &layout,
+            cgroup: &self.cgroups.path(),
+            runtime_socket: &self.containerd.socket(),
+        };
+        let mut kubelet = self.started(parts.start_kubelet()?)?;
+        self.started(parts.start_proxy()?)?;
+        let mut dns = self.started(parts.start_dns(&cluster)?)?;
+        dns.wait_for_port(53, Deadline::seconds(START_SECONDS))?;
+        wait_for_service_account(&cluster, &mut controllers)?;
+        kubelet.wait(
+            Deadline::seconds(START_SECONDS),
+            "node is ready",
+            |_| Ok(self.node_is_ready()),
+        )
+    }
+
+    /// Writes down at once what was started, for whoever has to clean up.
+    fn started(&self, process: Process) -> Result<Process> {
+        self.roster().add(&process).with_context(|| {
+            format!("log of {}:\n{}", process.name(), crate::process::tail(&process.log()))
+        })?;
+        Ok(process)
+    }
+
+    fn node_is_ready(&self) -> bool {
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        self.cluster()
+            .kubectl(&["get", "node", NODE_NAME, "-o", path])
+            .is_ok_and(|ready| ready == "True")
+    }
+
+    /// Ends and removes whatever is there, be it whole or in pieces.
+    fn clean(&self) -> Result<()> {
+        self.roster().stop(Some(&["kubelet"]))?; // else it starts again what is killed next
+        host::kill_members(&self.cgroups, &self.network)?;
+        self.roster().stop(None)?;
+        self.containerd.remove_shim_sockets();
+        self.containerd.remove_network_records();
+        host::unmount_below(&[&self.run, &self.state])?;
+        self.cgroups.remove()?;
+        self.remove_log_links();
+        if UnixStream::connect(KUBELET_SOCKET).is_err() {
+            let _ = fs::remove_file(KUBELET_SOCKET); // nobody's any more
+        }
+        for folder in [&self.run, &self.state] {
+            until(Deadline::seconds(START_SECONDS), "the bed's folders to go", || {
+                match fs::remove_dir_all(folder) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(None),
+                    _ => Ok(Some(())),
+                }
+            })
+            .with_context(|| format!("remove {}", folder.display()))?;
+        }
+        remove_empty_folders();
+        Ok(())
+    }
+
+    /// The kubelet links each container's log from a fixed folder of the host.
+    fn remove_log_links(&self) {
+        for link in fs::read_dir(LOG_LINKS).into_iter().flatten().flatten() {
+            if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&self.state)) {
+                let _ = fs::remove_file(link.path());
+            }
+        }
+    }
+}
+
+/// Folders outside the bed's own that its programs make if they are missing. `remove_dir` takes
+/// only empty ones.
+fn remove_empty_folders() {
+    for folder in [
+        LOG_LINKS,
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet",
+        "/var/lib/cni/results",
+        "/var/lib/cni/cache",
+        "/var/lib/cni",
+        "/run/containerd/s",
+        "/run/containerd",
+    ] {
+        let _ = fs::remove_dir(folder);
+    }
+}

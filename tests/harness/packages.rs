@@ -1,0 +1,85 @@
+//! Programs that come from the distribution's packages.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{environment, process, progress::step};
+
+/// A file that has to be there, and the Debian package that brings it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needed {
+    /// A program on `PATH`, or an absolute path.
+    pub(crate) file: &'static str,
+    package: &'static str,
+}
+
+const fn needed(file: &'static str, package: &'static str) -> Needed {
+    Needed { file, package }
+}
+
+/// What a node needs beside the programs that are built.
+pub(crate) const NODE: [Needed; 11] = [
+    needed("containerd", "containerd"),
+    needed("containerd-shim-runc-v2", "containerd"),
+    needed("ctr", "containerd"),
+    needed("runc", "runc"),
+    needed("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    needed("/usr/lib/cni/host-local", "containernetworking-plugins"),
+    needed("iptables", "iptables"),
+    needed("conntrack", "conntrack"),
+    needed("ip", "iproute2"),
+    needed("nsenter", "util-linux"),
+    needed("mount", "mount"),
+];
+
+/// The Redis server.
+pub(crate) const REDIS: [Needed; 1] = [needed("redis-server", "redis-server")];
+/// Node.js.
+pub(crate) const NODE_JS: [Needed; 1] = [needed("node", "nodejs")];
+/// Python.
+pub(crate) const PYTHON: [Needed; 1] = [needed("python3", "python3")];
+
+/// Makes sure that all of them are there: installs what is missing when root, names it otherwise.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub(crate) fn require(list: &[Needed]) -> Result<()> {
+    let missing = missing(list);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !environment::is_root() || environment::find_program("apt-get").is_none() {
+        bail!("install these packages (Debian's names): {names}");
+    }
+    step(&format!("install packages: {names}"), || {
+        apt_get(&["update", "--quiet"])?;
+        let mut args = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
+        args.extend(&missing);
+        apt_get(&args)
+    })?;
+    let still = self::missing(list);
+    if still.is_empty() { Ok(()) } else { bail!("not in the packages: {}", still.join(" ")) }
+}
+
+fn missing(list: &[Needed]) -> Vec<&'static str> {
+    let is_there = |file: &str| {
+        if file.starts_with('/') {
+            Path::new(file).exists()
+        } else {
+            environment::find_program(file).is_some()
+        }
+    };
+    let mut packages: Vec<_> =
+        list.iter().filter(|needed| !is_there(needed.file)).map(|needed| needed.package).collect();
+    packages.dedup();
+    packages
+}
+
+fn apt_get(args: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    // A package must not start its service: the bed runs its own, elsewhere.
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    process::output(&mut command).context("install packages").map(drop)
+}

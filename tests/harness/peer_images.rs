@@ -1,0 +1,95 @@
+//! The images of the bed: our services, and the programs of others that Pods run there.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{Daprd, Image, Service, environment, packages, process, tools};
+
+/// What of Python's library no sample needs, and what differs from run to run.
+const PYTHON_LEFT_OUT: [&str; 11] = [
+    "__pycache__",
+    "config-*",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "test",
+    "tests",
+    "tkinter",
+    "turtledemo",
+];
+
+/// The image of one of our services: the static program, certificate authorities, nobody's user.
+///
+/// # Errors
+/// When the service does not compile.
+pub fn service(service: Service, name: &str, profile: &str) -> Result<Image> {
+    let entry = format!("/{}", service.binary());
+    Ok(Image::new(name)
+        .file(service.build_static(profile)?, &entry)?
+        .ca_roots()
+        .entrypoint(&[&entry]))
+}
+
+/// The tag of [`daprd`] images: its version without the `v`.
+pub fn daprd_tag() -> &'static str {
+    tools::DAPR.trim_start_matches('v')
+}
+
+/// The official sidecar.
+///
+/// # Errors
+/// When it is not there and cannot be built.
+pub fn daprd(name: &str) -> Result<Image> {
+    let image = Image::new(name).file(Daprd::program()?, "/daprd")?;
+    Ok(image.ca_roots().shared_folder("/tmp").entrypoint(&["/daprd"]))
+}
+
+/// The Redis server of this machine; its arguments are the Pod's to give.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn redis(name: &str) -> Result<Image> {
+    packages::require(&packages::REDIS)?;
+    let program = environment::find_program("redis-server").context("redis-server is missing")?;
+    let image = Image::new(name).program(&program, "/usr/bin/redis-server")?;
+    Ok(image.shared_folder("/data").working_folder("/data").entrypoint(&["/usr/bin/redis-server"]))
+}
+
+/// Node.js of this machine, without packages.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn node(name: &str) -> Result<Image> {
+    packages::require(&packages::NODE_JS)?;
+    let program = environment::find_program("node").context("node is missing")?;
+    let image = Image::new(name).program(&program, "/usr/bin/node")?;
+    Ok(image.ca_roots().shared_folder("/tmp").entrypoint(&["/usr/bin/node"]))
+}
+
+/// Python of this machine with its standard library.
+///
+/// # Errors
+/// When it is not installed and cannot be.
+pub fn python(name: &str) -> Result<Image> {
+    packages::require(&packages::PYTHON)?;
+    // The program on `PATH` may be a script that chooses a version.
+    let question = "import os, sys, sysconfig; \
+        print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'), sep='\\n')";
+    let answer = process::output(Command::new("python3").args(["-c", question]))?;
+    let mut lines = answer.lines().map(PathBuf::from);
+    let (program, library) = (lines.next(), lines.next());
+    let program = program.context("python3 does not say where it is")?;
+    let library = library.context("python3 does not say where its library is")?;
+    let place = program.to_str().context("python's path is no UTF-8")?.to_owned();
+    let target = library.to_str().context("python's path is no UTF-8")?.to_owned();
+    Image::new(name)
+        .program(&program, &place)?
+        .tree(&library, &target, &PYTHON_LEFT_OUT)?
+        .libraries_below(&library.join("lib-dynload"))
+        .map(|image| image.link(&place, "/usr/bin/python3"))
+        .map(|image| image.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1"))
+        .map(|image| image.ca_roots().shared_folder("/tmp").entrypoint(&["/usr/bin/python3"]))
+}
