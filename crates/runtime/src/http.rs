@@ -1,14 +1,17 @@
 //! The two plain HTTP ports of every service: health and metrics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::any;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::net::TcpListener;
+use tower::ServiceExt as _;
 
 use crate::health::Readiness;
 use crate::{ProcessFlags, Scope};
@@ -47,7 +50,7 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result
     let health = scope.ready("healthz-server");
     let listener = listen(&flags.healthz_listen_address, flags.healthz_port).await?;
     tracing::info!(target: "dapr.healthz", port = flags.healthz_port, "Healthz server is listening");
-    let router = health_router(scope.readiness().clone());
+    let router = health_router(scope.readiness().clone(), scope.extra_routes());
     scope.spawn("healthz-server", serve(listener, router, scope));
     health.set_ready();
     Ok(())
@@ -80,7 +83,7 @@ fn metrics_router(registry: &Registry) -> Router {
 /// `/healthz` and `/readyz`: 200 when all targets are ready, else 503; `/livez`: 200 while the
 /// process lives. Bodies are empty, but `/readyz` names what is missing.
 /// Source: Dapr 1.18, `GET /healthz` of every control plane service; the other two are ours.
-fn health_router(readiness: Readiness) -> Router {
+fn health_router(readiness: Readiness, extra: Arc<OnceLock<Router>>) -> Router {
     let status = |ready| if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let healthz = readiness.clone();
     Router::new()
@@ -93,4 +96,8 @@ fn health_router(readiness: Readiness) -> Router {
             }),
         )
         .route("/livez", any(async || StatusCode::OK))
+        .fallback(async move |request: Request| match extra.get() {
+            Some(routes) => routes.clone().oneshot(request).await.into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        })
 }

@@ -1,8 +1,9 @@
 //! What a process hands down to its parts: cancellation, tasks, readiness and metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,8 @@ pub struct Scope {
     last_tasks: TaskTracker,
     readiness: Readiness,
     registry: Registry,
+    /// What the service itself has to say on the health port.
+    extra_routes: Arc<OnceLock<Router>>,
     failure: Arc<Mutex<Option<anyhow::Error>>>,
 }
 
@@ -88,6 +91,16 @@ impl Scope {
         self.token.cancel();
         self.drain(Duration::from_secs(30)).await;
         self.take_failure().map_or(Ok(()), Err)
+    }
+
+    /// Serves more paths on the health port, plain and unauthenticated. Once per process; a second
+    /// call has no effect.
+    pub fn serve_with_health(&self, routes: Router) {
+        let _ = self.extra_routes.set(routes);
+    }
+
+    pub(crate) fn extra_routes(&self) -> Arc<OnceLock<Router>> {
+        self.extra_routes.clone()
     }
 
     pub(crate) fn readiness(&self) -> &Readiness {

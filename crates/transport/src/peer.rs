@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use identity::SpiffeId;
+use tokio_util::sync::CancellationToken;
 
 /// The other end of a connection, in the extensions of every request that [`crate::Server`] hands
 /// on (`request.extensions().get::<Peer>()`, with tonic and axum alike).
@@ -13,4 +14,17 @@ pub struct Peer {
     pub id: Option<SpiffeId>,
     /// Where the connection comes from.
     pub addr: SocketAddr,
+    pub(crate) connection: CancellationToken,
+}
+
+impl Peer {
+    pub(crate) fn new(id: Option<SpiffeId>, addr: SocketAddr) -> Self {
+        Self { id, addr, connection: CancellationToken::new() }
+    }
+
+    /// Cuts the connection, with every request on it, without another word: for a peer that does
+    /// not read, and would otherwise keep what is left to send for ever.
+    pub fn hang_up(&self) {
+        self.connection.cancel();
+    }
 }

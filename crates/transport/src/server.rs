@@ -185,12 +185,12 @@ impl Connection {
         // Fails only on a socket that is gone already.
         let _ = stream.set_nodelay(true);
         let Some(acceptor) = &self.acceptor else {
-            return self.http(stream, Peer { id: None, addr }, watcher).await;
+            return self.http(stream, Peer::new(None, addr), watcher).await;
         };
         match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let id = tls::peer_id(stream.get_ref().1);
-                self.http(stream, Peer { id, addr }, watcher).await;
+                self.http(stream, Peer::new(id, addr), watcher).await;
             }
             Ok(Err(e)) => {
                 tracing::debug!(server = self.name, %addr, error = &e as &dyn std::error::Error, "TLS handshake failed");
@@ -203,13 +203,17 @@ impl Connection {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, addr) = (self.router.clone(), peer.addr);
+        let (router, addr, cut) = (self.router.clone(), peer.addr, peer.connection.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request.map(Body::new))
         });
         let connection = self.http.serve_connection(TokioIo::new(io), service).into_owned();
-        if let Err(e) = watcher.watch(connection).await {
+        let Some(outcome) = cut.run_until_cancelled(watcher.watch(connection)).await else {
+            tracing::debug!(server = self.name, %addr, "connection was cut");
+            return;
+        };
+        if let Err(e) = outcome {
             tracing::debug!(server = self.name, %addr, error = e.to_string(), "connection ended");
         }
     }
