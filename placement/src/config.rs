@@ -1,0 +1,312 @@
+//! Flags as they are given, and the configuration that they mean. Source: Dapr 1.18, `placement`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use identity::{KeyKind, TrustDomain};
+use runtime::flags::{go_bool, go_duration};
+use runtime::{ProcessFlags, environment};
+use transport::Keepalive;
+use transport::anchors::AnchorSource;
+use transport::svid::{self, Mode};
+
+use crate::membership::Rules;
+
+/// App id of placement in its own SPIFFE id, which sidecars ask for.
+const APP_ID: &str = "dapr-placement";
+
+/// Bounds of both keepalive flags.
+const KEEPALIVE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+
+/// The command line.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "placement", about = "Tells sidecars where actors live")]
+pub struct Flags {
+    /// Logs, health, metrics.
+    #[command(flatten)]
+    pub process: ProcessFlags,
+    /// Id of this replica; must be one of --initial-cluster
+    #[arg(long, default_value = "dapr-placement-0", value_name = "ID")]
+    pub id: String,
+    /// All replicas, as id=host:port of their election port; one, until election is built
+    #[arg(
+        long,
+        default_value = "dapr-placement-0=127.0.0.1:8201",
+        value_delimiter = ',',
+        value_name = "ID=ADDRESS"
+    )]
+    pub initial_cluster: Vec<String>,
+    /// Accepted for compatibility; has no effect
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub inmem_store_enabled: bool,
+    /// Accepted for compatibility; has no effect
+    #[arg(long, default_value = "", value_name = "PATH", hide_default_value = true)]
+    pub raft_logstore_path: String,
+    /// Port that sidecars connect to
+    #[arg(long, default_value_t = 50005, value_name = "PORT")]
+    pub port: u16,
+    /// Address that the port listens on; empty means all
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pub listen_address: String,
+    /// Serve with mTLS, with a certificate from sentry
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub tls_enabled: bool,
+    /// Serve /placement/state on the health port [default: $DAPR_PLACEMENT_METADATA_ENABLED]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub metadata_enabled: Option<bool>,
+    /// Virtual nodes per host on the ring; must be the same over the life of a cluster
+    #[arg(long = "replicationFactor", default_value_t = 100, value_name = "NUMBER")]
+    pub replication_factor: i64,
+    /// Idle time after which a sidecar's connection is probed, 1s to 10s
+    #[arg(long, default_value = "2s", value_parser = go_duration, value_name = "DURATION")]
+    pub keepalive_time: Duration,
+    /// Time after which a connection that does not answer is closed, 1s to 10s
+    #[arg(long, default_value = "3s", value_parser = go_duration, value_name = "DURATION")]
+    pub keepalive_timeout: Duration,
+    /// Budget of a round; a sidecar that exceeds it is disconnected. Longer than the longest drain
+    #[arg(long, default_value = "8s", value_parser = go_duration, value_name = "DURATION")]
+    pub disseminate_timeout: Duration,
+    /// Pause after a round that gathers changes for the next; 0s for none
+    #[arg(long, default_value = "0s", value_parser = go_duration, value_name = "DURATION")]
+    pub disseminate_coalesce_window: Duration,
+    /// Trust domain of the control plane
+    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
+    pub trust_domain: String,
+    /// Trust anchors; the file is watched
+    #[arg(long, default_value = "/var/run/secrets/dapr.io/tls/ca.crt", value_name = "PATH")]
+    pub trust_anchors_file: PathBuf,
+    /// Where sentry is [default: dapr-sentry.$NAMESPACE.svc:443]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub sentry_address: Option<String>,
+    /// How to prove who we are to sentry: standalone or kubernetes
+    #[arg(long, default_value = "standalone", value_parser = mode, value_name = "MODE")]
+    pub mode: Mode,
+    /// Deprecated; accepted for the chart's sake
+    #[arg(long, hide = true)]
+    pub max_api_level: Option<i32>,
+    /// Deprecated; accepted for the chart's sake
+    #[arg(long, hide = true)]
+    pub min_api_level: Option<i32>,
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Id of this replica.
+    pub id: String,
+    /// `host:port` of this replica's election port.
+    pub election_address: String,
+    /// gRPC bind address, empty for all.
+    pub listen_address: String,
+    /// gRPC port.
+    pub port: u16,
+    /// How to get a certificate; `None` for plain text.
+    pub tls: Option<svid::Options>,
+    /// Serve the state endpoint.
+    pub metadata_enabled: bool,
+    /// Virtual nodes per host.
+    pub replication_factor: i64,
+    /// HTTP/2 pings.
+    pub keepalive: Keepalive,
+    /// Durations of rounds.
+    pub rules: Rules,
+    /// Deprecated flags that were given.
+    pub deprecated: Vec<&'static str>,
+}
+
+impl Flags {
+    /// The process group as placement means it: metrics follow `--listen-address` unless they have
+    /// an address of their own.
+    pub fn process(&self) -> ProcessFlags {
+        let mut process = self.process.clone();
+        if process.metrics_listen_address == "0.0.0.0" && !self.listen_address.is_empty() {
+            process.metrics_listen_address.clone_from(&self.listen_address);
+        }
+        process
+    }
+
+    /// Checks the flags and adds what the environment says.
+    ///
+    /// # Errors
+    /// A keepalive is out of bounds, the trust domain is none, `--id` is no member of
+    /// `--initial-cluster`, or that has several members: election is not built yet.
+    pub fn into_config(self) -> anyhow::Result<Config> {
+        for (name, value) in
+            [("keepalive-time", self.keepalive_time), ("keepalive-timeout", self.keepalive_timeout)]
+        {
+            ensure!(
+                value >= KEEPALIVE[0] && value <= KEEPALIVE[1],
+                "invalid value for {name}: value should be between 1s and 10s, got {}",
+                runtime::go_duration::format(value)
+            );
+        }
+        let peers = peers(&self.initial_cluster);
+        let Some(election_address) = peers.get(self.id.as_str()) else {
+            let known: Vec<String> = peers.iter().map(|(id, at)| format!("{id}={at}")).collect();
+            bail!("address for node {} not found in raft peers [{}]", self.id, known.join(" "));
+        };
+        if peers.len() > 1 {
+            bail!(
+                "--initial-cluster names {} replicas, but leader election between replicas is not built yet: run one",
+                peers.len()
+            );
+        }
+        let namespace = environment::namespace();
+        let deprecated =
+            [("--max-api-level", self.max_api_level), ("--min-api-level", self.min_api_level)];
+        Ok(Config {
+            election_address: (*election_address).to_owned(),
+            listen_address: self.listen_address.clone(),
+            port: self.port,
+            tls: self.tls_enabled.then(|| self.identity(namespace)).transpose()?,
+            metadata_enabled: self.metadata_enabled.unwrap_or_else(|| {
+                environment::var("DAPR_PLACEMENT_METADATA_ENABLED").is_some_and(|v| is_truthy(&v))
+            }),
+            replication_factor: self.replication_factor,
+            keepalive: Keepalive { interval: self.keepalive_time, timeout: self.keepalive_timeout },
+            rules: Rules {
+                round_timeout: self.disseminate_timeout,
+                hold_off: self.disseminate_coalesce_window,
+            },
+            deprecated: deprecated.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| *n).collect(),
+            id: self.id,
+        })
+    }
+
+    fn identity(&self, namespace: String) -> anyhow::Result<svid::Options> {
+        let trust_domain = TrustDomain::parse(&self.trust_domain)
+            .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
+        let sentry_address = self
+            .sentry_address
+            .clone()
+            .unwrap_or_else(|| format!("dapr-sentry.{namespace}.svc:443"));
+        Ok(svid::Options {
+            app_id: APP_ID.to_owned(),
+            control_plane_namespace: namespace.clone(),
+            namespace,
+            trust_domain,
+            sentry_address,
+            anchors: AnchorSource::File { path: self.trust_anchors_file.clone(), fallback: None },
+            key_kind: KeyKind::Ed25519,
+            mode: self.mode,
+        })
+    }
+}
+
+/// The members of a cluster by id. Entries that are no `id=address` are dropped (Dapr 1.18).
+fn peers(entries: &[String]) -> BTreeMap<&str, &str> {
+    let member = |entry: &'_ String| -> Option<(usize, usize)> {
+        (entry.matches('=').count() == 1).then(|| entry.find('='))?.map(|at| (at, at + 1))
+    };
+    entries
+        .iter()
+        .filter_map(|entry| {
+            let (end, start) = member(entry)?;
+            Some((entry.get(..end)?.trim(), entry.get(start..)?.trim()))
+        })
+        .collect()
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "standalone" => Ok(Mode::Standalone),
+        "kubernetes" => Ok(Mode::Kubernetes),
+        _ => Err("write standalone or kubernetes".to_owned()),
+    }
+}
+
+fn is_truthy(text: &str) -> bool {
+    matches!(text.trim().to_lowercase().as_str(), "y" | "yes" | "true" | "t" | "on" | "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use rstest::rstest;
+
+    fn flags(args: &[&str]) -> Flags {
+        Flags::try_parse_from(std::iter::once("placement").chain(args.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn the_defaults_make_a_serving_replica() {
+        let config = flags(&[]).into_config().unwrap();
+        assert_eq!((config.id.as_str(), config.port), ("dapr-placement-0", 50005));
+        assert_eq!(config.election_address, "127.0.0.1:8201");
+        assert!(config.tls.is_none());
+        assert_eq!(config.replication_factor, 100);
+        assert_eq!(config.rules.round_timeout, Duration::from_secs(8));
+        assert_eq!(config.rules.hold_off, Duration::ZERO);
+    }
+
+    #[rstest]
+    #[case(&["--keepalive-time=999ms"],
+        "invalid value for keepalive-time: value should be between 1s and 10s, got 999ms")]
+    #[case(&["--keepalive-timeout=11s"],
+        "invalid value for keepalive-timeout: value should be between 1s and 10s, got 11s")]
+    #[case(&["--id=x"],
+        "address for node x not found in raft peers [dapr-placement-0=127.0.0.1:8201]")]
+    #[case(&["--id=a", "--initial-cluster=a=h:1,b=h:2", "--initial-cluster", "c=h:3"],
+        "--initial-cluster names 3 replicas, but leader election between replicas is not built yet: run one")]
+    fn refuses(#[case] args: &[&str], #[case] want: &str) {
+        assert_eq!(flags(args).into_config().unwrap_err().to_string(), want);
+    }
+
+    #[test]
+    fn malformed_members_are_dropped() {
+        let config = flags(&["--id=a", "--initial-cluster= a = h:1 ,b,c=d=e"]).into_config();
+        assert_eq!(config.unwrap().election_address, "h:1");
+    }
+
+    #[rstest]
+    #[case(&[], "0.0.0.0")]
+    #[case(&["--listen-address=127.0.0.1"], "127.0.0.1")]
+    #[case(&["--listen-address=127.0.0.1", "--metrics-listen-address=127.0.0.2"], "127.0.0.2")]
+    fn metrics_follow_the_listen_address(#[case] args: &[&str], #[case] want: &str) {
+        assert_eq!(flags(args).process().metrics_listen_address, want);
+    }
+
+    /// As the Helm chart calls it.
+    #[test]
+    fn takes_the_arguments_of_the_chart() {
+        let config = flags(&[
+            "--log-level",
+            "info",
+            "--metadata-enabled",
+            "--replicationFactor=100",
+            "--max-api-level=10",
+            "--min-api-level=0",
+            "--keepalive-time=2s",
+            "--keepalive-timeout=3s",
+            "--disseminate-timeout=8s",
+            "--disseminate-coalesce-window=100ms",
+            "--enable-metrics",
+            "--metrics-port",
+            "9090",
+            "--tls-enabled",
+            "--trust-domain=cluster.local",
+            "--trust-anchors-file=/var/run/secrets/dapr.io/tls/ca.crt",
+            "--sentry-address=dapr-sentry.dapr-system.svc.cluster.local:443",
+            "--mode=kubernetes",
+        ])
+        .into_config()
+        .unwrap();
+        assert!(config.metadata_enabled);
+        assert_eq!(config.deprecated, ["--max-api-level", "--min-api-level"]);
+        let tls = config.tls.unwrap();
+        assert_eq!((tls.app_id.as_str(), tls.mode), ("dapr-placement", Mode::Kubernetes));
+        assert_eq!(tls.trust_domain.as_str(), "cluster.local");
+    }
+
+    #[test]
+    fn help_and_defaults_are_as_committed() {
+        let mut command = <Flags as clap::CommandFactory>::command().term_width(100);
+        insta::assert_snapshot!(command.render_long_help().to_string());
+    }
+}

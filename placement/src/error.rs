@@ -1,0 +1,109 @@
+//! Why a stream is refused or ended, and the one mapping to gRPC. Sidecars log these texts; the
+//! codes and texts are those of Dapr 1.18 unless a variant says otherwise.
+
+use std::time::Duration;
+
+use tonic::Status;
+
+/// Why a message of a sidecar is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// mTLS is on and the certificate names no workload.
+    #[error("failed to get client ID from context")]
+    NoIdentity,
+    /// A version without an operation.
+    #[error("both operation and version must be set or both must be unset")]
+    VersionWithoutOperation,
+    /// An empty id or namespace.
+    #[error("host ID and namespace must be provided")]
+    Incomplete,
+    /// Another app id than the certificate's.
+    #[error("provided app ID {claimed} doesn't match the one in the SPIFFE ID ({proven})")]
+    OtherApp {
+        /// In the message.
+        claimed: String,
+        /// In the certificate.
+        proven: String,
+    },
+    /// Another namespace than the certificate's.
+    #[error(
+        "provided client namespace {claimed} doesn't match the one in the SPIFFE ID ({proven})"
+    )]
+    OtherNamespace {
+        /// In the message.
+        claimed: String,
+        /// In the certificate.
+        proven: String,
+    },
+    /// An actor type that belongs to another app's workflow engine.
+    #[error("entity {entity} is not allowed for app ID {app_id} in namespace {namespace}")]
+    ReservedEntity {
+        /// The actor type.
+        entity: String,
+        /// The app id of the message.
+        app_id: String,
+        /// The namespace of the message.
+        namespace: String,
+    },
+    /// A later message is of somebody else. Ours: Dapr 1.18 lets such a message rewrite the entry
+    /// of a foreign stream.
+    #[error("namespace and app ID must not change on a stream")]
+    ChangedIdentity,
+}
+
+impl From<&Refusal> for Status {
+    fn from(refusal: &Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::NoIdentity => Self::unauthenticated(text),
+            Refusal::VersionWithoutOperation | Refusal::Incomplete | Refusal::ChangedIdentity => {
+                Self::invalid_argument(text)
+            }
+            Refusal::OtherApp { .. }
+            | Refusal::OtherNamespace { .. }
+            | Refusal::ReservedEntity { .. } => Self::permission_denied(text),
+        }
+    }
+}
+
+/// Why the server ends an accepted stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// It did not acknowledge in time.
+    #[error("dissemination timeout after {} for version {version}", runtime::go_duration::format(*.after))]
+    TimedOut {
+        /// The budget of the round.
+        after: Duration,
+        /// The version of the round.
+        version: u64,
+    },
+    /// The process stops, and the stream asks for the first time. Dapr 1.18.
+    #[error("placement server is shutting down")]
+    Refused,
+    /// The process stops. Dapr 1.18 says the same with the code UNKNOWN.
+    #[error("cancelling context, received signal terminated")]
+    Stopped,
+}
+
+impl From<End> for Status {
+    fn from(end: End) -> Self {
+        let text = end.to_string();
+        match end {
+            End::TimedOut { .. } => Self::deadline_exceeded(text),
+            End::Refused | End::Stopped => Self::unavailable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(Duration::from_secs(1), "dissemination timeout after 1s for version 7")]
+    #[case(Duration::from_secs(60), "dissemination timeout after 1m0s for version 7")]
+    fn timeouts_are_written_as_go_writes_them(#[case] after: Duration, #[case] want: &str) {
+        assert_eq!(Status::from(End::TimedOut { after, version: 7 }).message(), want);
+    }
+}

@@ -1,0 +1,154 @@
+//! The way out of one stream: the owner puts orders in, the connection takes frames out when its
+//! peer has room for them. Putting in never waits, so a peer that does not read disturbs nobody.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::body::{Body, Frame};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::message::Step;
+use crate::outbox::{Order, Outbox};
+use crate::wire;
+
+/// One stream's orders and its end. Shared by the owner, the stream's task and the connection.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    replication_factor: i64,
+    inner: Mutex<Inner>,
+    written: watch::Sender<Option<(Step, u64)>>,
+    ended: CancellationToken,
+    gone: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Inner {
+    outbox: Outbox,
+    end: Option<Status>,
+    reader: Option<Waker>,
+}
+
+impl Mailbox {
+    /// An open stream; `paired` as in [`Outbox::new`].
+    pub(crate) fn new(paired: bool, replication_factor: i64) -> Arc<Self> {
+        Arc::new(Self {
+            replication_factor,
+            inner: Mutex::new(Inner { outbox: Outbox::new(paired), end: None, reader: None }),
+            written: watch::Sender::new(None),
+            ended: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        })
+    }
+
+    /// Queues an order.
+    pub(crate) fn push(&self, order: Order) {
+        self.change(|inner| inner.outbox.push(order));
+    }
+
+    /// Ends the stream; orders that wait are dropped. The first reason stays.
+    pub(crate) fn end(&self, status: Status) {
+        self.change(|inner| {
+            inner.end.get_or_insert(status);
+        });
+        self.ended.cancel();
+    }
+
+    /// Resolves when [`Self::end`] was called.
+    pub(crate) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Resolves when the connection has taken everything or given the stream up.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// The order that the connection took last.
+    pub(crate) fn written(&self) -> watch::Receiver<Option<(Step, u64)>> {
+        self.written.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let mut inner = self.lock();
+        change(&mut inner);
+        let waker = inner.reader.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<Order, Status>> {
+        let mut inner = self.lock();
+        if let Some(status) = &inner.end {
+            return Poll::Ready(Err(status.clone()));
+        }
+        let Some(order) = inner.outbox.pop() else {
+            inner.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        drop(inner);
+        self.written.send_replace(Some((order.step(), order.version())));
+        Poll::Ready(Ok(order))
+    }
+}
+
+/// The response body of a stream: a frame per order, then the status as trailers.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    mailbox: Arc<Mailbox>,
+    done: bool,
+}
+
+impl Frames {
+    pub(crate) fn new(mailbox: Arc<Mailbox>) -> Self {
+        Self { mailbox, done: false }
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        self.mailbox.poll(cx).map(|next| {
+            let frame = match next {
+                Ok(order) => Frame::data(wire::frame(&order, self.mailbox.replication_factor)),
+                Err(status) => {
+                    self.done = true;
+                    let mut trailers = HeaderMap::new();
+                    // Fails only on a text that is no header value; gRPC escapes those.
+                    let _ = status.add_header(&mut trailers);
+                    Frame::trailers(trailers)
+                }
+            };
+            Some(Ok(frame))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.mailbox.gone.cancel();
+    }
+}

@@ -1,0 +1,44 @@
+//! Which host owns an actor, as every sidecar computes it by itself from the table. Placement needs
+//! none of it to serve; tests and tools do. Source: Dapr 1.18, actor routing.
+
+use blake2::{Blake2b512, Digest as _};
+
+/// The consistent-hash ring of one actor type in one namespace.
+#[derive(Debug, Clone)]
+pub struct Ring<'a> {
+    /// Virtual nodes by value, each with its host.
+    nodes: Vec<(u64, &'a str)>,
+}
+
+impl<'a> Ring<'a> {
+    /// The ring of these hosts with `replicas` virtual nodes each; no node, no owner.
+    pub fn new(hosts: impl IntoIterator<Item = &'a str>, replicas: u32) -> Self {
+        let mut nodes: Vec<(u64, &str)> = hosts
+            .into_iter()
+            .flat_map(|host| (0..replicas).map(move |i| (hash(&format!("{host}{i}")), host)))
+            .collect();
+        nodes.sort_unstable();
+        Self { nodes }
+    }
+
+    /// The host that owns an actor: that of the first node at or after the hash of its id, round
+    /// the end. The actor's type plays no part.
+    pub fn owner(&self, actor_id: &str) -> Option<&'a str> {
+        let value = hash(actor_id);
+        let at = self.nodes.partition_point(|(node, _)| *node < value);
+        self.nodes.get(at).or_else(|| self.nodes.first()).map(|(_, host)| *host)
+    }
+
+    /// The virtual nodes, ascending.
+    pub fn nodes(&self) -> &[(u64, &'a str)] {
+        &self.nodes
+    }
+}
+
+/// The first eight bytes of BLAKE2b-512 (RFC 7693) of the text, little-endian.
+pub fn hash(text: &str) -> u64 {
+    let digest = Blake2b512::digest(text.as_bytes());
+    let mut first = [0; 8];
+    first.iter_mut().zip(digest.iter()).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(first)
+}

@@ -1,0 +1,198 @@
+//! The gRPC service: one bidirectional stream per sidecar.
+//!
+//! The response body is our own, so that one encoded table is shared by all streams; what tonic
+//! generates would copy it for each. Reading is tonic's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Response, header};
+use axum::routing::post;
+use proto::placement::Host;
+use runtime::Scope;
+use tonic::codec::{Codec as _, Streaming};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+use transport::Peer;
+
+use crate::admit::{Access, Admission};
+use crate::error::End;
+use crate::mailbox::{Frames, Mailbox};
+use crate::membership::{Event, Rules};
+use crate::message::{Message, StreamId};
+use crate::owner::Owner;
+
+/// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
+const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
+
+/// How long a peer may take to read the end of its stream before its connection is cut: one that
+/// reads nothing would keep it for ever.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Sidecars before 1.17 give a round up after this time.
+const LEGACY_LIMIT: Duration = Duration::from_secs(15);
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) owner: Owner,
+    pub(crate) rules: Rules,
+    pub(crate) replication_factor: i64,
+    /// Clients must prove who they are.
+    pub(crate) tls: bool,
+    pub(crate) scope: Scope,
+    pub(crate) streams: Arc<AtomicU64>,
+}
+
+impl Service {
+    /// The routes of the gRPC port.
+    pub(crate) fn router(self) -> Router {
+        let unimplemented = async || Status::unimplemented("").into_http::<Body>();
+        Router::new()
+            .route(METHOD, post(async move |request| self.open(request).await))
+            .fallback(unimplemented)
+    }
+
+    async fn open(self, request: Request) -> Response<Body> {
+        match self.admit(request).await {
+            Ok(Some(mailbox)) => respond(Body::new(Frames::new(mailbox))),
+            Ok(None) => Status::new(Code::Ok, "").into_http(),
+            Err(status) => status.into_http(),
+        }
+    }
+
+    /// Reads and checks the first message and makes the stream known. `None`: the client ended it
+    /// without a word. Dropping the future, when the client is gone, is safe: nothing is known of
+    /// the stream until it registers, and its task exists from then on.
+    async fn admit(self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
+        if self.scope.token().is_cancelled() {
+            return Err(End::Refused.into());
+        }
+        let peer = request.extensions().get::<Peer>().cloned();
+        let access = if self.tls {
+            Access::of(peer.as_ref().and_then(|p| p.id.as_ref()))
+        } else {
+            Access::Unproven
+        };
+        let mut admission = Admission::new(access);
+        let decoder = ProstCodec::<(), Host>::default().decoder();
+        let mut inbound = Streaming::new_request(decoder, request.into_body(), None, None);
+        let first = tokio::select! {
+            () = self.scope.token().cancelled() => return Err(End::Stopped.into()),
+            first = inbound.message() => first?,
+        };
+        let Some(message) = first.map(Message::from) else { return Ok(None) };
+        admission.check(&message).map_err(|refusal| {
+            let id = &message.host.app_id;
+            tracing::info!(target: "dapr.placement.server", id, "Refused a stream: {refusal}");
+            Status::from(&refusal)
+        })?;
+        Ok(Some(self.start(peer, admission, inbound, message)))
+    }
+
+    /// Starts the task that owns the stream and tells of its beginning and its end, once each.
+    fn start(
+        self,
+        peer: Option<Peer>,
+        admission: Admission,
+        inbound: Streaming<Host>,
+        message: Message,
+    ) -> Arc<Mailbox> {
+        let host = &message.host;
+        tracing::info!(target: "dapr.placement.server",
+            "Received status report connection from new namespace={} id={} host={}",
+            host.namespace, host.app_id, host.name);
+        if message.is_legacy() && self.rules.round_timeout >= LEGACY_LIMIT {
+            tracing::warn!(target: "dapr.placement.server", id = host.app_id,
+                "A sidecar before 1.17 gives a round up after {LEGACY_LIMIT:?}: keep --disseminate-timeout below");
+        }
+        let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
+        let mailbox = Mailbox::new(message.is_legacy(), self.replication_factor);
+        let task = Stream {
+            stream,
+            owner: self.owner,
+            scope: self.scope.clone(),
+            admission,
+            mailbox: mailbox.clone(),
+            peer,
+        };
+        self.scope.spawn_detached("placement-stream", task.run(message, inbound));
+        mailbox
+    }
+}
+
+fn respond(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    response
+}
+
+/// The task of one stream.
+struct Stream {
+    stream: StreamId,
+    owner: Owner,
+    scope: Scope,
+    admission: Admission,
+    mailbox: Arc<Mailbox>,
+    peer: Option<Peer>,
+}
+
+impl Stream {
+    async fn run(mut self, first: Message, mut inbound: Streaming<Host>) {
+        let (stream, mailbox) = (self.stream, self.mailbox.clone());
+        let registered = self.owner.register(stream, first, mailbox.clone()).await.is_ok();
+        let end = if registered { self.read(&mut inbound).await } else { End::Stopped.into() };
+        let addr = self.peer.as_ref().map(|p| p.addr.to_string()).unwrap_or_default();
+        match end.code() {
+            Code::Ok => tracing::debug!(target: "dapr.placement.server", "{addr} ended its stream"),
+            _ => tracing::info!(target: "dapr.placement.server",
+                "Closing connection to {addr}: {}", end.message()),
+        }
+        mailbox.end(end);
+        // Fails only when the owner has stopped, and with it every count.
+        let _ = self.owner.tell(Event::Closed { stream }).await;
+        drop(inbound);
+        if tokio::time::timeout(LAST_WORD, mailbox.gone()).await.is_err() {
+            if let Some(peer) = &self.peer {
+                tracing::info!(target: "dapr.placement.server", "{addr} does not read; cutting its connection");
+                peer.hang_up();
+            }
+        }
+    }
+
+    /// Passes on what the sidecar says; why the stream ends.
+    async fn read(&mut self, inbound: &mut Streaming<Host>) -> Status {
+        let (stream, mailbox) = (self.stream, self.mailbox.clone());
+        let mut written = mailbox.written();
+        loop {
+            let event = tokio::select! {
+                () = mailbox.ended() => return Status::deadline_exceeded("it held up a round"),
+                () = mailbox.gone() => return Status::cancelled("the client is gone"),
+                () = self.scope.token().cancelled() => return End::Stopped.into(),
+                Ok(()) = written.changed() => {
+                    let Some((step, version)) = *written.borrow_and_update() else { continue };
+                    Event::Written { stream, step, version }
+                }
+                message = inbound.message() => match message {
+                    Ok(Some(host)) => {
+                        let message = Message::from(host);
+                        if let Err(refusal) = self.admission.check(&message) {
+                            return Status::from(&refusal);
+                        }
+                        Event::Message { stream, message }
+                    }
+                    Ok(None) => return Status::new(Code::Ok, ""),
+                    Err(status) => return status,
+                }
+            };
+            if self.owner.tell(event).await.is_err() {
+                return End::Stopped.into();
+            }
+        }
+    }
+}
