@@ -1,5 +1,6 @@
 //! The main job, end to end: chart, sample, and what a person wants to see of it. `cargo xtask
 //! demo` prints it; the end-to-end suite asserts it.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,11 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Cluster, Deadline, until};
+use crate::{Cluster, Deadline, Image, NodeBed, Service, environment, peer_images, until};
 
 /// Where the control plane is installed.
 pub const CONTROL_PLANE: &str = "dapr-system";
-/// The Deployments and StatefulSets of the control plane, as `kubectl rollout` names them.
+/// The workloads of the control plane, as `kubectl rollout` names them.
 pub const SERVICES: [&str; 4] = [
     "deployment/dapr-sentry",
     "deployment/dapr-operator",
@@ -21,6 +22,43 @@ pub const SERVICES: [&str; 4] = [
 ];
 /// Sample applications with a sidecar.
 const APPS: [&str; 3] = ["node", "python", "actor"];
+
+/// Registry part of the names of images that were made on this machine.
+const LOCAL: &str = "localhost";
+
+/// Makes the images of the control plane and of the sample and brings them to the bed's node.
+/// `profile` is cargo's profile for our services.
+///
+/// # Errors
+/// A service does not compile, or a program of the sample is missing on this machine.
+pub fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
+    let folder = environment::workspace().join("target/images");
+    let import = |name: &str, image: Image| {
+        let archive = folder.join(format!("{name}.tar"));
+        image.write(&archive)?;
+        bed.import_image(&archive)
+    };
+    for service in Service::ALL {
+        let tag = env!("CARGO_PKG_VERSION");
+        let name = format!("{LOCAL}/{}:{tag}", service.binary());
+        import(service.binary(), peer_images::service(service, &name, profile)?)?;
+    }
+    import("daprd", peer_images::daprd(&daprd_image())?)?;
+    import("redis", peer_images::redis("localhost/trilby-sample-redis:1")?)?;
+    import("node", peer_images::node("localhost/trilby-sample-node:1")?)?;
+    import("python", peer_images::python("localhost/trilby-sample-python:1")?)
+}
+
+fn daprd_image() -> String {
+    format!("{LOCAL}/daprd:{}", peer_images::daprd_tag())
+}
+
+/// The sample on a bed, with the images that [`import_images`] made.
+pub fn on_bed(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
+    Demo { overlay: "bed", ..Demo::new(cluster, root, namespace) }
+        .value(format!("global.controlPlane.registry={LOCAL}"))
+        .value(format!("dapr_sidecar_injector.image.name={}", daprd_image()))
+}
 
 /// What it takes to run the sample on a cluster.
 #[derive(Clone, Debug)]
@@ -50,13 +88,6 @@ impl Demo {
         self
     }
 
-    /// Uses the images that were made from programs of this machine.
-    #[must_use]
-    pub fn bed_images(mut self) -> Self {
-        self.overlay = "bed";
-        self
-    }
-
     /// The cluster that it runs on.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
@@ -74,7 +105,7 @@ impl Demo {
         for value in &self.values {
             args.extend(["--set", value]);
         }
-        self.cluster.helm(&args).map(drop).or_else(|e| self.explain(e, CONTROL_PLANE))
+        self.cluster.helm(&args).map(drop).or_else(|e| self.explain(&e, CONTROL_PLANE))
     }
 
     /// Deploys the sample and waits until its pods are Ready.
@@ -89,7 +120,7 @@ impl Demo {
         self.kubectl(&["apply", "-k", path(&sample)?])?;
         self.kubectl(&["wait", "--for=condition=Available", "deployment", "--all", "--timeout=4m"])
             .map(drop)
-            .or_else(|e| self.explain(e, &self.namespace))
+            .or_else(|e| self.explain(&e, &self.namespace))
     }
 
     /// Removes sample and chart, for a cluster that stays.
@@ -110,7 +141,12 @@ impl Demo {
     pub fn control_plane(&self) -> Result<String> {
         for service in SERVICES {
             self.cluster.kubectl(&[
-                "-n", CONTROL_PLANE, "rollout", "status", service, "--timeout=2m",
+                "-n",
+                CONTROL_PLANE,
+                "rollout",
+                "status",
+                service,
+                "--timeout=2m",
             ])?;
         }
         self.cluster.kubectl(&["-n", CONTROL_PLANE, "get", "pods"])
@@ -182,7 +218,10 @@ impl Demo {
         let loaded: BTreeSet<&str> =
             array(&metadata["components"]).filter_map(|c| c["name"].as_str()).collect();
         for wanted in ["pubsub", "statestore"] {
-            ensure!(loaded.contains(wanted), "the sidecar has not loaded {wanted}, only {loaded:?}");
+            ensure!(
+                loaded.contains(wanted),
+                "the sidecar has not loaded {wanted}, only {loaded:?}"
+            );
         }
         Ok(metadata)
     }
@@ -194,7 +233,8 @@ impl Demo {
     pub fn last_order(&self) -> Result<i64> {
         until(Deadline::seconds(60), "an order in the state store", || {
             let order = self.raw(&["get"], "/order", None).ok();
-            Ok(order.and_then(|text| serde_json::from_str::<Value>(&text).ok()?["orderId"].as_i64()))
+            Ok(order
+                .and_then(|text| serde_json::from_str::<Value>(&text).ok()?["orderId"].as_i64()))
         })
     }
 
@@ -239,7 +279,8 @@ impl Demo {
                 return Ok(None);
             };
             let answer: Value = serde_json::from_str(&answer)?;
-            let count = answer["count"].as_i64().with_context(|| format!("no count in {answer}"))?;
+            let count =
+                answer["count"].as_i64().with_context(|| format!("no count in {answer}"))?;
             Ok(Some((count, text(&answer["host"]).to_owned())))
         })
     }
@@ -295,10 +336,8 @@ impl Demo {
 
     /// A request to the order service through the API server.
     fn raw(&self, verb: &[&str], request: &str, body: Option<&str>) -> Result<String> {
-        let url = format!(
-            "/api/v1/namespaces/{}/services/nodeapp:80/proxy{request}",
-            self.namespace
-        );
+        let url =
+            format!("/api/v1/namespaces/{}/services/nodeapp:80/proxy{request}", self.namespace);
         let mut args = verb.to_vec();
         args.extend(["--raw", &url]);
         match body {
@@ -311,7 +350,7 @@ impl Demo {
     }
 
     /// Adds what the pods of a namespace say to an error.
-    fn explain(&self, error: anyhow::Error, namespace: &str) -> Result<()> {
+    fn explain(&self, error: &anyhow::Error, namespace: &str) -> Result<()> {
         let get = |args: &[&str]| self.cluster.kubectl(args).unwrap_or_else(|e| format!("{e:#}"));
         let pods = get(&["-n", namespace, "get", "pods", "-o", "wide"]);
         let events = get(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]);

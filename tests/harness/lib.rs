@@ -18,6 +18,7 @@ pub mod cluster;
 mod containerd;
 pub mod control_plane;
 pub mod daprd;
+pub mod demo;
 pub mod environment;
 mod gobuild;
 mod host;

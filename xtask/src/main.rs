@@ -1,6 +1,7 @@
 //! The task runner: `cargo xtask --help`.
 
 mod cluster;
+mod demo;
 mod image;
 mod output;
 
@@ -18,6 +19,8 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// The main job on a real cluster: chart, sample, and what it shows
+    Demo(demo::Flags),
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
     /// Container images without a container daemon
@@ -26,6 +29,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Flags::parse().task {
+        Task::Demo(flags) => demo::run(&flags),
         Task::Cluster(flags) => cluster::run(flags),
         Task::Image(flags) => image::run(&flags),
     };

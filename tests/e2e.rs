@@ -1,0 +1,131 @@
+//! The demo as a test, on a real cluster with real pods, and what may go wrong meanwhile.
+//!
+//! One cluster serves the whole file, so it is one test with named steps. It needs root.
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::demo::{self, CONTROL_PLANE, Demo, SERVICES};
+use blackbox::progress::step;
+use blackbox::{Deadline, NodeBed, Scratch, environment, until};
+use serde_json::Value;
+
+/// Takes the bed down however the test ends.
+struct Bed(NodeBed);
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.down() {
+            eprintln!("the bed was not removed: {e:#}");
+        }
+    }
+}
+
+#[test]
+fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Result<()> {
+    if !environment::is_root() {
+        eprintln!("skipped: a cluster with real pods needs root");
+        return Ok(());
+    }
+    let state = Scratch::new("e2e")?;
+    let bed = Bed(NodeBed::at(state.path())?);
+    let cluster = step("bring up a cluster", || bed.0.up())?;
+    step("make and import images", || demo::import_images(&bed.0, "release"))?;
+    let demo = demo::on_bed(cluster, environment::workspace(), "hello");
+
+    step("install the chart", || demo.install())?;
+    demo.control_plane()?;
+    step("logs have the reference's fields", || log_fields(&demo))?;
+    step("deploy the sample", || demo.deploy())?;
+    demo.pods()?;
+    step("the injected container", || sidecar_arguments(&demo))?;
+    step("the sidecar's identity", || demo.svid())?;
+    step("the Components", || demo.metadata())?;
+    step("orders survive a restart", || demo.order_survives_restart())?;
+    step("actors count, each in one place", || actors(&demo))?;
+    for service in SERVICES {
+        step(&format!("the sample goes on without {service}"), || survives_loss(&demo, service))?;
+    }
+    step("a Component whose Secret is missing", || missing_secret(&demo))?;
+    step("a pod with an invalid app id", || invalid_app_id(&demo))?;
+    step("the reinstalled sample still works", || demo.orders_go_on())?;
+    Ok(())
+}
+
+fn log_fields(demo: &Demo) -> Result<()> {
+    for service in SERVICES {
+        let log = demo.cluster().kubectl(&["-n", CONTROL_PLANE, "logs", service])?;
+        let line = log.lines().next().with_context(|| format!("{service} logs nothing"))?;
+        for key in ["time=", "level=", "msg=", "scope=dapr.", "type=log", "ver=", "app_id=dapr-", "instance="] {
+            ensure!(line.contains(key), "{service} logs no {key}: {line}");
+        }
+    }
+    Ok(())
+}
+
+fn sidecar_arguments(demo: &Demo) -> Result<()> {
+    let arguments = demo.sidecar_arguments()?;
+    for wanted in ["--app-id nodeapp", "--app-port 3000", "--mode kubernetes", "--enable-mtls"] {
+        ensure!(arguments.contains(wanted), "no {wanted} in\n{arguments}");
+    }
+    Ok(())
+}
+
+fn actors(demo: &Demo) -> Result<()> {
+    for id in ["1", "2", "3"] {
+        let (first, home) = demo.count(id)?;
+        let (second, same) = demo.count(id)?;
+        ensure!(second == first + 1, "Counter/{id} counted {first}, then {second}");
+        ensure!(home == same, "Counter/{id} moved from {home} to {same} for no reason");
+    }
+    Ok(())
+}
+
+/// Deletes the service's pod while orders arrive: they go on, before and after it is back.
+fn survives_loss(demo: &Demo, service: &str) -> Result<()> {
+    let app = service.rsplit('/').next().unwrap_or_default();
+    let selector = format!("app={app}");
+    let before = names(demo, &selector)?;
+    let kubectl = |args: &[&str]| demo.cluster().kubectl(args);
+    kubectl(&["-n", CONTROL_PLANE, "delete", "pod", "-l", &selector, "--wait=false"])?;
+    demo.orders_go_on()?;
+    until(Deadline::seconds(120), "another pod of the service", || {
+        let now = names(demo, &selector)?;
+        Ok((!now.is_empty() && now != before).then_some(()))
+    })?;
+    demo.control_plane()?;
+    demo.orders_go_on()?;
+    demo.count("1")?;
+    demo.pods().map(drop)
+}
+
+/// Name and uid of each pod: a StatefulSet's pod comes back under its old name.
+fn names(demo: &Demo, selector: &str) -> Result<Vec<String>> {
+    let list = demo.cluster().get(&["pods", "-n", CONTROL_PLANE, "-l", selector])?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    Ok(pods.iter().map(|p| format!("{}", p["metadata"]["uid"])).collect())
+}
+
+/// The others go on, and the sidecar that wants it says what is missing.
+fn missing_secret(demo: &Demo) -> Result<()> {
+    let component = r#"{"apiVersion":"dapr.io/v1alpha1","kind":"Component",
+        "metadata":{"name":"broken","namespace":"hello"},
+        "spec":{"type":"state.redis","version":"v1","metadata":[
+            {"name":"redisHost","value":"redis:6379"},
+            {"name":"redisPassword","secretKeyRef":{"name":"no-such-secret","key":"password"}}]},
+        "auth":{"secretStore":"kubernetes"},"scopes":["nobody"]}"#;
+    demo.cluster().apply(component)?;
+    demo.orders_go_on()?;
+    let metadata: Value = demo.metadata()?;
+    ensure!(!metadata.to_string().contains("\"broken\""), "loaded out of its scope: {metadata}");
+    demo.kubectl(&["delete", "component", "broken"]).map(drop)
+}
+
+/// The API server tells the person; nothing else is disturbed.
+fn invalid_app_id(demo: &Demo) -> Result<()> {
+    let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad-id","namespace":"hello",
+        "annotations":{"dapr.io/enabled":"true","dapr.io/app-id":"not.valid"}},
+        "spec":{"containers":[{"name":"app","image":"localhost/pause:1"}]}}"#;
+    let refused = demo.cluster().apply(pod);
+    let words = refused.err().context("a pod with an invalid app id was accepted")?.to_string();
+    ensure!(words.contains("not.valid"), "the refusal does not name the app id: {words}");
+    demo.orders_go_on().map(drop)
+}

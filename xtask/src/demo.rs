@@ -1,0 +1,128 @@
+//! `cargo xtask demo`: the main job, shown.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail, ensure};
+use blackbox::demo::{self, Demo};
+use blackbox::progress::{elapsed, say, step};
+use blackbox::{Cluster, NodeBed, environment};
+use clap::Args;
+
+use crate::output::print;
+
+/// Brings up a cluster if none is given, installs the chart, runs the annotated sample and shows
+/// it work. Ends non-zero with the reason when any of it fails.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// A cluster of your kubeconfig, instead of one on this machine (needs root)
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// With --context: the registry that the control plane images were pushed to
+    #[arg(long, value_name = "REGISTRY", requires = "context")]
+    registry: Option<String>,
+    /// A setting of the chart
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Namespace of the sample
+    #[arg(long, value_name = "NAME", default_value = "hello")]
+    namespace: String,
+    /// Cargo's profile for the services
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Leave everything running, and say how to look around
+    #[arg(long)]
+    keep: bool,
+    /// Remove what `--keep` left
+    #[arg(long, conflicts_with = "keep")]
+    down: bool,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    match &flags.context {
+        Some(context) => on_existing(flags, context),
+        None => on_bed(flags),
+    }
+}
+
+fn on_existing(flags: &Flags, context: &str) -> Result<()> {
+    let mut demo =
+        Demo::new(Cluster::existing(context), environment::workspace(), &flags.namespace);
+    if flags.down {
+        return step("remove the sample and the chart", || demo.remove());
+    }
+    let Some(registry) = &flags.registry else {
+        bail!(
+            "--context needs --registry: the registry that the cluster pulls the images from; \
+             make them with `cargo xtask image` and push them (README, Install)"
+        );
+    };
+    demo = demo.value(format!("global.controlPlane.registry={registry}"));
+    let shown = show(&with_settings(demo.clone(), flags));
+    if flags.keep || shown.is_err() {
+        print("left as it is; `cargo xtask demo --down` with the same --context removes it")?;
+        return shown;
+    }
+    step("remove the sample and the chart", || demo.remove())
+}
+
+fn on_bed(flags: &Flags) -> Result<()> {
+    ensure!(
+        environment::is_root(),
+        "a cluster with real pods on this machine needs root; as another user give one that \
+         exists with --context NAME --registry REGISTRY"
+    );
+    let bed = NodeBed::here()?;
+    if flags.down {
+        return step("remove the cluster", || bed.down());
+    }
+    let outcome = step("bring up a cluster", || bed.up()).and_then(|cluster| {
+        step("make and import images", || demo::import_images(&bed, &flags.profile))?;
+        let demo = demo::on_bed(cluster, environment::workspace(), &flags.namespace);
+        show(&with_settings(demo, flags))
+    });
+    if flags.keep {
+        print(&format!(
+            "\nleft running. To look around:\n  export KUBECONFIG={}\n  alias k='nsenter --net={} kubectl'\n  \
+             k -n {} get pods; k -n {} get pods\nRemove it with: cargo xtask demo --down",
+            bed.cluster().kubeconfig().unwrap_or_else(|| "".as_ref()).display(),
+            bed.network_handle().display(),
+            demo::CONTROL_PLANE,
+            flags.namespace,
+        ))?;
+        return outcome;
+    }
+    let removed = step("remove the cluster", || bed.down());
+    outcome.and(removed)
+}
+
+fn with_settings(demo: Demo, flags: &Flags) -> Demo {
+    flags.set.iter().fold(demo, Demo::value)
+}
+
+/// Installs, deploys, and shows every part of the promise.
+fn show(demo: &Demo) -> Result<()> {
+    step("install the chart", || demo.install())?;
+    section("The control plane", &demo.control_plane()?)?;
+    step("deploy the sample", || demo.deploy())?;
+    section("The sample: application and sidecar in each pod", &demo.pods()?)?;
+    section("The injected container", &demo.sidecar_arguments()?)?;
+    section("Who the sidecar proves to be", &format!("{:#}", demo.svid()?))?;
+    let metadata = demo.metadata()?;
+    let components = metadata.get("components").map(|c| format!("{c:#}")).unwrap_or_default();
+    section("Components, as the sidecar loaded them", &components)?;
+    let order = step("orders arrive", || demo.orders_go_on())?;
+    let kept = step("the last order survives a restart", || demo.order_survives_restart())?;
+    section("Orders", &format!("order {order} stored; order {kept} read back after a restart"))?;
+    let mut actors = String::new();
+    for id in ["1", "2", "3", "1"] {
+        let (count, host) = demo.count(id)?;
+        writeln!(actors, "Counter/{id} lives in {host} and has counted to {count}")?;
+    }
+    section("Actors, placed over two pods", actors.trim_end())?;
+    say(format_args!("all of it works ({:.0} s)", elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn section(title: &str, body: &str) -> Result<()> {
+    print(&format!("\n== {title}\n{}", body.trim_end()))
+}
