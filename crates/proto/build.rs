@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("descriptors.bin"),
         prost_types_encode(&descriptors),
     )?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // The operator sends one buffer to many sidecars.
+    tonic_prost_build::configure().bytes(".dapr.proto.operator.v1").compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -1,1 +1,40 @@
-//! The operator: serves custom resources to sidecars and keeps their Services
+//! The operator: serves custom resources to sidecars and keeps their Services.
+//!
+//! ```text
+//!                     ┌ follow ─► store (cache + feed) ─► api ─► server   gRPC, mTLS
+//!  API server ─ cluster ┤                                 ▲
+//!                     │ secrets: read per answer ─────────┘
+//!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
+//!                     └ webhook ─► conversion, crd_patch                  Subscriptions
+//! ```
+//! Start reading at [`run`], then [`cache`] (what changed), [`feed`] (who hears of it),
+//! [`secrets`] (what is filled in), [`service`] (what an app's Service looks like).
+//!
+//! Invariants: an object in a cache is never changed and holds no secret; an object or a secret
+//! that is broken disturbs no other; a stream costs one entry per changed object; losing the lease
+//! stops writing Services and nothing else. Deliberately absent: a cache of Secrets.
+
+pub mod access;
+pub mod api;
+pub mod assignment;
+pub mod cache;
+pub mod cluster;
+pub mod config;
+pub mod conversion;
+pub mod crd_patch;
+pub mod desk;
+pub mod error;
+pub mod feed;
+pub mod follow;
+pub mod metrics;
+pub mod reconcile;
+pub mod report;
+pub mod secrets;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod webhook;
+mod wiring;
+pub mod workload;
+
+pub use wiring::{run, serve_api};

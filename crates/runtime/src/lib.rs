@@ -18,6 +18,7 @@ pub mod flags;
 mod health;
 mod http;
 pub mod kubernetes;
+pub mod lease;
 mod logging;
 pub mod metrics;
 mod process;

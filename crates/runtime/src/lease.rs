@@ -1,0 +1,269 @@
+//! Leader election by a Lease (`coordination.k8s.io/v1`), so that one replica writes at a time.
+//!
+//! The rules are those of client-go's leader election: a holder that has not renewed for the
+//! lease's duration, counted from when *we* last saw it change, has lost it. Clocks of different
+//! machines are never compared. [`decide`] is pure; [`elect`] does the calls.
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use tokio::sync::watch;
+
+use crate::{Scope, clock, random};
+
+/// A holder that does not renew for this long has lost the lease. Source: Dapr 1.18, operator.
+const LEASE: Duration = Duration::from_secs(15);
+/// A holder that could not renew for this long stops leading, before anybody else may start.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two tries or renewals.
+const RETRY: Duration = Duration::from_secs(2);
+/// Limit of one call.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which lease, and who we are.
+#[derive(Debug, Clone)]
+pub struct LeaseOptions {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// Unique among the candidates; see [`identity`].
+    pub identity: String,
+}
+
+/// `<hostname>_<random>`, as candidates call themselves.
+pub fn identity() -> String {
+    format!("{}_{:016x}{:016x}", crate::environment::hostname(), random::bits(), random::bits())
+}
+
+/// The namespace of this pod, where its leases are.
+///
+/// # Errors
+/// The process is in no pod.
+pub fn pod_namespace() -> anyhow::Result<String> {
+    const FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+    let text = std::fs::read_to_string(FILE).map_err(|_| {
+        anyhow::anyhow!("unable to find leader election namespace: not running in-cluster")
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// What a candidate knows.
+#[derive(Debug, Clone, Default)]
+struct Observed {
+    lease: Option<Lease>,
+    /// When this state of the lease was first seen.
+    since: Option<Instant>,
+}
+
+/// What a candidate does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There is no Lease: make it.
+    Create,
+    /// It is free, expired, or ours: write our name.
+    Take,
+    /// Somebody else leads.
+    Wait,
+}
+
+fn decide(observed: &Observed, identity: &str, now: Instant) -> Step {
+    let Some(lease) = &observed.lease else { return Step::Create };
+    let spec = lease.spec.as_ref();
+    let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let seconds = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or_default();
+    let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let age = observed.since.map(|since| now.saturating_duration_since(since));
+    let expired = age.is_some_and(|age| age > duration);
+    if holder.is_empty() || holder == identity || expired { Step::Take } else { Step::Wait }
+}
+
+/// The record that makes `identity` the holder from `now` on.
+fn record(old: Option<&LeaseSpec>, identity: &str, now: jiff::Timestamp) -> LeaseSpec {
+    let same = old.is_some_and(|old| old.holder_identity.as_deref() == Some(identity));
+    let transitions = old.and_then(|old| old.lease_transitions).unwrap_or_default();
+    let acquired = old.filter(|_| same).and_then(|old| old.acquire_time.clone());
+    LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: Some(i32::try_from(LEASE.as_secs()).unwrap_or(i32::MAX)),
+        acquire_time: acquired.or(Some(MicroTime(now))),
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(if same || old.is_none() { transitions } else { transitions + 1 }),
+        ..LeaseSpec::default()
+    }
+}
+
+/// Stands for election until the scope ends, then gives the lease back. The answer says whether
+/// this process leads; what needs the lease runs while it is true.
+pub fn elect(
+    client: kube::Client,
+    options: LeaseOptions,
+    scope: &Scope,
+) -> watch::Receiver<bool> {
+    let (leading, answer) = watch::channel(false);
+    let candidate = Candidate {
+        api: Api::namespaced(client, &options.namespace),
+        options,
+        observed: Observed::default(),
+        renewed: None,
+    };
+    let token = scope.token().clone();
+    scope.spawn("leader-election", async move {
+        let mut candidate = candidate;
+        let campaign = async {
+            loop {
+                candidate.round(&leading).await;
+                tokio::time::sleep(random::jittered(RETRY, 0.1)).await;
+            }
+        };
+        token.run_until_cancelled(campaign).await;
+        leading.send_replace(false);
+        candidate.release().await;
+        Ok(())
+    });
+    answer
+}
+
+struct Candidate {
+    api: Api<Lease>,
+    options: LeaseOptions,
+    observed: Observed,
+    /// When we last wrote the lease; `None` while somebody else leads.
+    renewed: Option<Instant>,
+}
+
+impl Candidate {
+    async fn round(&mut self, leading: &watch::Sender<bool>) {
+        let outcome = tokio::time::timeout(CALL_LIMIT, self.attempt()).await;
+        match outcome {
+            Ok(Ok(true)) => self.renewed = Some(clock::monotonic()),
+            Ok(Ok(false)) => self.renewed = None,
+            Ok(Err(error)) => {
+                let error = crate::chain(&error);
+                tracing::warn!(target: "dapr.leaderelection", "lease {}: {error}", self.options.name);
+            }
+            Err(_) => {
+                tracing::warn!(target: "dapr.leaderelection", "lease {}: no answer", self.options.name);
+            }
+        }
+        let now = clock::monotonic();
+        let lead = self
+            .renewed
+            .is_some_and(|at| now.saturating_duration_since(at) < RENEW_DEADLINE);
+        if leading.send_if_modified(|was| std::mem::replace(was, lead) != lead) {
+            let text = if lead { "became leader" } else { "lost the lease" };
+            tracing::info!(target: "dapr.leaderelection", identity = self.options.identity, "{text}");
+        }
+    }
+
+    /// Whether the lease is ours now.
+    async fn attempt(&mut self) -> kube::Result<bool> {
+        let seen = self.api.get_opt(&self.options.name).await?;
+        if seen.as_ref().map(|lease| &lease.spec) != self.observed.lease.as_ref().map(|l| &l.spec) {
+            self.observed.since = Some(clock::monotonic());
+        }
+        self.observed.lease = seen;
+        let step = decide(&self.observed, &self.options.identity, clock::monotonic());
+        let old = self.observed.lease.as_ref();
+        let spec = record(old.and_then(|lease| lease.spec.as_ref()), &self.options.identity, clock::now());
+        let written = match (step, old) {
+            (Step::Wait, _) => return Ok(false),
+            (Step::Take, Some(old)) => {
+                let lease = Lease { spec: Some(spec), ..old.clone() };
+                self.api.replace(&self.options.name, &PostParams::default(), &lease).await
+            }
+            (Step::Create | Step::Take, _) => {
+                let metadata =
+                    ObjectMeta { name: Some(self.options.name.clone()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(spec) };
+                self.api.create(&PostParams::default(), &lease).await
+            }
+        };
+        match written {
+            Ok(lease) => {
+                self.observed = Observed { lease: Some(lease), since: Some(clock::monotonic()) };
+                Ok(true)
+            }
+            // Another candidate was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets the next candidate start at once.
+    async fn release(&mut self) {
+        let Some(lease) = self.observed.lease.take().filter(|_| self.renewed.is_some()) else {
+            return;
+        };
+        let mut spec = record(lease.spec.as_ref(), &self.options.identity, clock::now());
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        let lease = Lease { spec: Some(spec), ..lease };
+        let name = self.options.name.clone();
+        let params = PostParams::default();
+        let write = self.api.replace(&name, &params, &lease);
+        if let Ok(Err(error)) = tokio::time::timeout(RETRY, write).await {
+            let error = crate::chain(&error);
+            tracing::debug!(target: "dapr.leaderelection", "lease {name} was not released: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn observed(holder: &str, seconds: i32, since: Instant) -> Observed {
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(seconds),
+            lease_transitions: Some(3),
+            ..LeaseSpec::default()
+        };
+        let lease = Lease { metadata: ObjectMeta::default(), spec: Some(spec) };
+        Observed { lease: Some(lease), since: Some(since) }
+    }
+
+    #[rstest]
+    #[case::free("", 0, Step::Take)]
+    #[case::ours("me", 0, Step::Take)]
+    #[case::held("other", 0, Step::Wait)]
+    #[case::held_to_the_last("other", 15, Step::Wait)]
+    #[case::expired("other", 16, Step::Take)]
+    fn lease_is_taken_when_its_holder_is_silent(
+        #[case] holder: &str,
+        #[case] age: u64,
+        #[case] want: Step,
+    ) {
+        let start = clock::monotonic();
+        let seen = observed(holder, 15, start);
+        assert_eq!(decide(&seen, "me", start + Duration::from_secs(age)), want);
+    }
+
+    #[test]
+    fn absent_lease_is_created() {
+        assert_eq!(decide(&Observed::default(), "me", clock::monotonic()), Step::Create);
+    }
+
+    #[test]
+    fn released_lease_is_free() {
+        let start = clock::monotonic();
+        assert_eq!(decide(&observed("", 1, start), "me", start), Step::Take);
+    }
+
+    #[test]
+    fn takeover_counts_and_renewal_does_not() {
+        let old = observed("other", 15, clock::monotonic()).lease.and_then(|l| l.spec);
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let taken = record(old.as_ref(), "me", at(1));
+        assert_eq!(taken.lease_transitions, Some(4));
+        let renewed = record(Some(&taken), "me", at(5));
+        assert_eq!(renewed.lease_transitions, Some(4));
+        assert_eq!(renewed.acquire_time, Some(MicroTime(at(1))));
+        assert_eq!(renewed.renew_time, Some(MicroTime(at(5))));
+        assert_eq!(record(None, "me", at(1)).lease_transitions, Some(0));
+    }
+}

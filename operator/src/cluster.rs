@@ -1,0 +1,297 @@
+//! Every call to the API server. Decides nothing.
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{Stream, StreamExt as _, stream};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret, Service};
+use kube::{
+    Api, Client, Resource,
+    api::{
+        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+    },
+    core::{ObjectMeta, PartialObjectMeta},
+    runtime::{
+        events::{Event, EventType, Recorder, Reporter},
+        watcher,
+    },
+};
+use resources::{Configuration, CustomResource, GROUP};
+use runtime::clock;
+use serde_json::Value;
+
+use crate::{
+    cache::Key,
+    follow::pause_before_watch,
+    secrets::{FetchError, Fetched, SecretData},
+    workload::WorkloadKind,
+};
+
+/// Limit of one read. Sidecars wait 5 s for an answer (Dapr 1.18).
+const READ_LIMIT: Duration = Duration::from_secs(3);
+/// Secrets read at once for one call.
+const PARALLEL_READS: usize = 8;
+/// Objects per page of a list.
+const PAGE: u32 = 500;
+
+/// The API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    /// The only namespace to watch; `None` for all.
+    watch_namespace: Option<String>,
+    recorder: Recorder,
+}
+
+impl Cluster {
+    /// Calls through `client`, watching one namespace or all.
+    pub fn new(client: Client, watch_namespace: Option<String>, instance: String) -> Self {
+        let client = paced(client);
+        let reporter =
+            Reporter { controller: "dapr-operator".to_owned(), instance: Some(instance) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, watch_namespace, recorder }
+    }
+
+    /// The client itself, for the other `cluster` modules.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The only namespace that is watched; `None` for all.
+    pub fn watch_namespace(&self) -> Option<&str> {
+        self.watch_namespace.as_deref()
+    }
+
+    /// Reads one Configuration, past every cache.
+    ///
+    /// # Errors
+    /// It is missing, forbidden or undecodable.
+    pub async fn configuration(&self, namespace: &str, name: &str) -> kube::Result<Configuration> {
+        Api::namespaced(self.client.clone(), namespace).get(name).await
+    }
+
+    /// Watches a kind as untyped objects, so that each is decoded by itself.
+    pub fn watch_kind<K: CustomResource>(
+        &self,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>> + use<K> {
+        self.watch_untyped(&resource(GROUP, K::VERSION, K::KIND, K::PLURAL))
+    }
+
+    /// Watches a kind of workload, keeping of each what `reduce` makes of it.
+    pub fn watch_workloads<T>(
+        &self,
+        kind: WorkloadKind,
+        reduce: impl Fn(DynamicObject) -> T + Clone,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<T>>> {
+        let (group, version, kind, plural) = kind.names();
+        let events = self.watch_untyped(&resource(group, version, kind, plural));
+        events.map(move |event| event.map(|event| map_event(event, reduce.clone())))
+    }
+
+    fn watch_untyped(
+        &self,
+        resource: &ApiResource,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>> + use<> {
+        let api: Api<DynamicObject> = match &self.watch_namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        };
+        watcher(api, watch_config())
+    }
+
+    /// Watches the metadata of all pods.
+    pub fn watch_pods(
+        &self,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
+        let events = watcher(self.api::<PartialObjectMeta<Pod>>(), watch_config());
+        events.map(|event| event.map(|event| map_event(event, |pod| pod.metadata)))
+    }
+
+    /// Watches a kind of Kubernetes, keeping of each object what `reduce` makes of it.
+    pub fn watch_reduced<K, T>(
+        &self,
+        reduce: impl Fn(K) -> T + Clone,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<T>>>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let events = watcher(self.api::<K>(), watch_config());
+        events.map(move |event| event.map(|event| map_event(event, reduce.clone())))
+    }
+
+    /// Reads Secrets of a namespace; one that fails leaves the others alone.
+    pub async fn secrets(&self, namespace: &str, names: BTreeSet<String>) -> Fetched {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        stream::iter(names)
+            .map(|name| {
+                let api = api.clone();
+                async move {
+                    let outcome = read_secret(&api, &name).await;
+                    (name, outcome)
+                }
+            })
+            .buffer_unordered(PARALLEL_READS)
+            .collect()
+            .await
+    }
+
+    /// Records a Warning Event on an object.
+    ///
+    /// # Errors
+    /// What the API server says; nothing depends on it.
+    pub async fn warn(
+        &self,
+        about: &ObjectReference,
+        reason: &str,
+        note: &str,
+    ) -> kube::Result<()> {
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(note.to_owned()),
+            action: "Serve".to_owned(),
+            secondary: None,
+        };
+        self.recorder.publish(&event, about).await
+    }
+
+    /// Makes a Service.
+    ///
+    /// # Errors
+    /// What the API server says; so for all writes.
+    pub async fn create_service(&self, service: &Service) -> kube::Result<()> {
+        let api = self.services(service.metadata.namespace.as_deref());
+        api.create(&PostParams::default(), service).await.map(drop)
+    }
+
+    /// Replaces a Service of the same resource version.
+    #[expect(clippy::missing_errors_doc, reason = "as `create_service`")]
+    pub async fn replace_service(&self, service: &Service) -> kube::Result<()> {
+        let api = self.services(service.metadata.namespace.as_deref());
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        api.replace(name, &PostParams::default(), service).await.map(drop)
+    }
+
+    /// Removes the Service with this unique id, and no other of the same name.
+    #[expect(clippy::missing_errors_doc, reason = "as `create_service`")]
+    pub async fn delete_service(&self, key: &Key, uid: &str) -> kube::Result<()> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match self.services(Some(&key.namespace)).delete(&key.name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    fn services(&self, namespace: Option<&str>) -> Api<Service> {
+        Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
+    }
+
+    /// Reads a CRD as untyped JSON: its typed form has members that must be there but may not be.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn crd(&self, name: &str) -> kube::Result<Value> {
+        let object = self.crds().get(name).await?;
+        serde_json::to_value(object).map_err(kube::Error::SerdeError)
+    }
+
+    /// Changes a CRD by JSON Patch (RFC 6902).
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn patch_crd(&self, name: &str, operations: Vec<Value>) -> kube::Result<()> {
+        let operations = serde_json::from_value(Value::Array(operations));
+        let operations = operations.map_err(kube::Error::SerdeError)?;
+        let patch = Patch::Json::<()>(operations);
+        self.crds().patch(name, &PatchParams::default(), &patch).await.map(drop)
+    }
+
+    fn crds(&self) -> Api<DynamicObject> {
+        let kind = "CustomResourceDefinition";
+        let resource = resource("apiextensions.k8s.io", "v1", kind, "customresourcedefinitions");
+        Api::all_with(self.client.clone(), &resource)
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        match &self.watch_namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+}
+
+fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: format!("{group}/{version}"),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    }
+}
+
+fn watch_config() -> watcher::Config {
+    // From the API server's own cache, as informers do.
+    watcher::Config::default().any_semantic().page_size(PAGE)
+}
+
+fn map_event<A, B>(event: watcher::Event<A>, map: impl Fn(A) -> B) -> watcher::Event<B> {
+    use watcher::Event;
+    match event {
+        Event::Apply(object) => Event::Apply(map(object)),
+        Event::Delete(object) => Event::Delete(map(object)),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(map(object)),
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+async fn read_secret(api: &Api<Secret>, name: &str) -> Result<SecretData, FetchError> {
+    let failed = |reason: String| FetchError::Failed { name: name.to_owned(), reason };
+    match tokio::time::timeout(READ_LIMIT, api.get_opt(name)).await {
+        Ok(Ok(Some(secret))) => {
+            let data = secret.data.unwrap_or_default();
+            Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect())
+        }
+        Ok(Ok(None)) => Err(FetchError::NotFound(name.to_owned())),
+        Ok(Err(kube::Error::Api(status))) => Err(failed(status.message.clone())),
+        // A decoding error could quote the Secret, so its text stays here.
+        Ok(Err(kube::Error::SerdeError(_))) => Err(failed("unreadable answer".to_owned())),
+        Ok(Err(error)) => Err(failed(runtime::chain(&error))),
+        Err(_) => Err(failed(format!("no answer within {} s", READ_LIMIT.as_secs()))),
+    }
+}
+
+/// The client, with a pause before a watch whose predecessor ended at once.
+fn paced(client: Client) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let starts: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let (client, starts) = (client.clone(), starts.clone());
+        async move {
+            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                let pause = {
+                    let mut starts = starts.lock().unwrap_or_else(PoisonError::into_inner);
+                    let now = clock::monotonic();
+                    let last = starts.insert(request.uri().path().to_owned(), now);
+                    pause_before_watch(last, now)
+                };
+                tokio::time::sleep(pause).await;
+            }
+            client.send(request).await
+        }
+    });
+    Client::new(service, namespace)
+}

@@ -1,0 +1,94 @@
+//! What the CRD of Subscriptions must say so that the API server finds the conversion webhook.
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+/// The CRD whose versions the operator converts.
+pub const CRD: &str = "subscriptions.dapr.io";
+/// The Service in front of the webhook (Dapr 1.18).
+pub const SERVICE: &str = "dapr-webhook";
+/// The path of the webhook (Dapr 1.18).
+pub const PATH: &str = "/convert";
+
+const CLIENT_CONFIG: &str = "/spec/conversion/webhook/clientConfig";
+
+/// The CRD has no place for the webhook's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("CRD {CRD} has no conversion webhook (spec.conversion.webhook.clientConfig)")]
+pub struct NoWebhook;
+
+/// The JSON Patch (RFC 6902) that makes `crd` name the webhook in `namespace` and trust `anchors`
+/// (PEM); empty when it does already. A URL in place of a Service is left alone.
+///
+/// # Errors
+/// [`NoWebhook`] when the CRD converts without a webhook.
+pub fn patch(crd: &Value, namespace: &str, anchors: &str) -> Result<Vec<Value>, NoWebhook> {
+    let client = crd.pointer(CLIENT_CONFIG).and_then(Value::as_object).ok_or(NoWebhook)?;
+    let mut operations = Vec::new();
+    // `add` replaces too; `replace` of an absent member is an error (RFC 6902 §4.3).
+    let mut add = |path: &str, value: Value| {
+        let path = format!("{CLIENT_CONFIG}{path}");
+        operations.push(json!({"op": "add", "path": path, "value": value}));
+    };
+    match client.get("service").filter(|service| service.is_object()) {
+        Some(service) if service.get("namespace").and_then(Value::as_str) == Some(namespace) => {}
+        Some(_) => add("/service/namespace", json!(namespace)),
+        None if client.contains_key("url") => {}
+        None => add("/service", json!({"name": SERVICE, "namespace": namespace, "path": PATH})),
+    }
+    let bundle = STANDARD.encode(anchors);
+    if client.get("caBundle").and_then(Value::as_str) != Some(&bundle) {
+        add("/caBundle", json!(bundle));
+    }
+    Ok(operations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crd(client: &Value) -> Value {
+        json!({"spec": {"conversion": {"strategy": "Webhook", "webhook": {"clientConfig": client}}}})
+    }
+
+    fn applied(client: &Value) -> Value {
+        let mut crd = crd(client);
+        let operations = patch(&crd, "dapr-system", "PEM").unwrap();
+        json_patch::patch(&mut crd, &serde_json::from_value(json!(operations)).unwrap()).unwrap();
+        crd.pointer(CLIENT_CONFIG).unwrap().clone()
+    }
+
+    fn wanted() -> Value {
+        json!({"service": {"name": "dapr-webhook", "namespace": "dapr-system", "path": "/convert"},
+               "caBundle": "UEVN"})
+    }
+
+    #[rstest::rstest]
+    #[case::as_installed(json!({"service": {"name": "dapr-webhook", "namespace": "replaceme", "path": "/convert"}}))]
+    #[case::empty(json!({}))]
+    #[case::old_bundle(json!({"service": {"name": "dapr-webhook", "namespace": "dapr-system",
+        "path": "/convert"}, "caBundle": "b2xk"}))]
+    #[case::right_already(wanted())]
+    fn every_form_becomes_right(#[case] client: Value) {
+        assert_eq!(applied(&client), wanted());
+    }
+
+    #[test]
+    fn right_form_needs_nothing() {
+        assert_eq!(patch(&crd(&wanted()), "dapr-system", "PEM"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn url_of_a_developer_stays() {
+        let client = json!({"url": "https://localhost:19443/convert"});
+        assert_eq!(applied(&client)["url"], client["url"]);
+        assert!(applied(&client).get("service").is_none());
+    }
+
+    #[rstest::rstest]
+    #[case(json!({}))]
+    #[case(json!({"spec": {"conversion": {"strategy": "None"}}}))]
+    #[case(json!({"spec": {"conversion": {"webhook": null}}}))]
+    fn crd_without_webhook_is_an_error(#[case] crd: Value) {
+        assert_eq!(patch(&crd, "n", "PEM"), Err(NoWebhook));
+    }
+}

@@ -1,0 +1,176 @@
+//! A watch that never gives up: back-off, kinds that appear later, watches that close at once.
+//!
+//! Thin layer over `kube::runtime::watcher`, which lists, watches, follows bookmarks and relists
+//! after `410 Gone`. What it lacks is here; decoding per object and event types are in `cache`.
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _};
+use kube::runtime::watcher;
+use runtime::{clock, random};
+
+/// First pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(800);
+/// Longest pause before jitter.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause while the kind is not installed.
+const ABSENT_PAUSE: Duration = Duration::from_secs(10);
+/// After this long without a failure the pause starts over.
+const FORGIVE: Duration = Duration::from_secs(120);
+/// A watch that ends sooner did not do its work; the next one waits.
+const SHORT_WATCH: Duration = Duration::from_secs(1);
+/// Time from the begin of a short watch to the next one.
+const SHORT_WATCH_PAUSE: Duration = Duration::from_secs(2);
+
+/// What the consumer of a watch is told.
+pub enum Seen<T> {
+    /// Objects.
+    Event(watcher::Event<T>),
+    /// The API server does not know the kind.
+    NoSuchKind,
+}
+
+/// Feeds `sink` from the watches that `open` makes, for ever. Dropping the future is safe.
+pub async fn follow<T, S>(what: &str, open: impl Fn() -> S, mut sink: impl FnMut(Seen<T>))
+where
+    S: Stream<Item = watcher::Result<watcher::Event<T>>>,
+{
+    let mut backoff = Backoff::default();
+    loop {
+        let mut events = std::pin::pin!(open());
+        while let Some(event) = events.next().await {
+            let error = match event {
+                Ok(event) => {
+                    sink(Seen::Event(event));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let failure = Failure::of(&error);
+            let pause = backoff.next(failure, clock::monotonic(), random::fraction());
+            let error = runtime::chain(&error);
+            if failure == Failure::NoSuchKind {
+                tracing::warn!(target: "dapr.operator", kind = what, "kind is not installed, looking again: {error}");
+                sink(Seen::NoSuchKind);
+            } else {
+                tracing::warn!(target: "dapr.operator", kind = what, "watch failed, trying again: {error}");
+            }
+            tokio::time::sleep(pause).await;
+            if failure != Failure::Passing {
+                break; // only a new list helps
+            }
+        }
+    }
+}
+
+/// What a failed list or watch calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// Trying again from where it was.
+    Passing,
+    /// A new list.
+    Outdated,
+    /// Waiting for the CRD.
+    NoSuchKind,
+}
+
+impl Failure {
+    fn of(error: &watcher::Error) -> Self {
+        use kube::Error::Api;
+        match error {
+            watcher::Error::InitialListFailed(Api(status))
+            | watcher::Error::WatchStartFailed(Api(status))
+                if status.code == 404 =>
+            {
+                Self::NoSuchKind
+            }
+            watcher::Error::WatchStartFailed(Api(status)) if status.code == 410 => Self::Outdated,
+            _ => Self::Passing,
+        }
+    }
+}
+
+/// Pauses that double, with up to as much again of jitter.
+#[derive(Default)]
+struct Backoff {
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    /// The pause before the next try; `draw` is a random number in `[0, 1)`.
+    fn next(&mut self, failure: Failure, now: Instant, draw: f64) -> Duration {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) > FORGIVE) {
+            self.failures = 0;
+        }
+        self.last = Some(now);
+        let longest = match failure {
+            Failure::NoSuchKind => ABSENT_PAUSE,
+            Failure::Passing | Failure::Outdated => LONGEST_PAUSE,
+        };
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(longest);
+        self.failures += 1;
+        pause.mul_f64(1.0 + draw)
+    }
+}
+
+/// The pause before a watch whose predecessor on the same path began at `last`. The watcher opens the
+/// next watch without one, and an API server in trouble would see a storm of them.
+pub fn pause_before_watch(last: Option<Instant>, now: Instant) -> Duration {
+    match last.map(|last| now.saturating_duration_since(last)) {
+        Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE - age,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn api(code: u16) -> kube::Error {
+        kube::Error::Api(Status::failure("x", "y").with_code(code).boxed())
+    }
+
+    #[rstest]
+    #[case::crd_missing(watcher::Error::InitialListFailed(api(404)), Failure::NoSuchKind)]
+    #[case::crd_removed(watcher::Error::WatchStartFailed(api(404)), Failure::NoSuchKind)]
+    #[case::too_old(watcher::Error::WatchStartFailed(api(410)), Failure::Outdated)]
+    #[case::forbidden(watcher::Error::InitialListFailed(api(403)), Failure::Passing)]
+    #[case::no_version(watcher::Error::NoResourceVersion, Failure::Passing)]
+    fn failures_are_told_apart(#[case] error: watcher::Error, #[case] want: Failure) {
+        assert_eq!(Failure::of(&error), want);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_start_over() {
+        let mut backoff = Backoff::default();
+        let start = clock::monotonic();
+        let mut next = |seconds: u64, failure| {
+            backoff.next(failure, start + Duration::from_secs(seconds), 0.0).as_millis()
+        };
+        let first: Vec<_> = (0..8).map(|second| next(second, Failure::Passing)).collect();
+        assert_eq!(first, [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        assert_eq!(next(9, Failure::NoSuchKind), 10_000);
+        assert_eq!(next(200, Failure::Passing), 800);
+    }
+
+    #[test]
+    fn jitter_at_most_doubles_the_pause() {
+        let now = clock::monotonic();
+        let pause = Backoff::default().next(Failure::Passing, now, 0.999);
+        assert!((FIRST_PAUSE..FIRST_PAUSE * 2).contains(&pause), "{pause:?}");
+    }
+
+    #[rstest]
+    #[case::first(None, 0)]
+    #[case::after_a_long_watch(Some(60_000), 0)]
+    #[case::after_a_short_watch(Some(200), 1800)]
+    fn short_watches_make_the_next_one_wait(#[case] age: Option<u64>, #[case] want: u64) {
+        let start = clock::monotonic();
+        let now = start + Duration::from_millis(age.unwrap_or_default());
+        let pause = pause_before_watch(age.map(|_| start), now);
+        assert_eq!(pause, Duration::from_millis(want));
+    }
+}

@@ -1,0 +1,76 @@
+//! Every metric of the operator.
+use prometheus::{IntCounterVec, IntGauge, Registry};
+use runtime::metrics::{counters, gauge};
+
+const CREATED: &str = "dapr_operator_service_created_total";
+const UPDATED: &str = "dapr_operator_service_updated_total";
+const DELETED: &str = "dapr_operator_service_deleted_total";
+const REQUESTS: &str = "dapr_operator_api_requests_total";
+const UNDECODABLE: &str = "dapr_operator_undecodable_objects_total";
+const SECRETS: &str = "dapr_operator_secret_failures_total";
+const LEADER: &str = "dapr_operator_leader";
+
+/// The metrics of the operator; the first three are those of Dapr 1.18.
+#[derive(Clone)]
+pub struct Metrics {
+    created: IntCounterVec,
+    updated: IntCounterVec,
+    deleted: IntCounterVec,
+    requests: IntCounterVec,
+    undecodable: IntCounterVec,
+    secrets: IntCounterVec,
+    leader: IntGauge,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// A name is registered already.
+    pub fn register(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            created: counters(r, CREATED, "Services created for apps", &["app_id"])?,
+            updated: counters(r, UPDATED, "Services of apps updated", &["app_id"])?,
+            deleted: counters(r, DELETED, "Services of apps deleted", &["app_id"])?,
+            requests: counters(r, REQUESTS, "calls of sidecars", &["method", "code"])?,
+            undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
+            secrets: counters(r, SECRETS, "objects whose secrets could not be read", &["kind"])?,
+            leader: gauge(r, LEADER, "1 while this replica writes Services")?,
+        })
+    }
+
+    /// A Service was created.
+    pub fn service_created(&self, app_id: &str) {
+        self.created.with_label_values(&[app_id]).inc();
+    }
+
+    /// A Service was updated.
+    pub fn service_updated(&self, app_id: &str) {
+        self.updated.with_label_values(&[app_id]).inc();
+    }
+
+    /// A Service was deleted.
+    pub fn service_deleted(&self, app_id: &str) {
+        self.deleted.with_label_values(&[app_id]).inc();
+    }
+
+    /// A call was answered; for a stream: accepted or refused.
+    pub fn answered(&self, method: &'static str, code: tonic::Code) {
+        self.requests.with_label_values(&[method, &format!("{code:?}")]).inc();
+    }
+
+    /// An object was left out because it cannot be decoded.
+    pub fn undecodable(&self, kind: &'static str) {
+        self.undecodable.with_label_values(&[kind]).inc();
+    }
+
+    /// The secrets of an object could not be filled in.
+    pub fn secret_failed(&self, kind: &'static str) {
+        self.secrets.with_label_values(&[kind]).inc();
+    }
+
+    /// Whether this replica leads.
+    pub fn leading(&self, leading: bool) {
+        self.leader.set(i64::from(leading));
+    }
+}

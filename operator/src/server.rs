@@ -1,0 +1,265 @@
+//! The gRPC methods: who calls, which kind, which answer.
+use std::{pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt as _};
+use proto::operator::{operator_server::Operator, *};
+use resources::CustomResource as _;
+use tonic::{Request, Response, Status};
+use transport::Peer;
+
+use crate::{
+    access::{Caller, authorise},
+    api::{Event, Shared},
+    error::ApiError,
+    secrets::Served,
+    store::Store,
+};
+
+/// The service `dapr.proto.operator.v1.Operator`.
+#[derive(Clone)]
+pub struct OperatorApi(Arc<Shared>);
+
+type Events<E> = Pin<Box<dyn Stream<Item = Result<E, Status>> + Send>>;
+type Reply<T> = Result<Response<T>, Status>;
+
+impl OperatorApi {
+    /// The service over `shared`.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    fn answer<T>(&self, method: &'static str, result: Result<T, ApiError>) -> Reply<T> {
+        let result = result.map_err(Status::from);
+        let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
+        self.0.metrics.answered(method, code);
+        if let Err(status) = &result {
+            tracing::debug!(target: "dapr.operator.api", method, ?code, "{}", status.message());
+        }
+        result.map(Response::new)
+    }
+
+    /// Opens a stream whose messages `wrap` makes.
+    fn stream<K: Served, E: 'static>(
+        &self,
+        method: &'static str,
+        caller: Result<Caller, ApiError>,
+        store: &Arc<Store<K>>,
+        wrap: fn(Event) -> E,
+    ) -> Reply<Events<E>> {
+        let events = caller.map(|caller| -> Events<E> {
+            Box::pin(self.0.stream(store, caller).map(move |event| Ok(wrap(event))))
+        });
+        self.answer(method, events)
+    }
+}
+
+/// The caller, if its certificate is of `namespace`.
+fn caller<T>(request: &Request<T>, namespace: &str) -> Result<Caller, ApiError> {
+    let peer = request.extensions().get::<Peer>();
+    authorise(peer.and_then(|peer| peer.id.as_ref()), namespace)
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorApi {
+    type ComponentUpdateStream = Events<ComponentUpdateEvent>;
+    type SubscriptionUpdateStream = Events<SubscriptionUpdateEvent>;
+    type HTTPEndpointUpdateStream = Events<HttpEndpointUpdateEvent>;
+    type MCPServerUpdateStream = Events<McpServerUpdateEvent>;
+    type ConfigurationUpdateStream = Events<ConfigurationUpdateEvent>;
+    type ResiliencyUpdateStream = Events<ResiliencyUpdateEvent>;
+    type WorkflowAccessPolicyUpdateStream = Events<WorkflowAccessPolicyUpdateEvent>;
+
+    async fn list_components(
+        &self,
+        request: Request<ListComponentsRequest>,
+    ) -> Reply<ListComponentResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let store = &self.0.stores.components;
+            let components = self.0.list(store, &caller, |c| c.in_scope(&caller.app_id)).await?;
+            Ok(ListComponentResponse { components })
+        };
+        self.answer("ListComponents", result.await)
+    }
+
+    async fn get_configuration(
+        &self,
+        request: Request<GetConfigurationRequest>,
+    ) -> Reply<GetConfigurationResponse> {
+        let result = async {
+            let asked = request.get_ref();
+            let caller = caller(&request, &asked.namespace)?;
+            let store = &self.0.stores.configurations;
+            let configuration = self.0.get(store, &caller, &asked.name).await?;
+            Ok(GetConfigurationResponse { configuration })
+        };
+        self.answer("GetConfiguration", result.await)
+    }
+
+    /// Names no namespace, so no certificate matches (Dapr 1.18).
+    async fn list_subscriptions(&self, request: Request<()>) -> Reply<ListSubscriptionsResponse> {
+        let refused = caller(&request, "").map(|_| ListSubscriptionsResponse::default());
+        self.answer("ListSubscriptions", refused)
+    }
+
+    async fn get_resiliency(
+        &self,
+        request: Request<GetResiliencyRequest>,
+    ) -> Reply<GetResiliencyResponse> {
+        let result = async {
+            let asked = request.get_ref();
+            let caller = caller(&request, &asked.namespace)?;
+            let resiliency = self.0.get(&self.0.stores.resiliencies, &caller, &asked.name).await?;
+            Ok(GetResiliencyResponse { resiliency })
+        };
+        self.answer("GetResiliency", result.await)
+    }
+
+    async fn list_resiliency(
+        &self,
+        request: Request<ListResiliencyRequest>,
+    ) -> Reply<ListResiliencyResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let resiliencies = self.0.list(&self.0.stores.resiliencies, &caller, |_| true).await?;
+            Ok(ListResiliencyResponse { resiliencies })
+        };
+        self.answer("ListResiliency", result.await)
+    }
+
+    async fn list_subscriptions_v2(
+        &self,
+        request: Request<ListSubscriptionsRequest>,
+    ) -> Reply<ListSubscriptionsResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let subscriptions =
+                self.0.list(&self.0.stores.subscriptions, &caller, |_| true).await?;
+            Ok(ListSubscriptionsResponse { subscriptions })
+        };
+        self.answer("ListSubscriptionsV2", result.await)
+    }
+
+    /// The reference sends, and resolves secrets of, endpoints of other apps too; sidecars drop
+    /// them, so only those in scope are sent here.
+    async fn list_http_endpoints(
+        &self,
+        request: Request<ListHttpEndpointsRequest>,
+    ) -> Reply<ListHttpEndpointsResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let store = &self.0.stores.http_endpoints;
+            let http_endpoints =
+                self.0.list(store, &caller, |e| e.in_scope(&caller.app_id)).await?;
+            Ok(ListHttpEndpointsResponse { http_endpoints })
+        };
+        self.answer("ListHTTPEndpoints", result.await)
+    }
+
+    /// In scope only, as for HTTPEndpoints.
+    async fn list_mcp_servers(
+        &self,
+        request: Request<ListMcpServersRequest>,
+    ) -> Reply<ListMcpServersResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let store = &self.0.stores.mcp_servers;
+            let mcp_servers = self.0.list(store, &caller, |s| s.in_scope(&caller.app_id)).await?;
+            Ok(ListMcpServersResponse { mcp_servers })
+        };
+        self.answer("ListMCPServers", result.await)
+    }
+
+    async fn list_workflow_access_policy(
+        &self,
+        request: Request<ListWorkflowAccessPolicyRequest>,
+    ) -> Reply<ListWorkflowAccessPolicyResponse> {
+        let result = async {
+            let caller = caller(&request, &request.get_ref().namespace)?;
+            let store = &self.0.stores.workflow_access_policies;
+            let policies = self.0.list(store, &caller, |_| true).await?;
+            Ok(ListWorkflowAccessPolicyResponse { policies })
+        };
+        self.answer("ListWorkflowAccessPolicy", result.await)
+    }
+
+    async fn component_update(
+        &self,
+        request: Request<ComponentUpdateRequest>,
+    ) -> Reply<Self::ComponentUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap =
+            |(component, event): Event| ComponentUpdateEvent { component, r#type: event.into() };
+        self.stream("ComponentUpdate", caller, &self.0.stores.components, wrap)
+    }
+
+    async fn subscription_update(
+        &self,
+        request: Request<SubscriptionUpdateRequest>,
+    ) -> Reply<Self::SubscriptionUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap = |(subscription, event): Event| SubscriptionUpdateEvent {
+            subscription,
+            r#type: event.into(),
+        };
+        self.stream("SubscriptionUpdate", caller, &self.0.stores.subscriptions, wrap)
+    }
+
+    async fn http_endpoint_update(
+        &self,
+        request: Request<HttpEndpointUpdateRequest>,
+    ) -> Reply<Self::HTTPEndpointUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap = |(http_endpoints, event): Event| HttpEndpointUpdateEvent {
+            http_endpoints,
+            r#type: event.into(),
+        };
+        self.stream("HTTPEndpointUpdate", caller, &self.0.stores.http_endpoints, wrap)
+    }
+
+    async fn mcp_server_update(
+        &self,
+        request: Request<McpServerUpdateRequest>,
+    ) -> Reply<Self::MCPServerUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap =
+            |(mcp_server, event): Event| McpServerUpdateEvent { mcp_server, r#type: event.into() };
+        self.stream("MCPServerUpdate", caller, &self.0.stores.mcp_servers, wrap)
+    }
+
+    async fn configuration_update(
+        &self,
+        request: Request<ConfigurationUpdateRequest>,
+    ) -> Reply<Self::ConfigurationUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace)
+            .map_err(|refusal| ApiError::ConfigurationStream(Box::new(refusal)));
+        let wrap = |(configuration, event): Event| ConfigurationUpdateEvent {
+            configuration,
+            r#type: event.into(),
+        };
+        self.stream("ConfigurationUpdate", caller, &self.0.stores.configurations, wrap)
+    }
+
+    async fn resiliency_update(
+        &self,
+        request: Request<ResiliencyUpdateRequest>,
+    ) -> Reply<Self::ResiliencyUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap =
+            |(resiliency, event): Event| ResiliencyUpdateEvent { resiliency, r#type: event.into() };
+        self.stream("ResiliencyUpdate", caller, &self.0.stores.resiliencies, wrap)
+    }
+
+    async fn workflow_access_policy_update(
+        &self,
+        request: Request<WorkflowAccessPolicyUpdateRequest>,
+    ) -> Reply<Self::WorkflowAccessPolicyUpdateStream> {
+        let caller = caller(&request, &request.get_ref().namespace);
+        let wrap = |(policy, event): Event| WorkflowAccessPolicyUpdateEvent {
+            policy,
+            r#type: event.into(),
+        };
+        let store = &self.0.stores.workflow_access_policies;
+        self.stream("WorkflowAccessPolicyUpdate", caller, store, wrap)
+    }
+}

@@ -1,0 +1,87 @@
+//! The conversion webhook, and the CRD that must name it.
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::DefaultBodyLimit,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::post,
+};
+use identity::TrustAnchors;
+use runtime::{ReadyGuard, Scope, random};
+use tokio::sync::watch;
+
+use crate::{cluster::Cluster, conversion, crd_patch};
+
+/// The CRD is looked at once in this time: `kubectl apply` of the file, or an upgrade by the CLI,
+/// takes the webhook's address out of it.
+const LOOK: Duration = Duration::from_secs(30);
+/// Wait after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// Largest review: the API server sends pages of 500 objects.
+const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+
+/// The routes of the webhook: `POST /convert`, everything else is unknown.
+pub fn router() -> Router {
+    let limit = DefaultBodyLimit::max(MAX_BODY_BYTES);
+    Router::new().route(crd_patch::PATH, post(convert)).layer(limit)
+}
+
+async fn convert(body: Bytes) -> Response {
+    let review = serde_json::from_slice(&body).ok().and_then(conversion::review);
+    match review {
+        Some(answer) => Json(answer).into_response(),
+        None => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+/// Keeps the CRD naming the webhook in `namespace` and trusting `anchors`, for as long as the
+/// scope lives. Ready once it did.
+///
+/// # Errors
+/// None today; the type is what [`Scope::spawn`] takes.
+pub async fn keep_crd(
+    cluster: Cluster,
+    namespace: String,
+    mut anchors: watch::Receiver<Arc<TrustAnchors>>,
+    ready: ReadyGuard,
+    scope: Scope,
+) -> anyhow::Result<()> {
+    let work = async {
+        loop {
+            let trusted = anchors.borrow_and_update().clone();
+            let pause = match repair(&cluster, &namespace, trusted.pem()).await {
+                Ok(()) => {
+                    ready.set_ready();
+                    LOOK
+                }
+                Err(error) => {
+                    tracing::error!(target: "dapr.operator", "CRD {} not checked: {error:#}", crd_patch::CRD);
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(random::jittered(pause, 0.1)) => {}
+                changed = anchors.changed() => if changed.is_err() { break },
+            }
+        }
+        std::future::pending::<()>().await; // the scope is about to end
+    };
+    scope.token().run_until_cancelled(work).await;
+    Ok(())
+}
+
+async fn repair(cluster: &Cluster, namespace: &str, anchors: &str) -> anyhow::Result<()> {
+    let crd = cluster.crd(crd_patch::CRD).await?;
+    let operations = crd_patch::patch(&crd, namespace, anchors)?;
+    let name = crd_patch::CRD;
+    if operations.is_empty() {
+        tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
+        return Ok(());
+    }
+    cluster.patch_crd(name, operations).await?;
+    tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
+    Ok(())
+}
