@@ -1,6 +1,6 @@
 {{/* Labels of an object. Takes root and svc, the values key whose `component` the label templates see. */}}
 {{- define "dapr.labels" -}}
-{{- $values := merge (dict "global" .root.Values.global) (index .root.Values .svc) -}}
+{{- $values := set (omit (index .root.Values .svc) "global") "global" .root.Values.global -}}
 {{- $scope := dict "Values" $values "Chart" .root.Chart "Release" .root.Release "Capabilities" .root.Capabilities "Template" .root.Template -}}
 {{- range $key, $value := .root.Values.global.k8sLabels }}
 {{ $key }}: {{ tpl (toString $value) $scope | quote }}

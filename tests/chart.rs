@@ -1,0 +1,13 @@
+//! The Helm chart: what it renders, what it refuses, and what a real API server makes of it.
+//! Source of names, values and objects: Dapr 1.18.3, chart `dapr`.
+
+#[path = "chart/cluster.rs"]
+mod cluster;
+#[path = "chart/guard.rs"]
+mod guard;
+#[path = "chart/helm.rs"]
+mod helm;
+#[path = "chart/render.rs"]
+mod render;
+#[path = "chart/values.rs"]
+mod values;

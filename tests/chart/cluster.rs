@@ -1,0 +1,291 @@
+//! What a real API server and a real Helm release make of the chart.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow};
+use blackbox::{ApiBed, Deadline, environment, until};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, REGISTRY, folder, template};
+
+/// The chart is a cluster-wide thing: one test at a time may install it.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shared bed with the CRDs and the namespace of the control plane.
+pub(crate) fn bed() -> Result<&'static ApiBed> {
+    static PREPARED: OnceLock<Result<()>> = OnceLock::new();
+    let bed = ApiBed::shared()?;
+    let prepared = PREPARED.get_or_init(|| prepare(bed));
+    prepared.as_ref().map_err(|error| anyhow!("prepare the bed: {error:#}"))?;
+    Ok(bed)
+}
+
+fn prepare(bed: &ApiBed) -> Result<()> {
+    bed.kubectl(&["create", "namespace", NAMESPACE])?;
+    let crds = folder().join("crds");
+    let crds = crds.to_string_lossy();
+    bed.kubectl(&["apply", "--server-side", "-f", &crds])?;
+    bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds]).map(drop)
+}
+
+fn dry_run(bed: &ApiBed, manifests: &str) -> Result<String> {
+    bed.cluster().kubectl_with_input(&["apply", "--dry-run=server", "-f", "-"], manifests)
+}
+
+#[rstest]
+#[case::default(&[])]
+#[case::ha(&["global.ha.enabled=true"])]
+#[case::namespaced(&["global.rbac.namespaced=true"])]
+#[case::critical(&["global.priorityClassName=system-cluster-critical"])]
+#[case::much(&[
+    "global.ha.enabled=true", "global.ha.disruption.minimumAvailable=2", "global.ha.disruption.maximumUnavailable=",
+    "global.imagePullSecrets=a", "global.nodeSelector.disk=ssd", "global.labels.team=a", "global.logAsJson=true",
+    "global.daprControlPlaneArch=arm64", "global.seccompProfile=RuntimeDefault", "global.mtls.mountSentryVolume=false",
+    "global.argoRolloutServiceReconciler.enabled=true", "global.operator.watchdogCanPatchPodLabels=true",
+    "global.issuerFilenames.ca=ca.crt", "global.issuerFilenames.cert=tls.crt", "global.issuerFilenames.key=tls.key",
+    "dapr_sidecar_injector.matchAnnotatedPodsOnly=true", "dapr_sidecar_injector.hostNetwork=true",
+    "dapr_sidecar_injector.sidecarRunAsUser=1000", "dapr_sidecar_injector.webhookFailurePolicy=Fail",
+    "dapr_sentry.jwt.enabled=true", "dapr_sentry.jwt.issuer=https://x", "dapr_sentry.oidc.enabled=true",
+    "dapr_operator.resources.requests.cpu=100m", "dapr_operator.extraEnvVars.A=1", "dapr_placement.scaleZero=true",
+    "dapr_rbac.serviceAccount.operator.annotations.role=a",
+])]
+fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let mut all = vec![REGISTRY];
+    all.extend(sets);
+    let manifests = template(&all)?;
+    let accepted = dry_run(bed, &manifests)?;
+    let documents = manifests.lines().filter(|line| line.starts_with("kind: ")).count();
+    assert_eq!(accepted.lines().count(), documents, "{accepted}");
+    Ok(())
+}
+
+#[test]
+fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let restricted = bed.namespace("restricted")?;
+    let enforce = "pod-security.kubernetes.io/enforce=restricted";
+    bed.kubectl(&["label", "namespace", &restricted, enforce])?;
+    let objects = crate::helm::Objects::parse(&template(&[REGISTRY])?)?;
+    for workload in [
+        "Deployment/dapr-operator",
+        "Deployment/dapr-sentry",
+        "Deployment/dapr-sidecar-injector",
+        "StatefulSet/dapr-placement-server",
+    ] {
+        let mut template = objects.get(workload)?["spec"]["template"].clone();
+        template["metadata"]["name"] = "pod".into();
+        template["metadata"]["namespace"] = restricted.as_str().into();
+        template["spec"]["serviceAccountName"] = "default".into();
+        template["apiVersion"] = "v1".into();
+        template["kind"] = "Pod".into();
+        dry_run(bed, &template.to_string()).with_context(|| workload.to_owned())?;
+    }
+    Ok(())
+}
+
+/// One Helm release from the first installation to the end.
+#[test]
+fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    install(bed, &[])?;
+
+    // Sentry writes its CA, the injector its caBundle.
+    let ours = json!({"stringData": {"ca.crt": "own", "issuer.crt": "own", "issuer.key": "own"}});
+    patch(bed, "secret/dapr-trust-bundle", &ours)?;
+    patch(bed, "configmap/dapr-trust-bundle", &json!({"data": {"ca.crt": "own"}}))?;
+    set_ca_bundle(bed, "b3du")?;
+
+    install(bed, &["global.logAsJson=true"])?;
+    assert_eq!(ca(bed)?, ["own", "own", "own"], "an upgrade must leave the CA alone");
+    assert_eq!(ca_bundle(bed)?, "b3du", "an upgrade must leave the caBundle alone");
+
+    // `dapr mtls renew-certificate` stores the new CA in the release's values.
+    install(
+        bed,
+        &[
+            "dapr_sentry.tls.root.certPEM=new",
+            "dapr_sentry.tls.issuer.certPEM=new",
+            "dapr_sentry.tls.issuer.keyPEM=new",
+        ],
+    )?;
+    assert_eq!(ca(bed)?, ["new", "new", "new"], "values must replace the CA");
+
+    // The next upgrade does not know them any more.
+    install(bed, &[])?;
+    assert_eq!(
+        ca(bed)?,
+        ["new", "new", "new"],
+        "values that are gone must not take the CA with them"
+    );
+
+    bed.cluster().helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
+    assert_eq!(ca(bed)?, ["new", "new", "new"], "the CA must outlive the release");
+    install(bed, &[])?;
+    assert_eq!(ca(bed)?, ["new", "new", "new"], "a new release must take over the CA");
+    bed.cluster().helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
+    Ok(())
+}
+
+fn install(bed: &ApiBed, sets: &[&str]) -> Result<()> {
+    let chart = folder();
+    let chart = chart.to_string_lossy();
+    let mut args = vec!["upgrade", "--install", "dapr", &chart, "--namespace", NAMESPACE];
+    args.extend(["--reset-values", "--set", REGISTRY]);
+    for set in sets {
+        args.extend(["--set", set]);
+    }
+    bed.cluster().helm(&args).map(drop)
+}
+
+fn patch(bed: &ApiBed, object: &str, patch: &Value) -> Result<()> {
+    bed.kubectl(&["patch", object, "-n", NAMESPACE, "-p", &patch.to_string()]).map(drop)
+}
+
+fn ca(bed: &ApiBed) -> Result<Vec<String>> {
+    let secret = bed.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+    let data = secret.get("data").context("the Secret is empty")?;
+    ["ca.crt", "issuer.crt", "issuer.key"].iter().map(|key| decode(data.get(key))).collect()
+}
+
+fn decode(value: Option<&Value>) -> Result<String> {
+    use base64::Engine as _;
+    let text = value.and_then(Value::as_str).context("a key of the CA is gone")?;
+    Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text)?)?)
+}
+
+const WEBHOOK: &str = "mutatingwebhookconfiguration/dapr-sidecar-injector";
+
+fn set_ca_bundle(bed: &ApiBed, bundle: &str) -> Result<()> {
+    let place = "/webhooks/0/clientConfig/caBundle";
+    let patch = json!([{"op": "add", "path": place, "value": bundle}]).to_string();
+    bed.kubectl(&["patch", WEBHOOK, "--type=json", "-p", &patch]).map(drop)
+}
+
+fn ca_bundle(bed: &ApiBed) -> Result<String> {
+    let webhook = bed.get(&[WEBHOOK])?;
+    let bundle = webhook.pointer("/webhooks/0/clientConfig/caBundle").and_then(Value::as_str);
+    bundle.map(str::to_owned).context("the caBundle is gone")
+}
+
+#[test]
+fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let chart = folder();
+    let notes = bed.cluster().helm(&[
+        "install",
+        "dapr",
+        &chart.to_string_lossy(),
+        "--namespace",
+        NAMESPACE,
+        "--dry-run",
+        "--set",
+        REGISTRY,
+        "--set",
+        "global.ha.enabled=true,dapr_sentri.replicaCount=2",
+    ])?;
+    assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
+    assert!(notes.contains("Placement runs as one server in this release"), "{notes}");
+    Ok(())
+}
+
+/// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
+const RIGHTS: [(&str, &str, &str, &str); 7] = [
+    ("dapr-operator", "get", "secrets", "apps"),
+    ("dapr-operator", "watch", "components.dapr.io", "apps"),
+    ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
+    ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
+    ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
+    ("dapr-injector", "patch", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
+    ("dapr-placement", "get", "configmaps/dapr-trust-bundle", NAMESPACE),
+];
+
+/// And what it must not.
+const NO_RIGHTS: [(&str, &str, &str, &str); 10] = [
+    ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
+    ("dapr-operator", "create", "pods", "apps"),
+    ("dapr-operator", "update", "components.dapr.io", "apps"),
+    ("dapr-operator", "update", "secrets", NAMESPACE),
+    ("dapr-sentry", "get", "secrets/other", NAMESPACE),
+    ("dapr-sentry", "get", "secrets", "apps"),
+    ("dapr-injector", "patch", "mutatingwebhookconfigurations/other", ""),
+    ("dapr-injector", "get", "secrets", "apps"),
+    ("dapr-placement", "get", "secrets/dapr-trust-bundle", NAMESPACE),
+    ("dapr-placement", "list", "pods", NAMESPACE),
+];
+
+#[test]
+fn a_service_has_its_rights_and_no_more() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let manifests = template(&[REGISTRY])?;
+    let roles: Vec<&str> =
+        manifests.split("\n---\n").filter(|document| is_role(document)).collect();
+    bed.apply(&roles.join("\n---\n"))?;
+    // The authorizer knows of a new role a moment after the API server has stored it.
+    for right in RIGHTS {
+        until(Deadline::seconds(10), &format!("{right:?}"), || Ok(may(bed, right)?.then_some(())))?;
+    }
+    for right in NO_RIGHTS {
+        assert!(!may(bed, right)?, "{right:?} is allowed");
+    }
+    bed.cluster().kubectl_with_input(&["delete", "-f", "-"], &roles.join("\n---\n")).map(drop)
+}
+
+/// Asks the API server, not the text of the role.
+fn may(bed: &ApiBed, right: (&str, &str, &str, &str)) -> Result<bool> {
+    let (account, verb, resource, namespace) = right;
+    let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+    let (resource, name) = resource.split_once('/').unwrap_or((resource, ""));
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, group_of(resource)));
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "resourceAttributes": {
+            "verb": verb, "resource": resource, "group": group, "name": name, "namespace": namespace,
+        }},
+    });
+    let args = ["create", "-o", "json", "-f", "-"];
+    let answer = bed.cluster().kubectl_with_input(&args, &review.to_string())?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    answer.pointer("/status/allowed").and_then(Value::as_bool).context("no answer")
+}
+
+fn group_of(resource: &str) -> &'static str {
+    match resource {
+        "customresourcedefinitions" => "apiextensions.k8s.io",
+        "mutatingwebhookconfigurations" => "admissionregistration.k8s.io",
+        _ => "",
+    }
+}
+
+fn is_role(document: &str) -> bool {
+    ["\nkind: Role", "\nkind: ClusterRole"].iter().any(|kind| document.contains(kind))
+        && !document.contains("secret-reader")
+}
+
+#[test]
+fn the_sample_fits_into_a_restricted_namespace() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let namespace = bed.namespace("sample")?;
+    let mode = "pod-security.kubernetes.io/warn=restricted";
+    bed.kubectl(&["label", "namespace", &namespace, mode])?;
+    let sample = environment::workspace().join("deploy/samples/hello-kubernetes");
+    for overlay in [sample.clone(), sample.join("bed")] {
+        let manifests = bed.kubectl(&["kustomize", &overlay.to_string_lossy()])?;
+        let args =
+            ["apply", "--dry-run=server", "--warnings-as-errors", "-n", &namespace, "-f", "-"];
+        let accepted = bed.cluster().kubectl_with_input(&args, &manifests)?;
+        assert_eq!(accepted.lines().count(), 11, "{accepted}");
+    }
+    Ok(())
+}

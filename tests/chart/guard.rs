@@ -1,0 +1,154 @@
+//! The admission guard's CEL on the API server that runs it. No injector is there, so every pod
+//! that reaches it is as its author wrote it: what an unreachable webhook leads to.
+
+use anyhow::{Context as _, Result};
+use blackbox::{ApiBed, Deadline, until};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{alone, bed},
+    helm::{REGISTRY, template},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    Admitted,
+    Denied,
+}
+use Verdict::{Admitted, Denied};
+
+/// A pod with those annotations.
+fn asking(annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod", "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "app"}]},
+    })
+}
+
+fn enabled(text: &str) -> Value {
+    asking(&json!({ "dapr.io/enabled": text }))
+}
+
+/// A pod that asks for a sidecar, with one thing more.
+fn enabled_and(pointer: &str, value: Value) -> Value {
+    let mut pod = enabled("true");
+    let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
+    if let Some(parent) = pod.pointer_mut(parent).and_then(Value::as_object_mut) {
+        parent.insert(key.to_owned(), value);
+    }
+    pod
+}
+
+fn containers(names: &[&str]) -> Value {
+    names.iter().map(|name| json!({"name": name, "image": "x"})).collect()
+}
+
+#[rstest]
+#[case::yes(enabled("true"), Denied)]
+#[case::any_case(enabled("TRUE"), Denied)]
+#[case::trimmed(enabled(" \tyes "), Denied)]
+#[case::y(enabled("Y"), Denied)]
+#[case::t(enabled("t"), Denied)]
+#[case::on(enabled("On"), Denied)]
+#[case::one(enabled("1"), Denied)]
+#[case::no(enabled("false"), Admitted)]
+#[case::odd(enabled("ture"), Admitted)]
+#[case::ten(enabled("10"), Admitted)]
+#[case::empty(enabled(""), Admitted)]
+#[case::no_annotations(asking(&Value::Null), Admitted)]
+#[case::empty_annotations(asking(&json!({})), Admitted)]
+#[case::other_annotation(asking(&json!({"dapr.io/app-id": "a"})), Admitted)]
+#[case::has_sidecar(enabled_and("/spec/containers", containers(&["app", "daprd"])), Admitted)]
+#[case::has_native_sidecar(enabled_and("/spec/initContainers", containers(&["first", "daprd"])), Admitted)]
+#[case::has_other_containers(enabled_and("/spec/containers", containers(&["daprd2", "app"])), Denied)]
+#[case::has_other_init(enabled_and("/spec/initContainers", containers(&["first"])), Denied)]
+#[case::skipped_on_purpose(
+    asking(&json!({"dapr.io/enabled": "true", "dapr.io/injection-skipped": "not allowed"})), Admitted)]
+#[case::of_the_control_plane(enabled_and("/metadata/labels", json!({"app": "dapr-sentry"})), Admitted)]
+#[case::of_an_application(enabled_and("/metadata/labels", json!({"app": "dapr-sentry-2"})), Denied)]
+fn judges_a_pod(#[case] pod: Value, #[case] want: Verdict) -> Result<()> {
+    let _alone = alone();
+    assert_eq!(verdict(guarded()?, "default", &pod)?, want, "{pod}");
+    Ok(())
+}
+
+#[test]
+fn leaves_the_excluded_namespace_alone() -> Result<()> {
+    let _alone = alone();
+    assert_eq!(verdict(guarded()?, "kube-system", &enabled("true"))?, Admitted);
+    Ok(())
+}
+
+#[test]
+fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
+    let _alone = alone();
+    let bed = guarded()?;
+    let namespace = bed.namespace("guard")?;
+    let deployment = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "app", "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": "app"}},
+            "template": {
+                "metadata": {"labels": {"app": "app"}, "annotations": {"dapr.io/enabled": "true"}},
+                "spec": {"containers": [{"name": "app", "image": "app"}]},
+            },
+        },
+    });
+    bed.apply(&deployment.to_string())?;
+    let message = until(Deadline::seconds(30), "the ReplicaSet's complaint", || {
+        let sets = bed.get(&["replicaset", "-n", &namespace])?;
+        let message = sets.pointer("/items/0/status/conditions/0/message").and_then(Value::as_str);
+        Ok(message.map(str::to_owned))
+    })?;
+    for part in ["asks for a Dapr sidecar", "Deployment dapr-sidecar-injector", "TCP port 4000"] {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+    // The sidecar can be had again: here because the guard is gone.
+    remove(bed)?;
+    until(Deadline::seconds(60), "the pod", || {
+        let pods = bed.get(&["pod", "-n", &namespace])?;
+        Ok(pods["items"].as_array().is_some_and(|items| items.len() == 1).then_some(()))
+    })
+}
+
+/// The shared bed with the guard in force.
+fn guarded() -> Result<&'static ApiBed> {
+    let bed = bed()?;
+    bed.apply(&guard()?)?;
+    until(Deadline::seconds(30), "the guard to be in force", || {
+        Ok((verdict(bed, "default", &enabled("true"))? == Denied).then_some(()))
+    })?;
+    Ok(bed)
+}
+
+fn guard() -> Result<String> {
+    let manifests = template(&[REGISTRY])?;
+    let is_guard = |document: &&str| document.contains("\nkind: ValidatingAdmissionPolicy");
+    let documents: Vec<&str> = manifests.split("\n---\n").filter(is_guard).collect();
+    anyhow::ensure!(documents.len() == 2, "the guard is not rendered");
+    Ok(documents.join("\n---\n"))
+}
+
+fn remove(bed: &ApiBed) -> Result<()> {
+    let kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy";
+    bed.kubectl(&["delete", kinds, "dapr-sidecar-guard"]).map(drop)
+}
+
+fn verdict(bed: &ApiBed, namespace: &str, pod: &Value) -> Result<Verdict> {
+    let args = ["create", "--dry-run=server", "-n", namespace, "-f", "-"];
+    match bed.cluster().kubectl_with_input(&args, &pod.to_string()) {
+        Ok(_) => Ok(Admitted),
+        Err(error)
+            if format!("{error:#}").contains("ValidatingAdmissionPolicy 'dapr-sidecar-guard'") =>
+        {
+            Ok(Denied)
+        }
+        Err(error) => Err(error).context("neither admitted nor denied by the guard"),
+    }
+}

@@ -1,0 +1,255 @@
+//! What the chart renders. Everything here is text in, text out: no cluster.
+
+use anyhow::Result;
+use rstest::rstest;
+use serde_json::Value;
+
+use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
+
+/// Dapr's inventory without the scheduler, and what this chart has in addition.
+const INVENTORY: [&str; 37] = [
+    "ServiceAccount/dapr-operator",
+    "ServiceAccount/dapr-injector",
+    "ServiceAccount/dapr-sentry",
+    "ServiceAccount/dapr-placement",
+    "ClusterRole/dapr-operator-admin",
+    "ClusterRole/dapr-injector",
+    "ClusterRole/dapr-sentry",
+    "ClusterRole/dapr-placement",
+    "ClusterRoleBinding/dapr-operator-admin",
+    "ClusterRoleBinding/dapr-injector",
+    "ClusterRoleBinding/dapr-sentry",
+    "ClusterRoleBinding/dapr-placement",
+    "Role/dapr-operator",
+    "Role/dapr-injector",
+    "Role/dapr-sentry",
+    "Role/secret-reader",
+    "RoleBinding/dapr-operator",
+    "RoleBinding/dapr-injector",
+    "RoleBinding/dapr-sentry",
+    "RoleBinding/dapr-secret-reader",
+    "Secret/dapr-trust-bundle",
+    "ConfigMap/dapr-trust-bundle",
+    "Deployment/dapr-operator",
+    "Deployment/dapr-sidecar-injector",
+    "Deployment/dapr-sentry",
+    "StatefulSet/dapr-placement-server",
+    "Service/dapr-api",
+    "Service/dapr-webhook",
+    "Service/dapr-sentry",
+    "Service/dapr-sidecar-injector",
+    "Service/dapr-placement-server",
+    "MutatingWebhookConfiguration/dapr-sidecar-injector",
+    "Configuration/daprsystem",
+    // To read the trust anchors before the kubelet has projected them.
+    "Role/dapr-placement",
+    "RoleBinding/dapr-placement",
+    // The admission guard.
+    "ValidatingAdmissionPolicy/dapr-sidecar-guard",
+    "ValidatingAdmissionPolicyBinding/dapr-sidecar-guard",
+];
+
+/// Workload, path of the program in the image, name that `dapr.io/control-plane` has.
+const SERVICES: [(&str, &str, &str); 4] = [
+    ("Deployment/dapr-operator", "operator", "operator"),
+    ("Deployment/dapr-sentry", "sentry", "sentry"),
+    ("Deployment/dapr-sidecar-injector", "injector", "injector"),
+    ("StatefulSet/dapr-placement-server", "placement", "placement"),
+];
+
+fn assert_golden(name: &str, text: &str) {
+    insta::with_settings!({
+        snapshot_path => "../golden",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!(name, text) });
+}
+
+#[test]
+fn renders_the_objects_of_the_inventory() -> Result<()> {
+    let objects = Objects::render(&[])?;
+    let mut want = INVENTORY.map(str::to_owned).to_vec();
+    want.sort();
+    let got: Vec<String> = objects.0.keys().cloned().collect();
+    assert_eq!(got, want);
+    for (key, object) in &objects.0 {
+        let cluster_wide = ["Cluster", "Mutating", "Validating"];
+        let want = match key.as_str() {
+            "Role/secret-reader" | "RoleBinding/dapr-secret-reader" => Some("default"),
+            key if cluster_wide.iter().any(|prefix| key.starts_with(prefix)) => None,
+            _ => Some(NAMESPACE),
+        };
+        assert_eq!(object["metadata"]["namespace"].as_str(), want, "{key}");
+        let labels = &object["metadata"]["labels"];
+        assert_eq!(labels["app.kubernetes.io/part-of"], "dapr", "{key}");
+        assert_eq!(labels["app.kubernetes.io/version"], "1.18.3", "{key}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_default_rendering_is_the_golden_file() -> Result<()> {
+    assert_golden("chart_default", &template(&[REGISTRY])?);
+    Ok(())
+}
+
+#[rstest]
+#[case::ha("chart_ha", &["global.ha.enabled=true"])]
+#[case::required_spread("chart_required_spread", &[
+    "global.ha.enabled=true",
+    "global.ha.podAntiAffinityPolicy=requiredDuringSchedulingIgnoredDuringExecution",
+])]
+#[case::namespaced("chart_namespaced", &["global.rbac.namespaced=true"])]
+#[case::no_metrics("chart_no_metrics", &["global.prometheus.enabled=false"])]
+#[case::no_injector("chart_no_injector", &["dapr_sidecar_injector.enabled=false"])]
+#[case::no_actors("chart_no_actors", &["global.actors.enabled=false"])]
+#[case::host_network("chart_host_network", &[
+    "dapr_operator.hostNetwork=true", "dapr_operator.healthzPort=8081",
+    "dapr_operator.webhookPort=29443",
+    "dapr_sidecar_injector.hostNetwork=true", "dapr_sidecar_injector.webhookPort=24000",
+])]
+fn a_setting_changes_this_and_nothing_else(
+    #[case] name: &str,
+    #[case] sets: &[&str],
+) -> Result<()> {
+    assert_golden(name, &Objects::render(&[])?.changes_to(&Objects::render(sets)?));
+    Ok(())
+}
+
+#[test]
+fn two_renderings_are_the_same_bytes() -> Result<()> {
+    let sets = [REGISTRY, "global.ha.enabled=true", "dapr_sentry.jwt.enabled=true"];
+    assert_eq!(template(&sets)?, template(&sets)?);
+    Ok(())
+}
+
+#[rstest]
+#[case::default(&[REGISTRY], "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3")]
+#[case::mirror(&["global.registry=mirror:5000/x/"], "mirror:5000/x/NAME:1.18.3", "mirror:5000/x/daprd:1.18.3")]
+#[case::upstream_registry_is_none(&[REGISTRY, "global.registry=docker.io/daprio"],
+    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3")]
+#[case::tag(&[REGISTRY, "global.tag=1.18.4"], "registry.example/trilby/NAME:1.18.4", "ghcr.io/dapr/daprd:1.18.4")]
+#[case::respin(&[REGISTRY, "global.tag=1.18.3-r12"],
+    "registry.example/trilby/NAME:1.18.3-r12", "ghcr.io/dapr/daprd:1.18.3")]
+#[case::variant(&[REGISTRY, "global.tag=1.18.3-mariner"],
+    "registry.example/trilby/NAME:1.18.3-mariner", "ghcr.io/dapr/daprd:1.18.3-mariner")]
+#[case::own_sidecar(&[REGISTRY, "global.daprd.registry=r/d", "global.daprd.tag=1.17.9"],
+    "registry.example/trilby/NAME:1.18.3", "r/d/daprd:1.17.9")]
+#[case::complete_sidecar(&[REGISTRY, "dapr_sidecar_injector.image.name=localhost/daprd:dev"],
+    "registry.example/trilby/NAME:1.18.3", "localhost/daprd:dev")]
+fn images_come_from(
+    #[case] sets: &[&str],
+    #[case] service: &str,
+    #[case] sidecar: &str,
+) -> Result<()> {
+    let objects = Objects::parse(&template(sets)?)?;
+    for (workload, program, _) in SERVICES {
+        let image = &objects.container(workload)?["image"];
+        assert_eq!(*image, service.replace("NAME", program), "{workload}");
+    }
+    let injector = "Deployment/dapr-sidecar-injector";
+    assert_eq!(objects.env(injector, "SIDECAR_IMAGE")?.as_deref(), Some(sidecar));
+    Ok(())
+}
+
+#[test]
+fn complete_image_names_need_no_registry() -> Result<()> {
+    let objects = Objects::parse(&template(&[
+        "dapr_operator.image.name=localhost/o:1",
+        "dapr_sentry.image.name=localhost/s:1",
+        "dapr_placement.image.name=localhost/p:1",
+        "dapr_sidecar_injector.injectorImage.name=localhost/i:1",
+    ])?)?;
+    assert_eq!(objects.container("Deployment/dapr-operator")?["image"], "localhost/o:1");
+    Ok(())
+}
+
+#[test]
+fn container_0_is_the_service() -> Result<()> {
+    // The CLI reads readiness and version there.
+    let extra = r#"[{"name":"helper","image":"h:1"}]"#;
+    let sets = ["operator", "sentry", "injector", "placement"]
+        .map(|service| format!("global.extraContainers.{service}={extra}"));
+    let mut args = Vec::new();
+    for set in &sets {
+        args.extend(["--set-json", set.as_str()]);
+    }
+    let objects = Objects::parse(&crate::helm::template_with(&[REGISTRY], &args)?)?;
+    for (workload, program, id) in SERVICES {
+        let name = workload.split_once('/').map(|(_, name)| name);
+        let pod = objects.pod(workload)?;
+        assert_eq!(pod["containers"][0]["name"].as_str(), name);
+        assert_eq!(pod["containers"][0]["command"][0], format!("/{program}"));
+        assert_eq!(pod["containers"][1]["name"], "helper");
+        let template = &objects.get(workload)?["spec"]["template"]["metadata"];
+        assert_eq!(template["annotations"]["dapr.io/control-plane"], id);
+        assert_eq!(template["annotations"].get("dapr.io/app-id"), None);
+        assert_eq!(template["labels"]["app"].as_str(), name);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_webhook_is_entry_0_and_has_no_ca_bundle() -> Result<()> {
+    let objects = Objects::render(&[])?;
+    let webhooks = &objects.get("MutatingWebhookConfiguration/dapr-sidecar-injector")?["webhooks"];
+    assert_eq!(webhooks.as_array().map(Vec::len), Some(1));
+    assert_eq!(webhooks[0]["name"], "sidecar-injector.dapr.io");
+    assert_eq!(webhooks[0]["clientConfig"].get("caBundle"), None);
+    assert_eq!(webhooks[0]["reinvocationPolicy"], "IfNeeded");
+    assert_eq!(webhooks[0]["failurePolicy"], "Ignore");
+    Ok(())
+}
+
+#[test]
+fn selectors_of_the_user_are_added_to_the_rule_that_spares_the_control_plane() -> Result<()> {
+    let objects = Objects::render(&[
+        "dapr_sidecar_injector.objectSelector.matchLabels.team=a",
+        "dapr_sidecar_injector.namespaceSelector.matchLabels.dapr=yes",
+    ])?;
+    let webhook = objects.get("MutatingWebhookConfiguration/dapr-sidecar-injector")?;
+    let guard = objects.get("ValidatingAdmissionPolicy/dapr-sidecar-guard")?;
+    let places = [&webhook["webhooks"][0], &guard["spec"]["matchConstraints"]];
+    for place in places {
+        assert_eq!(place["objectSelector"]["matchLabels"]["team"], "a");
+        let rule = &place["objectSelector"]["matchExpressions"][0];
+        assert_eq!((rule["key"].as_str(), rule["operator"].as_str()), (Some("app"), Some("NotIn")));
+        let apps: Vec<_> = rule["values"].as_array().into_iter().flatten().collect();
+        for (workload, ..) in SERVICES {
+            let app = workload.split_once('/').map(|(_, name)| Value::from(name));
+            assert!(apps.contains(&&app.unwrap_or_default()), "{workload} is not spared");
+        }
+        assert_eq!(place["namespaceSelector"], serde_json::json!({"matchLabels": {"dapr": "yes"}}));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_environment_variable_of_the_user_replaces_ours() -> Result<()> {
+    let objects = Objects::render(&[
+        "dapr_sidecar_injector.extraEnvVars.SIDECAR_IMAGE_PULL_POLICY=Always",
+        r"dapr_sidecar_injector.extraEnvVars.NO_PROXY=.svc\,10.0.0.0/8\,a=b",
+    ])?;
+    let injector = "Deployment/dapr-sidecar-injector";
+    let env = objects.container(injector)?["env"].as_array().cloned().unwrap_or_default();
+    let named = |name: &str| env.iter().filter(|entry| entry["name"] == name).count();
+    assert_eq!(named("SIDECAR_IMAGE_PULL_POLICY"), 1);
+    let value = |name| objects.env(injector, name);
+    assert_eq!(value("SIDECAR_IMAGE_PULL_POLICY")?.as_deref(), Some("Always"));
+    assert_eq!(value("NO_PROXY")?.as_deref(), Some(".svc,10.0.0.0/8,a=b"));
+    Ok(())
+}
+
+#[test]
+fn another_cluster_domain_reaches_every_address() -> Result<()> {
+    let objects = Objects::render(&["global.dnsSuffix=.corp.example"])?;
+    let injector = "Deployment/dapr-sidecar-injector";
+    let sentry = format!("dapr-sentry.{NAMESPACE}.svc.corp.example:443");
+    assert_eq!(objects.env(injector, "KUBE_CLUSTER_DOMAIN")?.as_deref(), Some("corp.example"));
+    assert_eq!(objects.env(injector, "DAPR_SENTRY_ADDRESS")?.as_ref(), Some(&sentry));
+    let placement = objects.args("StatefulSet/dapr-placement-server")?;
+    assert!(placement.contains(&format!("--sentry-address={sentry}")), "{placement:?}");
+    let system = objects.get("Configuration/daprsystem")?;
+    assert_eq!(system["spec"]["mtls"]["sentryAddress"], sentry);
+    Ok(())
+}
