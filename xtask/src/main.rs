@@ -1,9 +1,12 @@
 //! The task runner: `cargo xtask --help`.
 
+mod check;
 mod cluster;
 mod demo;
 mod image;
+mod layering;
 mod output;
+mod test;
 
 use std::process::ExitCode;
 
@@ -21,6 +24,12 @@ struct Flags {
 enum Task {
     /// The main job on a real cluster: chart, sample, and what it shows
     Demo(demo::Flags),
+    /// Every test, with all set-up included
+    Test(test::Flags),
+    /// Format, lints, layering, documentation, dependencies, chart
+    Check(check::Flags),
+    /// Bring generated files up to date: the chart's copy of crds/
+    Gen,
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
     /// Container images without a container daemon
@@ -30,6 +39,9 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Flags::parse().task {
         Task::Demo(flags) => demo::run(&flags),
+        Task::Test(flags) => test::run(&flags),
+        Task::Check(flags) => check::run(&flags),
+        Task::Gen => check::generate(),
         Task::Cluster(flags) => cluster::run(flags),
         Task::Image(flags) => image::run(&flags),
     };

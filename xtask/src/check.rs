@@ -1,0 +1,116 @@
+//! `cargo xtask check`: what a change has to pass beside the tests.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::progress::{say, step};
+use blackbox::{Service, Tool, environment};
+use clap::Args;
+
+use crate::layering;
+
+/// Format, lints, layering, documentation, dependencies, chart, and each package alone.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Only format, lints, layering and generated files
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    quick()?;
+    if flags.quick {
+        return Ok(());
+    }
+    step("documentation", || {
+        cargo_with(
+            &["doc", "--workspace", "--no-deps", "--quiet"],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        )
+    })?;
+    step("dependencies", dependencies)?;
+    step("chart lint", || {
+        let chart = environment::workspace().join("charts/dapr");
+        let mut helm = Command::new(Tool::HELM.path()?);
+        run_quietly(
+            helm.arg("lint").arg(chart).args(["--set", "global.controlPlane.registry=localhost"]),
+        )
+    })?;
+    for service in Service::ALL {
+        let package = service.package();
+        step(&format!("{package} alone"), || cargo(&["check", "--quiet", "--package", package]))?;
+    }
+    Ok(())
+}
+
+/// The part that `cargo xtask test` runs first.
+pub(crate) fn quick() -> Result<()> {
+    step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("layering", || layering::check(&environment::workspace()))?;
+    step("the chart's custom resources are those of crds/", chart_crds)?;
+    step("lints", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    })
+}
+
+/// Copies the custom resource definitions into the chart, where Helm wants them.
+pub(crate) fn generate() -> Result<()> {
+    let root = environment::workspace();
+    for (source, copy) in crds(&root)? {
+        std::fs::copy(&source, &copy)
+            .with_context(|| format!("copy {} to {}", source.display(), copy.display()))?;
+    }
+    Ok(())
+}
+
+fn chart_crds() -> Result<()> {
+    for (source, copy) in crds(&environment::workspace())? {
+        let same = std::fs::read(&source)? == std::fs::read(&copy).unwrap_or_default();
+        ensure!(
+            same,
+            "{} differs from {}: run `cargo xtask gen`",
+            copy.display(),
+            source.display()
+        );
+    }
+    Ok(())
+}
+
+/// Each definition and its copy in the chart.
+fn crds(root: &Path) -> Result<Vec<(std::path::PathBuf, std::path::PathBuf)>> {
+    let chart = root.join("charts/dapr/crds");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(root.join("crds")).context("read crds/")? {
+        let entry = entry?;
+        files.push((entry.path(), chart.join(entry.file_name())));
+    }
+    ensure!(!files.is_empty(), "crds/ is empty");
+    Ok(files)
+}
+
+fn dependencies() -> Result<()> {
+    if environment::find_program("cargo-deny").is_none() {
+        say(
+            "cargo-deny is not installed (`cargo install cargo-deny`): licences and advisories not checked",
+        );
+        return Ok(());
+    }
+    cargo(&["deny", "--log-level", "warn", "check"])
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    cargo_with(args, &[])
+}
+
+fn cargo_with(args: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(environment::workspace()).args(args);
+    run_quietly(cargo.envs(variables.iter().copied()))
+}
+
+fn run_quietly(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! `cargo xtask test`: every test, with all set-up included.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::progress::step;
+use blackbox::{Service, Tool, environment, node_bed, peer_images, tools};
+use clap::Args;
+
+use crate::check;
+
+/// Every test: static checks, unit and package tests, black-box suites against a real
+/// kube-apiserver and the official daprd, and, as root, the demo on a cluster with real pods.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// Leave out the static checks (format, lints, layering)
+    #[arg(long)]
+    no_check: bool,
+    /// Leave out the end-to-end test, which needs root and takes minutes
+    #[arg(long)]
+    no_e2e: bool,
+    /// Arguments for `cargo test`, for example a name filter
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// What the black-box suites need beside the bed's own programs.
+const PEERS: [Tool; 6] = [
+    Tool::KUBE_APISERVER,
+    Tool::ETCD,
+    Tool::KUBE_CONTROLLER_MANAGER,
+    Tool::KUBECTL,
+    Tool::HELM,
+    Tool::DAPRD,
+];
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let end_to_end = environment::is_root() && !flags.no_e2e;
+    if !flags.no_check {
+        check::quick()?;
+    }
+    prepare(end_to_end)?;
+    let mut test = Command::new(env!("CARGO"));
+    test.current_dir(environment::workspace());
+    test.args(["test", "--workspace", "--no-fail-fast"]);
+    if !end_to_end {
+        // Every target but `e2e`, which says itself that it is skipped when not root.
+        test.env("TRILBY_SKIP_E2E", "1");
+    }
+    let status = test.args(&flags.rest).status().context("run cargo test")?;
+    ensure!(status.success(), "tests failed: {status}");
+    Ok(())
+}
+
+/// Builds what takes long before the tests, where its progress can be seen.
+fn prepare(end_to_end: bool) -> Result<()> {
+    step("programs of the test bed", || {
+        let wanted: Vec<Tool> = PEERS
+            .into_iter()
+            .chain(end_to_end.then_some(node_bed::TOOLS).into_iter().flatten())
+            .collect();
+        tools::provide(&wanted)
+    })?;
+    if end_to_end {
+        step("release builds of the services", || {
+            for service in Service::ALL {
+                peer_images::service(service, service.binary(), "release")?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
