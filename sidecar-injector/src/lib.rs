@@ -3,9 +3,9 @@
 //! ```text
 //!   kube-apiserver ── AdmissionReview ──► server ──► review::decide ──► mutate::mutate
 //!                                           │              │                │
-//!     cluster: watches ──► snapshots ───────┘         allow (who)     options (annotations)
+//!     cluster: watches ──► live ────────────┘         allow (who)     options (annotations)
 //!     config: flags, environment                                      sidecar, arguments (container)
-//!     ca_bundle: keeps the API server's trust in us                   app, components (the rest)
+//!     keeper: the API server's trust in us                            app, components (the rest)
 //!                                                                     patch (RFC 6902)
 //! ```
 //! Start reading at [`mutate::mutate`]. Nothing on the way of a request calls the API server: what
@@ -16,10 +16,17 @@ pub mod allow;
 pub mod app;
 pub mod app_id;
 pub mod arguments;
+pub mod ca_bundle;
 pub mod check;
+pub mod cluster;
 pub mod components;
+pub mod config;
 pub mod daprd_version;
+pub mod error;
 pub mod glob;
+pub mod keeper;
+pub mod live;
+pub mod metrics;
 pub mod mutate;
 pub mod options;
 pub mod patch;
@@ -27,8 +34,117 @@ pub mod pod;
 pub mod quantity;
 pub mod reader;
 pub mod review;
+pub mod server;
 pub mod settings;
 pub mod sidecar;
 pub mod spelling;
 pub mod user_env;
 pub mod warnings;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use identity::KeyKind;
+use runtime::kubernetes::Precedence;
+use runtime::{Scope, environment};
+use transport::anchors::AnchorSource;
+use transport::svid::{self, Mode};
+use transport::tls::{self, Alpn, ClientAuth};
+
+pub use config::{Config, Flags, Surroundings};
+
+use cluster::Cluster;
+use live::Live;
+
+/// Where a process finds the token that proves its identity. Source: Dapr 1.18, security module.
+const TOKENS: [&str; 2] = [
+    "/var/run/secrets/dapr.io/sentrytoken/token",
+    "/var/run/secrets/kubernetes.io/serviceaccount/token",
+];
+/// How long open requests may take to end once nothing new is accepted. With the delay before it
+/// below the 20 seconds that the process has.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Surroundings {
+    /// What this machine says.
+    pub fn of_this_process() -> Self {
+        let own_token = environment::var("DAPR_SENTRY_TOKEN_FILE");
+        let tokens = TOKENS.into_iter().chain(own_token.as_deref());
+        Self {
+            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            has_token: tokens.into_iter().any(|path| Path::new(path).is_file()),
+        }
+    }
+}
+
+/// Wires the injector into the scope; returns once it serves.
+///
+/// # Errors
+/// There are no credentials for the API server, or the port is taken. A sentry that is away is
+/// waited for.
+pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+    for remark in &config.remarks {
+        tracing::warn!(target: "dapr.injector", "{remark}");
+    }
+    let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
+    let service_ready = scope.ready("injector-service");
+    let webhook_ready = scope.ready("webhook-configuration");
+    let client =
+        runtime::kubernetes::client(config.kubeconfig.as_deref(), Precedence::InCluster).await?;
+    let namespace = config.settings.namespace.clone();
+    let cluster = Cluster::new(client.clone(), &namespace);
+    let live = Live::default();
+    follow(&cluster, &live, &config, &scope);
+
+    let fallback = runtime::kubernetes::trust_bundle(client, &namespace);
+    let options = svid::Options {
+        app_id: config.app_id.clone(),
+        namespace: namespace.clone(),
+        trust_domain: config.trust_domain.clone(),
+        control_plane_namespace: namespace,
+        sentry_address: config.sentry_address.clone(),
+        anchors: AnchorSource::File { path: config.anchors_file.clone(), fallback: Some(fallback) },
+        // Some managed API servers refuse Ed25519 certificates of webhooks.
+        key_kind: KeyKind::Rsa2048,
+        mode: Mode::Kubernetes,
+    };
+    let svid = svid::start(options, &scope).await?;
+
+    let listener = runtime::listen(&config.listen_address, config.port).await?;
+    tracing::info!(target: "dapr.injector.service",
+        "Sidecar injector is listening on {}, patching Dapr-enabled pods", listener.local_addr()?);
+    let keeper = keeper::Keeper::new(cluster, svid.clone(), webhook_ready, metrics.clone());
+    let delay = config.shutdown_delay;
+    let webhook =
+        server::Webhook { config: Arc::new(config), live, anchors: svid.anchors(), metrics };
+    let server = transport::Server::new("injector-service", listener, server::router(webhook))
+        .tls(tls::server(&svid, ClientAuth::None, Alpn::Https)?)
+        .lame_duck(delay)
+        .drain(DRAIN);
+    scope.spawn("injector-service", server.run(scope.clone()));
+    service_ready.set_ready();
+    spawn(&scope, "webhook-configuration", keeper.run());
+    let token = scope.token().clone();
+    scope.spawn_detached("readiness", async move {
+        token.cancelled().await;
+        service_ready.set_not_ready();
+    });
+    Ok(())
+}
+
+fn follow(cluster: &Cluster, live: &Live, config: &Config, scope: &Scope) {
+    let accounts = config.allowed.exact_accounts();
+    spawn(scope, "configuration", cluster.clone().follow_configuration(live.clone()));
+    spawn(scope, "components", cluster.clone().follow_components(live.clone()));
+    spawn(scope, "service-accounts", cluster.clone().follow_accounts(accounts, live.clone()));
+}
+
+fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let token = scope.token().clone();
+    scope.spawn(name, async move {
+        token.run_until_cancelled(work).await;
+        Ok(())
+    });
+}

@@ -1,4 +1,5 @@
 //! The injector's core through its public API: data in, data out.
+#![cfg(test)]
 
 mod annotations;
 mod components;

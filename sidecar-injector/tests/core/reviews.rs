@@ -1,4 +1,4 @@
-//! Whole AdmissionReviews: who may inject, what is answered, in which order things are decided.
+//! Whole admission reviews: who may inject, what is answered, in which order things are decided.
 
 use base64::Engine as _;
 use rstest::rstest;
@@ -9,7 +9,7 @@ use sidecar_injector::review::{Creators, Ending, Review, Verdict};
 
 use crate::setting::{at, pod, settings};
 
-fn review(object: Value) -> Value {
+fn review(object: &Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -42,7 +42,7 @@ fn stranger(mut review: Value) -> Value {
 #[test]
 fn an_enabled_pod_is_patched() {
     let pod = pod(&json!({}));
-    let (verdict, answer) = decide(&review(pod.clone()));
+    let (verdict, answer) = decide(&review(&pod));
     assert_eq!((verdict.app.as_str(), &verdict.ending), ("app", &Ending::Injected));
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -64,7 +64,7 @@ fn an_enabled_pod_is_patched() {
 
 #[test]
 fn v1beta1_is_answered_in_kind() {
-    let mut review = review(pod(&json!({})));
+    let mut review = review(&pod(&json!({})));
     review["apiVersion"] = json!("admission.k8s.io/v1beta1");
     assert_eq!(decide(&review).1["apiVersion"], "admission.k8s.io/v1beta1");
 }
@@ -72,7 +72,7 @@ fn v1beta1_is_answered_in_kind() {
 #[test]
 fn an_administrator_may_inject_a_bare_pod_whose_name_is_its_id() {
     let pod = json!({"metadata": {"name": "solo", "annotations": {"dapr.io/enabled": "YES"}}, "spec": {"containers": [{"name": "c"}]}});
-    let mut review = review(pod);
+    let mut review = review(&pod);
     review["request"]["userInfo"] = json!({"username": "root", "groups": ["system:masters"]});
     let (verdict, answer) = decide(&review);
     assert_eq!((verdict.app.as_str(), verdict.ending), ("solo", Ending::Injected));
@@ -86,7 +86,7 @@ fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
     #[case] annotations: Value,
     #[case] skip: Skip,
 ) {
-    let (verdict, answer) = decide(&stranger(review(pod(&annotations))));
+    let (verdict, answer) = decide(&stranger(review(&pod(&annotations))));
     assert_eq!(verdict.ending, Ending::Skipped(skip));
     let response = &answer["response"];
     assert_eq!(response["allowed"], true);
@@ -99,14 +99,14 @@ fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
 fn a_pod_with_a_sidecar_of_its_own_is_left_alone(#[case] list: &str) {
     let mut pod = pod(&json!({}));
     pod["spec"][list] = json!([{"name": "daprd"}]);
-    let (verdict, answer) = decide(&review(pod));
+    let (verdict, answer) = decide(&review(&pod));
     assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent));
     assert!(answer["response"].get("patch").is_none());
 }
 
 #[test]
 fn a_stranger_gets_no_sidecar_and_is_told_why() {
-    let (verdict, answer) = decide(&stranger(review(pod(&json!({})))));
+    let (verdict, answer) = decide(&stranger(review(&pod(&json!({})))));
     assert_eq!(verdict.ending, Ending::NotAllowed { username: "jane".to_owned() });
     let response = &answer["response"];
     assert_eq!(response["allowed"], true);
@@ -121,7 +121,7 @@ fn a_stranger_gets_no_sidecar_and_is_told_why() {
 
 #[test]
 fn with_a_guard_installed_the_strangers_pod_is_marked() {
-    let (verdict, _) = decide_with(&stranger(review(pod(&json!({})))), true);
+    let (verdict, _) = decide_with(&stranger(review(&pod(&json!({})))), true);
     assert_eq!(
         json!(verdict.patch()),
         json!([{"op": "add", "path": "/metadata/annotations/dapr.io~1injection-skipped", "value": "creator-not-allowed"}])
@@ -130,7 +130,7 @@ fn with_a_guard_installed_the_strangers_pod_is_marked() {
 
 #[test]
 fn an_invalid_app_id_is_refused_with_a_text_for_the_user() {
-    let (verdict, answer) = decide(&review(pod(&json!({"dapr.io/app-id": "Not_Valid"}))));
+    let (verdict, answer) = decide(&review(&pod(&json!({"dapr.io/app-id": "Not_Valid"}))));
     assert!(matches!(verdict.ending, Ending::Refused(_)));
     let response = &answer["response"];
     assert_eq!(response["allowed"], false);
@@ -145,7 +145,7 @@ fn an_invalid_app_id_is_refused_with_a_text_for_the_user() {
 
 #[test]
 fn other_kinds_pass_unchanged() {
-    let mut review = review(json!({}));
+    let mut review = review(&json!({}));
     review["request"]["kind"]["kind"] = json!("Deployment");
     let (verdict, answer) = decide(&review);
     assert_eq!(verdict.ending, Ending::WrongKind { kind: "Deployment".to_owned() });
@@ -157,7 +157,7 @@ fn other_kinds_pass_unchanged() {
 #[case::list(json!([]))]
 #[case::bad_annotations(json!({"metadata": {"annotations": {"a": 1}}, "spec": {}}))]
 fn an_object_that_is_no_pod_is_refused(#[case] object: Value) {
-    let (verdict, _) = decide(&review(object));
+    let (verdict, _) = decide(&review(&object));
     let Ending::Refused(message) = verdict.ending else { panic!("{verdict:?}") };
     assert!(message.starts_with("could not unmarshal raw object: "), "{message}");
 }
@@ -167,7 +167,7 @@ fn without_trust_anchors_only_pods_that_need_them_are_refused() {
     let allowed = AllowList::parse([]).unwrap();
     let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: false };
     let decide = |object| {
-        let review = Review::parse(review(object).to_string().as_bytes()).unwrap();
+        let review = Review::parse(review(&object).to_string().as_bytes()).unwrap();
         review.decide(None, &creators).ending
     };
     assert_eq!(
@@ -193,11 +193,11 @@ fn a_container_that_came_later_gets_its_variables() {
     let settings = settings();
     let mut pod =
         crate::setting::patched(&pod(&json!({"dapr.io/grpc-port": "7000"})), &at(&settings));
-    let (verdict, _) = decide(&review(pod.clone()));
+    let (verdict, _) = decide(&review(&pod));
     assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent), "nothing is missing yet");
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
     pod["metadata"]["labels"].as_object_mut().unwrap().remove("dapr.io/app-id");
-    let (verdict, _) = decide(&review(pod));
+    let (verdict, _) = decide(&review(&pod));
     assert_eq!(verdict.ending, Ending::Injected);
     insta::assert_json_snapshot!(json!(verdict.patch()));
 }

@@ -48,7 +48,7 @@ pub(crate) fn with_components<'a>(
     }
 }
 
-/// A pod of one container `app`, of a ReplicaSet, with these annotations besides the switch.
+/// A pod of one container `app`, of a replica set, with these annotations besides the switch.
 pub(crate) fn pod(annotations: &Value) -> Value {
     let mut all = json!({"dapr.io/enabled": "true", "dapr.io/app-id": "app"});
     for (key, value) in annotations.as_object().unwrap() {

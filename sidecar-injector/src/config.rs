@@ -1,0 +1,270 @@
+//! Flags and environment of the injector, raw and checked.
+//! Source of names and defaults: Dapr 1.18.3, injector.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::{SpiffeError, SpiffeId, TrustDomain};
+use resources::annotations::is_truthy;
+use resources::names;
+use runtime::flags::{go_bool, go_duration};
+
+use crate::addresses::{self, Actors, BadServiceAddress, ControlPlane};
+use crate::allow::{AllowList, BadPattern};
+use crate::settings::{Security, Settings, Toleration};
+
+/// Where the chart's predecessors mounted the trust anchors.
+const ANCHORS_FILE: &str = "/var/run/dapr.io/tls/ca.crt";
+/// Default directory of the sockets of pluggable components.
+const SOCKETS_FOLDER: &str = "/tmp/dapr-components-sockets";
+
+/// The sidecar injector: a mutating webhook that adds daprd to annotated pods.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "injector", version = runtime::VERSION)]
+pub struct Flags {
+    /// Port of the webhook
+    #[arg(long, default_value_t = 4000, value_name = "PORT")]
+    pub port: u16,
+    /// Address that the webhook listens on; empty means all
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pub listen_address: String,
+    /// Give sidecars the address of the scheduler
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub scheduler_enabled: bool,
+    /// How long to go on serving after a stop signal, while the API server learns of it
+    #[arg(long, default_value = "5s", value_parser = go_duration, value_name = "DURATION")]
+    pub shutdown_delay: Duration,
+    /// Credentials of the API server
+    #[command(flatten)]
+    pub kube: runtime::kubernetes::KubeFlags,
+    /// Logs, metrics and health
+    #[command(flatten)]
+    pub process: runtime::ProcessFlags,
+}
+
+/// What the machine says, besides flags and environment variables.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Text of `/etc/resolv.conf`, empty when unreadable.
+    pub resolv_conf: String,
+    /// Whether this process has a token that proves its identity.
+    pub has_token: bool,
+}
+
+/// Everything the injector was told, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Port of the webhook.
+    pub port: u16,
+    /// Address that the webhook listens on; empty means all.
+    pub listen_address: String,
+    /// How long to go on serving after a stop signal.
+    pub shutdown_delay: Duration,
+    /// Kubeconfig outside of a cluster.
+    pub kubeconfig: Option<PathBuf>,
+    /// PEM file of the trust anchors.
+    pub anchors_file: PathBuf,
+    /// Trust domain of the control plane.
+    pub trust_domain: TrustDomain,
+    /// `host:port` of sentry, for the injector itself.
+    pub sentry_address: String,
+    /// Id of the injector towards sentry.
+    pub app_id: String,
+    /// Who may inject.
+    pub allowed: AllowList,
+    /// Mark pods that are left without a sidecar because of their creator.
+    pub mark_skipped: bool,
+    /// What every sidecar has in common.
+    pub settings: Settings,
+    /// Remarks on the settings, for the log.
+    pub remarks: Vec<String>,
+}
+
+/// A setting that the injector cannot work with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable that must be set is not, or is empty.
+    #[error("environment variable {0} is required")]
+    Missing(&'static str),
+    /// A number that is none.
+    #[error("environment variable {name}: {value:?} is not a whole number")]
+    NotANumber {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The address of a Service that replaces placement or reminders.
+    #[error("environment variable {name}")]
+    ServiceAddress {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: BadServiceAddress,
+    },
+    /// An entry of the allow-list.
+    #[error("environment variable ALLOWED_SERVICE_ACCOUNTS")]
+    AllowedServiceAccounts(#[from] BadPattern),
+    /// The trust domain, or a name that becomes part of an id.
+    #[error("environment variable {name}")]
+    Identity {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: SpiffeError,
+    },
+}
+
+impl Flags {
+    /// Checks flags and environment; `var` is `None` for a variable that is not set.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first variable that will not do.
+    pub fn into_config(
+        self,
+        var: impl Fn(&str) -> Option<String>,
+        around: &Surroundings,
+    ) -> Result<Config, ConfigError> {
+        let env = Environment(&var);
+        let namespace = env.required("NAMESPACE")?;
+        let domain = var("DAPR_CONTROL_PLANE_TRUST_DOMAIN").unwrap_or("cluster.local".to_owned());
+        let identity = |name| move |source| ConfigError::Identity { name, source };
+        let trust_domain =
+            TrustDomain::parse(&domain).map_err(identity("DAPR_CONTROL_PLANE_TRUST_DOMAIN"))?;
+        let sentry_id = SpiffeId::new(&trust_domain, &namespace, names::SERVICE_SENTRY)
+            .map_err(identity("NAMESPACE"))?;
+        let lists = [
+            env.filled("ALLOWED_SERVICE_ACCOUNTS"),
+            env.filled("ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES"),
+        ];
+        let mut remarks = Vec::new();
+        if lists[1].is_some() {
+            remarks.push(
+                "ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES is deprecated; ALLOWED_SERVICE_ACCOUNTS takes patterns"
+                    .to_owned(),
+            );
+        }
+        let mut settings = settings(&env, &namespace, &domain, around, &mut remarks)?;
+        settings.scheduler = self.scheduler_enabled;
+        settings.sentry_id = sentry_id.to_string();
+        Ok(Config {
+            port: self.port,
+            listen_address: self.listen_address,
+            shutdown_delay: self.shutdown_delay,
+            kubeconfig: self.kube.kubeconfig,
+            anchors_file: var("DAPR_TRUST_ANCHORS_FILE").unwrap_or(ANCHORS_FILE.to_owned()).into(),
+            trust_domain,
+            sentry_address: var("DAPR_SENTRY_ADDRESS").unwrap_or_default(),
+            app_id: env
+                .filled("SENTRY_LOCAL_IDENTITY")
+                .unwrap_or(names::APP_ID_INJECTOR.to_owned()),
+            allowed: AllowList::parse(lists.iter().flatten().map(String::as_str))?,
+            mark_skipped: env.switch("MARK_SKIPPED_PODS", false),
+            settings,
+            remarks,
+        })
+    }
+}
+
+fn settings(
+    env: &Environment<'_>,
+    namespace: &str,
+    trust_domain: &str,
+    around: &Surroundings,
+    remarks: &mut Vec<String>,
+) -> Result<Settings, ConfigError> {
+    let domain = env.filled("KUBE_CLUSTER_DOMAIN");
+    let domain = domain.unwrap_or_else(|| addresses::cluster_domain(&around.resolv_conf));
+    let control_plane = ControlPlane::new(namespace, domain);
+    let service = |name| move |source| ConfigError::ServiceAddress { name, source };
+    let actors = Actors::from_settings(
+        env.switch("ACTORS_ENABLED", true),
+        &env.text("ACTORS_SERVICE_NAME"),
+        &env.text("ACTORS_SERVICE_ADDRESS"),
+        &control_plane,
+    )
+    .map_err(service("ACTORS_SERVICE_ADDRESS"))?;
+    let reminders = addresses::reminders(
+        &env.text("REMINDERS_SERVICE_NAME"),
+        &env.text("REMINDERS_SERVICE_ADDRESS"),
+        &control_plane,
+    )
+    .map_err(service("REMINDERS_SERVICE_ADDRESS"))?;
+    Ok(Settings {
+        image: env.required("SIDECAR_IMAGE")?,
+        pull_policy: pull_policy(env.get("SIDECAR_IMAGE_PULL_POLICY").as_deref()),
+        namespace: namespace.to_owned(),
+        trust_domain: trust_domain.to_owned(),
+        sentry_id: String::new(),
+        control_plane,
+        actors,
+        reminders,
+        scheduler: true,
+        native: env.switch("NATIVE_SIDECAR_ENABLED", false),
+        sockets_folder: env
+            .get("DAPR_COMPONENT_SOCKETS_FOLDER")
+            .unwrap_or(SOCKETS_FOLDER.to_owned()),
+        downward_api: env.switch("ENABLE_K8S_DOWNWARD_APIS", false),
+        identity_token: around.has_token,
+        entrypoint_tolerations: tolerations(env, remarks),
+        security: Security {
+            run_as_non_root: env.switch("SIDECAR_RUN_AS_NON_ROOT", true),
+            run_as_user: env.number("SIDECAR_RUN_AS_USER")?,
+            run_as_group: env.number("SIDECAR_RUN_AS_GROUP")?,
+            read_only_root: env.switch("SIDECAR_READ_ONLY_ROOT_FILESYSTEM", true),
+            drop_all: env.switch("SIDECAR_DROP_ALL_CAPABILITIES", false),
+        },
+        strict_annotations: env.switch("STRICT_ANNOTATIONS", false),
+    })
+}
+
+fn tolerations(env: &Environment<'_>, remarks: &mut Vec<String>) -> Vec<Toleration> {
+    let Some(text) = env.filled("IGNORE_ENTRYPOINT_TOLERATIONS") else { return Vec::new() };
+    Toleration::parse_list(&text).unwrap_or_else(|error| {
+        remarks.push(format!(
+            "IGNORE_ENTRYPOINT_TOLERATIONS is not a JSON list of tolerations and is ignored: {error}"
+        ));
+        Vec::new()
+    })
+}
+
+fn pull_policy(text: Option<&str>) -> &'static str {
+    match text {
+        None | Some("Always") => "Always",
+        Some("Never") => "Never",
+        Some(_) => "IfNotPresent",
+    }
+}
+
+/// Environment variables by their kind.
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Environment<'_> {
+    fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name)
+    }
+
+    fn filled(&self, name: &str) -> Option<String> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.get(name).unwrap_or_default()
+    }
+
+    fn required(&self, name: &'static str) -> Result<String, ConfigError> {
+        self.filled(name).ok_or(ConfigError::Missing(name))
+    }
+
+    fn switch(&self, name: &str, default: bool) -> bool {
+        self.filled(name).map_or(default, |value| is_truthy(&value))
+    }
+
+    fn number(&self, name: &'static str) -> Result<Option<i64>, ConfigError> {
+        let Some(value) = self.filled(name) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| ConfigError::NotANumber { name, value })
+    }
+}

@@ -1,0 +1,153 @@
+//! The webhook over HTTP: decode, decide, answer. No call leaves the process on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue};
+use identity::TrustAnchors;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::BadRequest;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::mutate::Situation;
+use crate::review::{Creators, Ending, Review, Verdict};
+
+/// Largest body. The API server stores objects of at most 1.5 MiB and a review carries two.
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+/// How long a body may take to arrive; the API server gives up after 10 seconds by default.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the handler needs.
+#[derive(Debug)]
+pub struct Webhook {
+    /// The injector's configuration.
+    pub config: Arc<Config>,
+    /// Snapshots of the cluster.
+    pub live: Live,
+    /// What sidecars trust.
+    pub anchors: watch::Receiver<Arc<TrustAnchors>>,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+/// The routes: `/mutate`, whatever the method. Everything else is 404.
+pub fn router(webhook: Webhook) -> Router {
+    Router::new().route("/mutate", any(mutate)).with_state(Arc::new(webhook))
+}
+
+async fn mutate(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
+    let started = runtime::clock::monotonic();
+    let response = match receive(request).await {
+        Ok(review) => webhook.answer(&review),
+        Err(bad) => {
+            tracing::error!(target: "dapr.injector.service", "request is no admission review: {bad}");
+            webhook.metrics.bad_request();
+            bad.into_response()
+        }
+    };
+    webhook.metrics.answered(runtime::clock::monotonic().duration_since(started));
+    response
+}
+
+async fn receive(request: Request) -> Result<Review, BadRequest> {
+    let (head, body) = request.into_parts();
+    let body = tokio::time::timeout(BODY_TIMEOUT, read(&head.headers, body))
+        .await
+        .map_err(|_| BadRequest::TooSlow)??;
+    if body.is_empty() {
+        return Err(BadRequest::EmptyBody);
+    }
+    let media_type =
+        head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        return Err(BadRequest::ContentType);
+    }
+    Review::parse(&body).map_err(|_| BadRequest::NoReview)
+}
+
+/// The body, never more of it than the limit.
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, BadRequest> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+        return Err(BadRequest::TooLarge);
+    }
+    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                return BadRequest::TooLarge;
+            }
+            cause = error.source();
+        }
+        BadRequest::EmptyBody
+    })
+}
+
+impl Webhook {
+    fn answer(&self, review: &Review) -> Response {
+        let anchors = self.anchors.borrow().clone();
+        let components = self.live.components();
+        let namespace = review.namespace();
+        let situation = Situation {
+            settings: &self.config.settings,
+            namespace,
+            trust_anchors: anchors.pem(),
+            mtls_enabled: self.live.mtls_enabled(),
+            components: components.of(namespace),
+        };
+        let uids = self.live.uids();
+        let creators = Creators {
+            allowed: &self.config.allowed,
+            uids: &uids,
+            mark_skipped: self.config.mark_skipped,
+        };
+        let verdict = review.decide(Some(&situation), &creators);
+        self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings().len());
+        log(review, &verdict);
+        match serde_json::to_vec(&review.answer(&verdict)) {
+            Ok(body) => {
+                let json = HeaderValue::from_static("application/json");
+                ([(CONTENT_TYPE, json)], body).into_response()
+            }
+            Err(error) => {
+                (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+            }
+        }
+    }
+}
+
+fn log(review: &Review, verdict: &Verdict) {
+    let (app, namespace) = (verdict.app.as_str(), review.namespace());
+    match &verdict.ending {
+        Ending::Injected => {
+            tracing::info!(target: "dapr.injector.service", app_id = app, namespace,
+                operations = verdict.patch().0.len(), "Sidecar injector succeeded injection for app '{app}'");
+        }
+        Ending::Refused(why) => {
+            tracing::error!(target: "dapr.injector.service", app_id = app, namespace,
+                "Sidecar injector failed to inject for app '{app}'. Error: {why}");
+        }
+        Ending::NotAllowed { username } => {
+            tracing::error!(target: "dapr.injector.service", app_id = app, namespace,
+                "service account '{username}' not on the list of allowed controller accounts");
+        }
+        Ending::WrongKind { kind } => {
+            tracing::error!(target: "dapr.injector.service", namespace, "invalid kind for review: {kind}");
+        }
+        Ending::Skipped(why) => {
+            tracing::debug!(target: "dapr.injector.service", app_id = app, namespace, ?why, "nothing to do");
+        }
+    }
+    for warning in verdict.warnings() {
+        tracing::warn!(target: "dapr.injector.service", app_id = app, namespace, "{warning}");
+    }
+}

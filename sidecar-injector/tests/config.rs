@@ -1,0 +1,114 @@
+//! Flags and environment: every default, every refusal.
+#![cfg(test)]
+
+use clap::{CommandFactory as _, Parser as _};
+use rstest::rstest;
+use sidecar_injector::addresses::Actors;
+use sidecar_injector::{Config, Flags, Surroundings};
+
+fn config(flags: &[&str], env: &[(&str, &str)], around: &Surroundings) -> Result<Config, String> {
+    let needed = [("NAMESPACE", "dapr-system"), ("SIDECAR_IMAGE", "daprd:1")];
+    let args = std::iter::once("injector").chain(flags.iter().copied());
+    let all = env.iter().chain(&needed);
+    let var = |name: &str| {
+        all.clone().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    };
+    let flags = Flags::try_parse_from(args).map_err(|e| e.to_string())?;
+    flags.into_config(var, around).map_err(|e| runtime::chain(&e))
+}
+
+fn with_env(env: &[(&str, &str)]) -> Config {
+    config(&[], env, &Surroundings::default()).unwrap()
+}
+
+#[test]
+fn the_help_text() {
+    insta::assert_snapshot!(Flags::command().term_width(100).render_long_help());
+}
+
+#[test]
+fn the_defaults() {
+    let config = with_env(&[]);
+    insta::assert_debug_snapshot!(config.settings);
+    assert_eq!((config.port, config.listen_address.as_str()), (4000, ""));
+    assert_eq!(config.anchors_file.to_str(), Some("/var/run/dapr.io/tls/ca.crt"));
+    assert_eq!(config.app_id, "dapr-injector");
+    assert!(config.remarks.is_empty() && !config.mark_skipped);
+}
+
+#[rstest]
+#[case("NAMESPACE", "", "environment variable NAMESPACE is required")]
+#[case("SIDECAR_IMAGE", "", "environment variable SIDECAR_IMAGE is required")]
+#[case(
+    "SIDECAR_RUN_AS_USER",
+    "root",
+    r#"environment variable SIDECAR_RUN_AS_USER: "root" is not a whole number"#
+)]
+#[case("ALLOWED_SERVICE_ACCOUNTS", "abc", r#"environment variable ALLOWED_SERVICE_ACCOUNTS: allowed service account "abc": no ':' in it; write namespace:name, each with the wildcards * ? [a-z]"#)]
+#[case("ACTORS_SERVICE_NAME", "other", r#"environment variable ACTORS_SERVICE_ADDRESS: "" is not <service>:<port> with a port from 1 to 65535"#)]
+#[case("REMINDERS_SERVICE_NAME", "other", r#"environment variable REMINDERS_SERVICE_ADDRESS: "" is not <service>:<port> with a port from 1 to 65535"#)]
+fn refuses_to_start(#[case] name: &str, #[case] value: &str, #[case] want: &str) {
+    let error = config(&[], &[(name, value)], &Surroundings::default()).unwrap_err();
+    assert_eq!(error, want);
+}
+
+#[test]
+fn refuses_a_bad_trust_domain() {
+    for bad in ["", "Not A Domain"] {
+        let env = [("DAPR_CONTROL_PLANE_TRUST_DOMAIN", bad)];
+        let error = config(&[], &env, &Surroundings::default()).unwrap_err();
+        assert!(
+            error.starts_with("environment variable DAPR_CONTROL_PLANE_TRUST_DOMAIN: "),
+            "{error}"
+        );
+    }
+}
+
+#[rstest]
+#[case(None, "Always")]
+#[case(Some(""), "IfNotPresent")]
+#[case(Some("Never"), "Never")]
+#[case(Some("always"), "IfNotPresent")]
+fn pull_policy(#[case] value: Option<&str>, #[case] want: &str) {
+    let env: Vec<_> = value.map(|v| ("SIDECAR_IMAGE_PULL_POLICY", v)).into_iter().collect();
+    assert_eq!(with_env(&env).settings.pull_policy, want);
+}
+
+#[rstest]
+#[case("", true)]
+#[case("false", false)]
+#[case("yes", true)]
+#[case("nonsense", false)]
+fn switches_that_are_on_by_default(#[case] value: &str, #[case] want: bool) {
+    let config = with_env(&[("SIDECAR_RUN_AS_NON_ROOT", value), ("ACTORS_ENABLED", value)]);
+    assert_eq!(config.settings.security.run_as_non_root, want);
+    assert_eq!(config.settings.actors != Actors::Off, want);
+}
+
+#[test]
+fn the_cluster_domain_is_found_out_unless_given() {
+    let around =
+        Surroundings { resolv_conf: "search x.svc.corp svc.corp corp".into(), has_token: true };
+    let found = config(&[], &[], &around).unwrap().settings;
+    assert_eq!(found.control_plane.sentry(), "dapr-sentry.dapr-system.svc.corp:443");
+    assert!(found.identity_token);
+    let given = config(&[], &[("KUBE_CLUSTER_DOMAIN", "given")], &around).unwrap().settings;
+    assert_eq!(given.control_plane.sentry(), "dapr-sentry.dapr-system.svc.given:443");
+}
+
+#[test]
+fn remarks_on_deprecated_and_unreadable_variables() {
+    let config = with_env(&[
+        ("ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES", "a:b*"),
+        ("IGNORE_ENTRYPOINT_TOLERATIONS", "not json"),
+    ]);
+    assert_eq!(config.remarks.len(), 2, "{:?}", config.remarks);
+    assert!(config.settings.entrypoint_tolerations.is_empty());
+}
+
+#[test]
+fn the_scheduler_can_be_switched_off() {
+    assert!(with_env(&[]).settings.scheduler);
+    let off = config(&["--scheduler-enabled=false"], &[], &Surroundings::default()).unwrap();
+    assert!(!off.settings.scheduler);
+}
