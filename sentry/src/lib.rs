@@ -1,1 +1,159 @@
-//! Sentry: the SPIFFE certificate authority
+//! Sentry: the SPIFFE certificate authority of a Dapr installation.
+//!
+//! ```text
+//!  SignCertificate ─► server ─► request (rules) ─► identify ─► pod_identity (who is this pod?)
+//!                       │                             └─► cluster (token review, pods, configurations)
+//!                       ├─► dns_names
+//!                       └─► authority ─► identity::Bundle::issue
+//!                              ▲
+//!  Secret + ConfigMap, files ─►keeper ─► bundle_plan (use, make, or leave alone)
+//!                              └─► own_svid ─► transport (the certificate that sentry serves with)
+//! ```
+//! Start reading at [`bundle_plan::plan`] (what happens to a stored CA), then `server.rs`.
+//!
+//! Invariants: a CA that exists anywhere, whole or in part, is never replaced. Nothing but the public
+//! key is taken from a signing request. No certificate outlives its issuer. Tokens and keys reach no
+//! log. Deliberately absent: authentication of callers by TLS; they prove themselves by token.
+
+pub mod authority;
+pub mod bundle_files;
+pub mod bundle_objects;
+pub mod bundle_plan;
+pub mod cache;
+pub mod cluster;
+pub mod config;
+pub mod dns_names;
+pub mod error;
+pub mod identify;
+pub mod keeper;
+pub mod metrics;
+pub mod own_svid;
+pub mod pod_identity;
+pub mod request;
+pub mod server;
+pub mod settings;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use identity::SpiffeId;
+use proto::sentry::ca_server::CaServer;
+use runtime::{Scope, environment};
+use tokio::net::TcpListener;
+use transport::tls::{Alpn, ClientAuth};
+
+pub use config::{Config, Flags};
+pub use error::SignError;
+
+use authority::Authority;
+use bundle_files::BundleFiles;
+use cluster::Kubernetes;
+use config::Mode;
+use identify::{Identifier, KubernetesIdentifier};
+use keeper::{Keeper, Store};
+use metrics::Metrics;
+use server::CaService;
+use settings::Settings;
+
+/// After a stop connections are still accepted for this long, while Endpoints learn of it.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+
+/// Runs sentry until the scope is cancelled.
+///
+/// # Errors
+/// The port is taken, the Configuration cannot be read, or in standalone mode the CA's files are
+/// unusable. In Kubernetes an unusable CA is no error: sentry stays up, not ready, and says why.
+pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+    let listener = runtime::listen(&config.listen_address, config.port).await?;
+    run_on(listener, config, scope).await
+}
+
+/// As [`run`], on a listener of the caller's.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyhow::Result<()> {
+    let metrics = Metrics::register(scope.metrics())?;
+    let own_id = SpiffeId::new(&config.trust_domain, &config.namespace, "dapr-sentry")
+        .context("name sentry's own identity")?;
+    let (identifier, store, settings) = connect(&config, &scope).await?;
+    let authority = Authority::new(settings);
+    let keeper = Keeper {
+        store,
+        authority: authority.clone(),
+        metrics: metrics.clone(),
+        trust_domain: config.trust_domain.clone(),
+        namespace: config.namespace.clone(),
+        key_kind: config.ca_key_kind,
+    };
+    if matches!(config.mode, Mode::Standalone { .. }) {
+        keeper.reconcile().await?;
+    }
+    scope.spawn("ca-keeper", keeper.run(scope.token().clone()));
+
+    let ready = scope.ready("sentry-server");
+    let own = own_svid::start(authority.clone(), own_id, metrics.clone(), &scope).await?;
+    let Some(svid) = own else { return Ok(()) };
+    let suffixes = dns_suffixes(&config);
+    let service = CaService::new(identifier, authority, metrics, config.namespace, suffixes);
+    let router = tonic::service::Routes::new(CaServer::new(service)).into_axum_router();
+    let tls = transport::tls::server(&svid, ClientAuth::None, Alpn::Grpc)?;
+    let address = listener.local_addr().context("read the listening address")?;
+    tracing::info!(target: "dapr.sentry.server", %address, "Running gRPC server");
+    let server = transport::Server::new("sentry", listener, router).tls(tls).lame_duck(LAME_DUCK);
+    let (inner, token) = (scope.clone(), scope.token().clone());
+    scope.spawn("sentry-server", async move { server.run(inner).await });
+    ready.set_ready();
+    token.cancelled().await;
+    ready.set_not_ready();
+    Ok(())
+}
+
+/// Who checks callers, where the CA is, and how certificates are made.
+async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, Store, Settings)> {
+    match &config.mode {
+        Mode::Standalone { configuration } => {
+            let named = || format!("couldn't find config name \"{}\"", configuration.display());
+            let text = std::fs::read_to_string(configuration).with_context(named)?;
+            let settings = Settings::from_yaml(&text, environment::var).with_context(named)?;
+            tracing::warn!(
+                "standalone mode believes callers: whoever reaches the port gets any identity"
+            );
+            let files = BundleFiles::new(config.bundle.clone());
+            Ok((Identifier::Insecure, Store::Files(files), settings))
+        }
+        Mode::Kubernetes { configuration, kubeconfig } => {
+            runtime::refuse_root()?;
+            let kubernetes = Kubernetes::connect(kubeconfig.as_deref()).await?;
+            let settings = kubernetes
+                .settings(&config.namespace, configuration)
+                .await
+                .with_context(|| format!("couldn't find config name {configuration:?}"))?;
+            kubernetes.follow(&config.namespace, scope);
+            let objects = kubernetes.bundle_objects(&config.namespace, &config.bundle);
+            let identifier = KubernetesIdentifier::new(
+                kubernetes,
+                config.namespace.clone(),
+                config.trust_domain.clone(),
+            );
+            let store = Store::Objects(Box::new(objects));
+            Ok((Identifier::Kubernetes(Arc::new(identifier)), store, settings))
+        }
+    }
+}
+
+/// The DNS domains that the scheduler may compute: the cluster's as its resolver knows it, and the
+/// trust domain, which is what it falls back to. Source: Dapr 1.18, scheduler.
+fn dns_suffixes(config: &Config) -> Vec<String> {
+    let fallback = config.trust_domain.to_string();
+    let known = match config.mode {
+        Mode::Kubernetes { .. } => std::fs::read_to_string("/etc/resolv.conf")
+            .ok()
+            .and_then(|text| dns_names::cluster_domain(&text)),
+        Mode::Standalone { .. } => None,
+    };
+    let mut suffixes: Vec<String> = known.into_iter().chain([fallback]).collect();
+    suffixes.dedup();
+    suffixes
+}

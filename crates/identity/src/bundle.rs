@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::certificate::{self, KeyUsage, Template};
@@ -167,6 +168,13 @@ impl fmt::Debug for Bundle {
             .field("issuer", &self.issuer)
             .field("key", &self.key)
             .finish()
+    }
+}
+
+impl BundlePem {
+    /// SHA-256 of the anchors' text, lower-case hex.
+    pub fn anchors_sha256(&self) -> String {
+        issue::hex(&Sha256::digest(self.anchors.as_bytes()))
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest as _, Sha256};
 
 use crate::certificate::{self, KeyUsage, Template};
 use crate::key::{KeyError, PrivateKey};
@@ -55,13 +56,20 @@ impl IssuedLeaf {
     /// Serial number of the leaf, lower-case hex.
     pub fn serial(&self) -> String {
         let leaf = self.chain.certs().first().and_then(|der| view::parse(der));
-        let bytes = leaf.as_ref().map_or(&[][..], |leaf| leaf.raw_serial());
-        bytes
-            .iter()
-            .flat_map(|b| [b >> 4, b & 0xf])
-            .filter_map(|d| char::from_digit(d.into(), 16))
-            .collect()
+        hex(leaf.as_ref().map_or(&[], |leaf| leaf.raw_serial()))
     }
+
+    /// SHA-256 of the leaf, lower-case hex.
+    pub fn sha256(&self) -> String {
+        let leaf = self.chain.certs().first().map(AsRef::as_ref).unwrap_or_default();
+        hex(&Sha256::digest(leaf))
+    }
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 0xf]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }
 
 /// Signs a leaf with the first certificate of `issuer`.

@@ -1,0 +1,133 @@
+//! The three files that hold the CA of a standalone sentry.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use futures::Stream;
+use identity::BundlePem;
+use notify::{RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use crate::bundle_plan::Stored;
+use crate::config::BundleNames;
+
+/// Nobody but the owner reads a key.
+const PRIVATE: u32 = 0o600;
+
+/// Access to the files.
+#[derive(Debug)]
+pub struct BundleFiles {
+    names: BundleNames,
+}
+
+impl BundleFiles {
+    /// The files; nothing is read yet.
+    pub fn new(names: BundleNames) -> Self {
+        Self { names }
+    }
+
+    /// Reads what exists.
+    ///
+    /// # Errors
+    /// A file exists and cannot be read, or its directory does not exist.
+    pub fn read(&self) -> anyhow::Result<Stored> {
+        let read = |path: &Path| match fs::read(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+        };
+        Ok(Stored::new(
+            read(&self.names.anchors)?,
+            read(&self.names.issuer_chain)?,
+            read(&self.names.issuer_key)?,
+        ))
+    }
+
+    /// Writes a CA that was just made, the key first: a crash in between leaves files that are
+    /// refused, not a CA that others trust and nobody can sign for.
+    ///
+    /// # Errors
+    /// A file cannot be written; the text names it.
+    pub fn save(&self, pem: &BundlePem) -> anyhow::Result<()> {
+        let parts = [
+            (&self.names.issuer_key, pem.issuer_key.as_str()),
+            (&self.names.issuer_chain, &pem.issuer_chain),
+            (&self.names.anchors, &pem.anchors),
+        ];
+        for (path, text) in parts {
+            write(path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Wakes whenever something changes in one of the directories. Keep the stream: dropping it
+    /// ends the watch.
+    ///
+    /// # Errors
+    /// A directory does not exist or cannot be watched.
+    pub fn changes(&self) -> anyhow::Result<impl Stream<Item = ()> + Send + use<>> {
+        let (wake, woken) = mpsc::channel(1);
+        let mut watcher = notify::recommended_watcher(move |_| {
+            // Full: a wake-up is pending already.
+            let _ = wake.try_send(());
+        })
+        .context("start the file watch")?;
+        let paths = [&self.names.anchors, &self.names.issuer_chain, &self.names.issuer_key];
+        let mut directories: Vec<PathBuf> = paths.iter().map(|path| directory(path)).collect();
+        directories.dedup();
+        for directory in directories {
+            watcher
+                .watch(&directory, RecursiveMode::NonRecursive)
+                .with_context(|| format!("watch directory {}", directory.display()))?;
+        }
+        Ok(futures::stream::unfold((woken, watcher), |(mut woken, watcher)| async move {
+            woken.recv().await.map(|()| ((), (woken, watcher)))
+        }))
+    }
+}
+
+fn directory(path: &Path) -> PathBuf {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Writes beside the file and renames, so that no reader sees half of it.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = directory(path).join(format!(".{name}.new"));
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(PRIVATE).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle_plan::{Plan, Published, plan};
+    use std::os::unix::fs::PermissionsExt as _;
+    use testkit::ca::Ca;
+
+    #[test]
+    fn what_is_saved_is_read_back_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = BundleNames {
+            anchors: dir.path().join("ca.crt"),
+            issuer_chain: dir.path().join("issuer.crt"),
+            issuer_key: dir.path().join("issuer.key"),
+        };
+        let files = BundleFiles::new(names.clone());
+        assert_eq!(files.read().unwrap(), Stored::default());
+        files.save(Ca::new().pem()).unwrap();
+        let stored = files.read().unwrap();
+        let planned = plan(&stored, &Published::Nowhere, runtime::clock::now()).unwrap();
+        assert!(matches!(planned, Plan::Use { publish: false, .. }), "{planned:?}");
+        for path in [&names.anchors, &names.issuer_chain, &names.issuer_key] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left behind");
+    }
+}

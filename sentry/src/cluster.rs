@@ -1,0 +1,291 @@
+//! The calls to the Kubernetes API that prove who a pod is: token reviews, and pods and
+//! Configurations from a watch.
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use futures::StreamExt as _;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, PostParams};
+use kube::core::object::NotUsed;
+use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, ObjectMeta, Resource};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use runtime::kubernetes::Precedence;
+use runtime::{ReadyGuard, Scope};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::cache::{self, Cache, Step};
+use crate::error::SignError;
+use crate::pod_identity::{PodView, Refusal, TokenOwner};
+use crate::settings::Settings;
+use crate::{bundle_objects::BundleObjects, config::BundleNames};
+
+/// How long a request waits for the caches to fill after a start.
+const SYNC_WAIT: Duration = Duration::from_secs(1);
+
+const FORBIDDEN: u16 = 403;
+const NOT_FOUND: u16 = 404;
+
+/// What matters of a pod's specification; the rest is not even kept.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpecView {
+    service_account_name: String,
+}
+
+type PodObject = Object<PodSpecView, NotUsed>;
+
+/// The Kubernetes API as sentry uses it. Cheap to clone.
+#[derive(Clone)]
+pub struct Kubernetes {
+    client: Client,
+    pods: Cache<PodView>,
+    /// The trust domain that each Configuration names.
+    configurations: Cache<Option<String>>,
+}
+
+impl Kubernetes {
+    /// Connects; nothing is asked yet.
+    ///
+    /// # Errors
+    /// There are no credentials.
+    pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
+        let client = runtime::kubernetes::client(kubeconfig, Precedence::InCluster).await?;
+        Ok(Self { client, pods: Cache::default(), configurations: Cache::default() })
+    }
+
+    /// Follows pods and Configurations for as long as the scope lives. Health target:
+    /// `sentry-kubernetes-validator`.
+    pub fn follow(&self, own_namespace: &str, scope: &Scope) {
+        let ready = scope.ready("sentry-kubernetes-validator");
+        let (pods, configurations) = (self.pods.clone(), self.configurations.clone());
+        let (client, namespace) = (self.client.clone(), own_namespace.to_owned());
+        spawn(scope, "pods", async move {
+            watch::<PodObject, _>(client, pod_resource(), namespace, &pods, pod_view).await;
+        });
+        let (client, namespace) = (self.client.clone(), own_namespace.to_owned());
+        spawn(scope, "configurations", async move {
+            let view = |object: &DynamicObject| trust_domain_of(object);
+            watch(client, configuration_resource(), namespace, &configurations, view).await;
+        });
+        self.spawn_readiness(ready, scope);
+    }
+
+    fn spawn_readiness(&self, ready: ReadyGuard, scope: &Scope) {
+        let (this, token) = (self.clone(), scope.token().clone());
+        scope.spawn_detached("validator-readiness", async move {
+            let caches = async {
+                this.pods.synced().await;
+                this.configurations.synced().await;
+                ready.set_ready();
+            };
+            token.run_until_cancelled(caches).await;
+        });
+    }
+
+    /// Waits a moment for the caches.
+    ///
+    /// # Errors
+    /// [`SignError::ValidatorNotReady`] if they are not filled by then.
+    pub async fn synced(&self) -> Result<(), SignError> {
+        let both = async {
+            self.pods.synced().await;
+            self.configurations.synced().await;
+        };
+        tokio::time::timeout(SYNC_WAIT, both).await.map_err(|_| SignError::ValidatorNotReady)
+    }
+
+    /// Asks the API server about a token.
+    ///
+    /// # Errors
+    /// [`SignError::Refused`] if it refuses the question, [`SignError::ApiUnavailable`] if it
+    /// cannot answer.
+    pub async fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<TokenReviewStatus, SignError> {
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                token: Some(token.to_owned()),
+                audiences: Some(audiences.to_vec()),
+            },
+            ..TokenReview::default()
+        };
+        let api: Api<TokenReview> = Api::all(self.client.clone());
+        match api.create(&PostParams::default(), &review).await {
+            Ok(answer) => Ok(answer.status.unwrap_or_default()),
+            // The question itself is bad, an empty token for instance.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
+                Err(SignError::Refused(Refusal::ReviewFailed(status.message.clone())))
+            }
+            Err(e) => Err(SignError::ApiUnavailable(format!("token review: {}", brief(&e)))),
+        }
+    }
+
+    /// The pod of a token: from the watch, or asked for when the watch has not seen it yet.
+    ///
+    /// # Errors
+    /// [`Refusal::NoPod`] if it does not exist, [`SignError::ApiUnavailable`] if nobody knows.
+    pub async fn pod(&self, owner: &TokenOwner) -> Result<PodView, SignError> {
+        let seen = self.pods.get(&owner.namespace, &owner.pod).filter(|pod| owner.is_of(pod));
+        if let Some(pod) = seen {
+            return Ok(pod);
+        }
+        let api: Api<PodObject> =
+            Api::namespaced_with(self.client.clone(), &owner.namespace, &pod_resource());
+        let asked = live(&api, &owner.pod).await?.map(|object| pod_view(&object));
+        asked.filter(|pod| owner.is_of(pod)).ok_or(SignError::Refused(Refusal::NoPod))
+    }
+
+    /// The trust domain that a Configuration names, if any.
+    ///
+    /// # Errors
+    /// [`Refusal::NoConfiguration`] if it does not exist, [`SignError::ApiUnavailable`] if nobody
+    /// knows.
+    pub async fn trust_domain(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<String>, SignError> {
+        if let Some(seen) = self.configurations.get(namespace, name) {
+            return Ok(seen);
+        }
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
+        let asked = live(&api, name).await?.map(|object| trust_domain_of(&object));
+        asked.ok_or(SignError::Refused(Refusal::NoConfiguration))
+    }
+
+    /// Reads the control plane's Configuration.
+    ///
+    /// # Errors
+    /// It does not exist, cannot be read or holds illegal values.
+    pub async fn settings(&self, namespace: &str, name: &str) -> anyhow::Result<Settings> {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
+        let object = api.get_opt(name).await.map_err(|e| anyhow!("{}", brief(&e)))?;
+        let object = object.context("config CRD not found")?;
+        let mtls = object.data.pointer("/spec/mtls").cloned().unwrap_or_default();
+        let mtls: Option<resources::Mtls> =
+            serde_json::from_value(mtls).context("read spec.mtls")?;
+        Ok(Settings::from_mtls(&mtls.unwrap_or_default())?)
+    }
+
+    /// The objects that hold the CA.
+    pub fn bundle_objects(&self, namespace: &str, names: &BundleNames) -> BundleObjects {
+        BundleObjects::new(
+            Api::namespaced(self.client.clone(), namespace),
+            Api::namespaced(self.client.clone(), namespace),
+            names,
+        )
+    }
+}
+
+fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let token = scope.token().clone();
+    scope.spawn(name, async move {
+        token.run_until_cancelled(work).await;
+        Ok(())
+    });
+}
+
+fn pod_resource() -> ApiResource {
+    ApiResource::erase::<Pod>(&())
+}
+
+fn configuration_resource() -> ApiResource {
+    ApiResource::erase::<resources::Configuration>(&())
+}
+
+fn pod_view(pod: &PodObject) -> PodView {
+    let none = std::collections::BTreeMap::new();
+    PodView::new(
+        pod.metadata.uid.as_deref().unwrap_or_default(),
+        &pod.spec.service_account_name,
+        pod.metadata.annotations.as_ref().unwrap_or(&none),
+    )
+}
+
+fn trust_domain_of(configuration: &DynamicObject) -> Option<String> {
+    let named = configuration.data.pointer("/spec/accessControl/trustDomain")?.as_str()?;
+    (!named.is_empty()).then(|| named.to_owned())
+}
+
+/// Asks for one object; one that we may not see counts as none.
+async fn live<K>(api: &Api<K>, name: &str) -> Result<Option<K>, SignError>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match api.get_opt(name).await {
+        Ok(found) => Ok(found),
+        Err(kube::Error::Api(status)) if matches!(status.code, FORBIDDEN | NOT_FOUND) => Ok(None),
+        // A name that is none, from a token that the API server signed: not ours to judge.
+        Err(kube::Error::Api(status)) if status.code == 400 => Ok(None),
+        Err(e) => Err(SignError::ApiUnavailable(brief(&e))),
+    }
+}
+
+/// Fills a cache from a watch of all namespaces, or of the own one where the API server allows no
+/// more (`global.rbac.namespaced`).
+async fn watch<K, V>(
+    client: Client,
+    resource: ApiResource,
+    own_namespace: String,
+    cache: &Cache<V>,
+    view: impl Fn(&K) -> V,
+) where
+    K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + 'static,
+    V: Clone,
+{
+    let everywhere: Api<K> = Api::all_with(client.clone(), &resource);
+    let api = match everywhere.list_metadata(&ListParams::default().limit(1)).await {
+        Err(kube::Error::Api(status)) if status.code == FORBIDDEN => {
+            tracing::info!(target: "dapr.sentry.identity.kubernetes", resource = resource.plural,
+                "not allowed to list all namespaces; only the own namespace is served");
+            Api::namespaced_with(client, &own_namespace, &resource)
+        }
+        _ => everywhere,
+    };
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => cache.apply(step(event, &view)),
+            Err(e) => {
+                tracing::warn!(target: "dapr.sentry.identity.kubernetes", resource = resource.plural,
+                    error = runtime::chain(&e), "watch failed; trying again");
+            }
+        }
+    }
+}
+
+fn step<K: Resource, V>(event: watcher::Event<K>, view: impl Fn(&K) -> V) -> Step<V> {
+    let key = |object: &K| {
+        let ObjectMeta { namespace, name, .. } = object.meta();
+        cache::key(namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())
+    };
+    match event {
+        watcher::Event::Init => Step::ListBegins,
+        watcher::Event::InitApply(object) => Step::Listed(key(&object), view(&object)),
+        watcher::Event::InitDone => Step::ListEnds,
+        watcher::Event::Apply(object) => Step::Changed(key(&object), view(&object)),
+        watcher::Event::Delete(object) => Step::Gone(key(&object)),
+    }
+}
+
+/// The message of an API error alone: its `Debug` form, which `Display` repeats, is noise.
+pub(crate) fn brief(e: &kube::Error) -> String {
+    match e {
+        kube::Error::Api(status) => status.message.clone(),
+        other => runtime::chain(other),
+    }
+}

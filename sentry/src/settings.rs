@@ -1,0 +1,175 @@
+//! What the control plane's Configuration says about certificates: `spec.mtls`.
+//! Source: Dapr 1.18, sentry.
+
+use std::time::Duration;
+
+use resources::{Mtls, go_duration};
+
+const DEFAULT_TTL: Duration = Duration::from_hours(24);
+const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(15);
+
+/// How certificates are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Lifetime of a leaf.
+    pub ttl: Duration,
+    /// How far back a certificate's validity starts.
+    pub clock_skew: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { ttl: DEFAULT_TTL, clock_skew: DEFAULT_CLOCK_SKEW }
+    }
+}
+
+/// Why the Configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A field is no duration.
+    #[error("spec.mtls.{field}")]
+    Duration {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with it.
+        source: go_duration::GoDurationError,
+    },
+    /// Certificates of no lifetime.
+    #[error("spec.mtls.workloadCertTTL must be longer than zero")]
+    ZeroTtl,
+    /// A built-in validator in the list.
+    #[error("the built-in {0} validators cannot be configured manually")]
+    BuiltIn(String),
+    /// A validator that does not exist.
+    #[error("invalid token validator name: '{0}'; supported values: 'jwks'")]
+    UnknownValidator(String),
+    /// A validator that is not built.
+    #[error("the token validator 'jwks' is not part of this release")]
+    Jwks,
+    /// The text is no YAML of a Configuration.
+    #[error("parse the configuration file")]
+    Yaml(#[source] serde_saphyr::Error),
+}
+
+impl Settings {
+    /// Reads `spec.mtls`; the trust domain in it is ignored, the flag decides.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the field.
+    pub fn from_mtls(mtls: &Mtls) -> Result<Self, SettingsError> {
+        if let Some(validator) = mtls.token_validators.first() {
+            return Err(match validator.name.to_ascii_lowercase().as_str() {
+                "jwks" => SettingsError::Jwks,
+                "kubernetes" | "insecure" => SettingsError::BuiltIn(validator.name.clone()),
+                _ => SettingsError::UnknownValidator(validator.name.clone()),
+            });
+        }
+        let settings = Self {
+            ttl: duration("workloadCertTTL", &mtls.workload_cert_ttl, DEFAULT_TTL)?,
+            clock_skew: duration("allowedClockSkew", &mtls.allowed_clock_skew, DEFAULT_CLOCK_SKEW)?,
+        };
+        if settings.ttl.is_zero() { Err(SettingsError::ZeroTtl) } else { Ok(settings) }
+    }
+
+    /// Reads a file: variables of the environment are filled in first, unknown keys are ignored,
+    /// an empty file means the defaults.
+    ///
+    /// # Errors
+    /// The file is no YAML, or as [`Self::from_mtls`].
+    pub fn from_yaml(
+        text: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct File {
+            spec: Option<Spec>,
+        }
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Spec {
+            mtls: Option<Mtls>,
+        }
+        let file: Option<File> =
+            serde_saphyr::from_str(&expand(text, variable)).map_err(SettingsError::Yaml)?;
+        let mtls = file.and_then(|file| file.spec).and_then(|spec| spec.mtls);
+        Self::from_mtls(&mtls.unwrap_or_default())
+    }
+}
+
+fn duration(field: &'static str, text: &str, default: Duration) -> Result<Duration, SettingsError> {
+    if text.is_empty() {
+        return Ok(default);
+    }
+    go_duration::parse(text).map_err(|source| SettingsError::Duration { field, source })
+}
+
+/// Replaces `$NAME` and `${NAME}`; an unset variable is empty, a lone `$` stays.
+fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let braced = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let (name, behind) = braced.unwrap_or_else(|| {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            after.split_at(end.unwrap_or(after.len()))
+        });
+        if name.is_empty() {
+            out.push('$');
+        } else {
+            out.push_str(&variable(name).unwrap_or_default());
+        }
+        rest = behind;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let variable = |name: &str| (name == "TTL").then(|| "10m".to_owned());
+        Settings::from_yaml(text, variable).map_err(|e| runtime::chain(&e))
+    }
+
+    #[rstest]
+    #[case::empty("", 24 * 60, 15)]
+    #[case::comment_only("# nothing\n", 24 * 60, 15)]
+    #[case::no_mtls("spec: {tracing: {samplingRate: '1'}}", 24 * 60, 15)]
+    #[case::both("spec: {mtls: {workloadCertTTL: 1h30m, allowedClockSkew: 20m}}", 90, 20)]
+    #[case::variable("spec: {mtls: {workloadCertTTL: '${TTL}'}}", 10, 15)]
+    #[case::unset_variable("spec: {mtls: {workloadCertTTL: \"$NONE\"}}", 24 * 60, 15)]
+    #[case::whole_object("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: x}\nspec: {mtls: {enabled: true, unknown: 1}}", 24 * 60, 15)]
+    fn reads_the_file(#[case] text: &str, #[case] ttl: u64, #[case] skew: u64) {
+        let want =
+            Settings { ttl: Duration::from_mins(ttl), clock_skew: Duration::from_mins(skew) };
+        assert_eq!(read(text), Ok(want));
+    }
+
+    #[rstest]
+    #[case::ttl(
+        "spec: {mtls: {workloadCertTTL: '5'}}",
+        "spec.mtls.workloadCertTTL: \"5\" has no unit"
+    )]
+    #[case::zero("spec: {mtls: {workloadCertTTL: 0s}}", "spec.mtls.workloadCertTTL must be longer")]
+    #[case::built_in(
+        "spec: {mtls: {tokenValidators: [{name: Kubernetes}]}}",
+        "the built-in Kubernetes validators"
+    )]
+    #[case::unknown(
+        "spec: {mtls: {tokenValidators: [{name: x}]}}",
+        "invalid token validator name: 'x'"
+    )]
+    #[case::jwks(
+        "spec: {mtls: {tokenValidators: [{name: JWKS}]}}",
+        "the token validator 'jwks' is not"
+    )]
+    #[case::yaml("spec: [", "parse the configuration file")]
+    fn refuses_bad_files(#[case] text: &str, #[case] want: &str) {
+        let error = read(text).unwrap_err();
+        assert!(error.starts_with(want), "{error}");
+    }
+}
