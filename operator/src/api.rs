@@ -234,7 +234,7 @@ impl<K: Served> Watcher<K> {
             }
             match self.body(&pending).await {
                 Ok(body) => return (body, pending.event),
-                Err(_) => self.keep(name, pending),
+                Err(_) => self.keep(name, &pending),
             }
         }
     }
@@ -277,7 +277,7 @@ impl<K: Served> Watcher<K> {
     }
 
     /// Keeps the stream alive and the event for later.
-    fn keep(&mut self, name: String, pending: Pending<K>) {
+    fn keep(&mut self, name: String, pending: &Pending<K>) {
         let delivery = Arc::new(Delivery::new(pending.delivery.entry.clone()));
         if self.failed.is_empty() {
             self.retry = Instant::now() + random::jittered(RETRY, 0.2);

@@ -11,6 +11,7 @@ use runtime::{
 
 /// The command line, as typed. Names and defaults are those of Dapr 1.18.
 #[derive(Clone, Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(
     name = "operator",
     about = "Serves custom resources to sidecars and keeps their Services"

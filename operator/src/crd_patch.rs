@@ -53,7 +53,8 @@ mod tests {
     fn applied(client: &Value) -> Value {
         let mut crd = crd(client);
         let operations = patch(&crd, "dapr-system", "PEM").unwrap();
-        json_patch::patch(&mut crd, &serde_json::from_value(json!(operations)).unwrap()).unwrap();
+        let operations: json_patch::Patch = serde_json::from_value(json!(operations)).unwrap();
+        json_patch::patch(&mut crd, &operations).unwrap();
         crd.pointer(CLIENT_CONFIG).unwrap().clone()
     }
 

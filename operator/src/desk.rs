@@ -19,7 +19,7 @@ use crate::{
 /// First wait after a failed write.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait after failed writes.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// The state of the reconciler.
 #[derive(Default)]

@@ -15,7 +15,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Longest pause while the kind is not installed.
 const ABSENT_PAUSE: Duration = Duration::from_secs(10);
 /// After this long without a failure the pause starts over.
-const FORGIVE: Duration = Duration::from_secs(120);
+const FORGIVE: Duration = Duration::from_mins(2);
 /// A watch that ends sooner did not do its work; the next one waits.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// Time from the begin of a short watch to the next one.
@@ -117,7 +117,7 @@ impl Backoff {
 /// next watch without one, and an API server in trouble would see a storm of them.
 pub fn pause_before_watch(last: Option<Instant>, now: Instant) -> Duration {
     match last.map(|last| now.saturating_duration_since(last)) {
-        Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE - age,
+        Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE.saturating_sub(age),
         _ => Duration::ZERO,
     }
 }

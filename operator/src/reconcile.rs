@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// All Services are looked at once in this time, whatever the watches said.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 /// Writes under way at once.
 const PARALLEL: usize = 16;
 /// Codes of the API server after which only a change of the workload helps.
@@ -95,7 +95,7 @@ impl Reconciler {
         let open = || self.cluster.watch_workloads(kind, reduce);
         let (.., what) = kind.names();
         follow(what, open, |seen| {
-            self.take(seen, |desk, event, now| desk.workload(kind, event, now))
+            self.take(seen, |desk, event, now| desk.workload(kind, event, now));
         })
         .await;
     }

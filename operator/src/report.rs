@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::cluster::Cluster;
 
 /// The same reason on the same object is reported once in this time.
-const QUIET: Duration = Duration::from_secs(600);
+const QUIET: Duration = Duration::from_mins(10);
 /// Reports under way; more are dropped, they would only slow the API server down.
 const PARALLEL: usize = 4;
 /// Remembered reports; when there are more, the oldest are forgotten.

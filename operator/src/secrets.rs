@@ -136,9 +136,8 @@ impl Served for Component {
         }
         for item in self.spec.metadata.iter_mut().flatten() {
             // Unlike elsewhere a missing key leaves the literal value.
-            if let Some(Some(text)) =
-                entry(&item.secret_key_ref, fetched).map_err(FillError::Secret)?
-            {
+            let found = entry(&item.secret_key_ref, fetched).map_err(FillError::Secret)?;
+            if let Found::Value(text) = found {
                 item.value = text;
             }
         }
@@ -174,10 +173,9 @@ impl Served for HTTPEndpoint {
             fill_pair(header, fetched).map_err(FillError::Secret)?;
         }
         if let Some(tls) = self.spec.client_tls.as_mut() {
-            for document in [&mut tls.root_ca, &mut tls.certificate, &mut tls.private_key] {
-                if let Some(document) = document {
-                    fill_document(document, fetched).map_err(FillError::Secret)?;
-                }
+            let documents = [&mut tls.root_ca, &mut tls.certificate, &mut tls.private_key];
+            for document in documents.into_iter().flatten() {
+                fill_document(document, fetched).map_err(FillError::Secret)?;
             }
         }
         Ok(())
@@ -246,13 +244,21 @@ fn named(reference: &SecretKeyRef) -> Option<&str> {
     (!reference.name.is_empty()).then_some(reference.name.as_str())
 }
 
-/// The entry that `reference` means: `None` without a reference, `Some(None)` without the key,
-/// else the bytes as base64, which sidecars decode.
-fn entry(reference: &SecretKeyRef, fetched: &Fetched) -> Result<Option<Option<Value>>, FetchError> {
-    let Some(secret) = named(reference) else { return Ok(None) };
+/// What a reference leads to.
+enum Found {
+    /// There is no reference.
+    NoReference,
+    /// The Secret lacks the key.
+    NoKey,
+    /// The bytes as base64, which sidecars decode.
+    Value(Value),
+}
+
+fn entry(reference: &SecretKeyRef, fetched: &Fetched) -> Result<Found, FetchError> {
+    let Some(secret) = named(reference) else { return Ok(Found::NoReference) };
     let key = if reference.key.is_empty() { secret } else { reference.key.as_str() };
     let bytes = data(secret, fetched)?.get(key);
-    Ok(Some(bytes.map(|bytes| Value::String(STANDARD.encode(bytes)))))
+    Ok(bytes.map_or(Found::NoKey, |bytes| Found::Value(Value::String(STANDARD.encode(bytes)))))
 }
 
 fn data<'a>(secret: &str, fetched: &'a Fetched) -> Result<&'a SecretData, FetchError> {
@@ -264,16 +270,20 @@ fn data<'a>(secret: &str, fetched: &'a Fetched) -> Result<&'a SecretData, FetchE
 }
 
 fn fill_pair(pair: &mut NameValuePair, fetched: &Fetched) -> Result<(), FetchError> {
-    if let Some(value) = entry(&pair.secret_key_ref, fetched)? {
-        pair.value = value.unwrap_or(Value::Null);
+    match entry(&pair.secret_key_ref, fetched)? {
+        Found::NoReference => {}
+        Found::NoKey => pair.value = Value::Null,
+        Found::Value(text) => pair.value = text,
     }
     Ok(())
 }
 
 fn fill_document(document: &mut TlsDocument, fetched: &Fetched) -> Result<(), FetchError> {
     let Some(reference) = document.secret_key_ref.as_ref() else { return Ok(()) };
-    if let Some(value) = entry(reference, fetched)? {
-        document.value = Some(value.unwrap_or(Value::Null));
+    match entry(reference, fetched)? {
+        Found::NoReference => {}
+        Found::NoKey => document.value = Some(Value::Null),
+        Found::Value(text) => document.value = Some(text),
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
-use proto::operator::{operator_server::Operator, *};
+use proto::operator::operator_server::Operator;
+#[expect(clippy::wildcard_imports, reason = "thirty messages of the protocol")]
+use proto::operator::*;
 use resources::CustomResource as _;
 use tonic::{Request, Response, Status};
 use transport::Peer;

@@ -1,0 +1,295 @@
+//! The gRPC API over real mTLS, in process: only the API server is a stand-in.
+#[path = "support/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use proto::operator::{
+    ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
+    GetResiliencyRequest, ListComponentsRequest, ListHttpEndpointsRequest, ListMcpServersRequest,
+    ListResiliencyRequest, ListSubscriptionsRequest, ListWorkflowAccessPolicyRequest,
+    ResourceEventType,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use world::{World, component, object};
+
+fn namespace() -> String {
+    "shop".to_owned()
+}
+
+fn parsed(bodies: &[bytes::Bytes]) -> Vec<Value> {
+    bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect()
+}
+
+fn names(bodies: &[bytes::Bytes]) -> Vec<String> {
+    parsed(bodies).iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn components_in_scope_come_sorted_with_their_secrets() {
+    let world = World::start().await;
+    world.secret("shop", "redis", &[("password", "hunter2")]);
+    let secret =
+        json!([{"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "password"}}]);
+    world.put(&component("store", "1", &secret, &[]));
+    world.put(&component("alpha", "1", &json!([]), &["orders"]));
+    world.put(&component("other", "1", &json!([]), &["bills"]));
+    let mut foreign = component("elsewhere", "1", &json!([]), &[]);
+    foreign["metadata"]["namespace"] = json!("bank");
+    world.put(&foreign);
+    world.synced();
+
+    let mut orders = world.client("shop", "orders").await;
+    let answer = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    let components = answer.unwrap().into_inner().components;
+    assert_eq!(names(&components), ["alpha", "store"]);
+    let store = &parsed(&components)[1];
+    assert_eq!(store["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
+    assert_eq!(store["spec"]["metadata"][0]["secretKeyRef"]["name"], "redis");
+    assert_eq!(store["kind"], "Component");
+    assert_eq!(store["apiVersion"], "dapr.io/v1alpha1");
+}
+
+#[tokio::test]
+async fn missing_secret_fails_that_list_and_nothing_else() {
+    let world = World::start().await;
+    let secret = json!([{"name": "p", "secretKeyRef": {"name": "gone", "key": "k"}}]);
+    world.put(&component("store", "1", &secret, &["orders"]));
+    let mut lenient = component("lenient", "1", &secret, &["bills"]);
+    lenient["spec"]["ignoreErrors"] = json!(true);
+    world.put(&lenient);
+    world.synced();
+
+    let mut orders = world.client("shop", "orders").await;
+    let refused = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    let status = refused.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::FailedPrecondition, "Secret \"gone\" not found")
+    );
+    let others = orders.list_resiliency(ListResiliencyRequest { namespace: namespace() }).await;
+    assert!(others.is_ok());
+
+    let mut bills = world.client("shop", "bills").await;
+    let answer = bills.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    let components = parsed(&answer.unwrap().into_inner().components);
+    assert_eq!(components[0]["spec"]["metadata"][0]["value"], Value::Null);
+
+    world.secret("shop", "gone", &[("k", "now")]);
+    let answer = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    let components = parsed(&answer.unwrap().into_inner().components);
+    assert_eq!(components[0]["spec"]["metadata"][0]["value"], "bm93");
+}
+
+#[tokio::test]
+async fn removed_key_is_never_served_from_memory() {
+    let world = World::start().await;
+    world.secret("shop", "s", &[("k", "old")]);
+    let item =
+        json!([{"name": "p", "value": "literal", "secretKeyRef": {"name": "s", "key": "k"}}]);
+    world.put(&component("store", "1", &item, &[]));
+    world.synced();
+    let mut orders = world.client("shop", "orders").await;
+    let mut value = async || {
+        let answer = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
+        parsed(&answer.unwrap().into_inner().components)[0]["spec"]["metadata"][0]["value"].clone()
+    };
+    assert_eq!(value().await, "b2xk");
+    world.secret("shop", "s", &[("other", "x")]);
+    assert_eq!(value().await, "literal");
+}
+
+#[tokio::test]
+async fn every_call_is_for_the_own_namespace_only() {
+    let world = World::start().await;
+    world.synced();
+    let mut client = world.client("shop", "orders").await;
+    let bank = || "bank".to_owned();
+    let refusals = [
+        client.list_components(ListComponentsRequest { namespace: bank() }).await.err(),
+        client
+            .get_configuration(GetConfigurationRequest { name: "c".into(), namespace: bank() })
+            .await
+            .err(),
+        client
+            .get_resiliency(GetResiliencyRequest { name: "r".into(), namespace: bank() })
+            .await
+            .err(),
+        client.list_resiliency(ListResiliencyRequest { namespace: bank() }).await.err(),
+        client.list_subscriptions_v2(ListSubscriptionsRequest { namespace: bank() }).await.err(),
+        client.list_http_endpoints(ListHttpEndpointsRequest { namespace: bank() }).await.err(),
+        client.list_mcp_servers(ListMcpServersRequest { namespace: bank() }).await.err(),
+        client
+            .list_workflow_access_policy(ListWorkflowAccessPolicyRequest { namespace: bank() })
+            .await
+            .err(),
+        client.component_update(ComponentUpdateRequest { namespace: bank() }).await.err(),
+    ];
+    for (i, refusal) in refusals.into_iter().enumerate() {
+        let status = refusal.unwrap_or_else(|| panic!("call {i} was not refused"));
+        assert_eq!(status.code(), Code::PermissionDenied, "call {i}");
+        assert_eq!(
+            status.message(),
+            "identity does not match requested namespace exp=bank got=shop",
+            "call {i}"
+        );
+    }
+    let request = ConfigurationUpdateRequest { namespace: bank() };
+    let status = client.configuration_update(request).await.unwrap_err();
+    assert_eq!(
+        status.message(),
+        "failed to authorize configuration update request: rpc error: code = PermissionDenied desc = \
+         identity does not match requested namespace exp=bank got=shop"
+    );
+    let status = client.list_subscriptions(()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn strangers_do_not_get_past_the_handshake() {
+    let world = World::start().await;
+    world.synced();
+    let request = || ListComponentsRequest { namespace: namespace() };
+    let mut other_root = world.client_of_another_ca().await;
+    let refused = other_root.list_components(request()).await.unwrap_err();
+    // No answer of ours: what the client makes of a broken handshake.
+    assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown), "{refused:?}");
+    let mut plain = world.plaintext_client().await;
+    assert!(plain.list_components(request()).await.is_err());
+    let mut good = world.client("shop", "orders").await;
+    assert!(good.list_components(request()).await.is_ok(), "the operator is unharmed");
+}
+
+#[tokio::test]
+async fn calls_wait_for_the_first_list() {
+    let world = World::start().await;
+    let mut client = world.client("shop", "orders").await;
+    let call = tokio::time::timeout(
+        Duration::from_millis(300),
+        client.list_components(ListComponentsRequest { namespace: namespace() }),
+    );
+    assert!(call.await.is_err(), "held, not refused");
+    world.put(&component("store", "1", &json!([]), &[]));
+    world.synced();
+    let answer = client.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    assert_eq!(names(&answer.unwrap().into_inner().components), ["store"]);
+}
+
+#[tokio::test]
+async fn missing_crds_are_told_apart_from_empty_kinds() {
+    let world = World::start().await;
+    world.no_crds();
+    let mut client = world.client("shop", "orders").await;
+    let status =
+        client.list_resiliency(ListResiliencyRequest { namespace: namespace() }).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (
+            Code::Unknown,
+            "error listing resiliencies: no matches for kind \"Resiliency\" in version \"dapr.io/v1alpha1\""
+        )
+    );
+    let servers = client.list_mcp_servers(ListMcpServersRequest { namespace: namespace() }).await;
+    assert!(servers.unwrap().into_inner().mcp_servers.is_empty());
+    let request = ListWorkflowAccessPolicyRequest { namespace: namespace() };
+    let policies = client.list_workflow_access_policy(request).await;
+    assert!(policies.unwrap().into_inner().policies.is_empty());
+}
+
+#[tokio::test]
+async fn single_objects_are_found_by_name() {
+    let world = World::start().await;
+    world.put(&object(
+        "Resiliency",
+        "r",
+        "1",
+        &json!({"spec": {"policies": {}, "targets": {}}, "scopes": ["bills"]}),
+    ));
+    world.put(&object("Configuration", "c", "1", &json!({"spec": {}})));
+    world.synced();
+    let mut client = world.client("shop", "orders").await;
+    let mut configuration = async |name: &str| {
+        let request = GetConfigurationRequest { name: name.to_owned(), namespace: namespace() };
+        client.get_configuration(request).await.map(|answer| answer.into_inner().configuration)
+    };
+    let found: Value = serde_json::from_slice(&configuration("c").await.unwrap()).unwrap();
+    assert_eq!(found["spec"], json!({}));
+    let status = configuration("x").await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (
+            Code::NotFound,
+            "error getting configuration shop/x: Configuration.dapr.io \"x\" not found"
+        )
+    );
+    let request = GetResiliencyRequest { name: "r".into(), namespace: namespace() };
+    assert!(client.get_resiliency(request).await.is_ok(), "no scope filter: the sidecar filters");
+}
+
+#[tokio::test]
+async fn streams_carry_changes_as_seen_from_the_scope() {
+    let world = World::start().await;
+    world.put(&component("store", "1", &json!([]), &[]));
+    world.synced();
+    let mut orders = world.components("orders").await;
+    let mut bills = world.components("bills").await;
+    world.put(&component("store", "2", &json!([]), &["orders"]));
+    assert_eq!(orders.next().await, (ResourceEventType::Updated, "store".into()));
+    assert_eq!(bills.next().await, (ResourceEventType::Deleted, "store".into()));
+    world.put(&component("store", "2", &json!([]), &["orders"]));
+    world.put(&component("store", "3", &json!([]), &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Updated, "store".into()));
+    assert_eq!(bills.next().await, (ResourceEventType::Created, "store".into()));
+    world.delete(&component("store", "4", &json!([]), &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Deleted, "store".into()));
+}
+
+#[tokio::test]
+async fn undecodable_object_disturbs_no_stream() {
+    let world = World::start().await;
+    world.put(&json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
+        "metadata": {"name": "bad", "namespace": "shop", "resourceVersion": "1"}, "spec": {"type": 5}}));
+    world.synced();
+    let mut orders = world.components("orders").await;
+    world.put(&component("good", "1", &json!([]), &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Created, "good".into()));
+    let mut client = world.client("shop", "orders").await;
+    let answer = client.list_components(ListComponentsRequest { namespace: namespace() }).await;
+    assert_eq!(names(&answer.unwrap().into_inner().components), ["good"]);
+}
+
+#[tokio::test]
+async fn missing_secret_makes_no_stream_deaf() {
+    let world = World::start().await;
+    world.synced();
+    let mut orders = world.components("orders").await;
+    let secret = json!([{"name": "p", "secretKeyRef": {"name": "gone", "key": "k"}}]);
+    world.put(&component("broken", "1", &secret, &[]));
+    world.put(&component("good", "1", &json!([]), &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Created, "good".into()));
+    world.delete(&component("broken", "2", &secret, &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Deleted, "broken".into()));
+}
+
+#[tokio::test]
+async fn only_the_assigned_configuration_is_streamed() {
+    let world = World::start().await;
+    world.synced();
+    world.pod("orders-1", &[("enabled", "true"), ("app-id", "orders"), ("config", "mine")]);
+    let mut orders = world.configurations("orders").await;
+    world.put(&object("Configuration", "foreign", "1", &json!({"spec": {}})));
+    world.put(&object("Configuration", "mine", "2", &json!({"spec": {}})));
+    assert_eq!(orders.next().await, (ResourceEventType::Created, "mine".into()));
+}
+
+#[tokio::test]
+async fn stop_ends_open_streams_in_order() {
+    let world = World::start().await;
+    world.synced();
+    let mut orders = world.components("orders").await;
+    let (ended, stopped) = tokio::join!(orders.end(), world.stop());
+    assert!(ended.is_ok(), "{ended:?}");
+    assert!(stopped.is_ok(), "{stopped:?}");
+}
