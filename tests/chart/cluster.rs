@@ -49,7 +49,7 @@ fn dry_run(bed: &ApiBed, manifests: &str) -> Result<String> {
     "global.issuerFilenames.ca=ca.crt", "global.issuerFilenames.cert=tls.crt", "global.issuerFilenames.key=tls.key",
     "dapr_sidecar_injector.matchAnnotatedPodsOnly=true", "dapr_sidecar_injector.hostNetwork=true",
     "dapr_sidecar_injector.sidecarRunAsUser=1000", "dapr_sidecar_injector.webhookFailurePolicy=Fail",
-    "dapr_sentry.jwt.enabled=true", "dapr_sentry.jwt.issuer=https://x", "dapr_sentry.oidc.enabled=true",
+    "dapr_sentry.caKeyType=rsa-2048",
     "dapr_operator.resources.requests.cpu=100m", "dapr_operator.extraEnvVars.A=1", "dapr_placement.scaleZero=true",
     "dapr_rbac.serviceAccount.operator.annotations.role=a",
 ])]
@@ -198,9 +198,10 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 7] = [
+const RIGHTS: [(&str, &str, &str, &str); 8] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
+    ("dapr-operator", "create", "events.events.k8s.io", "apps"),
     ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
     ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
@@ -209,11 +210,13 @@ const RIGHTS: [(&str, &str, &str, &str); 7] = [
 ];
 
 /// And what it must not.
-const NO_RIGHTS: [(&str, &str, &str, &str); 10] = [
+const NO_RIGHTS: [(&str, &str, &str, &str); 12] = [
     ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
     ("dapr-operator", "create", "pods", "apps"),
     ("dapr-operator", "update", "components.dapr.io", "apps"),
     ("dapr-operator", "update", "secrets", NAMESPACE),
+    ("dapr-operator", "list", "secrets", "apps"),
+    ("dapr-injector", "get", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "get", "secrets/other", NAMESPACE),
     ("dapr-sentry", "get", "secrets", "apps"),
     ("dapr-injector", "patch", "mutatingwebhookconfigurations/other", ""),

@@ -118,7 +118,7 @@ fn a_setting_changes_this_and_nothing_else(
 
 #[test]
 fn two_renderings_are_the_same_bytes() -> Result<()> {
-    let sets = [REGISTRY, "global.ha.enabled=true", "dapr_sentry.jwt.enabled=true"];
+    let sets = [REGISTRY, "global.ha.enabled=true", "global.logAsJson=true"];
     assert_eq!(template(&sets)?, template(&sets)?);
     Ok(())
 }

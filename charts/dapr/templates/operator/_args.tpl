@@ -16,7 +16,7 @@
 - --webhook-server-port
 - {{ .webhookPort | quote }}
 {{- end }}
-{{- with .watchNamespace }}
+{{- with .watchNamespace | default ($.Values.global.rbac.namespaced | ternary $.Release.Namespace "") }}
 - --watch-namespace
 - {{ . }}
 {{- end }}

@@ -3,11 +3,8 @@
 # To keep the conversion webhook of Subscriptions right.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
-  verbs: [get, list, watch]
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
   resourceNames: [subscriptions.dapr.io]
-  verbs: [patch]
+  verbs: [get, patch]
 {{- end -}}
 
 {{/* On the objects of applications: in the whole cluster, or in the release namespace. */}}
@@ -15,10 +12,14 @@
 - apiGroups: [dapr.io]
   resources: [components, configurations, subscriptions, resiliencies, httpendpoints, mcpservers, workflowaccesspolicies]
   verbs: [get, list, watch]
-# Referenced by Components.
+# Those that Components refer to; each is read by its name.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, watch]
+  verbs: [get]
+# What is wrong with an object is said on the object.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
 # The <app-id>-dapr Services and their owners. `finalizers` lets a Service block the deletion of its owner.
 - apiGroups: [apps]
   resources: [deployments, statefulsets]

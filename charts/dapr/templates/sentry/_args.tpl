@@ -13,49 +13,13 @@
 - --issuer-key-filename
 - {{ .key | quote }}
 {{- end }}
-{{- with .Values.dapr_sentry.jwt }}
-{{- if .enabled }}
-- --jwt-enabled=true
-{{- include "dapr.sentry.optional" (list
-      (list "jwt-key-filename" .keyFilename)
-      (list "jwks-filename" .jwksFilename)
-      (list "jwt-issuer" .issuer)
-      (list "jwt-signing-algorithm" .signingAlgorithm)
-      (list "jwt-key-id" .keyID)) }}
-{{- end }}
-{{- end }}
-{{- with .Values.dapr_sentry.oidc }}
-{{- if .enabled }}
-- --oidc-enabled=true
-# All addresses, of both IP families.
-- --oidc-server-listen-address=
-- --oidc-server-tls-enabled={{ .tls.enabled }}
-{{- include "dapr.sentry.optional" (list
-      (list "oidc-jwks-uri" .jwksURI)
-      (list "oidc-path-prefix" .pathPrefix)
-      (list "oidc-allowed-hosts" (join "," .allowedHosts))
-      (list "oidc-server-tls-cert-file" .tls.certFile)
-      (list "oidc-server-tls-key-file" .tls.keyFile)) }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* `--flag=value` for each pair with a value. */}}
-{{- define "dapr.sentry.optional" -}}
-{{- range . }}
-{{- $flag := index . 0 }}
-{{- with index . 1 }}
-- {{ printf "--%s=%s" $flag . | quote }}
-{{- end }}
+{{- with dig "caKeyType" "" .Values.dapr_sentry }}
+- --ca-key-type
+- {{ . }}
 {{- end }}
 {{- end -}}
 
 {{- define "dapr.sentry.ports" -}}
 - containerPort: {{ .Values.dapr_sentry.ports.targetPort }}
   protocol: TCP
-{{- if .Values.dapr_sentry.oidc.enabled }}
-- name: oidc
-  containerPort: 9080
-  protocol: TCP
-{{- end }}
 {{- end -}}

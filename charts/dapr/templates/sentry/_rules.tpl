@@ -14,14 +14,11 @@
 {{- end -}}
 
 {{- define "dapr.sentry.ownRules" }}
+# Its own CA; the chart makes both objects, so `create` is not needed.
 - apiGroups: [""]
-  resources: [secrets]
+  resources: [secrets, configmaps]
   resourceNames: [dapr-trust-bundle]
-  verbs: [get, update]
-- apiGroups: [""]
-  resources: [configmaps]
-  resourceNames: [dapr-trust-bundle]
-  verbs: [get, update]
+  verbs: [get, list, watch, update]
 - apiGroups: [dapr.io]
   resources: [configurations]
   verbs: [get, list, watch]

@@ -56,6 +56,11 @@
   value: {{ .sidecarReadOnlyRootFilesystem | quote }}
 - name: NATIVE_SIDECAR_ENABLED
   value: {{ .nativeSidecar | quote }}
+{{- if include "dapr.guard.enabled" $ }}
+# So that the guard lets those pods pass which get no sidecar on purpose.
+- name: MARK_SKIPPED_PODS
+  value: "true"
+{{- end }}
 {{ include "dapr.namespaceEnv" $ }}
 {{- with include "dapr.injector.tolerations" . }}
 - name: IGNORE_ENTRYPOINT_TOLERATIONS

@@ -1,7 +1,8 @@
 {{- define "dapr.injector.clusterRules" }}
+# To know the accounts of the allow-list by their UID too.
 - apiGroups: [""]
   resources: [serviceaccounts]
-  verbs: [get, list]
+  verbs: [get]
 # To write the caBundle, and to write it again when somebody removed it.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
@@ -16,20 +17,13 @@
 {{- define "dapr.injector.componentRule" }}
 - apiGroups: [dapr.io]
   resources: [components]
-  verbs: [get, list]
+  verbs: [get, list, watch]
 {{- end -}}
 
 {{- define "dapr.injector.ownRules" }}
 {{- include "dapr.trustBundleRule" . }}
-- apiGroups: [""]
-  resources: [secrets]
-  resourceNames: [dapr-trust-bundle]
-  verbs: [get]
 - apiGroups: [dapr.io]
   resources: [configurations]
-  verbs: [get]
-- apiGroups: [apps]
-  resources: [statefulsets]
   verbs: [get]
 {{- if .Values.global.rbac.namespaced }}
 {{- include "dapr.injector.componentRule" . }}

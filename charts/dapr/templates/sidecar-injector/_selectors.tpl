@@ -41,3 +41,8 @@ objectSelector:
 has(object.metadata.annotations) && 'dapr.io/enabled' in object.metadata.annotations
 && object.metadata.annotations['dapr.io/enabled'].trim().lowerAscii() in ['y', 'yes', 'true', 't', 'on', '1']
 {{- end -}}
+
+{{/* "true" when the admission guard is rendered. */}}
+{{- define "dapr.guard.enabled" -}}
+{{- if and .Values.dapr_sidecar_injector.enabled (dig "admissionGuard" "enabled" true .Values.AsMap) -}}true{{- end -}}
+{{- end -}}
