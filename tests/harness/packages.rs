@@ -79,7 +79,6 @@ fn missing(list: &[Needed]) -> Vec<&'static str> {
 
 fn apt_get(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    // A package must not start its service: the bed runs its own, elsewhere.
-    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
     process::output(&mut command).context("install packages").map(drop)
 }

@@ -7,9 +7,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{environment, process};
+use crate::environment;
 
 /// A service of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,9 +109,13 @@ fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
         command.env("RUSTFLAGS", "-C target-feature=+crt-static");
         command.env_remove("CARGO_ENCODED_RUSTFLAGS");
     }
-    command.current_dir(environment::workspace()).stderr(Stdio::inherit());
-    let messages = process::output(&mut command)?;
-    let file = executable(&messages, service.binary())
+    command.current_dir(environment::workspace());
+    let done =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("run cargo")?;
+    if !done.status.success() {
+        bail!("{} does not compile, see above", service.package());
+    }
+    let file = executable(&String::from_utf8_lossy(&done.stdout), service.binary())
         .with_context(|| format!("cargo named no executable for {}", service.binary()))?;
     built.insert(key, file.clone());
     Ok(file)

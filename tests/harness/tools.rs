@@ -120,8 +120,19 @@ impl Tool {
         build_seconds: 180,
     };
 
+    /// Pushes images to a registry without a container daemon.
+    pub const CRANE: Self = Self {
+        name: "crane",
+        version: "v0.22.1",
+        recipe: Recipe::Plain {
+            module: "github.com/google/go-containerregistry",
+            package: "github.com/google/go-containerregistry/cmd/crane",
+        },
+        build_seconds: 30,
+    };
+
     /// Every tool, in the order in which a cold machine wants them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ETCD,
         Self::KUBE_APISERVER,
         Self::KUBE_CONTROLLER_MANAGER,
@@ -138,6 +149,7 @@ impl Tool {
         Self::REFERENCE_PLACEMENT,
         Self::REFERENCE_SCHEDULER,
         Self::DAPR_CLI,
+        Self::CRANE,
         Self::DAPRD_1_16,
         Self::DAPRD_1_15,
         Self::DAPRD_1_14,

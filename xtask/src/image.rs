@@ -1,10 +1,13 @@
 //! `cargo xtask image`: container images without a container daemon.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Image, NodeBed, Service, environment, peer_images,
+    Image, NodeBed, Service, Tool, environment, peer_images, process,
     progress::{say, step},
 };
 use clap::{Args, ValueEnum};
@@ -25,8 +28,11 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "DIR", default_value = "target/images")]
     out: PathBuf,
     /// What stands before the `/` in the names
-    #[arg(long, default_value = "localhost")]
+    #[arg(long, default_value = "localhost", conflicts_with = "push")]
     registry: String,
+    /// Push them to that registry, whose name they get; credentials are those of `docker login`
+    #[arg(long, value_name = "REGISTRY", conflicts_with = "import")]
+    push: Option<String>,
     /// Tag of our services; daprd's is its version, the other peers' is `1`
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
@@ -65,31 +71,39 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     } else {
         flags.service.clone()
     };
+    let registry = flags.push.as_deref().unwrap_or(&flags.registry).trim_end_matches('/');
     let out = environment::workspace().join(&flags.out); // an absolute folder stays what it is
     for service in services {
         let what = format!("image of {}", service.binary());
-        let name = format!("{}/{}:{}", flags.registry, service.binary(), flags.tag);
+        let name = format!("{registry}/{}:{}", service.binary(), flags.tag);
         let image = step(&what, || peer_images::service(service, &name, &flags.profile))?;
-        finish(&image, service.binary(), &out, flags.import)?;
+        finish(&image, service.binary(), &out, flags)?;
     }
     for peer in &flags.peer {
         let value = peer.to_possible_value().context("a peer has a name")?;
         let image =
-            step(&format!("image of {}", value.get_name()), || peer.image(&flags.registry))?;
-        finish(&image, value.get_name(), &out, flags.import)?;
+            step(&format!("image of {}", value.get_name()), || peer.image(registry))?;
+        finish(&image, value.get_name(), &out, flags)?;
     }
     Ok(())
 }
 
 /// Writes the archive and says what it is.
-fn finish(image: &Image, name: &str, out: &std::path::Path, import: bool) -> Result<()> {
+fn finish(image: &Image, name: &str, out: &Path, flags: &Flags) -> Result<()> {
     let archive = out.join(format!("{name}.tar"));
     image.write(&archive)?;
-    if import {
+    if flags.import {
         NodeBed::here()?.import_image(&archive)?;
         say(format_args!("imported {}", image.name()));
+    }
+    if flags.push.is_some() {
+        step(&format!("push {}", image.name()), || push(&archive, image.name()))?;
     }
     let size = std::fs::metadata(&archive)?.len();
     let (whole, tenth) = (size / 1_000_000, size % 1_000_000 / 100_000);
     print(&format!("{}\t{}\t{whole}.{tenth} MB", image.name(), archive.display()))
+}
+
+fn push(archive: &Path, name: &str) -> Result<()> {
+    process::output(Command::new(Tool::CRANE.path()?).arg("push").arg(archive).arg(name)).map(drop)
 }

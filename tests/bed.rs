@@ -1,0 +1,202 @@
+//! The test bed itself: what the other suites rely on.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use blackbox::{
+    ApiBed, Cluster, Daprd, Deadline, NodeBed, Redis, Scratch, environment, peer_images, until,
+};
+
+const DEPLOYMENT: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      containers: [{name: app, image: "localhost/pause:1"}]
+"#;
+
+#[test]
+fn a_deployment_becomes_a_pod_with_a_service_account() {
+    let bed = ApiBed::shared().unwrap();
+    let namespace = bed.namespace("bed").unwrap();
+    bed.cluster().kubectl_with_input(&["apply", "-n", &namespace, "-f", "-"], DEPLOYMENT).unwrap();
+    let pod = until(Deadline::seconds(60), "the pod", || {
+        let pods = bed.get(&["pods", "-n", &namespace])?;
+        Ok(pods.pointer("/items/0").cloned())
+    });
+    let pod = pod.unwrap();
+    assert_eq!(pod["status"]["phase"], "Pending");
+    assert_eq!(pod["spec"]["serviceAccountName"], "default");
+}
+
+#[test]
+fn tokens_are_issued_for_an_audience() {
+    let bed = ApiBed::shared().unwrap();
+    let namespace = bed.namespace("bed").unwrap();
+    let token = bed.cluster().token(&namespace, "default", "spiffe://here").unwrap();
+    let review = format!(
+        r#"{{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+             "spec": {{"token": "{token}", "audiences": ["spiffe://here"]}}}}"#
+    );
+    let answer = bed.cluster().kubectl_with_input(&["create", "-o", "json", "-f", "-"], &review);
+    let answer: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
+    assert_eq!(answer["status"]["authenticated"], true);
+    let user = format!("system:serviceaccount:{namespace}:default");
+    assert_eq!(answer["status"]["user"]["username"], user.as_str());
+}
+
+#[test]
+fn a_refusal_holds_the_words_of_the_api_server() {
+    let bed = ApiBed::shared().unwrap();
+    let manifest = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "UPPER"}}"#;
+    let error = bed.apply(manifest);
+    let text = format!("{:#}", error.unwrap_err());
+    assert!(text.contains("Invalid value: \"UPPER\""), "{text}");
+}
+
+#[test]
+#[ignore = "what nothing_stays_of_a_test_process_that_is_killed starts and kills"]
+fn victim() {
+    if environment::var("TRILBY_VICTIM").is_none() {
+        return;
+    }
+    let bed = ApiBed::start().unwrap();
+    println!("\nvictim {}", bed.scratch().unwrap().path().display());
+    std::thread::park();
+}
+
+#[test]
+fn nothing_stays_of_a_test_process_that_is_killed() {
+    let mut victim = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env("TRILBY_VICTIM", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let folder = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("victim ").map(PathBuf::from));
+    let folder = folder.expect("the victim's bed starts");
+    assert!(!programs_that_mention(&folder).is_empty());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    until(Deadline::seconds(30), "the victim's programs and folder to go", || {
+        Ok((programs_that_mention(&folder).is_empty() && !folder.exists()).then_some(()))
+    })
+    .unwrap();
+}
+
+fn programs_that_mention(folder: &Path) -> Vec<String> {
+    let text = folder.to_str().unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok())
+        .filter(|words| words.contains(text))
+        .collect()
+}
+
+#[test]
+fn the_official_sidecar_runs_with_the_real_redis() {
+    let redis = Redis::start(Some("secret")).unwrap();
+    let components = Scratch::new("components").unwrap();
+    let state_store = format!(
+        r#"{{"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
+            "metadata": {{"name": "store"}},
+            "spec": {{"type": "state.redis", "version": "v1", "metadata": [
+                {{"name": "redisHost", "value": "{}"}},
+                {{"name": "redisPassword", "value": "secret"}}]}}}}"#,
+        redis.host()
+    );
+    components.write("store.yaml", state_store).unwrap();
+    let mut daprd = Daprd::builder("app")
+        .args(["--resources-path", components.path().to_str().unwrap()])
+        .args(["--placement-host-address=", "--scheduler-host-address="])
+        .start()
+        .unwrap();
+    daprd.wait_ready(Deadline::seconds(60)).unwrap();
+    let metadata = daprd.metadata().unwrap();
+    assert_eq!(metadata["id"], "app");
+    assert_eq!(metadata["components"][0]["name"], "store");
+
+    let saved = serde_json::json!([{"key": "a", "value": 1}]);
+    let answer = blackbox::http::post(daprd.http_port, "/v1.0/state/store", &saved).unwrap();
+    assert!(answer.is_success(), "{answer:?}");
+    let answer = blackbox::http::get(daprd.http_port, "/v1.0/state/store/a").unwrap();
+    assert_eq!(answer.body, "1");
+}
+
+const RESOLVER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: resolver}
+spec:
+  restartPolicy: Never
+  securityContext: {runAsNonRoot: true}
+  containers:
+    - name: python
+      image: localhost/python:test
+      args: ["-c", "import socket; print(socket.gethostbyname('kubernetes.default'))"]
+"#;
+
+/// Takes the bed down when a test ends early.
+struct TakenDown(NodeBed);
+
+impl Drop for TakenDown {
+    fn drop(&mut self) {
+        self.0.down().unwrap();
+    }
+}
+
+#[test]
+fn a_node_runs_pods_comes_back_after_a_crash_and_leaves_nothing() {
+    if !environment::is_root() {
+        eprintln!("skipped: a node needs root");
+        return;
+    }
+    let scratch = Scratch::new("node").unwrap();
+    let bed = NodeBed::at(&scratch.path().join("node")).unwrap();
+    let guard = TakenDown(bed.clone());
+    let cluster = bed.up().unwrap();
+    runs_a_pod_that_resolves_names(&bed, &cluster, &scratch);
+
+    let (name, _) = bed.programs().into_iter().next().expect("it has programs");
+    let pid = fs::read_to_string(scratch.path().join("node/pids").join(&name)).unwrap();
+    Command::new("kill").args(["-9", pid.split(' ').next().unwrap()]).status().unwrap();
+    until(Deadline::seconds(10), "the crash", || Ok((!bed.is_up()).then_some(()))).unwrap();
+    let cluster = bed.up().unwrap();
+    assert!(bed.is_up());
+    assert!(cluster.kubectl(&["get", "pods"]).unwrap().is_empty(), "a new cluster");
+
+    let handle = bed.network_handle().to_path_buf();
+    let run = handle.parent().unwrap().to_path_buf();
+    drop(guard);
+    let name = run.file_name().unwrap().to_str().unwrap();
+    assert_eq!(programs_that_mention(&run), Vec::<String>::new());
+    assert!(!run.exists() && !scratch.path().join("node").exists());
+    assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains(name));
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+    assert!(hierarchies.map(|entry| entry.path()).all(|root| !root.join(name).exists()));
+}
+
+fn runs_a_pod_that_resolves_names(bed: &NodeBed, cluster: &Cluster, scratch: &Scratch) {
+    let archive = scratch.path().join("python.tar");
+    peer_images::python("localhost/python:test").unwrap().write(&archive).unwrap();
+    bed.import_image(&archive).unwrap();
+    cluster.apply(RESOLVER).unwrap();
+    until(Deadline::seconds(60), "the pod to succeed", || {
+        let pod = cluster.get(&["pod", "resolver"])?;
+        Ok((pod["status"]["phase"] == "Succeeded").then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", cluster.kubectl(&["describe", "pods"]).unwrap()));
+    assert_eq!(cluster.kubectl(&["logs", "resolver"]).unwrap(), "10.96.0.1\n");
+}
