@@ -214,7 +214,7 @@ mod tests {
     #[case("0", WatchInterval::Off)]
     #[case("False", WatchInterval::Off)]
     #[case("ONCE", WatchInterval::Once)]
-    #[case("1m", WatchInterval::Every(Duration::from_secs(60)))]
+    #[case("1m", WatchInterval::Every(Duration::from_mins(1)))]
     fn reads_watch_intervals(#[case] text: &str, #[case] want: WatchInterval) {
         assert_eq!(WatchInterval::parse(text).unwrap(), want);
     }

@@ -193,6 +193,7 @@ mod tests {
     const V1: &str = "dapr.io/v1alpha1";
     const V2: &str = "dapr.io/v2alpha1";
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables hand over literals")]
     fn v1(spec: Value) -> Value {
         json!({"kind": "Subscription", "apiVersion": V1,
             "metadata": {"name": "s", "namespace": "n", "uid": "u", "managedFields": [{}]},

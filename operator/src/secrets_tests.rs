@@ -18,6 +18,7 @@ fn fetched() -> Fetched {
 }
 
 /// `spec.metadata[0]` of a Component after filling in.
+#[expect(clippy::needless_pass_by_value, reason = "tables hand over literals")]
 fn component(item: Value, store: &str) -> Result<Value, FillError> {
     let mut component: Component = serde_json::from_value(json!({
         "metadata": {"name": "c"}, "spec": {"metadata": [item]}, "auth": {"secretStore": store}
@@ -27,6 +28,7 @@ fn component(item: Value, store: &str) -> Result<Value, FillError> {
     Ok(component.spec.metadata.unwrap()[0].value.clone())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tables hand over literals")]
 fn with_ref(name: &str, key: &str, value: Value) -> Value {
     json!({"name": "n", "value": value, "secretKeyRef": {"name": name, "key": key}})
 }
@@ -96,6 +98,7 @@ fn mcp_server_error_names_server_and_place() {
     );
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tables hand over literals")]
 fn header(item: Value) -> Result<Value, String> {
     let mut configuration: Configuration =
         serde_json::from_value(json!({"spec": {"tracing": {"otel": {"headers": [item]}}}}))

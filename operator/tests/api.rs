@@ -1,4 +1,9 @@
 //! The gRPC API over real mTLS, in process: only the API server is a stand-in.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "test code outside of #[test] functions"
+)]
 #[path = "support/world.rs"]
 mod world;
 
@@ -41,7 +46,7 @@ async fn components_in_scope_come_sorted_with_their_secrets() {
     world.put(&foreign);
     world.synced();
 
-    let mut orders = world.client("shop", "orders").await;
+    let mut orders = world.client("shop", "orders");
     let answer = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
     let components = answer.unwrap().into_inner().components;
     assert_eq!(names(&components), ["alpha", "store"]);
@@ -62,7 +67,7 @@ async fn missing_secret_fails_that_list_and_nothing_else() {
     world.put(&lenient);
     world.synced();
 
-    let mut orders = world.client("shop", "orders").await;
+    let mut orders = world.client("shop", "orders");
     let refused = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
     let status = refused.unwrap_err();
     assert_eq!(
@@ -72,7 +77,7 @@ async fn missing_secret_fails_that_list_and_nothing_else() {
     let others = orders.list_resiliency(ListResiliencyRequest { namespace: namespace() }).await;
     assert!(others.is_ok());
 
-    let mut bills = world.client("shop", "bills").await;
+    let mut bills = world.client("shop", "bills");
     let answer = bills.list_components(ListComponentsRequest { namespace: namespace() }).await;
     let components = parsed(&answer.unwrap().into_inner().components);
     assert_eq!(components[0]["spec"]["metadata"][0]["value"], Value::Null);
@@ -91,7 +96,7 @@ async fn removed_key_is_never_served_from_memory() {
         json!([{"name": "p", "value": "literal", "secretKeyRef": {"name": "s", "key": "k"}}]);
     world.put(&component("store", "1", &item, &[]));
     world.synced();
-    let mut orders = world.client("shop", "orders").await;
+    let mut orders = world.client("shop", "orders");
     let mut value = async || {
         let answer = orders.list_components(ListComponentsRequest { namespace: namespace() }).await;
         parsed(&answer.unwrap().into_inner().components)[0]["spec"]["metadata"][0]["value"].clone()
@@ -105,7 +110,7 @@ async fn removed_key_is_never_served_from_memory() {
 async fn every_call_is_for_the_own_namespace_only() {
     let world = World::start().await;
     world.synced();
-    let mut client = world.client("shop", "orders").await;
+    let mut client = world.client("shop", "orders");
     let bank = || "bank".to_owned();
     let refusals = [
         client.list_components(ListComponentsRequest { namespace: bank() }).await.err(),
@@ -152,20 +157,20 @@ async fn strangers_do_not_get_past_the_handshake() {
     let world = World::start().await;
     world.synced();
     let request = || ListComponentsRequest { namespace: namespace() };
-    let mut other_root = world.client_of_another_ca().await;
+    let mut other_root = world.client_of_another_ca();
     let refused = other_root.list_components(request()).await.unwrap_err();
     // No answer of ours: what the client makes of a broken handshake.
     assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown), "{refused:?}");
-    let mut plain = world.plaintext_client().await;
+    let mut plain = world.plaintext_client();
     assert!(plain.list_components(request()).await.is_err());
-    let mut good = world.client("shop", "orders").await;
+    let mut good = world.client("shop", "orders");
     assert!(good.list_components(request()).await.is_ok(), "the operator is unharmed");
 }
 
 #[tokio::test]
 async fn calls_wait_for_the_first_list() {
     let world = World::start().await;
-    let mut client = world.client("shop", "orders").await;
+    let mut client = world.client("shop", "orders");
     let call = tokio::time::timeout(
         Duration::from_millis(300),
         client.list_components(ListComponentsRequest { namespace: namespace() }),
@@ -181,7 +186,7 @@ async fn calls_wait_for_the_first_list() {
 async fn missing_crds_are_told_apart_from_empty_kinds() {
     let world = World::start().await;
     world.no_crds();
-    let mut client = world.client("shop", "orders").await;
+    let mut client = world.client("shop", "orders");
     let status =
         client.list_resiliency(ListResiliencyRequest { namespace: namespace() }).await.unwrap_err();
     assert_eq!(
@@ -209,7 +214,7 @@ async fn single_objects_are_found_by_name() {
     ));
     world.put(&object("Configuration", "c", "1", &json!({"spec": {}})));
     world.synced();
-    let mut client = world.client("shop", "orders").await;
+    let mut client = world.client("shop", "orders");
     let mut configuration = async |name: &str| {
         let request = GetConfigurationRequest { name: name.to_owned(), namespace: namespace() };
         client.get_configuration(request).await.map(|answer| answer.into_inner().configuration)
@@ -255,7 +260,7 @@ async fn undecodable_object_disturbs_no_stream() {
     let mut orders = world.components("orders").await;
     world.put(&component("good", "1", &json!([]), &[]));
     assert_eq!(orders.next().await, (ResourceEventType::Created, "good".into()));
-    let mut client = world.client("shop", "orders").await;
+    let mut client = world.client("shop", "orders");
     let answer = client.list_components(ListComponentsRequest { namespace: namespace() }).await;
     assert_eq!(names(&answer.unwrap().into_inner().components), ["good"]);
 }

@@ -1,5 +1,11 @@
 //! The JSON that sidecars get, member by member (Dapr 1.18: what Go's encoder prints for the
 //! same object).
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    reason = "test code outside of #[test] functions; tables hand over literals"
+)]
 use kube::core::{ObjectMeta, Resource as _};
 use resources::{
     Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, Resiliency, Subscription,

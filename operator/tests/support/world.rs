@@ -62,12 +62,12 @@ impl World {
     }
 
     /// A sidecar's client.
-    pub(crate) async fn client(&self, namespace: &str, app: &str) -> OperatorClient<Channel> {
+    pub(crate) fn client(&self, namespace: &str, app: &str) -> OperatorClient<Channel> {
         self.connect(&svid(&self.ca, &self.ca.svid(namespace, app)))
     }
 
     /// A client whose certificate is of somebody else.
-    pub(crate) async fn client_of_another_ca(&self) -> OperatorClient<Channel> {
+    pub(crate) fn client_of_another_ca(&self) -> OperatorClient<Channel> {
         let other = Ca::new();
         // Trusts us, but we do not trust it.
         let (_, anchors) = watch::channel(Arc::new(self.ca.anchors()));
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// A client without TLS.
-    pub(crate) async fn plaintext_client(&self) -> OperatorClient<Channel> {
+    pub(crate) fn plaintext_client(&self) -> OperatorClient<Channel> {
         let uri = format!("http://{}", self.address);
         OperatorClient::new(Channel::from_shared(uri).unwrap().connect_lazy())
     }
@@ -90,14 +90,14 @@ impl World {
     /// An open stream of Components.
     pub(crate) async fn components(&self, app: &str) -> Stream<ComponentUpdateEvent> {
         let request = ComponentUpdateRequest { namespace: "shop".to_owned() };
-        let answer = self.client("shop", app).await.component_update(request).await;
+        let answer = self.client("shop", app).component_update(request).await;
         Stream(answer.unwrap().into_inner())
     }
 
     /// An open stream of Configurations.
     pub(crate) async fn configurations(&self, app: &str) -> Stream<ConfigurationUpdateEvent> {
         let request = ConfigurationUpdateRequest { namespace: "shop".to_owned() };
-        let answer = self.client("shop", app).await.configuration_update(request).await;
+        let answer = self.client("shop", app).configuration_update(request).await;
         Stream(answer.unwrap().into_inner())
     }
 
