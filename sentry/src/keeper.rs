@@ -128,6 +128,7 @@ impl Keeper {
             Plan::Generate => {
                 tracing::info!(target: "dapr.sentry.ca", "Root and issuer certs not found: generating self signed CA");
                 self.store.save(snapshot, &self.generate()?).await?;
+                self.metrics.ca_generated();
                 Ok(false)
             }
         }

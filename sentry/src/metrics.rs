@@ -106,7 +106,12 @@ impl Metrics {
         self.expiry.with_label_values(&["own"]).set(chain.not_after().as_duration().as_secs_f64());
     }
 
-    /// A CA was put in place; `changed` unless it is the first one and was stored before.
+    /// A CA was made and stored.
+    pub fn ca_generated(&self) {
+        self.issuer_changed.inc();
+    }
+
+    /// A CA was put in place; `changed` if there was another one before.
     pub fn ca_in_place(&self, bundle: &Bundle, changed: bool) {
         let issuer = bundle.issuer().not_after().as_duration().as_secs_f64();
         self.issuer_expiry.set(issuer);

@@ -26,8 +26,11 @@ pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> anyhow::Result
     Ok(endpoint(address)?.connect_with_connector_lazy(connector.service()))
 }
 
-/// Connects at once.
-pub(crate) async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Channel> {
+/// Connects at once, with a TLS configuration of [`tls`].
+///
+/// # Errors
+/// The address is no `host:port`, or nobody whom the configuration accepts answers there.
+pub async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Channel> {
     let connector = Connector { address: address.to_owned(), tls };
     Ok(endpoint(address)?.connect_with_connector(connector.service()).await?)
 }

@@ -19,7 +19,7 @@ mod server;
 pub mod svid;
 pub mod tls;
 
-pub use channel::channel;
+pub use channel::{channel, dial};
 pub use peer::Peer;
 pub use server::{Keepalive, Server};
 pub use svid::Svid;

@@ -1,0 +1,310 @@
+//! Sentry in process, standalone, over real gRPC and TLS.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::{CertChain, Csr, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain};
+use proto::sentry::ca_client::CaClient;
+use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
+use rstest::rstest;
+use runtime::{Scope, clock};
+use sentry::config::{BundleNames, Config, Mode};
+use tempfile::TempDir;
+use testkit::ca::Ca;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// A running sentry with its files.
+struct Bed {
+    dir: TempDir,
+    address: SocketAddr,
+    scope: Scope,
+}
+
+impl Bed {
+    async fn start(settings: &str, ca: Option<&Ca>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.yaml"), settings).unwrap();
+        if let Some(ca) = ca {
+            write_ca(dir.path(), ca);
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let scope = Scope::for_test();
+        let work = sentry::run_on(listener, config(dir.path()), scope.clone());
+        scope.spawn("sentry", work);
+        let bed = Self { dir, address, scope };
+        testkit::until("sentry is ready", async || bed.scope.is_ready()).await;
+        bed
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
+    }
+
+    fn anchors(&self) -> Arc<TrustAnchors> {
+        Arc::new(TrustAnchors::parse_pem(self.read("ca.crt").as_bytes()).unwrap())
+    }
+
+    async fn client(&self) -> CaClient<Channel> {
+        self.client_trusting(self.anchors()).await
+    }
+
+    async fn client_trusting(&self, anchors: Arc<TrustAnchors>) -> CaClient<Channel> {
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-sentry").unwrap();
+        let tls = transport::tls::anonymous_client(watch::channel(anchors).1, id).unwrap();
+        CaClient::new(transport::dial(&self.address.to_string(), tls).await.unwrap())
+    }
+
+    async fn sign(
+        &self,
+        request: SignCertificateRequest,
+    ) -> Result<SignCertificateResponse, tonic::Status> {
+        self.client().await.sign_certificate(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// The value of a metric, by the start of its line.
+    fn metric(&self, line: &str) -> Option<f64> {
+        let families = self.scope.metrics().gather();
+        let mut text = Vec::new();
+        prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &families, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '))?;
+        Some(found.parse().unwrap())
+    }
+}
+
+fn config(dir: &Path) -> Config {
+    Config {
+        mode: Mode::Standalone { configuration: dir.join("config.yaml") },
+        namespace: "dapr-system".to_owned(),
+        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
+        bundle: BundleNames {
+            anchors: dir.join("ca.crt"),
+            issuer_chain: dir.join("issuer.crt"),
+            issuer_key: dir.join("issuer.key"),
+        },
+        ca_key_kind: KeyKind::EcdsaP256,
+        listen_address: String::new(),
+        port: 0,
+    }
+}
+
+fn write_ca(dir: &Path, ca: &Ca) {
+    std::fs::write(dir.join("issuer.key"), ca.pem().issuer_key.as_bytes()).unwrap();
+    std::fs::write(dir.join("issuer.crt"), &ca.pem().issuer_chain).unwrap();
+    std::fs::write(dir.join("ca.crt"), &ca.pem().anchors).unwrap();
+}
+
+fn request(kind: KeyKind) -> SignCertificateRequest {
+    let key = PrivateKey::generate(kind).unwrap();
+    SignCertificateRequest {
+        id: "cart".to_owned(),
+        namespace: "shop".to_owned(),
+        certificate_signing_request: identity::csr_pem(&key).unwrap().into_bytes(),
+        ..SignCertificateRequest::default()
+    }
+}
+
+/// A label, a change to a good request, and what must come of it.
+fn with(change: impl FnOnce(&mut SignCertificateRequest)) -> SignCertificateRequest {
+    let mut request = request(KeyKind::Ed25519);
+    change(&mut request);
+    request
+}
+
+#[rstest]
+#[tokio::test]
+async fn issues_a_certificate_that_peers_accept(
+    #[values(KeyKind::Ed25519, KeyKind::EcdsaP256, KeyKind::Rsa2048)] kind: KeyKind,
+) {
+    let bed = Bed::start("", None).await;
+    let request = request(kind);
+    let csr = Csr::parse_pem(&request.certificate_signing_request).unwrap();
+    let answer = bed.sign(request).await.unwrap();
+
+    let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
+    assert_eq!(chain.certs().len(), 2, "leaf and issuer, no root");
+    let id = identity::verify_svid(chain.certs(), &bed.anchors(), clock::now()).unwrap();
+    assert_eq!(id.to_string(), "spiffe://public/ns/shop/cart");
+    assert_eq!(answer.trust_chain_certificates, [bed.read("ca.crt").into_bytes()]);
+    assert_eq!(answer.valid_until.unwrap().seconds, chain.not_after().as_second());
+    assert!(answer.jwt.is_none() && answer.per_audience_jwts.is_empty());
+    let (_, leaf) = x509_parser::parse_x509_certificate(&chain.certs()[0]).unwrap();
+    assert_eq!(leaf.public_key().raw, csr.public_key_der());
+
+    assert_eq!(bed.metric("dapr_sentry_cert_sign_request_received_total"), Some(1.0));
+    assert_eq!(bed.metric("dapr_sentry_cert_sign_success_total"), Some(1.0));
+    assert!(bed.scope.shutdown().await.is_ok());
+}
+
+#[rstest]
+#[case::unknown_validator(
+    with(|r| r.token_validator = -1),
+    Code::InvalidArgument, "the requested validator is not enabled"
+)]
+#[case::other_validator(
+    with(|r| r.token_validator = 2),
+    Code::InvalidArgument, "the requested validator is not enabled"
+)]
+#[case::no_csr(
+    with(|r| r.certificate_signing_request = Vec::new()),
+    Code::PermissionDenied, "invalid request: CSR is required"
+)]
+#[case::no_namespace(
+    with(|r| r.namespace = String::new()),
+    Code::PermissionDenied, "invalid request: namespace is required"
+)]
+#[case::long_id(
+    with(|r| r.id = "a".repeat(65)),
+    Code::PermissionDenied, "invalid request: app ID must be 64 characters or less"
+)]
+#[case::no_pem(
+    with(|r| r.certificate_signing_request = b"hello".to_vec()),
+    Code::InvalidArgument, "invalid certificate signing request"
+)]
+#[case::a_key(
+    with(|r| {
+        let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
+        r.certificate_signing_request = key.to_pem().as_bytes().to_vec();
+    }),
+    Code::InvalidArgument, "invalid certificate signing request"
+)]
+#[case::a_certificate(
+    with(|r| r.certificate_signing_request = Ca::new().pem().anchors.clone().into_bytes()),
+    Code::InvalidArgument, "failed to parse certificate signing request: not a PKCS#10 structure"
+)]
+#[case::not_a_segment(
+    with(|r| r.id = "a/b".to_owned()),
+    Code::Internal, "failed to sign certificate"
+)]
+#[tokio::test]
+async fn refuses(
+    #[case] request: SignCertificateRequest,
+    #[case] code: Code,
+    #[case] message: &str,
+) {
+    let bed = Bed::start("", None).await;
+    let status = bed.sign(request).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (code, message));
+    assert_eq!(bed.metric("dapr_sentry_cert_sign_failure_total{reason=\"sign\"}"), Some(1.0));
+    // Nothing else is disturbed.
+    assert!(bed.sign(self::request(KeyKind::Ed25519)).await.is_ok());
+}
+
+#[tokio::test]
+async fn makes_a_ca_once_and_keeps_it() {
+    let bed = Bed::start("", None).await;
+    let files = ["ca.crt", "issuer.crt", "issuer.key"].map(|name| bed.read(name));
+    let expiry = bed.metric("dapr_sentry_issuercert_expiry_timestamp").unwrap();
+    let year = Duration::from_hours(365 * 24).as_secs_f64();
+    let want = clock::now().as_duration().as_secs_f64() + year;
+    assert!((expiry - want).abs() < 20.0, "{expiry} is not {want}");
+    assert_eq!(bed.metric("dapr_sentry_issuercert_changed_total"), Some(1.0));
+    bed.scope.shutdown().await.unwrap();
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let scope = Scope::for_test();
+    scope.spawn("sentry", sentry::run_on(listener, config(bed.dir.path()), scope.clone()));
+    testkit::until("sentry is ready again", async || scope.is_ready()).await;
+    assert_eq!(["ca.crt", "issuer.crt", "issuer.key"].map(|name| bed.read(name)), files);
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn follows_a_new_ca_without_a_restart_and_ignores_a_broken_one() {
+    let (first, second) = (Ca::new(), Ca::new());
+    let bed = Bed::start("", Some(&first)).await;
+    bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+
+    // A key that does not belong to the certificate: the first CA goes on.
+    std::fs::write(bed.dir.path().join("issuer.key"), second.pem().issuer_key.as_bytes()).unwrap();
+    testkit::until("the broken CA is noticed", async || {
+        bed.metric("dapr_sentry_bundle_refused") == Some(1.0)
+    })
+    .await;
+    let answer = bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
+    assert!(identity::verify_svid(chain.certs(), &first.anchors(), clock::now()).is_ok());
+    assert!(bed.scope.is_ready());
+
+    write_ca(bed.dir.path(), &second);
+    testkit::until("the second CA signs", async || {
+        bed.metric("dapr_sentry_issuercert_changed_total") == Some(1.0)
+    })
+    .await;
+    let anchors = Arc::new(second.anchors());
+    // Sentry serves with the second CA too: clients that trust only it connect.
+    let mut client = testkit::eventually("a client of the second CA connects", async || {
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-sentry").unwrap();
+        let tls = transport::tls::anonymous_client(watch::channel(anchors.clone()).1, id).unwrap();
+        transport::dial(&bed.address.to_string(), tls).await.map(CaClient::new)
+    })
+    .await;
+    let answer = client.sign_certificate(request(KeyKind::Ed25519)).await.unwrap().into_inner();
+    let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
+    assert!(identity::verify_svid(chain.certs(), &second.anchors(), clock::now()).is_ok());
+    assert_eq!(bed.metric("dapr_sentry_bundle_refused"), Some(0.0));
+}
+
+#[tokio::test]
+async fn never_touches_an_incomplete_ca() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.yaml"), "").unwrap();
+    let ca = Ca::new();
+    std::fs::write(dir.path().join("ca.crt"), &ca.pem().anchors).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let scope = Scope::for_test();
+    let error = sentry::run_on(listener, config(dir.path()), scope).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(
+        text.starts_with("the stored CA is incomplete: issuer certificate, issuer key missing"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read_to_string(dir.path().join("ca.crt")).unwrap(), ca.pem().anchors);
+    assert!(!dir.path().join("issuer.key").exists());
+}
+
+#[tokio::test]
+async fn a_missing_configuration_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let scope = Scope::for_test();
+    let error = sentry::run_on(listener, config(dir.path()), scope).await.unwrap_err();
+    assert!(format!("{error:#}").starts_with("couldn't find config name \""), "{error:#}");
+}
+
+#[tokio::test]
+async fn renews_its_own_certificate_in_time() {
+    let bed = Bed::start("spec: {mtls: {workloadCertTTL: 4s}}", None).await;
+    let answer = bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
+    let life = chain.not_before().duration_until(chain.not_after());
+    assert!(life.as_secs() <= 7, "back-dated by half the lifetime at most: {life}");
+
+    let own = || bed.metric("dapr_sentry_certificate_expiry_timestamp{kind=\"own\"}").unwrap();
+    let first = own();
+    testkit::until("sentry renews its own certificate", async || own() > first).await;
+    // Connecting proves the renewed certificate valid.
+    bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+}
+
+#[tokio::test]
+async fn forty_sidecars_at_once_get_their_certificates() {
+    let bed = Bed::start("", None).await;
+    let client = bed.client().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (mut client, request) = (client.clone(), request(KeyKind::Ed25519));
+        calls.spawn(async move {
+            tokio::time::timeout(Duration::from_secs(3), client.sign_certificate(request)).await
+        });
+    }
+    let outcomes = calls.join_all().await;
+    assert_eq!(outcomes.len(), 40);
+    assert!(outcomes.iter().all(|call| matches!(call, Ok(Ok(_)))), "{outcomes:?}");
+}
