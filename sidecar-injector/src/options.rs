@@ -247,8 +247,9 @@ impl AppOptions {
     /// worked in; `None` for a protocol that daprd does not know.
     pub fn effective_protocol(&self) -> Option<&'static str> {
         match (self.protocol.to_ascii_lowercase().as_str(), self.ssl) {
-            ("" | "http", false) => Some("http"),
-            ("" | "http", true) | ("https", _) => Some("https"),
+            // Without a protocol the switch has no effect: asked of Dapr 1.18.1.
+            ("", _) | ("http", false) => Some("http"),
+            ("http", true) | ("https", _) => Some("https"),
             ("grpc", false) => Some("grpc"),
             ("grpc", true) | ("grpcs", _) => Some("grpcs"),
             ("h2c", _) => Some("h2c"),

@@ -301,6 +301,7 @@ fn the_apps_own_variables_and_mounts_win() {
 #[case("grpc", "true", Some("grpcs"))]
 #[case("H2C", "true", Some("h2c"))]
 #[case("", "false", Some("http"))]
+#[case::asked_of_dapr_1_18_1("", "true", Some("http"))]
 #[case("gopher", "false", None)]
 fn tells_the_app_its_protocol(
     #[case] protocol: &str,
