@@ -25,11 +25,13 @@ use crate::{
     host::{self, Cgroups, Network},
     node_image, node_parts, packages,
     process::Lifetime,
-    progress::step,
-    roster::{Entry, Roster},
+    progress::{say, step},
+    roster::{Entry, Owner, Roster},
     tools, until,
 };
 
+/// How the names of cgroups and folders start.
+const NAME_PREFIX: &str = "trilby-";
 /// The node's own address, where the API server and DNS listen.
 pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
 /// The name of the only node.
@@ -70,6 +72,7 @@ pub struct NodeBed {
     network: Network,
     cgroups: Cgroups,
     containerd: Containerd,
+    lifetime: Lifetime,
 }
 
 impl NodeBed {
@@ -89,7 +92,7 @@ impl NodeBed {
         let state = std::path::absolute(state)?;
         let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
         let id: String = environment::hex(&digest).chars().take(8).collect();
-        let name = format!("trilby-{id}");
+        let name = format!("{NAME_PREFIX}{id}");
         let run = Path::new("/run").join(&name);
         Ok(Self {
             network: Network::new(run.join("net")),
@@ -97,7 +100,19 @@ impl NodeBed {
             containerd: Containerd::new(&name, &state, &run),
             state,
             run,
+            lifetime: Lifetime::Detached,
         })
+    }
+
+    /// One for a test: taken down on drop. If the test's process is killed, its programs are too,
+    /// and the next bed that starts removes the rest.
+    ///
+    /// # Errors
+    /// When there is no temporary folder.
+    pub fn temporary() -> Result<TemporaryNode> {
+        let name = format!("trilby-node-{}", environment::secret()?);
+        let bed = Self::at(&std::env::temp_dir().join(name))?;
+        Ok(TemporaryNode(Self { lifetime: Lifetime::Runner, ..bed }))
     }
 
     /// Starts it, or finds it running. The first start on a machine builds programs for minutes.
@@ -117,6 +132,7 @@ impl NodeBed {
         if self.is_up() {
             return Ok(self.cluster());
         }
+        remove_orphans()?;
         self.clean()?;
         if let Err(error) = step("start the cluster", || self.boot()) {
             self.clean().context("clean up after a failed start")?;
@@ -197,7 +213,7 @@ impl NodeBed {
     fn layout(&self) -> Layout {
         Layout {
             state: self.state.clone(),
-            lifetime: Lifetime::Detached,
+            lifetime: self.lifetime,
             network: Some(self.network.handle().to_path_buf()),
             address: NODE_ADDRESS,
             api_port: 6443,
@@ -210,6 +226,9 @@ impl NodeBed {
         let layout = self.layout();
         let cluster = layout.cluster();
         fs::create_dir_all(&self.run)?;
+        if self.lifetime == Lifetime::Runner {
+            Owner::this_process(&self.state)?.write(&self.run)?;
+        }
         self.network.create(&format!("{NODE_ADDRESS}/24")).context("make the network")?;
         self.cgroups.create()?;
         layout.write_credentials()?;
@@ -294,6 +313,40 @@ impl NodeBed {
             }
         }
     }
+}
+
+/// A bed that is taken down on drop.
+#[derive(Debug)]
+pub struct TemporaryNode(NodeBed);
+
+impl std::ops::Deref for TemporaryNode {
+    type Target = NodeBed;
+
+    fn deref(&self) -> &NodeBed {
+        &self.0
+    }
+}
+
+impl Drop for TemporaryNode {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.down() {
+            say(format_args!("the bed was not removed: {error:#}"));
+        }
+    }
+}
+
+/// Removes temporary beds whose process is gone.
+fn remove_orphans() -> Result<()> {
+    for folder in fs::read_dir("/run")?.flatten() {
+        if !folder.file_name().to_string_lossy().starts_with(NAME_PREFIX) {
+            continue;
+        }
+        if let Some(owner) = Owner::read(&folder.path()).filter(|owner| !owner.is_running()) {
+            say(format_args!("removing a bed whose test was killed: {}", owner.state.display()));
+            NodeBed::at(&owner.state)?.down()?;
+        }
+    }
+    Ok(())
 }
 
 /// Folders outside the bed's own that its programs make if they are missing. `remove_dir` takes

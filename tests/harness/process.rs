@@ -30,6 +30,8 @@ pub enum Lifetime {
     /// Killed when the [`Process`] is dropped, and by the kernel when this process ends.
     #[default]
     Bound,
+    /// Outlives the [`Process`], and is killed by the kernel when this process ends.
+    Runner,
     /// Goes on in a session of its own; found again by [`Process::adopt`].
     Detached,
 }
@@ -158,7 +160,7 @@ impl Spawn {
             words.extend(["nsenter".into(), net]);
         }
         match self.lifetime {
-            Lifetime::Bound => {
+            Lifetime::Bound | Lifetime::Runner => {
                 words.extend(["setpriv", "--pdeathsig", "KILL"].map(OsString::from));
             }
             Lifetime::Detached => words.push("setsid".into()),

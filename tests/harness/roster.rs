@@ -80,6 +80,43 @@ impl Roster {
     }
 }
 
+/// The process that a temporary bed belongs to.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    entry: Entry,
+    /// State folder of the bed.
+    pub(crate) state: PathBuf,
+}
+
+impl Owner {
+    const FILE: &str = "owner";
+
+    pub(crate) fn this_process(state: &Path) -> Result<Self> {
+        let pid = rustix::process::getpid();
+        let started = start_time(pid).context("read /proc/self/stat")?;
+        let entry = Entry { name: Self::FILE.to_owned(), pid, started };
+        Ok(Self { entry, state: state.to_path_buf() })
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.entry.is_running()
+    }
+
+    /// Leaves a note in the bed's folder below /run.
+    pub(crate) fn write(&self, run: &Path) -> Result<()> {
+        let Entry { pid, started, .. } = &self.entry;
+        fs::write(run.join(Self::FILE), format!("{} {started}\n", pid.as_raw_nonzero()))?;
+        std::os::unix::fs::symlink(&self.state, run.join("state"))?;
+        Ok(())
+    }
+
+    /// Reads the note; `None` where a bed has no owner.
+    pub(crate) fn read(run: &Path) -> Option<Self> {
+        let entry = parse(&run.join(Self::FILE))?;
+        Some(Self { entry, state: fs::read_link(run.join("state")).ok()? })
+    }
+}
+
 fn parse(file: &Path) -> Option<Entry> {
     let name = file.file_name()?.to_str()?.to_owned();
     let text = fs::read_to_string(file).ok()?;
