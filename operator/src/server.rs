@@ -2,9 +2,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
-use proto::operator::operator_server::Operator;
-#[expect(clippy::wildcard_imports, reason = "thirty messages of the protocol")]
-use proto::operator::*;
+use proto::operator as wire;
 use resources::CustomResource as _;
 use tonic::{Request, Response, Status};
 use transport::Peer;
@@ -62,82 +60,85 @@ fn caller<T>(request: &Request<T>, namespace: &str) -> Result<Caller, ApiError> 
 }
 
 #[tonic::async_trait]
-impl Operator for OperatorApi {
-    type ComponentUpdateStream = Events<ComponentUpdateEvent>;
-    type SubscriptionUpdateStream = Events<SubscriptionUpdateEvent>;
-    type HTTPEndpointUpdateStream = Events<HttpEndpointUpdateEvent>;
-    type MCPServerUpdateStream = Events<McpServerUpdateEvent>;
-    type ConfigurationUpdateStream = Events<ConfigurationUpdateEvent>;
-    type ResiliencyUpdateStream = Events<ResiliencyUpdateEvent>;
-    type WorkflowAccessPolicyUpdateStream = Events<WorkflowAccessPolicyUpdateEvent>;
+impl wire::operator_server::Operator for OperatorApi {
+    type ComponentUpdateStream = Events<wire::ComponentUpdateEvent>;
+    type SubscriptionUpdateStream = Events<wire::SubscriptionUpdateEvent>;
+    type HTTPEndpointUpdateStream = Events<wire::HttpEndpointUpdateEvent>;
+    type MCPServerUpdateStream = Events<wire::McpServerUpdateEvent>;
+    type ConfigurationUpdateStream = Events<wire::ConfigurationUpdateEvent>;
+    type ResiliencyUpdateStream = Events<wire::ResiliencyUpdateEvent>;
+    type WorkflowAccessPolicyUpdateStream = Events<wire::WorkflowAccessPolicyUpdateEvent>;
 
     async fn list_components(
         &self,
-        request: Request<ListComponentsRequest>,
-    ) -> Reply<ListComponentResponse> {
+        request: Request<wire::ListComponentsRequest>,
+    ) -> Reply<wire::ListComponentResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.components;
             let components = self.0.list(store, &caller, |c| c.in_scope(&caller.app_id)).await?;
-            Ok(ListComponentResponse { components })
+            Ok(wire::ListComponentResponse { components })
         };
         self.answer("ListComponents", result.await)
     }
 
     async fn get_configuration(
         &self,
-        request: Request<GetConfigurationRequest>,
-    ) -> Reply<GetConfigurationResponse> {
+        request: Request<wire::GetConfigurationRequest>,
+    ) -> Reply<wire::GetConfigurationResponse> {
         let result = async {
             let asked = request.get_ref();
             let caller = caller(&request, &asked.namespace)?;
             let store = &self.0.stores.configurations;
             let configuration = self.0.get(store, &caller, &asked.name).await?;
-            Ok(GetConfigurationResponse { configuration })
+            Ok(wire::GetConfigurationResponse { configuration })
         };
         self.answer("GetConfiguration", result.await)
     }
 
     /// Names no namespace, so no certificate matches (Dapr 1.18).
-    async fn list_subscriptions(&self, request: Request<()>) -> Reply<ListSubscriptionsResponse> {
-        let refused = caller(&request, "").map(|_| ListSubscriptionsResponse::default());
+    async fn list_subscriptions(
+        &self,
+        request: Request<()>,
+    ) -> Reply<wire::ListSubscriptionsResponse> {
+        let refused = caller(&request, "").map(|_| wire::ListSubscriptionsResponse::default());
         self.answer("ListSubscriptions", refused)
     }
 
     async fn get_resiliency(
         &self,
-        request: Request<GetResiliencyRequest>,
-    ) -> Reply<GetResiliencyResponse> {
+        request: Request<wire::GetResiliencyRequest>,
+    ) -> Reply<wire::GetResiliencyResponse> {
         let result = async {
             let asked = request.get_ref();
             let caller = caller(&request, &asked.namespace)?;
             let resiliency = self.0.get(&self.0.stores.resiliencies, &caller, &asked.name).await?;
-            Ok(GetResiliencyResponse { resiliency })
+            Ok(wire::GetResiliencyResponse { resiliency })
         };
         self.answer("GetResiliency", result.await)
     }
 
     async fn list_resiliency(
         &self,
-        request: Request<ListResiliencyRequest>,
-    ) -> Reply<ListResiliencyResponse> {
+        request: Request<wire::ListResiliencyRequest>,
+    ) -> Reply<wire::ListResiliencyResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let resiliencies = self.0.list(&self.0.stores.resiliencies, &caller, |_| true).await?;
-            Ok(ListResiliencyResponse { resiliencies })
+            Ok(wire::ListResiliencyResponse { resiliencies })
         };
         self.answer("ListResiliency", result.await)
     }
 
     async fn list_subscriptions_v2(
         &self,
-        request: Request<ListSubscriptionsRequest>,
-    ) -> Reply<ListSubscriptionsResponse> {
+        request: Request<wire::ListSubscriptionsRequest>,
+    ) -> Reply<wire::ListSubscriptionsResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let subscriptions =
                 self.0.list(&self.0.stores.subscriptions, &caller, |_| true).await?;
-            Ok(ListSubscriptionsResponse { subscriptions })
+            Ok(wire::ListSubscriptionsResponse { subscriptions })
         };
         self.answer("ListSubscriptionsV2", result.await)
     }
@@ -146,14 +147,14 @@ impl Operator for OperatorApi {
     /// them, so only those in scope are sent here.
     async fn list_http_endpoints(
         &self,
-        request: Request<ListHttpEndpointsRequest>,
-    ) -> Reply<ListHttpEndpointsResponse> {
+        request: Request<wire::ListHttpEndpointsRequest>,
+    ) -> Reply<wire::ListHttpEndpointsResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.http_endpoints;
             let http_endpoints =
                 self.0.list(store, &caller, |e| e.in_scope(&caller.app_id)).await?;
-            Ok(ListHttpEndpointsResponse { http_endpoints })
+            Ok(wire::ListHttpEndpointsResponse { http_endpoints })
         };
         self.answer("ListHTTPEndpoints", result.await)
     }
@@ -161,46 +162,48 @@ impl Operator for OperatorApi {
     /// In scope only, as for HTTPEndpoints.
     async fn list_mcp_servers(
         &self,
-        request: Request<ListMcpServersRequest>,
-    ) -> Reply<ListMcpServersResponse> {
+        request: Request<wire::ListMcpServersRequest>,
+    ) -> Reply<wire::ListMcpServersResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.mcp_servers;
             let mcp_servers = self.0.list(store, &caller, |s| s.in_scope(&caller.app_id)).await?;
-            Ok(ListMcpServersResponse { mcp_servers })
+            Ok(wire::ListMcpServersResponse { mcp_servers })
         };
         self.answer("ListMCPServers", result.await)
     }
 
     async fn list_workflow_access_policy(
         &self,
-        request: Request<ListWorkflowAccessPolicyRequest>,
-    ) -> Reply<ListWorkflowAccessPolicyResponse> {
+        request: Request<wire::ListWorkflowAccessPolicyRequest>,
+    ) -> Reply<wire::ListWorkflowAccessPolicyResponse> {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.workflow_access_policies;
             let policies = self.0.list(store, &caller, |_| true).await?;
-            Ok(ListWorkflowAccessPolicyResponse { policies })
+            Ok(wire::ListWorkflowAccessPolicyResponse { policies })
         };
         self.answer("ListWorkflowAccessPolicy", result.await)
     }
 
     async fn component_update(
         &self,
-        request: Request<ComponentUpdateRequest>,
+        request: Request<wire::ComponentUpdateRequest>,
     ) -> Reply<Self::ComponentUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap =
-            |(component, event): Event| ComponentUpdateEvent { component, r#type: event.into() };
+        let wrap = |(component, event): Event| wire::ComponentUpdateEvent {
+            component,
+            r#type: event.into(),
+        };
         self.stream("ComponentUpdate", caller, &self.0.stores.components, wrap)
     }
 
     async fn subscription_update(
         &self,
-        request: Request<SubscriptionUpdateRequest>,
+        request: Request<wire::SubscriptionUpdateRequest>,
     ) -> Reply<Self::SubscriptionUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap = |(subscription, event): Event| SubscriptionUpdateEvent {
+        let wrap = |(subscription, event): Event| wire::SubscriptionUpdateEvent {
             subscription,
             r#type: event.into(),
         };
@@ -209,10 +212,10 @@ impl Operator for OperatorApi {
 
     async fn http_endpoint_update(
         &self,
-        request: Request<HttpEndpointUpdateRequest>,
+        request: Request<wire::HttpEndpointUpdateRequest>,
     ) -> Reply<Self::HTTPEndpointUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap = |(http_endpoints, event): Event| HttpEndpointUpdateEvent {
+        let wrap = |(http_endpoints, event): Event| wire::HttpEndpointUpdateEvent {
             http_endpoints,
             r#type: event.into(),
         };
@@ -221,21 +224,23 @@ impl Operator for OperatorApi {
 
     async fn mcp_server_update(
         &self,
-        request: Request<McpServerUpdateRequest>,
+        request: Request<wire::McpServerUpdateRequest>,
     ) -> Reply<Self::MCPServerUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap =
-            |(mcp_server, event): Event| McpServerUpdateEvent { mcp_server, r#type: event.into() };
+        let wrap = |(mcp_server, event): Event| wire::McpServerUpdateEvent {
+            mcp_server,
+            r#type: event.into(),
+        };
         self.stream("MCPServerUpdate", caller, &self.0.stores.mcp_servers, wrap)
     }
 
     async fn configuration_update(
         &self,
-        request: Request<ConfigurationUpdateRequest>,
+        request: Request<wire::ConfigurationUpdateRequest>,
     ) -> Reply<Self::ConfigurationUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace)
             .map_err(|refusal| ApiError::ConfigurationStream(Box::new(refusal)));
-        let wrap = |(configuration, event): Event| ConfigurationUpdateEvent {
+        let wrap = |(configuration, event): Event| wire::ConfigurationUpdateEvent {
             configuration,
             r#type: event.into(),
         };
@@ -244,20 +249,22 @@ impl Operator for OperatorApi {
 
     async fn resiliency_update(
         &self,
-        request: Request<ResiliencyUpdateRequest>,
+        request: Request<wire::ResiliencyUpdateRequest>,
     ) -> Reply<Self::ResiliencyUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap =
-            |(resiliency, event): Event| ResiliencyUpdateEvent { resiliency, r#type: event.into() };
+        let wrap = |(resiliency, event): Event| wire::ResiliencyUpdateEvent {
+            resiliency,
+            r#type: event.into(),
+        };
         self.stream("ResiliencyUpdate", caller, &self.0.stores.resiliencies, wrap)
     }
 
     async fn workflow_access_policy_update(
         &self,
-        request: Request<WorkflowAccessPolicyUpdateRequest>,
+        request: Request<wire::WorkflowAccessPolicyUpdateRequest>,
     ) -> Reply<Self::WorkflowAccessPolicyUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let wrap = |(policy, event): Event| WorkflowAccessPolicyUpdateEvent {
+        let wrap = |(policy, event): Event| wire::WorkflowAccessPolicyUpdateEvent {
             policy,
             r#type: event.into(),
         };

@@ -3,9 +3,9 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::needless_pass_by_value,
-    reason = "test code outside of #[test] functions; tables hand over literals"
+    reason = "test code outside of #[test] functions"
 )]
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::core::{ObjectMeta, Resource as _};
 use resources::{
     Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, Resiliency, Subscription,
@@ -229,7 +229,7 @@ fn trims_what_no_sidecar_reads() {
     let mut object = Component::default();
     let annotations = [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("team", "a")];
     *object.meta_mut() = ObjectMeta {
-        managed_fields: Some(vec![Default::default()]),
+        managed_fields: Some(vec![ManagedFieldsEntry::default()]),
         annotations: Some(annotations.map(|(k, v)| (k.into(), v.into())).into()),
         ..ObjectMeta::default()
     };
