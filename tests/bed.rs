@@ -224,10 +224,11 @@ fn runs_a_pod_that_resolves_names(bed: &NodeBed, cluster: &Cluster) {
     peer_images::python("localhost/python:test").unwrap().write(&archive).unwrap();
     bed.import_image(&archive).unwrap();
     cluster.apply(RESOLVER).unwrap();
-    until(Deadline::seconds(60), "the pod to succeed", || {
+    let succeeded = until(Deadline::seconds(60), "the pod to succeed", || {
         let pod = cluster.get(&["pod", "resolver"])?;
-        Ok((pod["status"]["phase"] == "Succeeded").then_some(()))
-    })
-    .unwrap_or_else(|error| panic!("{error}\n{}", cluster.kubectl(&["describe", "pods"]).unwrap()));
+        Ok((pod.pointer("/status/phase") == Some(&"Succeeded".into())).then_some(()))
+    });
+    let why = cluster.kubectl(&["describe", "pods"]).unwrap();
+    assert!(succeeded.is_ok(), "{succeeded:?}\n{why}");
     assert_eq!(cluster.kubectl(&["logs", "resolver"]).unwrap(), "10.96.0.1\n");
 }
