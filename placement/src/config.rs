@@ -22,7 +22,11 @@ const KEEPALIVE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10
 
 /// The command line.
 #[derive(Debug, Clone, clap::Parser)]
-#[command(name = "placement", about = "Tells sidecars where actors live")]
+#[command(
+    name = "placement",
+    about = "Tells sidecars where actors live",
+    args_override_self = true
+)]
 pub struct Flags {
     /// Logs, health, metrics.
     #[command(flatten)]
@@ -55,7 +59,7 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub tls_enabled: bool,
-    /// Serve /placement/state on the health port [default: $DAPR_PLACEMENT_METADATA_ENABLED]
+    /// Serve /placement/state on the health port [default: `$DAPR_PLACEMENT_METADATA_ENABLED`]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = go_bool, action = clap::ArgAction::Set)]
     pub metadata_enabled: Option<bool>,

@@ -102,7 +102,7 @@ mod tests {
 
     #[rstest]
     #[case(Duration::from_secs(1), "dissemination timeout after 1s for version 7")]
-    #[case(Duration::from_secs(60), "dissemination timeout after 1m0s for version 7")]
+    #[case(Duration::from_mins(1), "dissemination timeout after 1m0s for version 7")]
     fn timeouts_are_written_as_go_writes_them(#[case] after: Duration, #[case] want: &str) {
         assert_eq!(Status::from(End::TimedOut { after, version: 7 }).message(), want);
     }

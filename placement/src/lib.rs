@@ -30,14 +30,16 @@ mod state;
 pub mod table;
 pub mod wire;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runtime::Scope;
+use runtime::{ReadyGuard, Scope, kubernetes};
+use transport::anchors::AnchorSource;
 use transport::tls::{Alpn, ClientAuth};
-use transport::{Server, svid};
+use transport::{Server, Svid, svid};
 
 pub use config::{Config, Flags};
 
@@ -45,40 +47,74 @@ pub use config::{Config, Flags};
 /// the process is gone within 5 seconds of a signal.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Starts placement in the scope and returns when it serves.
+/// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
 /// # Errors
 /// A port is taken, an address does not resolve, or the identity cannot be set up.
 pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
-    let serving = scope.ready("placement-grpc-server");
-    let leadership = scope.ready("placement-raft-leadership");
+    let targets = Targets::register(&scope);
     tracing::info!(target: "dapr.placement",
         "Starting Dapr Placement Service -- version {} -- commit unknown", runtime::VERSION);
     for flag in &config.deprecated {
         tracing::warn!(target: "dapr.placement", "Flag {flag} has been deprecated and has no effect");
     }
-    let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
-    let owner = owner::Owner::start(config.rules, metrics.clone(), &scope);
-    if config.metadata_enabled {
-        scope.serve_with_health(state::router(owner.clone()));
-    }
-    let tls = config.tls.is_some();
-    let server_tls = match config.tls {
-        Some(options) => {
+    let svid = match config.tls.clone() {
+        Some(mut options) => {
             if options.mode == svid::Mode::Kubernetes {
                 runtime::refuse_root()?;
+                read_anchors_early(&mut options).await;
             }
-            let svid = svid::start(options, &scope).await.context("get an identity")?;
-            Some(transport::tls::server(&svid, ClientAuth::Spiffe, Alpn::Grpc)?)
+            Some(svid::start(options, &scope).await.context("get an identity")?)
         }
         None => None,
     };
+    start(&config, svid.as_ref(), &targets, &scope).await?;
+    Ok(())
+}
 
+/// Serves with an identity that exists already, or in plain text; where. For tests.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(
+    config: &Config,
+    svid: Option<&Svid>,
+    scope: &Scope,
+) -> anyhow::Result<SocketAddr> {
+    start(config, svid, &Targets::register(scope), scope).await
+}
+
+/// The health targets. Leadership is none of them: it only means that election has started.
+struct Targets {
+    server: ReadyGuard,
+    election: ReadyGuard,
+}
+
+impl Targets {
+    fn register(scope: &Scope) -> Self {
+        Self {
+            server: scope.ready("placement-grpc-server"),
+            election: scope.ready("placement-raft-leadership"),
+        }
+    }
+}
+
+async fn start(
+    config: &Config,
+    svid: Option<&Svid>,
+    targets: &Targets,
+    scope: &Scope,
+) -> anyhow::Result<SocketAddr> {
     tracing::info!(target: "dapr.placement.server", "Placement service is starting...");
+    let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
+    let owner = owner::Owner::start(config.rules, metrics.clone(), scope);
+    if config.metadata_enabled {
+        scope.serve_with_health(state::router(owner.clone()));
+    }
     let (host, port) = host_and_port(&config.election_address)?;
     let election = runtime::listen(host, port).await.context("open the election port")?;
     scope.spawn("placement-peers", peers::answer(election, scope.clone()));
-    leadership.set_ready();
+    targets.election.set_ready();
 
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     let address = listener.local_addr().context("read the listening address")?;
@@ -86,29 +122,41 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         owner,
         rules: config.rules,
         replication_factor: config.replication_factor,
-        tls,
+        tls: svid.is_some(),
         scope: scope.clone(),
         streams: Arc::new(AtomicU64::new(0)),
     };
     let mut server = Server::new("placement", listener, service.router())
         .keepalive(config.keepalive)
         .drain(DRAIN);
-    if let Some(tls) = server_tls {
-        server = server.tls(tls);
+    if let Some(svid) = svid {
+        server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
     }
     metrics.leads(true);
     tracing::info!(target: "dapr.placement.server", "Node id={} has acquired leadership", config.id);
     tracing::info!(target: "dapr.placement.server", "Running Placement gRPC server on {address}");
-    let stopped = scope.clone();
+    let stop = scope.clone();
     scope.spawn("placement-grpc-server", async move {
-        let outcome = server.run(stopped).await;
+        let outcome = server.run(stop).await;
         metrics.leads(false);
         tracing::info!(target: "dapr.placement.server", "Placement GRPC server stopped");
         outcome
     });
     tracing::info!(target: "dapr.placement.server", "Placement service started on port {}", address.port());
-    serving.set_ready();
-    Ok(())
+    targets.server.set_ready();
+    Ok(address)
+}
+
+/// On a fresh install the file of the trust anchors may be a minute late; the API server has them
+/// as soon as sentry wrote them. Without credentials the file is waited for.
+async fn read_anchors_early(options: &mut svid::Options) {
+    let AnchorSource::File { fallback, .. } = &mut options.anchors else { return };
+    match kubernetes::client(None, kubernetes::Precedence::InCluster).await {
+        Ok(client) => {
+            *fallback = Some(kubernetes::trust_bundle(client, &options.control_plane_namespace));
+        }
+        Err(e) => tracing::debug!(target: "dapr.placement", "no Kubernetes client: {e:#}"),
+    }
 }
 
 fn host_and_port(address: &str) -> anyhow::Result<(&str, u16)> {

@@ -59,9 +59,10 @@ impl Mailbox {
         self.ended.cancel();
     }
 
-    /// Resolves when [`Self::end`] was called.
-    pub(crate) async fn ended(&self) {
+    /// Resolves when [`Self::end`] was called, to its reason.
+    pub(crate) async fn ended(&self) -> Status {
         self.ended.cancelled().await;
+        self.lock().end.clone().unwrap_or_else(|| Status::unknown("ended"))
     }
 
     /// Resolves when the connection has taken everything or given the stream up.

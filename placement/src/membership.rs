@@ -166,7 +166,7 @@ impl Membership {
             Event::Message { stream, message } => {
                 self.visit_of(stream, now, &mut effects, |g, cx| {
                     g.message(stream, message, cx);
-                })
+                });
             }
             Event::Written { stream, step, version } => {
                 self.visit_of(stream, now, &mut effects, |g, cx| {

@@ -113,7 +113,7 @@ impl Service {
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
         let mailbox = Mailbox::new(message.is_legacy(), self.replication_factor);
         let task = Stream {
-            stream,
+            id: stream,
             owner: self.owner,
             scope: self.scope.clone(),
             admission,
@@ -134,7 +134,7 @@ fn respond(body: Body) -> Response<Body> {
 
 /// The task of one stream.
 struct Stream {
-    stream: StreamId,
+    id: StreamId,
     owner: Owner,
     scope: Scope,
     admission: Admission,
@@ -144,35 +144,34 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self, first: Message, mut inbound: Streaming<Host>) {
-        let (stream, mailbox) = (self.stream, self.mailbox.clone());
+        let (stream, mailbox) = (self.id, self.mailbox.clone());
         let registered = self.owner.register(stream, first, mailbox.clone()).await.is_ok();
         let end = if registered { self.read(&mut inbound).await } else { End::Stopped.into() };
         let addr = self.peer.as_ref().map(|p| p.addr.to_string()).unwrap_or_default();
-        match end.code() {
-            Code::Ok => tracing::debug!(target: "dapr.placement.server", "{addr} ended its stream"),
-            _ => tracing::info!(target: "dapr.placement.server",
-                "Closing connection to {addr}: {}", end.message()),
+        if end.code() == Code::Ok {
+            tracing::debug!(target: "dapr.placement.server", "{addr} ended its stream");
+        } else {
+            tracing::info!(target: "dapr.placement.server",
+                "Closing connection to {addr}: {}", end.message());
         }
         mailbox.end(end);
         // Fails only when the owner has stopped, and with it every count.
         let _ = self.owner.tell(Event::Closed { stream }).await;
         drop(inbound);
-        if tokio::time::timeout(LAST_WORD, mailbox.gone()).await.is_err() {
-            if let Some(peer) = &self.peer {
-                tracing::info!(target: "dapr.placement.server", "{addr} does not read; cutting its connection");
-                peer.hang_up();
-            }
+        let read = tokio::time::timeout(LAST_WORD, mailbox.gone()).await;
+        if let (Err(_), Some(peer)) = (read, &self.peer) {
+            tracing::info!(target: "dapr.placement.server", "{addr} does not read; cutting its connection");
+            peer.hang_up();
         }
     }
 
     /// Passes on what the sidecar says; why the stream ends.
     async fn read(&mut self, inbound: &mut Streaming<Host>) -> Status {
-        let (stream, mailbox) = (self.stream, self.mailbox.clone());
+        let (stream, mailbox) = (self.id, self.mailbox.clone());
         let mut written = mailbox.written();
         loop {
             let event = tokio::select! {
-                () = mailbox.ended() => return Status::deadline_exceeded("it held up a round"),
-                () = mailbox.gone() => return Status::cancelled("the client is gone"),
+                end = mailbox.ended() => return end,() = mailbox.gone() => return Status::cancelled("the client is gone"),
                 () = self.scope.token().cancelled() => return End::Stopped.into(),
                 Ok(()) = written.changed() => {
                     let Some((step, version)) = *written.borrow_and_update() else { continue };

@@ -1,5 +1,11 @@
 //! The ring against vectors that an independent implementation computed: official sidecars route by
 //! the same numbers. Source: Dapr 1.18.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
 
 use std::fmt::Write as _;
 
@@ -115,8 +121,9 @@ fn the_ring_closes_and_an_equal_node_owns() {
     assert_eq!(number(ring.owner("wrap-83")), 3, "beyond the largest node");
     assert_eq!(number(ring.owner("10.0.0.2:5000257")), 2, "exactly on a node");
     let six = Ring::new(["[fd00::1]:50002", "[fd00::2]:50002"], 100);
-    let owners = ["1", "2", "actor-1", "alice"].map(|id| six.owner(id).map(|o| &o[6..8]));
-    assert_eq!(owners, [Some("2]"), Some("1]"), Some("1]"), Some("2]")]);
+    let owners = ["1", "2", "actor-1", "alice"]
+        .map(|id| six.owner(id).and_then(|o| o.strip_suffix(":50002")));
+    assert_eq!(owners, ["[fd00::2]", "[fd00::1]", "[fd00::1]", "[fd00::2]"].map(Some));
     assert_eq!(Ring::new(HOSTS, 0).owner("1"), None);
 }
 

@@ -4,6 +4,12 @@
 //!
 //! A failure prints its seed; `PLACEMENT_SEED=<seed> cargo test -p placement --test simulation`
 //! repeats it alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -27,7 +33,7 @@ fn invariants_hold_whatever_happens_in_whatever_order() {
     assert!(completed > 100 || wanted.is_some(), "only {completed} rounds: it shows nothing");
 }
 
-/// SplitMix64: small, and the same everywhere.
+/// `SplitMix64`: small, and the same everywhere.
 struct Random(u64);
 
 impl Random {
@@ -186,7 +192,7 @@ impl Simulation {
             self.receive(stream);
         }
         // A round may have timed it out meanwhile; its end is told anyway, sometimes twice.
-        for _ in 0..1 + self.random.below(2) {
+        for _ in 0..=self.random.below(2) {
             self.peers.remove(&stream);
             self.step(Event::Closed { stream });
         }

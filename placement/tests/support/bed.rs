@@ -200,7 +200,9 @@ impl Bed {
         let name = &self.names[&stream];
         let sidecar = self.sidecars.get_mut(name).filter(|s| s.stream == stream);
         let sidecar = sidecar.unwrap_or_else(|| panic!("an order for {name}, which is gone"));
-        orders.into_iter().for_each(|order| sidecar.outbox.push(order));
+        for order in orders {
+            sidecar.outbox.push(order);
+        }
     }
 }
 
