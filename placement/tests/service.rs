@@ -19,6 +19,7 @@ use proto::placement::placement_client::PlacementClient;
 use rstest::rstest;
 use testkit::ca::{Ca, TestSvid};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -197,7 +198,8 @@ async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
     let server = Server::start(&[]).await;
     let (silent, receive) = tokio::sync::mpsc::channel::<Host>(1);
     let mut client = PlacementClient::new(server.channel());
-    let call = tokio::spawn(async move {
+    let mut call = JoinSet::new();
+    call.spawn(async move {
         client.report_dapr_status(ReceiverStream::new(receive)).await?.into_inner().message().await
     });
     let mut member = server.join("A", &["a"]).await.unwrap();
@@ -205,7 +207,7 @@ async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
     let mut waiting = server.join("B", &["b"]).await.unwrap();
 
     drop(silent);
-    let ended = tokio::time::timeout(LIMIT, call).await.unwrap().unwrap();
+    let ended = tokio::time::timeout(LIMIT, call.join_next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(ended, Ok(None)), "{ended:?}");
     for sidecar in [&mut waiting, &mut member] {
         sidecar.send = tokio::sync::mpsc::channel(1).0;
@@ -218,9 +220,10 @@ async fn a_stop_ends_every_stream_within_five_seconds() {
     let server = Server::start(&[]).await;
     let (_silent, receive) = tokio::sync::mpsc::channel::<Host>(1);
     let mut client = PlacementClient::new(server.channel());
-    let silent = tokio::spawn(async move {
-        client.report_dapr_status(ReceiverStream::new(receive)).await.map(drop)
-    });
+    let mut silent = JoinSet::new();
+    silent.spawn(
+        async move { client.report_dapr_status(ReceiverStream::new(receive)).await.map(drop) },
+    );
     let mut member = server.join("A", &["a"]).await.unwrap();
     member.expect("lock1").await;
     let mut waiting = server.join("B", &["b"]).await.unwrap();
@@ -231,7 +234,8 @@ async fn a_stop_ends_every_stream_within_five_seconds() {
     let text = "cancelling context, received signal terminated".to_owned();
     assert_eq!(member.end().await, (Code::Unavailable, text.clone()));
     assert_eq!(waiting.end().await, (Code::Unavailable, text.clone()));
-    let silent = tokio::time::timeout(LIMIT, silent).await.unwrap().unwrap().unwrap_err();
+    let silent = tokio::time::timeout(LIMIT, silent.join_next()).await.unwrap();
+    let silent = silent.unwrap().unwrap().unwrap_err();
     assert_eq!(silent.code(), Code::Unavailable);
     server.scope.shutdown().await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
@@ -269,7 +273,7 @@ async fn a_sidecar_that_does_not_read_is_cut_and_disturbs_nobody() {
 async fn a_storm_of_joins_ends_in_one_table_with_all() {
     const SIDECARS: usize = 200;
     let server = Server::start(&[]).await;
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     let channel = server.channel();
     for i in 0..SIDECARS {
         let channel = if i % 50 == 0 { server.channel() } else { channel.clone() };
