@@ -4,15 +4,18 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    environment, process,
+    Deadline, environment, process,
+    progress::say,
     tools::{Recipe, Tool},
+    until,
 };
 
 /// The checksum database does not answer for these.
@@ -23,6 +26,8 @@ const KUBERNETES_VERSION: &str = "k8s.io/component-base/version";
 const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
 /// A module that daprd needs newer than its own requirement says.
 const ETCD_CRON: (&str, &str) = ("github.com/diagridio/go-etcd-cron", "v0.12.6");
+/// How often a long build says that it goes on.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// The oldest Go that can build all of them.
 const GO_DIRECTIVE: &str = "1.24.0";
 
@@ -61,15 +66,15 @@ pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
 
     let log_file = folder.join("build.log");
     let log = File::create(&log_file)?;
-    let status = go(&folder)
+    let mut child = go(&folder)
         .args(["build", "-mod=mod", "-trimpath", "-tags", plan.tags, "-o", "program", "-ldflags"])
         .arg(format!("-s -w {}", plan.ld_flags.join(" ")))
         .arg(&plan.package)
         .stdout(log.try_clone()?)
         .stderr(log)
-        .status()
+        .spawn()
         .context("run go")?;
-    if !status.success() {
+    if !wait_with_signs_of_life(&mut child, tool)?.success() {
         let log = fs::read_to_string(&log_file).unwrap_or_default();
         bail!("go build {}: {}", plan.package, process::tail(&log));
     }
@@ -80,6 +85,17 @@ pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
         .with_context(|| format!("move the program to {}", target.display()))?;
     fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// Minutes of silence look like a hang.
+fn wait_with_signs_of_life(child: &mut Child, tool: &Tool) -> Result<ExitStatus> {
+    loop {
+        let ended = until(Deadline::after(SIGN_OF_LIFE), "go build", || Ok(child.try_wait()?));
+        match (ended, child.try_wait()?) {
+            (Ok(status), _) | (Err(_), Some(status)) => return Ok(status),
+            (Err(_), None) => say(format_args!("still building {tool}")),
+        }
+    }
 }
 
 /// `go`, with an environment that does not depend on the user's settings.

@@ -148,9 +148,11 @@ impl NodeBed {
     pub fn down(&self) -> Result<()> {
         let lock = self.lock()?;
         self.clean()?;
-        let parent = self.lock_file();
         drop(lock);
-        fs::remove_file(parent)?;
+        fs::remove_file(self.lock_file())?;
+        if let Some(parent) = self.state.parent() {
+            let _ = fs::remove_dir(parent); // if nothing else is in it
+        }
         Ok(())
     }
 
