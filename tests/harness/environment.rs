@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     env,
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::Read as _,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -45,6 +45,11 @@ pub fn cache() -> Result<PathBuf> {
 /// work tree.
 pub fn state() -> PathBuf {
     var("TRILBY_STATE").map_or_else(|| workspace().join(".bed"), PathBuf::from)
+}
+
+/// Removes the folder of [`state`] when nothing is in it.
+pub(crate) fn remove_empty_state() {
+    let _ = fs::remove_dir(state());
 }
 
 /// Whether this process may create namespaces, mounts and cgroups.

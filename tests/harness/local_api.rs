@@ -56,9 +56,7 @@ impl LocalApi {
             fs::remove_dir_all(&self.state)
                 .with_context(|| format!("remove {}", self.state.display()))?;
         }
-        if let Some(parent) = self.state.parent() {
-            let _ = fs::remove_dir(parent); // if nothing else is in it
-        }
+        environment::remove_empty_state();
         Ok(())
     }
 

@@ -150,9 +150,7 @@ impl NodeBed {
         self.clean()?;
         drop(lock);
         fs::remove_file(self.lock_file())?;
-        if let Some(parent) = self.state.parent() {
-            let _ = fs::remove_dir(parent); // if nothing else is in it
-        }
+        environment::remove_empty_state();
         Ok(())
     }
 
