@@ -189,8 +189,8 @@ impl Shared {
         let reason =
             if error.is_key() { Reason::SecretKeyNotFound } else { Reason::SecretNotFound };
         let reference = object.object_ref(&());
-        let (namespace, name) = (reference.namespace.clone(), reference.name.clone());
-        tracing::warn!(target: "dapr.operator.api", kind = K::KIND, ?namespace, ?name, "{error}");
+        let (namespace, name) = (reference.namespace.as_deref(), reference.name.as_deref());
+        tracing::warn!(target: "dapr.operator.api", kind = K::KIND, namespace, name, "{error}");
         self.metrics.secret_failed(K::KIND);
         self.reports.warn(reference, reason, error.to_string());
     }

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::{
     cache::Key,
-    follow::pause_before_watch,
+    follow::{api_text, pause_before_watch},
     secrets::{FetchError, Fetched, SecretData},
     workload::WorkloadKind,
 };
@@ -266,10 +266,9 @@ async fn read_secret(api: &Api<Secret>, name: &str) -> Result<SecretData, FetchE
             Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect())
         }
         Ok(Ok(None)) => Err(FetchError::NotFound(name.to_owned())),
-        Ok(Err(kube::Error::Api(status))) => Err(failed(status.message.clone())),
         // A decoding error could quote the Secret, so its text stays here.
         Ok(Err(kube::Error::SerdeError(_))) => Err(failed("unreadable answer".to_owned())),
-        Ok(Err(error)) => Err(failed(runtime::chain(&error))),
+        Ok(Err(error)) => Err(failed(api_text(&error))),
         Err(_) => Err(failed(format!("no answer within {} s", READ_LIMIT.as_secs()))),
     }
 }

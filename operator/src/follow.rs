@@ -47,7 +47,7 @@ where
             };
             let failure = Failure::of(&error);
             let pause = backoff.next(failure, clock::monotonic(), random::fraction());
-            let error = runtime::chain(&error);
+            let error = text(&error);
             if failure == Failure::NoSuchKind {
                 tracing::warn!(target: "dapr.operator", kind = what, "kind is not installed, looking again: {error}");
                 sink(Seen::NoSuchKind);
@@ -59,6 +59,26 @@ where
                 break; // only a new list helps
             }
         }
+    }
+}
+
+/// The error in one short line.
+fn text(error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(cause) => format!("list: {}", api_text(cause)),
+        WatchStartFailed(cause) | WatchFailed(cause) => format!("watch: {}", api_text(cause)),
+        WatchError(status) => format!("watch: {}", status.message),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+/// What the API server said, or what kept it from saying anything. `kube` prints every answer
+/// twice, with all its members.
+pub fn api_text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => runtime::chain(other),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     cache::Key,
     cluster::Cluster,
     desk::{Decision, Desk},
-    follow::{Seen, follow},
+    follow::{Seen, api_text, follow},
     metrics::Metrics,
     report::{Reason, Reports},
     service::Plan,
@@ -73,7 +73,7 @@ impl Reconciler {
                 *self.desk() = Desk::default();
                 tokio::select! {
                     () = self.work() => {}
-                    _ = leading.wait_for(|leading| !*leading) => {}
+                    () = lost(&mut leading) => {}
                 }
                 self.metrics.leading(false);
             }
@@ -200,7 +200,7 @@ impl Reconciler {
     }
 
     fn failed(&self, key: Key, decision: &Decision, error: &kube::Error) {
-        let text = runtime::chain(error);
+        let text = api_text(error);
         tracing::warn!(target: "dapr.operator.handlers", namespace = key.namespace,
             service = key.name, "Service was not written, trying again: {text}");
         let refused = matches!(error, kube::Error::Api(status) if REFUSED.contains(&status.code));
@@ -212,6 +212,13 @@ impl Reconciler {
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until this replica leads no more; for ever, when there is nobody who could say so.
+async fn lost(leading: &mut watch::Receiver<bool>) {
+    if leading.wait_for(|leading| !*leading).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

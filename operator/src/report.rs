@@ -9,12 +9,14 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use runtime::{Scope, clock};
 use tokio::sync::Semaphore;
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, follow::api_text};
 
 /// The same reason on the same object is reported once in this time.
 const QUIET: Duration = Duration::from_mins(10);
 /// Reports under way; more are dropped, they would only slow the API server down.
 const PARALLEL: usize = 4;
+/// Longest text of an Event (Kubernetes events.k8s.io/v1: 1024 bytes).
+const MAX_NOTE_BYTES: usize = 1000;
 /// Remembered reports; when there are more, the oldest are forgotten.
 const REMEMBERED: usize = 4096;
 
@@ -87,7 +89,8 @@ impl Reports {
     }
 
     /// Puts a Warning Event on `object`, unless the same was said lately.
-    pub fn warn(&self, object: ObjectReference, reason: Reason, note: String) {
+    pub fn warn(&self, object: ObjectReference, reason: Reason, mut note: String) {
+        note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
         let name = |part: &Option<String>| part.clone().unwrap_or_default();
         let about = (name(&object.kind), name(&object.namespace), name(&object.name), reason);
         let due = {
@@ -102,7 +105,7 @@ impl Reports {
         self.scope.spawn_detached("event", async move {
             let publish = cluster.warn(&object, reason.text(), &note);
             if let Some(Err(error)) = token.run_until_cancelled(publish).await {
-                let error = runtime::chain(&error);
+                let error = api_text(&error);
                 tracing::debug!(target: "dapr.operator", "event was not recorded: {error}");
             }
             drop(slot);

@@ -13,7 +13,7 @@ use identity::TrustAnchors;
 use runtime::{ReadyGuard, Scope, random};
 use tokio::sync::watch;
 
-use crate::{cluster::Cluster, conversion, crd_patch};
+use crate::{cluster::Cluster, conversion, crd_patch, follow::api_text};
 
 /// The CRD is looked at once in this time: `kubectl apply` of the file, or an upgrade by the CLI,
 /// takes the webhook's address out of it.
@@ -74,14 +74,18 @@ pub async fn keep_crd(
 }
 
 async fn repair(cluster: &Cluster, namespace: &str, anchors: &str) -> anyhow::Result<()> {
-    let crd = cluster.crd(crd_patch::CRD).await?;
+    let crd = cluster.crd(crd_patch::CRD).await.map_err(said)?;
     let operations = crd_patch::patch(&crd, namespace, anchors)?;
     let name = crd_patch::CRD;
     if operations.is_empty() {
         tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
         return Ok(());
     }
-    cluster.patch_crd(name, operations).await?;
+    cluster.patch_crd(name, operations).await.map_err(said)?;
     tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
     Ok(())
+}
+
+fn said(error: kube::Error) -> anyhow::Error {
+    anyhow::anyhow!(api_text(&error))
 }

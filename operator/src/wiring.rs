@@ -21,7 +21,7 @@ use crate::{
     api::{Shared, Stores},
     cluster::Cluster,
     config::{Config, WatchInterval, Workloads},
-    follow::{Seen, follow},
+    follow::{Seen, api_text, follow},
     metrics::Metrics,
     reconcile::Reconciler,
     report::Reports,
@@ -89,7 +89,8 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
     let name = format!("{}/{}", config.namespace, config.configuration);
     let found = cluster.configuration(&config.namespace, &config.configuration).await;
-    let found = found.with_context(|| format!("read Configuration {name}"))?;
+    let found =
+        found.map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?;
     let mtls = found.spec.mtls.with_context(|| format!("Configuration {name} has no spec.mtls"))?;
     let trust_domain = TrustDomain::parse(&mtls.control_plane_trust_domain)
         .with_context(|| format!("spec.mtls.controlPlaneTrustDomain of Configuration {name}"))?;
