@@ -7,6 +7,8 @@ mod cluster;
 mod guard;
 #[path = "chart/helm.rs"]
 mod helm;
+#[path = "chart/peers.rs"]
+mod peers;
 #[path = "chart/render.rs"]
 mod render;
 #[path = "chart/values.rs"]
