@@ -56,6 +56,9 @@ use metrics::Metrics;
 use server::CaService;
 use settings::Settings;
 
+/// Ready while the gRPC port is served.
+const HEALTH_TARGET: &str = "sentry-server";
+
 /// After a stop connections are still accepted for this long, while Endpoints learn of it.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
@@ -65,6 +68,8 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 /// The port is taken, the Configuration cannot be read, or in standalone mode the CA's files are
 /// unusable. In Kubernetes an unusable CA is no error: sentry stays up, not ready, and says why.
 pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+    // Before anything waits: the health port is open already.
+    scope.ready(HEALTH_TARGET);
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     run_on(listener, config, scope).await
 }
@@ -74,6 +79,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyhow::Result<()> {
+    let ready = scope.ready(HEALTH_TARGET);
     let metrics = Metrics::register(scope.metrics())?;
     let own_id = SpiffeId::new(&config.trust_domain, &config.namespace, "dapr-sentry")
         .context("name sentry's own identity")?;
@@ -92,7 +98,6 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
     }
     scope.spawn("ca-keeper", keeper.run(scope.token().clone()));
 
-    let ready = scope.ready("sentry-server");
     let own = own_svid::start(authority.clone(), own_id, metrics.clone(), &scope).await?;
     let Some(svid) = own else { return Ok(()) };
     let suffixes = dns_suffixes(&config);

@@ -1,0 +1,8 @@
+//! The sentry binary: in Kubernetes mode against a real API server, standalone with real sidecars.
+
+#[path = "sentry/bed.rs"]
+mod bed;
+#[path = "sentry/kubernetes.rs"]
+mod kubernetes;
+#[path = "sentry/standalone.rs"]
+mod standalone;

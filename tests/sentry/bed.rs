@@ -1,0 +1,247 @@
+//! A sentry of the tests: its namespace, its objects, its process, and clients of it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
+use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
+use proto::sentry::ca_client::CaClient;
+use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
+use serde_json::Value;
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::transport::Channel;
+
+pub const TRUST_DOMAIN: &str = "cluster.local";
+/// How long a sentry may take to be ready, in seconds.
+const START: u64 = 60;
+
+/// A control plane namespace as the chart leaves it, on the shared bed.
+pub struct System {
+    pub bed: &'static ApiBed,
+    pub namespace: String,
+    logs: Scratch,
+}
+
+impl System {
+    pub fn new() -> Result<Self> {
+        let bed = ApiBed::shared()?;
+        install_crd(bed)?;
+        let namespace = bed.namespace("system")?;
+        let system = Self { bed, namespace, logs: Scratch::new("sentry-logs")? };
+        bed.apply(&system.manifests())?;
+        Ok(system)
+    }
+
+    fn manifests(&self) -> String {
+        let namespace = &self.namespace;
+        format!(
+            "apiVersion: v1
+kind: Secret
+metadata: {{name: dapr-trust-bundle, namespace: {namespace}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: dapr-trust-bundle, namespace: {namespace}}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {namespace}}}
+spec:
+  mtls: {{enabled: true, workloadCertTTL: 24h, allowedClockSkew: 15m, sentryAddress: x, controlPlaneTrustDomain: {TRUST_DOMAIN}}}
+"
+        )
+    }
+
+    /// Starts a sentry; does not wait.
+    pub fn start(&self, name: &str) -> Result<Sentry> {
+        let [port, healthz, metrics] =
+            [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+        let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
+            .args(["--mode", "kubernetes", "--log-level", "debug", "--trust-domain", TRUST_DOMAIN])
+            .arg("--kubeconfig")
+            .arg(self.bed.kubeconfig())
+            .args(["--listen-address=127.0.0.1".to_owned(), format!("--port={port}")])
+            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .env("NAMESPACE", &self.namespace)
+            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .start()?;
+        Ok(Sentry { process, port, healthz, metrics, namespace: self.namespace.clone() })
+    }
+
+    /// Starts a sentry and waits until it is ready.
+    pub fn start_ready(&self) -> Result<Sentry> {
+        let mut sentry = self.start("sentry")?;
+        sentry.wait_ready()?;
+        Ok(sentry)
+    }
+
+    /// `data` of the Secret (base64) or the ConfigMap.
+    pub fn data(&self, kind: &str) -> Result<Value> {
+        let object = self.bed.get(&[kind, "dapr-trust-bundle", "-n", &self.namespace])?;
+        Ok(object.get("data").cloned().unwrap_or_default())
+    }
+
+    /// Merges keys into `data` (ConfigMap) or `stringData` (Secret).
+    pub fn patch(&self, kind: &str, data: &Value) -> Result<()> {
+        let member = if kind == "secret" { "stringData" } else { "data" };
+        let patch = serde_json::json!({ member: data }).to_string();
+        let args =
+            ["patch", kind, "dapr-trust-bundle", "-n", &self.namespace, "--type=merge", "-p"];
+        self.bed.kubectl(&[&args[..], &[&patch]].concat())?;
+        Ok(())
+    }
+
+    /// The anchors that everybody trusts.
+    pub fn anchors(&self) -> Result<TrustAnchors> {
+        let data = self.data("configmap")?;
+        let text = data.get("ca.crt").and_then(Value::as_str).context("no ca.crt")?;
+        Ok(TrustAnchors::parse_pem(text.as_bytes())?)
+    }
+
+    /// The audience that sidecars' tokens carry.
+    pub fn audience(&self) -> String {
+        format!("spiffe://{TRUST_DOMAIN}/ns/{}/dapr-sentry", self.namespace)
+    }
+
+    /// Makes a pod that stays pending, which is enough to be somebody.
+    pub fn pod(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+            "spec": {"containers": [{"name": "app", "image": "none"}]},
+        });
+        self.bed.apply(&pod.to_string()).map(drop)
+    }
+
+    /// The token that the kubelet would project into a pod.
+    pub fn pod_token(&self, namespace: &str, pod: &str) -> Result<String> {
+        let audience = self.audience();
+        let token = self.bed.kubectl(&[
+            "create",
+            "token",
+            "default",
+            "-n",
+            namespace,
+            "--bound-object-kind",
+            "Pod",
+            "--bound-object-name",
+            pod,
+            "--audience",
+            &audience,
+        ])?;
+        Ok(token.trim().to_owned())
+    }
+}
+
+fn install_crd(bed: &ApiBed) -> Result<()> {
+    static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
+    let install = || {
+        let file = environment::workspace().join("crds/configuration.yaml");
+        let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
+        bed.apply(&text).map_err(|e| format!("{e:#}"))?;
+        let crd = "crd/configurations.dapr.io";
+        bed.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=60s"])
+            .map(drop)
+            .map_err(|e| format!("{e:#}"))
+    };
+    INSTALLED.get_or_init(install).clone().map_err(|e| anyhow!(e))
+}
+
+/// A running sentry.
+pub struct Sentry {
+    pub process: Process,
+    pub port: u16,
+    pub healthz: u16,
+    pub metrics: u16,
+    namespace: String,
+}
+
+impl Sentry {
+    pub fn wait_ready(&mut self) -> Result<()> {
+        self.process.wait_for_http(self.healthz, "/healthz", Deadline::seconds(START))
+    }
+
+    /// The status of `/healthz`.
+    pub fn health(&self) -> Result<u16> {
+        Ok(http::get(self.healthz, "/healthz")?.status)
+    }
+
+    /// The value of a metric, by the start of its line.
+    pub fn metric(&self, line: &str) -> Result<Option<f64>> {
+        let text = http::get(self.metrics, "/")?.body;
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        Ok(found.map(str::parse).transpose()?)
+    }
+
+    pub fn wait_for_metric(&self, line: &str, want: f64) -> Result<()> {
+        until(Deadline::seconds(60), &format!("{line} to be {want}"), || {
+            let got = self.metric(line)?;
+            Ok(got.is_some_and(|got| (got - want).abs() < 0.5).then_some(()))
+        })
+    }
+
+    /// Connects, trusting `anchors`.
+    pub async fn client(&self, anchors: &TrustAnchors) -> Result<CaClient<Channel>> {
+        let id = format!("spiffe://{TRUST_DOMAIN}/ns/{}/dapr-sentry", self.namespace);
+        let anchors = watch::channel(Arc::new(anchors.clone())).1;
+        let tls = transport::tls::anonymous_client(anchors, SpiffeId::parse(&id)?)?;
+        let channel = transport::dial(&format!("127.0.0.1:{}", self.port), tls).await?;
+        Ok(CaClient::new(channel))
+    }
+
+    /// One request on one connection.
+    pub fn sign(
+        &self,
+        anchors: &TrustAnchors,
+        request: SignCertificateRequest,
+    ) -> Result<SignCertificateResponse, Status> {
+        runtime().block_on(async {
+            let client = self.client(anchors).await;
+            let mut client = client.map_err(|e| Status::unknown(format!("{e:#}")))?;
+            let call = client.sign_certificate(request);
+            match tokio::time::timeout(Duration::from_secs(10), call).await {
+                Ok(answer) => answer.map(tonic::Response::into_inner),
+                Err(_) => Err(Status::unknown("no answer within 10 s")),
+            }
+        })
+    }
+}
+
+/// A runtime for the asynchronous half of a test.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A request with a fresh key.
+pub fn request(namespace: &str, id: &str, token: &str) -> SignCertificateRequest {
+    let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
+    SignCertificateRequest {
+        id: id.to_owned(),
+        namespace: namespace.to_owned(),
+        token: token.to_owned(),
+        certificate_signing_request: identity::csr_pem(&key).unwrap().into_bytes(),
+        token_validator: 2,
+        ..SignCertificateRequest::default()
+    }
+}
+
+/// The chain of an answer, verified.
+pub fn verified(answer: &SignCertificateResponse, anchors: &TrustAnchors) -> (CertChain, SpiffeId) {
+    let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
+    let id = identity::verify_svid(chain.certs(), anchors, runtime::clock::now()).unwrap();
+    (chain, id)
+}
+
+/// What openssl prints about the leaf of a chain.
+pub fn openssl_text(chain: &CertChain) -> String {
+    let scratch = Scratch::new("leaf").unwrap();
+    let file: PathBuf = scratch.path().join("leaf.pem");
+    std::fs::write(&file, chain.to_pem()).unwrap();
+    let mut command = std::process::Command::new("openssl");
+    command.args(["x509", "-noout", "-text", "-in"]).arg(file);
+    blackbox::process::output(&mut command).unwrap()
+}
