@@ -13,6 +13,7 @@
 //!
 //! Start reading at [`ApiBed`]; `cargo xtask cluster up` is the same code behind a command line.
 
+pub mod actor_app;
 pub mod api_bed;
 pub mod cluster;
 mod containerd;
@@ -39,6 +40,7 @@ pub mod service;
 pub mod tools;
 pub mod wait;
 
+pub use actor_app::ActorApp;
 pub use api_bed::{ApiBed, ApiBedOptions};
 pub use cluster::Cluster;
 pub use daprd::{Daprd, DaprdBuilder};

@@ -1,0 +1,362 @@
+//! Placement as a process, with official sidecars and actors that move between them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use blackbox::{
+    ActorApp, Daprd, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    until,
+};
+use placement::ring::Ring;
+use proto::placement::Host;
+use proto::placement::placement_client::PlacementClient;
+use rustix::process::Signal;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+const STATE_STORE: &str = "
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec:
+  type: state.in-memory
+  version: v1
+  metadata: [{name: actorStateStore, value: 'true'}]
+";
+
+/// Enough that each of a few hosts owns some.
+const ACTORS: usize = 24;
+
+fn soon() -> Deadline {
+    Deadline::seconds(60)
+}
+
+/// A placement process on ports of its own.
+struct Placement {
+    process: Process,
+    port: u16,
+    health: u16,
+    metrics: u16,
+    folder: Scratch,
+    program: std::path::PathBuf,
+    args: Vec<String>,
+}
+
+impl Placement {
+    fn start(extra: &[&str]) -> Self {
+        Self::start_program(&build_binary("placement").unwrap(), extra)
+    }
+
+    fn start_program(program: &Path, extra: &[&str]) -> Self {
+        let [port, health, metrics, peers] = [(); 4].map(|()| environment::free_port().unwrap());
+        let mut args = vec![
+            format!("--port={port}"),
+            format!("--healthz-port={health}"),
+            format!("--metrics-port={metrics}"),
+            format!("--initial-cluster=dapr-placement-0=127.0.0.1:{peers}"),
+            "--listen-address=127.0.0.1".to_owned(),
+            "--healthz-listen-address=127.0.0.1".to_owned(),
+            "--metadata-enabled".to_owned(),
+            "--log-level=debug".to_owned(),
+        ];
+        args.extend(extra.iter().map(ToString::to_string));
+        let folder = Scratch::new("placement").unwrap();
+        let process = spawn(program, &args, &folder).start().unwrap();
+        let program = program.to_owned();
+        let mut placement = Self { process, port, health, metrics, folder, program, args };
+        placement.wait_healthy();
+        placement
+    }
+
+    fn restart(&mut self) {
+        self.process = spawn(&self.program, &self.args, &self.folder).start().unwrap();
+        self.wait_healthy();
+    }
+
+    fn wait_healthy(&mut self) {
+        self.process.wait_for_http(self.health, "/healthz", soon()).unwrap();
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The registered hosts of the namespace `default`.
+    fn hosts(&self) -> Vec<String> {
+        let answer = http::get(self.health, "/placement/state").unwrap().json().unwrap();
+        let hosts = answer.pointer("/tables/default/hosts").and_then(|h| h.as_array().cloned());
+        let name = |h: serde_json::Value| h["name"].as_str().unwrap_or_default().to_owned();
+        hosts.unwrap_or_default().into_iter().map(name).collect()
+    }
+
+    fn wait_for_hosts(&self, count: usize) -> Vec<String> {
+        until(soon(), &format!("{count} hosts in the table"), || {
+            Ok(Some(self.hosts()).filter(|hosts| hosts.len() == count))
+        })
+        .unwrap()
+    }
+
+    fn metric(&self, line: &str) -> Option<f64> {
+        let text = http::get(self.metrics, "/").unwrap().body;
+        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
+    }
+}
+
+fn spawn(program: &Path, args: &[String], folder: &Scratch) -> Spawn {
+    Spawn::new("placement", program, folder.path())
+        .args(args)
+        .env_remove("NAMESPACE")
+        .env_remove("DAPR_PLACEMENT_METADATA_ENABLED")
+}
+
+/// A sidecar, with an app that hosts actors or without any.
+struct Sidecar {
+    daprd: Daprd,
+    app: Option<ActorApp>,
+    _resources: Scratch,
+}
+
+impl Sidecar {
+    /// `types` empty: no app at all.
+    fn start(name: &str, types: &[&str], placement: &Placement) -> Self {
+        Self::start_with(name, types, &placement.address(), &[])
+    }
+
+    fn start_with(name: &str, types: &[&str], placement: &str, env: &[(&str, &str)]) -> Self {
+        let resources = Scratch::new("resources").unwrap();
+        resources.write("store.yaml", STATE_STORE).unwrap();
+        let app = (!types.is_empty()).then(|| ActorApp::start(name, types).unwrap());
+        let mut builder = Daprd::builder(name)
+            .arg(format!("--resources-path={}", resources.path().display()))
+            .arg(format!("--placement-host-address={placement}"))
+            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
+            .env("DAPR_HOST_IP", "127.0.0.1");
+        if let Some(app) = &app {
+            builder = builder.arg(format!("--app-port={}", app.port()));
+        }
+        for (name, value) in env {
+            builder = match name.strip_prefix("--") {
+                Some(_) if value.is_empty() => builder.arg(*name),
+                Some(_) => builder.arg(format!("{name}={value}")),
+                None => builder.env(*name, *value),
+            };
+        }
+        let mut daprd = builder.start().unwrap();
+        daprd.wait_ready(soon()).unwrap();
+        Self { daprd, app, _resources: resources }
+    }
+
+    /// As the ring names it.
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.daprd.internal_port)
+    }
+
+    /// Calls an actor; the answer of the app that hosts it.
+    fn call(&self, id: &str) -> Result<String> {
+        let path = format!("/v1.0/actors/cat/{id}/method/who");
+        let answer = http::request(self.daprd.http_port, "PUT", &path, &[], Some("{}"))?;
+        anyhow::ensure!(answer.is_success(), "{}: {}", answer.status, answer.body);
+        Ok(answer.body)
+    }
+
+    fn wait_until(&self, id: &str, want: &str) {
+        let what = format!("{want:?} at {}", self.daprd.app_id());
+        until(soon(), &what, || Ok(self.call(id).ok().filter(|got| got == want))).unwrap();
+    }
+}
+
+/// Checks that every actor answers, from every sidecar, where the ring says.
+fn assert_actors_are_where_the_ring_says(hosts: &[&Sidecar], callers: &[&Sidecar]) {
+    let names: BTreeMap<String, &str> =
+        hosts.iter().map(|s| (s.host(), s.daprd.app_id())).collect();
+    let ring = Ring::new(names.keys().map(String::as_str), 100);
+    let mut owners = BTreeMap::<&str, usize>::new();
+    for i in 0..ACTORS {
+        let id = format!("tom-{i}");
+        let owner = names[ring.owner(&id).unwrap()];
+        *owners.entry(owner).or_default() += 1;
+        for caller in callers {
+            assert_eq!(caller.call(&id).unwrap(), format!("{owner} {id}"));
+        }
+    }
+    assert_eq!(owners.len(), hosts.len(), "each owns some: {owners:?}");
+}
+
+#[test]
+fn actors_live_where_the_ring_says_and_move_when_their_host_leaves() {
+    let placement = Placement::start(&[]);
+    let a = Sidecar::start("a", &["cat"], &placement);
+    let mut b = Sidecar::start("b", &["cat"], &placement);
+    let caller = Sidecar::start("caller", &[], &placement);
+    assert_eq!(placement.wait_for_hosts(2).len(), 2);
+    assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
+    let before = a.app.as_ref().unwrap().active();
+    assert!(!before.is_empty() && before.len() < ACTORS, "{before:?}");
+
+    b.daprd.process().terminate(soon()).unwrap();
+    assert_eq!(placement.wait_for_hosts(1), [a.host()]);
+    for i in 0..ACTORS {
+        caller.wait_until(&format!("tom-{i}"), &format!("a tom-{i}"));
+    }
+    // Those that were here stayed, so nothing was deactivated without need.
+    assert!(a.app.as_ref().unwrap().active().is_superset(&before));
+    until(soon(), "the gauge of sidecars", || {
+        let gauge = r#"dapr_placement_runtimes_total{host_namespace="default"}"#;
+        Ok(placement.metric(gauge).filter(|n| (1.9..2.1).contains(n)))
+    })
+    .unwrap();
+
+    let c = Sidecar::start("c", &["cat"], &placement);
+    placement.wait_for_hosts(2);
+    until(soon(), "the new host to be used", || {
+        Ok((0..ACTORS)
+            .any(|i| caller.call(&format!("tom-{i}")).is_ok_and(|got| got.starts_with("c ")))
+            .then_some(()))
+    })
+    .unwrap();
+    assert_actors_are_where_the_ring_says(&[&a, &c], &[&a, &c, &caller]);
+}
+
+#[test]
+fn actors_are_back_when_placement_is_back() {
+    let mut placement = Placement::start(&[]);
+    let a = Sidecar::start("a", &["cat"], &placement);
+    let caller = Sidecar::start("caller", &[], &placement);
+    caller.wait_until("tom", "a tom");
+    placement.process.kill();
+    placement.restart();
+    let back = soon();
+    caller.wait_until("tom", "a tom");
+    assert!(back.elapsed() < Duration::from_secs(10), "took {:?}", back.elapsed());
+    assert_eq!(placement.wait_for_hosts(1), [a.host()]);
+}
+
+/// One sidecar is frozen, as on a node that swaps: nobody else may notice more than a round.
+#[test]
+fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
+    let placement = Placement::start(&["--keepalive-time=1s", "--keepalive-timeout=1s"]);
+    let a = Sidecar::start("a", &["cat"], &placement);
+    let mut b = Sidecar::start("b", &["cat"], &placement);
+    let caller = Sidecar::start("caller", &[], &placement);
+    placement.wait_for_hosts(2);
+    caller.wait_until("warm", &caller.call("warm").unwrap());
+
+    let frozen = soon();
+    b.daprd.process().signal(Signal::STOP).unwrap();
+    assert_eq!(placement.wait_for_hosts(1), [a.host()]);
+    for i in 0..ACTORS {
+        caller.wait_until(&format!("tom-{i}"), &format!("a tom-{i}"));
+    }
+    assert!(frozen.elapsed() < Duration::from_secs(12), "took {:?}", frozen.elapsed());
+
+    b.daprd.process().signal(Signal::CONT).unwrap();
+    placement.wait_for_hosts(2);
+    until(soon(), "it to be used again", || {
+        Ok((0..ACTORS)
+            .any(|i| caller.call(&format!("tom-{i}")).is_ok_and(|got| got.starts_with("b ")))
+            .then_some(()))
+    })
+    .unwrap();
+    assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
+}
+
+#[test]
+fn stops_within_five_seconds_and_says_so() {
+    let mut placement = Placement::start(&[]);
+    let _a = Sidecar::start("a", &["cat"], &placement);
+    placement.wait_for_hosts(1);
+    let began = soon();
+    let status = placement.process.terminate(soon()).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+    assert_eq!(status.code(), Some(0));
+    let log = placement.process.log();
+    for line in ["Starting Dapr Placement Service -- version ", "Placement GRPC server stopped"] {
+        assert!(log.contains(line), "{line:?} is not in\n{log}");
+    }
+}
+
+#[test]
+fn refuses_flags_that_it_cannot_serve() {
+    let program = build_binary("placement").unwrap();
+    let two = "--initial-cluster=dapr-placement-0=127.0.0.1:1,dapr-placement-1=127.0.0.1:2";
+    let cases = [
+        (
+            vec![two, "--healthz-port=0", "--metrics-port=0"],
+            1,
+            "election between replicas is not built yet",
+        ),
+        (
+            vec!["--keepalive-time=20s", "--healthz-port=0", "--metrics-port=0"],
+            1,
+            "invalid value for keepalive-time: value should be between 1s and 10s, got 20s",
+        ),
+        (vec!["--no-such-flag"], 2, "--no-such-flag"),
+    ];
+    for (args, code, text) in cases {
+        let folder = Scratch::new("placement").unwrap();
+        let mut process =
+            Spawn::new("placement", &program, folder.path()).args(&args).start().unwrap();
+        let status = until(soon(), "its end", || Ok(process.exit_status())).unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?}: {}", process.log());
+        assert!(process.log().contains(text), "{args:?}: {}", process.log());
+    }
+}
+
+/// Bad input gets the same code and text from us and from the reference.
+#[test]
+fn refuses_in_the_words_of_the_reference() {
+    let good = Host {
+        name: "127.0.0.1:1".into(),
+        id: "a".into(),
+        namespace: "ns".into(),
+        operation: 1,
+        ..Host::default()
+    };
+    let with = |change: &dyn Fn(&mut Host)| {
+        let mut host = good.clone();
+        change(&mut host);
+        host
+    };
+    let bad = [
+        Host::default(),
+        with(&|h| h.id.clear()),
+        with(&|h| h.namespace.clear()),
+        with(&|h| (h.operation, h.version) = (0, Some(1))),
+        with(&|h| h.entities = vec!["dapr.internal".into()]),
+        with(&|h| h.entities = vec!["free".into(), "dapr.internal.ns.b.workflow".into()]),
+        with(&|h| h.entities = vec!["dapr.internal.other.a.workflow".into()]),
+    ];
+    let ours = Placement::start(&[]);
+    let reference = Tool::REFERENCE_PLACEMENT.path().unwrap();
+    let reference = Placement::start_program(&reference, &[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for host in bad {
+        let answers = [&ours, &reference].map(|p| runtime.block_on(refusal(&p.address(), &host)));
+        assert_eq!(answers[0], answers[1], "{host:?}");
+        assert_ne!(answers[0].0, Code::Ok, "{host:?}");
+    }
+}
+
+/// How a stream with that first message ends.
+async fn refusal(address: &str, host: &Host) -> (Code, String) {
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+    let messages = tokio_stream::iter([host.clone()]);
+    let messages = futures::StreamExt::chain(messages, tokio_stream::pending());
+    let ended = async {
+        let mut orders = PlacementClient::new(channel).report_dapr_status(messages).await?;
+        while orders.get_mut().message().await?.is_some() {}
+        Ok::<_, tonic::Status>(())
+    };
+    match tokio::time::timeout(Duration::from_secs(20), ended).await.expect("an end") {
+        Ok(()) => (Code::Ok, String::new()),
+        Err(status) => (status.code(), status.message().to_owned()),
+    }
+}
