@@ -268,6 +268,64 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
     assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
 }
 
+/// All three with identities from our sentry.
+#[test]
+fn serves_sidecars_over_mtls() {
+    let sentry = Sentry::start();
+    let anchors = sentry.folder.path().join("ca.crt");
+    let address = format!("127.0.0.1:{}", sentry.port);
+    let placement = Placement::start(&[
+        "--tls-enabled",
+        &format!("--trust-anchors-file={}", anchors.display()),
+        &format!("--sentry-address={address}"),
+    ]);
+    let anchors = std::fs::read_to_string(anchors).unwrap();
+    let mtls = [
+        ("--enable-mtls", ""),
+        ("--sentry-address", address.as_str()),
+        ("DAPR_TRUST_ANCHORS", anchors.as_str()),
+    ];
+    let start =
+        |name, types: &[&str]| Sidecar::start_with(name, types, &placement.address(), &mtls);
+    let (a, b) = (start("a", &["cat"]), start("b", &["cat"]));
+    let caller = start("caller", &[]);
+    placement.wait_for_hosts(2);
+    assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
+
+    let host = Host { id: "a".into(), namespace: "default".into(), ..Host::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (code, _) = runtime.block_on(refusal(&placement.address(), &host));
+    assert_ne!(code, Code::Ok, "without a certificate");
+    assert_eq!(placement.hosts().len(), 2);
+}
+
+/// Our sentry, self-hosted, with a CA that it made.
+struct Sentry {
+    _process: Process,
+    port: u16,
+    folder: Scratch,
+}
+
+impl Sentry {
+    fn start() -> Self {
+        let folder = Scratch::new("sentry").unwrap();
+        let config = folder.write("config.yaml", "").unwrap();
+        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
+        let mut process = Spawn::new("sentry", build_binary("sentry").unwrap(), folder.path())
+            .arg(format!("--port={port}"))
+            .arg(format!("--healthz-port={health}"))
+            .arg(format!("--metrics-port={metrics}"))
+            .arg(format!("--config={}", config.display()))
+            .arg(format!("--issuer-credentials={}", folder.path().display()))
+            .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
+            .env_remove("NAMESPACE")
+            .start()
+            .unwrap();
+        process.wait_for_http(health, "/healthz", soon()).unwrap();
+        Self { _process: process, port, folder }
+    }
+}
+
 #[test]
 fn stops_within_five_seconds_and_says_so() {
     let mut placement = Placement::start(&[]);
