@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::environment;
 
@@ -89,19 +89,29 @@ enum Linking {
     Static,
 }
 
-/// Builds a program with cargo and returns its file. Asked again, it answers from memory.
+/// Builds all services with one call of cargo, so that they share its cores and one choice of
+/// features, and returns the program of one. Asked again, it answers from memory.
 fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
-    static BUILT: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
-    let key = format!("{service:?} {linking:?} {profile}");
+    static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
+    let key = format!("{linking:?} {profile}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
     let built = built.get_or_insert_default();
-    if let Some(file) = built.get(&key) {
-        return Ok(file.clone());
+    if !built.contains_key(&key) {
+        built.insert(key.clone(), build_all(linking, profile)?);
     }
+    let messages = built.get(&key).map(String::as_str).unwrap_or_default();
+    executable(messages, service.binary())
+        .with_context(|| format!("cargo named no executable for {}", service.binary()))
+}
+
+/// Cargo's messages about the build of every service.
+fn build_all(linking: Linking, profile: &str) -> Result<String> {
     let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", profile]);
-    command.args(["--package", service.package(), "--bin", service.binary()]);
+    for service in Service::ALL {
+        command.args(["--package", service.package()]);
+    }
     command.args(["--message-format", "json-render-diagnostics"]);
     if linking == Linking::Static {
         // The flags must not reach build scripts and macros; with a target named, they do not.
@@ -112,13 +122,8 @@ fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
     command.current_dir(environment::workspace());
     let done =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("run cargo")?;
-    if !done.status.success() {
-        bail!("{} does not compile, see above", service.package());
-    }
-    let file = executable(&String::from_utf8_lossy(&done.stdout), service.binary())
-        .with_context(|| format!("cargo named no executable for {}", service.binary()))?;
-    built.insert(key, file.clone());
-    Ok(file)
+    ensure!(done.status.success(), "the services do not compile, see above");
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 /// The executable that cargo's messages name for a binary.
