@@ -113,7 +113,7 @@ fn describe(pod: &PodView<'_>, namespace: &str) -> String {
     let name = printable(&pod.display_name());
     let owner = pod
         .owner()
-        .map(|(kind, name)| format!(" of {} {}", printable(kind), printable(name)))
+        .map(|owner| format!(" of {} {}", printable(&owner.kind), printable(&owner.name)))
         .unwrap_or_default();
     format!("pod {namespace}/{name}{owner}")
 }

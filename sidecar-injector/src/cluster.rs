@@ -10,16 +10,20 @@ use futures::{StreamExt as _, pin_mut};
 use json_patch::Patch;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PatchParams};
+use k8s_openapi::api::events::v1::Event as K8sEvent;
+use kube::api::{
+    ApiResource, DynamicObject, GroupVersionKind, ListParams, PatchParams, PostParams,
+};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use resources::annotations::ANNOTATION_COMPONENT_CONTAINER;
 use resources::names;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::ca_bundle::Seen;
 use crate::components::ComponentContainer;
+use crate::events::{Limiter, Report};
 use crate::live::{Components, Live};
 
 /// How often the control plane's Configuration is read. Its one switch is hardly ever turned.
@@ -157,6 +161,28 @@ impl Cluster {
         call(self.webhooks().patch_metadata(name, &PatchParams::default(), &patch))
             .await
             .map(|_| ())
+    }
+
+    /// Sends events about owners of pods, until dropped. Without the right to, it says so once.
+    pub async fn send_events(self, mut reports: mpsc::Receiver<Report>) {
+        let instance = runtime::environment::hostname();
+        let mut limiter = Limiter::default();
+        let mut failing = false;
+        while let Some(report) = reports.recv().await {
+            if !limiter.admits(&report, runtime::clock::monotonic()) {
+                continue;
+            }
+            let api: Api<K8sEvent> = Api::namespaced(self.client.clone(), report.namespace());
+            let event = report.into_event(&instance, runtime::clock::now());
+            match call(api.create(&PostParams::default(), &event)).await {
+                Ok(_) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(target: LOG, "owners of pods are not told by events: {}", runtime::chain(&error));
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     fn webhooks(&self) -> Api<MutatingWebhookConfiguration> {

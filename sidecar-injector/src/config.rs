@@ -75,6 +75,8 @@ pub struct Config {
     pub allowed: AllowList,
     /// Mark pods that are left without a sidecar because of their creator.
     pub mark_skipped: bool,
+    /// Tell the owners of pods by Kubernetes events.
+    pub events: bool,
     /// What every sidecar has in common.
     pub settings: Settings,
     /// Remarks on the settings, for the log.
@@ -163,6 +165,7 @@ impl Flags {
                 .unwrap_or(names::APP_ID_INJECTOR.to_owned()),
             allowed: AllowList::parse(lists.iter().flatten().map(String::as_str))?,
             mark_skipped: env.switch("MARK_SKIPPED_PODS", false),
+            events: env.switch("INJECTION_EVENTS", false),
             settings,
             remarks,
         })

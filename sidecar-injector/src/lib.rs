@@ -23,6 +23,7 @@ pub mod components;
 pub mod config;
 pub mod daprd_version;
 pub mod error;
+pub mod events;
 pub mod glob;
 pub mod keeper;
 pub mod live;
@@ -49,6 +50,7 @@ use anyhow::Context as _;
 use identity::KeyKind;
 use runtime::kubernetes::Precedence;
 use runtime::{Scope, environment};
+use tokio::sync::mpsc;
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 use transport::tls::{self, Alpn, ClientAuth};
@@ -66,6 +68,8 @@ const TOKENS: [&str; 2] = [
 /// How long open requests may take to end once nothing new is accepted. With the delay before it
 /// below the 20 seconds that the process has.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Events that wait to be sent; more are dropped, because no request may wait for them.
+const MAX_WAITING_REPORTS: usize = 256;
 
 impl Surroundings {
     /// What this machine says.
@@ -115,10 +119,20 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     tracing::info!(target: "dapr.injector.service",
         "Sidecar injector is listening on {}, patching Dapr-enabled pods", listener.local_addr()?);
-    let keeper = keeper::Keeper::new(cluster, svid.clone(), webhook_ready, metrics.clone());
     let delay = config.shutdown_delay;
-    let webhook =
-        server::Webhook { config: Arc::new(config), live, anchors: svid.anchors(), metrics };
+    let reports = config.events.then(|| {
+        let (send, receive) = mpsc::channel(MAX_WAITING_REPORTS);
+        spawn(&scope, "events", cluster.clone().send_events(receive));
+        send
+    });
+    let keeper = keeper::Keeper::new(cluster, svid.clone(), webhook_ready, metrics.clone());
+    let webhook = server::Webhook {
+        config: Arc::new(config),
+        live,
+        anchors: svid.anchors(),
+        metrics,
+        reports,
+    };
     let server = transport::Server::new("injector-service", listener, server::router(webhook))
         .tls(tls::server(&svid, ClientAuth::None, Alpn::Https)?)
         .lame_duck(delay)

@@ -6,6 +6,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::events::Owner;
+
 /// A checked view of a pod's JSON. An absent member, `null` and an empty collection are alike.
 #[derive(Debug, Clone, Copy)]
 pub struct PodView<'a> {
@@ -64,15 +66,21 @@ impl<'a> PodView<'a> {
         }
     }
 
-    /// Kind and name of the object that controls this pod.
-    pub fn owner(&self) -> Option<(&'a str, &'a str)> {
+    /// The object that controls this pod.
+    pub fn owner(&self) -> Option<Owner> {
         let owners = self.metadata?.get("ownerReferences")?.as_array()?;
         let owner = owners
             .iter()
             .find(|o| o.get("controller") == Some(&Value::Bool(true)))
             .or_else(|| owners.first())?
             .as_object();
-        Some((text(owner, "kind"), text(owner, "name")))
+        let member = |key| text(owner, key).to_owned();
+        Some(Owner {
+            api_version: member("apiVersion"),
+            kind: member("kind"),
+            name: member("name"),
+            uid: member("uid"),
+        })
     }
 
     /// The containers, without init containers.

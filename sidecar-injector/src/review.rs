@@ -9,6 +9,7 @@ use resources::names;
 use serde_json::{Value, json};
 
 use crate::allow::{AllowList, UserInfo};
+use crate::events::Owner;
 use crate::mutate::{Change, InjectError, Situation, Skip, mutate};
 use crate::patch::PatchWriter;
 use crate::pod::PodView;
@@ -39,6 +40,8 @@ pub struct Request {
     kind: Option<Kind>,
     #[serde(default)]
     namespace: Option<String>,
+    #[serde(default)]
+    dry_run: Option<bool>,
     #[serde(default)]
     user_info: Option<UserInfo>,
     #[serde(default)]
@@ -111,6 +114,28 @@ impl Review {
     /// The namespace of the request.
     pub fn namespace(&self) -> &str {
         self.request.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Whether nothing will be stored.
+    pub fn is_dry_run(&self) -> bool {
+        self.request.dry_run.unwrap_or_default()
+    }
+
+    /// The object that controls the pod.
+    pub fn owner(&self) -> Option<Owner> {
+        PodView::parse(&self.request.object).ok()?.owner()
+    }
+
+    /// The request as the log names it. Source of the words: Dapr 1.18.
+    pub fn describe(&self) -> String {
+        let pod = PodView::parse(&self.request.object);
+        let name = pod.map_or_else(|_| String::new(), |pod| pod.display_name());
+        format!(
+            "AdmissionReview for Kind=/v1, Kind=Pod, Namespace={} Name={name} UID={} UserInfo={}",
+            self.namespace(),
+            self.request.uid,
+            self.user().username
+        )
     }
 
     /// Decides. `trust_anchors` is `None` in a situation that has none yet.

@@ -11,10 +11,11 @@ use axum::routing::any;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
 use identity::TrustAnchors;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::error::BadRequest;
+use crate::events::Report;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::mutate::Situation;
@@ -36,6 +37,8 @@ pub struct Webhook {
     pub anchors: watch::Receiver<Arc<TrustAnchors>>,
     /// Metrics.
     pub metrics: Metrics,
+    /// Where events for owners go; `None` when they are off.
+    pub reports: Option<mpsc::Sender<Report>>,
 }
 
 /// The routes: `/mutate`, whatever the method. Everything else is 404.
@@ -113,6 +116,10 @@ impl Webhook {
         let verdict = review.decide(Some(&situation), &creators);
         self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings().len());
         log(review, &verdict);
+        if let Some((reports, report)) = self.reports.as_ref().zip(Report::of(review, &verdict)) {
+            // A full queue: the next pod of this owner tells the same.
+            let _ = reports.try_send(report);
+        }
         match serde_json::to_vec(&review.answer(&verdict)) {
             Ok(body) => {
                 let json = HeaderValue::from_static("application/json");
@@ -126,6 +133,9 @@ impl Webhook {
 }
 
 fn log(review: &Review, verdict: &Verdict) {
+    if !matches!(verdict.ending, Ending::Skipped(_) | Ending::WrongKind { .. }) {
+        tracing::info!(target: "dapr.injector.service", "{}", review.describe());
+    }
     let (app, namespace) = (verdict.app.as_str(), review.namespace());
     match &verdict.ending {
         Ending::Injected => {

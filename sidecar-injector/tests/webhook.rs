@@ -54,7 +54,13 @@ async fn serve() -> Served {
     let config =
         Flags::parse_from(["injector"]).into_config(var, &Surroundings::default()).unwrap();
     let metrics = Metrics::register(scope.metrics()).unwrap();
-    let webhook = Webhook { config: Arc::new(config), live: Live::default(), anchors, metrics };
+    let webhook = Webhook {
+        config: Arc::new(config),
+        live: Live::default(),
+        anchors,
+        metrics,
+        reports: None,
+    };
     let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let tls = tls::server(&svid, ClientAuth::None, Alpn::Https).unwrap();

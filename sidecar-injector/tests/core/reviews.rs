@@ -4,6 +4,7 @@ use base64::Engine as _;
 use rstest::rstest;
 use serde_json::{Value, json};
 use sidecar_injector::allow::AllowList;
+use sidecar_injector::events::Report;
 use sidecar_injector::mutate::Skip;
 use sidecar_injector::review::{Creators, Ending, Review, Verdict};
 
@@ -200,4 +201,44 @@ fn a_container_that_came_later_gets_its_variables() {
     let (verdict, _) = decide(&review(&pod));
     assert_eq!(verdict.ending, Ending::Injected);
     insta::assert_json_snapshot!(json!(verdict.patch()));
+}
+
+/// The review of a pod that a replica set owns.
+fn owned(annotations: &Value) -> Value {
+    let mut pod = pod(annotations);
+    pod["metadata"]["ownerReferences"] = json!([
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "o-1", "controller": true}
+    ]);
+    review(&pod)
+}
+
+/// Reason, type and note of the event for a review.
+fn told(review: &Value) -> Option<[String; 3]> {
+    let (verdict, _) = decide(review);
+    let review = Review::parse(review.to_string().as_bytes()).unwrap();
+    let report = Report::of(&review, &verdict)?;
+    let event = report.into_event("pod", jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("o-1"));
+    Some([event.reason.unwrap(), event.type_.unwrap(), event.note.unwrap()])
+}
+
+#[test]
+fn owners_are_told_what_became_of_their_pods() {
+    let stories = [
+        owned(&json!({})),
+        owned(&json!({"dapr.io/app-port": "x"})),
+        owned(&json!({"dapr.io/app-id": "Bad"})),
+        stranger(owned(&json!({}))),
+    ];
+    let told: Vec<String> = stories.iter().map(|r| told(r).unwrap().join(" | ")).collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn nobody_is_told_of_dry_runs_and_pods_that_want_nothing() {
+    let mut dry = owned(&json!({}));
+    dry["request"]["dryRun"] = json!(true);
+    assert_eq!(told(&dry), None);
+    assert_eq!(told(&owned(&json!({"dapr.io/enabled": "false"}))), None);
+    assert_eq!(told(&review(&pod(&json!({})))), None, "no owner");
 }
