@@ -87,9 +87,10 @@ impl Spawn {
         self
     }
 
-    /// Removes an inherited environment variable.
+    /// Removes an environment variable, inherited or set so far; a later [`Spawn::env`] wins.
     #[must_use]
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.retain(|(set, _)| set != name.as_ref());
         self.unset.push(name.as_ref().to_owned());
         self
     }
@@ -131,10 +132,11 @@ impl Spawn {
         words.extend(self.args);
         let mut words = words.into_iter();
         let mut command = Command::new(words.next().context("empty command")?);
-        command.args(words).envs(self.env);
+        command.args(words);
         for name in self.unset {
             command.env_remove(name);
         }
+        command.envs(self.env);
         if let Some(folder) = self.folder {
             command.current_dir(folder);
         }

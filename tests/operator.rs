@@ -1,0 +1,456 @@
+//! The operator as a process, against a real API server, our sentry, the official sidecar and the
+//! reference operator.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are tests"
+)]
+
+#[path = "operator/stage.rs"]
+mod stage;
+
+use std::{fs, time::Duration};
+
+use blackbox::{Daprd, Deadline, Redis, environment, http, until};
+use bytes::Bytes;
+use proto::operator::{
+    ComponentUpdateRequest, GetConfigurationRequest, ListComponentsRequest,
+    ListHttpEndpointsRequest, ListMcpServersRequest, ListResiliencyRequest,
+    ListSubscriptionsRequest, ListWorkflowAccessPolicyRequest, ResourceEventType,
+};
+use serde_json::{Value, json};
+use tonic::{Code, Status, Streaming};
+
+use stage::{PATIENCE, Sidecar, Stage};
+
+fn patience() -> Deadline {
+    Deadline::seconds(PATIENCE)
+}
+
+fn parsed(bodies: &[Bytes]) -> Vec<Value> {
+    bodies.iter().map(|body| serde_json::from_slice(body).unwrap()).collect()
+}
+
+fn name(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap()
+}
+
+impl Sidecar {
+    fn components(&mut self) -> Result<Vec<Value>, Status> {
+        let request = ListComponentsRequest { namespace: self.namespace.clone() };
+        let answer = self.runtime.block_on(self.client.list_components(request))?;
+        Ok(parsed(&answer.into_inner().components))
+    }
+
+    fn component_names(&mut self) -> Vec<String> {
+        self.components().unwrap().iter().map(|c| name(c).to_owned()).collect()
+    }
+
+    fn configuration(&mut self, name: &str) -> Result<Value, Status> {
+        let request =
+            GetConfigurationRequest { name: name.to_owned(), namespace: self.namespace.clone() };
+        let answer = self.runtime.block_on(self.client.get_configuration(request))?;
+        Ok(serde_json::from_slice(&answer.into_inner().configuration).unwrap())
+    }
+
+    fn subscriptions(&mut self) -> Vec<Value> {
+        let request = ListSubscriptionsRequest { namespace: self.namespace.clone() };
+        let answer = self.runtime.block_on(self.client.list_subscriptions_v2(request));
+        parsed(&answer.unwrap().into_inner().subscriptions)
+    }
+
+    /// Everything that a sidecar asks for at its start, by kind.
+    fn everything(&mut self) -> Vec<(&'static str, Vec<Value>)> {
+        let namespace = self.namespace.clone();
+        let (runtime, client) = (&self.runtime, &mut self.client);
+        let request = ListResiliencyRequest { namespace: namespace.clone() };
+        let resiliencies = runtime.block_on(client.list_resiliency(request)).unwrap();
+        let request = ListHttpEndpointsRequest { namespace: namespace.clone() };
+        let endpoints = runtime.block_on(client.list_http_endpoints(request)).unwrap();
+        let request = ListMcpServersRequest { namespace: namespace.clone() };
+        let servers = runtime.block_on(client.list_mcp_servers(request)).unwrap();
+        let request = ListWorkflowAccessPolicyRequest { namespace };
+        let policies = runtime.block_on(client.list_workflow_access_policy(request)).unwrap();
+        let mut all = vec![
+            ("components", self.components().unwrap()),
+            ("subscriptions", self.subscriptions()),
+            ("resiliencies", parsed(&resiliencies.into_inner().resiliencies)),
+            ("httpendpoints", parsed(&endpoints.into_inner().http_endpoints)),
+            ("mcpservers", parsed(&servers.into_inner().mcp_servers)),
+            ("workflowaccesspolicies", parsed(&policies.into_inner().policies)),
+        ];
+        for (_, objects) in &mut all {
+            objects.sort_by_key(|object| name(object).to_owned());
+        }
+        all
+    }
+
+    fn open_components(&mut self) -> Streaming<proto::operator::ComponentUpdateEvent> {
+        let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
+        self.runtime.block_on(self.client.component_update(request)).unwrap().into_inner()
+    }
+
+    fn next(
+        &self,
+        stream: &mut Streaming<proto::operator::ComponentUpdateEvent>,
+    ) -> (ResourceEventType, Value) {
+        let limit = Duration::from_secs(PATIENCE);
+        let event =
+            self.runtime.block_on(async { tokio::time::timeout(limit, stream.message()).await });
+        let event = event.expect("no event came").unwrap().expect("the stream ended");
+        (event.r#type(), serde_json::from_slice(&event.component).unwrap())
+    }
+}
+
+fn component(name: &str, more: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n\
+         spec: {{type: state.in-memory, version: v1, metadata: []}}\n{more}\n---\n"
+    )
+}
+
+fn component_with_secret(name: &str, secret: &str, more: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n\
+         spec: {{type: state.in-memory, version: v1, metadata: [{{name: password, \
+         secretKeyRef: {{name: {secret}, key: password}}}}]}}\n{more}\n---\n"
+    )
+}
+
+fn secret(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{password: hunter2}}\n---\n"
+    )
+}
+
+/// Warning Events on an object.
+fn warnings(stage: &Stage, namespace: &str, object: &str) -> Vec<String> {
+    let events = stage.bed.get(&["events", "-n", namespace]).unwrap();
+    let events = events["items"].as_array().unwrap().iter();
+    events
+        .filter(|e| e["type"] == "Warning" && e["involvedObject"]["name"] == object)
+        .map(|e| format!("{}: {}", e["reason"].as_str().unwrap(), e["message"].as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn crds_refuse_what_no_sidecar_accepts() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("crd").unwrap();
+    let refused = |manifest: &str| {
+        let args = ["create", "-n", &namespace, "-f", "-"];
+        stage.bed.cluster().kubectl_with_input(&args, manifest).unwrap_err().to_string()
+    };
+    let two = refused(
+        "apiVersion: dapr.io/v1alpha1\nkind: MCPServer\nmetadata: {name: a}\n\
+        spec: {endpoint: {sse: {url: http://a}, stdio: {command: b}}}",
+    );
+    assert!(two.contains("exactly one of streamableHTTP, sse, or stdio must be set"), "{two}");
+    let empty = refused(
+        "apiVersion: dapr.io/v1alpha1\nkind: WorkflowAccessPolicy\n\
+        metadata: {name: a}\nspec: {rules: [{callers: [{appID: a}]}]}",
+    );
+    assert!(
+        empty.contains("at least one of workflows or activities must contain a rule"),
+        "{empty}"
+    );
+    let untyped = refused(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: a}\n\
+        spec: {version: v1, metadata: []}",
+    );
+    assert!(untyped.contains("spec.type"), "{untyped}");
+
+    stage.apply(
+        &namespace,
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\n\
+        metadata: {name: c}\nspec: {tracing: {samplingRate: '1'}}",
+    );
+    let stored = stage.bed.get(&["configuration.dapr.io", "c", "-n", &namespace]).unwrap();
+    assert_eq!(stored["spec"]["metric"], json!({"enabled": true}), "the CLI dereferences it");
+    assert_eq!(stored["spec"]["metrics"], json!({"enabled": true}));
+}
+
+#[test]
+fn secret_of_a_component_is_filled_in_and_a_missing_one_harms_only_its_app() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("secrets").unwrap();
+    stage.apply(
+        &namespace,
+        &(secret("redis")
+            + &component_with_secret("good", "redis", "scopes: [orders]")
+            + &component_with_secret("broken", "gone", "scopes: [bills]")),
+    );
+    let port = stage.operator.port;
+    let mut orders = stage.sidecar(&namespace, "orders", port);
+    let mut bills = stage.sidecar(&namespace, "bills", port);
+    let got = until(patience(), "the component", || Ok(orders.components()?.pop())).unwrap();
+    assert_eq!(got["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
+
+    let status = until(patience(), "the refusal", || Ok(bills.components().err())).unwrap();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::FailedPrecondition, "Secret \"gone\" not found")
+    );
+    assert_eq!(orders.component_names(), ["good"]);
+    until(patience(), "the event", || Ok(warnings(stage, &namespace, "broken").pop())).unwrap();
+
+    stage.apply(&namespace, &secret("gone"));
+    assert_eq!(bills.component_names(), ["broken"], "secrets are read when they are needed");
+}
+
+#[test]
+fn undecodable_object_is_left_out_and_reported() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("undecodable").unwrap();
+    let otel = |name: &str, timeout: &str| {
+        format!(
+            "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: {name}}}\n\
+            spec: {{tracing: {{samplingRate: '1', otel: {{protocol: grpc, endpointAddress: 'c:1', \
+            isSecure: false, timeout: {timeout}}}}}}}\n---\n"
+        )
+    };
+    stage.apply(&namespace, &(otel("bad", "1d") + &otel("good", "5s")));
+    // The same for an operator that finds the object there when it starts.
+    let late = stage.another_operator();
+    for port in [stage.operator.port, late.port] {
+        let mut app = stage.sidecar(&namespace, "orders", port);
+        let good =
+            until(patience(), "the good one", || Ok(app.configuration("good").ok())).unwrap();
+        assert_eq!(good["spec"]["tracing"]["otel"]["timeout"], "5s");
+        assert_eq!(app.configuration("bad").unwrap_err().code(), Code::NotFound);
+    }
+    let said =
+        until(patience(), "the event", || Ok(warnings(stage, &namespace, "bad").pop())).unwrap();
+    assert!(said.starts_with("Undecodable: ") && said.contains("1d"), "{said}");
+}
+
+#[test]
+fn changes_reach_open_streams_as_the_scope_sees_them() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("streams").unwrap();
+    let mut orders = stage.sidecar(&namespace, "orders", stage.operator.port);
+    let mut stream = orders.open_components();
+    let mut expect = |want: ResourceEventType, object: &str| {
+        let (event, body) = orders.next(&mut stream);
+        assert_eq!((event, name(&body)), (want, object));
+    };
+    stage.apply(&namespace, &component("hidden", "scopes: [bills]"));
+    stage.apply(&namespace, &component("store", ""));
+    expect(ResourceEventType::Created, "store");
+    // Deaf streams were the worst of it: this one cannot be sent, all later ones can.
+    stage.apply(&namespace, &component_with_secret("broken", "gone", ""));
+    stage.apply(&namespace, &component("store", "scopes: [orders]"));
+    expect(ResourceEventType::Updated, "store");
+    stage.apply(&namespace, &component("hidden", "scopes: [bills, orders]"));
+    expect(ResourceEventType::Created, "hidden");
+    stage.apply(&namespace, &component("store", "scopes: [bills]"));
+    expect(ResourceEventType::Deleted, "store");
+    stage.bed.kubectl(&["delete", "component.dapr.io", "hidden", "-n", &namespace]).unwrap();
+    expect(ResourceEventType::Deleted, "hidden");
+}
+
+#[test]
+fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("conversion").unwrap();
+    let written = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
+        spec: {pubsubname: p, topic: t, route: /r}\n---\n\
+        apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: new}\n\
+        spec: {pubsubname: p, topic: t, routes: {default: /d, rules: [{match: 'true', path: /m}]}}\n";
+    stage.apply(&namespace, written);
+    let get = |version: &str, name: &str| {
+        let kind = format!("subscriptions.{version}.dapr.io");
+        stage.bed.get(&[&kind, name, "-n", &namespace])
+    };
+    assert_eq!(get("v2alpha1", "old").unwrap()["spec"]["routes"], json!({"default": "/r"}));
+    assert_eq!(get("v1alpha1", "new").unwrap()["spec"]["route"], "/d");
+
+    // What `kubectl edit` does with the old version must not lose the rules.
+    let edited = get("v1alpha1", "new").unwrap().to_string().replace("\"t\"", "\"other\"");
+    let replace = ["replace", "-n", &namespace, "-f", "-"];
+    stage.bed.cluster().kubectl_with_input(&replace, &edited).unwrap();
+    let new = get("v2alpha1", "new").unwrap();
+    assert_eq!(new["spec"]["topic"], "other");
+    assert_eq!(new["spec"]["routes"]["rules"], json!([{"match": "true", "path": "/m"}]));
+
+    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+    let served =
+        until(patience(), "both", || Ok(Some(app.subscriptions()).filter(|s| s.len() == 2)));
+    let served = served.unwrap();
+    assert_eq!(served[1]["apiVersion"], "dapr.io/v2alpha1");
+    assert_eq!(served[1]["spec"]["routes"]["default"], "/r");
+
+    let reset = r#"[{"op": "replace", "path": "/spec/conversion/webhook/clientConfig/service/namespace", "value": "replaceme"},
+        {"op": "remove", "path": "/spec/conversion/webhook/clientConfig/caBundle"}]"#;
+    stage
+        .bed
+        .kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", reset])
+        .unwrap();
+    until(patience(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
+}
+
+#[test]
+fn services_follow_their_workloads() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("services").unwrap();
+    let deployment = |app_id: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: orders}}\nspec: {{replicas: 0, \
+            selector: {{matchLabels: {{app: orders}}}}, template: {{metadata: {{labels: {{app: orders}}, \
+            annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {app_id}}}}}, \
+            spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n"
+        )
+    };
+    let service = |name: &str| {
+        let name = format!("{name}-dapr");
+        stage.bed.get(&["service", &name, "-n", &namespace]).ok()
+    };
+    stage.apply(&namespace, &deployment("orders"));
+    let made = until(patience(), "the service", || Ok(service("orders"))).unwrap();
+    assert_eq!(made["spec"]["clusterIP"], "None");
+    assert_eq!(made["spec"]["selector"], json!({"app": "orders"}));
+    assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "Deployment");
+    assert_eq!(made["spec"]["ports"][2]["port"], 50002);
+
+    stage.bed.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
+    let again = until(patience(), "the service again", || Ok(service("orders"))).unwrap();
+    assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
+
+    stage.apply(&namespace, &deployment("bills"));
+    until(patience(), "the new service", || Ok(service("bills"))).unwrap();
+    until(patience(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
+        .unwrap();
+
+    stage.apply(&namespace, &deployment("'Not Valid'"));
+    let said =
+        until(patience(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
+    assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
+}
+
+/// The official sidecar in Kubernetes mode, as the injector would start it.
+fn daprd(stage: &Stage, namespace: &str, operator_port: u16) -> Daprd {
+    Daprd::builder("orders")
+        .args(["--mode", "kubernetes", "--enable-mtls", "--config", "appconfig"])
+        .args(["--placement-host-address", "", "--disable-builtin-k8s-secret-store"])
+        .args(["--control-plane-address", &format!("127.0.0.1:{operator_port}")])
+        .args(["--sentry-address", &format!("127.0.0.1:{}", stage.sentry_port)])
+        .env("DAPR_TRUST_ANCHORS", &stage.anchors)
+        .env("NAMESPACE", namespace)
+        .env("POD_NAME", "orders-0")
+        .env("DAPR_CONTROLPLANE_NAMESPACE", stage::SYSTEM)
+        .env("DAPR_CONTROLPLANE_TRUST_DOMAIN", "cluster.local")
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .start()
+        .unwrap()
+}
+
+fn loaded(sidecar: &Daprd, component: &str) -> bool {
+    let metadata = sidecar.metadata().unwrap_or_default();
+    let components = metadata["components"].as_array().cloned().unwrap_or_default();
+    components.iter().any(|c| c["name"] == component)
+}
+
+#[test]
+fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("daprd").unwrap();
+    let redis = Redis::start(Some("hunter2")).unwrap();
+    stage.apply(
+        &namespace,
+        &(secret("redis")
+            + &format!(
+                "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: store}}\n\
+         spec: {{type: state.redis, version: v1, metadata: [{{name: redisHost, value: '{}'}}, \
+         {{name: redisPassword, secretKeyRef: {{name: redis, key: password}}}}]}}\n---\n\
+         apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: appconfig}}\n\
+         spec: {{metrics: {{enabled: true}}}}\n",
+                redis.host()
+            )),
+    );
+    let mut operator = stage.another_operator();
+    let mut app = daprd(stage, &namespace, operator.port);
+    app.wait_outbound_ready(patience()).unwrap();
+    let state = json!([{"key": "k", "value": "v"}]);
+    let saved = http::post(app.http_port, "/v1.0/state/store", &state);
+    assert!(saved.unwrap().is_success(), "the password of the Secret opened Redis");
+
+    stage.apply(&namespace, &component("added", ""));
+    until(patience(), "the reload", || Ok(loaded(&app, "added").then_some(()))).unwrap();
+    stage.bed.kubectl(&["delete", "component.dapr.io", "added", "-n", &namespace]).unwrap();
+    until(patience(), "the unload", || Ok((!loaded(&app, "added")).then_some(()))).unwrap();
+
+    // SIGTERM with seven open streams: an orderly end, at once.
+    let stop = Deadline::seconds(10);
+    let status = operator.process.terminate(stop).unwrap();
+    assert!(status.success(), "{status}: {}", operator.process.log());
+    stage.apply(&namespace, &component("meanwhile", ""));
+    let spawn = stage.spawn("restarted").arg("--disable-service-reconciler");
+    // Go's flags and ours: the last one wins.
+    let mut operator = spawn.arg(&format!("--port={}", operator.port)).start_operator().unwrap();
+    operator.wait_ready().unwrap();
+    until(patience(), "what changed meanwhile", || Ok(loaded(&app, "meanwhile").then_some(())))
+        .unwrap();
+    assert!(app.process().is_running());
+}
+
+#[test]
+fn json_is_what_the_reference_sends() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("reference").unwrap();
+    let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
+    stage.apply(&namespace, &fs::read_to_string(samples).unwrap());
+    let reference = stage.reference_operator();
+    let mut ours = stage.sidecar(&namespace, "orders", stage.operator.port);
+    let mut theirs = stage.sidecar(&namespace, "orders", reference.port);
+    let wanted = until(patience(), "the reference's answers", || {
+        let all = theirs.everything();
+        Ok(all.iter().all(|(_, objects)| !objects.is_empty()).then_some(all))
+    });
+    for ((kind, got), (_, want)) in ours.everything().into_iter().zip(wanted.unwrap()) {
+        assert_eq!(got.len(), want.len(), "{kind}");
+        for (got, want) in got.into_iter().zip(want) {
+            assert_eq!(comparable(got), comparable(want), "{kind}");
+        }
+    }
+    for name in ["zeroes", "full", "empty"] {
+        let (got, want) = (ours.configuration(name).unwrap(), theirs.configuration(name).unwrap());
+        assert_eq!(comparable(got), comparable(want), "configuration {name}");
+    }
+}
+
+/// Without what we leave out on purpose, and durations in Go's normal form as a sidecar reads them.
+fn comparable(mut object: Value) -> Value {
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    metadata.remove("managedFields");
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        }
+    }
+    object
+}
+
+#[test]
+fn start_fails_with_a_clear_word() {
+    let stage = Stage::shared();
+    let outcome = |spawn: stage::OperatorSpawn| {
+        let mut operator = spawn.start_operator().unwrap();
+        let status = until(patience(), "the end", || Ok(operator.process.exit_status())).unwrap();
+        (status.code(), operator.process.log())
+    };
+    let (code, log) = outcome(stage.spawn("bad-flag").arg("--no-such-flag"));
+    assert_eq!(code, Some(2), "{log}");
+    let (code, log) = outcome(stage.spawn("bad-interval").args(["--watch-interval", "5"]));
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("--watch-interval"), "{log}");
+    let (code, log) = outcome(stage.spawn("no-config").args(["--config", "absent"]));
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("read Configuration dapr-system/absent"), "{log}");
+    let mut spawn = stage.spawn("no-namespace");
+    spawn.spawn = spawn.spawn.env_remove("NAMESPACE");
+    let (code, log) = outcome(spawn);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("'NAMESPACE' environment variable not set"), "{log}");
+}

@@ -1,0 +1,255 @@
+//! A real API server, our sentry and our operator, shared by the tests of this suite.
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use anyhow::{Context as _, Result};
+use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment};
+use identity::{KeyKind, SpiffeId, TrustDomain};
+use proto::operator::operator_client::OperatorClient;
+use runtime::Scope;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+use transport::{anchors::AnchorSource, svid};
+
+/// Namespace of the control plane.
+pub(crate) const SYSTEM: &str = "dapr-system";
+/// How long anything may take; far more than it needs.
+pub(crate) const PATIENCE: u64 = 60;
+
+/// What all tests share.
+pub(crate) struct Stage {
+    pub(crate) bed: &'static ApiBed,
+    pub(crate) sentry_port: u16,
+    pub(crate) operator: Operator,
+    pub(crate) anchors: String,
+    folder: Scratch,
+    _sentry: Process,
+}
+
+/// An operator as a process.
+pub(crate) struct Operator {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    pub(crate) healthz_port: u16,
+}
+
+impl Stage {
+    /// The stage of this test process; set up by the first test that asks.
+    pub(crate) fn shared() -> &'static Self {
+        static STAGE: OnceLock<Stage> = OnceLock::new();
+        STAGE.get_or_init(|| Self::new().expect("set up the stage"))
+    }
+
+    fn new() -> Result<Self> {
+        let bed = ApiBed::shared()?;
+        let folder = Scratch::new("operator-suite")?;
+        let sentry_port = environment::free_port()?;
+        let webhook_port = environment::free_port()?;
+        install(bed, sentry_port, webhook_port)?;
+        let sentry = start_sentry(&folder, sentry_port)?;
+        let anchors = folder.path().join("credentials/ca.crt");
+        let mut operator = spawn_operator(&folder, &bed.kubeconfig().to_path_buf(), "operator")?
+            .args(["--webhook-server-port", &webhook_port.to_string()])
+            .start_operator()?;
+        operator.wait_ready()?;
+        let anchors = fs::read_to_string(anchors).context("read the root of sentry")?;
+        Ok(Self { bed, sentry_port, operator, anchors, folder, _sentry: sentry })
+    }
+
+    /// One more operator beside the shared one; it leaves Services and the CRD alone.
+    pub(crate) fn another_operator(&self) -> Operator {
+        let mut operator =
+            self.spawn("another").arg("--disable-service-reconciler").start_operator();
+        if let Ok(operator) = operator.as_mut() {
+            operator.wait_ready().expect("another operator is ready");
+        }
+        operator.expect("start another operator")
+    }
+
+    /// An operator that is not started yet.
+    pub(crate) fn spawn(&self, name: &str) -> OperatorSpawn {
+        let kubeconfig = self.bed.kubeconfig().to_path_buf();
+        let mut spawn =
+            spawn_operator(&self.folder, &kubeconfig, name).expect("build the operator");
+        spawn.spawn = spawn.spawn.env("ENABLE_WEBHOOKS", "false");
+        spawn
+    }
+
+    /// The reference, which shares nothing with ours but sentry and the API server.
+    pub(crate) fn reference_operator(&self) -> Operator {
+        let kubeconfig = self.bed.kubeconfig().to_path_buf();
+        let program = Tool::REFERENCE_OPERATOR.path().expect("find the reference operator");
+        let spawn = operator_args(&self.folder, program, &kubeconfig, "reference")
+            .expect("take ports")
+            .arg("--disable-service-reconciler");
+        let spawn = OperatorSpawn { spawn: spawn.spawn.env("ENABLE_WEBHOOKS", "false"), ..spawn };
+        let mut operator = spawn.start_operator().expect("start the reference operator");
+        operator.wait_ready().expect("the reference operator is ready");
+        operator
+    }
+
+    /// An app that has got its certificate from sentry.
+    pub(crate) fn sidecar(&self, namespace: &str, app_id: &str, port: u16) -> Sidecar {
+        Sidecar::new(self, namespace, app_id, port).expect("get a certificate from sentry")
+    }
+
+    /// Applies manifests to a namespace.
+    pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
+        let args = ["apply", "-n", namespace, "-f", "-"];
+        self.bed.cluster().kubectl_with_input(&args, manifests).expect("apply manifests");
+    }
+}
+
+/// Namespace, CRDs and the control plane's Configuration.
+fn install(bed: &ApiBed, sentry_port: u16, webhook_port: u16) -> Result<()> {
+    for entry in fs::read_dir(environment::workspace().join("crds"))? {
+        let manifest = fs::read_to_string(entry?.path())?;
+        // The API server reaches the webhook by the Service below, at our port.
+        let with_port = format!("          path: /convert\n          port: {webhook_port}");
+        bed.apply(&manifest.replace("          path: /convert", &with_port))?;
+    }
+    bed.kubectl(&["create", "namespace", SYSTEM])?;
+    let names = ["crd", "--all", "--for=condition=Established", "--timeout=60s"];
+    bed.kubectl(&[&["wait"], names.as_slice()].concat())?;
+    bed.apply(&format!(
+        "
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {SYSTEM}}}
+spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{sentry_port}'}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: dapr-webhook, namespace: {SYSTEM}}}
+spec: {{type: ExternalName, externalName: 127.0.0.1, ports: [{{port: {webhook_port}}}]}}
+"
+    ))?;
+    Ok(())
+}
+
+fn start_sentry(folder: &Scratch, port: u16) -> Result<Process> {
+    let config = folder.write(
+        "sentry.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: daprsystem}\nspec: {mtls: {enabled: true}}\n",
+    )?;
+    let credentials = folder.path().join("credentials");
+    fs::create_dir_all(&credentials)?;
+    let healthz = environment::free_port()?;
+    let mut sentry = Spawn::new("sentry", build_binary("sentry")?, folder.path())
+        .args(["--mode", "standalone", "--trust-domain", "cluster.local", "--enable-metrics=false"])
+        .arg("--config")
+        .arg(config)
+        .arg("--issuer-credentials")
+        .arg(credentials)
+        .args(["--listen-address=127.0.0.1", &format!("--port={port}")])
+        .arg(format!("--healthz-port={healthz}"))
+        .env("NAMESPACE", SYSTEM)
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .start()?;
+    sentry.wait_for_http(healthz, "/healthz", Deadline::seconds(PATIENCE))?;
+    Ok(sentry)
+}
+
+/// An operator about to be started.
+pub(crate) struct OperatorSpawn {
+    pub(crate) spawn: Spawn,
+    port: u16,
+    healthz_port: u16,
+}
+
+impl OperatorSpawn {
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.spawn = self.spawn.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
+        self.spawn = self.spawn.args(args);
+        self
+    }
+
+    pub(crate) fn start_operator(self) -> Result<Operator> {
+        let process = self.spawn.start()?;
+        Ok(Operator { process, port: self.port, healthz_port: self.healthz_port })
+    }
+}
+
+impl Operator {
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        self.process.wait_for_http(self.healthz_port, "/healthz", Deadline::seconds(PATIENCE))
+    }
+}
+
+fn spawn_operator(folder: &Scratch, kubeconfig: &PathBuf, name: &str) -> Result<OperatorSpawn> {
+    operator_args(folder, build_binary("operator")?, kubeconfig, name)
+}
+
+fn operator_args(
+    folder: &Scratch,
+    program: PathBuf,
+    kubeconfig: &PathBuf,
+    name: &str,
+) -> Result<OperatorSpawn> {
+    let (port, healthz_port) = (environment::free_port()?, environment::free_port()?);
+    let spawn = Spawn::new(name, program, folder.path())
+        // One dash, as in manifests written for Go programs.
+        .arg("-kubeconfig")
+        .arg(kubeconfig)
+        .arg(format!("-port={port}"))
+        .arg(format!("--healthz-port={healthz_port}"))
+        .args(["--enable-metrics=false", "--disable-leader-election"])
+        .arg("--trust-anchors-file")
+        .arg(folder.path().join("credentials/ca.crt"))
+        .env("NAMESPACE", SYSTEM)
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true");
+    Ok(OperatorSpawn { spawn, port, healthz_port })
+}
+
+/// What a sidecar has: a certificate, and a connection to the operator. Blocking, so that tests
+/// read from top to bottom.
+pub(crate) struct Sidecar {
+    pub(crate) runtime: Runtime,
+    pub(crate) client: OperatorClient<Channel>,
+    pub(crate) namespace: String,
+    scope: Scope,
+}
+
+impl Sidecar {
+    fn new(stage: &Stage, namespace: &str, app_id: &str, port: u16) -> Result<Self> {
+        let trust_domain = TrustDomain::parse("cluster.local")?;
+        let operator = SpiffeId::new(&trust_domain, SYSTEM, "dapr-operator")?;
+        let options = svid::Options {
+            app_id: app_id.to_owned(),
+            namespace: namespace.to_owned(),
+            trust_domain,
+            control_plane_namespace: SYSTEM.to_owned(),
+            sentry_address: format!("127.0.0.1:{}", stage.sentry_port),
+            anchors: AnchorSource::Pem(stage.anchors.clone()),
+            key_kind: KeyKind::Ed25519,
+            mode: svid::Mode::Standalone,
+        };
+        let scope = Scope::for_test();
+        let runtime = Runtime::new()?;
+        let client = runtime.block_on(async {
+            let svid = svid::start(options, &scope).await?;
+            let channel = transport::channel(&svid, &format!("127.0.0.1:{port}"), operator)?;
+            anyhow::Ok(OperatorClient::new(channel))
+        })?;
+        Ok(Self { runtime, client, namespace: namespace.to_owned(), scope })
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.runtime.block_on(self.scope.shutdown());
+    }
+}
+
+/// Kept so that the type is `Sync`; the process is only looked at.
+const _: fn() = || {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<Arc<Stage>>();
+};
