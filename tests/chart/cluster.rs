@@ -32,6 +32,15 @@ fn prepare(bed: &ApiBed) -> Result<()> {
     bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds]).map(drop)
 }
 
+/// Removes what another test installed, the CA that a release leaves behind included.
+pub(crate) fn clean(bed: &ApiBed) -> Result<()> {
+    let namespace = ["--namespace", NAMESPACE];
+    let uninstall = ["uninstall", "dapr", "--ignore-not-found", "--wait"];
+    bed.cluster().helm(&[&uninstall[..], &namespace].concat())?;
+    let delete = ["delete", "secret,configmap", "dapr-trust-bundle", "--ignore-not-found"];
+    bed.kubectl(&[&delete[..], &namespace].concat()).map(drop)
+}
+
 fn dry_run(bed: &ApiBed, manifests: &str) -> Result<String> {
     bed.cluster().kubectl_with_input(&["apply", "--dry-run=server", "-f", "-"], manifests)
 }
@@ -95,6 +104,7 @@ fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
 fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
     let _alone = alone();
     let bed = bed()?;
+    clean(bed)?;
     install(bed, &[])?;
 
     // Sentry writes its CA, the injector its caBundle.
@@ -130,8 +140,7 @@ fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
     assert_eq!(ca(bed)?, ["new", "new", "new"], "the CA must outlive the release");
     install(bed, &[])?;
     assert_eq!(ca(bed)?, ["new", "new", "new"], "a new release must take over the CA");
-    bed.cluster().helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
-    Ok(())
+    clean(bed)
 }
 
 fn install(bed: &ApiBed, sets: &[&str]) -> Result<()> {
@@ -190,10 +199,11 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
         "--set",
         REGISTRY,
         "--set",
-        "global.ha.enabled=true,dapr_sentri.replicaCount=2",
+        "global.ha.enabled=true,dapr_sentri.replicaCount=2,dapr_operator.watchInterval=1m",
     ])?;
     assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
     assert!(notes.contains("Placement runs as one server in this release"), "{notes}");
+    assert!(notes.contains("this release has no watchdog"), "{notes}");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use blackbox::{ApiBed, Scratch, Tool, build_binary, environment, process};
 use rstest::rstest;
 
 use crate::{
-    cluster::{alone, bed},
+    cluster::{alone, bed, clean},
     helm::{NAMESPACE, Objects, folder},
 };
 
@@ -56,6 +56,7 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
 fn the_official_cli_installs_reads_and_removes_it() -> Result<()> {
     let _alone = alone();
     let bed = bed()?;
+    clean(bed)?;
     let cli = Cli::new(bed)?;
     // Up to 1.17 the CLI wants to install a dashboard too, unless it finds this.
     let dashboard = ["clusterrole", "dashboard-reader"];
