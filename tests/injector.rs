@@ -127,6 +127,25 @@ fn a_deployment_without_an_app_id_tells_its_owner() {
 }
 
 #[test]
+fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
+    let it = Installation::shared();
+    let namespace = it.bed.namespace("event").unwrap();
+    let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "x"}));
+    let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]);
+    assert!(ok, "{errors}");
+    let event = until(Deadline::seconds(START), "the injector's event", || {
+        let events = it.bed.get(&["events", "-n", &namespace])?;
+        let events = events["items"].as_array().cloned().unwrap_or_default();
+        Ok(events.into_iter().find(|event| event["reason"] == "DaprInjected"))
+    });
+    let event = event.unwrap();
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["involvedObject"]["kind"], "ReplicaSet");
+    let want = "sidecar of app web injected, but: dapr.io/app-port: \"x\" is not a whole number, 0 is used";
+    assert_eq!(event["message"], want);
+}
+
+#[test]
 fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
     let it = Installation::shared();
     let namespace = it.bed.namespace("jane").unwrap();

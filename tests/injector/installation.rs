@@ -85,6 +85,7 @@ impl Installation {
             .env("DAPR_SENTRY_TOKEN_FILE", scratch.path().join("token"))
             .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
             .env("MARK_SKIPPED_PODS", "true")
+            .env("INJECTION_EVENTS", "true")
             .env_remove("KUBERNETES_SERVICE_HOST")
             .start()?;
         injector.wait_for_http(health_port, "/healthz", Deadline::seconds(START))?;
@@ -177,14 +178,17 @@ pub(crate) fn names_of(pod: &Value) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
+/// The rule that lets the injector tell the owners of pods.
+const EVENTS: &str = "- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}";
+
 /// Namespace, kinds, accounts, rights, and the pod that the injector's token is bound to.
 fn prepare(bed: &ApiBed, rights: Rights) -> Result<()> {
     let crds = environment::workspace().join("crds");
     bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
     bed.kubectl(&["create", "namespace", NAMESPACE])?;
-    let (hook_verbs, component_verbs) = match rights {
-        Rights::Ours => ("get, list, watch, patch", "get, list, watch"),
-        Rights::Dapr => ("patch", "get, list"),
+    let (hook_verbs, component_verbs, event_rule) = match rights {
+        Rights::Ours => ("get, list, watch, patch", "get, list, watch", EVENTS),
+        Rights::Dapr => ("patch", "get, list", ""),
     };
     bed.apply(&format!(
         r#"
@@ -202,6 +206,7 @@ rules:
   resourceNames: [dapr-sidecar-injector]
   verbs: [{hook_verbs}]
 - {{apiGroups: [dapr.io], resources: [components], verbs: [{component_verbs}]}}
+{event_rule}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
@@ -299,7 +304,7 @@ webhooks:
   rules:
   - {{apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE]}}
   failurePolicy: Ignore
-  sideEffects: None
+  sideEffects: NoneOnDryRun
   admissionReviewVersions: [v1, v1beta1]
 "#
     ))
