@@ -10,6 +10,8 @@ use runtime::{clock, random};
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
+/// First pause before a new list, when only the place in the watch was lost.
+const RELIST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause before jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Longest pause while the kind is not installed.
@@ -104,6 +106,7 @@ impl Failure {
                 Self::NoSuchKind
             }
             watcher::Error::WatchStartFailed(Api(status)) if status.code == 410 => Self::Outdated,
+            watcher::Error::WatchError(status) if status.code == 410 => Self::Outdated,
             _ => Self::Passing,
         }
     }
@@ -127,7 +130,11 @@ impl Backoff {
             Failure::NoSuchKind => ABSENT_PAUSE,
             Failure::Passing | Failure::Outdated => LONGEST_PAUSE,
         };
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(longest);
+        let first = match failure {
+            Failure::Outdated if self.failures == 0 => RELIST_PAUSE,
+            _ => FIRST_PAUSE,
+        };
+        let pause = first.saturating_mul(1 << self.failures.min(10)).min(longest);
         self.failures += 1;
         pause.mul_f64(1.0 + draw)
     }

@@ -39,9 +39,12 @@ pub struct ProcessFlags {
 }
 
 /// Parses the command line. `-port=1` and `--port=1` are the same; a flag error prints the usage
-/// on standard error and ends the process with exit code 2, `--help` with 0.
+/// on standard error and ends the process with exit code 2, `--help` with 0. Of a repeated flag the
+/// last one wins, as in Go.
 pub fn parse<F: clap::Parser>() -> F {
-    F::parse_from(double_dashes(std::env::args_os()))
+    let command = F::command().args_override_self(true);
+    let matches = command.get_matches_from(double_dashes(std::env::args_os()));
+    F::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Turns `-name` into `--name`, up to the first `--`. One-letter flags and negative numbers stay.
