@@ -1,4 +1,5 @@
 //! Sentry in process, standalone, over real gRPC and TLS.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

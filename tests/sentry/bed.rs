@@ -1,4 +1,5 @@
 //! A sentry of the tests: its namespace, its objects, its process, and clients of it.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -14,19 +15,19 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::Channel;
 
-pub const TRUST_DOMAIN: &str = "cluster.local";
+pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
 /// How long a sentry may take to be ready, in seconds.
 const START: u64 = 60;
 
 /// A control plane namespace as the chart leaves it, on the shared bed.
-pub struct System {
-    pub bed: &'static ApiBed,
-    pub namespace: String,
+pub(crate) struct System {
+    pub(crate) bed: &'static ApiBed,
+    pub(crate) namespace: String,
     logs: Scratch,
 }
 
 impl System {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let bed = ApiBed::shared()?;
         install_crd(bed)?;
         let namespace = bed.namespace("system")?;
@@ -56,7 +57,7 @@ spec:
     }
 
     /// Starts a sentry; does not wait.
-    pub fn start(&self, name: &str) -> Result<Sentry> {
+    pub(crate) fn start(&self, name: &str) -> Result<Sentry> {
         let [port, healthz, metrics] =
             [environment::free_port()?, environment::free_port()?, environment::free_port()?];
         let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
@@ -73,20 +74,20 @@ spec:
     }
 
     /// Starts a sentry and waits until it is ready.
-    pub fn start_ready(&self) -> Result<Sentry> {
+    pub(crate) fn start_ready(&self) -> Result<Sentry> {
         let mut sentry = self.start("sentry")?;
         sentry.wait_ready()?;
         Ok(sentry)
     }
 
     /// `data` of the Secret (base64) or the ConfigMap.
-    pub fn data(&self, kind: &str) -> Result<Value> {
+    pub(crate) fn data(&self, kind: &str) -> Result<Value> {
         let object = self.bed.get(&[kind, "dapr-trust-bundle", "-n", &self.namespace])?;
         Ok(object.get("data").cloned().unwrap_or_default())
     }
 
     /// Merges keys into `data` (ConfigMap) or `stringData` (Secret).
-    pub fn patch(&self, kind: &str, data: &Value) -> Result<()> {
+    pub(crate) fn patch(&self, kind: &str, data: &Value) -> Result<()> {
         let member = if kind == "secret" { "stringData" } else { "data" };
         let patch = serde_json::json!({ member: data }).to_string();
         let args =
@@ -96,19 +97,19 @@ spec:
     }
 
     /// The anchors that everybody trusts.
-    pub fn anchors(&self) -> Result<TrustAnchors> {
+    pub(crate) fn anchors(&self) -> Result<TrustAnchors> {
         let data = self.data("configmap")?;
         let text = data.get("ca.crt").and_then(Value::as_str).context("no ca.crt")?;
         Ok(TrustAnchors::parse_pem(text.as_bytes())?)
     }
 
     /// The audience that sidecars' tokens carry.
-    pub fn audience(&self) -> String {
+    pub(crate) fn audience(&self) -> String {
         format!("spiffe://{TRUST_DOMAIN}/ns/{}/dapr-sentry", self.namespace)
     }
 
     /// Makes a pod that stays pending, which is enough to be somebody.
-    pub fn pod(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {
+    pub(crate) fn pod(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {
         let pod = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
@@ -118,7 +119,7 @@ spec:
     }
 
     /// The token that the kubelet would project into a pod.
-    pub fn pod_token(&self, namespace: &str, pod: &str) -> Result<String> {
+    pub(crate) fn pod_token(&self, namespace: &str, pod: &str) -> Result<String> {
         let audience = self.audience();
         let token = self.bed.kubectl(&[
             "create",
@@ -152,32 +153,32 @@ fn install_crd(bed: &ApiBed) -> Result<()> {
 }
 
 /// A running sentry.
-pub struct Sentry {
-    pub process: Process,
-    pub port: u16,
-    pub healthz: u16,
-    pub metrics: u16,
+pub(crate) struct Sentry {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    pub(crate) healthz: u16,
+    pub(crate) metrics: u16,
     namespace: String,
 }
 
 impl Sentry {
-    pub fn wait_ready(&mut self) -> Result<()> {
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
         self.process.wait_for_http(self.healthz, "/healthz", Deadline::seconds(START))
     }
 
     /// The status of `/healthz`.
-    pub fn health(&self) -> Result<u16> {
+    pub(crate) fn health(&self) -> Result<u16> {
         Ok(http::get(self.healthz, "/healthz")?.status)
     }
 
     /// The value of a metric, by the start of its line.
-    pub fn metric(&self, line: &str) -> Result<Option<f64>> {
+    pub(crate) fn metric(&self, line: &str) -> Result<Option<f64>> {
         let text = http::get(self.metrics, "/")?.body;
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         Ok(found.map(str::parse).transpose()?)
     }
 
-    pub fn wait_for_metric(&self, line: &str, want: f64) -> Result<()> {
+    pub(crate) fn wait_for_metric(&self, line: &str, want: f64) -> Result<()> {
         until(Deadline::seconds(60), &format!("{line} to be {want}"), || {
             let got = self.metric(line)?;
             Ok(got.is_some_and(|got| (got - want).abs() < 0.5).then_some(()))
@@ -185,7 +186,7 @@ impl Sentry {
     }
 
     /// Connects, trusting `anchors`.
-    pub async fn client(&self, anchors: &TrustAnchors) -> Result<CaClient<Channel>> {
+    pub(crate) async fn client(&self, anchors: &TrustAnchors) -> Result<CaClient<Channel>> {
         let id = format!("spiffe://{TRUST_DOMAIN}/ns/{}/dapr-sentry", self.namespace);
         let anchors = watch::channel(Arc::new(anchors.clone())).1;
         let tls = transport::tls::anonymous_client(anchors, SpiffeId::parse(&id)?)?;
@@ -194,7 +195,7 @@ impl Sentry {
     }
 
     /// One request on one connection.
-    pub fn sign(
+    pub(crate) fn sign(
         &self,
         anchors: &TrustAnchors,
         request: SignCertificateRequest,
@@ -212,12 +213,12 @@ impl Sentry {
 }
 
 /// A runtime for the asynchronous half of a test.
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
 /// A request with a fresh key.
-pub fn request(namespace: &str, id: &str, token: &str) -> SignCertificateRequest {
+pub(crate) fn request(namespace: &str, id: &str, token: &str) -> SignCertificateRequest {
     let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
     SignCertificateRequest {
         id: id.to_owned(),
@@ -230,14 +231,17 @@ pub fn request(namespace: &str, id: &str, token: &str) -> SignCertificateRequest
 }
 
 /// The chain of an answer, verified.
-pub fn verified(answer: &SignCertificateResponse, anchors: &TrustAnchors) -> (CertChain, SpiffeId) {
+pub(crate) fn verified(
+    answer: &SignCertificateResponse,
+    anchors: &TrustAnchors,
+) -> (CertChain, SpiffeId) {
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     let id = identity::verify_svid(chain.certs(), anchors, runtime::clock::now()).unwrap();
     (chain, id)
 }
 
 /// What openssl prints about the leaf of a chain.
-pub fn openssl_text(chain: &CertChain) -> String {
+pub(crate) fn openssl_text(chain: &CertChain) -> String {
     let scratch = Scratch::new("leaf").unwrap();
     let file: PathBuf = scratch.path().join("leaf.pem");
     std::fs::write(&file, chain.to_pem()).unwrap();

@@ -41,13 +41,13 @@ impl World {
     }
 
     fn assert_works(&self) {
-        let answer = self.sentry.sign(&self.anchors, self.request()).unwrap();
+        let answer = self.sentry.sign(&self.anchors, self.request()).expect("a certificate");
         let (_, id) = verified(&answer, &self.anchors);
         assert_eq!(id.to_string(), format!("spiffe://public/ns/{}/{TILL}", self.shop));
     }
 
     fn assert_refused(&self, request: SignCertificateRequest, code: Code, message: &str) {
-        let status = self.sentry.sign(&self.anchors, request).unwrap_err();
+        let status = self.sentry.sign(&self.anchors, request).expect_err("a refusal");
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(message), "{status:?} does not say {message:?}");
     }

@@ -1,4 +1,5 @@
 //! The profile of what sentry issues, read by a parser that did not write it and by openssl.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::process::Command;
 use std::time::Duration;
@@ -56,9 +57,9 @@ fn a_leaf_has_the_profile_of_dapr() {
     let issued = leaf(&bundle, &["dapr-webhook.dapr-system.svc".to_owned()], KeyKind::Rsa2048);
     let [leaf_der, issuer_der] = issued.chain.certs() else { panic!("not two certificates") };
     let (_, leaf) = X509Certificate::from_der(leaf_der).unwrap();
-    let (_, issuer) = X509Certificate::from_der(issuer_der).unwrap();
+    let (_, above) = X509Certificate::from_der(issuer_der).unwrap();
 
-    assert_eq!(leaf.issuer().as_raw(), issuer.subject().as_raw());
+    assert_eq!(leaf.issuer().as_raw(), above.subject().as_raw());
     assert_eq!(leaf.subject().as_raw(), [0x30, 0x00], "the subject is an empty sequence");
     let want =
         [("2.5.29.15", true), ("2.5.29.37", false), ("2.5.29.35", false), ("2.5.29.17", true)];
@@ -75,7 +76,7 @@ fn a_leaf_has_the_profile_of_dapr() {
         ["DNSName(dapr-webhook.dapr-system.svc)", "URI(spiffe://public/ns/default/cart)"]
     );
 
-    let key_ids: Vec<&[u8]> = [&leaf, &issuer]
+    let key_ids: Vec<&[u8]> = [&leaf, &above]
         .iter()
         .flat_map(|cert| cert.extensions())
         .filter_map(|e| match e.parsed_extension() {
@@ -222,8 +223,8 @@ fn the_issuer_name_is_copied_byte_for_byte() {
         Bundle::parse(&read("root.crt"), &read("issuer.crt"), &read("issuer.key"), now()).unwrap();
     let issued = leaf(&bundle, &[], KeyKind::Ed25519);
     let (_, parsed) = X509Certificate::from_der(&issued.chain.certs()[0]).unwrap();
-    let (_, issuer) = X509Certificate::from_der(&issued.chain.certs()[1]).unwrap();
-    assert_eq!(parsed.issuer().as_raw(), issuer.subject().as_raw());
+    let (_, above) = X509Certificate::from_der(&issued.chain.certs()[1]).unwrap();
+    assert_eq!(parsed.issuer().as_raw(), above.subject().as_raw());
     assert_eq!(verify_svid(issued.chain.certs(), bundle.anchors(), now()), Ok(id()));
 
     std::fs::write(dir.path().join("leaf.pem"), issued.chain.to_pem()).unwrap();
