@@ -16,7 +16,9 @@ use kube::api::{
 };
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
-use resources::annotations::ANNOTATION_COMPONENT_CONTAINER;
+use resources::annotations::{
+    ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_INJECT_PLUGGABLE_COMPONENTS,
+};
 use resources::names;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -67,17 +69,10 @@ impl Cluster {
 
     /// Keeps the mTLS switch of the control plane's Configuration in `live`, until dropped.
     pub async fn follow_configuration(self, live: Live) {
-        let kind = dapr_kind("Configuration", "configurations");
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client, &self.namespace, &kind);
         let mut failing = false;
         loop {
-            match call(api.get_opt(names::CONTROL_PLANE_CONFIGURATION)).await {
-                Ok(found) => {
-                    live.set_mtls_enabled(found.is_none_or(|c| mtls_enabled(&c.data)));
-                    failing = false;
-                }
-                // Without the kind there is no Configuration either.
-                Err(error) if is_not_found(&error) => live.set_mtls_enabled(true),
+            match self.read_configuration(&live).await {
+                Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
                     tracing::error!(target: LOG, "Configuration daprsystem cannot be read, mTLS stays as it is: {}", runtime::chain(&error));
@@ -88,10 +83,28 @@ impl Cluster {
         }
     }
 
+    /// Reads the mTLS switch of the control plane's Configuration once.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; `live` is then as it was. No Configuration is no error.
+    pub async fn read_configuration(&self, live: &Live) -> Result<(), ClusterError> {
+        let kind = dapr_kind("Configuration", "configurations");
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &kind);
+        match call(api.get_opt(names::CONTROL_PLANE_CONFIGURATION)).await {
+            Ok(found) => live.set_mtls_enabled(found.is_none_or(|c| mtls_enabled(&c.data))),
+            // Without the kind there is no Configuration either.
+            Err(error) if is_not_found(&error) => live.set_mtls_enabled(true),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Keeps the Components that bring containers in `live`, until dropped.
     pub async fn follow_components(self, live: Live) {
         let kind = dapr_kind("Component", "components");
         let mut everywhere = true;
+        let mut said = false;
         loop {
             let only = (!everywhere).then(|| self.namespace.clone());
             let api: Api<DynamicObject> = match &only {
@@ -101,6 +114,10 @@ impl Cluster {
             match watch_components(&api, only.as_ref(), &live).await {
                 Denied::Watch => poll_components(&api, only.as_ref(), &live).await,
                 Denied::List => {
+                    if !said {
+                        said = true;
+                        tracing::info!(target: LOG, "Components of all namespaces may not be listed; pods with {ANNOTATION_INJECT_PLUGGABLE_COMPONENTS} get containers in namespace {} at most", self.namespace);
+                    }
                     everywhere = !everywhere;
                     live.set_components(Components::Unknown(
                         "the injector may not list them".to_owned(),
@@ -139,11 +156,9 @@ impl Cluster {
         pin_mut!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(found) => {
-                    seen.send_replace(found.as_ref().map_or(Seen::Missing, Seen::of));
-                }
+                Ok(found) => publish(&seen, found.as_ref().map_or(Seen::Missing, Seen::of)),
                 Err(error) => {
-                    seen.send_replace(Seen::Unknown);
+                    publish(&seen, Seen::Unknown);
                     tracing::debug!(target: LOG, "{name} cannot be watched: {}", runtime::chain(&error));
                     tokio::time::sleep(RETRY).await;
                 }
@@ -188,6 +203,15 @@ impl Cluster {
     fn webhooks(&self) -> Api<MutatingWebhookConfiguration> {
         Api::all(self.client.clone())
     }
+}
+
+/// Wakes the readers only when something changed.
+fn publish(seen: &watch::Sender<Seen>, new: Seen) {
+    seen.send_if_modified(|old| {
+        let changed = *old != new;
+        *old = new;
+        changed
+    });
 }
 
 /// What the API server does not allow.

@@ -114,7 +114,10 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         key_kind: KeyKind::Rsa2048,
         mode: Mode::Kubernetes,
     };
-    let svid = svid::start(options, &scope).await?;
+    // The first pods must not get another mTLS switch than the later ones. Where it cannot be read
+    // they get the default, and the loop above says why.
+    let (svid, _) = tokio::join!(svid::start(options, &scope), cluster.read_configuration(&live));
+    let svid = svid?;
 
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     tracing::info!(target: "dapr.injector.service",
