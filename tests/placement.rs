@@ -18,6 +18,7 @@ use blackbox::{
 use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
+use rstest::rstest;
 use rustix::process::Signal;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -45,6 +46,7 @@ struct Placement {
     port: u16,
     health: u16,
     metrics: u16,
+    peers: u16,
     folder: Scratch,
     program: std::path::PathBuf,
     args: Vec<String>,
@@ -71,7 +73,7 @@ impl Placement {
         let folder = Scratch::new("placement").unwrap();
         let process = spawn(program, &args, &folder).start().unwrap();
         let program = program.to_owned();
-        let mut placement = Self { process, port, health, metrics, folder, program, args };
+        let mut placement = Self { process, port, health, metrics, peers, folder, program, args };
         placement.wait_healthy();
         placement
     }
@@ -131,10 +133,22 @@ impl Sidecar {
     }
 
     fn start_with(name: &str, types: &[&str], placement: &str, env: &[(&str, &str)]) -> Self {
+        Self::start_version(Tool::DAPRD, name, types, placement, env)
+    }
+
+    /// `env` holds variables, and flags with their dashes.
+    fn start_version(
+        version: Tool,
+        name: &str,
+        types: &[&str],
+        placement: &str,
+        env: &[(&str, &str)],
+    ) -> Self {
         let resources = Scratch::new("resources").unwrap();
         resources.write("store.yaml", STATE_STORE).unwrap();
         let app = (!types.is_empty()).then(|| ActorApp::start(name, types).unwrap());
         let mut builder = Daprd::builder(name)
+            .version(version)
             .arg(format!("--resources-path={}", resources.path().display()))
             .arg(format!("--placement-host-address={placement}"))
             .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
@@ -268,6 +282,26 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
     assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
 }
 
+/// Sidecars of 1.14 to 1.16 acknowledge nothing and want each lock paired; new ones share the ring.
+#[rstest]
+#[case::v1_14(Tool::DAPRD_1_14)]
+#[case::v1_15(Tool::DAPRD_1_15)]
+#[case::v1_16(Tool::DAPRD_1_16)]
+#[ignore = "builds three older sidecars, minutes each; part of the compatibility matrix"]
+fn older_sidecars_share_the_actors(#[case] version: Tool) {
+    let placement = Placement::start(&[]);
+    let old = Sidecar::start_version(version, "old", &["cat"], &placement.address(), &[]);
+    let new = Sidecar::start("new", &["cat"], &placement);
+    let mut passing = Sidecar::start("passing", &["cat"], &placement);
+    placement.wait_for_hosts(3);
+    passing.daprd.process().terminate(soon()).unwrap();
+    placement.wait_for_hosts(2);
+    for (caller, id) in [(&old, "tom-0"), (&new, "tom-0")] {
+        until(soon(), "an answer", || Ok(caller.call(id).ok())).unwrap();
+    }
+    assert_actors_are_where_the_ring_says(&[&old, &new], &[&old, &new]);
+}
+
 /// All three with identities from our sentry.
 #[test]
 fn serves_sidecars_over_mtls() {
@@ -324,6 +358,22 @@ impl Sentry {
         process.wait_for_http(health, "/healthz", soon()).unwrap();
         Self { _process: process, port, folder }
     }
+}
+
+#[test]
+fn ports_answer_as_tools_expect() {
+    let closed = Placement::start(&["--metadata-enabled=false"]);
+    assert_eq!(http::get(closed.health, "/placement/state").unwrap().status, 404);
+    let open = Placement::start(&[]);
+    assert_eq!(http::get(open.health, "/placement/state").unwrap().body, "{}");
+    for path in ["/", "/metrics"] {
+        let text = http::get(open.metrics, path).unwrap().body;
+        for line in ["dapr_placement_leader_status 1", "dapr_placement_raft_leader_status 1"] {
+            assert!(text.lines().any(|l| l == line), "{line} at {path}:\n{text}");
+        }
+    }
+    // Probes of the election port find somebody there.
+    std::net::TcpStream::connect(("127.0.0.1", open.peers)).unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use identity::{KeyKind, TrustDomain};
+use resources::annotations::is_truthy;
 use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
 use transport::Keepalive;
@@ -222,10 +223,6 @@ fn mode(text: &str) -> Result<Mode, String> {
         "kubernetes" => Ok(Mode::Kubernetes),
         _ => Err("write standalone or kubernetes".to_owned()),
     }
-}
-
-fn is_truthy(text: &str) -> bool {
-    matches!(text.trim().to_lowercase().as_str(), "y" | "yes" | "true" | "t" | "on" | "1")
 }
 
 #[cfg(test)]
