@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Daprd, Deadline, Process, Scratch, Spawn, build_binary, environment, http, process, until,
+    Daprd, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http, process, until,
 };
 
 /// A standalone sentry with a CA of its own.
@@ -19,7 +19,12 @@ struct Standalone {
 impl Standalone {
     fn start() -> Result<Self> {
         let folder = Scratch::new("sentry-standalone")?;
-        folder.write("config.yaml", String::new())?;
+        folder.write("config.yaml", "")?;
+        Self::start_in(folder)
+    }
+
+    /// Starts in a folder that may hold a CA.
+    fn start_in(folder: Scratch) -> Result<Self> {
         let port = environment::free_port()?;
         let healthz = environment::free_port()?;
         let mut process = Spawn::new("sentry", build_binary("sentry")?, folder.path())
@@ -34,6 +39,10 @@ impl Standalone {
             .start()?;
         process.wait_for_http(healthz, "/healthz", Deadline::seconds(20))?;
         Ok(Self { folder, process, port })
+    }
+
+    fn path(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     fn sidecar(&self, app_id: &str, app_port: Option<u16>) -> Result<Daprd> {
@@ -130,5 +139,81 @@ fn stops_in_order_and_refuses_bad_flags() -> Result<()> {
     let (code, text) = run(&["--jwt-enabled"])?;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("JWT SVIDs are not part of this release"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_reference_placement_takes_its_identity_from_us() -> Result<()> {
+    let sentry = Standalone::start()?;
+    let (port, healthz) = (environment::free_port()?, environment::free_port()?);
+    let mut placement = Spawn::new("placement", Tool::REFERENCE_PLACEMENT.path()?, sentry.path())
+        .args(["--mode=standalone", "--tls-enabled", "--trust-domain=cluster.local"])
+        .args(["--trust-anchors-file=ca.crt".to_owned(), format!("--port={port}")])
+        .arg(format!("--sentry-address=127.0.0.1:{}", sentry.port))
+        .args(["--id=one".to_owned()])
+        .arg(format!("--initial-cluster=one=127.0.0.1:{}", environment::free_port()?))
+        .arg(format!("--healthz-port={healthz}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .env("NAMESPACE", "mesh")
+        .folder(sentry.path())
+        .start()?;
+    placement.wait_for_http(healthz, "/healthz", Deadline::seconds(60))?;
+    let log = sentry.process.log();
+    // A part of the control plane that asks from its namespace names the trust domain itself.
+    assert!(log.contains("spiffe://cluster.local/ns/mesh/dapr-placement"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
+    let mut ours = Standalone::start()?;
+    ours.process.terminate(Deadline::seconds(15))?;
+    let files = || -> Result<Vec<String>> {
+        let read = |name: &str| std::fs::read_to_string(ours.path().join(name));
+        Ok(["ca.crt", "issuer.crt", "issuer.key"]
+            .map(read)
+            .into_iter()
+            .collect::<Result<_, _>>()?)
+    };
+    let before = files()?;
+    let healthz = environment::free_port()?;
+    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, ours.path())
+        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
+        .args(["--issuer-credentials=.".to_owned(), format!("--port={}", ours.port)])
+        .arg(format!("--healthz-port={healthz}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .env("NAMESPACE", "mesh")
+        .folder(ours.path())
+        .start()?;
+    let found = "Root and issuer certs found: using credentials from store";
+    reference.wait_for_log(found, Deadline::seconds(30))?;
+    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    assert_eq!(files()?, before, "it must not make a CA of its own");
+    let mut sidecar = ours.sidecar("till", None)?;
+    sidecar.wait_outbound_ready(Deadline::seconds(60))?;
+    Ok(())
+}
+
+#[test]
+fn we_read_the_ca_that_the_reference_sentry_made() -> Result<()> {
+    let folder = Scratch::new("reference-ca")?;
+    folder.write("config.yaml", "")?;
+    let healthz = environment::free_port()?;
+    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, folder.path())
+        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
+        .args(["--issuer-credentials=.".to_owned()])
+        .arg(format!("--port={}", environment::free_port()?))
+        .arg(format!("--healthz-port={healthz}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .env("NAMESPACE", "mesh")
+        .folder(folder.path())
+        .start()?;
+    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    reference.terminate(Deadline::seconds(20))?;
+    let before = std::fs::read_to_string(folder.path().join("issuer.key"))?;
+    let ours = Standalone::start_in(folder)?;
+    assert_eq!(std::fs::read_to_string(ours.path().join("issuer.key"))?, before);
+    let mut sidecar = ours.sidecar("till", None)?;
+    sidecar.wait_outbound_ready(Deadline::seconds(60))?;
     Ok(())
 }
