@@ -4,6 +4,7 @@
 mod annotations;
 mod components;
 mod properties;
+mod reference;
 mod reviews;
 mod setting;
 mod worked_example;
