@@ -221,9 +221,9 @@ pub struct Workflow {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConcurrencyLimit {
-    /// Its name.
+    /// Its name; an empty one is kept (Dapr 1.18.1, seen from its operator).
     #[serde(skip_serializing_if = "is_default")]
-    pub name: String,
+    pub name: Option<String>,
     /// How many at once; an explicit 0 is kept.
     #[serde(skip_serializing_if = "is_default")]
     pub max_concurrent: Option<i32>,

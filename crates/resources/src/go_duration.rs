@@ -147,7 +147,7 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
-/// A duration in Go's form, such as `1h30m`; checked, the text is kept as written.
+/// A duration in Go's form, such as `1h30m`; checked, and printed in Go's normal form (`1h30m0s`).
 ///
 /// Custom resources whose text is none are accepted by the API server but cannot be decoded by
 /// sidecars (Dapr 1.18).
@@ -156,15 +156,17 @@ pub fn format(duration: Duration) -> String {
 pub struct GoDuration(String);
 
 impl GoDuration {
-    /// Checks `text` by the rules of Go's `time.ParseDuration`.
+    /// Reads `text` by the rules of Go's `time.ParseDuration`.
     ///
     /// # Errors
     /// As [`parse_nanos`].
     pub fn parse(text: &str) -> Result<Self, GoDurationError> {
-        parse_nanos(text).map(|_| Self(text.to_owned()))
+        let nanos = parse_nanos(text)?;
+        let sign = if nanos < 0 { "-" } else { "" };
+        Ok(Self(format!("{sign}{}", format(Duration::from_nanos(nanos.unsigned_abs())))))
     }
 
-    /// The text as written.
+    /// The text in Go's normal form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -213,6 +215,17 @@ mod tests {
     #[case(Duration::from_secs(90), "1m30s")]
     fn formats_like_go(#[case] duration: Duration, #[case] want: &str) {
         assert_eq!(format(duration), want);
+    }
+
+    #[rstest]
+    #[case("60s", "1m0s")]
+    #[case("24h", "24h0m0s")]
+    #[case("1.5h", "1h30m0s")]
+    #[case("100us", "100\u{b5}s")]
+    #[case("0", "0s")]
+    #[case("-90s", "-1m30s")]
+    fn resources_show_the_normal_form(#[case] text: &str, #[case] want: &str) {
+        assert_eq!(GoDuration::parse(text).unwrap().as_str(), want);
     }
 
     proptest::proptest! {

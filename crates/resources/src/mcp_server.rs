@@ -1,4 +1,5 @@
-//! `MCPServer`: a Model Context Protocol server whose tools workflows call.
+//! `MCPServer`: a Model Context Protocol server whose tools workflows call. Optional texts are kept
+//! when they are given empty (Dapr 1.18.1, seen from its operator).
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ pub struct McpHttp {
 pub struct McpAuth {
     /// Secret store of the headers' references.
     #[serde(skip_serializing_if = "is_default")]
-    pub secret_store: String,
+    pub secret_store: Option<String>,
     /// OAuth 2 client credentials.
     #[serde(skip_serializing_if = "is_default")]
     pub oauth2: Option<McpOAuth2>,
@@ -103,12 +104,12 @@ pub struct McpAuth {
 pub struct McpOAuth2 {
     /// Token endpoint.
     pub issuer: String,
-    /// Audience of the token.
+    /// Audience of the token; an empty one is kept.
     #[serde(skip_serializing_if = "is_default")]
-    pub audience: String,
+    pub audience: Option<String>,
     /// Client id.
     #[serde(rename = "clientID", skip_serializing_if = "is_default")]
-    pub client_id: String,
+    pub client_id: Option<String>,
     /// Scopes of the token.
     #[serde(skip_serializing_if = "is_default")]
     pub scopes: Vec<String>,
@@ -144,7 +145,7 @@ pub struct McpJwt {
     pub audience: String,
     /// Text before the token.
     #[serde(skip_serializing_if = "is_default")]
-    pub header_value_prefix: String,
+    pub header_value_prefix: Option<String>,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
@@ -226,7 +227,7 @@ pub struct McpHookWorkflow {
     pub workflow_name: String,
     /// App that runs it; empty means the caller.
     #[serde(rename = "appID", skip_serializing_if = "is_default")]
-    pub app_id: String,
+    pub app_id: Option<String>,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
@@ -239,10 +240,10 @@ pub struct McpHookWorkflow {
 pub struct McpCatalog {
     /// Name for people.
     #[serde(skip_serializing_if = "is_default")]
-    pub display_name: String,
+    pub display_name: Option<String>,
     /// What it is for.
     #[serde(skip_serializing_if = "is_default")]
-    pub description: String,
+    pub description: Option<String>,
     /// Who answers for it.
     #[serde(skip_serializing_if = "is_default")]
     pub owner: Option<McpOwner>,
@@ -264,10 +265,10 @@ pub struct McpCatalog {
 pub struct McpOwner {
     /// Team.
     #[serde(skip_serializing_if = "is_default")]
-    pub team: String,
+    pub team: Option<String>,
     /// How to reach it.
     #[serde(skip_serializing_if = "is_default")]
-    pub contact: String,
+    pub contact: Option<String>,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,

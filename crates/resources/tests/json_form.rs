@@ -142,7 +142,7 @@ fn resiliencies(#[case] stored: Value, #[case] want: Value) {
         "workflow": {"stateRetentionPolicy": {}, "workflowConcurrencyLimits": [{"maxConcurrent": 0}]}}}),
     json!({"spec": {
         "tracing": {"samplingRate": "", "stdout": false,
-            "otel": {"protocol": "", "endpointAddress": "", "isSecure": false, "timeout": "0"}},
+            "otel": {"protocol": "", "endpointAddress": "", "isSecure": false, "timeout": "0s"}},
         "metric": {"enabled": null, "recordErrorCodes": false, "http": {}, "latencyDistributionBuckets": []},
         "accessControl": {}, "api": {}, "components": {}, "logging": {"apiLogging": {"enabled": false}},
         "wasm": {}, "nameResolution": {"component": "", "version": "", "configuration": {}},
