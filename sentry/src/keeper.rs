@@ -15,6 +15,7 @@ use crate::authority::Authority;
 use crate::bundle_files::BundleFiles;
 use crate::bundle_objects::{BundleObjects, ObjectsError, Snapshot};
 use crate::bundle_plan::{self, BundleRefused, Plan, Published, Stored};
+use crate::expiry;
 use crate::metrics::Metrics;
 
 /// The stored CA is read at least this often, because a watch may be forbidden or lose an event.
@@ -168,6 +169,7 @@ impl Keeper {
     pub async fn run(self, token: CancellationToken) -> anyhow::Result<()> {
         let mut changes = pin!(self.store.changes()?);
         let mut told = String::new();
+        let mut warned = [None, None];
         let work = async {
             loop {
                 let pause = match self.reconcile().await {
@@ -181,11 +183,31 @@ impl Keeper {
                         RETRY
                     }
                 };
+                self.warn_of_expiry(&mut warned);
                 wait(&mut changes, pause).await;
             }
         };
         token.run_until_cancelled(work).await;
         Ok(())
+    }
+
+    /// Says that the issuer or a root nears its end, once per step.
+    fn warn_of_expiry(&self, warned: &mut [Option<u8>; 2]) {
+        let Some(bundle) = self.authority.current() else { return };
+        let issuer = bundle.issuer();
+        let validities = [
+            ("issuer certificate", Some((issuer.not_before(), issuer.not_after()))),
+            ("root certificate", bundle.anchors().first_to_end()),
+        ];
+        for ((name, validity), warned) in validities.into_iter().zip(warned) {
+            let Some((start, end)) = validity else { continue };
+            let due = expiry::step(start, end, clock::now());
+            if let Some(percent) = due.filter(|_| due != *warned) {
+                tracing::warn!(target: "dapr.sentry.ca", expires = %end,
+                    "the {name} has less than {percent} % of its life left; renew it before it ends");
+            }
+            *warned = due;
+        }
     }
 
     /// Says what is wrong, once per cause.

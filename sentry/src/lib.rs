@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod dns_names;
 pub mod error;
+pub mod expiry;
 pub mod identify;
 pub mod keeper;
 pub mod metrics;

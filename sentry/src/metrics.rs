@@ -116,7 +116,7 @@ impl Metrics {
         let issuer = bundle.issuer().not_after().as_duration().as_secs_f64();
         self.issuer_expiry.set(issuer);
         self.expiry.with_label_values(&["issuer"]).set(issuer);
-        if let Some(root) = bundle.anchors().not_after() {
+        if let Some((_, root)) = bundle.anchors().first_to_end() {
             self.expiry.with_label_values(&["root"]).set(root.as_duration().as_secs_f64());
         }
         if changed {

@@ -67,9 +67,13 @@ impl TrustAnchors {
         &self.certs
     }
 
-    /// When the first of the certificates ends.
-    pub fn not_after(&self) -> Option<Timestamp> {
-        self.certs.iter().filter_map(|der| view::not_after(&view::parse(der)?)).min()
+    /// Start and end of the certificate that ends first.
+    pub fn first_to_end(&self) -> Option<(Timestamp, Timestamp)> {
+        let validity = |der| {
+            let cert = view::parse(der)?;
+            Some((view::not_before(&cert)?, view::not_after(&cert)?))
+        };
+        self.certs.iter().filter_map(|der| validity(der)).min_by_key(|(_, end)| *end)
     }
 }
 
