@@ -2,7 +2,6 @@
 //! reference operator.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers of tests are tests"
 )]
@@ -371,8 +370,8 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     let mut operator = stage.another_operator();
     let mut app = daprd(stage, &namespace, operator.port);
     app.wait_outbound_ready(patience()).unwrap();
-    let state = json!([{"key": "k", "value": "v"}]);
-    let saved = http::post(app.http_port, "/v1.0/state/store", &state);
+    let items = json!([{"key": "k", "value": "v"}]);
+    let saved = http::post(app.http_port, "/v1.0/state/store", &items);
     assert!(saved.unwrap().is_success(), "the password of the Secret opened Redis");
 
     stage.apply(&namespace, &component("added", ""));
@@ -437,6 +436,41 @@ fn comparable(mut object: Value) -> Value {
         }
     }
     object
+}
+
+#[test]
+fn one_candidate_leads_and_hands_over_when_it_stops() {
+    use runtime::{Scope, kubernetes, lease};
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("lease").unwrap();
+    // Fails only if it is installed already, which is then the same one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let kubeconfig = Some(stage.bed.kubeconfig());
+        let client =
+            kubernetes::client(kubeconfig, kubernetes::Precedence::Kubeconfig).await.unwrap();
+        let stand = |identity: &str, scope: &Scope| {
+            let (namespace, name) = (namespace.clone(), "operator.dapr.io".to_owned());
+            let identity = identity.to_owned();
+            lease::elect(client.clone(), lease::LeaseOptions { namespace, name, identity }, scope)
+        };
+        let (first, second) = (Scope::for_test(), Scope::for_test());
+        let mut leads = stand("first", &first);
+        leads.wait_for(|leads| *leads).await.unwrap();
+        let mut waits = stand("second", &second);
+        tokio::time::sleep(Duration::from_secs(4)).await; // two of its tries
+        assert!(!*waits.borrow(), "one at a time");
+        first.shutdown().await.unwrap();
+        let limit = Duration::from_secs(10); // below the 15 s of a lease that nobody gives back
+        let taken = tokio::time::timeout(limit, waits.wait_for(|leads| *leads)).await;
+        assert!(taken.is_ok(), "the lease was given back");
+        drop(taken);
+        second.shutdown().await.unwrap();
+    });
+    let lease = stage.bed.get(&["lease", "operator.dapr.io", "-n", &namespace]).unwrap();
+    assert_eq!(lease["spec"]["leaseTransitions"], 1, "{lease}");
+    assert_eq!(lease["spec"]["holderIdentity"], "");
 }
 
 #[test]

@@ -321,7 +321,11 @@ fn mcp_pairs(server: &MCPServer) -> Option<(&'static str, &[NameValuePair])> {
         .or_else(|| endpoint.sse.as_ref().map(|http| (SSE, http)));
     match http {
         Some((place, http)) => {
-            let store = http.auth.as_ref().and_then(|auth| auth.secret_store.as_deref()).unwrap_or_default();
+            let store = http
+                .auth
+                .as_ref()
+                .and_then(|auth| auth.secret_store.as_deref())
+                .unwrap_or_default();
             is_kubernetes_store(store).then_some((place, http.headers.as_slice()))
         }
         None => endpoint.stdio.as_ref().map(|stdio| (STDIO, stdio.env.as_slice())),

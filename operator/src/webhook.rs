@@ -74,18 +74,18 @@ pub async fn keep_crd(
 }
 
 async fn repair(cluster: &Cluster, namespace: &str, anchors: &str) -> anyhow::Result<()> {
-    let crd = cluster.crd(crd_patch::CRD).await.map_err(said)?;
+    let crd = cluster.crd(crd_patch::CRD).await.map_err(|e| said(&e))?;
     let operations = crd_patch::patch(&crd, namespace, anchors)?;
     let name = crd_patch::CRD;
     if operations.is_empty() {
         tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
         return Ok(());
     }
-    cluster.patch_crd(name, operations).await.map_err(said)?;
+    cluster.patch_crd(name, operations).await.map_err(|e| said(&e))?;
     tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
     Ok(())
 }
 
-fn said(error: kube::Error) -> anyhow::Error {
-    anyhow::anyhow!(api_text(&error))
+fn said(error: &kube::Error) -> anyhow::Error {
+    anyhow::anyhow!(api_text(error))
 }
