@@ -171,7 +171,8 @@ impl Stream {
         let mut written = mailbox.written();
         loop {
             let event = tokio::select! {
-                end = mailbox.ended() => return end,() = mailbox.gone() => return Status::cancelled("the client is gone"),
+                end = mailbox.ended() => return end,
+                () = mailbox.gone() => return Status::cancelled("the client is gone"),
                 () = self.scope.token().cancelled() => return End::Stopped.into(),
                 Ok(()) = written.changed() => {
                     let Some((step, version)) = *written.borrow_and_update() else { continue };
