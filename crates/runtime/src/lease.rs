@@ -96,11 +96,7 @@ fn record(old: Option<&LeaseSpec>, identity: &str, now: jiff::Timestamp) -> Leas
 
 /// Stands for election until the scope ends, then gives the lease back. The answer says whether
 /// this process leads; what needs the lease runs while it is true.
-pub fn elect(
-    client: kube::Client,
-    options: LeaseOptions,
-    scope: &Scope,
-) -> watch::Receiver<bool> {
+pub fn elect(client: kube::Client, options: LeaseOptions, scope: &Scope) -> watch::Receiver<bool> {
     let (leading, answer) = watch::channel(false);
     let candidate = Candidate {
         api: Api::namespaced(client, &options.namespace),
@@ -148,9 +144,8 @@ impl Candidate {
             }
         }
         let now = clock::monotonic();
-        let lead = self
-            .renewed
-            .is_some_and(|at| now.saturating_duration_since(at) < RENEW_DEADLINE);
+        let lead =
+            self.renewed.is_some_and(|at| now.saturating_duration_since(at) < RENEW_DEADLINE);
         if leading.send_if_modified(|was| std::mem::replace(was, lead) != lead) {
             let text = if lead { "became leader" } else { "lost the lease" };
             tracing::info!(target: "dapr.leaderelection", identity = self.options.identity, "{text}");
@@ -166,7 +161,8 @@ impl Candidate {
         self.observed.lease = seen;
         let step = decide(&self.observed, &self.options.identity, clock::monotonic());
         let old = self.observed.lease.as_ref();
-        let spec = record(old.and_then(|lease| lease.spec.as_ref()), &self.options.identity, clock::now());
+        let spec =
+            record(old.and_then(|lease| lease.spec.as_ref()), &self.options.identity, clock::now());
         let written = match (step, old) {
             (Step::Wait, _) => return Ok(false),
             (Step::Take, Some(old)) => {

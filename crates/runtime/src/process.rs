@@ -66,12 +66,23 @@ where
 {
     let scope = Scope::default();
     let mut signals = Signals::install()?;
+    let starting = scope.ready("start-up");
     http::start(flags, &scope).await?;
     let life = async {
-        tokio::select! {
-            wired = run(scope.clone()) => wired?,
-            () = scope.token().cancelled() => {}
-        }
+        let mut wiring = std::pin::pin!(run(scope.clone()));
+        // The first poll registers the service's own health targets; until then this one keeps
+        // `/healthz` from being 200 for a moment.
+        let wired = tokio::select! {
+            biased;
+            wired = &mut wiring => Some(wired),
+            () = async { starting.set_ready() } => None,
+        };
+        starting.set_ready();
+        let wired = match wired {
+            Some(wired) => Some(wired),
+            None => scope.token().run_until_cancelled(wiring).await,
+        };
+        wired.transpose()?;
         scope.token().cancelled().await;
         anyhow::Ok(())
     };
