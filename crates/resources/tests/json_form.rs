@@ -178,6 +178,10 @@ fn configurations(#[case] stored: Value, #[case] want: Value) {
         "timeout": "5s", "auth": {"spiffe": {}, "oauth2": {"issuer": ""}}}},
         "middleware": {"beforeCallTool": [{"workflow": {"workflowName": ""}, "mutate": false}]},
         "catalog": {"owner": {}}}}))]
+#[case::empty_texts_are_kept(json!({"spec": {"endpoint": {"sse": {"url": "u", "auth": {"secretStore": "",
+        "oauth2": {"issuer": "i", "audience": "", "clientID": ""}}}}, "catalog": {"displayName": ""}}}),
+    json!({"spec": {"endpoint": {"sse": {"url": "u", "auth": {"secretStore": "",
+        "oauth2": {"issuer": "i", "audience": "", "clientID": ""}}}}, "catalog": {"displayName": ""}}}))]
 #[case::stdio(json!({"spec": {"endpoint": {"stdio": {"args": [], "env": []}}}}),
     json!({"spec": {"endpoint": {"stdio": {"command": ""}}}}))]
 fn mcp_servers(#[case] stored: Value, #[case] want: Value) {
