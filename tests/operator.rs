@@ -1,10 +1,6 @@
 //! The operator as a process, against a real API server, our sentry, the official sidecar and the
 //! reference operator.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "helpers of tests are tests"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 #[path = "operator/stage.rs"]
 mod stage;

@@ -52,9 +52,9 @@ impl Reconciler {
         Self { cluster, reports, metrics, kinds, desk: Mutex::default(), woken: Notify::new() }
     }
 
-    /// The client to stand for election with.
-    pub fn client(&self) -> kube::Client {
-        self.cluster.client().clone()
+    /// The cluster it works on.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// Works whenever `leading` is true, until the scope ends. Between two terms everything is

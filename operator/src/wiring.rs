@@ -273,7 +273,7 @@ fn start_reconciler(
     if config.workloads == Workloads::Off {
         return;
     }
-    let client = reconciler.client();
+    let client = reconciler.cluster().client().clone();
     let leading = match election {
         Some(options) => lease::elect(client, options, scope),
         None => watch::Sender::new(true).subscribe(),

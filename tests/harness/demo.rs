@@ -105,7 +105,15 @@ impl Demo {
         for value in &self.values {
             args.extend(["--set", value]);
         }
-        self.cluster.helm(&args).map(drop).or_else(|e| self.explain(&e, CONTROL_PLANE))
+        let again = self.cluster.helm(&["status", "dapr", "--namespace", CONTROL_PLANE]).is_ok();
+        self.cluster.helm(&args).map(drop).or_else(|e| self.explain(&e, CONTROL_PLANE))?;
+        if again {
+            // The images may be newer than the pods although their tags are the same.
+            for service in SERVICES {
+                self.cluster.kubectl(&["-n", CONTROL_PLANE, "rollout", "restart", service])?;
+            }
+        }
+        Ok(())
     }
 
     /// Deploys the sample and waits until its pods are Ready.
@@ -244,6 +252,7 @@ impl Demo {
     /// # Errors
     /// The order is lost or changed.
     pub fn order_survives_restart(&self) -> Result<i64> {
+        self.last_order()?; // there is one before the client stops
         self.scale("pythonapp", 0)?;
         until(Deadline::seconds(60), "the client to be gone", || {
             Ok(self.app_pods("python")?.is_empty().then_some(()))

@@ -81,8 +81,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     }
     for peer in &flags.peer {
         let value = peer.to_possible_value().context("a peer has a name")?;
-        let image =
-            step(&format!("image of {}", value.get_name()), || peer.image(registry))?;
+        let image = step(&format!("image of {}", value.get_name()), || peer.image(registry))?;
         finish(&image, value.get_name(), &out, flags)?;
     }
     Ok(())

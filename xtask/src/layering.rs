@@ -48,7 +48,7 @@ const CONFINED: [Confined; 3] = [
         why: "TLS lives in transport",
     },
     Confined {
-        text: "std::env::var",
+        text: "std::env::var(",
         allowed: |file| file == "crates/runtime/src/environment.rs",
         why: "the environment is read in runtime",
     },

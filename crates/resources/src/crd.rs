@@ -1,5 +1,5 @@
 //! What every custom resource has in common, and the macro that defines one.
-use kube::core::{NamespaceResourceScope, ObjectMeta, Resource};
+use kube_core::{NamespaceResourceScope, ObjectMeta, Resource};
 use serde::{Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 use serde_json::Value;
 
@@ -104,7 +104,7 @@ macro_rules! custom_resource {
             /// Name, namespace and so on.
             #[serde(serialize_with = "crate::crd::metadata")]
             #[cfg_attr(test, schemars(with = "serde_json::Map<String, serde_json::Value>"))]
-            pub metadata: kube::core::ObjectMeta,
+            pub metadata: kube_core::ObjectMeta,
             $($(#[$attr])* pub $member: $type,)*
             /// Members that this version does not know; they pass through unchanged.
             #[serde(flatten)]
@@ -116,16 +116,16 @@ macro_rules! custom_resource {
                 Self {
                     kind: <Self as $crate::CustomResource>::KIND.to_owned(),
                     api_version: concat!("dapr.io/", $version).to_owned(),
-                    metadata: kube::core::ObjectMeta::default(),
+                    metadata: kube_core::ObjectMeta::default(),
                     $($member: Default::default(),)*
                     rest: $crate::Rest::default(),
                 }
             }
         }
 
-        impl kube::core::Resource for $name {
+        impl kube_core::Resource for $name {
             type DynamicType = ();
-            type Scope = kube::core::NamespaceResourceScope;
+            type Scope = kube_core::NamespaceResourceScope;
 
             fn kind((): &()) -> std::borrow::Cow<'_, str> {
                 <Self as $crate::CustomResource>::KIND.into()
@@ -139,10 +139,10 @@ macro_rules! custom_resource {
             fn plural((): &()) -> std::borrow::Cow<'_, str> {
                 $plural.into()
             }
-            fn meta(&self) -> &kube::core::ObjectMeta {
+            fn meta(&self) -> &kube_core::ObjectMeta {
                 &self.metadata
             }
-            fn meta_mut(&mut self) -> &mut kube::core::ObjectMeta {
+            fn meta_mut(&mut self) -> &mut kube_core::ObjectMeta {
                 &mut self.metadata
             }
         }

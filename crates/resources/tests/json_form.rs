@@ -6,7 +6,7 @@
     reason = "test code outside of #[test] functions"
 )]
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::core::{ObjectMeta, Resource as _};
+use kube_core::{ObjectMeta, Resource as _};
 use resources::{
     Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, Resiliency, Subscription,
     SubscriptionV1, WorkflowAccessPolicy, json, trim_metadata,
