@@ -29,7 +29,7 @@ pub mod local_api;
 pub mod node_bed;
 mod node_image;
 mod node_parts;
-mod packages;
+pub mod packages;
 pub mod peer_images;
 pub mod process;
 pub mod progress;

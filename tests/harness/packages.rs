@@ -40,6 +40,19 @@ pub(crate) const NODE_JS: [Needed; 1] = [needed("node", "nodejs")];
 /// Python.
 pub(crate) const PYTHON: [Needed; 1] = [needed("python3", "python3")];
 
+/// Checks certificates independently of us.
+const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
+
+/// What the suites use beside the bed's own programs. Asked once before the tests, so that no two
+/// of them install at the same time.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub fn require_for_tests() -> Result<()> {
+    let groups: [&[Needed]; 4] = [&REDIS, &NODE_JS, &PYTHON, &OPENSSL];
+    groups.into_iter().try_for_each(require)
+}
+
 /// Makes sure that all of them are there: installs what is missing when root, names it otherwise.
 ///
 /// # Errors

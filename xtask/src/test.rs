@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::progress::step;
-use blackbox::{Service, Tool, environment, node_bed, peer_images, tools};
+use blackbox::{Service, Tool, environment, node_bed, packages, peer_images, tools};
 use clap::Args;
 
 use crate::check;
@@ -25,13 +25,17 @@ pub(crate) struct Flags {
 }
 
 /// What the black-box suites need beside the bed's own programs.
-const PEERS: [Tool; 6] = [
+const PEERS: [Tool; 10] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
     Tool::KUBECTL,
     Tool::HELM,
     Tool::DAPRD,
+    Tool::DAPR_CLI,
+    Tool::REFERENCE_OPERATOR,
+    Tool::REFERENCE_PLACEMENT,
+    Tool::REFERENCE_SENTRY,
 ];
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
@@ -54,6 +58,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 
 /// Builds what takes long before the tests, where its progress can be seen.
 fn prepare(end_to_end: bool) -> Result<()> {
+    packages::require_for_tests()?;
     step("programs of the test bed", || {
         let wanted: Vec<Tool> = PEERS
             .into_iter()
