@@ -21,6 +21,8 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// Wait after a refused or failed first request, which nobody can work without.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// New trust anchors make every service renew; they spread over this time.
+const NEW_ANCHORS_SPREAD: Duration = Duration::from_secs(2);
 /// Renewals are spread by this share of the half life, so that services that started together do
 /// not renew together for ever.
 const SPREAD: f64 = 0.1;
@@ -166,12 +168,21 @@ async fn renew(
         renewal_time(chain.chain().not_before(), chain.chain().not_after(), random::fraction())
     };
     let mut at = due(&svid);
+    let mut anchors = svid.anchors();
+    anchors.mark_unchanged();
     let work = async {
         loop {
             let left = clock::now().duration_until(at);
             if let Ok(wait) = Duration::try_from(left) {
-                tokio::time::sleep(wait.min(LONGEST_SLEEP)).await;
-                if wait > LONGEST_SLEEP {
+                tokio::select! {
+                    () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
+                    // Peers that trust only the new root must be able to verify us.
+                    Ok(()) = anchors.changed() => {
+                        at = clock::now();
+                        tokio::time::sleep(NEW_ANCHORS_SPREAD.mul_f64(random::fraction())).await;
+                    }
+                }
+                if clock::now() < at {
                     continue;
                 }
             }

@@ -185,6 +185,35 @@ async fn a_service_gets_its_identity_from_sentry_and_renews_it() {
 }
 
 #[tokio::test]
+async fn new_trust_anchors_make_a_service_renew_at_once() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let volume = tempfile::tempdir().unwrap();
+    let file = volume.path().join("ca.crt");
+    std::fs::write(&file, ca.anchors().pem()).unwrap();
+    let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
+    let address = serve(&own, ClientAuth::None, sentry(&ca), &scope).await;
+    let options = Options {
+        app_id: "dapr-placement".into(),
+        namespace: "dapr-system".into(),
+        trust_domain: domain(),
+        control_plane_namespace: "dapr-system".into(),
+        sentry_address: address,
+        anchors: AnchorSource::File { path: file.clone(), fallback: None },
+        key_kind: KeyKind::Ed25519,
+        mode: Mode::Standalone,
+    };
+    let svid = tokio::time::timeout(LIMIT, svid::start(options, &scope)).await.unwrap().unwrap();
+    let first = svid.current();
+    let both = format!("{}{}", ca.anchors().pem(), Ca::new().anchors().pem());
+    std::fs::write(&file, both).unwrap();
+    testkit::until("the certificate is renewed", async || {
+        svid.current().chain().certs() != first.chain().certs()
+    })
+    .await;
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stop_lets_open_calls_finish() {
     let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
     let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
