@@ -68,9 +68,13 @@ impl Cluster {
     /// Reads one Configuration, past every cache.
     ///
     /// # Errors
-    /// It is missing, forbidden or undecodable.
-    pub async fn configuration(&self, namespace: &str, name: &str) -> kube::Result<Configuration> {
-        Api::namespaced(self.client.clone(), namespace).get(name).await
+    /// It is forbidden or undecodable.
+    pub async fn configuration(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> kube::Result<Option<Configuration>> {
+        Api::namespaced(self.client.clone(), namespace).get_opt(name).await
     }
 
     /// Watches a kind as untyped objects, so that each is decoded by itself.

@@ -88,9 +88,11 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 /// Who we are, from the control plane's own Configuration.
 async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
     let name = format!("{}/{}", config.namespace, config.configuration);
-    let found = cluster.configuration(&config.namespace, &config.configuration).await;
-    let found =
-        found.map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?;
+    let ask = || cluster.configuration(&config.namespace, &config.configuration);
+    let found = kubernetes::appearing(ask)
+        .await
+        .map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?
+        .with_context(|| format!("read Configuration {name}: not found"))?;
     let mtls = found.spec.mtls.with_context(|| format!("Configuration {name} has no spec.mtls"))?;
     let trust_domain = TrustDomain::parse(&mtls.control_plane_trust_domain)
         .with_context(|| format!("spec.mtls.controlPlaneTrustDomain of Configuration {name}"))?;

@@ -168,7 +168,8 @@ impl Kubernetes {
     pub async fn settings(&self, namespace: &str, name: &str) -> anyhow::Result<Settings> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
-        let object = api.get_opt(name).await.map_err(|e| anyhow!("{}", brief(&e)))?;
+        let object = runtime::kubernetes::appearing(|| api.get_opt(name)).await;
+        let object = object.map_err(|e| anyhow!("{}", brief(&e)))?;
         let object = object.context("config CRD not found")?;
         let mtls = object.data.pointer("/spec/mtls").cloned().unwrap_or_default();
         let mtls: Option<resources::Mtls> =

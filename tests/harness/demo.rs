@@ -160,23 +160,24 @@ impl Demo {
         self.cluster.kubectl(&["-n", CONTROL_PLANE, "get", "pods"])
     }
 
-    /// `kubectl get pods` of the sample; every application pod has both containers ready.
+    /// `kubectl get pods` of the sample, once every application pod has both containers ready. A
+    /// sidecar that was up before its store is started again by the kubelet.
     ///
     /// # Errors
-    /// A pod has no sidecar or a container is not ready.
+    /// A pod has no sidecar, or a container does not get ready in time.
     pub fn pods(&self) -> Result<String> {
         for app in APPS {
-            for pod in self.app_pods(app)? {
-                let ready: Vec<&str> = containers(&pod)
-                    .filter(|c| c["ready"] == true)
-                    .filter_map(|c| c["name"].as_str())
-                    .collect();
-                ensure!(
-                    ready.len() == 2 && ready.contains(&"daprd"),
-                    "pod {} has the ready containers {ready:?}, not the application and daprd",
-                    pod["metadata"]["name"]
-                );
-            }
+            until(Deadline::seconds(60), &format!("application and sidecar of {app}"), || {
+                let pods = self.app_pods(app)?;
+                for pod in &pods {
+                    let name = text(&pod["metadata"]["name"]);
+                    let injected = array(&pod["spec"]["containers"]).any(|c| c["name"] == "daprd");
+                    ensure!(injected, "pod {name} was created without its sidecar");
+                }
+                let both = |pod| containers(pod).filter(|c| c["ready"] == true).count() == 2;
+                Ok((!pods.is_empty() && pods.iter().all(both)).then_some(()))
+            })
+            .or_else(|e| self.explain(&e, &self.namespace))?;
         }
         self.kubectl(&["get", "pods"])
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -82,6 +83,30 @@ async fn from_file(path: &Path) -> anyhow::Result<Config> {
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.with_context(named)
 }
 
+/// How long an installation may take to create what a service reads first: Helm creates custom
+/// resources after the workloads.
+const APPEARS_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const APPEARS_POLL: Duration = Duration::from_millis(250);
+
+/// Asks until the answer is there, at most ten seconds; then the last answer or failure stands.
+///
+/// # Errors
+/// The failure of the last attempt.
+pub async fn appearing<T, E, F>(mut ask: impl FnMut() -> F) -> Result<Option<T>, E>
+where
+    F: Future<Output = Result<Option<T>, E>>,
+{
+    let deadline = tokio::time::Instant::now() + APPEARS_WITHIN;
+    loop {
+        let answer = ask().await;
+        if matches!(answer, Ok(Some(_))) || tokio::time::Instant::now() >= deadline {
+            return answer;
+        }
+        tokio::time::sleep(APPEARS_POLL).await;
+    }
+}
+
 /// What [`trust_bundle`] returns: asks once, `None` when there is nothing yet.
 pub type BundleReader =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
@@ -103,4 +128,29 @@ pub fn trust_bundle(client: Client, namespace: &str) -> BundleReader {
             }
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_what_appears_and_gives_up_on_what_does_not() {
+        let mut asked = 0;
+        let late = appearing(|| {
+            asked += 1;
+            let answer = if asked < 3 {
+                Err("connection refused")
+            } else {
+                Ok((asked > 3).then_some("here"))
+            };
+            std::future::ready(answer)
+        });
+        assert_eq!(late.await, Ok(Some("here")));
+        assert_eq!(appearing(|| std::future::ready(Ok::<Option<()>, &str>(None))).await, Ok(None));
+        assert_eq!(
+            appearing(|| std::future::ready(Err::<Option<()>, _>("forbidden"))).await,
+            Err("forbidden")
+        );
+    }
 }
