@@ -1,5 +1,6 @@
 //! The task runner: `cargo xtask --help`.
 
+mod chart;
 mod check;
 mod cluster;
 mod demo;
@@ -28,6 +29,8 @@ enum Task {
     Test(test::Flags),
     /// Format, lints, layering, documentation, dependencies, chart
     Check(check::Flags),
+    /// Package the chart with a registry as its default
+    Chart(chart::Flags),
     /// Bring generated files up to date: the chart's copy of crds/
     Gen,
     /// A real Kubernetes on this machine
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test(flags) => test::run(&flags),
         Task::Check(flags) => check::run(&flags),
+        Task::Chart(flags) => chart::run(&flags),
         Task::Gen => check::generate(),
         Task::Cluster(flags) => cluster::run(flags),
         Task::Image(flags) => image::run(&flags),
