@@ -75,7 +75,7 @@ where
         let wired = tokio::select! {
             biased;
             wired = &mut wiring => Some(wired),
-            () = async { starting.set_ready() } => None,
+            () = std::future::ready(()) => None,
         };
         starting.set_ready();
         let wired = match wired {

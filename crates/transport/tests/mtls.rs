@@ -101,6 +101,26 @@ async fn ask(client: &Svid, address: &str, expected: SpiffeId) -> Result<String,
     Ok(String::from_utf8(answer.into_inner().workload_certificate).unwrap())
 }
 
+/// Starts as `dapr-placement`: asks that sentry for an SVID and keeps it fresh.
+async fn placement(
+    sentry_address: String,
+    anchors: AnchorSource,
+    key_kind: KeyKind,
+    scope: &Scope,
+) -> Svid {
+    let options = Options {
+        app_id: "dapr-placement".into(),
+        namespace: "dapr-system".into(),
+        trust_domain: domain(),
+        control_plane_namespace: "dapr-system".into(),
+        sentry_address,
+        anchors,
+        key_kind,
+        mode: Mode::Standalone,
+    };
+    tokio::time::timeout(LIMIT, svid::start(options, scope)).await.unwrap().unwrap()
+}
+
 #[tokio::test]
 async fn each_end_sees_the_other_by_its_spiffe_id() {
     let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
@@ -163,17 +183,13 @@ async fn a_service_gets_its_identity_from_sentry_and_renews_it() {
     let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
     let short = Sentry { ca: ca.clone(), ttl: Duration::from_secs(4) };
     let address = serve(&own, ClientAuth::None, short, &scope).await;
-    let options = Options {
-        app_id: "dapr-placement".into(),
-        namespace: "dapr-system".into(),
-        trust_domain: domain(),
-        control_plane_namespace: "dapr-system".into(),
-        sentry_address: address,
-        anchors: AnchorSource::Pem(ca.anchors().pem().to_owned()),
-        key_kind: KeyKind::Rsa2048,
-        mode: Mode::Standalone,
-    };
-    let svid = tokio::time::timeout(LIMIT, svid::start(options, &scope)).await.unwrap().unwrap();
+    let svid = placement(
+        address,
+        AnchorSource::Pem(ca.anchors().pem().to_owned()),
+        KeyKind::Rsa2048,
+        &scope,
+    )
+    .await;
     let first = svid.current();
     assert_eq!(first.id(), &id("dapr-placement"));
     assert!(scope.is_ready());
@@ -192,17 +208,13 @@ async fn new_trust_anchors_make_a_service_renew_at_once() {
     std::fs::write(&file, ca.anchors().pem()).unwrap();
     let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
     let address = serve(&own, ClientAuth::None, sentry(&ca), &scope).await;
-    let options = Options {
-        app_id: "dapr-placement".into(),
-        namespace: "dapr-system".into(),
-        trust_domain: domain(),
-        control_plane_namespace: "dapr-system".into(),
-        sentry_address: address,
-        anchors: AnchorSource::File { path: file.clone(), fallback: None },
-        key_kind: KeyKind::Ed25519,
-        mode: Mode::Standalone,
-    };
-    let svid = tokio::time::timeout(LIMIT, svid::start(options, &scope)).await.unwrap().unwrap();
+    let svid = placement(
+        address,
+        AnchorSource::File { path: file.clone(), fallback: None },
+        KeyKind::Ed25519,
+        &scope,
+    )
+    .await;
     let first = svid.current();
     let both = format!("{}{}", ca.anchors().pem(), Ca::new().anchors().pem());
     std::fs::write(&file, both).unwrap();
