@@ -3,7 +3,7 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -106,6 +106,19 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::kubectl`].
     pub fn kubectl_with_input(&self, args: &[&str], input: &str) -> Result<String> {
+        let result = self.kubectl_output(args, input)?;
+        if !result.status.success() {
+            let reason = String::from_utf8_lossy(&result.stderr);
+            bail!("kubectl {}: {}\n{reason}", args.join(" "), process::describe(result.status));
+        }
+        Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+    }
+
+    /// Runs `kubectl` with that standard input and returns all that came of it, a refusal too.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn kubectl_output(&self, args: &[&str], input: &str) -> Result<Output> {
         let mut child = self
             .kubectl_command()?
             .args(args)
@@ -117,12 +130,7 @@ impl Cluster {
         let mut stdin = child.stdin.take().context("no standard input of kubectl")?;
         let _ = stdin.write_all(input.as_bytes()); // it may end early; then its status says why
         drop(stdin);
-        let result = child.wait_with_output()?;
-        if !result.status.success() {
-            let reason = String::from_utf8_lossy(&result.stderr);
-            bail!("kubectl {}: {}\n{reason}", args.join(" "), process::describe(result.status));
-        }
-        Ok(String::from_utf8_lossy(&result.stdout).into_owned())
+        Ok(child.wait_with_output()?)
     }
 
     /// A token of that service account for that audience.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, until};
 use serde_json::{Value, json};
 
@@ -107,20 +107,7 @@ impl Installation {
 
     /// Runs kubectl with this input and returns all that came of it.
     pub(crate) fn kubectl(&self, args: &[&str], input: &Value) -> Result<Output> {
-        use std::io::Write as _;
-        use std::process::Stdio;
-        let mut child = self
-            .bed
-            .cluster()
-            .kubectl_command()?
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("run kubectl")?;
-        child.stdin.take().context("no standard input")?.write_all(input.to_string().as_bytes())?;
-        Ok(child.wait_with_output()?)
+        self.bed.cluster().kubectl_output(args, &input.to_string())
     }
 
     /// Creates an object, and returns what kubectl wrote to standard error.
