@@ -10,12 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// From the bottom up; packages of one layer do not know each other.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["identity", "resources", "proto"],
     &["runtime"],
     &["transport"],
     &["operator", "sidecar-injector", "sentry", "placement"],
     &["blackbox"],
+    &["bench"],
     &["xtask"],
 ];
 
