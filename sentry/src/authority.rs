@@ -20,13 +20,25 @@ const SPREAD: f64 = 0.05;
 #[derive(Debug, Clone)]
 pub struct Authority {
     current: Arc<watch::Sender<Option<Arc<Bundle>>>>,
-    settings: Settings,
+    settings: Arc<watch::Sender<Settings>>,
 }
 
 impl Authority {
     /// An authority without a CA yet.
     pub fn new(settings: Settings) -> Self {
-        Self { current: Arc::new(watch::channel(None).0), settings }
+        Self {
+            current: Arc::new(watch::channel(None).0),
+            settings: Arc::new(watch::channel(settings).0),
+        }
+    }
+
+    /// Makes certificates with other settings from now on; `false` if they are the same.
+    pub fn configure(&self, settings: Settings) -> bool {
+        self.settings.send_if_modified(|current| {
+            let changed = *current != settings;
+            *current = settings;
+            changed
+        })
     }
 
     /// Puts a CA in place; certificates are signed with it from now on.
@@ -57,12 +69,13 @@ impl Authority {
         draw: f64,
     ) -> Result<(Arc<Bundle>, IssuedLeaf), SignError> {
         let bundle = self.current().ok_or_else(|| SignError::NoCa("none is loaded".to_owned()))?;
+        let settings = self.settings();
         let request = LeafRequest {
             id,
             dns_names,
             public_key: csr.public_key_der(),
-            ttl: spread(self.settings.ttl, draw),
-            clock_skew: self.settings.clock_skew,
+            ttl: spread(settings.ttl, draw),
+            clock_skew: settings.clock_skew,
         };
         match bundle.issue(&request, now) {
             Ok(leaf) => Ok((bundle, leaf)),
@@ -73,7 +86,7 @@ impl Authority {
 
     /// The settings that certificates are made with.
     pub fn settings(&self) -> Settings {
-        self.settings
+        *self.settings.borrow()
     }
 }
 

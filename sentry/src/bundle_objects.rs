@@ -17,9 +17,9 @@ use crate::config::BundleNames;
 
 const NAME: &str = "dapr-trust-bundle";
 
-/// Marks a Secret whose CA sentry made: the SHA-256 of its trust anchors. Whatever does not match
-/// was put there by somebody else.
-const ANNOTATION_GENERATED: &str = "dapr.io/generated-trust-anchors";
+/// Marks a Secret whose CA sentry wrote: the fingerprint of anchors and issuer chain. Whatever does
+/// not match was put there by somebody else.
+const ANNOTATION_GENERATED: &str = "dapr.io/generated-ca";
 
 /// Why the objects could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +112,7 @@ impl BundleObjects {
         ];
         data.extend(parts.map(|(key, value)| (key.clone(), ByteString(value.to_vec()))));
         let annotations = secret.metadata.annotations.get_or_insert_with(BTreeMap::new);
-        annotations.insert(ANNOTATION_GENERATED.to_owned(), pem.anchors_sha256());
+        annotations.insert(ANNOTATION_GENERATED.to_owned(), pem.fingerprint());
         let written = self.secrets.replace(NAME, &PostParams::default(), &secret).await;
         written.map(drop).map_err(|e| api("update", "Secret", &e))
     }

@@ -56,9 +56,9 @@ pub enum BundleError {
 
 /// A CA that can sign. Its parts are known to belong together.
 pub struct Bundle {
-    anchors: TrustAnchors,
-    issuer: CertChain,
-    key: PrivateKey,
+    pub(crate) anchors: TrustAnchors,
+    pub(crate) issuer: CertChain,
+    pub(crate) key: PrivateKey,
 }
 
 /// The stored form of a bundle. The key is wiped when dropped and never printed.
@@ -118,9 +118,9 @@ impl Bundle {
         let validity = validity(options, now)?;
         let root_key = PrivateKey::generate(options.key_kind)?;
         let issuer_key = PrivateKey::generate(options.key_kind)?;
-        let root_name = certificate::organization(options.trust_domain.as_str());
+        let root_name = certificate::organization(options.trust_domain.as_str(), None);
         let root = authority(&root_name, &root_name, &root_key, None, &root_key, validity)?;
-        let issuer_name = certificate::organization(&options.issuer_name);
+        let issuer_name = certificate::organization(&options.issuer_name, None);
         let root_id = certificate::key_id(root_key.public_key_der());
         let issuer =
             authority(&root_name, &issuer_name, &issuer_key, Some(&root_id), &root_key, validity)?;
@@ -136,6 +136,22 @@ impl Bundle {
             now,
         )?;
         Ok((bundle, pem))
+    }
+
+    /// The bundle in its stored form, without the comments that it may have had.
+    pub fn to_pem(&self) -> BundlePem {
+        BundlePem {
+            anchors: self.anchors.pem().to_owned(),
+            issuer_chain: self.issuer.to_pem(),
+            issuer_key: self.key.to_pem(),
+        }
+    }
+
+    /// Start and end of the root that the issuer leads to now.
+    pub fn root(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let root = crate::succession::root_of(self, now)?;
+        let root = view::parse(root)?;
+        Some((view::not_before(&root)?, view::not_after(&root)?))
     }
 
     /// Issues a leaf.
@@ -172,10 +188,21 @@ impl fmt::Debug for Bundle {
 }
 
 impl BundlePem {
-    /// SHA-256 of the anchors' text, lower-case hex.
-    pub fn anchors_sha256(&self) -> String {
-        issue::hex(&Sha256::digest(self.anchors.as_bytes()))
+    /// SHA-256 of anchors and issuer chain as they are stored, lower-case hex: tells a CA that was
+    /// written here from one that somebody put in its place. Says nothing about the key.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(self.anchors.as_bytes(), self.issuer_chain.as_bytes())
     }
+}
+
+/// [`BundlePem::fingerprint`] of texts that may not even parse.
+pub fn fingerprint(anchors: &[u8], issuer_chain: &[u8]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(anchors);
+    // No text of certificates holds a zero byte: nothing can move from one part to the other.
+    digest.update([0]);
+    digest.update(issuer_chain);
+    issue::hex(&digest.finalize())
 }
 
 impl fmt::Debug for BundlePem {
@@ -221,7 +248,7 @@ fn check_issuer(chain: &CertChain, key: &PrivateKey) -> Result<(), BundleError> 
     Ok(())
 }
 
-fn validity(
+pub(crate) fn validity(
     options: &GenerateOptions<'_>,
     now: Timestamp,
 ) -> Result<(Timestamp, Timestamp), BundleError> {
@@ -232,7 +259,7 @@ fn validity(
 }
 
 /// A CA certificate: a root if `authority` is `None`, else an issuer below the key so identified.
-fn authority(
+pub(crate) fn authority(
     issuer_name: &[u8],
     subject: &[u8],
     key: &PrivateKey,

@@ -54,10 +54,15 @@ pub(crate) fn sign(
     Ok(CertificateDer::from(signed))
 }
 
-/// A name of one attribute, the organisation.
-pub(crate) fn organization(name: &str) -> Vec<u8> {
-    let attribute = der::sequence(&[&der::oid(oid::ORGANIZATION), &der::directory_string(name)]);
-    der::sequence(&[&der::set_of_one(&attribute)])
+/// A name of the organisation, and a common name where the organisation alone would not tell it
+/// from another one.
+pub(crate) fn organization(name: &str, common_name: Option<&str>) -> Vec<u8> {
+    let attribute = |oid: &[u8], value: &str| {
+        der::set_of_one(&der::sequence(&[&der::oid(oid), &der::directory_string(value)]))
+    };
+    let mut parts = attribute(oid::ORGANIZATION, name);
+    parts.extend(common_name.map(|value| attribute(oid::COMMON_NAME, value)).unwrap_or_default());
+    der::sequence(&[&parts])
 }
 
 /// A name without attributes.

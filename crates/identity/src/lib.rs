@@ -8,7 +8,7 @@
 //!  PEM ──► PrivateKey ───┘
 //! ```
 //! Start reading at [`SpiffeId`], then [`verify_svid`] (what a peer accepts) and [`Bundle`] (what
-//! sentry signs with).
+//! sentry signs with, and in `succession` what takes its place).
 //!
 //! Certificates are written by `der` and `certificate`, about 300 lines, and not by a library:
 //! leaves must carry the issuer's name byte for byte as the issuer wrote it, or Go peers answer
@@ -26,15 +26,19 @@ mod oid;
 mod pem;
 mod signature;
 mod spiffe_id;
+mod succession;
 mod trust;
 mod verify;
 mod view;
 
-pub use bundle::{Bundle, BundleError, BundlePem, GenerateOptions, SELF_SIGNED_LIFETIME};
+pub use bundle::{
+    Bundle, BundleError, BundlePem, GenerateOptions, SELF_SIGNED_LIFETIME, fingerprint,
+};
 pub use csr::{Csr, CsrError, csr_pem};
 pub use issue::{IssueError, IssuedLeaf, LeafRequest};
 pub use key::{KeyError, KeyKind, PrivateKey};
 pub use rustls_pki_types::CertificateDer;
 pub use spiffe_id::{SpiffeError, SpiffeId, TrustDomain};
+pub use succession::{Succession, SuccessionError};
 pub use trust::{AnchorsError, CertChain, ChainError, TrustAnchors};
 pub use verify::{VerifyError, verify_svid};

@@ -1,5 +1,7 @@
 //! Object identifiers, as the content bytes of their DER form.
 
+/// commonName, RFC 5280 appendix A.
+pub(crate) const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// organizationName, RFC 5280 appendix A.
 pub(crate) const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 /// keyUsage, RFC 5280 §4.2.1.3.

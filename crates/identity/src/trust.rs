@@ -193,6 +193,6 @@ fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
         .collect()
 }
 
-fn to_pem(certs: &[CertificateDer<'_>]) -> String {
-    certs.iter().map(|der| pem::encode(CERTIFICATE, der).to_string()).collect()
+pub(crate) fn to_pem<'a>(certs: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {
+    certs.into_iter().map(|der| pem::encode(CERTIFICATE, der).to_string()).collect()
 }
