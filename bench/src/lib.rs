@@ -1,1 +1,29 @@
-//! The benchmark against the reference control plane.
+//! The benchmark against the reference control plane, in one run on one machine: both sides get
+//! the same flags, the same objects and the same load from the same client, one after the other,
+//! round by round. What counts is the ratio within a run.
+//!
+//! ```text
+//!   frame     rounds, alternating sides          Row ── prepare ──> Prepared ── round(side) ──> [Reading]
+//!   stats     readings of all rounds ──> Figure (median, min, max of each side, ratio)
+//!   results   Figures + Machine ──> table, JSON ──> docs/performance.md and pictures
+//!   plane     what rows stand on: API server, authority, either side's services as processes
+//!   load      closed and open loops with latency histograms;  usage: CPU and memory of a process
+//! ```
+//!
+//! Start reading at [`row::Row`]. A new row is one file that implements it and a line in
+//! [`rows::all`].
+
+pub mod flags;
+pub mod frame;
+pub mod load;
+pub mod machine;
+pub mod picture;
+pub mod plane;
+pub mod programs;
+pub mod report;
+pub mod results;
+pub mod row;
+pub mod rows;
+pub mod start;
+pub mod stats;
+pub mod usage;

@@ -1,2 +1,15 @@
-//! `cargo xtask bench`
-fn main() {}
+//! `cargo xtask bench` runs this program, built with optimisation.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match bench::frame::run(&bench::flags::Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The task runner: `cargo xtask --help`.
 
+mod bench;
 mod chart;
 mod check;
 mod cluster;
@@ -29,6 +30,8 @@ enum Task {
     Test(test::Flags),
     /// Format, lints, layering, documentation, dependencies, chart
     Check(check::Flags),
+    /// The benchmark against the reference control plane
+    Bench(bench::Flags),
     /// Package the chart with a registry as its default
     Chart(chart::Flags),
     /// Bring generated files up to date: the chart's copy of crds/
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test(flags) => test::run(&flags),
         Task::Check(flags) => check::run(&flags),
+        Task::Bench(flags) => bench::run(&flags),
         Task::Chart(flags) => chart::run(&flags),
         Task::Gen => check::generate(),
         Task::Cluster(flags) => cluster::run(flags),

@@ -1,0 +1,91 @@
+//! The command line of `cargo xtask bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::row::Size;
+
+/// Measures the services against the reference control plane.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+pub struct Flags {
+    /// What to do instead of a run of all rows
+    #[command(subcommand)]
+    pub task: Option<Task>,
+    /// Which rows and how often
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// Other things than a run.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Names the rows and what they measure
+    List,
+    /// Puts one row's load on a service that already runs
+    Load(Against),
+    /// Writes the report and its pictures from the JSON of a run
+    Report {
+        /// The JSON that a run wrote with `--json`
+        json: PathBuf,
+        /// The folder of the report
+        #[arg(long, default_value = "docs")]
+        docs: PathBuf,
+    },
+}
+
+/// A run of rows.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Only rows whose name contains this; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
+    /// Rounds of each side; the sides take turns
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// A cut run: smaller loads, for a first look
+    #[arg(long)]
+    pub quick: bool,
+    /// Writes the results as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Also writes docs/performance.md and its pictures
+    #[arg(long)]
+    pub report: bool,
+    /// Cargo's profile for our own services
+    #[arg(long, default_value = "release")]
+    pub profile: String,
+}
+
+impl Run {
+    /// How large the loads are.
+    pub fn size(&self) -> Size {
+        if self.quick { Size::Quick } else { Size::Full }
+    }
+}
+
+/// A service that runs somewhere, and the way in.
+#[derive(Clone, Debug, Args)]
+pub struct Against {
+    /// The row whose load it is
+    pub row: String,
+    /// `host:port` of the service
+    #[arg(long)]
+    pub address: String,
+    /// The trust anchors of its control plane (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub anchors: Option<PathBuf>,
+    /// `host:port` of the sentry that gives the load its certificates
+    #[arg(long)]
+    pub sentry: Option<String>,
+    /// The control plane's trust domain
+    #[arg(long, default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// The control plane's namespace
+    #[arg(long, default_value = "dapr-system")]
+    pub namespace: String,
+    /// A cut load
+    #[arg(long)]
+    pub quick: bool,
+}

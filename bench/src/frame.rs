@@ -1,0 +1,120 @@
+//! A run: rows one after the other, sides taking turns, round by round.
+
+use anyhow::{Context as _, Result};
+use blackbox::progress::{say, step};
+
+use crate::{
+    flags::{Against, Flags, Run, Task},
+    machine::Machine,
+    programs::Programs,
+    report,
+    results::{self, Results, RowResults},
+    row::{Prepared, Reading, Row, Side, Size},
+    rows, stats,
+};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// When a row cannot be set up or measured, or a file cannot be written.
+pub fn run(flags: &Flags) -> Result<()> {
+    match &flags.task {
+        None => run_rows(&flags.run),
+        Some(Task::List) => {
+            list();
+            Ok(())
+        }
+        Some(Task::Load(against)) => load(against),
+        Some(Task::Report { json, docs }) => report::write(&results::read(json)?, docs),
+    }
+}
+
+fn list() {
+    for row in rows::all() {
+        results::line(&format!("{:<18} {}", row.name(), row.about()));
+    }
+}
+
+fn load(against: &Against) -> Result<()> {
+    let row = rows::all().into_iter().find(|row| row.name() == against.row);
+    let row = row.with_context(|| format!("no row {:?}; see the list", against.row))?;
+    for Reading { metric, unit, value } in row.load(against)? {
+        results::line(&format!("{metric:<60} {} {}", results::number(value), unit.symbol()));
+    }
+    Ok(())
+}
+
+fn run_rows(run: &Run) -> Result<()> {
+    let rows = rows::chosen(&run.only)?;
+    let services: Vec<_> = rows.iter().flat_map(|row| row.services().iter().copied()).collect();
+    let programs = step("programs of both sides", || Programs::build(&run.profile, &services))?;
+    let mut results = Results::new(Machine::of_this_run(), run);
+    for row in rows {
+        let measured = measure(row.as_ref(), &programs, run.rounds, run.size());
+        let measured = measured.with_context(|| format!("row {}", row.name()))?;
+        results::line(&results::table(&measured));
+        results.rows.push(measured);
+        if let Some(file) = &run.json {
+            results.write(file)?; // after each row: a long run that is cut keeps what it has
+        }
+    }
+    if run.report {
+        report::write(&results, &blackbox::environment::workspace().join("docs"))?;
+    }
+    Ok(())
+}
+
+fn measure(row: &dyn Row, programs: &Programs, rounds: u32, size: Size) -> Result<RowResults> {
+    let mut prepared = step(&format!("{}: set up", row.name()), || row.prepare(programs, size))?;
+    let readings = take_turns(prepared.as_mut(), row.name(), rounds)?;
+    Ok(RowResults {
+        name: row.name().to_owned(),
+        about: row.about().to_owned(),
+        figures: stats::figures(&readings),
+    })
+}
+
+/// Who starts changes from round to round, so that neither side always meets the warmer machine.
+fn take_turns(
+    prepared: &mut dyn Prepared,
+    name: &str,
+    rounds: u32,
+) -> Result<Vec<(Side, Reading)>> {
+    let mut readings = Vec::new();
+    for round in 1..=rounds {
+        let mut sides = Side::BOTH;
+        if round % 2 == 0 {
+            sides.reverse();
+        }
+        for side in sides {
+            say(format_args!("{name}: round {round} of {rounds}, {}", side.name()));
+            let measured = prepared.round(side).with_context(|| side.name())?;
+            readings.extend(measured.into_iter().map(|reading| (side, reading)));
+        }
+    }
+    Ok(readings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Unit;
+
+    struct Recorder(Vec<Side>);
+
+    impl Prepared for Recorder {
+        fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+            self.0.push(side);
+            Ok(vec![Reading::new("turn", Unit::Count, 1.0)])
+        }
+    }
+
+    #[test]
+    fn sides_take_turns_in_starting() {
+        let mut recorder = Recorder(Vec::new());
+        let readings = take_turns(&mut recorder, "test", 3).unwrap_or_default();
+        let (r, t) = (Side::Reference, Side::Trilby);
+        assert_eq!(recorder.0, [r, t, t, r, r, t]);
+        assert_eq!(readings.len(), 6);
+    }
+}

@@ -1,0 +1,67 @@
+//! The machine and the versions that figures belong to.
+
+use std::{fs, thread};
+
+use blackbox::tools;
+use serde::{Deserialize, Serialize};
+
+/// Where and with what a run was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The day of the run, UTC.
+    pub date: String,
+    /// The processor's name.
+    pub processor: String,
+    /// How many of its cores could be used.
+    pub cores: usize,
+    /// Memory in gigabytes of 1,000,000,000 bytes.
+    pub memory_gigabytes: u64,
+    /// The kernel.
+    pub kernel: String,
+    /// Our version.
+    pub trilby: String,
+    /// The reference's version.
+    pub reference: String,
+    /// The API server's version.
+    pub kubernetes: String,
+}
+
+impl Machine {
+    /// This machine, now.
+    pub fn of_this_run() -> Self {
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        Self {
+            date: runtime::clock::now().strftime("%Y-%m-%d").to_string(),
+            processor: value(&read("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            memory_gigabytes: memory_gigabytes(&read("/proc/meminfo")),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            trilby: env!("CARGO_PKG_VERSION").to_owned(),
+            reference: tools::DAPR.trim_start_matches('v').to_owned(),
+            kubernetes: tools::KUBERNETES.trim_start_matches('v').to_owned(),
+        }
+    }
+}
+
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+fn memory_gigabytes(meminfo: &str) -> u64 {
+    let kibibytes = value(meminfo, "MemTotal").and_then(|v| v.split_whitespace().next());
+    let kibibytes: u64 = kibibytes.and_then(|number| number.parse().ok()).unwrap_or(0);
+    (kibibytes * 1024).div_euclid(1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_files_of_the_kernel() {
+        assert_eq!(value("a: 1\nmodel name\t: Fast CPU\n", "model name"), Some("Fast CPU"));
+        assert_eq!(memory_gigabytes("MemTotal:       24000000 kB\n"), 24);
+        assert_eq!(memory_gigabytes(""), 0);
+    }
+}

@@ -1,0 +1,327 @@
+//! What rows stand on: a real API server with the custom resources, an authority that gives both
+//! sides their certificates, and either side's services as processes with the same flags.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use blackbox::{ApiBed, Deadline, Process, Scratch, Service, Spawn, environment, http, process};
+use runtime::clock::monotonic;
+
+use crate::{
+    programs::Programs,
+    row::Side,
+    usage::{self, Memory},
+};
+
+/// The control plane's namespace.
+pub const NAMESPACE: &str = "dapr-system";
+/// The control plane's trust domain.
+pub const TRUST_DOMAIN: &str = "cluster.local";
+/// Where a cluster would mount the bundle into sentry's pod; both sentries watch it.
+const MOUNT: &str = "mount";
+/// How long a service may take to be ready.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How often is asked whether a service is ready: the error of a start time.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A cluster without nodes, prepared as the chart prepares one.
+#[derive(Debug)]
+pub struct Plane {
+    // Dropped in this order: services before the folder with their files, the bed last.
+    authority: Running,
+    folder: Scratch,
+    bed: ApiBed,
+}
+
+impl Plane {
+    /// Starts the bed and the authority: our sentry, self-hosted, whose certificates both sides
+    /// use, so that no difference between two sentries shows in a row about something else.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn start(programs: &Programs) -> Result<Self> {
+        let bed = ApiBed::start()?;
+        let crds = environment::workspace().join("crds");
+        bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
+        bed.kubectl(&["create", "namespace", NAMESPACE])?;
+        bed.kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
+        let folder = Scratch::new("bench")?;
+        fs::create_dir_all(folder.path().join(MOUNT))?;
+        let authority = start_authority(programs, &folder)?;
+        bed.apply(&control_plane_objects(authority.port))?;
+        Ok(Self { authority, folder, bed })
+    }
+
+    /// The cluster.
+    pub fn bed(&self) -> &ApiBed {
+        &self.bed
+    }
+
+    /// A folder that is gone with the plane.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The authority's port on 127.0.0.1.
+    pub fn authority_port(&self) -> u16 {
+        self.authority.port
+    }
+
+    /// The trust anchors of both sides, a PEM file.
+    pub fn anchors(&self) -> PathBuf {
+        self.folder.path().join("credentials/ca.crt")
+    }
+
+    /// A service of one side with the flags of a cluster, not started yet; `more` follows them.
+    ///
+    /// # Errors
+    /// When the machine has no free port or the row did not name the service.
+    pub fn service(
+        &self,
+        programs: &Programs,
+        side: Side,
+        service: Service,
+        more: &[&str],
+    ) -> Result<Start> {
+        let name = format!("{}-{}", side.name(), service.binary());
+        let start = Start::new(&name, programs.path(side, service)?, self.folder.path())?;
+        let anchors = self.anchors();
+        let start = match service {
+            Service::Sentry => start
+                .flag("--kubeconfig", self.bed.kubeconfig())
+                .flag("--issuer-credentials", &self.folder.path().join(MOUNT))
+                .args(&["--mode=kubernetes", &format!("--trust-domain={TRUST_DOMAIN}")]),
+            Service::Operator => start
+                .flag("--kubeconfig", self.bed.kubeconfig())
+                .flag("--trust-anchors-file", &anchors)
+                .args(&[
+                    // The reference cannot elect outside a cluster, so neither side does.
+                    "--disable-leader-election",
+                    "--webhook-server-listen-address=127.0.0.1",
+                    &format!("--webhook-server-port={}", environment::free_port()?),
+                ]),
+            Service::Injector => start
+                .flag("--kubeconfig", self.bed.kubeconfig())
+                .env("DAPR_TRUST_ANCHORS_FILE", &anchors.to_string_lossy())
+                .env("DAPR_SENTRY_ADDRESS", &format!("127.0.0.1:{}", self.authority.port))
+                .env("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3")
+                .env("KUBE_CLUSTER_DOMAIN", TRUST_DOMAIN),
+            Service::Placement => start.flag("--trust-anchors-file", &anchors).args(&[
+                "--tls-enabled",
+                &format!("--sentry-address=127.0.0.1:{}", self.authority.port),
+                &format!("--trust-domain={TRUST_DOMAIN}"),
+                &format!(
+                    "--initial-cluster=dapr-placement-0=127.0.0.1:{}",
+                    environment::free_port()?
+                ),
+            ]),
+        };
+        Ok(start.args(more))
+    }
+}
+
+fn start_authority(programs: &Programs, folder: &Scratch) -> Result<Running> {
+    let credentials = folder.path().join("credentials");
+    fs::create_dir_all(&credentials)?;
+    let config = folder.write(
+        "authority.yaml",
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: daprsystem}\n\
+         spec: {mtls: {enabled: true}}\n",
+    )?;
+    let program = programs.path(Side::Trilby, Service::Sentry)?;
+    let start = Start::new("authority", program, folder.path())?
+        .flag("--config", &config)
+        .flag("--issuer-credentials", &credentials)
+        .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
+    start.ready().map(|(running, _)| running)
+}
+
+fn control_plane_objects(authority_port: u16) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
+spec:
+  mtls:
+    enabled: true
+    controlPlaneTrustDomain: {TRUST_DOMAIN}
+    sentryAddress: 127.0.0.1:{authority_port}
+    workloadCertTTL: 24h
+    allowedClockSkew: 15m
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
+---
+# An injector needs its registration to fill in the caBundle. This one matches no pod; a row that
+# wants the webhook called replaces it.
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {{name: dapr-sidecar-injector}}
+webhooks:
+- name: sidecar-injector.dapr.io
+  clientConfig: {{service: {{namespace: {NAMESPACE}, name: dapr-sidecar-injector, path: /mutate}}}}
+  objectSelector: {{matchLabels: {{bench.trilby/call: never}}}}
+  rules: [{{apiGroups: [''], apiVersions: [v1], resources: [pods], operations: [CREATE]}}]
+  failurePolicy: Ignore
+  sideEffects: None
+  admissionReviewVersions: [v1]
+"
+    )
+}
+
+/// A service about to be started: on 127.0.0.1, with ports of its own.
+#[derive(Debug)]
+pub struct Start {
+    spawn: Spawn,
+    port: u16,
+    healthz: u16,
+    metrics: u16,
+}
+
+impl Start {
+    /// Any program that takes the flags that all services share.
+    ///
+    /// # Errors
+    /// When the machine has no free port.
+    pub fn new(name: &str, program: &Path, logs: &Path) -> Result<Self> {
+        let [port, healthz, metrics] =
+            [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+        let spawn = Spawn::new(name, program, logs)
+            .args([format!("--port={port}"), "--listen-address=127.0.0.1".to_owned()])
+            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .args(["--healthz-listen-address=127.0.0.1", "--metrics-listen-address=127.0.0.1"])
+            .env("NAMESPACE", NAMESPACE)
+            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+            .env("MIMALLOC_ALLOW_THP", "0") // as in the images
+            .env_remove("KUBERNETES_SERVICE_HOST");
+        Ok(Self { spawn, port, healthz, metrics })
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.spawn = self.spawn.args(args);
+        self
+    }
+
+    /// Adds a flag with a path.
+    #[must_use]
+    pub fn flag(mut self, name: &str, path: &Path) -> Self {
+        self.spawn = self.spawn.arg(name).arg(path);
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.spawn = self.spawn.env(name, value);
+        self
+    }
+
+    /// Starts the service and waits until `/healthz` says that it is ready. Returns how long that
+    /// took, to the millisecond.
+    ///
+    /// # Errors
+    /// When the service ends or is not ready in time, with the end of its log.
+    pub fn ready(self) -> Result<(Running, Duration)> {
+        let begin = monotonic();
+        let process = self.spawn.start()?;
+        let Self { port, healthz, metrics, .. } = self;
+        let mut running = Running { process, port, healthz, metrics };
+        running.wait_ready(begin)?;
+        Ok((running, begin.elapsed()))
+    }
+}
+
+/// A service that runs; ended when it is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub process: Process,
+    /// Its main port on 127.0.0.1.
+    pub port: u16,
+    /// Its health port.
+    pub healthz: u16,
+    /// Its metrics port.
+    pub metrics: u16,
+}
+
+impl Running {
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id, as in `/proc`.
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw_nonzero().get()
+    }
+
+    /// Processor time used so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn cpu(&self) -> Result<Duration> {
+        usage::cpu(self.pid())
+    }
+
+    /// Memory held now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn memory(&self) -> Result<Memory> {
+        usage::memory(self.pid())
+    }
+
+    /// The sum of all series of a metric whose line begins with `name`.
+    ///
+    /// # Errors
+    /// When the metrics cannot be read.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = http::get(self.metrics, "/")?.body;
+        let of_name = text.lines().filter(|line| line.starts_with(name));
+        Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    fn wait_ready(&mut self, begin: Instant) -> Result<()> {
+        while !http::get(self.healthz, "/healthz").is_ok_and(|answer| answer.is_success()) {
+            if let Some(status) = self.process.exit_status() {
+                bail!(
+                    "{} ended ({}):\n{}",
+                    self.process.name(),
+                    process::describe(status),
+                    self.tail()
+                );
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("{} is not ready:\n{}", self.process.name(), self.tail());
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn tail(&self) -> String {
+        process::tail(&self.process.log())
+    }
+
+    /// Ends it as Kubernetes would.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn stop(mut self) -> Result<()> {
+        let name = self.process.name().to_owned();
+        self.process.terminate(Deadline::after(PATIENCE)).with_context(|| name)?;
+        Ok(())
+    }
+}

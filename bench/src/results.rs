@@ -1,0 +1,152 @@
+//! What a run found: as a table for people, as JSON for programs.
+
+use std::{fs, io::Write as _, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    flags::Run,
+    machine::Machine,
+    stats::{Figure, Spread},
+};
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Where it was made.
+    pub machine: Machine,
+    /// Rounds of each side.
+    pub rounds: u32,
+    /// Whether the loads were cut.
+    pub quick: bool,
+    /// One entry for each row that ran.
+    pub rows: Vec<RowResults>,
+}
+
+/// The figures of one row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowResults {
+    /// The row.
+    pub name: String,
+    /// Its load.
+    pub about: String,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+}
+
+impl Results {
+    /// A run that has not begun.
+    pub fn new(machine: Machine, run: &Run) -> Self {
+        Self { machine, rounds: run.rounds, quick: run.quick, rows: Vec::new() }
+    }
+
+    /// Writes the JSON.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))
+    }
+}
+
+/// Reads what [`Results::write`] wrote.
+///
+/// # Errors
+/// When there is no such file or it holds something else.
+pub fn read(file: &Path) -> Result<Results> {
+    let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is no run", file.display()))
+}
+
+/// A row as a table of plain text.
+pub fn table(row: &RowResults) -> String {
+    let mut lines = vec![[row.name.clone(), "reference".into(), "trilby".into(), "ratio".into()]];
+    lines.extend(row.figures.iter().map(cells));
+    let width = |column: usize| {
+        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<_> = (0..4).map(|column| width(column).unwrap_or(0)).collect();
+    let pad = |line: &[String; 4]| {
+        let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(pad).collect::<Vec<_>>().join("\n") + "\n"
+}
+
+/// The cells of one figure: metric, reference, ours, ratio.
+pub fn cells(figure: &Figure) -> [String; 4] {
+    let unit = figure.unit.symbol();
+    let metric = match unit {
+        "" => figure.metric.clone(),
+        unit => format!("{} ({unit})", figure.metric),
+    };
+    let ratio = figure.ratio().map_or_else(|| "-".to_owned(), |r| format!("{}x", number(r)));
+    [metric, spread(figure.reference), spread(figure.trilby), ratio]
+}
+
+fn spread(spread: Option<Spread>) -> String {
+    spread.map_or_else(
+        || "-".to_owned(),
+        |Spread { median, min, max }| {
+            format!("{} [{}-{}]", number(median), number(min), number(max))
+        },
+    )
+}
+
+/// A value with three digits that count.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 99.95 => format!("{value:.0}"),
+        v if v >= 9.995 => format!("{value:.1}"),
+        v if v >= 0.0995 => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Prints a line of results to standard output; progress goes to standard error.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Unit;
+
+    #[test]
+    fn a_table_lines_up_and_holds_the_spread() {
+        let one = |median| Some(Spread { median, min: median / 2.0, max: median * 2.0 });
+        let row = RowResults {
+            name: "start".into(),
+            about: String::new(),
+            figures: vec![
+                Figure {
+                    metric: "ready".into(),
+                    unit: Unit::Milliseconds,
+                    reference: one(400.0),
+                    trilby: one(20.0),
+                },
+                Figure {
+                    metric: "errors".into(),
+                    unit: Unit::Count,
+                    reference: None,
+                    trilby: one(0.0),
+                },
+            ],
+        };
+        let want = "start       reference      trilby             ratio\n\
+                    ready (ms)  400 [200-800]  20.0 [10.0-40.0]  20.0x\n\
+                    errors      -              0 [0-0]            -\n";
+        let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(squeeze(&table(&row)), squeeze(want));
+    }
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        let shown = [1234.5, 100.0, 12.34, 1.234, 0.1234, 0.01234, 0.0].map(number);
+        assert_eq!(shown, ["1234", "100", "12.3", "1.23", "0.12", "0.012", "0"]);
+    }
+}

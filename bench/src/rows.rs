@@ -1,0 +1,38 @@
+//! All rows, in the order they run.
+
+use anyhow::{Result, ensure};
+
+use crate::{row::Row, start::Start};
+
+/// All rows.
+pub fn all() -> Vec<Box<dyn Row>> {
+    vec![Box::new(Start)]
+}
+
+/// The rows whose name contains one of the words; all without a word.
+///
+/// # Errors
+/// When a word fits no row.
+pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Row>>> {
+    let rows = all();
+    let names: Vec<_> = rows.iter().map(|row| row.name()).collect();
+    for word in words {
+        let known = names.iter().any(|name| name.contains(word.as_str()));
+        ensure!(known, "no row {word:?}: there are {}", names.join(", "));
+    }
+    let wanted =
+        |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    Ok(rows.into_iter().filter(|row| wanted(row.name())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_fits_no_row_is_an_error_that_names_them() {
+        let error = chosen(&["nonsense".to_owned()]).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|text| text.contains("start")));
+        assert_eq!(chosen(&["start".to_owned()]).map(|rows| rows.len()).ok(), Some(1));
+    }
+}

@@ -1,0 +1,82 @@
+//! Row `start`: from the start of the process to ready, memory of an idle service, size of its
+//! program.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::Result;
+use blackbox::Service;
+
+use crate::{
+    plane::Plane,
+    programs::Programs,
+    row::{Prepared, Reading, Row, Side, Size, Unit},
+    usage::{megabytes, milliseconds},
+};
+
+/// The row.
+#[derive(Debug)]
+pub struct Start;
+
+struct Started {
+    plane: Plane,
+    programs: Programs,
+    settle: Duration,
+}
+
+impl Row for Start {
+    fn name(&self) -> &'static str {
+        "start"
+    }
+
+    fn about(&self) -> &'static str {
+        "Each service as a process against a real API server, with certificates from a sentry: time \
+         until /healthz answers 200; memory after a minute without work; size of the program"
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &Service::ALL
+    }
+
+    fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
+        let settle = size.pick(Duration::from_mins(1), Duration::from_secs(10));
+        let plane = Plane::start(programs)?;
+        Ok(Box::new(Started { plane, programs: programs.clone(), settle }))
+    }
+}
+
+impl Prepared for Started {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let mut readings = Vec::new();
+        let mut running = Vec::new();
+        for service in Service::ALL {
+            let name = service.binary();
+            let start = self.plane.service(&self.programs, side, service, &[])?;
+            let (service_running, took) = start.ready()?;
+            let metric = format!("{name}: start to ready");
+            readings.push(Reading::new(metric, Unit::Milliseconds, milliseconds(took)));
+            running.push((service, service_running));
+        }
+        thread::sleep(self.settle);
+        let mut total = (0, 0);
+        for (service, running) in &running {
+            let memory = running.memory()?;
+            total = (total.0 + memory.rss, total.1 + memory.anonymous);
+            readings.extend(memory_readings(service.binary(), memory.rss, memory.anonymous));
+            let program = fs::metadata(self.programs.path(side, *service)?)?.len();
+            let metric = format!("{}: program", service.binary());
+            readings.push(Reading::new(metric, Unit::Megabytes, megabytes(program)));
+        }
+        readings.extend(memory_readings("all four", total.0, total.1));
+        for (_, running) in running {
+            running.stop()?;
+        }
+        Ok(readings)
+    }
+}
+
+fn memory_readings(who: &str, rss: u64, anonymous: u64) -> [Reading; 2] {
+    let reading = |what, bytes| {
+        Reading::new(format!("{who}: idle {what}"), Unit::Megabytes, megabytes(bytes))
+    };
+    [reading("RSS", rss), reading("RssAnon", anonymous)]
+}

@@ -1,0 +1,117 @@
+//! From the readings of all rounds to figures.
+
+use serde::{Deserialize, Serialize};
+
+use crate::row::{Reading, Side, Unit};
+
+/// Median and spread of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle value; the mean of the two middle ones when their number is even.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let upper = *sorted.get(sorted.len() / 2)?;
+        let lower = *sorted.get((sorted.len() - 1) / 2)?;
+        Some(Self { median: f64::midpoint(lower, upper), min, max })
+    }
+}
+
+/// One line of a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What was measured.
+    pub metric: String,
+    /// Of what.
+    pub unit: Unit,
+    /// The reference; absent when it has no such reading.
+    pub reference: Option<Spread>,
+    /// Ours.
+    pub trilby: Option<Spread>,
+}
+
+impl Figure {
+    /// How many times better ours is: above 1 is better, whichever direction is good. Absent when
+    /// a side is missing or a median is zero.
+    pub fn ratio(&self) -> Option<f64> {
+        let (theirs, ours) = (self.reference?.median, self.trilby?.median);
+        if theirs <= 0.0 || ours <= 0.0 {
+            return None;
+        }
+        Some(if self.unit.more_is_better() { ours / theirs } else { theirs / ours })
+    }
+}
+
+/// The figures of a row, in the order in which its metrics first appeared.
+pub fn figures(readings: &[(Side, Reading)]) -> Vec<Figure> {
+    let mut order: Vec<(&str, Unit)> = Vec::new();
+    for (_, reading) in readings {
+        if !order.iter().any(|(metric, _)| *metric == reading.metric) {
+            order.push((&reading.metric, reading.unit));
+        }
+    }
+    let spread = |side: Side, metric: &str| {
+        let of_side = readings.iter().filter(|(s, r)| *s == side && r.metric == metric);
+        Spread::of(&of_side.map(|(_, reading)| reading.value).collect::<Vec<_>>())
+    };
+    let figure = |(metric, unit): (&str, Unit)| Figure {
+        metric: metric.to_owned(),
+        unit,
+        reference: spread(Side::Reference, metric),
+        trilby: spread(Side::Trilby, metric),
+    };
+    order.into_iter().map(figure).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle_whatever_the_order() {
+        let spread = Spread::of(&[9.0, 1.0, 4.0]);
+        assert_eq!(spread, Some(Spread { median: 4.0, min: 1.0, max: 9.0 }));
+        assert_eq!(Spread::of(&[4.0, 2.0]).map(|s| s.median), Some(3.0));
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn a_ratio_above_one_is_always_the_better_side_being_ours() {
+        let one = |median| Some(Spread { median, min: median, max: median });
+        let figure = |unit, reference, trilby| Figure {
+            metric: String::new(),
+            unit,
+            reference: one(reference),
+            trilby: one(trilby),
+        };
+        assert_eq!(figure(Unit::PerSecond, 10.0, 40.0).ratio(), Some(4.0));
+        assert_eq!(figure(Unit::Milliseconds, 40.0, 10.0).ratio(), Some(4.0));
+        assert_eq!(figure(Unit::Count, 0.0, 10.0).ratio(), None);
+        assert_eq!(Figure { trilby: None, ..figure(Unit::Count, 1.0, 1.0) }.ratio(), None);
+    }
+
+    #[test]
+    fn metrics_keep_the_order_of_their_first_appearance() {
+        let reading = |metric: &str, value| Reading::new(metric, Unit::Count, value);
+        let readings = [
+            (Side::Trilby, reading("b", 1.0)),
+            (Side::Trilby, reading("a", 2.0)),
+            (Side::Reference, reading("a", 6.0)),
+            (Side::Reference, reading("a", 8.0)),
+        ];
+        let figures = figures(&readings);
+        let names: Vec<_> = figures.iter().map(|figure| figure.metric.as_str()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(figures.last().and_then(Figure::ratio), Some(3.5));
+    }
+}

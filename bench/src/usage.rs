@@ -1,0 +1,133 @@
+//! Processor time and memory of a process, as the kernel counts them.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+/// Ticks of `/proc/<pid>/stat` in a second. Linux has used 100 for user space on every
+/// architecture we ship for.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// How often memory is looked at for its peak.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Memory of a process in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident in all: text, data, stacks (`VmRSS`).
+    pub rss: u64,
+    /// Resident and its own: heap and stacks (`RssAnon`).
+    pub anonymous: u64,
+}
+
+/// Processor time that a process has used, all threads, user and system.
+///
+/// # Errors
+/// When it is gone.
+pub fn cpu(pid: i32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    parse_cpu(&stat).context("/proc/<pid>/stat is not as proc(5) says")
+}
+
+/// Memory that a process holds now.
+///
+/// # Errors
+/// When it is gone.
+pub fn memory(pid: i32) -> Result<Memory> {
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let field = |name| kilobytes(&status, name).with_context(|| format!("no {name} in its status"));
+    Ok(Memory { rss: field("VmRSS:")?, anonymous: field("RssAnon:")? })
+}
+
+fn parse_cpu(stat: &str) -> Option<Duration> {
+    // The name, field 2, may hold anything, even brackets; utime and stime are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
+}
+
+fn kilobytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(number * 1024)
+}
+
+/// Looks at a process's memory again and again until it is asked for the peak.
+#[derive(Debug)]
+pub struct Peak {
+    stop: Arc<AtomicBool>,
+    watcher: JoinHandle<Memory>,
+}
+
+impl Peak {
+    /// Starts to look.
+    pub fn watch(pid: i32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let watcher = thread::spawn(move || {
+            let mut peak = Memory::default();
+            while !seen.load(Ordering::Relaxed) {
+                let Ok(now) = memory(pid) else { break };
+                peak.rss = peak.rss.max(now.rss);
+                peak.anonymous = peak.anonymous.max(now.anonymous);
+                thread::sleep(LOOK);
+            }
+            peak
+        });
+        Self { stop, watcher }
+    }
+
+    /// The largest values seen, each on its own.
+    pub fn finish(self) -> Memory {
+        self.stop.store(true, Ordering::Relaxed);
+        self.watcher.join().unwrap_or_default()
+    }
+}
+
+/// Bytes as megabytes of 1,000,000.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+pub fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// A duration in milliseconds.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_user_and_system_whatever_the_name() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 9 9 20 0 4 0 100 1 1";
+        assert_eq!(parse_cpu(stat), Some(Duration::from_secs(3)));
+        assert_eq!(parse_cpu("7 (short) S 1"), None);
+    }
+
+    #[test]
+    fn memory_is_in_kibibytes() {
+        let status = "Name:\tx\nVmRSS:\t   12 kB\nRssAnon:\t    3 kB\n";
+        assert_eq!(kilobytes(status, "VmRSS:"), Some(12 * 1024));
+        assert_eq!(kilobytes(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_peak() {
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let peak = Peak::watch(pid);
+        thread::sleep(LOOK);
+        assert!(peak.finish().rss > 0);
+    }
+}
