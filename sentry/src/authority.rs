@@ -84,6 +84,11 @@ impl Authority {
         }
     }
 
+    /// Whether a signature of the present issuer takes milliseconds.
+    pub fn signs_slowly(&self) -> bool {
+        self.current.borrow().as_ref().is_some_and(|bundle| bundle.signs_slowly())
+    }
+
     /// The settings that certificates are made with.
     pub fn settings(&self) -> Settings {
         *self.settings.borrow()

@@ -3,11 +3,12 @@
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use futures::StreamExt as _;
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use futures::{FutureExt as _, StreamExt as _};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use kube::core::object::NotUsed;
@@ -22,6 +23,7 @@ use crate::cache::{self, Cache, Step};
 use crate::error::SignError;
 use crate::pod_identity::{PodView, Refusal, TokenOwner};
 use crate::settings::Settings;
+use crate::token_reviews::{self, ReviewFailure, TokenReviews};
 use crate::{bundle_objects::BundleObjects, config::BundleNames};
 
 /// How long a request waits for the caches to fill after a start.
@@ -44,6 +46,7 @@ type PodObject = Object<PodSpecView, NotUsed>;
 pub struct Kubernetes {
     client: Client,
     pods: Cache<PodView>,
+    reviews: Arc<TokenReviews>,
     /// The trust domain that each Configuration names.
     configurations: Cache<Option<String>>,
 }
@@ -55,7 +58,12 @@ impl Kubernetes {
     /// There are no credentials.
     pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
         let client = runtime::kubernetes::client(kubeconfig, Precedence::InCluster).await?;
-        Ok(Self { client, pods: Cache::default(), configurations: Cache::default() })
+        Ok(Self {
+            client,
+            pods: Cache::default(),
+            reviews: Arc::default(),
+            configurations: Cache::default(),
+        })
     }
 
     /// Follows pods and Configurations for as long as the scope lives. Health target:
@@ -99,31 +107,42 @@ impl Kubernetes {
         tokio::time::timeout(SYNC_WAIT, both).await.map_err(|_| SignError::ValidatorNotReady)
     }
 
-    /// Asks the API server about a token.
+    /// Asks the API server about a token; the same question under way or just answered is not asked
+    /// again.
     ///
     /// # Errors
-    /// [`SignError::Refused`] if it refuses the question, [`SignError::ApiUnavailable`] if it
-    /// cannot answer.
-    pub async fn review(
+    /// [`SignError::Refused`] if it says no, [`SignError::ApiUnavailable`] if it cannot answer.
+    pub async fn owner(
         &self,
         token: &str,
-        audiences: &[String],
-    ) -> Result<TokenReviewStatus, SignError> {
-        let review = TokenReview {
-            spec: TokenReviewSpec {
-                token: Some(token.to_owned()),
-                audiences: Some(audiences.to_vec()),
-            },
-            ..TokenReview::default()
-        };
+        audiences: &[String; 2],
+    ) -> Result<Arc<TokenOwner>, SignError> {
+        let answer = self.reviews.review(token, || {
+            let (this, token, audiences) = (self.clone(), token.to_owned(), audiences.to_vec());
+            async move { this.review(token, audiences).await }.boxed()
+        });
+        answer.await.map_err(|failure| match failure {
+            ReviewFailure::Refused(refusal) => SignError::Refused(refusal),
+            ReviewFailure::Unavailable(cause) => SignError::ApiUnavailable(cause),
+        })
+    }
+
+    async fn review(&self, token: String, audiences: Vec<String>) -> token_reviews::Answer {
+        let spec = TokenReviewSpec { token: Some(token), audiences: Some(audiences) };
+        let mut review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
         match api.create(&PostParams::default(), &review).await {
-            Ok(answer) => Ok(answer.status.unwrap_or_default()),
+            Ok(answer) => {
+                let token = review.spec.token.take().unwrap_or_default();
+                TokenOwner::from_review(&answer.status.unwrap_or_default(), &token)
+                    .map(Arc::new)
+                    .map_err(ReviewFailure::Refused)
+            }
             // The question itself is bad, an empty token for instance.
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
-                Err(SignError::Refused(Refusal::ReviewFailed(status.message.clone())))
+                Err(ReviewFailure::Refused(Refusal::ReviewFailed(status.message.clone())))
             }
-            Err(e) => Err(SignError::ApiUnavailable(format!("token review: {}", brief(&e)))),
+            Err(e) => Err(ReviewFailure::Unavailable(format!("token review: {}", brief(&e)))),
         }
     }
 

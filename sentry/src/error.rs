@@ -52,7 +52,7 @@ impl SignError {
         match self {
             Self::NotEnabled => "validator",
             Self::InvalidRequest(_) | Self::TrustDomain(_) => "request",
-            Self::Refused(_) => "identity",
+            Self::Refused(refusal) => refusal.label(),
             Self::ValidatorNotReady | Self::ApiUnavailable(_) => "api_unavailable",
             Self::Overloaded => "overload",
             Self::Csr(_) => "csr",

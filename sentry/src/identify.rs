@@ -1,22 +1,13 @@
 //! From a request to a proven identity: the shell around [`crate::pod_identity`].
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use identity::{SpiffeId, TrustDomain};
-use tokio::sync::Semaphore;
 
 use crate::cluster::Kubernetes;
 use crate::error::SignError;
-use crate::pod_identity::{self, ControlPlane, TokenOwner, TrustDomainSource};
+use crate::pod_identity::{self, ControlPlane, TrustDomainSource};
 use crate::request::{Request, Validator};
-
-/// Token reviews under way at once. The API server answers one in a few milliseconds.
-const MAX_REVIEWS: usize = 64;
-/// How long a request may wait for its turn; clients give up after 3 seconds.
-const MAX_WAIT: Duration = Duration::from_secs(2);
-/// How long the API server may take for all answers to one request.
-const MAX_LOOKUP: Duration = Duration::from_millis(2500);
 
 /// What a request may ask for, proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,28 +86,23 @@ pub struct KubernetesIdentifier {
     kubernetes: Kubernetes,
     namespace: String,
     trust_domain: TrustDomain,
-    reviews: Semaphore,
+    /// Whom a token must be meant for: exactly these two, in this order.
+    audiences: [String; 2],
 }
 
 impl KubernetesIdentifier {
     /// `namespace` and `trust_domain` are the control plane's.
     pub fn new(kubernetes: Kubernetes, namespace: String, trust_domain: TrustDomain) -> Self {
-        Self { kubernetes, namespace, trust_domain, reviews: Semaphore::new(MAX_REVIEWS) }
+        let audiences = [
+            "dapr.io/sentry".to_owned(),
+            format!("spiffe://{trust_domain}/ns/{namespace}/dapr-sentry"),
+        ];
+        Self { kubernetes, namespace, trust_domain, audiences }
     }
 
     async fn prove(&self, request: &Request) -> Result<Proven, SignError> {
-        let turn = tokio::time::timeout(MAX_WAIT, self.reviews.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(SignError::Overloaded) };
-        match tokio::time::timeout(MAX_LOOKUP, self.look_up(request)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(SignError::ApiUnavailable("it did not answer in time".to_owned())),
-        }
-    }
-
-    async fn look_up(&self, request: &Request) -> Result<Proven, SignError> {
         self.kubernetes.synced().await?;
-        let status = self.kubernetes.review(&request.token, &self.audiences()).await?;
-        let owner = TokenOwner::from_review(&status, &request.token).map_err(SignError::Refused)?;
+        let owner = self.kubernetes.owner(&request.token, &self.audiences).await?;
         let pod = self.kubernetes.pod(&owner).await?;
         let control_plane = ControlPlane { namespace: &self.namespace };
         let source =
@@ -133,22 +119,14 @@ impl KubernetesIdentifier {
         };
         Ok(Proven {
             app_id: request.app_id.clone(),
-            namespace: owner.namespace,
+            namespace: owner.namespace.clone(),
             trust_domain,
             may_have_dns_names: source == TrustDomainSource::ControlPlane,
             pod: Some(PodRecord {
-                name: owner.pod,
+                name: owner.pod.clone(),
                 uid: pod.uid,
-                service_account: owner.service_account,
+                service_account: owner.service_account.clone(),
             }),
         })
-    }
-
-    /// Whom a token must be meant for: exactly these two, in this order.
-    fn audiences(&self) -> Vec<String> {
-        vec![
-            "dapr.io/sentry".to_owned(),
-            format!("spiffe://{}/ns/{}/dapr-sentry", self.trust_domain, self.namespace),
-        ]
     }
 }

@@ -33,6 +33,8 @@ pub mod pod_identity;
 pub mod request;
 pub mod server;
 pub mod settings;
+pub mod token_reviews;
+pub mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -77,6 +77,29 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// A fixed word for metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::ReviewFailed(_)
+            | Self::InvalidToken(_)
+            | Self::NotAuthenticated
+            | Self::NotServiceAccount
+            | Self::Claims(_)
+            | Self::NoPodClaim => "token",
+            Self::NoPod => "pod",
+            Self::Namespace(_) => "namespace",
+            Self::ServiceAccount => "service_account",
+            Self::ControlPlaneNamespace(_)
+            | Self::ControlPlaneName(_)
+            | Self::ControlPlaneAppId(_) => "control_plane",
+            Self::AppId { .. } => "app_id",
+            Self::NoConfiguration => "configuration",
+            Self::TrustDomain { .. } => "trust_domain",
+        }
+    }
+}
+
 /// What is known of a pod. All of it comes from the API server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodView {

@@ -9,6 +9,7 @@ use proto::sentry::ca_server::Ca;
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
 use runtime::{clock, random};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tonic::{Response, Status};
 use transport::Peer;
 
@@ -18,9 +19,18 @@ use crate::error::SignError;
 use crate::identify::{Identifier, Proven};
 use crate::metrics::Metrics;
 use crate::request::Request;
+use crate::turns::{NoTurn, Turns};
 
-/// How long a request may wait for its turn to be signed; clients give up after 3 seconds.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// Requests worked for at once. Most of their time they wait for the API server, which has a queue
+/// of its own that is shared with everybody else.
+const AT_ONCE: usize = 64;
+/// Requests that wait for their turn. At a thousand certificates a second a cold start of ten
+/// thousand sidecars fits, with their own attempts; a request is about three KiB.
+const WAITING: usize = 8192;
+/// Clients give up after 3 seconds, and then nobody reads the answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2800);
+/// A request whose turn comes later than this would not be answered in time.
+const TURN_WITHIN: Duration = Duration::from_millis(2400);
 
 /// The service `dapr.proto.sentry.v1.CA`.
 pub struct CaService {
@@ -29,8 +39,9 @@ pub struct CaService {
     metrics: Metrics,
     namespace: String,
     dns_suffixes: Vec<String>,
-    /// Signing is work for the processor: more at once would only make all of them slower.
-    signers: Arc<Semaphore>,
+    turns: Turns,
+    /// Slow signatures at once: more would only make all of them slower.
+    slow_signers: Arc<Semaphore>,
 }
 
 /// A certificate that was issued, as the client gets it and as the audit line tells it.
@@ -51,26 +62,35 @@ impl CaService {
         dns_suffixes: Vec<String>,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let signers = Arc::new(Semaphore::new(processors));
-        Self { identifier, authority, metrics, namespace, dns_suffixes, signers }
+        let slow_signers = Arc::new(Semaphore::new(processors));
+        let turns = Turns::new(AT_ONCE, WAITING);
+        Self { identifier, authority, metrics, namespace, dns_suffixes, turns, slow_signers }
     }
 
     async fn handle(&self, raw: SignCertificateRequest) -> Result<Issued, SignError> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
         self.identifier.validator().choose(raw.token_validator)?;
         let request = Request::try_from(raw)?;
-        let proven = self.identifier.prove(&request).await?;
-        let turn = tokio::time::timeout(MAX_WAIT, self.signers.acquire()).await;
-        let Ok(Ok(_turn)) = turn else { return Err(SignError::Overloaded) };
+        let turn = self.turns.take(&request.namespace, TURN_WITHIN).await;
+        let _turn = turn.map_err(|NoTurn| SignError::Overloaded)?;
+        let proven = tokio::time::timeout_at(deadline, self.identifier.prove(&request)).await;
+        let proven = proven
+            .map_err(|_| SignError::ApiUnavailable("it did not answer in time".to_owned()))??;
         let names = dns_names(&proven, &self.namespace, &self.dns_suffixes);
-        let authority = self.authority.clone();
-        // An RSA issuer takes milliseconds: not on the threads that serve connections.
-        let work = tokio::task::spawn_blocking(move || {
-            let csr = Csr::parse_pem(&request.csr).map_err(SignError::Csr)?;
-            let id = proven.spiffe_id()?;
-            let (bundle, leaf) =
-                authority.issue(&csr, &id, &names, clock::now(), random::fraction())?;
-            Ok(Issued { id, proven, leaf, anchors: bundle.anchors().pem().to_owned() })
-        });
+        let signing =
+            Signing { authority: self.authority.clone(), proven, names, csr: request.csr };
+        self.sign(signing, deadline).await
+    }
+
+    /// An Ed25519 or ECDSA signature takes less time than handing it to another thread would; an
+    /// RSA one takes milliseconds and must not hold up the threads that serve connections.
+    async fn sign(&self, signing: Signing, deadline: Instant) -> Result<Issued, SignError> {
+        if !self.authority.signs_slowly() {
+            return signing.run();
+        }
+        let permit = tokio::time::timeout_at(deadline, self.slow_signers.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Err(SignError::Overloaded) };
+        let work = tokio::task::spawn_blocking(move || signing.run());
         work.await.unwrap_or(Err(SignError::Overloaded))
     }
 
@@ -98,6 +118,25 @@ impl CaService {
                     "certificate refused");
             }
         }
+    }
+}
+
+/// All that a signature needs.
+struct Signing {
+    authority: Authority,
+    proven: Proven,
+    names: Vec<String>,
+    csr: Vec<u8>,
+}
+
+impl Signing {
+    fn run(self) -> Result<Issued, SignError> {
+        let csr = Csr::parse_pem(&self.csr).map_err(SignError::Csr)?;
+        let id = self.proven.spiffe_id()?;
+        let (bundle, leaf) =
+            self.authority.issue(&csr, &id, &self.names, clock::now(), random::fraction())?;
+        let anchors = bundle.anchors().pem().to_owned();
+        Ok(Issued { id, proven: self.proven, leaf, anchors })
     }
 }
 

@@ -171,6 +171,11 @@ impl Bundle {
         &self.anchors
     }
 
+    /// Whether a signature takes milliseconds of the processor (RSA) and not microseconds.
+    pub fn signs_slowly(&self) -> bool {
+        self.key.is_rsa()
+    }
+
     /// The issuer and what stands between it and the root.
     pub fn issuer(&self) -> &CertChain {
         &self.issuer

@@ -138,6 +138,10 @@ impl PrivateKey {
         &self.public
     }
 
+    pub(crate) fn is_rsa(&self) -> bool {
+        matches!(self.pair, Pair::Rsa(_))
+    }
+
     /// Signs a message the way certificates of this key's kind are signed.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, KeyError> {
         let random = SystemRandom::new();
