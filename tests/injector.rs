@@ -1,15 +1,21 @@
 //! The injector as people meet it: through a real kube-apiserver and kubectl.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
+use std::sync::OnceLock;
+
 use base64::Engine as _;
-use blackbox::{Deadline, until};
+use blackbox::injector_bed::{Rights, names_of, pod};
+use blackbox::{Deadline, InjectorBed, until};
 use serde_json::{Value, json};
 
-#[path = "injector/installation.rs"]
-mod installation;
+/// The one that the tests that disturb nobody share.
+fn shared() -> &'static InjectorBed {
+    static SHARED: OnceLock<InjectorBed> = OnceLock::new();
+    SHARED.get_or_init(|| InjectorBed::start(Rights::Ours).unwrap())
+}
 
-use installation::{Installation, Rights, START, names_of, pod};
-
+/// Enough for a process to start on a machine that others use too.
+const START: u64 = 60;
 /// Long enough for a reconcile by timer on a busy machine.
 const RECONCILE: u64 = 30;
 
@@ -45,10 +51,10 @@ fn deployment(annotations: &Value) -> Value {
 
 #[test]
 fn pods_of_a_deployment_get_their_sidecar() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("web").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "3000"}));
-    let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]);
+    let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]).unwrap();
     assert!(ok, "{errors}");
     let pod = until(Deadline::seconds(START), "the deployment's pod", || {
         Ok(it.bed.get(&["pods", "-n", &namespace])?.pointer("/items/0").cloned())
@@ -73,15 +79,15 @@ fn pods_of_a_deployment_get_their_sidecar() {
     assert!(volumes.iter().any(|v| v["name"] == "dapr-identity-token"), "{volumes:?}");
     let trusted = container(&pod, "daprd")["env"].as_array().unwrap();
     let trusted = trusted.iter().find(|v| v["name"] == "DAPR_TRUST_ANCHORS").unwrap();
-    assert_eq!(trusted["value"], json!(it.anchors()));
+    assert_eq!(trusted["value"], json!(it.anchors().unwrap()));
 }
 
 #[test]
 fn kubectl_shows_a_warning_for_an_unknown_annotation_and_a_bad_value() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("warn").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-prot": "3000", "dapr.io/metrics-port": "many"}));
-    let (ok, errors) = it.create(&namespace, &pod("warned", &annotations), &[]);
+    let (ok, errors) = it.create(&namespace, &pod("warned", &annotations), &[]).unwrap();
     assert!(ok, "{errors}");
     let shown = [
         r#"Warning: dapr: unknown annotation "dapr.io/app-prot" is ignored; did you mean dapr.io/app-port?"#,
@@ -96,24 +102,24 @@ fn kubectl_shows_a_warning_for_an_unknown_annotation_and_a_bad_value() {
 
 #[test]
 fn an_invalid_app_id_is_refused_and_kubectl_says_why() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("bad").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "Bad_Id"}));
-    let (ok, errors) = it.create(&namespace, &pod("bad", &annotations), &[]);
+    let (ok, errors) = it.create(&namespace, &pod("bad", &annotations), &[]).unwrap();
     assert!(!ok);
     let want = "admission webhook \"sidecar-injector.dapr.io\" denied the request: invalid app id (input: 'Bad_Id', service: 'Bad_Id-dapr')";
     assert!(errors.contains(want), "{errors}");
     assert!(errors.contains(&format!("pod {namespace}/bad")), "{errors}");
     // Nothing else is disturbed.
-    let (ok, errors) = it.create(&namespace, &pod("good", &enabled(&json!({}))), &[]);
+    let (ok, errors) = it.create(&namespace, &pod("good", &enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
 }
 
 #[test]
 fn a_deployment_without_an_app_id_tells_its_owner() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("owner").unwrap();
-    let (ok, errors) = it.create(&namespace, &deployment(&enabled(&json!({}))), &[]);
+    let (ok, errors) = it.create(&namespace, &deployment(&enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
     let message = until(Deadline::seconds(START), "the event of the replica set", || {
         let events = it.bed.get(&["events", "-n", &namespace])?;
@@ -128,10 +134,10 @@ fn a_deployment_without_an_app_id_tells_its_owner() {
 
 #[test]
 fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("event").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "x"}));
-    let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]);
+    let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]).unwrap();
     assert!(ok, "{errors}");
     let event = until(Deadline::seconds(START), "the injector's event", || {
         let events = it.bed.get(&["events", "-n", &namespace])?;
@@ -147,7 +153,7 @@ fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
 
 #[test]
 fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("jane").unwrap();
     it.bed
         .kubectl(&[
@@ -160,7 +166,8 @@ fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
             "--user=jane",
         ])
         .unwrap();
-    let (ok, errors) = it.create(&namespace, &pod("hers", &enabled(&json!({}))), &["--as", "jane"]);
+    let (ok, errors) =
+        it.create(&namespace, &pod("hers", &enabled(&json!({}))), &["--as", "jane"]).unwrap();
     assert!(ok, "{errors}");
     let want = "Warning: dapr: sidecar not injected: user \"jane\" is neither in group system:masters nor in ALLOWED_SERVICE_ACCOUNTS";
     assert!(errors.contains(want), "{errors}");
@@ -174,9 +181,9 @@ fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
 
 #[test]
 fn pods_that_do_not_ask_and_dry_runs() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("plain").unwrap();
-    let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]);
+    let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
     assert!(ok && errors.is_empty(), "{errors}");
     let stored = it.bed.get(&["pod", "plain", "-n", &namespace]).unwrap();
     assert_eq!(names_of(&stored), ["app"]);
@@ -192,7 +199,7 @@ fn pods_that_do_not_ask_and_dry_runs() {
 
 #[test]
 fn the_container_of_a_component_comes_along() {
-    let it = Installation::shared();
+    let it = shared();
     let namespace = it.bed.namespace("plug").unwrap();
     let component = json!({
         "apiVersion": "dapr.io/v1alpha1", "kind": "Component",
@@ -207,7 +214,7 @@ fn the_container_of_a_component_comes_along() {
     let stored = until(Deadline::seconds(START), "the watch to see the Component", || {
         attempt += 1;
         let name = format!("app-{attempt}");
-        it.create(&namespace, &pod(&name, &annotations), &[]);
+        it.create(&namespace, &pod(&name, &annotations), &[]).unwrap();
         let stored = it.bed.get(&["pod", &name, "-n", &namespace])?;
         Ok((names_of(&stored).len() == 3).then_some(stored))
     });
@@ -218,42 +225,50 @@ fn the_container_of_a_component_comes_along() {
 
 #[test]
 fn keeps_the_api_servers_trust_whatever_happens_to_it() {
-    let mut it = Installation::start(Rights::Ours).unwrap();
-    let anchors = it.anchors();
-    assert_eq!(it.ca_bundle(), base64(&anchors));
+    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    let anchors = it.anchors().unwrap();
+    assert_eq!(it.ca_bundle().unwrap(), base64(&anchors));
 
     // Somebody applies the chart again: the bundle is gone, and back within seconds.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
     it.bed.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
     let restored = Deadline::seconds(RECONCILE);
-    until(restored, "the caBundle", || Ok((it.ca_bundle() == base64(&anchors)).then_some(())))
-        .unwrap();
-    assert!(it.metric("dapr_injector_cabundle_repairs_total") >= 1.0);
+    until(restored, "the caBundle", || {
+        Ok((it.ca_bundle().unwrap() == base64(&anchors)).then_some(()))
+    })
+    .unwrap();
+    assert!(it.injector.metric("dapr_injector_cabundle_repairs_total").unwrap() >= 1.0);
 
     // Sentry is away: injection needs nothing of it.
     it.sentry.kill();
     let namespace = it.bed.namespace("alone").unwrap();
     until(Deadline::seconds(START), "the API server to use the bundle", || {
-        let (ok, errors) = it.create(
-            &namespace,
-            &pod("probe", &enabled(&json!({}))),
-            &["--dry-run=server", "-o", "name"],
-        );
+        let (ok, errors) = it
+            .create(
+                &namespace,
+                &pod("probe", &enabled(&json!({}))),
+                &["--dry-run=server", "-o", "name"],
+            )
+            .unwrap();
         assert!(ok, "{errors}");
-        Ok((it.metric("dapr_injector_sidecar_injection_succeeded_total{app_id=\"probe\"}") > 1.0)
+        Ok((it
+            .injector
+            .metric("dapr_injector_sidecar_injection_succeeded_total{app_id=\"probe\"}")
+            .unwrap()
+            > 1.0)
             .then_some(()))
     })
     .unwrap();
 
     // The anchors change: the next pods and the API server get the new ones.
     let rotated = format!("{anchors}{}", testkit::ca::Ca::new().anchors().pem());
-    it.write_anchors(&rotated);
+    it.write_anchors(&rotated).unwrap();
     until(Deadline::seconds(RECONCILE), "the rotated caBundle", || {
-        Ok((it.ca_bundle() == base64(&rotated)).then_some(()))
+        Ok((it.ca_bundle().unwrap() == base64(&rotated)).then_some(()))
     })
     .unwrap();
-    let (ok, errors) = it.create(&namespace, &pod("late", &enabled(&json!({}))), &[]);
+    let (ok, errors) = it.create(&namespace, &pod("late", &enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
     let stored = it.bed.get(&["pod", "late", "-n", &namespace]).unwrap();
     let env = container(&stored, "daprd")["env"].as_array().unwrap();
@@ -263,22 +278,22 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
 
 #[test]
 fn runs_with_the_rights_of_daprs_own_chart_and_stops_without_dropping_pods() {
-    let mut it = Installation::start(Rights::Dapr).unwrap();
-    let anchors = it.anchors();
+    let mut it = InjectorBed::start(Rights::Dapr).unwrap();
+    let anchors = it.anchors().unwrap();
 
     // Without the right to look, the bundle is written again and again.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
     it.bed.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
     until(Deadline::seconds(RECONCILE), "the caBundle", || {
-        Ok((it.ca_bundle() == base64(&anchors)).then_some(()))
+        Ok((it.ca_bundle().unwrap() == base64(&anchors)).then_some(()))
     })
     .unwrap();
 
     // A stop: not ready at once, but pods are still served while the API server learns of it.
     let namespace = it.bed.namespace("stop").unwrap();
     let injected = |name: &str| {
-        let (ok, errors) = it.create(&namespace, &pod(name, &enabled(&json!({}))), &[]);
+        let (ok, errors) = it.create(&namespace, &pod(name, &enabled(&json!({}))), &[]).unwrap();
         assert!(ok, "{errors}");
         names_of(&it.bed.get(&["pod", name, "-n", &namespace]).unwrap()).len() == 2
     };
@@ -288,14 +303,15 @@ fn runs_with_the_rights_of_daprs_own_chart_and_stops_without_dropping_pods() {
         Ok(injected(&format!("before-{attempt}")).then_some(()))
     })
     .unwrap();
-    it.injector.signal(rustix::process::Signal::TERM).unwrap();
+    it.injector.process.signal(rustix::process::Signal::TERM).unwrap();
     until(Deadline::seconds(START), "the injector to be not ready", || {
-        let health = blackbox::http::get(it.health_port, "/healthz");
+        let health = blackbox::http::get(it.injector.health_port, "/healthz");
         Ok(health.is_ok_and(|answer| !answer.is_success()).then_some(()))
     })
     .unwrap();
     assert!(injected("during"), "the stop dropped a pod");
-    let status =
-        until(Deadline::seconds(START), "the injector to end", || Ok(it.injector.exit_status()));
-    assert_eq!(status.unwrap().code(), Some(0), "{}", it.injector.log());
+    let status = until(Deadline::seconds(START), "the injector to end", || {
+        Ok(it.injector.process.exit_status())
+    });
+    assert_eq!(status.unwrap().code(), Some(0), "{}", it.injector.process.log());
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -76,10 +75,27 @@ fn exchange(
     headers: &[(&str, &str)],
     body: Option<&str>,
 ) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    over(&mut connect(address)?, &address.to_string(), method, path, headers, body)
+}
+
+/// A connection whose reads and writes end some day.
+pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n");
+    Ok(stream)
+}
+
+/// One request over a connection that is used for nothing else.
+pub(crate) fn over(
+    stream: &mut (impl std::io::Read + std::io::Write),
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> Result<Response> {
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {host}\r\n");
     for (name, value) in headers {
         let _ = write!(head, "{name}: {value}\r\n");
     }
@@ -87,6 +103,7 @@ fn exchange(
     let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
+    stream.flush()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     parse(&String::from_utf8_lossy(&answer))

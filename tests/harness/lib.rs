@@ -14,6 +14,7 @@
 //! Start reading at [`ApiBed`]; `cargo xtask cluster up` is the same code behind a command line.
 
 pub mod actor_app;
+pub mod admission;
 pub mod api_bed;
 pub mod cluster;
 mod containerd;
@@ -25,6 +26,7 @@ mod gobuild;
 mod host;
 pub mod http;
 pub mod image;
+pub mod injector_bed;
 pub mod local_api;
 pub mod node_bed;
 mod node_image;
@@ -45,6 +47,7 @@ pub use api_bed::{ApiBed, ApiBedOptions};
 pub use cluster::Cluster;
 pub use daprd::{Daprd, DaprdBuilder};
 pub use image::Image;
+pub use injector_bed::InjectorBed;
 pub use local_api::LocalApi;
 pub use node_bed::NodeBed;
 pub use process::{Lifetime, Process, Spawn};

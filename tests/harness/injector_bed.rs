@@ -1,51 +1,67 @@
-//! The injector beside its real neighbours: kube-apiserver calls it, sentry gives it its
-//! certificate. Both of ours run as processes, with the rights of the account `dapr-injector`.
+//! An injector beside its real neighbours: kube-apiserver calls it, sentry gives it its
+//! certificate. All run as processes, the injector with the rights of the account `dapr-injector`.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
-use std::sync::OnceLock;
 
-use anyhow::Result;
-use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, until};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+
+use crate::admission::AdmissionClient;
+use crate::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
 
 /// Namespace of the control plane.
 const NAMESPACE: &str = "dapr-system";
 /// Audience of the tokens that sentry accepts.
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
+/// The object that makes kube-apiserver call the injector.
+const WEBHOOK: &str = "dapr-sidecar-injector";
 /// Enough for a process to start on a machine that others use too.
-pub(crate) const START: u64 = 60;
+const START_SECONDS: u64 = 60;
 
 /// What the injector's account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rights {
+pub enum Rights {
     /// What our chart grants.
     Ours,
     /// What the chart of Dapr 1.18.3 grants: no watch, and `patch` alone on the webhook.
     Dapr,
 }
 
-/// Sentry, the injector and the webhook's registration, in a cluster of their own.
+/// A cluster, sentry, and the webhook's registration with the injector behind it.
 #[derive(Debug)]
-pub(crate) struct Installation {
-    pub(crate) injector: Process,
-    pub(crate) sentry: Process,
-    pub(crate) health_port: u16,
-    pub(crate) metrics_port: u16,
-    pub(crate) bed: ApiBed,
+pub struct InjectorBed {
+    /// The injector that kube-apiserver calls: ours.
+    pub injector: Injector,
+    /// Sentry.
+    pub sentry: Process,
+    sentry_port: u16,
+    /// The cluster.
+    pub bed: ApiBed,
     scratch: Scratch,
 }
 
-impl Installation {
-    /// The one that the tests that disturb nobody share.
-    pub(crate) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Installation> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(Rights::Ours).unwrap())
-    }
+/// An injector as a process, ours or the reference's.
+#[derive(Debug)]
+pub struct Injector {
+    /// The process.
+    pub process: Process,
+    /// Port of the webhook.
+    pub port: u16,
+    /// Port of `/healthz`.
+    pub health_port: u16,
+    /// Port of the metrics.
+    pub metrics_port: u16,
+}
 
-    /// A cluster with the injector, ready.
-    pub(crate) fn start(rights: Rights) -> Result<Self> {
+impl InjectorBed {
+    /// A cluster with our injector, ready and called by kube-apiserver.
+    ///
+    /// # Errors
+    /// When a part does not start; the error holds the end of its log.
+    pub fn start(rights: Rights) -> Result<Self> {
         let bed = ApiBed::start()?;
         let scratch = Scratch::new("injector")?;
         prepare(&bed, rights)?;
@@ -65,86 +81,161 @@ impl Installation {
             "injector",
         ])?;
         scratch.write("token", pod_token.trim())?;
-        let [port, health_port, metrics_port] =
-            [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+        kubeconfig(&bed, &scratch)?;
+        let port = environment::free_port()?;
         register(&bed, port)?;
-        let kubeconfig = kubeconfig(&bed, &scratch)?;
-        let mut injector = Spawn::new("injector", build_binary("injector")?, scratch.path())
-            .args(["-port", &port.to_string(), "--listen-address", "127.0.0.1"])
-            .args(["--healthz-port", &health_port.to_string()])
-            .args(["--healthz-listen-address", "127.0.0.1"])
-            .args(["--metrics-port", &metrics_port.to_string()])
-            .args(["--metrics-listen-address", "127.0.0.1", "--log-level", "debug"])
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .env("NAMESPACE", NAMESPACE)
-            .env("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3")
-            .env("KUBE_CLUSTER_DOMAIN", "cluster.local")
-            .env("DAPR_TRUST_ANCHORS_FILE", scratch.path().join("ca.crt"))
-            .env("DAPR_SENTRY_ADDRESS", format!("127.0.0.1:{sentry_port}"))
-            .env("DAPR_SENTRY_TOKEN_FILE", scratch.path().join("token"))
-            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        let spawn = spawn(&scratch, "injector", build_binary("injector")?, sentry_port)
             .env("MARK_SKIPPED_PODS", "true")
-            .env("INJECTION_EVENTS", "true")
-            .env_remove("KUBERNETES_SERVICE_HOST")
-            .start()?;
-        injector.wait_for_http(health_port, "/healthz", Deadline::seconds(START))?;
-        let installed = Self { injector, sentry, health_port, metrics_port, bed, scratch };
+            .env("INJECTION_EVENTS", "true");
+        let injector = Injector::start(spawn, port)?;
+        let installed = Self { injector, sentry, sentry_port, bed, scratch };
         installed.wait_until_called()?;
         Ok(installed)
     }
 
+    /// One more injector, which kube-apiserver does not call: `program` is ours or the
+    /// reference's, with the same settings but for these variables.
+    ///
+    /// # Errors
+    /// As [`InjectorBed::start`].
+    pub fn another(
+        &self,
+        name: &str,
+        program: PathBuf,
+        variables: &[(&str, &str)],
+    ) -> Result<Injector> {
+        let mut spawn = spawn(&self.scratch, name, program, self.sentry_port);
+        for (variable, value) in variables {
+            spawn = spawn.env(variable, value);
+        }
+        Injector::start(spawn, environment::free_port()?)
+    }
+
+    /// Starts our injector again at the port that kube-apiserver calls, after its end.
+    ///
+    /// # Errors
+    /// As [`InjectorBed::start`].
+    pub fn restart_injector(&mut self) -> Result<()> {
+        let spawn = spawn(&self.scratch, "injector", build_binary("injector")?, self.sentry_port)
+            .env("MARK_SKIPPED_PODS", "true")
+            .env("INJECTION_EVENTS", "true");
+        self.injector = Injector::start(spawn, self.injector.port)?;
+        Ok(())
+    }
+
+    /// Sends reviews to an injector of this bed as kube-apiserver does.
+    ///
+    /// # Errors
+    /// When the trust anchors cannot be read.
+    pub fn admission_client(&self, injector: &Injector) -> Result<AdmissionClient> {
+        AdmissionClient::new(injector.port, &format!("{WEBHOOK}.{NAMESPACE}.svc"), &self.anchors()?)
+    }
+
     /// kube-apiserver learns of a webhook a moment after its registration.
-    fn wait_until_called(&self) -> Result<()> {
-        until(Deadline::seconds(START), "the first call of the webhook", || {
-            let pod = probe_pod();
-            let answer =
-                self.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &pod)?;
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_until_called(&self) -> Result<()> {
+        let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
+        probe["metadata"]["namespace"] = json!("default");
+        until(Deadline::seconds(START_SECONDS), "the first call of the webhook", || {
+            let args = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+            let answer = self.kubectl(&args, &probe)?;
             let pod: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
             Ok(names_of(&pod).contains(&"daprd".to_owned()).then_some(()))
         })
     }
 
     /// Runs kubectl with this input and returns all that came of it.
-    pub(crate) fn kubectl(&self, args: &[&str], input: &Value) -> Result<Output> {
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn kubectl(&self, args: &[&str], input: &Value) -> Result<Output> {
         self.bed.cluster().kubectl_output(args, &input.to_string())
     }
 
-    /// Creates an object, and returns what kubectl wrote to standard error.
-    pub(crate) fn create(&self, namespace: &str, object: &Value, more: &[&str]) -> (bool, String) {
+    /// Creates an object; returns whether it was accepted and what kubectl wrote to standard error.
+    ///
+    /// # Errors
+    /// When kubectl cannot be run.
+    pub fn create(&self, namespace: &str, object: &Value, more: &[&str]) -> Result<(bool, String)> {
         let args = [&["create", "-n", namespace, "-f", "-"], more].concat();
-        let output = self.kubectl(&args, object).unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let output = self.kubectl(&args, object)?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
-    /// The caBundle in the webhook's registration, as base64.
-    pub(crate) fn ca_bundle(&self) -> String {
-        let name = "dapr-sidecar-injector";
-        let found = self.bed.get(&["mutatingwebhookconfigurations", name]).unwrap();
+    /// The caBundle in the webhook's registration, as base64; empty when there is none.
+    ///
+    /// # Errors
+    /// When the registration is gone.
+    pub fn ca_bundle(&self) -> Result<String> {
+        let found = self.bed.get(&["mutatingwebhookconfigurations", WEBHOOK])?;
         let bundle = found["webhooks"][0]["clientConfig"]["caBundle"].as_str();
-        bundle.unwrap_or_default().to_owned()
+        Ok(bundle.unwrap_or_default().to_owned())
     }
 
     /// Replaces the injector's trust anchors, as the kubelet does.
-    pub(crate) fn write_anchors(&self, pem: &str) {
-        self.scratch.write("ca.crt", pem).unwrap();
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_anchors(&self, pem: &str) -> Result<()> {
+        self.scratch.write("ca.crt", pem).map(drop)
     }
 
-    /// The injector's trust anchors.
-    pub(crate) fn anchors(&self) -> String {
-        fs::read_to_string(self.scratch.path().join("ca.crt")).unwrap()
-    }
-
-    /// The value of a series.
-    pub(crate) fn metric(&self, series: &str) -> f64 {
-        let text = blackbox::http::get(self.metrics_port, "/").unwrap().body;
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+    /// The injector's trust anchors in PEM.
+    ///
+    /// # Errors
+    /// When the file is gone.
+    pub fn anchors(&self) -> Result<String> {
+        let file = self.scratch.path().join("ca.crt");
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     }
 }
 
+impl Injector {
+    fn start(spawn: Spawn, port: u16) -> Result<Self> {
+        let [health_port, metrics_port] = [environment::free_port()?, environment::free_port()?];
+        let mut process = spawn
+            .args(["-port", &port.to_string(), "--listen-address", "127.0.0.1"])
+            .args(["--healthz-port", &health_port.to_string()])
+            .args(["--healthz-listen-address", "127.0.0.1"])
+            .args(["--metrics-port", &metrics_port.to_string()])
+            .args(["--metrics-listen-address", "127.0.0.1"])
+            .start()?;
+        process.wait_for_http(health_port, "/healthz", Deadline::seconds(START_SECONDS))?;
+        Ok(Self { process, port, health_port, metrics_port })
+    }
+
+    /// The value of a series; 0 for one that does not exist.
+    ///
+    /// # Errors
+    /// When the metrics cannot be had.
+    pub fn metric(&self, series: &str) -> Result<f64> {
+        let text = http::get(self.metrics_port, "/")?.body;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(Ok(0.0), |value| value.parse().with_context(|| format!("{series} {value}")))
+    }
+}
+
+/// An injector with the settings that all of a bed share.
+fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> Spawn {
+    let file = |name: &str| scratch.path().join(name);
+    Spawn::new(name, program, scratch.path())
+        .arg("--kubeconfig")
+        .arg(file("kubeconfig"))
+        .env("NAMESPACE", NAMESPACE)
+        .env("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3")
+        .env("SIDECAR_IMAGE_PULL_POLICY", "IfNotPresent")
+        .env("KUBE_CLUSTER_DOMAIN", "cluster.local")
+        .env("DAPR_TRUST_ANCHORS_FILE", file("ca.crt"))
+        .env("DAPR_SENTRY_ADDRESS", format!("127.0.0.1:{sentry_port}"))
+        .env("DAPR_SENTRY_TOKEN_FILE", file("token"))
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+}
+
 /// A pod of one container.
-pub(crate) fn pod(name: &str, annotations: &Value) -> Value {
+pub fn pod(name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "annotations": annotations},
@@ -152,14 +243,8 @@ pub(crate) fn pod(name: &str, annotations: &Value) -> Value {
     })
 }
 
-fn probe_pod() -> Value {
-    let mut pod = pod("probe", &json!({"dapr.io/enabled": "true"}));
-    pod["metadata"]["namespace"] = json!("default");
-    pod
-}
-
 /// The names of a pod's containers.
-pub(crate) fn names_of(pod: &Value) -> Vec<String> {
+pub fn names_of(pod: &Value) -> Vec<String> {
     let containers = pod["spec"]["containers"].as_array();
     let names = containers.into_iter().flatten().filter_map(|c| c["name"].as_str());
     names.map(str::to_owned).collect()
@@ -260,13 +345,13 @@ fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
         .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
         .env_remove("KUBERNETES_SERVICE_HOST")
         .start()?;
-    let anchors = until(Deadline::seconds(START), "the CA of sentry", || {
+    let anchors = until(Deadline::seconds(START_SECONDS), "the CA of sentry", || {
         anyhow::ensure!(sentry.is_running(), "sentry ended: {}", sentry.log());
         let found = bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         Ok(found["data"]["ca.crt"].as_str().map(str::to_owned))
     })?;
     scratch.write("ca.crt", anchors)?;
-    sentry.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
+    sentry.wait_for_http(health, "/healthz", Deadline::seconds(START_SECONDS))?;
     Ok(sentry)
 }
 
@@ -299,7 +384,7 @@ webhooks:
 }
 
 /// The way in of the injector's account.
-fn kubeconfig(bed: &ApiBed, scratch: &Scratch) -> Result<PathBuf> {
+fn kubeconfig(bed: &ApiBed, scratch: &Scratch) -> Result<()> {
     let token = bed.kubectl(&["create", "token", "dapr-injector", "-n", NAMESPACE])?;
     scratch.write("api-ca.crt", bed.ca_pem()?)?;
     let config = json!({
@@ -310,5 +395,5 @@ fn kubeconfig(bed: &ApiBed, scratch: &Scratch) -> Result<PathBuf> {
         "users": [{"name": "it", "user": {"token": token.trim()}}],
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
     });
-    scratch.write("kubeconfig", config.to_string())
+    scratch.write("kubeconfig", config.to_string()).map(drop)
 }
