@@ -11,10 +11,22 @@ use crate::sidecar::SOCKETS_FOLDER_VARIABLE;
 /// Writes the variables, then the mounts of the API's sockets, that application containers do not
 /// have yet. Sidecar, components and init containers are left alone.
 pub fn write(patch: &mut PatchWriter, pod: &PodView<'_>, options: &Options) {
-    let mut apps: Vec<(usize, ContainerView<'_>)> =
-        pod.containers().into_iter().enumerate().collect();
-    apps.retain(|(_, container)| is_app(*container, options));
-    for (index, container) in &apps {
+    let apps = pod.containers().into_iter().enumerate();
+    let apps: Vec<_> = apps.filter(|(_, container)| is_app(*container, options)).collect();
+    write_to(&apps, patch, options);
+}
+
+/// The same for a pod that has its sidecar already. Containers that an earlier call added for
+/// Components cannot be told by their names; they have the variable that such a call gives them.
+pub fn complete(patch: &mut PatchWriter, pod: &PodView<'_>, options: &Options) {
+    let apps = pod.containers().into_iter().enumerate().filter(|(_, container)| {
+        is_app(*container, options) && !container.defines(SOCKETS_FOLDER_VARIABLE)
+    });
+    write_to(&apps.collect::<Vec<_>>(), patch, options);
+}
+
+fn write_to(apps: &[(usize, ContainerView<'_>)], patch: &mut PatchWriter, options: &Options) {
+    for (index, container) in apps {
         let missing = variables(options)
             .into_iter()
             .filter(|(name, _)| !container.defines(name))
@@ -25,7 +37,7 @@ pub fn write(patch: &mut PatchWriter, pod: &PodView<'_>, options: &Options) {
     let volume = names::VOLUME_UNIX_DOMAIN_SOCKET;
     let directory = options.api.socket_path.as_deref();
     let Some(directory) = directory.filter(|_| patch.has_volume(volume)) else { return };
-    for (index, container) in &apps {
+    for (index, container) in apps {
         if !container.mounts(volume, directory) {
             let mount: Value = json!({"name": volume, "mountPath": directory});
             patch.extend_container(*index, ContainerList::VolumeMounts, vec![mount]);
@@ -36,8 +48,6 @@ pub fn write(patch: &mut PatchWriter, pod: &PodView<'_>, options: &Options) {
 fn is_app(container: ContainerView<'_>, options: &Options) -> bool {
     container.name() != names::SIDECAR_CONTAINER
         && !options.components.containers.iter().any(|name| name == container.name())
-        // A component's container that an earlier call added.
-        && !container.defines(SOCKETS_FOLDER_VARIABLE)
 }
 
 fn variables(options: &Options) -> Vec<(&'static str, String)> {

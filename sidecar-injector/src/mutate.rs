@@ -205,7 +205,7 @@ fn completion(pod: &PodView<'_>, at: &Situation<'_>) -> Option<Change> {
             patch.label(key, &value);
         }
     }
-    app::write(&mut patch, pod, &options);
+    app::complete(&mut patch, pod, &options);
     let patch = patch.finish();
     (!patch.0.is_empty()).then_some(Change::Complete { app_id, patch })
 }

@@ -18,6 +18,13 @@ const NAMESPACE: &str = "dapr-system";
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 /// The object that makes kube-apiserver call the injector.
 const WEBHOOK: &str = "dapr-sidecar-injector";
+/// Variables of every injector of a bed.
+pub const SETTINGS: &[(&str, &str)] = &[
+    ("NAMESPACE", NAMESPACE),
+    ("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3"),
+    ("SIDECAR_IMAGE_PULL_POLICY", "IfNotPresent"),
+    ("KUBE_CLUSTER_DOMAIN", "cluster.local"),
+];
 /// Enough for a process to start on a machine that others use too.
 const START_SECONDS: u64 = 60;
 
@@ -94,7 +101,8 @@ impl InjectorBed {
     }
 
     /// One more injector, which kube-apiserver does not call: `program` is ours or the
-    /// reference's, with the same settings but for these variables.
+    /// reference's, with the same settings but for these
+    /// flags and variables.
     ///
     /// # Errors
     /// As [`InjectorBed::start`].
@@ -102,9 +110,10 @@ impl InjectorBed {
         &self,
         name: &str,
         program: PathBuf,
+        flags: &[&str],
         variables: &[(&str, &str)],
     ) -> Result<Injector> {
-        let mut spawn = spawn(&self.scratch, name, program, self.sentry_port);
+        let mut spawn = spawn(&self.scratch, name, program, self.sentry_port).args(flags);
         for (variable, value) in variables {
             spawn = spawn.env(variable, value);
         }
@@ -220,13 +229,13 @@ impl Injector {
 /// An injector with the settings that all of a bed share.
 fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> Spawn {
     let file = |name: &str| scratch.path().join(name);
-    Spawn::new(name, program, scratch.path())
+    let mut spawn = Spawn::new(name, program, scratch.path());
+    for (variable, value) in SETTINGS {
+        spawn = spawn.env(variable, value);
+    }
+    spawn
         .arg("--kubeconfig")
         .arg(file("kubeconfig"))
-        .env("NAMESPACE", NAMESPACE)
-        .env("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3")
-        .env("SIDECAR_IMAGE_PULL_POLICY", "IfNotPresent")
-        .env("KUBE_CLUSTER_DOMAIN", "cluster.local")
         .env("DAPR_TRUST_ANCHORS_FILE", file("ca.crt"))
         .env("DAPR_SENTRY_ADDRESS", format!("127.0.0.1:{sentry_port}"))
         .env("DAPR_SENTRY_TOKEN_FILE", file("token"))

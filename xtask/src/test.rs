@@ -25,7 +25,7 @@ pub(crate) struct Flags {
 }
 
 /// What the black-box suites need beside the bed's own programs.
-const PEERS: [Tool; 10] = [
+const PEERS: [Tool; 11] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
@@ -36,6 +36,7 @@ const PEERS: [Tool; 10] = [
     Tool::REFERENCE_OPERATOR,
     Tool::REFERENCE_PLACEMENT,
     Tool::REFERENCE_SENTRY,
+    Tool::REFERENCE_INJECTOR,
 ];
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {

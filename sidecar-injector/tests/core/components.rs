@@ -144,3 +144,17 @@ fn a_second_call_leaves_added_component_containers_alone() {
     let again = decide(&pod, &situation).unwrap();
     assert!(matches!(again.change, sidecar_injector::mutate::Change::Nothing(_)), "{again:?}");
 }
+
+#[test]
+fn an_application_that_knows_the_sockets_folder_is_still_an_application() {
+    let settings = settings();
+    let mut pod = pod(&json!({}));
+    pod["spec"]["containers"][0]["env"] =
+        json!([{"name": "DAPR_COMPONENT_SOCKETS_FOLDER", "value": "/own"}]);
+    let app = container(&patched(&pod, &at(&settings)), "app");
+    let names: Vec<&str> =
+        app["env"].as_array().unwrap().iter().filter_map(|v| v["name"].as_str()).collect();
+    let want =
+        ["DAPR_COMPONENT_SOCKETS_FOLDER", "DAPR_HTTP_PORT", "DAPR_GRPC_PORT", "APP_PROTOCOL"];
+    assert_eq!(names, want);
+}

@@ -1,0 +1,90 @@
+//! Our injector beside Dapr's: the same admission requests to both, the same pods from both, but
+//! for the differences that are written down in `differences`.
+//!
+//! The requests are the recorded cases of `fixtures/injector` and generated pods. What Dapr's
+//! injector answered is kept beside them, so that the comparison needs neither of the two as a
+//! process; the other test asks both. `TRILBY_RECORD=1` writes its answers down anew.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+
+#[path = "injector_differential/compare.rs"]
+mod compare;
+#[path = "injector_differential/corpus.rs"]
+mod corpus;
+#[path = "injector_differential/differences.rs"]
+mod differences;
+#[path = "injector_differential/generator.rs"]
+mod generator;
+#[path = "injector_differential/sides.rs"]
+mod sides;
+
+use std::collections::BTreeSet;
+
+use blackbox::injector_bed::Rights;
+use blackbox::{InjectorBed, environment};
+
+use compare::{Outcome, compare};
+use corpus::{Corpus, Question};
+use differences::DIFFERENCES;
+use sides::{Processes, SETTINGS};
+
+/// At least so many pods are generated.
+const PODS: usize = 600;
+
+#[test]
+fn answers_as_dapr_recorded_but_for_the_listed_differences() {
+    let corpus = Corpus::recorded();
+    let cores = sides::cores();
+    assert!(corpus.cases.len() >= PODS);
+    let mut wrong = Vec::new();
+    let mut met = BTreeSet::new();
+    for case in &corpus.cases {
+        let question = Question::new(&case.request);
+        let setting = &cores[case.setting];
+        let ours = Outcome::of(&case.request, &setting.answer(&case.request));
+        assert_eq!(question.differences, case.differences, "{}: record again", case.name);
+        met.extend(question.differences.iter().cloned());
+        wrong.extend(compare(&case.name, &question, &case.answer, ours));
+    }
+    assert!(wrong.is_empty(), "{} pods differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(unseen(&met), [""; 0], "differences that no pod shows");
+}
+
+#[test]
+fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
+    let bed = InjectorBed::start(Rights::Ours).unwrap();
+    sides::create_components(&bed);
+    let anchors = bed.anchors().unwrap();
+    let pairs: Vec<Processes> = SETTINGS.iter().map(|s| Processes::start(&bed, s)).collect();
+    let (mut wrong, mut telling) = (Vec::new(), BTreeSet::new());
+    let mut recorded = Corpus::default();
+    for (name, setting, request) in corpus::requests(PODS) {
+        let question = Question::new(&request);
+        let pair = &pairs[setting];
+        let ours = sides::without_anchors(&pair.ours.decide(&request).unwrap(), &anchors);
+        let ours = Outcome::of(&request, &ours).without_token();
+        let answer = pair.reference.decide(&question.asked).unwrap();
+        let answer = sides::without_anchors(&answer, &anchors);
+        if !question.differences.is_empty() {
+            // An entry of the list that changes nothing is no difference.
+            let plain = pair.reference.decide(&request).unwrap();
+            let plain = sides::without_anchors(&plain, &anchors);
+            let plain = Outcome::of(&request, &plain).normal();
+            if plain != question.restored(&answer).normal() {
+                telling.extend(question.differences.iter().cloned());
+            }
+        }
+        wrong.extend(compare(&name, &question, &answer, ours));
+        recorded.push(&name, setting, &request, &question, answer);
+    }
+    if environment::var("TRILBY_RECORD").is_some() {
+        recorded.write();
+    }
+    assert!(wrong.is_empty(), "{} pods differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(unseen(&telling), [""; 0], "listed differences that make none");
+}
+
+/// The listed differences that are not among these, with their reasons.
+fn unseen(seen: &BTreeSet<String>) -> Vec<String> {
+    let unseen = DIFFERENCES.iter().filter(|difference| !seen.contains(difference.name));
+    unseen.map(|difference| format!("{}: {}", difference.name, difference.reason)).collect()
+}
