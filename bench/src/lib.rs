@@ -15,6 +15,7 @@
 
 pub mod flags;
 pub mod frame;
+pub mod install;
 pub mod load;
 pub mod machine;
 pub mod picture;

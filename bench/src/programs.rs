@@ -3,13 +3,16 @@
 use std::{collections::HashMap, path::Path, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use blackbox::{Service, Tool};
+use blackbox::Service;
 
 use crate::row::Side;
 
 /// Where each side's programs are.
 #[derive(Clone, Debug)]
-pub struct Programs(HashMap<(Side, &'static str), PathBuf>);
+pub struct Programs {
+    profile: String,
+    found: HashMap<(Side, &'static str), PathBuf>,
+}
 
 impl Programs {
     /// Builds or finds them: ours static, as they are shipped, with cargo's `profile`; the
@@ -21,9 +24,14 @@ impl Programs {
         let mut found = HashMap::new();
         for &service in services {
             found.insert((Side::Trilby, service.binary()), service.build_static(profile)?);
-            found.insert((Side::Reference, service.binary()), reference(service).path()?);
+            found.insert((Side::Reference, service.binary()), service.reference().path()?);
         }
-        Ok(Self(found))
+        Ok(Self { profile: profile.to_owned(), found })
+    }
+
+    /// Cargo's profile of our own.
+    pub fn profile(&self) -> &str {
+        &self.profile
     }
 
     /// The program of a service.
@@ -31,17 +39,7 @@ impl Programs {
     /// # Errors
     /// When the row did not name the service as one that it needs.
     pub fn path(&self, side: Side, service: Service) -> Result<&Path> {
-        let found = self.0.get(&(side, service.binary()));
+        let found = self.found.get(&(side, service.binary()));
         found.map(PathBuf::as_path).with_context(|| format!("{} was not built", service.binary()))
-    }
-}
-
-/// The reference's program of the same service.
-const fn reference(service: Service) -> Tool {
-    match service {
-        Service::Operator => Tool::REFERENCE_OPERATOR,
-        Service::Injector => Tool::REFERENCE_INJECTOR,
-        Service::Sentry => Tool::REFERENCE_SENTRY,
-        Service::Placement => Tool::REFERENCE_PLACEMENT,
     }
 }

@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{row::Row, start::Start};
+use crate::{install::Install, row::Row, start::Start};
 
 /// All rows.
 pub fn all() -> Vec<Box<dyn Row>> {
-    vec![Box::new(Start)]
+    vec![Box::new(Start), Box::new(Install)]
 }
 
 /// The rows whose name contains one of the words; all without a word.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    Deadline, environment, process,
+    Deadline, Scratch, environment, process,
     progress::say,
     tools::{Recipe, Tool},
     until,
@@ -186,6 +186,15 @@ fn download(folder: &Path, path: &str, version: &str) -> Result<Module> {
         file.with_context(|| format!("go mod download {module}: no {key}"))
     };
     Ok(Module { go_mod: file("GoMod")?, folder: file("Dir")? })
+}
+
+/// The folder of a published module in Go's module cache, brought there if need be.
+///
+/// # Errors
+/// When Go is missing or the module cannot be had.
+pub(crate) fn module_folder(path: &str, version: &str) -> Result<PathBuf> {
+    let folder = Scratch::new("module")?;
+    Ok(download(folder.path(), path, version)?.folder)
 }
 
 /// The replace lines of a module as `go mod edit -json` prints them.

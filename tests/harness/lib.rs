@@ -36,6 +36,7 @@ pub mod peer_images;
 pub mod process;
 pub mod progress;
 pub mod redis;
+pub mod reference;
 mod roster;
 pub mod scratch;
 pub mod service;

@@ -1,0 +1,175 @@
+//! Row `install`: Helm installs each side's own chart on a node with real pods; then a Deployment
+//! that asks for a sidecar is applied.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use blackbox::{
+    Cluster, Deadline, NodeBed, Service, environment, node_bed::TemporaryNode, peer_images,
+    progress::step, reference, until,
+};
+use runtime::clock::monotonic;
+use serde_json::Value;
+
+use crate::{
+    plane::NAMESPACE,
+    programs::Programs,
+    row::{Prepared, Reading, Row, Side, Size, Unit},
+    usage::milliseconds,
+};
+
+/// The application's namespace; gone after each round.
+const APPLICATION: &str = "bench";
+const DAPRD: &str = "localhost/daprd:bench";
+const APP_IMAGE: &str = "localhost/bench-app:1";
+/// How long an object may take to be gone.
+const PATIENCE: u64 = 180;
+
+/// The row.
+#[derive(Debug)]
+pub struct Install;
+
+impl Row for Install {
+    fn name(&self) -> &'static str {
+        "install"
+    }
+
+    fn about(&self) -> &'static str {
+        "A node with real pods: Helm installs each side's own chart (the reference's without its \
+         scheduler) until all pods are Ready, then a Deployment asks for a sidecar until its pod \
+         has both containers ready; images are on the node"
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &Service::ALL
+    }
+
+    fn prepare(&self, programs: &Programs, _size: Size) -> Result<Box<dyn Prepared>> {
+        let bed = NodeBed::temporary()?;
+        let cluster = bed.up()?;
+        step("make and import images", || import_images(&bed, programs.profile()))?;
+        Ok(Box::new(Installed { cluster, reference_chart: reference::chart()?, _bed: bed }))
+    }
+}
+
+struct Installed {
+    cluster: Cluster,
+    reference_chart: PathBuf,
+    _bed: TemporaryNode,
+}
+
+fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
+    let folder = environment::workspace().join("target/images");
+    let import = |name: &str, image: blackbox::Image| {
+        let archive = folder.join(format!("bench-{name}.tar"));
+        image.write(&archive)?;
+        bed.import_image(&archive)
+    };
+    for service in Service::ALL {
+        let binary = service.binary();
+        let ours = peer_images::service(service, &image(Side::Trilby, service), profile)?;
+        import(&format!("trilby-{binary}"), ours)?;
+        let theirs = reference::image(service, &image(Side::Reference, service))?;
+        import(&format!("reference-{binary}"), theirs)?;
+    }
+    import("daprd", peer_images::daprd(DAPRD)?)?;
+    import("app", peer_images::redis(APP_IMAGE)?)
+}
+
+fn registry(side: Side) -> String {
+    format!("localhost/{}", side.name())
+}
+
+fn tag(side: Side) -> &'static str {
+    match side {
+        Side::Reference => reference::tag(),
+        Side::Trilby => env!("CARGO_PKG_VERSION"),
+    }
+}
+
+fn image(side: Side, service: Service) -> String {
+    format!("{}/{}:{}", registry(side), service.binary(), tag(side))
+}
+
+impl Prepared for Installed {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let begin = monotonic();
+        self.helm_install(side)?;
+        let installed = begin.elapsed();
+        let deployed = self.deploy()?;
+        self.remove()?;
+        Ok(vec![
+            Reading::new("helm install to all Ready", Unit::Milliseconds, milliseconds(installed)),
+            Reading::new("annotated Deployment to 2/2", Unit::Milliseconds, milliseconds(deployed)),
+        ])
+    }
+}
+
+impl Installed {
+    fn helm_install(&self, side: Side) -> Result<()> {
+        let ours = environment::workspace().join("charts/dapr");
+        let (chart, registry_key) = match side {
+            Side::Reference => (&self.reference_chart, "global.registry"),
+            Side::Trilby => (&ours, "global.controlPlane.registry"),
+        };
+        let chart = chart.to_str().context("the chart's path is no UTF-8")?;
+        let registry = format!("{registry_key}={}", registry(side));
+        let tag = format!("global.tag={}", tag(side));
+        let daprd = format!("dapr_sidecar_injector.image.name={DAPRD}");
+        let mut args = vec!["install", "dapr", chart, "--namespace", NAMESPACE];
+        args.extend(["--create-namespace", "--wait", "--timeout", "4m"]);
+        args.extend(["--set", "global.scheduler.enabled=false", "--set", &registry]);
+        args.extend(["--set", &tag, "--set", &daprd]);
+        self.cluster.helm(&args).map(drop)
+    }
+
+    /// Applies a Deployment and waits until application and sidecar are ready.
+    fn deploy(&self) -> Result<Duration> {
+        self.cluster.kubectl(&["create", "namespace", APPLICATION])?;
+        let begin = monotonic();
+        self.cluster.kubectl_with_input(
+            &["apply", "-n", APPLICATION, "-f", "-"],
+            &format!(
+                r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: app}}
+spec:
+  selector: {{matchLabels: {{app: app}}}}
+  template:
+    metadata:
+      labels: {{app: app}}
+      annotations: {{dapr.io/enabled: "true", dapr.io/app-id: app}}
+    spec:
+      containers: [{{name: app, image: "{APP_IMAGE}", imagePullPolicy: IfNotPresent}}]
+"#
+            ),
+        )?;
+        until(Deadline::seconds(PATIENCE), "application and sidecar", || {
+            let pods = self.cluster.get(&["pods", "-n", APPLICATION])?;
+            Ok((ready_containers(&pods) == 2).then_some(()))
+        })?;
+        Ok(begin.elapsed())
+    }
+
+    /// Back to a cluster that has seen neither side.
+    fn remove(&self) -> Result<()> {
+        let gone = ["delete", "namespace", APPLICATION, "--wait"];
+        self.cluster.kubectl(&gone)?;
+        self.cluster.helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
+        self.cluster.kubectl(&["delete", "namespace", NAMESPACE, "--wait"])?;
+        let kinds = self.cluster.kubectl(&["get", "crd", "-o", "name"])?;
+        let kinds: Vec<_> = kinds.lines().filter(|name| name.ends_with("dapr.io")).collect();
+        self.cluster.kubectl(&[&["delete", "--wait"], kinds.as_slice()].concat())?;
+        Ok(())
+    }
+}
+
+fn ready_containers(pods: &Value) -> usize {
+    let pods = pods.get("items").and_then(Value::as_array);
+    let statuses = pods
+        .into_iter()
+        .flatten()
+        .filter_map(|pod| pod.pointer("/status/containerStatuses").and_then(Value::as_array));
+    statuses.flatten().filter(|status| status.get("ready") == Some(&Value::Bool(true))).count()
+}
