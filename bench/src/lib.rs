@@ -7,17 +7,22 @@
 //!   stats     readings of all rounds ──> Figure (median, min, max of each side, ratio)
 //!   results   Figures + Machine ──> table, JSON ──> docs/performance.md and pictures
 //!   plane     what rows stand on: API server, authority, either side's services as processes
+//!   cluster   many objects at once, and how many requests the API server had
+//!   sidecars  many sidecars of an operator, as far as it can tell
 //!   load      closed and open loops with latency histograms;  usage: CPU and memory of a process
 //! ```
 //!
 //! Start reading at [`row::Row`]. A new row is one file that implements it and a line in
 //! [`rows::all`].
 
+pub mod cluster;
 pub mod flags;
 pub mod frame;
 pub mod install;
 pub mod load;
 pub mod machine;
+pub mod operator_fanout;
+pub mod operator_memory;
 pub mod picture;
 pub mod plane;
 pub mod programs;
@@ -25,6 +30,7 @@ pub mod report;
 pub mod results;
 pub mod row;
 pub mod rows;
+pub mod sidecars;
 pub mod start;
 pub mod stats;
 pub mod usage;

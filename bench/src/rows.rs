@@ -2,11 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{install::Install, row::Row, start::Start};
-
-/// All rows.
-pub fn all() -> Vec<Box<dyn Row>> {
-    vec![Box::new(Start), Box::new(Install)]
+use crate::{
+    install::Install, operator_fanout::OperatorFanout, operator_memory::OperatorMemory, row::Row,
+    start::Start,
+};
 }
 
 /// The rows whose name contains one of the words; all without a word.

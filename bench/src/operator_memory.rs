@@ -1,0 +1,230 @@
+//! Rows `operator-memory` and `operator-memory-large`: what the operator holds in memory, and what
+//! pods that come and go cost it.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Result, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use blackbox::Service;
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{
+    cluster::ApiServer,
+    load,
+    plane::{Plane, Running},
+    programs::Programs,
+    row::{Prepared, Reading, Row, Side, Size, Unit},
+    sidecars::{Sidecars, app_id},
+    usage::{Peak, megabytes, milliseconds},
+};
+
+/// Where everything is.
+const SPACE: &str = "bench";
+/// Different apps among the pods and sidecars.
+const APPS: usize = 20;
+/// Size of a Secret's only entry.
+const SECRET_BYTES: usize = 20_000;
+/// Every so many-th Component takes a value from a Secret.
+const SECRET_EVERY: usize = 20;
+/// Between two changes of pods: 20 in a second.
+const CHURN: Duration = Duration::from_millis(50);
+
+/// One of the two rows.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorMemory {
+    name: &'static str,
+    about: &'static str,
+    full: Scale,
+}
+
+/// How many objects there are.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    pods: usize,
+    secrets: usize,
+    components: usize,
+    streams: usize,
+}
+
+impl Scale {
+    const fn tenth(self) -> Self {
+        Self {
+            pods: self.pods / 10,
+            secrets: self.secrets / 10,
+            components: self.components / 10,
+            streams: self.streams / 10,
+        }
+    }
+}
+
+impl OperatorMemory {
+    /// The size of the first figures of the reference.
+    pub const FIRST: Self = Self {
+        name: "operator-memory",
+        about: "2,000 annotated pods, 1,000 Secrets of 20 KB, 200 Components of 9 items, 200 sidecars \
+                on connections of their own: memory of the operator step by step, and the processor \
+                time of 20 changed pods a second",
+        full: Scale { pods: 2000, secrets: 1000, components: 200, streams: 200 },
+    };
+    /// A large cluster.
+    pub const LARGE: Self = Self {
+        name: "operator-memory-large",
+        about: "The same with 10,000 pods, 5,000 Secrets, 500 Components and 1,000 sidecars",
+        full: Scale { pods: 10_000, secrets: 5000, components: 500, streams: 1000 },
+    };
+}
+
+struct Cluster {
+    plane: Plane,
+    programs: Programs,
+    kubeconfig: PathBuf,
+    scale: Scale,
+    settle: Duration,
+    changes: u32,
+}
+
+impl Row for OperatorMemory {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn about(&self) -> &'static str {
+        self.about
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &[Service::Operator, Service::Sentry]
+    }
+
+    fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
+        let plane = Plane::start(programs)?;
+        plane.bed().kubectl(&["create", "namespace", SPACE])?;
+        let scale = size.pick(self.full, self.full.tenth());
+        let kubeconfig = plane.bed().kubeconfig().to_path_buf();
+        load::runtime()?.block_on(async {
+            let api = ApiServer::connect(&kubeconfig).await?;
+            fill(&api, scale).await
+        })?;
+        let settle = size.pick(Duration::from_secs(15), Duration::from_secs(3));
+        let changes = size.pick(600, 100);
+        let programs = programs.clone();
+        Ok(Box::new(Cluster { plane, programs, kubeconfig, scale, settle, changes }))
+    }
+}
+
+async fn fill(api: &ApiServer, scale: Scale) -> Result<()> {
+    let core = format!("/api/v1/namespaces/{SPACE}");
+    let dapr = format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}");
+    api.create(&format!("{core}/secrets"), (0..scale.secrets).map(secret)).await?;
+    api.create(&format!("{dapr}/components"), (0..scale.components).map(component)).await?;
+    let configuration = json!({"kind": "Configuration", "apiVersion": "dapr.io/v1alpha1",
+        "metadata": {"name": "appconfig"}, "spec": {"tracing": {"samplingRate": "1"}}});
+    api.create(&format!("{dapr}/configurations"), std::iter::once(configuration)).await?;
+    api.create(&format!("{core}/pods"), (0..scale.pods).map(pod)).await
+}
+
+fn secret(index: usize) -> Value {
+    let byte = u8::try_from(index % 251).unwrap_or_default();
+    json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": format!("secret-{index}")},
+        "data": {"password": STANDARD.encode(vec![byte; SECRET_BYTES])}})
+}
+
+fn component(index: usize) -> Value {
+    let mut items: Vec<Value> = (0..8)
+        .map(|item| json!({"name": format!("setting{item}"), "value": format!("value of {index}")}))
+        .collect();
+    let last = if index.is_multiple_of(SECRET_EVERY) {
+        let secret = json!({"name": format!("secret-{}", index / SECRET_EVERY), "key": "password"});
+        json!({"name": "password", "secretKeyRef": secret})
+    } else {
+        json!({"name": "password", "value": "none"})
+    };
+    items.push(last);
+    json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
+        "metadata": {"name": format!("component-{index}")},
+        "spec": {"type": "state.in-memory", "version": "v1", "metadata": items}})
+}
+
+/// A pod of ordinary size: what operators have to read past.
+fn pod(index: usize) -> Value {
+    let environment: Vec<Value> =
+        (0..12).map(|i| json!({"name": format!("SETTING_{i}"), "value": "some value"})).collect();
+    json!({"kind": "Pod", "apiVersion": "v1",
+        "metadata": {"name": pod_name(index), "labels": {"app": app_id(index % APPS)},
+            "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": app_id(index % APPS),
+                            "dapr.io/config": "appconfig"}},
+        "spec": {"containers": [{"name": "app", "image": "localhost/app:1", "env": environment}],
+                 "automountServiceAccountToken": false}})
+}
+
+fn pod_name(index: usize) -> String {
+    format!("pod-{index}")
+}
+
+impl Prepared for Cluster {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let more = ["--disable-service-reconciler"]; // Services are another matter
+        let start = self.plane.service(&self.programs, side, Service::Operator, &more)?;
+        let (operator, _) = start.ready()?;
+        let peak = Peak::watch(operator.pid());
+        let mut readings = load::runtime()?.block_on(self.steps(&operator))?;
+        let peak = peak.finish();
+        readings.push(Reading::new("peak RSS", Unit::Megabytes, megabytes(peak.rss)));
+        operator.stop()?;
+        Ok(readings)
+    }
+}
+
+impl Cluster {
+    async fn steps(&self, operator: &Running) -> Result<Vec<Reading>> {
+        let mut readings = Vec::new();
+        let rss = |what: &str| {
+            let memory = operator.memory()?;
+            anyhow::Ok(Reading::new(format!("{what}: RSS"), Unit::Megabytes, megabytes(memory.rss)))
+        };
+        let api = ApiServer::connect(&self.kubeconfig).await?;
+        sleep(self.settle).await;
+        readings.push(rss("ready")?);
+        let address = operator.address();
+        let sidecars =
+            Sidecars::new(&self.plane, &address, SPACE, APPS, self.scale.streams).await?;
+        let configuration = sidecars.watch_configuration().await?;
+        let listed = sidecars.list(1).await?;
+        let wanted = self.scale.components;
+        ensure!(listed == wanted, "a sidecar got {listed} components of {wanted}");
+        sleep(self.settle).await;
+        readings.push(rss("one sidecar")?);
+        let heard = sidecars.watch_components().await?;
+        let before = operator.cpu()?;
+        sidecars.list(sidecars.len()).await?;
+        let cpu = milliseconds(operator.cpu()?.saturating_sub(before));
+        readings.push(Reading::new("a list by each sidecar", Unit::CpuMilliseconds, cpu));
+        sleep(self.settle).await;
+        readings.push(rss("all sidecars")?);
+        let before = operator.cpu()?;
+        self.churn(&api).await?;
+        let cpu = milliseconds(operator.cpu()?.saturating_sub(before));
+        let metric = format!("{} pods changed, 20/s", self.changes);
+        readings.push(Reading::new(metric, Unit::CpuMilliseconds, cpu));
+        readings.push(rss("after the changes")?);
+        drop((heard, configuration));
+        sidecars.close().await?;
+        Ok(readings)
+    }
+
+    async fn churn(&self, api: &ApiServer) -> Result<()> {
+        let mut ticks = interval(CHURN);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for change in 0..self.changes {
+            ticks.tick().await;
+            let pod = pod_name(usize::try_from(change)? % self.scale.pods);
+            let path = format!("/api/v1/namespaces/{SPACE}/pods/{pod}");
+            // A time that no change before had: the API server drops patches that change nothing.
+            let stamp = runtime::clock::now().to_string();
+            let annotations = json!({"bench/changed": stamp});
+            api.merge(&path, json!({"metadata": {"annotations": annotations}})).await?;
+        }
+        Ok(())
+    }
+}

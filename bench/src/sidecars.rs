@@ -1,0 +1,184 @@
+//! Many sidecars of an operator: each with a connection of its own and the certificate of its app,
+//! asking what daprd asks.
+
+use std::{fs, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use identity::{KeyKind, SpiffeId, TrustDomain};
+use proto::operator::{
+    ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateRequest,
+    ListComponentsRequest, operator_client::OperatorClient,
+};
+use runtime::{Scope, clock::monotonic};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout_at};
+use tonic::{Streaming, transport::Channel};
+use transport::{
+    anchors::AnchorSource,
+    svid::{self, Svid},
+};
+
+use crate::plane::{NAMESPACE, Plane, TRUST_DOMAIN};
+
+/// Requests under way at once while sidecars connect or list, as in the first figures.
+const PARALLEL: usize = 8;
+/// daprd raises the limit of its client no further (Dapr 1.18).
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Sidecars of one namespace.
+pub struct Sidecars {
+    clients: Vec<OperatorClient<Channel>>,
+    namespace: String,
+    scope: Scope,
+}
+
+impl Sidecars {
+    /// `count` sidecars of `apps` apps, with certificates of the plane's authority, each about to
+    /// connect to the operator at `address`.
+    ///
+    /// # Errors
+    /// When the authority gives no certificate.
+    pub async fn new(
+        plane: &Plane,
+        address: &str,
+        namespace: &str,
+        apps: usize,
+        count: usize,
+    ) -> Result<Self> {
+        let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
+        let operator = SpiffeId::new(&trust_domain, NAMESPACE, "dapr-operator")?;
+        let scope = Scope::for_test();
+        let mut svids = Vec::new();
+        for app in 0..apps {
+            svids.push(certificate(plane, namespace, &app_id(app), &scope).await?);
+        }
+        let client = |svid: &Svid| {
+            let channel = transport::channel(svid, address, operator.clone())?;
+            let client = OperatorClient::new(channel);
+            anyhow::Ok(client.max_decoding_message_size(MAX_ANSWER_BYTES))
+        };
+        let clients = svids.iter().cycle().take(count).map(client).collect::<Result<_>>()?;
+        Ok(Self { clients, namespace: namespace.to_owned(), scope })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// The first `count` sidecars list their components, a few at a time. Returns how many
+    /// components one of them got.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn list(&self, count: usize) -> Result<usize> {
+        let one = |mut client: OperatorClient<Channel>| async move {
+            let request = ListComponentsRequest { namespace: self.namespace.clone() };
+            let answer = client.list_components(request).await.context("list components")?;
+            anyhow::Ok(answer.into_inner().components.len())
+        };
+        let lists = stream::iter(self.clients.iter().take(count).cloned()).map(one);
+        let counts: Vec<usize> = lists.buffer_unordered(PARALLEL).try_collect().await?;
+        Ok(counts.into_iter().max().unwrap_or_default())
+    }
+
+    /// One sidecar asks for changes of its Configuration, for as long as the answer lives.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn watch_configuration(&self) -> Result<impl Sized + use<>> {
+        let mut client = self.clients.first().context("no sidecars")?.clone();
+        let request = ConfigurationUpdateRequest { namespace: self.namespace.clone() };
+        Ok(client.configuration_update(request).await?.into_inner())
+    }
+
+    /// Every sidecar opens its stream of component changes.
+    ///
+    /// # Errors
+    /// When one is refused.
+    pub async fn watch_components(&self) -> Result<Heard> {
+        let open = |mut client: OperatorClient<Channel>| async move {
+            let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
+            let stream = client.component_update(request).await.context("watch components")?;
+            anyhow::Ok(stream.into_inner())
+        };
+        let streams: Vec<Streaming<ComponentUpdateEvent>> = stream::iter(self.clients.clone())
+            .map(open)
+            .buffer_unordered(PARALLEL)
+            .try_collect()
+            .await?;
+        let (say, events) = mpsc::unbounded_channel(); // one entry per stream and change, read at once
+        let mut tasks = JoinSet::new();
+        for mut stream in streams {
+            let say = say.clone();
+            tasks.spawn(async move {
+                while let Ok(Some(event)) = stream.message().await {
+                    let heard = monotonic();
+                    drop(event);
+                    if say.send(heard).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Heard { events, _streams: tasks })
+    }
+
+    /// Ends the renewal of their certificates.
+    ///
+    /// # Errors
+    /// When a task of theirs had failed.
+    pub async fn close(self) -> Result<()> {
+        drop(self.clients);
+        self.scope.shutdown().await
+    }
+}
+
+/// When events arrived, of all streams together.
+pub struct Heard {
+    events: mpsc::UnboundedReceiver<Instant>,
+    _streams: JoinSet<()>,
+}
+
+impl Heard {
+    /// The arrival of the next `count` events, in order of time.
+    ///
+    /// # Errors
+    /// When they have not all arrived by `deadline`.
+    pub async fn next(&mut self, count: usize, deadline: Instant) -> Result<Vec<Instant>> {
+        let mut heard = Vec::with_capacity(count);
+        while heard.len() < count {
+            match timeout_at(deadline.into(), self.events.recv()).await {
+                Ok(Some(at)) => heard.push(at),
+                Ok(None) => bail!("every stream has ended"),
+                Err(_) => bail!("only {} of {count} streams had the change in time", heard.len()),
+            }
+        }
+        heard.sort_unstable();
+        Ok(heard)
+    }
+}
+
+/// The name of the n-th app.
+pub fn app_id(app: usize) -> String {
+    format!("app-{app}")
+}
+
+async fn certificate(plane: &Plane, namespace: &str, app: &str, scope: &Scope) -> Result<Svid> {
+    let options = svid::Options {
+        app_id: app.to_owned(),
+        namespace: namespace.to_owned(),
+        trust_domain: TrustDomain::parse(TRUST_DOMAIN)?,
+        control_plane_namespace: NAMESPACE.to_owned(),
+        sentry_address: format!("127.0.0.1:{}", plane.authority_port()),
+        anchors: AnchorSource::Pem(fs::read_to_string(plane.anchors())?),
+        key_kind: KeyKind::Ed25519,
+        mode: svid::Mode::Standalone,
+    };
+    svid::start(options, scope).await
+}
