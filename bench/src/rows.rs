@@ -6,6 +6,16 @@ use crate::{
     install::Install, operator_fanout::OperatorFanout, operator_memory::OperatorMemory, row::Row,
     start::Start,
 };
+
+/// All rows.
+pub fn all() -> Vec<Box<dyn Row>> {
+    vec![
+        Box::new(Start),
+        Box::new(OperatorMemory::FIRST),
+        Box::new(OperatorMemory::LARGE),
+        Box::new(OperatorFanout),
+        Box::new(Install),
+    ]
 }
 
 /// The rows whose name contains one of the words; all without a word.
