@@ -8,6 +8,9 @@ use blackbox::injector_bed::{Rights, names_of, pod};
 use blackbox::{Deadline, InjectorBed, until};
 use serde_json::{Value, json};
 
+#[path = "injector/watchdog.rs"]
+mod watchdog;
+
 /// The one that the tests that disturb nobody share.
 fn shared() -> &'static InjectorBed {
     static SHARED: OnceLock<InjectorBed> = OnceLock::new();

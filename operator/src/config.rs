@@ -9,6 +9,8 @@ use runtime::{
     kubernetes::KubeFlags,
 };
 
+use crate::watchdog::Options;
+
 /// The command line, as typed. Names and defaults are those of Dapr 1.18.
 #[derive(Clone, Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
@@ -151,8 +153,8 @@ pub struct Config {
     pub workloads: Workloads,
     /// The only namespace to watch.
     pub watch_namespace: Option<String>,
-    /// When the watchdog looks.
-    pub watch_interval: WatchInterval,
+    /// How the watchdog works.
+    pub watchdog: Options,
 }
 
 impl Flags {
@@ -184,7 +186,11 @@ impl Flags {
             elect: !self.disable_leader_election,
             workloads,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
-            watch_interval: WatchInterval::parse(&self.watch_interval)?,
+            watchdog: Options {
+                interval: WatchInterval::parse(&self.watch_interval)?,
+                per_minute: self.max_pod_restarts_per_minute,
+                may_label: self.watchdog_can_patch_pod_labels,
+            },
         })
     }
 }

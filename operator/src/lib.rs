@@ -5,6 +5,7 @@
 //!  API server ─ cluster ┤                                 ▲
 //!                     │ secrets: read per answer ─────────┘
 //!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
+//!                     ├ follow ─► watchdog                                pods without sidecar
 //!                     └ webhook ─► conversion, crd_patch                  Subscriptions
 //! ```
 //! Start reading at [`run`], then [`cache`] (what changed), [`feed`] (who hears of it),
@@ -12,7 +13,8 @@
 //!
 //! Invariants: an object in a cache is never changed and holds no secret; an object or a secret
 //! that is broken disturbs no other; a stream costs one entry per changed object; losing the lease
-//! stops writing Services and nothing else. Deliberately absent: a cache of Secrets.
+//! stops the reconciler and the watchdog and nothing else; the watchdog deletes nothing unless a
+//! probe pod has just got its sidecar. Deliberately absent: a cache of Secrets.
 
 pub mod access;
 pub mod api;
@@ -26,6 +28,7 @@ pub mod desk;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod leader;
 pub mod metrics;
 pub mod reconcile;
 pub mod report;
@@ -33,6 +36,7 @@ pub mod secrets;
 pub mod server;
 pub mod service;
 pub mod store;
+pub mod watchdog;
 pub mod webhook;
 mod wiring;
 pub mod workload;

@@ -1,6 +1,6 @@
 //! Every metric of the operator.
-use prometheus::{IntCounterVec, IntGauge, Registry};
-use runtime::metrics::{counters, gauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use runtime::metrics::{counter, counters, gauge};
 
 const CREATED: &str = "dapr_operator_service_created_total";
 const UPDATED: &str = "dapr_operator_service_updated_total";
@@ -9,6 +9,33 @@ const REQUESTS: &str = "dapr_operator_api_requests_total";
 const UNDECODABLE: &str = "dapr_operator_undecodable_objects_total";
 const SECRETS: &str = "dapr_operator_secret_failures_total";
 const LEADER: &str = "dapr_operator_leader";
+const WATCHDOG_DELETED: &str = "dapr_operator_watchdog_deleted_pods_total";
+const WATCHDOG_PASSES: &str = "dapr_operator_watchdog_passes_total";
+const WATCHDOG_SUSPECTS: &str = "dapr_operator_watchdog_suspects";
+const WATCHDOG_GIVEN_UP: &str = "dapr_operator_watchdog_given_up_owners";
+
+/// How a pass of the watchdog ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Every pod was looked at.
+    Complete,
+    /// It is not proven that injection works.
+    Unproven,
+}
+
+impl Pass {
+    /// The end of a pass.
+    pub fn of(complete: bool) -> Self {
+        if complete { Self::Complete } else { Self::Unproven }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Unproven => "unproven",
+        }
+    }
+}
 
 /// The metrics of the operator; the first three are those of Dapr 1.18.
 #[derive(Clone)]
@@ -20,6 +47,10 @@ pub struct Metrics {
     undecodable: IntCounterVec,
     secrets: IntCounterVec,
     leader: IntGauge,
+    watchdog_deleted: IntCounter,
+    watchdog_passes: IntCounterVec,
+    watchdog_suspects: IntGauge,
+    watchdog_given_up: IntGauge,
 }
 
 impl Metrics {
@@ -35,7 +66,15 @@ impl Metrics {
             requests: counters(r, REQUESTS, "calls of sidecars", &["method", "code"])?,
             undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
             secrets: counters(r, SECRETS, "objects whose secrets could not be read", &["kind"])?,
-            leader: gauge(r, LEADER, "1 while this replica writes Services")?,
+            leader: gauge(r, LEADER, "1 while this replica leads")?,
+            watchdog_deleted: counter(r, WATCHDOG_DELETED, "pods deleted for want of a sidecar")?,
+            watchdog_passes: counters(r, WATCHDOG_PASSES, "passes of the watchdog", &["result"])?,
+            watchdog_suspects: gauge(r, WATCHDOG_SUSPECTS, "pods that may lack their sidecar")?,
+            watchdog_given_up: gauge(
+                r,
+                WATCHDOG_GIVEN_UP,
+                "owners whose pods come up without sidecar whatever the watchdog does",
+            )?,
         })
     }
 
@@ -72,5 +111,22 @@ impl Metrics {
     /// Whether this replica leads.
     pub fn leading(&self, leading: bool) {
         self.leader.set(i64::from(leading));
+    }
+
+    /// The watchdog deleted a pod.
+    pub fn watchdog_deleted(&self) {
+        self.watchdog_deleted.inc();
+    }
+
+    /// A pass of the watchdog ended.
+    pub fn watchdog_passed(&self, pass: Pass) {
+        self.watchdog_passes.with_label_values(&[pass.label()]).inc();
+    }
+
+    /// What the watchdog has before it.
+    pub fn watchdog_sees(&self, suspects: usize, given_up: usize) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.watchdog_suspects.set(count(suspects));
+        self.watchdog_given_up.set(count(given_up));
     }
 }

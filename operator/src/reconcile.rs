@@ -18,6 +18,7 @@ use crate::{
     cluster::Cluster,
     desk::{Decision, Desk},
     follow::{Seen, api_text, follow},
+    leader,
     metrics::Metrics,
     report::{Reason, Reports},
     service::Plan,
@@ -64,26 +65,16 @@ impl Reconciler {
     /// None today; the type is what [`Scope::spawn`] takes.
     pub async fn run(
         self: Arc<Self>,
-        mut leading: watch::Receiver<bool>,
+        leading: watch::Receiver<bool>,
         scope: Scope,
     ) -> anyhow::Result<()> {
-        let term = async {
-            while leading.wait_for(|leading| *leading).await.is_ok() {
-                self.metrics.leading(true);
-                *self.desk() = Desk::default();
-                tokio::select! {
-                    () = self.work() => {}
-                    () = lost(&mut leading) => {}
-                }
-                self.metrics.leading(false);
-            }
-            std::future::pending::<()>().await; // the scope is about to end
-        };
-        scope.token().run_until_cancelled(term).await;
+        let terms = leader::while_leading(leading, || self.work());
+        scope.token().run_until_cancelled(terms).await;
         Ok(())
     }
 
     async fn work(&self) {
+        *self.desk() = Desk::default();
         let kinds = self.kinds.clone();
         let workloads = join_all(kinds.into_iter().map(|kind| self.follow_workloads(kind)));
         tokio::join!(workloads, self.follow_services(), self.keep());
@@ -212,13 +203,6 @@ impl Reconciler {
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Waits until this replica leads no more; for ever, when there is nobody who could say so.
-async fn lost(leading: &mut watch::Receiver<bool>) {
-    if leading.wait_for(|leading| !*leading).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -35,10 +35,15 @@ pub enum Reason {
     DuplicateAppId,
     /// The annotations of a workload make no Service.
     InvalidAnnotation,
+    /// A pod of it came up without its sidecar and was deleted.
+    SidecarMissing,
+    /// Its pods come up without their sidecar whatever is done.
+    SidecarStillMissing,
 }
 
 impl Reason {
-    fn text(self) -> &'static str {
+    /// The reason as it is written into Events.
+    pub fn text(self) -> &'static str {
         match self {
             Self::SecretNotFound => "SecretNotFound",
             Self::SecretKeyNotFound => "SecretKeyNotFound",
@@ -46,6 +51,8 @@ impl Reason {
             Self::ServiceConflict => "ServiceConflict",
             Self::DuplicateAppId => "DuplicateAppId",
             Self::InvalidAnnotation => "InvalidAnnotation",
+            Self::SidecarMissing => "SidecarMissing",
+            Self::SidecarStillMissing => "SidecarStillMissing",
         }
     }
 }

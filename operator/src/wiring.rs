@@ -28,6 +28,7 @@ use crate::{
     secrets::Served,
     server::OperatorApi,
     store::{Store, Sync},
+    watchdog::Watchdog,
     webhook,
     workload::WorkloadKind,
 };
@@ -69,17 +70,19 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         token: scope.token().clone(),
     });
     start_webhook(&config, &cluster, &svid, &scope).await?;
-    start_caches(&shared, &scope);
+    let watchdog = watchdog(&config, &shared);
+    let pods = start_caches(&shared, watchdog.clone(), &scope);
     start_api(&config, shared, &svid, &scope).await?;
-    start_reconciler(
-        &config,
-        election,
-        Reconciler::new(cluster, reports, metrics, kinds(&config)),
-        &scope,
-    );
-    if config.watch_interval != WatchInterval::Off {
-        tracing::error!(target: "dapr.operator",
-            "--watch-interval is set, but this version has no watchdog: pods that came up without sidecar stay as they are");
+    let leading = lead(&cluster, election, &metrics, &scope);
+    if config.workloads != Workloads::Off {
+        let reconciler = Reconciler::new(cluster, reports, metrics, kinds(&config));
+        let work = Arc::new(reconciler).run(leading.clone(), scope.clone());
+        scope.spawn("operator-services", work);
+    }
+    if let Some(watchdog) = watchdog {
+        scope.spawn("operator-watchdog", watchdog.run(leading, pods, scope.clone()));
+    } else {
+        tracing::info!(target: "dapr.operator.watchdog", "Dapr Watchdog is not enabled");
     }
     tracing::info!(target: "dapr.operator", "Dapr Operator started");
     Ok(())
@@ -170,8 +173,14 @@ async fn start_webhook(
     Ok(())
 }
 
-fn start_caches(shared: &Arc<Shared>, scope: &Scope) {
+/// The answer says whether all pods are known.
+fn start_caches(
+    shared: &Arc<Shared>,
+    watchdog: Option<Arc<Watchdog>>,
+    scope: &Scope,
+) -> watch::Receiver<Sync> {
     let stores = &shared.stores;
+    let pods = start_pods(shared, watchdog, scope);
     let all = vec![
         start_kind(&stores.components, shared, scope),
         start_kind(&stores.configurations, shared, scope),
@@ -180,13 +189,14 @@ fn start_caches(shared: &Arc<Shared>, scope: &Scope) {
         start_kind(&stores.http_endpoints, shared, scope),
         start_kind(&stores.mcp_servers, shared, scope),
         start_kind(&stores.workflow_access_policies, shared, scope),
-        start_pods(shared, scope),
+        pods.clone(),
     ];
     let ready = scope.ready("operator-cache");
     let token = scope.token().clone();
     scope.spawn_detached("operator-cache", async move {
         token.run_until_cancelled(announce(all, ready)).await;
     });
+    pods
 }
 
 /// Ready when every kind is known, or was given time enough.
@@ -227,7 +237,11 @@ fn start_kind<K: Served>(
     sync
 }
 
-fn start_pods(shared: &Arc<Shared>, scope: &Scope) -> watch::Receiver<Sync> {
+fn start_pods(
+    shared: &Arc<Shared>,
+    watchdog: Option<Arc<Watchdog>>,
+    scope: &Scope,
+) -> watch::Receiver<Sync> {
     use kube::runtime::watcher::Event;
     let (sync, answer) = watch::channel(Sync::Starting);
     let (shared, token) = (shared.clone(), scope.token().clone());
@@ -236,6 +250,9 @@ fn start_pods(shared: &Arc<Shared>, scope: &Scope) -> watch::Receiver<Sync> {
         let take = |seen| {
             if let Seen::Event(event) = seen {
                 let listed = matches!(event, Event::InitDone);
+                if let Some(watchdog) = &watchdog {
+                    watchdog.observe(&event);
+                }
                 shared.stores.assignments.apply(event);
                 if listed {
                     sync.send_replace(Sync::Complete);
@@ -248,13 +265,50 @@ fn start_pods(shared: &Arc<Shared>, scope: &Scope) -> watch::Receiver<Sync> {
     answer
 }
 
+fn watchdog(config: &Config, shared: &Shared) -> Option<Arc<Watchdog>> {
+    (config.watchdog.interval != WatchInterval::Off).then(|| {
+        Arc::new(Watchdog::new(
+            config.watchdog,
+            shared.cluster.clone(),
+            config.namespace.clone(),
+            shared.reports.clone(),
+            shared.metrics.clone(),
+        ))
+    })
+}
+
 /// Which lease to stand for; `None` to lead without one.
 fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
-    if !config.elect || config.workloads == Workloads::Off {
+    let idle = config.workloads == Workloads::Off && config.watchdog.interval == WatchInterval::Off;
+    if !config.elect || idle {
         return Ok(None);
     }
     let namespace = lease::pod_namespace()?;
     Ok(Some(LeaseOptions { namespace, name: LEASE.to_owned(), identity: lease::identity() }))
+}
+
+/// Whether this replica leads, now and later.
+fn lead(
+    cluster: &Cluster,
+    election: Option<LeaseOptions>,
+    metrics: &Metrics,
+    scope: &Scope,
+) -> watch::Receiver<bool> {
+    let leading = match election {
+        Some(options) => lease::elect(cluster.client().clone(), options, scope),
+        None => watch::Sender::new(true).subscribe(),
+    };
+    let (mut changes, metrics, token) = (leading.clone(), metrics.clone(), scope.token().clone());
+    scope.spawn_detached("operator-leader", async move {
+        let follow = async {
+            metrics.leading(*changes.borrow_and_update());
+            while changes.changed().await.is_ok() {
+                metrics.leading(*changes.borrow_and_update());
+            }
+        };
+        token.run_until_cancelled(follow).await;
+    });
+    leading
 }
 
 fn kinds(config: &Config) -> Vec<WorkloadKind> {
@@ -264,21 +318,4 @@ fn kinds(config: &Config) -> Vec<WorkloadKind> {
         Workloads::Kubernetes => vec![Deployment, StatefulSet],
         Workloads::WithRollouts => vec![Deployment, StatefulSet, Rollout],
     }
-}
-
-fn start_reconciler(
-    config: &Config,
-    election: Option<LeaseOptions>,
-    reconciler: Reconciler,
-    scope: &Scope,
-) {
-    if config.workloads == Workloads::Off {
-        return;
-    }
-    let client = reconciler.cluster().client().clone();
-    let leading = match election {
-        Some(options) => lease::elect(client, options, scope),
-        None => watch::Sender::new(true).subscribe(),
-    };
-    scope.spawn("operator-services", Arc::new(reconciler).run(leading, scope.clone()));
 }

@@ -141,6 +141,8 @@ impl Flags {
         let lists = [
             env.filled("ALLOWED_SERVICE_ACCOUNTS"),
             env.filled("ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES"),
+            // Its watchdog offers a probe pod, to see whether injection works.
+            Some(format!("{namespace}:{}", names::SERVICE_ACCOUNT_OPERATOR)),
         ];
         let mut remarks = Vec::new();
         if lists[1].is_some() {

@@ -199,19 +199,21 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
         "--set",
         REGISTRY,
         "--set",
-        "global.ha.enabled=true,dapr_sentri.replicaCount=2,dapr_operator.watchInterval=1m",
+        "global.ha.enabled=true,dapr_sentri.replicaCount=2",
     ])?;
     assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
     assert!(notes.contains("Placement runs as one server in this release"), "{notes}");
-    assert!(notes.contains("this release has no watchdog"), "{notes}");
     Ok(())
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 8] = [
+const RIGHTS: [(&str, &str, &str, &str); 11] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
     ("dapr-operator", "create", "events.events.k8s.io", "apps"),
+    ("dapr-operator", "delete", "pods", "apps"),
+    ("dapr-operator", "create", "pods", NAMESPACE),
+    ("dapr-operator", "get", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
     ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
     ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
@@ -220,9 +222,11 @@ const RIGHTS: [(&str, &str, &str, &str); 8] = [
 ];
 
 /// And what it must not.
-const NO_RIGHTS: [(&str, &str, &str, &str); 12] = [
+const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
     ("dapr-operator", "create", "pods", "apps"),
+    ("dapr-operator", "patch", "pods", "apps"),
+    ("dapr-operator", "get", "namespaces", ""),
     ("dapr-operator", "update", "components.dapr.io", "apps"),
     ("dapr-operator", "update", "secrets", NAMESPACE),
     ("dapr-operator", "list", "secrets", "apps"),

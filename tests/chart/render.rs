@@ -102,6 +102,7 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
 #[case::namespaced("chart_namespaced", &["global.rbac.namespaced=true"])]
 #[case::no_metrics("chart_no_metrics", &["global.prometheus.enabled=false"])]
 #[case::no_injector("chart_no_injector", &["dapr_sidecar_injector.enabled=false"])]
+#[case::no_watchdog("chart_no_watchdog", &["dapr_operator.watchInterval=0"])]
 #[case::no_actors("chart_no_actors", &["global.actors.enabled=false"])]
 #[case::host_network("chart_host_network", &[
     "dapr_operator.hostNetwork=true", "dapr_operator.healthzPort=8081",

@@ -69,7 +69,8 @@ fn renders_with_the_values_of_daprs_chart_alone() -> Result<()> {
     helm.args(["template", "dapr"]).arg(&copy).args(["--set", "global.scheduler.enabled=false"]);
     helm.args(["--namespace", "dapr-system", "--set", REGISTRY]);
     let objects = Objects::parse(&blackbox::process::output(&mut helm)?)?;
-    let changes = Objects::render(&[])?.changes_to(&objects);
+    // Dapr's chart has its watchdog off, and says so in its values.
+    let changes = Objects::render(&["dapr_operator.watchInterval=0"])?.changes_to(&objects);
     assert_eq!(changes, "", "the same values must give the same objects");
     Ok(())
 }

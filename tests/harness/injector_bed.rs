@@ -13,7 +13,7 @@ use crate::admission::AdmissionClient;
 use crate::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
 
 /// Namespace of the control plane.
-const NAMESPACE: &str = "dapr-system";
+pub const NAMESPACE: &str = "dapr-system";
 /// Audience of the tokens that sentry accepts.
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 /// The object that makes kube-apiserver call the injector.
@@ -74,21 +74,8 @@ impl InjectorBed {
         prepare(&bed, rights)?;
         let sentry_port = environment::free_port()?;
         let sentry = start_sentry(&bed, &scratch, sentry_port)?;
-        let pod_token = bed.kubectl(&[
-            "create",
-            "token",
-            "dapr-injector",
-            "-n",
-            NAMESPACE,
-            "--audience",
-            AUDIENCE,
-            "--bound-object-kind",
-            "Pod",
-            "--bound-object-name",
-            "injector",
-        ])?;
-        scratch.write("token", pod_token.trim())?;
-        kubeconfig(&bed, &scratch)?;
+        bound_token(&bed, &scratch, "token", "dapr-injector", "injector")?;
+        kubeconfig(&bed, &scratch, "kubeconfig", "dapr-injector")?;
         let port = environment::free_port()?;
         register(&bed, port)?;
         let spawn = spawn(&scratch, "injector", build_binary("injector")?, sentry_port)
@@ -130,6 +117,31 @@ impl InjectorBed {
             .env("INJECTION_EVENTS", "true");
         self.injector = Injector::start(spawn, self.injector.port)?;
         Ok(())
+    }
+
+    /// What a service of the control plane with another account needs: an API server, sentry, and
+    /// the trust anchors. `pod` must exist and use the account.
+    ///
+    /// # Errors
+    /// When there is no such account or pod.
+    pub fn spawn_as(&self, account: &str, pod: &str, program: PathBuf) -> Result<Spawn> {
+        let token = bound_token(&self.bed, &self.scratch, &format!("{pod}-token"), account, pod)?;
+        let way = kubeconfig(&self.bed, &self.scratch, &format!("{pod}.kubeconfig"), account)?;
+        let spawn = Spawn::new(pod, program, self.scratch.path())
+            .arg("--kubeconfig")
+            .arg(way)
+            .arg("--trust-anchors-file")
+            .arg(self.scratch.path().join("ca.crt"))
+            .env("NAMESPACE", NAMESPACE)
+            .env("DAPR_SENTRY_TOKEN_FILE", token)
+            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+            .env_remove("KUBERNETES_SERVICE_HOST");
+        Ok(spawn)
+    }
+
+    /// Port of sentry on 127.0.0.1.
+    pub fn sentry_port(&self) -> u16 {
+        self.sentry_port
     }
 
     /// Sends reviews to an injector of this bed as kube-apiserver does.
@@ -384,6 +396,8 @@ webhooks:
     service: {{namespace: {NAMESPACE}, name: dapr-sidecar-injector, path: /mutate, port: {port}}}
   rules:
   - {{apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE]}}
+  namespaceSelector:
+    matchExpressions: [{{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system]}}]
   failurePolicy: Ignore
   sideEffects: NoneOnDryRun
   admissionReviewVersions: [v1, v1beta1]
@@ -392,9 +406,22 @@ webhooks:
     .map(|_| ())
 }
 
-/// The way in of the injector's account.
-fn kubeconfig(bed: &ApiBed, scratch: &Scratch) -> Result<()> {
-    let token = bed.kubectl(&["create", "token", "dapr-injector", "-n", NAMESPACE])?;
+/// Writes a token of an account that only its pod may use, which sentry accepts.
+fn bound_token(
+    bed: &ApiBed,
+    scratch: &Scratch,
+    file: &str,
+    account: &str,
+    pod: &str,
+) -> Result<PathBuf> {
+    let args = ["create", "token", account, "-n", NAMESPACE, "--audience", AUDIENCE];
+    let bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod];
+    scratch.write(file, bed.kubectl(&[&args[..], &bound].concat())?.trim())
+}
+
+/// Writes the way in of an account.
+fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
+    let token = bed.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
     scratch.write("api-ca.crt", bed.ca_pem()?)?;
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "it",
@@ -404,5 +431,5 @@ fn kubeconfig(bed: &ApiBed, scratch: &Scratch) -> Result<()> {
         "users": [{"name": "it", "user": {"token": token.trim()}}],
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
     });
-    scratch.write("kubeconfig", config.to_string()).map(drop)
+    scratch.write(file, config.to_string())
 }

@@ -6,3 +6,6 @@ pub const LABEL_SIDECAR_INJECTED: &str = "dapr.io/sidecar-injected";
 pub const LABEL_APP_ID: &str = "dapr.io/app-id";
 /// `"true"` or `"false"`: whether the sidecar serves metrics.
 pub const LABEL_METRICS_ENABLED: &str = "dapr.io/metrics-enabled";
+/// `"true"` on a pod with a sidecar that the injector did not label; the operator's watchdog puts
+/// it there, where it may, and looks at the pod no more.
+pub const LABEL_WATCHDOG_PATCHED: &str = "dapr.io/watchdog-patched";

@@ -32,6 +32,8 @@ pub const SERVICE_SCHEDULER: &str = "dapr-scheduler-server-a";
 /// Service and Deployment of the injector.
 pub const SERVICE_INJECTOR: &str = "dapr-sidecar-injector";
 
+/// ServiceAccount of the operator.
+pub const SERVICE_ACCOUNT_OPERATOR: &str = "dapr-operator";
 /// Id of the injector towards sentry.
 pub const APP_ID_INJECTOR: &str = "dapr-injector";
 

@@ -1,7 +1,7 @@
 {{- define "dapr.operator.args" -}}
 {{- with .Values.dapr_operator -}}
 - --watch-interval
-- {{ .watchInterval | toString | quote }}
+- {{ eq (include "dapr.watchdog.enabled" $) "true" | ternary (.watchInterval | toString) "0" | quote }}
 - --max-pod-restarts-per-minute
 - {{ .maxPodRestartsPerMinute | toString | quote }}
 {{ include "dapr.logArgs" (dict "root" $ "values" .) }}

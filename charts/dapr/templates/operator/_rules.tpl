@@ -5,6 +5,26 @@
   resources: [customresourcedefinitions]
   resourceNames: [subscriptions.dapr.io]
   verbs: [get, patch]
+{{- if include "dapr.watchdog.enabled" . }}
+# The watchdog deletes no pod that the injector's webhook is not called for.
+- apiGroups: [admissionregistration.k8s.io]
+  resources: [mutatingwebhookconfigurations]
+  resourceNames: [dapr-sidecar-injector]
+  verbs: [get]
+{{- if .Values.dapr_sidecar_injector.namespaceSelector }}
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* "true" when pods without their sidecar are deleted. */}}
+{{- define "dapr.watchdog.enabled" -}}
+{{- if and .Values.dapr_sidecar_injector.enabled
+      (not (has (.Values.dapr_operator.watchInterval | toString | lower) (list "0" "false" "f" "no" "off"))) -}}
+true
+{{- end -}}
 {{- end -}}
 
 {{/* On the objects of applications: in the whole cluster, or in the release namespace. */}}
@@ -35,7 +55,7 @@
   verbs: [delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete{{ if .Values.global.operator.watchdogCanPatchPodLabels }}, patch{{ end }}]
+  verbs: [get, list, watch{{ if include "dapr.watchdog.enabled" . }}, delete{{ if .Values.global.operator.watchdogCanPatchPodLabels }}, patch{{ end }}{{ end }}]
 {{- if .Values.global.argoRolloutServiceReconciler.enabled }}
 - apiGroups: [argoproj.io]
   resources: [rollouts]
@@ -64,4 +84,10 @@
 - apiGroups: [""]
   resources: [configmaps, events]
   verbs: [create]
+{{- if include "dapr.watchdog.enabled" . }}
+# Dry runs only: the watchdog offers a pod to see whether it gets a sidecar.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [create]
+{{- end }}
 {{- end -}}

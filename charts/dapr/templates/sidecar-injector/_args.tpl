@@ -56,8 +56,8 @@
   value: {{ .sidecarReadOnlyRootFilesystem | quote }}
 - name: NATIVE_SIDECAR_ENABLED
   value: {{ .nativeSidecar | quote }}
-{{- if include "dapr.guard.enabled" $ }}
-# So that the guard lets those pods pass which get no sidecar on purpose.
+{{- if or (include "dapr.guard.enabled" $) (include "dapr.watchdog.enabled" $) }}
+# So that guard and watchdog leave those pods alone which get no sidecar on purpose.
 - name: MARK_SKIPPED_PODS
   value: "true"
 {{- end }}

@@ -1,0 +1,65 @@
+//! Work that one replica at a time does.
+use tokio::sync::watch;
+
+/// Runs the work that `start` makes whenever `leading` is true, and drops it when it is not. Never
+/// returns; dropping the future is as safe as dropping the work.
+pub async fn while_leading<F: Future<Output = ()>>(
+    mut leading: watch::Receiver<bool>,
+    start: impl Fn() -> F,
+) {
+    while leading.wait_for(|leading| *leading).await.is_ok() {
+        tokio::select! {
+            () = start() => {}
+            () = lost(&mut leading) => {}
+        }
+    }
+    std::future::pending::<()>().await; // the process is about to end
+}
+
+/// Waits until this replica leads no more; for ever, when there is nobody who could say so.
+async fn lost(leading: &mut watch::Receiver<bool>) {
+    if leading.wait_for(|leading| !*leading).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn work_runs_while_leading_and_begins_anew_with_each_term() {
+        let (running, begun) = (AtomicUsize::new(0), Cell::new(0));
+        let (leader, leading) = watch::channel(false);
+        let work = || async {
+            struct Running<'a>(&'a AtomicUsize);
+            impl Drop for Running<'_> {
+                fn drop(&mut self) {
+                    self.0.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            begun.set(begun.get() + 1);
+            running.fetch_add(1, Ordering::Relaxed);
+            let _running = Running(&running);
+            std::future::pending::<()>().await;
+        };
+        let mut all = std::pin::pin!(while_leading(leading, work));
+        for (lead, want_running, want_begun) in
+            [(false, 0, 0), (true, 1, 1), (false, 0, 1), (true, 1, 2)]
+        {
+            leader.send_replace(lead);
+            assert!(all.as_mut().now_or_never().is_none());
+            assert_eq!((running.load(Ordering::Relaxed), begun.get()), (want_running, want_begun));
+        }
+        drop(leader);
+        assert!(all.as_mut().now_or_never().is_none(), "the last word stays");
+        assert_eq!(running.load(Ordering::Relaxed), 1);
+    }
+}

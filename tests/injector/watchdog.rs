@@ -1,0 +1,163 @@
+//! The operator's watchdog and the injector: pods that came up while the injector was not there.
+
+use anyhow::Result;
+use blackbox::injector_bed::{NAMESPACE, Rights, names_of};
+use blackbox::{ApiBed, Deadline, InjectorBed, Process, build_binary, environment, http, until};
+use serde_json::{Value, json};
+
+use crate::START;
+
+const COMPLETE: &str = "dapr_operator_watchdog_passes_total{result=\"complete\"}";
+const UNPROVEN: &str = "dapr_operator_watchdog_passes_total{result=\"unproven\"}";
+const DELETED: &str = "dapr_operator_watchdog_deleted_pods_total";
+
+fn deployment(name: &str, replicas: u32, containers: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}, "annotations": {
+                    "dapr.io/enabled": "true", "dapr.io/app-id": name}},
+                "spec": {"containers": containers},
+            },
+        },
+    })
+}
+
+fn apply(bed: &ApiBed, namespace: &str, object: &Value) -> Result<()> {
+    let args = ["apply", "-n", namespace, "-f", "-"];
+    bed.cluster().kubectl_with_input(&args, &object.to_string()).map(drop)
+}
+
+/// Pods of one app, those that are about to go left out.
+fn pods(bed: &ApiBed, namespace: &str, app: &str) -> Result<Vec<Value>> {
+    let list = bed.get(&["pods", "-n", namespace, "-l", &format!("app={app}")])?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    Ok(pods.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect())
+}
+
+fn uids(pods: &[Value]) -> Vec<String> {
+    let mut uids: Vec<_> = pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+    uids.sort();
+    uids
+}
+
+/// The value of a series of the process with this metrics port.
+fn metric(port: u16, series: &str) -> f64 {
+    let text = http::get(port, "/").unwrap().body;
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// The operator with the rights that the chart gives it, and nothing of the chart but those.
+fn start_operator(it: &InjectorBed, metrics_port: u16) -> Result<Process> {
+    let chart = environment::workspace().join("charts/dapr");
+    let rights = it.bed.cluster().helm(&[
+        "template",
+        "dapr",
+        &chart.to_string_lossy(),
+        "--namespace",
+        NAMESPACE,
+        "--set",
+        "global.controlPlane.registry=registry.example/trilby",
+        "--show-only",
+        "templates/operator/rbac.yaml",
+    ])?;
+    it.bed.apply(&rights)?;
+    it.bed.apply(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: operator, namespace: {NAMESPACE}, annotations: {{dapr.io/control-plane: operator}}}}
+spec: {{serviceAccountName: dapr-operator, containers: [{{name: operator, image: operator}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
+spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{}'}}}}
+",
+        it.sentry_port()
+    ))?;
+    let [port, health] = [environment::free_port()?, environment::free_port()?];
+    let mut operator = it
+        .spawn_as("dapr-operator", "operator", build_binary("operator")?)?
+        .args(["--port", &port.to_string(), "--healthz-port", &health.to_string()])
+        .args(["--metrics-port", &metrics_port.to_string(), "--disable-leader-election"])
+        .args(["--watch-interval", "1s", "--max-pod-restarts-per-minute", "60"])
+        .env("ENABLE_WEBHOOKS", "false")
+        .start()?;
+    operator.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
+    Ok(operator)
+}
+
+const APPS: &str = "apps";
+
+/// Pods that nobody may delete: without controller, with a sidecar of their own, and where the
+/// webhook is not called.
+fn spared(bed: &ApiBed) -> Result<Vec<Value>> {
+    let mut all = pods(bed, APPS, "bare")?;
+    all.extend(pods(bed, APPS, "own")?);
+    all.extend(pods(bed, "kube-system", "system")?);
+    Ok(all)
+}
+
+/// Makes pods that ask for a sidecar; returns those that the injector should have seen, and those
+/// that nobody may delete.
+fn make_pods(bed: &ApiBed) -> Result<(Vec<String>, Vec<String>)> {
+    bed.kubectl(&["create", "namespace", APPS])?;
+    until(Deadline::seconds(START), "the namespace's service account", || {
+        Ok(bed.kubectl(&["get", "serviceaccount", "default", "-n", APPS]).ok())
+    })?;
+    let app = json!([{"name": "app", "image": "app"}]);
+    apply(bed, APPS, &deployment("web", 3, &app))?;
+    let with_sidecar = json!([{"name": "app", "image": "app"}, {"name": "daprd", "image": "d"}]);
+    apply(bed, APPS, &deployment("own", 1, &with_sidecar))?;
+    apply(bed, "kube-system", &deployment("system", 1, &app))?;
+    let mut bare = blackbox::injector_bed::pod("bare", &json!({"dapr.io/enabled": "true"}));
+    bare["metadata"]["labels"] = json!({"app": "bare"});
+    apply(bed, APPS, &bare)?;
+    until(Deadline::seconds(START), "the pods", || {
+        let (naked, spared) = (pods(bed, APPS, "web")?, spared(bed)?);
+        Ok((naked.len() == 3 && spared.len() == 3).then_some((uids(&naked), uids(&spared))))
+    })
+}
+
+#[test]
+fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others() {
+    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    it.injector.process.kill();
+    let (naked, untouchable) = make_pods(&it.bed).unwrap();
+    assert_eq!(names_of(&pods(&it.bed, APPS, "web").unwrap()[0]), ["app"], "not naked");
+    let metrics = environment::free_port().unwrap();
+    let operator = start_operator(&it, metrics).unwrap();
+    let passes = |series: &str, more: f64| {
+        let before = metric(metrics, series);
+        let passed = || Ok((metric(metrics, series) >= before + more).then_some(()));
+        until(Deadline::seconds(START), series, passed)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
+    };
+    // It looks, cannot prove that injection works, and leaves every pod alone.
+    passes(UNPROVEN, 3.0);
+    assert_eq!(uids(&pods(&it.bed, APPS, "web").unwrap()), naked, "deleted too early");
+
+    it.restart_injector().unwrap();
+    let web = until(Deadline::seconds(START), "every pod to have its sidecar", || {
+        let web = pods(&it.bed, APPS, "web")?;
+        let all = web.iter().all(|pod| names_of(pod) == ["app", "daprd"]);
+        Ok((web.len() == 3 && all).then_some(web))
+    });
+    let web = web.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
+    assert!(uids(&web).iter().all(|uid| !naked.contains(uid)));
+    passes(COMPLETE, 2.0); // these have seen everything that is there
+    assert_eq!(uids(&spared(&it.bed).unwrap()), untouchable, "{}", operator.log());
+    assert_eq!(uids(&pods(&it.bed, APPS, "web").unwrap()), uids(&web), "{}", operator.log());
+    assert!((metric(metrics, DELETED) - 3.0).abs() < f64::EPSILON, "{}", operator.log());
+
+    let events = it.bed.get(&["events", "-n", APPS]).unwrap();
+    let missing = events["items"].as_array().into_iter().flatten();
+    let missing: Vec<_> = missing.filter(|event| event["reason"] == "SidecarMissing").collect();
+    assert_eq!(missing.len(), 1, "once per owner");
+    assert_eq!(missing[0]["involvedObject"]["kind"], "ReplicaSet");
+}
