@@ -76,8 +76,9 @@ pub struct Flags {
     /// Budget of a round; a sidecar that exceeds it is disconnected. Longer than the longest drain
     #[arg(long, default_value = "8s", value_parser = go_duration, value_name = "DURATION")]
     pub disseminate_timeout: Duration,
-    /// Pause after a round that gathers changes for the next; 0s for none
-    #[arg(long, default_value = "0s", value_parser = go_duration, value_name = "DURATION")]
+    /// Pause after a round that gathers changes for the next, longer while they go on, up to 500ms;
+    /// 0s for none
+    #[arg(long, default_value = "100ms", value_parser = go_duration, value_name = "DURATION")]
     pub disseminate_coalesce_window: Duration,
     /// Trust domain of the control plane
     #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
@@ -243,7 +244,7 @@ mod tests {
         assert!(config.tls.is_none());
         assert_eq!(config.replication_factor, 100);
         assert_eq!(config.rules.round_timeout, Duration::from_secs(8));
-        assert_eq!(config.rules.hold_off, Duration::ZERO);
+        assert_eq!(config.rules.hold_off, Duration::from_millis(100));
     }
 
     #[rstest]

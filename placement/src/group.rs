@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::membership::{Effect, Outcome, Rules};
 use crate::message::{Host, Message, Operation, Step, StreamId};
@@ -23,6 +23,14 @@ const MAX_SUPERSESSIONS: u32 = 3;
 
 /// Two slow drains of one sidecar are no coincidence and are told to the operator.
 const SLOW_DRAINS: u32 = 2;
+
+/// A hold-off that changes keep alive ends after this time at the latest, or after its window if
+/// that is longer: a storm of joins ends in few rounds, and none waits for long.
+const MAX_HOLD_OFF: Duration = Duration::from_millis(500);
+
+/// The window of the first round after a take-over: the sidecars of the leader that is gone come
+/// back together, and the first of them must not get all actors.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// The streams of one namespace and their round.
 #[derive(Debug)]
@@ -37,7 +45,9 @@ pub(crate) struct Group {
     /// Registered, but not yet members: they get no orders and owe no acknowledgement.
     waiting: BTreeMap<StreamId, Registration>,
     round: Option<Round>,
-    hold_off: Option<Instant>,
+    hold_off: Option<HoldOff>,
+    /// A report cut the hold-off before this one short.
+    cut_short: bool,
     /// How often the round in flight replaced an unfinished one.
     supersessions: u32,
 }
@@ -72,6 +82,26 @@ struct Round {
     missing: usize,
 }
 
+/// A pause in which changes gather for one round.
+#[derive(Debug)]
+struct HoldOff {
+    window: Duration,
+    /// A window after the newest change.
+    due: Instant,
+    /// When it ends although changes go on.
+    latest: Instant,
+}
+
+impl HoldOff {
+    fn new(window: Duration, now: Instant) -> Self {
+        Self { window, due: now + window, latest: now + window.max(MAX_HOLD_OFF) }
+    }
+
+    fn extend(&mut self, now: Instant) {
+        self.due = self.due.max(now + self.window).min(self.latest);
+    }
+}
+
 /// How many streams a namespace has, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -95,8 +125,14 @@ impl Group {
             waiting: BTreeMap::new(),
             round: None,
             hold_off: None,
+            cut_short: false,
             supersessions: 0,
         }
+    }
+
+    /// A group of the time after a take-over: its first round waits until nobody joins any more.
+    pub(crate) fn settling(floor: u64, now: Instant) -> Self {
+        Self { hold_off: Some(HoldOff::new(SETTLE, now)), ..Self::new(floor) }
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -117,19 +153,23 @@ impl Group {
 
     /// When [`Group::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.round.as_ref().map(|r| r.deadline).or(self.hold_off)
+        let hold_off = self.hold_off.as_ref().map(|h| h.due);
+        self.round.as_ref().map(|r| r.deadline).or(hold_off)
     }
 
-    fn is_busy(&self) -> bool {
-        self.round.is_some() || self.hold_off.is_some()
+    /// Brings the table up to date, or lets a round or a hold-off end first.
+    fn settle_when_idle(&mut self, cx: &mut Context<'_>) {
+        if let Some(hold_off) = &mut self.hold_off {
+            hold_off.extend(cx.now);
+        } else if self.round.is_none() {
+            self.settle(cx);
+        }
     }
 
     /// A stream sent its first message.
     pub(crate) fn register(&mut self, stream: StreamId, new: Registration, cx: &mut Context<'_>) {
         self.waiting.insert(stream, new);
-        if !self.is_busy() {
-            self.settle(cx);
-        }
+        self.settle_when_idle(cx);
     }
 
     /// A stream sent a later message.
@@ -149,7 +189,7 @@ impl Group {
             (Operation::Report, _) | (Operation::Unsaid, None) => {
                 self.report(stream, message.host, cx);
             }
-            (Operation::Unsaid, Some(step)) => self.ack(stream, step, cx),
+            (Operation::Unsaid, Some(step)) => self.unsaid(stream, step, cx),
             (Operation::Ack(step), _) => {
                 if message.version.is_none_or(|v| v == self.version) {
                     self.ack(stream, step, cx);
@@ -189,8 +229,8 @@ impl Group {
             } else {
                 self.advance(cx);
             }
-        } else if self.hold_off.is_none() {
-            self.settle(cx);
+        } else {
+            self.settle_when_idle(cx);
         }
     }
 
@@ -199,23 +239,41 @@ impl Group {
         if self.round.as_ref().is_some_and(|r| r.deadline <= cx.now) {
             self.time_out(cx);
         }
-        if self.hold_off.is_some_and(|t| t <= cx.now) {
+        if self.hold_off.as_ref().is_some_and(|h| h.due <= cx.now) {
             self.hold_off = None;
+            self.cut_short = false;
             self.settle(cx);
         }
     }
 
     fn report(&mut self, stream: StreamId, host: Host, cx: &mut Context<'_>) {
         let Some(member) = self.members.get_mut(&stream) else { return };
-        if self.round.is_some() && self.supersessions >= MAX_SUPERSESSIONS {
+        member.held = None; // an older one, kept for the end of its round or over a hold-off
+        // An unchanged report of a stream without types needs no answer: an idle member always
+        // holds the table of the current version.
+        if member.entities() == host.entities {
+            return;
+        }
+        if let Some(hold_off) = &mut self.hold_off {
+            // The change of a host that is known already need not wait for strangers, once.
+            if self.cut_short {
+                member.held = Some(host);
+                return hold_off.extend(cx.now);
+            }
+            self.cut_short = true;
+        } else if self.round.is_some() && self.supersessions >= MAX_SUPERSESSIONS {
             member.held = Some(host);
             return;
         }
-        member.held = None; // an older one, kept over the end of its round by a hold-off
-        // An unchanged report of a stream without types needs no answer: an idle member always
-        // holds the table of the current version.
-        if self.store(stream, host) {
-            self.settle(cx);
+        self.store(stream, host);
+        self.settle(cx);
+    }
+
+    /// A message without operation in mid-round. Of a sidecar before 1.17 it is the report of this
+    /// second, sent perhaps before the order arrived: what counts for those is [`Self::written`].
+    fn unsaid(&mut self, stream: StreamId, step: Step, cx: &mut Context<'_>) {
+        if self.members.get(&stream).is_some_and(|m| !m.legacy) {
+            self.ack(stream, step, cx);
         }
     }
 
@@ -254,7 +312,7 @@ impl Group {
         if cx.rules.hold_off.is_zero() {
             self.settle(cx);
         } else {
-            self.hold_off = Some(cx.now + cx.rules.hold_off);
+            self.hold_off = Some(HoldOff::new(cx.rules.hold_off, cx.now));
         }
     }
 
@@ -333,7 +391,7 @@ impl Group {
     /// change.
     fn store(&mut self, stream: StreamId, host: Host) -> bool {
         let Some(member) = self.members.get_mut(&stream) else { return false };
-        if member.host.as_ref().map_or(&[][..], |h| &h.entities) == host.entities {
+        if member.entities() == host.entities {
             return false;
         }
         self.hosts -= usize::from(member.host.is_some());
@@ -365,6 +423,11 @@ impl Member {
     fn new(app_id: &str, legacy: bool) -> Self {
         let app_id = app_id.to_owned();
         Self { app_id, legacy, host: None, held: None, acked: false, slow_drains: 0 }
+    }
+
+    /// The actor types that it hosts.
+    fn entities(&self) -> &[String] {
+        self.host.as_ref().map_or(&[], |host| &host.entities)
     }
 }
 

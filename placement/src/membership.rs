@@ -18,7 +18,8 @@ use crate::table::Table;
 pub struct Rules {
     /// Budget of a whole round, from the first `lock` to the last acknowledgement of `unlock`.
     pub round_timeout: Duration,
-    /// Pause after a completed round during which changes only queue; zero for none.
+    /// Pause after a completed round during which changes only queue, extended while they go on
+    /// (half a second at most, unless it is longer itself); zero for none.
     pub hold_off: Duration,
 }
 
@@ -138,7 +139,16 @@ pub struct Membership {
     /// sidecar that comes back meets a version it has seen (Dapr 1.14 skips such a table), and
     /// without remembering the namespaces themselves.
     floor: u64,
+    /// Until then a new namespace waits for its sidecars to come back from the former leader.
+    returning: Option<Instant>,
 }
+
+/// Sidecars of a leader that is gone are back, or gone themselves, after this time.
+const RETURN: Duration = Duration::from_secs(10);
+
+/// Each leader numbers its tables from the epoch of its election in the upper half of the version,
+/// so that versions grow over all leaders.
+const EPOCH_SHIFT: u32 = 32;
 
 impl Membership {
     /// No stream at all. The first round has version 1.
@@ -149,7 +159,15 @@ impl Membership {
             streams: HashMap::new(),
             deadlines: BTreeSet::new(),
             floor: 0,
+            returning: None,
         }
+    }
+
+    /// No stream yet, after `epoch` changes of the leader. Sidecars are expected to come back from
+    /// the former one. 0 is the same as [`Self::new`].
+    pub fn taken_over(rules: Rules, epoch: u64, now: Instant) -> Self {
+        let floor = epoch << EPOCH_SHIFT;
+        Self { floor, returning: (epoch > 0).then(|| now + RETURN), ..Self::new(rules) }
     }
 
     /// What follows from an event at `now`. Times must not go backwards.
@@ -159,7 +177,10 @@ impl Membership {
             Event::Register { stream, message } => {
                 let namespace: Arc<str> = message.host.namespace.as_str().into();
                 self.streams.insert(stream, namespace.clone());
-                self.groups.entry(namespace.clone()).or_insert_with(|| Group::new(self.floor));
+                let (floor, returning) = (self.floor, self.returning.is_some_and(|end| now < end));
+                self.groups.entry(namespace.clone()).or_insert_with(|| {
+                    if returning { Group::settling(floor, now) } else { Group::new(floor) }
+                });
                 let new = Registration { legacy: message.is_legacy(), host: message.host };
                 self.visit(&namespace, now, &mut effects, |g, cx| g.register(stream, new, cx));
             }

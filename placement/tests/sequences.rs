@@ -353,6 +353,54 @@ fn a_report_of_a_member_is_not_held_off() {
     assert_eq!(bed.orders("A"), "lock2");
 }
 
+/// A thousand workers that register their types one by one must not make a thousand rounds.
+#[test]
+fn only_one_report_cuts_hold_offs_short() {
+    let mut bed = Bed::new(Duration::from_millis(100));
+    bed.join("A", &["t"]);
+    bed.settle();
+    bed.report("A", &["t", "u"]);
+    bed.settle();
+    bed.report("A", &["t", "u", "v"]);
+    bed.settle();
+    assert_eq!(bed.outcomes.len(), 2, "the third waits");
+    bed.pass(Duration::from_millis(100));
+    bed.settle();
+    assert!(bed.orders("A").ends_with("lock3 update3{t:A u:A v:A} unlock3"));
+}
+
+#[test]
+fn a_hold_off_lasts_while_changes_go_on_but_not_for_ever() {
+    let mut bed = Bed::new(Duration::from_millis(100));
+    bed.join("A", &["a"]);
+    bed.settle();
+    bed.orders("A");
+    for i in 0..5 {
+        bed.pass(Duration::from_millis(90));
+        bed.join(&format!("B{i}"), &["b"]);
+        assert_eq!(bed.orders("A"), "", "join {i}");
+    }
+    bed.pass(Duration::from_millis(50));
+    assert_eq!(bed.orders("A"), "lock2", "half a second after the round");
+}
+
+#[test]
+fn after_a_take_over_the_first_round_waits_for_those_who_come_back() {
+    let mut bed = Bed::taken_over(NO_HOLD_OFF, 1);
+    for name in ["A", "B", "C"] {
+        bed.join(name, &["a"]);
+        bed.pass(Duration::from_millis(60));
+        assert_eq!(bed.orders(name), "");
+    }
+    bed.pass(Duration::from_millis(40));
+    bed.settle();
+    assert_eq!(bed.orders("A"), "lock4294967297 update4294967297{a:A,B,C} unlock4294967297");
+    // Later namespaces need no such care.
+    bed.pass(Duration::from_secs(10));
+    bed.join_as("D", "other", &["a"], Dialect::Explicit);
+    assert_eq!(bed.orders("D"), "lock4294967297");
+}
+
 #[test]
 fn sidecars_before_1_17_are_not_waited_for() {
     let mut bed = Bed::new(NO_HOLD_OFF);

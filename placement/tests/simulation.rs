@@ -19,8 +19,10 @@ use placement::message::{Host, Message, Operation, Step, StreamId};
 use placement::outbox::{Order, Outbox};
 
 const TIMEOUT: Duration = Duration::from_secs(8);
-const SEEDS: u64 = 400;
-const STEPS: usize = 500;
+const SEEDS: u64 = 2_000;
+const STEPS: usize = 300;
+/// Actors of each type, shared out among its hosts.
+const ACTORS: usize = 5;
 
 #[test]
 fn invariants_hold_whatever_happens_in_whatever_order() {
@@ -65,12 +67,19 @@ enum Dialect {
     Legacy,
 }
 
+type Actors = BTreeSet<(String, usize)>;
+
 /// One stream, both ends of it.
 struct Peer {
     host: Host,
     dialect: Dialect,
     /// Never reads again.
     stalled: bool,
+    /// Acknowledged what it had not read.
+    lied: bool,
+    /// Actors, as type and number, that run here, and that its newest table gives it.
+    active: Actors,
+    owned: Actors,
     outbox: Outbox,
     /// Messages on the way to the server.
     wire: VecDeque<Message>,
@@ -92,13 +101,15 @@ struct Simulation {
     streams: u64,
     /// Per namespace: the newest version and when its round began.
     rounds: BTreeMap<String, (u64, Instant)>,
+    /// Leaders before this one.
+    epoch: u64,
     completed: usize,
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let hold_off = [0, 0, 300][random.below(3)];
+        let hold_off = [0, 100, 700][random.below(3)];
         let rules = Rules { round_timeout: TIMEOUT, hold_off: Duration::from_millis(hold_off) };
         Self {
             random,
@@ -108,6 +119,7 @@ impl Simulation {
             peers: BTreeMap::new(),
             streams: 0,
             rounds: BTreeMap::new(),
+            epoch: 0,
             completed: 0,
         }
     }
@@ -142,6 +154,7 @@ impl Simulation {
             }
             4 if self.random.one_in(4) => self.peers.get_mut(&stream).unwrap().stalled = true,
             5 => self.stray(stream),
+            8 if self.random.one_in(20) => self.lead_elsewhere(),
             6 => {
                 let step = [10, 200, 2_000][self.random.below(3)];
                 self.now += Duration::from_millis(step);
@@ -157,8 +170,6 @@ impl Simulation {
     }
 
     fn join(&mut self) {
-        self.streams += 1;
-        let stream = StreamId(self.streams);
         let dialect = [Dialect::Explicit, Dialect::Explicit, Dialect::Bare, Dialect::Legacy]
             [self.random.below(4)];
         let host = Host {
@@ -170,10 +181,19 @@ impl Simulation {
             api_level: if dialect == Dialect::Bare { 0 } else { 20 },
             ..Host::default()
         };
+        self.open(host, dialect);
+    }
+
+    fn open(&mut self, host: Host, dialect: Dialect) {
+        self.streams += 1;
+        let stream = StreamId(self.streams);
         let peer = Peer {
             host,
             dialect,
             stalled: false,
+            lied: false,
+            active: Actors::new(),
+            owned: Actors::new(),
             outbox: Outbox::new(dialect == Dialect::Legacy),
             wire: VecDeque::new(),
             last: None,
@@ -198,11 +218,21 @@ impl Simulation {
         }
     }
 
+    /// Another replica leads: it knows nothing, and every sidecar comes back with a new stream.
+    fn lead_elsewhere(&mut self) {
+        self.epoch += 1;
+        self.core = Membership::taken_over(self.rules, self.epoch, self.now);
+        for old in std::mem::take(&mut self.peers).into_values().filter(|p| !p.stalled) {
+            self.open(old.host, old.dialect);
+        }
+    }
+
     /// A sidecar that sends what it should not.
     fn stray(&mut self, stream: StreamId) {
         let step = [Step::Lock, Step::Update, Step::Unlock][self.random.below(3)];
         let operation = if self.random.one_in(5) { Operation::Other } else { Operation::Ack(step) };
         let peer = self.peers.get_mut(&stream).unwrap();
+        peer.lied = true;
         let version = [Some(peer.locked + 1), Some(peer.locked.saturating_sub(1)), Some(u64::MAX)]
             [self.random.below(3)];
         let host = Host { entities: vec![], ..peer.host.clone() };
@@ -231,7 +261,21 @@ impl Simulation {
         if peer.dialect == Dialect::Legacy && peer.owes == Some((step, order.version())) {
             peer.owes = None;
         }
+        self.check_owners(stream);
         self.step(Event::Written { stream, step, version: order.version() });
+    }
+
+    /// No actor runs on two hosts that both follow the protocol. A host that comes back has its
+    /// name twice; messages without operation cannot follow it, see `Operation::Unsaid`.
+    fn check_owners(&self, stream: StreamId) {
+        let here = &self.peers[&stream];
+        let honest = |p: &Peer| !p.stalled && !p.lied && p.dialect != Dialect::Bare;
+        for other in self.peers.values().filter(|p| {
+            honest(p) && p.host.namespace == here.host.namespace && p.host.name != here.host.name
+        }) {
+            let both: Vec<_> = here.active.intersection(&other.active).collect();
+            assert!(!honest(here) || both.is_empty(), "{both:?}: {:?} {:?}", here.host, other.host);
+        }
     }
 
     /// The server receives the next message of a stream.
@@ -242,7 +286,7 @@ impl Simulation {
             Operation::Ack(step) => peer.owes.is_some_and(|(s, v)| {
                 s == step && message.version.is_none_or(|version| version == v)
             }),
-            Operation::Unsaid => true,
+            Operation::Unsaid => peer.dialect == Dialect::Bare,
             Operation::Report | Operation::Other => false,
         };
         if settles {
@@ -383,6 +427,15 @@ impl Simulation {
     }
 }
 
+/// The actors that a table gives to a host. Any function of the table does in place of the ring.
+fn owned(table: &placement::table::Table, name: &str) -> Actors {
+    let share = |(entity, hosts): (&str, Vec<&Host>)| {
+        let own = (0..ACTORS).filter(|i| hosts[i % hosts.len()].name == name);
+        own.map(|i| (entity.to_owned(), i)).collect::<Vec<_>>()
+    };
+    table.by_type().into_iter().flat_map(share).collect()
+}
+
 fn described(table: &placement::table::Table) -> Vec<String> {
     table.hosts().iter().map(|h| format!("{} {:?}", h.name, h.entities)).collect()
 }
@@ -409,11 +462,14 @@ impl Peer {
             Order::Update(table) => {
                 assert_eq!((self.last, self.locked), (Some(Step::Lock), version));
                 self.table = Some((version, described(table)));
+                self.owned = owned(table, &self.host.name);
+                self.active.retain(|actor| self.owned.contains(actor));
             }
             Order::Unlock(_) => {
                 assert_eq!(self.locked, version);
                 let legacy = self.dialect == Dialect::Legacy && self.last == Some(Step::Lock);
                 assert!(self.last == Some(Step::Update) || legacy, "unlock after {:?}", self.last);
+                self.active.clone_from(&self.owned);
             }
         }
         self.last = Some(order.step());

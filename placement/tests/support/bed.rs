@@ -44,9 +44,14 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Bed {
     pub(crate) fn new(hold_off: Duration) -> Self {
+        Self::taken_over(hold_off, 0)
+    }
+
+    pub(crate) fn taken_over(hold_off: Duration, epoch: u64) -> Self {
+        let now = runtime::clock::monotonic();
         Self {
-            core: Membership::new(Rules { round_timeout: TIMEOUT, hold_off }),
-            now: runtime::clock::monotonic(),
+            core: Membership::taken_over(Rules { round_timeout: TIMEOUT, hold_off }, epoch, now),
+            now,
             sidecars: BTreeMap::new(),
             timed_out: vec![],
             outcomes: vec![],
