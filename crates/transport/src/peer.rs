@@ -15,11 +15,19 @@ pub struct Peer {
     /// Where the connection comes from.
     pub addr: SocketAddr,
     pub(crate) connection: CancellationToken,
+    pub(crate) last: CancellationToken,
 }
 
 impl Peer {
-    pub(crate) fn new(id: Option<SpiffeId>, addr: SocketAddr) -> Self {
-        Self { id, addr, connection: CancellationToken::new() }
+    /// `last` ends the connection in good order.
+    pub(crate) fn new(id: Option<SpiffeId>, addr: SocketAddr, last: CancellationToken) -> Self {
+        Self { id, addr, connection: CancellationToken::new(), last }
+    }
+
+    /// Takes no new request on this connection (GOAWAY) and closes it once the open ones are
+    /// answered: for peers that dial anew for each request and leave their connections open.
+    pub fn retire(&self) {
+        self.last.cancel();
     }
 
     /// Cuts the connection, with every request on it, without another word: for a peer that does

@@ -10,12 +10,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use runtime::Scope;
@@ -25,12 +25,16 @@ use crate::{Peer, tls};
 /// Open connections of one server. Above it new ones wait in the kernel's queue. Each sidecar holds
 /// one, and one service is built for ten thousand sidecars.
 const MAX_CONNECTIONS: usize = 16_384;
-/// Streams that one peer may have open on a connection: sidecars hold a handful.
+/// Streams that one peer may have open on a connection: sidecars hold a handful. A service whose
+/// peers need more says so.
 const MAX_STREAMS: u32 = 256;
 /// Header bytes of one request; the peers send less than one KiB.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// Limit of a TLS handshake, and of reading the headers of an HTTP/1.1 request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection on which nothing was asked for this long after it was made is closed, where the
+/// service says that its peers leave such connections behind.
+const UNUSED: Duration = Duration::from_mins(1);
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long open requests may take to end after a stop.
@@ -54,6 +58,8 @@ pub struct Server {
     router: Router,
     tls: Option<Arc<rustls::ServerConfig>>,
     keepalive: Option<Keepalive>,
+    max_streams: u32,
+    closes_unused: bool,
     lame_duck: Duration,
     drain: Duration,
 }
@@ -67,6 +73,8 @@ impl Server {
             router,
             tls: None,
             keepalive: None,
+            max_streams: MAX_STREAMS,
+            closes_unused: false,
             lame_duck: Duration::ZERO,
             drain: DRAIN,
         }
@@ -83,6 +91,20 @@ impl Server {
     #[must_use]
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = Some(keepalive);
+        self
+    }
+
+    /// How many streams one peer may have open on a connection; 256 by default.
+    #[must_use]
+    pub fn max_streams(mut self, limit: u32) -> Self {
+        self.max_streams = limit;
+        self
+    }
+
+    /// Closes connections on which nothing was asked for a minute after they were made.
+    #[must_use]
+    pub fn close_unused(mut self) -> Self {
+        self.closes_unused = true;
         self
     }
 
@@ -105,16 +127,25 @@ impl Server {
     /// # Errors
     /// None today; the type is what `Scope::spawn` takes.
     pub async fn run(self, scope: Scope) -> anyhow::Result<()> {
+        self.run_until(scope.token().clone()).await
+    }
+
+    /// As [`Self::run`], for a service that has something to do between the stop of the process
+    /// and the end of its port.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_until(self, token: CancellationToken) -> anyhow::Result<()> {
         let connection = Arc::new(Connection {
             name: self.name,
             acceptor: self.tls.map(TlsAcceptor::from),
-            http: http(self.keepalive),
+            http: http(self.keepalive, self.max_streams),
             router: self.router,
+            closes_unused: self.closes_unused,
         });
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let graceful = GracefulShutdown::new();
+        let last = CancellationToken::new();
         let mut open = JoinSet::new();
-        let token = scope.token().clone();
         let lame_duck = self.lame_duck;
         let stop = async move {
             token.cancelled().await;
@@ -130,9 +161,9 @@ impl Server {
                 () = &mut stop => break,
                 (slot, accepted) = accept => match accepted {
                     Ok((stream, addr)) => {
-                        let (connection, watcher) = (connection.clone(), graceful.watcher());
+                        let (connection, last) = (connection.clone(), last.child_token());
                         open.spawn(async move {
-                            connection.serve(stream, addr, watcher).await;
+                            connection.serve(stream, addr, last).await;
                             drop(slot);
                         });
                     }
@@ -146,26 +177,28 @@ impl Server {
         }
         drop(self.listener);
         drop(connection);
-        drain(graceful, open, self.drain).await;
+        last.cancel();
+        drain(open, self.drain).await;
         Ok(())
     }
 }
 
-/// Asks every connection to finish; those that do not in time are dropped.
-async fn drain(graceful: GracefulShutdown, mut open: JoinSet<()>, limit: Duration) {
-    if tokio::time::timeout(limit, graceful.shutdown()).await.is_err() {
+/// Every connection was asked to finish; those that do not in time are dropped.
+async fn drain(mut open: JoinSet<()>, limit: Duration) {
+    let finished = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(limit, finished).await.is_err() {
         tracing::debug!("connections were still open after the drain time and are dropped");
     }
     open.shutdown().await;
 }
 
-fn http(keepalive: Option<Keepalive>) -> auto::Builder<TokioExecutor> {
+fn http(keepalive: Option<Keepalive>, max_streams: u32) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
     let mut http2 = http.http2();
     http2
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(max_streams)
         .max_header_list_size(MAX_HEADER_BYTES);
     if let Some(keepalive) = keepalive {
         http2.keep_alive_interval(keepalive.interval).keep_alive_timeout(keepalive.timeout);
@@ -178,19 +211,20 @@ struct Connection {
     acceptor: Option<TlsAcceptor>,
     http: auto::Builder<TokioExecutor>,
     router: Router,
+    closes_unused: bool,
 }
 
 impl Connection {
-    async fn serve(&self, stream: TcpStream, addr: SocketAddr, watcher: Watcher) {
+    async fn serve(&self, stream: TcpStream, addr: SocketAddr, last: CancellationToken) {
         // Fails only on a socket that is gone already.
         let _ = stream.set_nodelay(true);
         let Some(acceptor) = &self.acceptor else {
-            return self.http(stream, Peer::new(None, addr), watcher).await;
+            return self.http(stream, Peer::new(None, addr, last)).await;
         };
         match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => {
                 let id = tls::peer_id(stream.get_ref().1);
-                self.http(stream, Peer::new(id, addr), watcher).await;
+                self.http(stream, Peer::new(id, addr, last)).await;
             }
             Ok(Err(e)) => {
                 tracing::debug!(server = self.name, %addr, error = &e as &dyn std::error::Error, "TLS handshake failed");
@@ -199,19 +233,44 @@ impl Connection {
         }
     }
 
-    async fn http<IO>(&self, io: IO, peer: Peer, watcher: Watcher)
+    async fn http<IO>(&self, io: IO, peer: Peer)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, addr, cut) = (self.router.clone(), peer.addr, peer.connection.clone());
+        let (router, addr) = (self.router.clone(), peer.addr);
+        let (cut, last) = (peer.connection.clone(), peer.last.clone());
+        let used = CancellationToken::new();
+        let asked = used.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            asked.cancel();
             request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request.map(Body::new))
         });
-        let connection = self.http.serve_connection(TokioIo::new(io), service).into_owned();
-        let Some(outcome) = cut.run_until_cancelled(watcher.watch(connection)).await else {
-            tracing::debug!(server = self.name, %addr, "connection was cut");
-            return;
+        let connection = self.http.serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let retire = async {
+            let unused = async {
+                let unused = tokio::time::timeout(UNUSED, used.cancelled()).await.is_err();
+                if !(self.closes_unused && unused) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! { () = last.cancelled() => {}, () = unused => {} }
+        };
+        let mut retire = std::pin::pin!(retire);
+        let mut retired = false;
+        let outcome = loop {
+            tokio::select! {
+                outcome = connection.as_mut() => break outcome,
+                () = retire.as_mut(), if !retired => {
+                    retired = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = cut.cancelled() => {
+                    tracing::debug!(server = self.name, %addr, "connection was cut");
+                    return;
+                }
+            }
         };
         if let Err(e) = outcome {
             tracing::debug!(server = self.name, %addr, error = e.to_string(), "connection ended");
