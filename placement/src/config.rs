@@ -13,6 +13,7 @@ use transport::Keepalive;
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 
+use crate::election::Cluster;
 use crate::membership::Rules;
 
 /// App id of placement in its own SPIFFE id, which sidecars ask for.
@@ -35,7 +36,7 @@ pub struct Flags {
     /// Id of this replica; must be one of --initial-cluster
     #[arg(long, default_value = "dapr-placement-0", value_name = "ID")]
     pub id: String,
-    /// All replicas, as id=host:port of their election port; one, until election is built
+    /// All replicas, as id=host:port of their election port; more than one elect a leader
     #[arg(
         long,
         default_value = "dapr-placement-0=127.0.0.1:8201",
@@ -103,10 +104,8 @@ pub struct Flags {
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Id of this replica.
-    pub id: String,
-    /// `host:port` of this replica's election port.
-    pub election_address: String,
+    /// The replicas.
+    pub cluster: Cluster,
     /// gRPC bind address, empty for all.
     pub listen_address: String,
     /// gRPC port.
@@ -140,7 +139,7 @@ impl Flags {
     ///
     /// # Errors
     /// A keepalive is out of bounds, the trust domain is none, `--id` is no member of
-    /// `--initial-cluster`, or that has several members: election is not built yet.
+    /// `--initial-cluster`.
     pub fn into_config(self) -> anyhow::Result<Config> {
         for (name, value) in
             [("keepalive-time", self.keepalive_time), ("keepalive-timeout", self.keepalive_timeout)]
@@ -152,21 +151,14 @@ impl Flags {
             );
         }
         let peers = peers(&self.initial_cluster);
-        let Some(election_address) = peers.get(self.id.as_str()) else {
+        if !peers.contains_key(&self.id) {
             let known: Vec<String> = peers.iter().map(|(id, at)| format!("{id}={at}")).collect();
             bail!("address for node {} not found in raft peers [{}]", self.id, known.join(" "));
-        };
-        if peers.len() > 1 {
-            bail!(
-                "--initial-cluster names {} replicas, but leader election between replicas is not built yet: run one",
-                peers.len()
-            );
         }
         let namespace = environment::namespace();
         let deprecated =
             [("--max-api-level", self.max_api_level), ("--min-api-level", self.min_api_level)];
         Ok(Config {
-            election_address: (*election_address).to_owned(),
             listen_address: self.listen_address.clone(),
             port: self.port,
             tls: self.tls_enabled.then(|| self.identity(namespace)).transpose()?,
@@ -180,7 +172,7 @@ impl Flags {
                 hold_off: self.disseminate_coalesce_window,
             },
             deprecated: deprecated.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| *n).collect(),
-            id: self.id,
+            cluster: Cluster { id: self.id, members: peers },
         })
     }
 
@@ -205,7 +197,7 @@ impl Flags {
 }
 
 /// The members of a cluster by id. Entries that are no `id=address` are dropped (Dapr 1.18).
-fn peers(entries: &[String]) -> BTreeMap<&str, &str> {
+fn peers(entries: &[String]) -> BTreeMap<String, String> {
     let member = |entry: &'_ String| -> Option<(usize, usize)> {
         (entry.matches('=').count() == 1).then(|| entry.find('='))?.map(|at| (at, at + 1))
     };
@@ -213,7 +205,7 @@ fn peers(entries: &[String]) -> BTreeMap<&str, &str> {
         .iter()
         .filter_map(|entry| {
             let (end, start) = member(entry)?;
-            Some((entry.get(..end)?.trim(), entry.get(start..)?.trim()))
+            Some((entry.get(..end)?.trim().to_owned(), entry.get(start..)?.trim().to_owned()))
         })
         .collect()
 }
@@ -239,8 +231,8 @@ mod tests {
     #[test]
     fn the_defaults_make_a_serving_replica() {
         let config = flags(&[]).into_config().unwrap();
-        assert_eq!((config.id.as_str(), config.port), ("dapr-placement-0", 50005));
-        assert_eq!(config.election_address, "127.0.0.1:8201");
+        assert_eq!((config.cluster.id.as_str(), config.port), ("dapr-placement-0", 50005));
+        assert_eq!(config.cluster.members["dapr-placement-0"], "127.0.0.1:8201");
         assert!(config.tls.is_none());
         assert_eq!(config.replication_factor, 100);
         assert_eq!(config.rules.round_timeout, Duration::from_secs(8));
@@ -254,8 +246,6 @@ mod tests {
         "invalid value for keepalive-timeout: value should be between 1s and 10s, got 11s")]
     #[case(&["--id=x"],
         "address for node x not found in raft peers [dapr-placement-0=127.0.0.1:8201]")]
-    #[case(&["--id=a", "--initial-cluster=a=h:1,b=h:2", "--initial-cluster", "c=h:3"],
-        "--initial-cluster names 3 replicas, but leader election between replicas is not built yet: run one")]
     fn refuses(#[case] args: &[&str], #[case] want: &str) {
         assert_eq!(flags(args).into_config().unwrap_err().to_string(), want);
     }
@@ -263,7 +253,15 @@ mod tests {
     #[test]
     fn malformed_members_are_dropped() {
         let config = flags(&["--id=a", "--initial-cluster= a = h:1 ,b,c=d=e"]).into_config();
-        assert_eq!(config.unwrap().election_address, "h:1");
+        let members = config.unwrap().cluster.members;
+        assert_eq!(members, BTreeMap::from([("a".to_owned(), "h:1".to_owned())]));
+    }
+
+    #[test]
+    fn members_add_up() {
+        let config =
+            flags(&["--id=a", "--initial-cluster=a=h:1,b=h:2", "--initial-cluster", "c=h:3"]);
+        assert_eq!(config.into_config().unwrap().cluster.members.len(), 3);
     }
 
     #[rstest]

@@ -67,7 +67,7 @@ impl From<&Refusal> for Status {
 }
 
 /// Why the server ends an accepted stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum End {
     /// It did not acknowledge in time.
     #[error("dissemination timeout after {} for version {version}", runtime::go_duration::format(*.after))]
@@ -77,6 +77,16 @@ pub enum End {
         /// The version of the round.
         version: u64,
     },
+    /// Another replica leads, or none. Sidecars look for the words "is not a leader", and 1.14 to
+    /// 1.16 for the code, to go on to the next address. Dapr 1.18.
+    #[error("node id={id} is not a leader. Only the leader can serve requests")]
+    NotLeader {
+        /// The id of this replica.
+        id: String,
+    },
+    /// This replica led until now. Dapr 1.18 says the same with the code UNKNOWN.
+    #[error("lost leadership")]
+    LostLeadership,
     /// The process stops, and the stream asks for the first time. Dapr 1.18.
     #[error("placement server is shutting down")]
     Refused,
@@ -90,7 +100,8 @@ impl From<End> for Status {
         let text = end.to_string();
         match end {
             End::TimedOut { .. } => Self::deadline_exceeded(text),
-            End::Refused | End::Stopped => Self::unavailable(text),
+            End::NotLeader { .. } => Self::failed_precondition(text),
+            End::LostLeadership | End::Refused | End::Stopped => Self::unavailable(text),
         }
     }
 }
@@ -99,6 +110,13 @@ impl From<End> for Status {
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[test]
+    fn a_follower_says_it_in_the_words_that_sidecars_look_for() {
+        let status = Status::from(End::NotLeader { id: "dapr-placement-1".to_owned() });
+        let text = "node id=dapr-placement-1 is not a leader. Only the leader can serve requests";
+        assert_eq!((status.code(), status.message()), (tonic::Code::FailedPrecondition, text));
+    }
 
     #[rstest]
     #[case(Duration::from_secs(1), "dissemination timeout after 1s for version 7")]

@@ -11,10 +11,11 @@
 //! and in order; [`wire`] encodes a table once for all streams.
 //!
 //! Deliberately absent: anything on disk. Membership is the set of open streams, and sidecars
-//! register again with whoever serves. Election between replicas is not built yet.
+//! register again with whoever leads. [`election`](Cluster) decides that among several replicas.
 
 pub mod admit;
 pub mod config;
+mod election;
 pub mod error;
 mod group;
 mod mailbox;
@@ -23,7 +24,6 @@ pub mod message;
 pub mod metrics;
 pub mod outbox;
 mod owner;
-mod peers;
 pub mod ring;
 mod server;
 mod state;
@@ -37,15 +37,24 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use runtime::{ReadyGuard, Scope, kubernetes};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use transport::anchors::AnchorSource;
 use transport::tls::{Alpn, ClientAuth};
 use transport::{Server, Svid, svid};
 
+use election::Role;
+
 pub use config::{Config, Flags};
+pub use election::Cluster;
 
 /// Open streams get their end at once; those that do not read it are cut after this time, so that
 /// the process is gone within 5 seconds of a signal.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// Streams on one connection. Sidecars have one each on a connection of their own; a proxy between
+/// may join as many as this service is built for.
+const STREAMS: u32 = 16_384;
 
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
@@ -68,7 +77,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         }
         None => None,
     };
-    start(&config, svid.as_ref(), &targets, &scope).await?;
+    start(&config, svid.as_ref(), targets, &scope).await?;
     Ok(())
 }
 
@@ -81,7 +90,7 @@ pub async fn serve(
     svid: Option<&Svid>,
     scope: &Scope,
 ) -> anyhow::Result<SocketAddr> {
-    start(config, svid, &Targets::register(scope), scope).await
+    start(config, svid, Targets::register(scope), scope).await
 }
 
 /// The health targets. Leadership is none of them: it only means that election has started.
@@ -102,49 +111,83 @@ impl Targets {
 async fn start(
     config: &Config,
     svid: Option<&Svid>,
-    targets: &Targets,
+    targets: Targets,
     scope: &Scope,
 ) -> anyhow::Result<SocketAddr> {
     tracing::info!(target: "dapr.placement.server", "Placement service is starting...");
     let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
-    let owner = owner::Owner::start(config.rules, metrics.clone(), scope);
+    // The port listens before it is known who leads, and until leadership has been handed over.
+    let listener = runtime::listen(&config.listen_address, config.port).await?;
+    let address = listener.local_addr().context("read the listening address")?;
+    let ending = CancellationToken::new();
+    let roles =
+        election::start(&config.cluster, svid, targets.election, ending.clone(), scope).await?;
+    scope.spawn(
+        "placement-roles",
+        log_roles(config.cluster.id.clone(), roles.clone(), ending.clone()),
+    );
+    let owner = owner::Owner::start(config.rules, metrics, roles.clone(), ending.clone(), scope);
     if config.metadata_enabled {
         scope.serve_with_health(state::router(owner.clone()));
     }
-    let (host, port) = host_and_port(&config.election_address)?;
-    let election = runtime::listen(host, port).await.context("open the election port")?;
-    scope.spawn("placement-peers", peers::answer(election, scope.clone()));
-    targets.election.set_ready();
-
-    let listener = runtime::listen(&config.listen_address, config.port).await?;
-    let address = listener.local_addr().context("read the listening address")?;
     let service = server::Service {
         owner,
         rules: config.rules,
         replication_factor: config.replication_factor,
         tls: svid.is_some(),
         scope: scope.clone(),
+        ending: ending.clone(),
+        id: config.cluster.id.as_str().into(),
+        roles,
         streams: Arc::new(AtomicU64::new(0)),
     };
     let mut server = Server::new("placement", listener, service.router())
         .keepalive(config.keepalive)
+        .max_streams(STREAMS)
+        .close_unused()
         .drain(DRAIN);
     if let Some(svid) = svid {
         server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
     }
-    metrics.leads(true);
-    tracing::info!(target: "dapr.placement.server", "Node id={} has acquired leadership", config.id);
     tracing::info!(target: "dapr.placement.server", "Running Placement gRPC server on {address}");
-    let stop = scope.clone();
     scope.spawn("placement-grpc-server", async move {
-        let outcome = server.run(stop).await;
-        metrics.leads(false);
+        let outcome = server.run_until(ending).await;
         tracing::info!(target: "dapr.placement.server", "Placement GRPC server stopped");
         outcome
     });
     tracing::info!(target: "dapr.placement.server", "Placement service started on port {}", address.port());
     targets.server.set_ready();
     Ok(address)
+}
+
+/// Tells of this replica's part.
+async fn log_roles(
+    id: String,
+    mut roles: watch::Receiver<Role>,
+    ending: CancellationToken,
+) -> anyhow::Result<()> {
+    let watch = async {
+        let mut led = false;
+        loop {
+            let role = *roles.borrow_and_update();
+            match role {
+                Role::Leader { .. } => {
+                    tracing::info!(target: "dapr.placement.server", "Node id={id} has acquired leadership");
+                }
+                Role::Nobody | Role::Follower if led => {
+                    tracing::warn!(target: "dapr.placement.server", "Node id={id} has lost leadership");
+                }
+                Role::Nobody | Role::Follower => {}
+            }
+            led = matches!(role, Role::Leader { .. });
+            if roles.changed().await.is_err() {
+                return; // one replica: it leads for ever
+            }
+        }
+    };
+    ending.run_until_cancelled(watch).await;
+    ending.cancelled().await;
+    Ok(())
 }
 
 /// On a fresh install the file of the trust anchors may be a minute late; the API server has them
@@ -157,12 +200,4 @@ async fn read_anchors_early(options: &mut svid::Options) {
         }
         Err(e) => tracing::debug!(target: "dapr.placement", "no Kubernetes client: {e:#}"),
     }
-}
-
-fn host_and_port(address: &str) -> anyhow::Result<(&str, u16)> {
-    let (host, port) = address
-        .rsplit_once(':')
-        .with_context(|| format!("election address {address:?} is not host:port"))?;
-    let port = port.parse().with_context(|| format!("port of election address {address:?}"))?;
-    Ok((host, port))
 }

@@ -170,6 +170,18 @@ impl Membership {
         Self { floor, returning: (epoch > 0).then(|| now + RETURN), ..Self::new(rules) }
     }
 
+    /// The same, with versions above `floor` at least.
+    #[must_use]
+    pub fn above(mut self, floor: u64) -> Self {
+        self.floor = self.floor.max(floor);
+        self
+    }
+
+    /// The highest version that any namespace has had.
+    pub fn highest_version(&self) -> u64 {
+        self.groups.values().map(Group::version).fold(self.floor, u64::max)
+    }
+
     /// What follows from an event at `now`. Times must not go backwards.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();

@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use runtime::{Scope, clock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
+use crate::election::Role;
 use crate::error::End;
 use crate::mailbox::Mailbox;
-use crate::membership::{Effect, Event, Membership, Outcome, Rules};
+use crate::membership::{Counts, Effect, Event, Membership, Outcome, Rules};
 use crate::message::{Message, Step, StreamId};
 use crate::metrics::Metrics;
 use crate::outbox::Order;
@@ -26,7 +27,7 @@ pub(crate) type Tables = BTreeMap<Arc<str>, Arc<Table>>;
 enum Command {
     Register { stream: StreamId, message: Message, mailbox: Arc<Mailbox> },
     Event(Event),
-    Tables(oneshot::Sender<Tables>),
+    Tables(oneshot::Sender<Option<Tables>>),
 }
 
 /// The owner has stopped, which it does only with the process.
@@ -38,16 +39,17 @@ pub(crate) struct Stopped;
 pub(crate) struct Owner(mpsc::Sender<Command>);
 
 impl Owner {
-    /// Starts the owner in the scope.
-    pub(crate) fn start(rules: Rules, metrics: Metrics, scope: &Scope) -> Self {
+    /// Starts the owner in the scope. It serves while this replica leads, until `ending`.
+    pub(crate) fn start(
+        rules: Rules,
+        metrics: Metrics,
+        election: watch::Receiver<Role>,
+        ending: CancellationToken,
+        scope: &Scope,
+    ) -> Self {
         let (send, receive) = mpsc::channel(COMMANDS);
-        let task = Task {
-            membership: Membership::new(rules),
-            mailboxes: HashMap::new(),
-            round_timeout: rules.round_timeout,
-            metrics,
-        };
-        scope.spawn("placement-membership", task.run(receive, scope.clone()));
+        let task = Task { membership: None, floor: 0, mailboxes: HashMap::new(), rules, metrics };
+        scope.spawn("placement-membership", task.run(receive, election, ending));
         Self(send)
     }
 
@@ -66,8 +68,8 @@ impl Owner {
         self.send(Command::Event(event)).await
     }
 
-    /// The tables as they are now.
-    pub(crate) async fn tables(&self) -> Result<Tables, Stopped> {
+    /// The tables as they are now; `None` if another replica leads.
+    pub(crate) async fn tables(&self) -> Result<Option<Tables>, Stopped> {
         let (send, receive) = oneshot::channel();
         self.send(Command::Tables(send)).await?;
         receive.await.map_err(|_| Stopped)
@@ -79,9 +81,12 @@ impl Owner {
 }
 
 struct Task {
-    membership: Membership,
+    /// Present while this replica leads.
+    membership: Option<Membership>,
+    /// Versions up to here are used, should this replica lead again in the same epoch.
+    floor: u64,
     mailboxes: HashMap<StreamId, Arc<Mailbox>>,
-    round_timeout: Duration,
+    rules: Rules,
     metrics: Metrics,
 }
 
@@ -89,33 +94,71 @@ impl Task {
     async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
-        scope: Scope,
+        mut roles: watch::Receiver<Role>,
+        ending: CancellationToken,
     ) -> anyhow::Result<()> {
+        let role = *roles.borrow_and_update();
+        self.take_role(role);
+        // One replica alone has nobody who could change its role.
+        let mut elected = true;
         loop {
+            let deadline = self.membership.as_ref().and_then(Membership::deadline);
             let tick = async {
-                match self.membership.deadline() {
+                match deadline {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = scope.token().cancelled() => break,
-                () = tick => self.step(Event::Tick),
+                // Leading ends before anything else happens.
+                biased;
+                () = ending.cancelled() => break,
+                changed = roles.changed(), if elected => match changed {
+                    Ok(()) => {
+                        let role = *roles.borrow_and_update();
+                        self.take_role(role);
+                    }
+                    Err(_) => elected = false,
+                },
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => break, // every stream and server is gone
-                }
+                },
+                () = tick => self.step(Event::Tick),
             }
         }
-        for namespace in self.membership.counts().into_keys() {
-            self.metrics.streams(&namespace, crate::membership::Counts::default());
-        }
-        scope.token().cancelled().await;
+        self.resign(&End::Stopped);
+        ending.cancelled().await;
         Ok(())
+    }
+
+    fn take_role(&mut self, role: Role) {
+        self.resign(&End::LostLeadership);
+        if let Role::Leader { epoch } = role {
+            let core = Membership::taken_over(self.rules, epoch, clock::monotonic());
+            self.membership = Some(core.above(self.floor));
+            self.metrics.leads(true);
+        }
+    }
+
+    /// Ends every stream: sidecars register again with whoever leads now.
+    fn resign(&mut self, end: &End) {
+        let Some(membership) = self.membership.take() else { return };
+        self.metrics.leads(false);
+        self.floor = membership.highest_version();
+        for mailbox in std::mem::take(&mut self.mailboxes).into_values() {
+            mailbox.end(end.clone().into());
+        }
+        for namespace in membership.counts().into_keys() {
+            self.metrics.streams(&namespace, Counts::default());
+        }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
+            Command::Register { mailbox, .. } if self.membership.is_none() => {
+                mailbox.end(End::LostLeadership.into());
+            }
             Command::Register { stream, message, mailbox } => {
                 self.mailboxes.insert(stream, mailbox);
                 self.step(Event::Register { stream, message });
@@ -126,13 +169,16 @@ impl Task {
                 }
                 self.step(event);
             }
-            // The asker may have gone.
-            Command::Tables(reply) => drop(reply.send(self.membership.tables())),
+            Command::Tables(reply) => {
+                // The asker may have gone.
+                drop(reply.send(self.membership.as_ref().map(Membership::tables)));
+            }
         }
     }
 
     fn step(&mut self, event: Event) {
-        for effect in self.membership.step(event, clock::monotonic()) {
+        let Some(membership) = &mut self.membership else { return };
+        for effect in membership.step(event, clock::monotonic()) {
             self.carry_out(effect);
         }
     }
@@ -158,13 +204,13 @@ impl Task {
                 tracing::warn!(target: "dapr.placement.server.disseminator",
                     "Closing non-responding stream {namespace}:{stream} (state={state}, expected={expected})");
                 if let Some(mailbox) = self.mailboxes.remove(&stream) {
-                    mailbox.end(End::TimedOut { after: self.round_timeout, version }.into());
+                    mailbox.end(End::TimedOut { after: self.rules.round_timeout, version }.into());
                 }
                 self.metrics.timed_out();
             }
             Effect::SlowDrain { namespace, app_id, took } => {
                 tracing::warn!(target: "dapr.placement.server.disseminator",
-                    %namespace, app = app_id, took = ?took, budget = ?self.round_timeout,
+                    %namespace, app = app_id, took = ?took, budget = ?self.rules.round_timeout,
                     "Sidecar takes most of the round to drain its actors: raise --disseminate-timeout \
                      or shorten its drain, or it will be disconnected");
             }

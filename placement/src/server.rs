@@ -14,12 +14,15 @@ use axum::http::{HeaderValue, Response, header};
 use axum::routing::post;
 use proto::placement::Host;
 use runtime::Scope;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::codec::{Codec as _, Streaming};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 use transport::Peer;
 
 use crate::admit::{Access, Admission};
+use crate::election::Role;
 use crate::error::End;
 use crate::mailbox::{Frames, Mailbox};
 use crate::membership::{Event, Rules};
@@ -33,6 +36,13 @@ const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 /// reads nothing would keep it for ever.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// From the end of a stream to the end of its connection.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// A sidecar whose stream was refused dials the next replica at once, hundreds of times per second
+/// while nobody leads. So while no leader is known its stream is kept waiting, this long at most.
+const HOLD: Duration = Duration::from_secs(2);
+
 /// Sidecars before 1.17 give a round up after this time.
 const LEGACY_LIMIT: Duration = Duration::from_secs(15);
 
@@ -45,6 +55,11 @@ pub(crate) struct Service {
     /// Clients must prove who they are.
     pub(crate) tls: bool,
     pub(crate) scope: Scope,
+    /// Cancelled when the process stops and another replica leads.
+    pub(crate) ending: CancellationToken,
+    /// Id of this replica.
+    pub(crate) id: Arc<str>,
+    pub(crate) roles: watch::Receiver<Role>,
     pub(crate) streams: Arc<AtomicU64>,
 }
 
@@ -58,18 +73,40 @@ impl Service {
     }
 
     async fn open(self, request: Request) -> Response<Body> {
-        match self.admit(request).await {
-            Ok(Some(mailbox)) => respond(Body::new(Frames::new(mailbox))),
+        let peer = request.extensions().get::<Peer>().cloned();
+        let answer = match self.clone().admit(request).await {
+            Ok(Some(mailbox)) => return respond(Body::new(Frames::new(mailbox))),
             Ok(None) => Status::new(Code::Ok, "").into_http(),
             Err(status) => status.into_http(),
+        };
+        if let Some(peer) = peer {
+            self.scope.spawn_detached("placement-refusal", retire(peer, self.ending));
+        }
+        answer
+    }
+
+    /// Waits while no leader is known.
+    ///
+    /// # Errors
+    /// Another replica leads, or still none.
+    async fn lead(&mut self) -> Result<(), End> {
+        let known = self.roles.wait_for(|role| *role != Role::Nobody);
+        let role = tokio::select! {
+            () = self.ending.cancelled() => return Err(End::Refused),
+            role = tokio::time::timeout(HOLD, known) => role,
+        };
+        match role {
+            Ok(Ok(role)) if matches!(*role, Role::Leader { .. }) => Ok(()),
+            _ => Err(End::NotLeader { id: self.id.to_string() }),
         }
     }
 
     /// Reads and checks the first message and makes the stream known. `None`: the client ended it
     /// without a word. Dropping the future, when the client is gone, is safe: nothing is known of
     /// the stream until it registers, and its task exists from then on.
-    async fn admit(self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
-        if self.scope.token().is_cancelled() {
+    async fn admit(mut self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
+        self.lead().await?;
+        if self.ending.is_cancelled() {
             return Err(End::Refused.into());
         }
         let peer = request.extensions().get::<Peer>().cloned();
@@ -82,7 +119,7 @@ impl Service {
         let decoder = ProstCodec::<(), Host>::default().decoder();
         let mut inbound = Streaming::new_request(decoder, request.into_body(), None, None);
         let first = tokio::select! {
-            () = self.scope.token().cancelled() => return Err(End::Stopped.into()),
+            () = self.ending.cancelled() => return Err(End::Stopped.into()),
             first = inbound.message() => first?,
         };
         let Some(message) = first.map(Message::from) else { return Ok(None) };
@@ -115,7 +152,7 @@ impl Service {
         let task = Stream {
             id: stream,
             owner: self.owner,
-            scope: self.scope.clone(),
+            ending: self.ending,
             admission,
             mailbox: mailbox.clone(),
             peer,
@@ -123,6 +160,13 @@ impl Service {
         self.scope.spawn_detached("placement-stream", task.run(message, inbound));
         mailbox
     }
+}
+
+/// Sidecars dial anew for each stream and leave the connection behind. It is closed a little later,
+/// because what is still on its way from the peer would turn the answer into a reset.
+async fn retire(peer: Peer, ending: CancellationToken) {
+    ending.run_until_cancelled(tokio::time::sleep(LINGER)).await;
+    peer.retire();
 }
 
 fn respond(body: Body) -> Response<Body> {
@@ -136,7 +180,7 @@ fn respond(body: Body) -> Response<Body> {
 struct Stream {
     id: StreamId,
     owner: Owner,
-    scope: Scope,
+    ending: CancellationToken,
     admission: Admission,
     mailbox: Arc<Mailbox>,
     peer: Option<Peer>,
@@ -159,10 +203,12 @@ impl Stream {
         let _ = self.owner.tell(Event::Closed { stream }).await;
         drop(inbound);
         let read = tokio::time::timeout(LAST_WORD, mailbox.gone()).await;
-        if let (Err(_), Some(peer)) = (read, &self.peer) {
+        let Some(peer) = self.peer else { return };
+        if read.is_err() {
             tracing::info!(target: "dapr.placement.server", "{addr} does not read; cutting its connection");
-            peer.hang_up();
+            return peer.hang_up();
         }
+        retire(peer, self.ending).await;
     }
 
     /// Passes on what the sidecar says; why the stream ends.
@@ -173,7 +219,7 @@ impl Stream {
             let event = tokio::select! {
                 end = mailbox.ended() => return end,
                 () = mailbox.gone() => return Status::cancelled("the client is gone"),
-                () = self.scope.token().cancelled() => return End::Stopped.into(),
+                () = self.ending.cancelled() => return End::Stopped.into(),
                 Ok(()) = written.changed() => {
                     let Some((step, version)) = *written.borrow_and_update() else { continue };
                     Event::Written { stream, step, version }

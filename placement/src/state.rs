@@ -15,12 +15,16 @@ use crate::message;
 use crate::owner::{Owner, Stopped, Tables};
 use crate::table::Table;
 
+/// Ours: tells the leader's answer from the `null` of the others.
+const LEADER: &str = "x-dapr-placement-leader";
+
 /// The route of the state endpoint.
 pub(crate) fn router(owner: Owner) -> Router {
     Router::new().route(
         "/placement/state",
         get(async move || match owner.tables().await {
-            Ok(tables) => Json(State::of(&tables)).into_response(),
+            Ok(Some(tables)) => ([(LEADER, "true")], Json(State::of(&tables))).into_response(),
+            Ok(None) => ([(LEADER, "false")], Json(())).into_response(), // `null`
             Err(Stopped) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "placement is stopping").into_response()
             }

@@ -91,6 +91,10 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
         let krate = metadata.target().split([':', '.']).next().unwrap_or_default();
         let limit = if OUR_CRATES.contains(&krate) {
             self.level
+        } else if krate == "openraft" && self.level < LevelFilter::DEBUG {
+            // It calls every heartbeat that a stopped replica does not answer an error. Placement
+            // itself says who does not answer, once.
+            LevelFilter::OFF
         } else {
             self.level.min(LevelFilter::WARN)
         };

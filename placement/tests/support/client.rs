@@ -60,13 +60,11 @@ impl Server {
 }
 
 pub(crate) fn config(flags: &[&str]) -> Config {
-    let fixed = [
-        "placement",
-        "--listen-address=127.0.0.1",
-        "--port=0",
-        "--initial-cluster=dapr-placement-0=127.0.0.1:0",
-    ];
-    let args = fixed.iter().chain(flags);
+    let fixed = ["placement", "--listen-address=127.0.0.1", "--port=0"];
+    let alone = ["--initial-cluster=dapr-placement-0=127.0.0.1:0"];
+    let clustered = flags.iter().any(|flag| flag.starts_with("--initial-cluster"));
+    let alone = alone.iter().filter(|_| !clustered);
+    let args = fixed.iter().chain(alone).chain(flags);
     <Flags as clap::Parser>::try_parse_from(args).unwrap().into_config().unwrap()
 }
 
@@ -88,6 +86,8 @@ pub(crate) struct Sidecar {
     pub(crate) host: Host,
     pub(crate) send: mpsc::Sender<Host>,
     pub(crate) orders: Streaming<PlacementOrder>,
+    /// Of the newest table.
+    pub(crate) version: u64,
 }
 
 impl Sidecar {
@@ -96,7 +96,7 @@ impl Sidecar {
         send.send(host.clone()).await.unwrap();
         let mut client = PlacementClient::new(channel);
         let orders = client.report_dapr_status(ReceiverStream::new(receive)).await?.into_inner();
-        Ok(Self { host, send, orders })
+        Ok(Self { host, send, orders, version: 0 })
     }
 
     /// The next order as `lock1`, `update1{a:A,B}`, `unlock1`; or how the stream ended.
@@ -138,14 +138,20 @@ impl Sidecar {
     /// Reads and acknowledges everything until the table names these hosts for the type and is
     /// unlocked; how many rounds that took.
     pub(crate) async fn until_table(&mut self, entity: &str, count: usize) -> usize {
+        self.try_table(entity, count).await.expect("no end")
+    }
+
+    /// As [`Self::until_table`], for streams whose leader may change.
+    pub(crate) async fn try_table(&mut self, entity: &str, count: usize) -> Result<usize, Status> {
         let (mut rounds, mut complete) = (0, false);
         loop {
             let order = tokio::time::timeout(LIMIT, self.orders.message()).await.unwrap();
-            let order = order.unwrap().expect("no end");
+            let order = order?.ok_or_else(|| Status::ok("ended"))?;
             let operation = match order.operation.as_str() {
                 "lock" => LOCK,
                 "update" => {
                     rounds += 1;
+                    self.version = order.version;
                     let tables = order.tables.as_ref().unwrap();
                     let hosts = tables.entries.get(entity).map_or(0, |t| t.load_map.len());
                     complete = hosts == count;
@@ -155,7 +161,7 @@ impl Sidecar {
             };
             self.ack(operation, order.version).await;
             if complete && operation == UNLOCK {
-                return rounds;
+                return Ok(rounds);
             }
         }
     }

@@ -1,0 +1,325 @@
+//! Which replica serves. One replica serves at once; several elect a leader among themselves.
+//!
+//! ```text
+//!  Driver ──canvass, elect──► openraft ◄──Wire──► the other replicas   (network.rs)
+//!     │                           └── Store: term and membership, in memory
+//!     └── Ledger: who heard whom, when (pure) ──► Role ──► owner, server
+//! ```
+//! The library counts votes and terms. When to stand for election is decided here: only a replica
+//! whose majority knows no leader stands, so that one that was cut off does not unseat a leader by
+//! coming back. Leading ends by the ledger, not by the library, which goes on without a quorum.
+//! Source: none; the election port is private between replicas of one version.
+//!
+//! Deliberately absent: anything on disk. If a majority forgets its votes at the same moment, terms
+//! begin anew; the tables are rebuilt from the streams in any case.
+
+pub(crate) mod ledger;
+mod network;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use openraft::{Raft, SnapshotPolicy};
+use runtime::{ReadyGuard, Scope, clock, random};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use transport::tls::{Alpn, ClientAuth};
+use transport::{Server, Svid};
+
+use network::{Replica, Standing, Wires};
+use store::Types;
+
+/// Time between two signs of life of a leader, and the library's limit for the answer: four may be
+/// lost on a busy machine before leadership is.
+const HEARTBEAT: Duration = Duration::from_millis(120);
+/// The library's limit of one question for votes; its own election timer is off.
+const VOTE: Duration = Duration::from_millis(250);
+/// Limit of other questions between replicas.
+const ASK: Duration = Duration::from_millis(200);
+/// Replicas that miss their leader stand for election after a random part of this time, so that
+/// rarely two do at once.
+const STAGGER: Duration = Duration::from_millis(150);
+/// Pause after a try.
+const RETRY: Duration = Duration::from_millis(150);
+/// Log entries, one per change of the leader, after which the log is cut.
+const LOG: u64 = 64;
+/// Pod names resolve late: time between tries to open the election port, and how many.
+const LISTEN: (Duration, u32) = (Duration::from_millis(500), 240);
+
+/// What this replica does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// No leader is known.
+    Nobody,
+    /// Another replica serves.
+    Follower,
+    /// This replica serves.
+    Leader {
+        /// Grows with each change of the leader, from 0.
+        epoch: u64,
+    },
+}
+
+/// The replicas as configured.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Id of this replica.
+    pub id: String,
+    /// `host:port` of the election port of each, by id.
+    pub members: BTreeMap<String, String>,
+}
+
+impl Cluster {
+    /// The `host:port` to listen on.
+    fn own_address(&self) -> &str {
+        self.members.get(&self.id).map_or("", String::as_str)
+    }
+}
+
+/// Starts the election; the answer says what this replica does. `ending` is cancelled when the
+/// process was asked to stop and leadership has been handed over.
+///
+/// # Errors
+/// The election port of a single replica is taken, or the addresses are none.
+pub(crate) async fn start(
+    cluster: &Cluster,
+    svid: Option<&Svid>,
+    ready: ReadyGuard,
+    ending: CancellationToken,
+    scope: &Scope,
+) -> anyhow::Result<watch::Receiver<Role>> {
+    if cluster.members.len() == 1 {
+        let listener = listen(cluster.own_address()).await.context("open the election port")?;
+        ready.set_ready();
+        let scope_of_task = scope.clone();
+        scope.spawn("placement-election", async move {
+            let answered = answer(listener, &scope_of_task).await;
+            ending.cancel();
+            answered
+        });
+        return Ok(watch::channel(Role::Leader { epoch: 0 }).1);
+    }
+    let (roles, answer) = watch::channel(Role::Nobody);
+    let numbered = cluster.members.iter().zip(0..);
+    let id = numbered.clone().find(|((id, _), _)| **id == cluster.id).map(|(_, number)| number);
+    let addresses = numbered.map(|((_, address), number)| (number, address.clone())).collect();
+    let identity = svid.map(|svid| (svid.clone(), svid.current().id().clone()));
+    let replica =
+        Arc::new(Replica::new(id.context("this replica has no number")?, addresses, identity));
+    tracing::info!(target: "dapr.placement.server", "Node id={} is waiting for leadership", cluster.id);
+    let (address, task_scope) = (cluster.own_address().to_owned(), scope.clone());
+    scope.spawn("placement-election", async move {
+        let stop = ending.clone().drop_guard();
+        let token = task_scope.token().clone();
+        let Some(listener) = token.run_until_cancelled(listen_late(&address)).await else {
+            return Ok(());
+        };
+        serve(listener?, &replica, ending.clone(), &task_scope)?;
+        let driver = Driver::start(replica, roles).await?;
+        ready.set_ready();
+        driver.run(&task_scope).await?;
+        drop(stop);
+        Ok(())
+    });
+    Ok(answer)
+}
+
+/// One replica needs no election, but tools probe the port: whoever connects is hung up on.
+async fn answer(listener: TcpListener, scope: &Scope) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = scope.token().cancelled() => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok((connection, _)) => drop(connection),
+                // Out of descriptors: those who wait are served when there are some again.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+async fn listen(address: &str) -> anyhow::Result<TcpListener> {
+    let (host, port) = address
+        .rsplit_once(':')
+        .with_context(|| format!("election address {address:?} is not host:port"))?;
+    let port = port.parse().with_context(|| format!("port of election address {address:?}"))?;
+    runtime::listen(host.trim_start_matches('[').trim_end_matches(']'), port).await
+}
+
+async fn listen_late(address: &str) -> anyhow::Result<TcpListener> {
+    let mut tries = 0;
+    loop {
+        match listen(address).await {
+            Err(error) if tries < LISTEN.1 => {
+                tracing::warn!(target: "dapr.placement.raft", "election port: {error:#}; trying again");
+            }
+            done => return done.context("open the election port"),
+        }
+        tries += 1;
+        tokio::time::sleep(random::jittered(LISTEN.0, 0.5)).await;
+    }
+}
+
+fn serve(
+    listener: TcpListener,
+    replica: &Arc<Replica>,
+    ending: CancellationToken,
+    scope: &Scope,
+) -> anyhow::Result<()> {
+    let mut server =
+        Server::new("placement-peers", listener, network::router(replica.clone())).drain(ASK);
+    if let Some((svid, _)) = &replica.identity {
+        server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
+    }
+    scope.spawn("placement-peers", server.run_until(ending));
+    Ok(())
+}
+
+/// Stands for election when it should, and says what this replica does.
+struct Driver {
+    replica: Arc<Replica>,
+    raft: Raft<Types>,
+    roles: watch::Sender<Role>,
+    /// While nobody leads: when to stand for election.
+    next_try: Option<Instant>,
+    /// Tries since a leader was known.
+    tries: u64,
+}
+
+impl Driver {
+    async fn start(replica: Arc<Replica>, roles: watch::Sender<Role>) -> anyhow::Result<Self> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "placement".to_owned(),
+            heartbeat_interval: millis(HEARTBEAT),
+            election_timeout_min: millis(VOTE),
+            election_timeout_max: millis(ledger::LEASE),
+            enable_elect: false,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(LOG),
+            max_in_snapshot_log_to_keep: 0,
+            ..openraft::Config::default()
+        };
+        let store = replica.store.clone();
+        let wires = Wires(replica.clone());
+        let config = Arc::new(config.validate()?);
+        let raft = Raft::new(replica.id, config, wires, store.clone(), store).await?;
+        // Set once, here.
+        let _ = replica.raft.set(raft.clone());
+        Ok(Self { replica, raft, roles, next_try: None, tries: 0 })
+    }
+
+    async fn run(mut self, scope: &Scope) -> anyhow::Result<()> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let wake = self.look(clock::monotonic())?;
+            let tired = async {
+                tokio::time::sleep_until(wake.into()).await;
+            };
+            tokio::select! {
+                () = scope.token().cancelled() => break,
+                changed = metrics.changed() => changed.context("the election has stopped")?,
+                () = self.replica.news.notified() => {}
+                () = tired => {}
+            }
+            if self.next_try.is_some_and(|at| at <= clock::monotonic()) {
+                self.campaign().await?;
+            }
+        }
+        self.hand_over().await;
+        self.roles.send_replace(Role::Nobody);
+        // An error here says that it had stopped already.
+        let _ = self.raft.shutdown().await;
+        Ok(())
+    }
+
+    /// Finds out what this replica does now, and until when that needs no second look.
+    fn look(&mut self, now: Instant) -> anyhow::Result<Instant> {
+        let (elected, term) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.running_state.clone().context("the election has failed")?;
+            (metrics.state.is_leader(), metrics.current_term)
+        };
+        let ledger = self.replica.ledger();
+        let until = if elected { ledger.leads_until(term) } else { ledger.follows_until() };
+        let (role, wake) = match until.filter(|until| now < *until) {
+            Some(until) if elected => (Role::Leader { epoch: term.saturating_sub(1) }, until),
+            Some(until) => (Role::Follower, until),
+            None => (Role::Nobody, now + RETRY),
+        };
+        drop(ledger);
+        if role != Role::Nobody {
+            (self.next_try, self.tries) = (None, 0);
+        } else if !elected {
+            self.next_try.get_or_insert_with(|| now + STAGGER.mul_f64(random::fraction()));
+        }
+        self.roles.send_if_modified(|was| std::mem::replace(was, role) != role);
+        Ok(self.next_try.unwrap_or(wake).min(wake))
+    }
+
+    /// Asks everybody, and stands if a majority knows no leader either.
+    async fn campaign(&mut self) -> anyhow::Result<()> {
+        self.next_try = Some(clock::monotonic() + RETRY + STAGGER.mul_f64(random::fraction()));
+        if !self.replica.ledger().may_vote(clock::monotonic()) {
+            return Ok(());
+        }
+        let mut questions = JoinSet::new();
+        for other in self.replica.others() {
+            let replica = self.replica.clone();
+            questions.spawn(async move { replica.ask(other, "/standing", &(), ASK).await.ok() });
+        }
+        let standings: Vec<Standing> = questions.join_all().await.into_iter().flatten().collect();
+        let free = 1 + standings.iter().filter(|s| s.free).count();
+        if free < self.replica.ledger().majority() {
+            return Ok(());
+        }
+        self.tries += 1;
+        let own = self.replica.store.last();
+        if standings.iter().any(|s| s.log > own) {
+            return Ok(()); // it would not get that vote; the other stands itself
+        }
+        if self.replica.ledger().leader(clock::monotonic()).is_some() {
+            return Ok(()); // somebody was faster
+        }
+        if own.is_some() {
+            self.raft.trigger().elect().await?;
+        } else if self.tries > self.replica.id {
+            // The first replica begins a new cluster; the others only if it does not.
+            let members: BTreeSet<u64> = self.replica.addresses.keys().copied().collect();
+            // Fails if another replica was faster.
+            let _ = self.raft.initialize(members).await;
+        }
+        Ok(())
+    }
+
+    /// Makes another replica the leader, if this is one, and serves until it is.
+    async fn hand_over(&self) {
+        let mut metrics = self.raft.metrics();
+        let (elected, term) = {
+            let now = metrics.borrow_and_update();
+            (now.state.is_leader(), now.current_term)
+        };
+        let (successor, until) = {
+            let ledger = self.replica.ledger();
+            (ledger.freshest(term), ledger.leads_until(term))
+        };
+        let (true, Some(successor), Some(until)) = (elected, successor, until) else { return };
+        self.replica.yields.store(true, Ordering::Relaxed);
+        self.raft.runtime_config().heartbeat(false);
+        let asked = self.replica.ask::<()>(successor, "/succeed", &(), ASK).await;
+        if let Err(error) = asked {
+            tracing::warn!(target: "dapr.placement.raft", "no successor: {error:#}");
+            return;
+        }
+        let replaced = metrics.wait_for(|now| !now.state.is_leader());
+        if tokio::time::timeout_at(until.into(), replaced).await.is_err() {
+            tracing::warn!(target: "dapr.placement.raft", "no successor was elected in time");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What replicas say to each other on the election port: small JSON bodies over HTTP/2, with mTLS
+//! exactly when sidecars are served with it, and then only among replicas. Private between
+//! replicas of one version; whoever speaks anything else is hung up on by the HTTP layer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use identity::SpiffeId;
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, LogId, Raft};
+use runtime::clock;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service as _, ServiceExt as _};
+use transport::{Peer, Svid};
+
+use super::ledger::Ledger;
+use super::store::{Store, Types};
+
+/// Body of one message; they are a few hundred bytes long.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Pause before a replica that does not answer is spoken to again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How much earlier than the library an unanswered message is given up.
+const NOTICE: Duration = Duration::from_millis(10);
+
+/// Failures in a row after which a connection is made anew: the replica may have another address.
+const PATIENCE: u32 = 3;
+
+/// How one replica is placed, asked before anybody stands for election.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// It would vote, and knows no leader.
+    pub(super) free: bool,
+    /// The last entry of its log; none if it has not taken part since it started. Nobody votes
+    /// for a replica whose log ends before its own.
+    pub(super) log: Option<LogId<u64>>,
+}
+
+/// This replica among the others.
+pub(super) struct Replica {
+    /// Its number: its position among the sorted ids.
+    pub(super) id: u64,
+    /// `host:port` of each replica's election port.
+    pub(super) addresses: BTreeMap<u64, String>,
+    /// With mTLS: its certificate, and the id that all replicas share.
+    pub(super) identity: Option<(Svid, SpiffeId)>,
+    pub(super) raft: OnceLock<Raft<Types>>,
+    pub(super) store: Store,
+    /// It leads and wants to be replaced.
+    pub(super) yields: AtomicBool,
+    /// Something was heard or acknowledged.
+    pub(super) news: Notify,
+    ledger: Mutex<Ledger>,
+    links: Mutex<HashMap<u64, Link>>,
+}
+
+#[derive(Default)]
+struct Link {
+    channel: Option<Channel>,
+    failures: u32,
+}
+
+impl Replica {
+    pub(super) fn new(
+        id: u64,
+        addresses: BTreeMap<u64, String>,
+        identity: Option<(Svid, SpiffeId)>,
+    ) -> Self {
+        let ledger = Ledger::new(addresses.len(), clock::monotonic());
+        Self {
+            id,
+            addresses,
+            identity,
+            raft: OnceLock::new(),
+            store: Store::default(),
+            yields: AtomicBool::new(false),
+            news: Notify::new(),
+            ledger: Mutex::new(ledger),
+            links: Mutex::default(),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The other replicas.
+    pub(super) fn others(&self) -> impl Iterator<Item = u64> {
+        self.addresses.keys().copied().filter(|id| *id != self.id)
+    }
+
+    /// It was elected and has not been replaced since.
+    fn is_elected(&self) -> bool {
+        self.raft.get().is_some_and(|raft| raft.metrics().borrow().state.is_leader())
+    }
+
+    /// Until when nobody else can lead, if it was elected.
+    fn leads_until(&self) -> Option<Instant> {
+        let term = self.raft.get()?.metrics().borrow().current_term;
+        self.ledger().leads_until(term)
+    }
+
+    fn raft(&self) -> Result<&Raft<Types>, Unheard> {
+        self.raft.get().ok_or(Unheard)
+    }
+
+    /// Sends a message to another replica and waits for its answer, `limit` at most.
+    pub(super) async fn ask<A: DeserializeOwned>(
+        &self,
+        target: u64,
+        path: &'static str,
+        message: &impl Serialize,
+        limit: Duration,
+    ) -> anyhow::Result<A> {
+        let body = serde_json::to_vec(message)?;
+        let channel = self.channel(target)?;
+        let answer = tokio::time::timeout(limit, exchange(channel, path, body)).await;
+        let answer = answer.context("no answer in time").flatten();
+        self.judge(target, answer.is_ok());
+        Ok(serde_json::from_slice(&answer?)?)
+    }
+
+    fn channel(&self, target: u64) -> anyhow::Result<Channel> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(target).or_default();
+        if let Some(channel) = &link.channel {
+            return Ok(channel.clone());
+        }
+        let address = self.addresses.get(&target).context("no such replica")?;
+        let channel = match &self.identity {
+            Some((svid, id)) => transport::channel(svid, address, id.clone())?,
+            None => Endpoint::from_shared(format!("http://{address}"))?.connect_lazy(),
+        };
+        link.channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// Names are resolved when a connection is made, so one that fails again and again is dropped.
+    fn judge(&self, target: u64, answered: bool) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = links.entry(target).or_default();
+        let failed = std::mem::take(&mut link.failures);
+        let address = self.addresses.get(&target).map_or("", String::as_str);
+        if answered {
+            if failed >= PATIENCE {
+                tracing::info!(target: "dapr.placement.raft", address, "replica answers again");
+            }
+            return;
+        }
+        link.failures = failed + 1;
+        if link.failures.is_multiple_of(PATIENCE) {
+            link.channel = None;
+        }
+        if link.failures == PATIENCE {
+            tracing::warn!(target: "dapr.placement.raft", address, "replica does not answer");
+        }
+    }
+}
+
+async fn exchange(mut channel: Channel, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    let body = tonic::body::Body::new(Body::from(body));
+    let json = "application/json";
+    let request = axum::http::Request::post(path).header("content-type", json).body(body)?;
+    let answer = channel.ready().await?.call(request).await?;
+    ensure!(answer.status() == StatusCode::OK, "answered {}", answer.status());
+    Ok(axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await?.into())
+}
+
+/// A message that this replica does not answer, now or ever.
+#[derive(Debug)]
+struct Unheard;
+
+impl IntoResponse for Unheard {
+    fn into_response(self) -> Response {
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
+    }
+}
+
+impl<E: std::error::Error> From<RaftError<u64, E>> for Unheard {
+    fn from(_: RaftError<u64, E>) -> Self {
+        Self // the cause is in the log of the part that failed
+    }
+}
+
+/// The routes of the election port.
+pub(super) fn router(replica: Arc<Replica>) -> Router {
+    Router::new()
+        .route("/append", post(append))
+        .route("/vote", post(vote))
+        .route("/snapshot", post(snapshot))
+        .route("/standing", post(standing))
+        .route("/succeed", post(succeed))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(replica.clone(), only_replicas))
+        .with_state(replica)
+}
+
+/// With mTLS only a certificate with our own id is one of us.
+async fn only_replicas(State(us): State<Arc<Replica>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.id.as_ref());
+    match &us.identity {
+        Some((_, id)) if peer != Some(id) => StatusCode::FORBIDDEN.into_response(),
+        _ => next.run(request).await,
+    }
+}
+
+async fn append(
+    State(us): State<Arc<Replica>>,
+    Json(message): Json<AppendEntriesRequest<Types>>,
+) -> Result<Json<AppendEntriesResponse<u64>>, Unheard> {
+    let leader = message.vote.leader_id().voted_for();
+    let answer = us.raft()?.append_entries(message).await?;
+    if let (false, Some(leader)) = (matches!(answer, AppendEntriesResponse::HigherVote(_)), leader)
+    {
+        us.ledger().hear(leader, clock::monotonic());
+        us.news.notify_one();
+    }
+    Ok(Json(answer))
+}
+
+async fn vote(
+    State(us): State<Arc<Replica>>,
+    Json(message): Json<VoteRequest<u64>>,
+) -> Result<Json<VoteResponse<u64>>, Unheard> {
+    let now = clock::monotonic();
+    // A leader in the library's eyes would vote for anybody.
+    let content = us.is_elected()
+        && !us.yields.load(Ordering::Relaxed)
+        && us.leads_until().is_some_and(|until| now < until);
+    if content || !us.ledger().may_vote(now) {
+        return Err(Unheard);
+    }
+    Ok(Json(us.raft()?.vote(message).await?))
+}
+
+async fn snapshot(
+    State(us): State<Arc<Replica>>,
+    Json(message): Json<InstallSnapshotRequest<Types>>,
+) -> Result<Json<InstallSnapshotResponse<u64>>, Unheard> {
+    Ok(Json(us.raft()?.install_snapshot(message).await?))
+}
+
+async fn standing(State(us): State<Arc<Replica>>) -> Result<Json<Standing>, Unheard> {
+    us.raft()?;
+    let log = us.store.last();
+    let leads = us.is_elected();
+    let now = clock::monotonic();
+    let ledger = us.ledger();
+    let free = ledger.may_vote(now) && !leads && ledger.leader(now).is_none();
+    Ok(Json(Standing { free, log }))
+}
+
+/// The leader stops and has chosen this replica. It votes for it, so the lease is no obstacle.
+async fn succeed(State(us): State<Arc<Replica>>) -> Result<Json<()>, Unheard> {
+    us.raft()?.trigger().elect().await.map_err(|_| Unheard)?;
+    Ok(Json(()))
+}
+
+/// The way of the library to another replica.
+pub(super) struct Wire {
+    pub(super) us: Arc<Replica>,
+    pub(super) target: u64,
+}
+
+/// Makes them.
+pub(super) struct Wires(pub(super) Arc<Replica>);
+
+impl RaftNetworkFactory<Types> for Wires {
+    type Network = Wire;
+
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Wire {
+        Wire { us: self.0.clone(), target }
+    }
+}
+
+type Failed<E = openraft::error::Infallible> = RPCError<u64, EmptyNode, RaftError<u64, E>>;
+
+impl Wire {
+    async fn ask<A: DeserializeOwned, E: std::error::Error>(
+        &self,
+        path: &'static str,
+        message: &impl Serialize,
+        option: &RPCOption,
+    ) -> Result<A, Failed<E>> {
+        // A little less than the library waits, so that a silent replica is noticed here.
+        let limit = option.hard_ttl().saturating_sub(NOTICE);
+        let answer = self.us.ask(self.target, path, message, limit).await;
+        answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&Unanswered(error))))
+    }
+}
+
+/// Another replica did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct Unanswered(anyhow::Error);
+
+impl RaftNetwork<Types> for Wire {
+    async fn append_entries(
+        &mut self,
+        message: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, Failed> {
+        let (sent, term) = (clock::monotonic(), message.vote.leader_id().get_term());
+        let answer = self.ask("/append", &message, &option).await?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.us.ledger().acknowledge(self.target, term, sent);
+            self.us.news.notify_one();
+        }
+        Ok(answer)
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        message: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, Failed<InstallSnapshotError>> {
+        self.ask("/snapshot", &message, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        message: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, Failed> {
+        self.ask("/vote", &message, &option).await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(PAUSE))
+    }
+}
