@@ -24,6 +24,8 @@ pub mod machine;
 pub mod operator_fanout;
 pub mod operator_memory;
 pub mod picture;
+pub mod placement_hosts;
+pub mod placement_join;
 pub mod plane;
 pub mod programs;
 pub mod report;

@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    install::Install, operator_fanout::OperatorFanout, operator_memory::OperatorMemory, row::Row,
-    start::Start,
+    install::Install, operator_fanout::OperatorFanout, operator_memory::OperatorMemory,
+    placement_join::PlacementJoin, row::Row, start::Start,
 };
 
 /// All rows.
@@ -15,6 +15,7 @@ pub fn all() -> Vec<Box<dyn Row>> {
         Box::new(OperatorMemory::LARGE),
         Box::new(OperatorFanout),
         Box::new(Install),
+        Box::new(PlacementJoin),
     ]
 }
 

@@ -1,0 +1,166 @@
+//! Row `placement-join`: hosts join a namespace, one is replaced, the leader of three replicas is
+//! lost.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{Scratch, Service, environment};
+use runtime::clock::monotonic;
+use rustix::process::Signal;
+
+use crate::{
+    load,
+    placement_hosts::Hosts,
+    plane::{Running, Start},
+    programs::Programs,
+    row::{Prepared, Reading, Row, Side, Size, Unit},
+    usage::{megabytes, milliseconds},
+};
+
+/// How long any step may take: a round of thousands of hosts on a small machine, with the time-outs
+/// of the other side.
+const LIMIT: Duration = Duration::from_mins(3);
+/// Replicas where the leader is lost.
+const REPLICAS: usize = 3;
+/// Hosts at those replicas.
+const BEREFT: usize = 100;
+
+/// The row.
+#[derive(Debug)]
+pub struct PlacementJoin;
+
+struct Joining {
+    programs: Programs,
+    folder: Scratch,
+    /// How many hosts join, and in what time.
+    shapes: Vec<(usize, Duration)>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Row for PlacementJoin {
+    fn name(&self) -> &'static str {
+        "placement-join"
+    }
+
+    fn about(&self) -> &'static str {
+        "N hosts with 3 actor types join one namespace, evenly within 2 or 5 seconds, and acknowledge \
+         at once, in plain text; then one is replaced. With 3 replicas and 100 hosts the leader is \
+         killed, and in another round stopped: time until every host uses one table with all"
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &[Service::Placement]
+    }
+
+    fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
+        let seconds = Duration::from_secs;
+        let full = vec![(100, seconds(2)), (500, seconds(2)), (1_000, seconds(5))];
+        Ok(Box::new(Joining {
+            programs: programs.clone(),
+            folder: Scratch::new("bench")?,
+            shapes: size.pick(full, vec![(100, seconds(2))]),
+            runtime: load::runtime()?,
+        }))
+    }
+}
+
+impl Prepared for Joining {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let mut readings = Vec::new();
+        for (count, time) in self.shapes.clone() {
+            readings.extend(self.join(side, count, time)?);
+        }
+        for (what, signal) in [("killed", Signal::KILL), ("stopped", Signal::TERM)] {
+            readings.extend(self.lose_leader(side, what, signal)?);
+        }
+        Ok(readings)
+    }
+}
+
+impl Joining {
+    fn start(&self, side: Side, name: &str, args: &[&str]) -> Result<Running> {
+        let program = self.programs.path(side, Service::Placement)?;
+        let name = format!("{}-{name}", side.name());
+        Ok(Start::new(&name, program, self.folder.path())?.args(args).ready()?.0)
+    }
+
+    fn join(&self, side: Side, count: usize, time: Duration) -> Result<Vec<Reading>> {
+        let port = environment::free_port()?;
+        let alone = format!("--initial-cluster=dapr-placement-0=127.0.0.1:{port}");
+        let server = self.start(side, "placement", &[&alone])?;
+        let (before, cpu) = (server.memory()?.rss, server.cpu()?);
+        let mut hosts = Hosts::new(vec![server.address()]);
+        let mut readings = Vec::new();
+        let mut add = |what: &str, unit, value| {
+            readings.push(Reading::new(format!("{count} hosts: {what}"), unit, value));
+        };
+        self.runtime.block_on(async {
+            let begin = monotonic();
+            hosts.join(count, time).await;
+            let joined = monotonic();
+            let table = hosts.agreed(begin, LIMIT).await?;
+            let late = table.at.saturating_duration_since(joined);
+            add("rounds", Unit::Count, number(table.version));
+            add("table after the last join", Unit::Milliseconds, milliseconds(late));
+            add("sent", Unit::Megabytes, megabytes(hosts.bytes()));
+            add("longest lock", Unit::Milliseconds, milliseconds(hosts.longest_lock()));
+            add("CPU", Unit::CpuMilliseconds, milliseconds(server.cpu()?.saturating_sub(cpu)));
+            let rss = server.memory()?.rss;
+            add("RSS", Unit::Megabytes, megabytes(rss));
+            add("RSS for them", Unit::Megabytes, megabytes(rss.saturating_sub(before)));
+
+            let replaced = monotonic();
+            hosts.leave();
+            hosts.join(1, Duration::ZERO).await;
+            let next = hosts.agreed(replaced, LIMIT).await?;
+            let took = next.at.saturating_duration_since(replaced);
+            add("one replaced", Unit::Milliseconds, milliseconds(took));
+            add("streams lost", Unit::Count, number(hosts.lost()));
+            anyhow::Ok(())
+        })?;
+        drop(hosts);
+        server.stop()?;
+        Ok(readings)
+    }
+
+    fn lose_leader(&self, side: Side, what: &str, signal: Signal) -> Result<Vec<Reading>> {
+        let ports: Vec<u16> =
+            (0..REPLICAS).map(|_| environment::free_port()).collect::<Result<_>>()?;
+        let members: Vec<String> =
+            ports.iter().enumerate().map(|(i, port)| format!("p{i}=127.0.0.1:{port}")).collect();
+        let cluster = format!("--initial-cluster={}", members.join(","));
+        let replicas: Vec<Running> = (0..REPLICAS)
+            .map(|i| self.start(side, &format!("p{i}"), &[&format!("--id=p{i}"), &cluster]))
+            .collect::<Result<_>>()?;
+        let took = self.runtime.block_on(async {
+            let mut hosts = Hosts::new(replicas.iter().map(Running::address).collect());
+            let begin = monotonic();
+            hosts.join(BEREFT, Duration::from_secs(1)).await;
+            hosts.agreed(begin, LIMIT).await?;
+            let leader = leader(&replicas)?;
+            let lost = monotonic();
+            leader.process.signal(signal)?;
+            let table = hosts.agreed(lost, LIMIT).await?;
+            anyhow::Ok(table.at.saturating_duration_since(lost))
+        })?;
+        let metric = format!("leader {what}: every host uses the new table");
+        for replica in replicas {
+            // The one that was lost has ended already.
+            replica.stop().ok();
+        }
+        Ok(vec![Reading::new(metric, Unit::Milliseconds, milliseconds(took))])
+    }
+}
+
+/// The replica that says that it leads.
+fn leader(replicas: &[Running]) -> Result<&Running> {
+    let leads = |r: &&Running| r.metric("dapr_placement_leader_status").is_ok_and(|v| v > 0.5);
+    let found = replicas.iter().find(leads);
+    ensure!(replicas.iter().filter(leads).count() == 1, "not exactly one leader");
+    found.context("no leader")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
