@@ -12,6 +12,7 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 use crate::bundle_plan::Stored;
+use crate::bundle_record::{TLS_CHAIN, TLS_KEY};
 use crate::config::BundleNames;
 
 /// Nobody but the owner reads a key.
@@ -39,11 +40,13 @@ impl BundleFiles {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
         };
-        Ok(Stored::new(
+        let native = Stored::new(
             read(&self.names.anchors)?,
             read(&self.names.issuer_chain)?,
             read(&self.names.issuer_key)?,
-        ))
+        );
+        let tls = |name: &str| read(&directory(&self.names.issuer_chain).join(name));
+        Ok(native.or_cert_manager(tls(TLS_CHAIN)?, tls(TLS_KEY)?))
     }
 
     /// Writes a CA that was just made, the key first: a crash in between leaves files that are

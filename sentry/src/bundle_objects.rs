@@ -1,25 +1,19 @@
 //! The Secret and the `ConfigMap` that hold the CA in a cluster. The chart makes them, sentry fills
 //! them; every write carries the version that was read. Source of names: Dapr 1.18, chart.
 
-use std::collections::BTreeMap;
-
 use futures::{Stream, StreamExt as _, stream};
-use identity::BundlePem;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
 
-use crate::bundle_plan::{Published, Stored};
+use crate::bundle_record::{Change, Keys, Snapshot};
+use crate::census::Census;
 use crate::cluster::brief;
-use crate::config::BundleNames;
+use crate::events::Events;
 
-const NAME: &str = "dapr-trust-bundle";
-
-/// Marks a Secret whose CA sentry wrote: the fingerprint of anchors and issuer chain. Whatever does
-/// not match was put there by somebody else.
-const ANNOTATION_GENERATED: &str = "dapr.io/generated-ca";
+/// Name of both objects.
+pub const NAME: &str = "dapr-trust-bundle";
 
 /// Why the objects could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -46,30 +40,35 @@ pub enum ObjectsError {
 pub struct BundleObjects {
     secrets: Api<Secret>,
     config_maps: Api<ConfigMap>,
-    anchors: String,
-    issuer_chain: String,
-    issuer_key: String,
-}
-
-/// Both objects as they were read.
-pub struct Snapshot {
-    secret: Secret,
-    config_map: ConfigMap,
+    keys: Keys,
+    events: Events,
+    census: Census,
 }
 
 impl BundleObjects {
     pub(crate) fn new(
         secrets: Api<Secret>,
         config_maps: Api<ConfigMap>,
-        names: &BundleNames,
+        keys: Keys,
+        events: Events,
+        census: Census,
     ) -> Self {
-        Self {
-            secrets,
-            config_maps,
-            anchors: BundleNames::key(&names.anchors),
-            issuer_chain: BundleNames::key(&names.issuer_chain),
-            issuer_key: BundleNames::key(&names.issuer_key),
-        }
+        Self { secrets, config_maps, keys, events, census }
+    }
+
+    /// Where Events about the CA go.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Who counts sidecars.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Under which keys the CA stands.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Reads both.
@@ -86,33 +85,13 @@ impl BundleObjects {
         })
     }
 
-    /// The CA in a snapshot.
-    pub fn stored(&self, snapshot: &Snapshot) -> Stored {
-        let value = |key: &str| Some(snapshot.secret.data.as_ref()?.get(key)?.0.clone());
-        Stored::new(value(&self.anchors), value(&self.issuer_chain), value(&self.issuer_key))
-    }
-
-    /// The published anchors in a snapshot.
-    pub fn published(&self, snapshot: &Snapshot) -> Published {
-        let text = snapshot.config_map.data.as_ref().and_then(|data| data.get(&self.anchors));
-        Published::ConfigMap(text.cloned())
-    }
-
-    /// Writes a CA that was just made into the Secret; its other keys stay.
+    /// Carries out a step on the Secret; what it does not speak of stays.
     ///
     /// # Errors
     /// [`ObjectsError::Conflict`] if somebody else wrote since the snapshot.
-    pub async fn save(&self, snapshot: Snapshot, pem: &BundlePem) -> Result<(), ObjectsError> {
+    pub async fn write(&self, snapshot: Snapshot, change: &Change) -> Result<(), ObjectsError> {
         let mut secret = snapshot.secret;
-        let data = secret.data.get_or_insert_with(BTreeMap::new);
-        let parts = [
-            (&self.anchors, pem.anchors.as_bytes()),
-            (&self.issuer_chain, pem.issuer_chain.as_bytes()),
-            (&self.issuer_key, pem.issuer_key.as_bytes()),
-        ];
-        data.extend(parts.map(|(key, value)| (key.clone(), ByteString(value.to_vec()))));
-        let annotations = secret.metadata.annotations.get_or_insert_with(BTreeMap::new);
-        annotations.insert(ANNOTATION_GENERATED.to_owned(), pem.fingerprint());
+        self.keys.apply(&mut secret, change);
         let written = self.secrets.replace(NAME, &PostParams::default(), &secret).await;
         written.map(drop).map_err(|e| api("update", "Secret", &e))
     }
@@ -123,8 +102,7 @@ impl BundleObjects {
     /// [`ObjectsError::Conflict`] if somebody else wrote since the snapshot.
     pub async fn publish(&self, snapshot: Snapshot, anchors: &str) -> Result<(), ObjectsError> {
         let mut config_map = snapshot.config_map;
-        let data = config_map.data.get_or_insert_with(BTreeMap::new);
-        data.insert(self.anchors.clone(), anchors.to_owned());
+        self.keys.publish(&mut config_map, anchors);
         let written = self.config_maps.replace(NAME, &PostParams::default(), &config_map).await;
         written.map(drop).map_err(|e| api("update", "ConfigMap", &e))
     }

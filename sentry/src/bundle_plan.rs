@@ -6,12 +6,23 @@
 use identity::{Bundle, BundleError, BundlePem};
 use jiff::Timestamp;
 
+/// Under which names issuer chain and key are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Dapr's, or those that flags ask for. Sentry may write them.
+    #[default]
+    Native,
+    /// Those of a Secret of the type `kubernetes.io/tls`, which cert-manager writes and renews.
+    CertManager,
+}
+
 /// The three parts as they are stored; what is empty counts as absent.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Stored {
     anchors: Option<Vec<u8>>,
     issuer_chain: Option<Vec<u8>>,
     issuer_key: Option<Vec<u8>>,
+    source: Source,
 }
 
 impl Stored {
@@ -26,7 +37,59 @@ impl Stored {
             anchors: present(anchors),
             issuer_chain: present(issuer_chain),
             issuer_key: present(issuer_key),
+            source: Source::Native,
         }
+    }
+
+    /// The same, with chain and key of cert-manager where neither has its native name. Half a
+    /// native pair is nobody else's: it stays incomplete.
+    #[must_use]
+    pub fn or_cert_manager(self, chain: Option<Vec<u8>>, key: Option<Vec<u8>>) -> Self {
+        let native = self.issuer_chain.is_some() || self.issuer_key.is_some();
+        let other = Self::new(self.anchors.clone(), chain, key);
+        if native || (other.issuer_chain.is_none() && other.issuer_key.is_none()) {
+            return self;
+        }
+        Self { source: Source::CertManager, ..other }
+    }
+
+    /// Under which names chain and key were found.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// [`identity::fingerprint`] of what is stored; `None` if something is missing.
+    pub fn fingerprint(&self) -> Option<String> {
+        Some(identity::fingerprint(self.anchors.as_deref()?, self.issuer_chain.as_deref()?))
+    }
+
+    /// Reads the three parts, with `now` as the time.
+    ///
+    /// # Errors
+    /// [`BundleRefused`] says what is missing or does not fit.
+    pub fn parse(&self, now: Timestamp) -> Result<Bundle, BundleRefused> {
+        let (Some(anchors), Some(chain), Some(key)) =
+            (&self.anchors, &self.issuer_chain, &self.issuer_key)
+        else {
+            return Err(BundleRefused::Incomplete(self.missing()));
+        };
+        Bundle::parse(anchors, chain, key, now).map_err(BundleRefused::Invalid)
+    }
+
+    /// When the issuer becomes valid.
+    pub fn starts(&self) -> Option<Timestamp> {
+        let chain = identity::CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()?;
+        Some(chain.not_before())
+    }
+
+    /// The texts, if all three are there.
+    pub fn to_pem(&self) -> Option<BundlePem> {
+        let text = |part: &Option<Vec<u8>>| String::from_utf8(part.clone()?).ok();
+        Some(BundlePem {
+            anchors: text(&self.anchors)?,
+            issuer_chain: text(&self.issuer_chain)?,
+            issuer_key: text(&self.issuer_key)?.into(),
+        })
     }
 
     /// The parts of a bundle that was just made.
@@ -93,6 +156,9 @@ pub enum BundleRefused {
         "the ConfigMap holds trust anchors but the Secret holds no CA; restore the Secret, or remove the anchors from the ConfigMap to let sentry make a new CA"
     )]
     SecretLost,
+    /// Everything is gone while a CA is in use.
+    #[error("the stored CA vanished; restore it, or restart sentry to let it make a new CA")]
+    Vanished,
     /// All parts exist and do not belong together, or cannot sign.
     #[error("the stored CA cannot be used")]
     Invalid(#[source] BundleError),
@@ -107,18 +173,13 @@ pub fn plan(stored: &Stored, published: &Published, now: Timestamp) -> Result<Pl
         Published::ConfigMap(Some(text)) if !text.trim().is_empty() => Some(text.as_bytes()),
         _ => None,
     };
-    let (Some(anchors), Some(chain), Some(key)) =
-        (&stored.anchors, &stored.issuer_chain, &stored.issuer_key)
-    else {
-        let missing = stored.missing();
-        return match (missing.len(), published_text) {
-            (3, None) => Ok(Plan::Generate),
-            (3, Some(_)) => Err(BundleRefused::SecretLost),
-            _ => Err(BundleRefused::Incomplete(missing)),
-        };
-    };
-    let bundle = Bundle::parse(anchors, chain, key, now).map_err(BundleRefused::Invalid)?;
-    let publish = *published != Published::Nowhere && published_text != Some(anchors.as_slice());
+    match (stored.missing().len(), published_text) {
+        (3, None) => return Ok(Plan::Generate),
+        (3, Some(_)) => return Err(BundleRefused::SecretLost),
+        _ => {}
+    }
+    let bundle = stored.parse(now)?;
+    let publish = *published != Published::Nowhere && published_text != stored.anchors();
     Ok(Plan::Use { bundle: Box::new(bundle), publish })
 }
 
@@ -187,6 +248,26 @@ mod tests {
         assert_eq!(outcome(&stored, &config_map(&extra_newline)), "use, publish");
         assert_eq!(outcome(&stored, &config_map(&Ca::new().pem().anchors)), "use, publish");
         assert_eq!(outcome(&stored, &Published::ConfigMap(None)), "use, publish");
+    }
+
+    #[test]
+    fn a_secret_of_cert_manager_is_used_where_the_native_names_are_not() {
+        let (ca, other) = (Ca::new(), Ca::new());
+        let part = |text: &str| Some(text.as_bytes().to_vec());
+        let root = || Stored::new(part(&ca.pem().anchors), None, None);
+        let tls = || (part(&ca.pem().issuer_chain), part(&ca.pem().issuer_key));
+        let stored = root().or_cert_manager(tls().0, tls().1);
+        assert_eq!(outcome(&stored, &Published::Nowhere), "use");
+        assert_eq!(stored.source(), Source::CertManager);
+        // The native names win, and half of them is an accident that nobody else repairs.
+        let native = Stored::from_pem(other.pem()).or_cert_manager(tls().0, tls().1);
+        assert_eq!(native, Stored::from_pem(other.pem()));
+        let half = Stored::new(part(&ca.pem().anchors), tls().0, None);
+        let text = outcome(&half.or_cert_manager(tls().0, tls().1), &Published::Nowhere);
+        assert!(text.starts_with("the stored CA is incomplete: issuer key missing"), "{text}");
+        let text = outcome(&root().or_cert_manager(tls().0, None), &Published::Nowhere);
+        assert!(text.starts_with("the stored CA is incomplete: issuer key missing"), "{text}");
+        assert_eq!(root().or_cert_manager(None, part(" ")).source(), Source::Native);
     }
 
     #[test]

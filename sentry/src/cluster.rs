@@ -19,12 +19,16 @@ use runtime::kubernetes::Precedence;
 use runtime::{ReadyGuard, Scope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::authority::Authority;
 use crate::cache::{self, Cache, Step};
 use crate::error::SignError;
 use crate::pod_identity::{PodView, Refusal, TokenOwner};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::token_reviews::{self, ReviewFailure, TokenReviews};
-use crate::{bundle_objects::BundleObjects, config::BundleNames};
+use crate::{
+    bundle_objects::BundleObjects, bundle_record::Keys, census::Census, config::BundleNames,
+    events::Events,
+};
 
 /// How long a request waits for the caches to fill after a start.
 const SYNC_WAIT: Duration = Duration::from_secs(1);
@@ -190,10 +194,36 @@ impl Kubernetes {
         let object = runtime::kubernetes::appearing(|| api.get_opt(name)).await;
         let object = object.map_err(|e| anyhow!("{}", brief(&e)))?;
         let object = object.context("config CRD not found")?;
-        let mtls = object.data.pointer("/spec/mtls").cloned().unwrap_or_default();
-        let mtls: Option<resources::Mtls> =
-            serde_json::from_value(mtls).context("read spec.mtls")?;
-        Ok(Settings::from_mtls(&mtls.unwrap_or_default())?)
+        settings_of(&object)
+    }
+
+    /// Follows the control plane's Configuration: another lifetime or clock skew counts from the
+    /// next certificate on. One that cannot be used, or is gone, changes nothing.
+    pub fn follow_settings(
+        &self,
+        namespace: &str,
+        name: &str,
+        authority: &Authority,
+        scope: &Scope,
+    ) {
+        let resource = configuration_resource();
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let authority = authority.clone();
+        spawn(scope, "settings", async move {
+            let mut events = watcher(api, only).default_backoff().boxed();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                        settings::follow(settings_of(&object), &authority);
+                    }
+                    Ok(_) => {}
+                    Err(e) => tracing::debug!(target: "dapr.sentry", error = runtime::chain(&e),
+                        "watch of the Configuration failed; trying again"),
+                }
+            }
+        });
     }
 
     /// The objects that hold the CA.
@@ -201,9 +231,17 @@ impl Kubernetes {
         BundleObjects::new(
             Api::namespaced(self.client.clone(), namespace),
             Api::namespaced(self.client.clone(), namespace),
-            names,
+            Keys::new(names),
+            Events::new(&self.client, namespace),
+            Census::new(&self.client, namespace),
         )
     }
+}
+
+fn settings_of(configuration: &DynamicObject) -> anyhow::Result<Settings> {
+    let mtls = configuration.data.pointer("/spec/mtls").cloned().unwrap_or_default();
+    let mtls: Option<resources::Mtls> = serde_json::from_value(mtls).context("read spec.mtls")?;
+    Ok(Settings::from_mtls(&mtls.unwrap_or_default())?)
 }
 
 fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -39,6 +39,17 @@ pub struct Flags {
     /// Kind of the keys of a CA that sentry makes itself: ecdsa-p256, ed25519 or rsa-2048
     #[arg(long, default_value = "ecdsa-p256", value_name = "KIND")]
     ca_key_type: String,
+    /// Lifetime of a CA that sentry makes itself, root and issuer
+    #[arg(long, default_value = "8760h", value_name = "DURATION", value_parser = go_duration)]
+    ca_lifetime: Duration,
+    /// Percent of its life at whose rest a CA that sentry made itself is replaced by the next one,
+    /// in stages and without restarts (Kubernetes mode only); 0 means never
+    #[arg(long, default_value_t = 33, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=90))]
+    ca_rotate_at: u8,
+    /// How long the old root stays trusted at least after the new one signs, for signatures that
+    /// are verified later, such as those of workflow histories
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = go_duration)]
+    ca_keep_retired: Duration,
     /// Trust domain of the control plane
     #[arg(long, default_value = "localhost", value_name = "NAME")]
     trust_domain: String,
@@ -158,6 +169,12 @@ pub struct Config {
     pub bundle: BundleNames,
     /// Keys of a CA that sentry makes itself.
     pub ca_key_kind: KeyKind,
+    /// How long such a CA lives.
+    pub ca_lifetime: Duration,
+    /// Percent of its life at whose rest it is replaced; 0 means never.
+    pub ca_rotate_at: u8,
+    /// How long its root stays trusted at least after it was replaced.
+    pub ca_keep_retired: Duration,
     /// Address of the gRPC server; empty means all.
     pub listen_address: String,
     /// Port of the gRPC server; 0 lets the kernel choose.
@@ -192,6 +209,7 @@ impl Flags {
             issuer_chain: directory.join(self.issuer_certificate_filename),
             issuer_key: directory.join(self.issuer_key_filename),
         };
+        ensure!(!self.ca_lifetime.is_zero(), "--ca-lifetime must be longer than zero");
         let trust_domain = TrustDomain::parse(&self.trust_domain)
             .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
         Ok(Config {
@@ -200,6 +218,9 @@ impl Flags {
             trust_domain,
             bundle,
             ca_key_kind: key_kind(&self.ca_key_type)?,
+            ca_lifetime: self.ca_lifetime,
+            ca_rotate_at: self.ca_rotate_at,
+            ca_keep_retired: self.ca_keep_retired,
             listen_address: self.listen_address,
             port: self.port,
         })

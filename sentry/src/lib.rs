@@ -6,7 +6,7 @@
 //!                       ├─► dns_names
 //!                       └─► authority ─► identity::Bundle::issue
 //!                              ▲
-//!  Secret + ConfigMap, files ─►keeper ─► bundle_plan (use, make, or leave alone)
+//!  Secret + ConfigMap, files ─►keeper ─► bundle_plan (use, make, or leave alone), rotation (replace)
 //!                              └─► own_svid ─► transport (the certificate that sentry serves with)
 //! ```
 //! Start reading at [`bundle_plan::plan`] (what happens to a stored CA), then `server.rs`.
@@ -19,11 +19,14 @@ pub mod authority;
 pub mod bundle_files;
 pub mod bundle_objects;
 pub mod bundle_plan;
+pub mod bundle_record;
 pub mod cache;
+pub mod census;
 pub mod cluster;
 pub mod config;
 pub mod dns_names;
 pub mod error;
+pub mod events;
 pub mod expiry;
 pub mod identify;
 pub mod keeper;
@@ -31,8 +34,13 @@ pub mod metrics;
 pub mod own_svid;
 pub mod pod_identity;
 pub mod request;
+mod rotating;
+pub mod rotation;
 pub mod server;
 pub mod settings;
+mod store;
+#[cfg(test)]
+mod store_memory;
 pub mod token_reviews;
 pub mod turns;
 
@@ -54,10 +62,11 @@ use bundle_files::BundleFiles;
 use cluster::Kubernetes;
 use config::Mode;
 use identify::{Identifier, KubernetesIdentifier};
-use keeper::{Keeper, Store};
+use keeper::{Keeper, Policy};
 use metrics::Metrics;
 use server::CaService;
 use settings::Settings;
+use store::Store;
 
 /// Ready while the gRPC port is served.
 const HEALTH_TARGET: &str = "sentry-server";
@@ -86,18 +95,10 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
     let metrics = Metrics::register(scope.metrics())?;
     let own_id = SpiffeId::new(&config.trust_domain, &config.namespace, "dapr-sentry")
         .context("name sentry's own identity")?;
-    let (identifier, store, settings) = connect(&config, &scope).await?;
-    let authority = Authority::new(settings);
-    let keeper = Keeper {
-        store,
-        authority: authority.clone(),
-        metrics: metrics.clone(),
-        trust_domain: config.trust_domain.clone(),
-        namespace: config.namespace.clone(),
-        key_kind: config.ca_key_kind,
-    };
+    let (identifier, store, authority) = connect(&config, &scope).await?;
+    let mut keeper = Keeper::new(store, authority.clone(), metrics.clone(), Policy::from(&config));
     if matches!(config.mode, Mode::Standalone { .. }) {
-        keeper.reconcile().await?;
+        Box::pin(keeper.reconcile()).await?;
     }
     scope.spawn("ca-keeper", keeper.run(scope.token().clone()));
 
@@ -119,7 +120,7 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
 }
 
 /// Who checks callers, where the CA is, and how certificates are made.
-async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, Store, Settings)> {
+async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, Store, Authority)> {
     match &config.mode {
         Mode::Standalone { configuration } => {
             let named = || format!("couldn't find config name \"{}\"", configuration.display());
@@ -129,7 +130,7 @@ async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, 
                 "standalone mode believes callers: whoever reaches the port gets any identity"
             );
             let files = BundleFiles::new(config.bundle.clone());
-            Ok((Identifier::Insecure, Store::Files(files), settings))
+            Ok((Identifier::Insecure, Store::Files(files), Authority::new(settings)))
         }
         Mode::Kubernetes { configuration, kubeconfig } => {
             runtime::refuse_root()?;
@@ -138,7 +139,9 @@ async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, 
                 .settings(&config.namespace, configuration)
                 .await
                 .with_context(|| format!("couldn't find config name {configuration:?}"))?;
+            let authority = Authority::new(settings);
             kubernetes.follow(&config.namespace, scope);
+            kubernetes.follow_settings(&config.namespace, configuration, &authority, scope);
             let objects = kubernetes.bundle_objects(&config.namespace, &config.bundle);
             let identifier = KubernetesIdentifier::new(
                 kubernetes,
@@ -146,7 +149,7 @@ async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<(Identifier, 
                 config.trust_domain.clone(),
             );
             let store = Store::Objects(Box::new(objects));
-            Ok((Identifier::Kubernetes(Arc::new(identifier)), store, settings))
+            Ok((Identifier::Kubernetes(Arc::new(identifier)), store, authority))
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use resources::{Mtls, go_duration};
 
+use crate::authority::Authority;
+
 const DEFAULT_TTL: Duration = Duration::from_hours(24);
 const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(15);
 
@@ -94,6 +96,21 @@ impl Settings {
             serde_saphyr::from_str(&expand(text, variable)).map_err(SettingsError::Yaml)?;
         let mtls = file.and_then(|file| file.spec).and_then(|spec| spec.mtls);
         Self::from_mtls(&mtls.unwrap_or_default())
+    }
+}
+
+/// Takes settings that were read while sentry runs; unusable ones leave the present ones in use.
+pub fn follow(read: anyhow::Result<Settings>, authority: &Authority) {
+    match read {
+        Ok(settings) => {
+            if authority.configure(settings) {
+                tracing::info!(target: "dapr.sentry", ttl = ?settings.ttl, clock_skew = ?settings.clock_skew,
+                    "the Configuration changed; it counts from the next certificate on");
+            }
+        }
+        Err(e) => {
+            tracing::error!(target: "dapr.sentry", "the changed Configuration cannot be used, the former one stays: {e:#}");
+        }
     }
 }
 

@@ -90,6 +90,9 @@ fn config(dir: &Path) -> Config {
             issuer_key: dir.join("issuer.key"),
         },
         ca_key_kind: KeyKind::EcdsaP256,
+        ca_lifetime: identity::SELF_SIGNED_LIFETIME,
+        ca_rotate_at: 33,
+        ca_keep_retired: Duration::ZERO,
         listen_address: String::new(),
         port: 0,
     }

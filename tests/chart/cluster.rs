@@ -207,7 +207,7 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 11] = [
+const RIGHTS: [(&str, &str, &str, &str); 12] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
     ("dapr-operator", "create", "events.events.k8s.io", "apps"),
@@ -217,6 +217,7 @@ const RIGHTS: [(&str, &str, &str, &str); 11] = [
     ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
     ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
+    ("dapr-sentry", "create", "events", NAMESPACE),
     ("dapr-injector", "patch", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
     ("dapr-placement", "get", "configmaps/dapr-trust-bundle", NAMESPACE),
 ];

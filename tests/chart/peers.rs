@@ -39,6 +39,9 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
         "dapr_operator.webhookPort=29443",
         "dapr_sidecar_injector.webhookPort=24000",
         "dapr_sentry.caKeyType=ed25519",
+        "dapr_sentry.caLifetime=720h",
+        "dapr_sentry.caRotateAt=0",
+        "dapr_sentry.caKeepRetired=48h",
         "dapr_placement.metadataEnabled=true",
     ];
     for sets in [&[][..], &["global.prometheus.enabled=false"], &everything] {

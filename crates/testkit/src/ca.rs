@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use identity::{
     Bundle, BundlePem, CertChain, GenerateOptions, KeyKind, LeafRequest, PrivateKey, SpiffeId,
-    TrustAnchors, TrustDomain,
+    Succession, TrustAnchors, TrustDomain,
 };
 use jiff::Timestamp;
 
@@ -73,15 +73,19 @@ impl Ca {
     #[expect(clippy::unwrap_used, reason = "a test without a CA cannot go on")]
     pub fn with_lifetime(lifetime: Duration) -> Self {
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN).unwrap();
-        let options = GenerateOptions {
-            trust_domain: &trust_domain,
-            issuer_name: "throw-away".to_owned(),
-            clock_skew: SKEW,
-            key_kind: KeyKind::EcdsaP256,
-            lifetime,
-        };
-        let (bundle, pem) = Bundle::generate(&options, now()).unwrap();
+        let (bundle, pem) = Bundle::generate(&options(&trust_domain, lifetime), now()).unwrap();
         Self { bundle, pem }
+    }
+
+    /// What takes the place of this CA in a rotation.
+    ///
+    /// # Panics
+    /// The crypto library fails, or this CA has expired.
+    #[expect(clippy::unwrap_used, reason = "a test without a CA cannot go on")]
+    pub fn successor(&self) -> Succession {
+        let trust_domain = TrustDomain::parse(TRUST_DOMAIN).unwrap();
+        let options = options(&trust_domain, identity::SELF_SIGNED_LIFETIME);
+        self.bundle.successor(&options, now()).unwrap()
     }
 
     /// A new SVID `spiffe://cluster.local/ns/<namespace>/<app>` with an Ed25519 key.
@@ -121,6 +125,16 @@ impl Ca {
     /// The CA as sentry uses it.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+}
+
+fn options(trust_domain: &TrustDomain, lifetime: Duration) -> GenerateOptions<'_> {
+    GenerateOptions {
+        trust_domain,
+        issuer_name: "throw-away".to_owned(),
+        clock_skew: SKEW,
+        key_kind: KeyKind::EcdsaP256,
+        lifetime,
     }
 }
 

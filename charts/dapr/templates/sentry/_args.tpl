@@ -17,6 +17,20 @@
 - --ca-key-type
 - {{ . }}
 {{- end }}
+{{- with dig "caLifetime" "" .Values.dapr_sentry }}
+- --ca-lifetime
+- {{ . | quote }}
+{{- end }}
+{{- /* Not `with`: 0 is a value. */}}
+{{- $rotateAt := dig "caRotateAt" "" .Values.dapr_sentry | toString }}
+{{- if $rotateAt }}
+- --ca-rotate-at
+- {{ $rotateAt | quote }}
+{{- end }}
+{{- with dig "caKeepRetired" "" .Values.dapr_sentry }}
+- --ca-keep-retired
+- {{ . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- define "dapr.sentry.ports" -}}

@@ -19,6 +19,10 @@
   resources: [secrets, configmaps]
   resourceNames: [dapr-trust-bundle]
   verbs: [get, list, watch, update]
+# What happens to the CA.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
 - apiGroups: [dapr.io]
   resources: [configurations]
   verbs: [get, list, watch]
