@@ -4,13 +4,16 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::admission::AdmissionClient;
-use crate::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
+use crate::{
+    ApiBed, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http, process,
+    until,
+};
 
 /// Namespace of the control plane.
 pub const NAMESPACE: &str = "dapr-system";
@@ -25,6 +28,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("SIDECAR_IMAGE_PULL_POLICY", "IfNotPresent"),
     ("KUBE_CLUSTER_DOMAIN", "cluster.local"),
 ];
+/// Label of pods for which the webhook is not called.
+const UNCALLED: &str = "trilby.test/uncalled";
 /// Enough for a process to start on a machine that others use too.
 const START_SECONDS: u64 = 60;
 
@@ -78,18 +83,14 @@ impl InjectorBed {
         kubeconfig(&bed, &scratch, "kubeconfig", "dapr-injector")?;
         let port = environment::free_port()?;
         register(&bed, port)?;
-        let spawn = spawn(&scratch, "injector", build_binary("injector")?, sentry_port)
-            .env("MARK_SKIPPED_PODS", "true")
-            .env("INJECTION_EVENTS", "true");
-        let injector = Injector::start(spawn, port)?;
+        let injector = Injector::start(ours(&scratch, "injector", sentry_port)?, port)?;
         let installed = Self { injector, sentry, sentry_port, bed, scratch };
         installed.wait_until_called()?;
         Ok(installed)
     }
 
     /// One more injector, which kube-apiserver does not call: `program` is ours or the
-    /// reference's, with the same settings but for these
-    /// flags and variables.
+    /// reference's, with the same settings but for these flags and variables.
     ///
     /// # Errors
     /// As [`InjectorBed::start`].
@@ -112,9 +113,7 @@ impl InjectorBed {
     /// # Errors
     /// As [`InjectorBed::start`].
     pub fn restart_injector(&mut self) -> Result<()> {
-        let spawn = spawn(&self.scratch, "injector", build_binary("injector")?, self.sentry_port)
-            .env("MARK_SKIPPED_PODS", "true")
-            .env("INJECTION_EVENTS", "true");
+        let spawn = ours(&self.scratch, "injector", self.sentry_port)?;
         self.injector = Injector::start(spawn, self.injector.port)?;
         Ok(())
     }
@@ -142,6 +141,48 @@ impl InjectorBed {
     /// Port of sentry on 127.0.0.1.
     pub fn sentry_port(&self) -> u16 {
         self.sentry_port
+    }
+
+    /// The injector of the next version beside the one that is called, as in a rolling upgrade.
+    ///
+    /// # Errors
+    /// As [`InjectorBed::start`].
+    pub fn next_injector(&self) -> Result<Injector> {
+        let spawn = ours(&self.scratch, "next-injector", self.sentry_port)?;
+        Injector::start(spawn, environment::free_port()?)
+    }
+
+    /// Makes kube-apiserver call another port of this machine.
+    ///
+    /// # Errors
+    /// When the registration is gone.
+    pub fn call_port(&self, port: u16) -> Result<()> {
+        let place = "/webhooks/0/clientConfig/service/port";
+        let patch = json!([{"op": "replace", "path": place, "value": port}]).to_string();
+        let object = ["mutatingwebhookconfiguration", WEBHOOK];
+        let args = [&["patch"], &object[..], &["--type=json", "-p", &patch]].concat();
+        self.bed.kubectl(&args).map(drop)
+    }
+
+    /// Puts the chart's admission guard in force.
+    ///
+    /// # Errors
+    /// When the chart does not render or the API server refuses the policy.
+    pub fn guard(&self) -> Result<()> {
+        let mut helm = Command::new(Tool::HELM.path()?);
+        helm.arg("template").arg("dapr").arg(environment::workspace().join("charts/dapr"));
+        helm.args(["--namespace", NAMESPACE, "--set", "global.controlPlane.registry=none"]);
+        helm.args(["--show-only", "templates/sidecar-injector/guard.yaml"]);
+        self.bed.apply(&process::output(&mut helm)?)?;
+        // It is in force when it denies; it looks after the webhook, which passes this pod by.
+        let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
+        probe["metadata"]["namespace"] = json!("default");
+        probe["metadata"]["labels"] = json!({UNCALLED: "true"});
+        until(Deadline::seconds(START_SECONDS), "the guard to be in force", || {
+            let answer = self.kubectl(&["create", "--dry-run=server", "-f", "-"], &probe)?;
+            let words = String::from_utf8_lossy(&answer.stderr);
+            Ok(words.contains("dapr-sidecar-guard").then_some(()))
+        })
     }
 
     /// Sends reviews to an injector of this bed as kube-apiserver does.
@@ -253,6 +294,13 @@ fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> S
         .env("DAPR_SENTRY_TOKEN_FILE", file("token"))
         .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
         .env_remove("KUBERNETES_SERVICE_HOST")
+}
+
+/// Ours as the chart starts it.
+fn ours(scratch: &Scratch, name: &str, sentry_port: u16) -> Result<Spawn> {
+    Ok(spawn(scratch, name, build_binary("injector")?, sentry_port)
+        .env("MARK_SKIPPED_PODS", "true")
+        .env("INJECTION_EVENTS", "true"))
 }
 
 /// A pod of one container.
@@ -398,7 +446,9 @@ webhooks:
   - {{apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE]}}
   namespaceSelector:
     matchExpressions: [{{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system]}}]
+  objectSelector: {{matchExpressions: [{{key: {UNCALLED}, operator: DoesNotExist}}]}}
   failurePolicy: Ignore
+  timeoutSeconds: 5
   sideEffects: NoneOnDryRun
   admissionReviewVersions: [v1, v1beta1]
 "#

@@ -1,0 +1,127 @@
+//! The injector comes late, goes away, hangs, is replaced. Whatever happens, no annotated pod is
+//! without its sidecar afterwards, and nobody had to do anything: the guard keeps such pods out, and
+//! their controllers try again.
+//!
+//! Pods that were there before Dapr was installed are another matter: admission never sees them
+//! again. They are the operator's watchdog's.
+
+use std::net::TcpListener;
+
+use blackbox::injector_bed::{Rights, names_of, pod};
+use blackbox::{Deadline, InjectorBed, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{PATIENCE, template};
+
+/// Controllers wait longer after each failure.
+const RECOVERY: u64 = 180;
+
+fn deployment(name: &str, replicas: usize) -> Value {
+    let mut template = template(&json!({"dapr.io/app-id": name}));
+    template["metadata"]["labels"] = json!({"app": name});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": template,
+        },
+    })
+}
+
+fn pods(it: &InjectorBed, namespace: &str, app: &str) -> Vec<Value> {
+    let list = it.bed.get(&["pods", "-n", namespace, "-l", &format!("app={app}")]).unwrap();
+    list["items"].as_array().unwrap().clone()
+}
+
+fn naked(it: &InjectorBed, namespace: &str) -> Vec<String> {
+    let list = it.bed.get(&["pods", "-n", namespace]).unwrap();
+    let pods = list["items"].as_array().unwrap().iter();
+    let naked = pods.filter(|pod| !names_of(pod).contains(&"daprd".to_owned()));
+    naked.map(|pod| pod["metadata"]["name"].to_string()).collect()
+}
+
+/// A Deployment whose pods are refused as long as the injector is away.
+fn create_refused(it: &InjectorBed, namespace: &str, name: &str) {
+    let (ok, errors) = it.create(namespace, &deployment(name, 3), &[]).unwrap();
+    assert!(ok, "{errors}");
+    until(Deadline::seconds(PATIENCE), "the ReplicaSet to be told", || {
+        let events = it.bed.get(&["events", "-n", namespace])?.to_string();
+        Ok((events.contains("dapr-sidecar-guard") && events.contains(name)).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(pods(it, namespace, name), [Value::Null; 0]);
+}
+
+fn recovers(it: &InjectorBed, namespace: &str, name: &str, replicas: usize) {
+    until(Deadline::seconds(RECOVERY), &format!("the pods of {name}"), || {
+        Ok((pods(it, namespace, name).len() == replicas).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(naked(it, namespace), [""; 0]);
+}
+
+#[test]
+fn no_pod_is_without_its_sidecar_after_any_outage() {
+    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    it.guard().unwrap();
+    let namespace = it.bed.namespace("outage").unwrap();
+
+    // The cluster starts with everything registered and no injector yet.
+    it.injector.process.kill();
+    create_refused(&it, &namespace, "early");
+    let (ok, errors) =
+        it.create(&namespace, &pod("bare", &json!({"dapr.io/enabled": "true"})), &[]).unwrap();
+    assert!(!ok && errors.contains("asks for a Dapr sidecar"), "{errors}");
+    // Pods without the annotation are none of the guard's business.
+    let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
+    assert!(ok, "{errors}");
+    it.bed.kubectl(&["delete", "pod", "plain", "-n", &namespace, "--now"]).unwrap();
+    it.restart_injector().unwrap();
+    recovers(&it, &namespace, "early", 3);
+
+    // It crashes while pods are made, again and again.
+    let (ok, errors) = it.create(&namespace, &deployment("crash", 1), &[]).unwrap();
+    assert!(ok, "{errors}");
+    for replicas in [8, 16, 24] {
+        let wanted = format!("--replicas={replicas}");
+        it.bed.kubectl(&["scale", "deployment/crash", "-n", &namespace, &wanted]).unwrap();
+        it.injector.process.kill();
+        it.restart_injector().unwrap();
+    }
+    recovers(&it, &namespace, "crash", 24);
+
+    // Its network is cut: connections are taken and nothing ever answers.
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    it.call_port(hole.local_addr().unwrap().port()).unwrap();
+    create_refused(&it, &namespace, "cut");
+    it.call_port(it.injector.port).unwrap();
+    recovers(&it, &namespace, "cut", 3);
+}
+
+#[test]
+fn a_rolling_upgrade_costs_no_sidecar() {
+    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    it.guard().unwrap();
+    let namespace = it.bed.namespace("upgrade").unwrap();
+    let (ok, errors) = it.create(&namespace, &deployment("app", 1), &[]).unwrap();
+    assert!(ok, "{errors}");
+    for replicas in [20, 40] {
+        let next = it.next_injector().unwrap();
+        let wanted = format!("--replicas={replicas}");
+        it.bed.kubectl(&["scale", "deployment/app", "-n", &namespace, &wanted]).unwrap();
+        // The order of a rollout: the next is ready, the old one is told to end, and only then is
+        // it taken out of the Service.
+        it.injector.process.signal(Signal::TERM).unwrap();
+        it.call_port(next.port).unwrap();
+        let ended = until(Deadline::seconds(PATIENCE), "the old injector to end", || {
+            Ok(it.injector.process.exit_status())
+        });
+        assert_eq!(ended.unwrap().code(), Some(0));
+        it.injector = next;
+        recovers(&it, &namespace, "app", replicas);
+    }
+    let events = it.bed.get(&["events", "-n", &namespace]).unwrap().to_string();
+    assert!(!events.contains("dapr-sidecar-guard"), "a pod was refused meanwhile: {events}");
+}
