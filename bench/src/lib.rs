@@ -18,6 +18,8 @@
 pub mod cluster;
 pub mod flags;
 pub mod frame;
+pub mod https;
+pub mod injector;
 pub mod install;
 pub mod load;
 pub mod machine;
@@ -36,3 +38,4 @@ pub mod sidecars;
 pub mod start;
 pub mod stats;
 pub mod usage;
+pub mod webhook_path;

@@ -3,14 +3,17 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    install::Install, operator_fanout::OperatorFanout, operator_memory::OperatorMemory,
-    placement_join::PlacementJoin, row::Row, start::Start,
+    injector::Injector, install::Install, operator_fanout::OperatorFanout,
+    operator_memory::OperatorMemory, placement_join::PlacementJoin, row::Row, start::Start,
+    webhook_path::WebhookPath,
 };
 
 /// All rows.
 pub fn all() -> Vec<Box<dyn Row>> {
     vec![
         Box::new(Start),
+        Box::new(Injector),
+        Box::new(WebhookPath),
         Box::new(OperatorMemory::FIRST),
         Box::new(OperatorMemory::LARGE),
         Box::new(OperatorFanout),
