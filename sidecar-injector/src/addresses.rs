@@ -37,6 +37,21 @@ impl ControlPlane {
     }
 }
 
+/// The headless Service that names each pod of the scheduler. Source: Dapr 1.18, chart.
+const SCHEDULER_PODS: &str = "dapr-scheduler-server";
+/// The port of those pods. Source: Dapr 1.18, chart.
+const SCHEDULER_POD_PORT: u16 = 50006;
+
+impl ControlPlane {
+    /// Every pod of the scheduler, comma separated: what sidecars before 1.15 need, which hold a
+    /// stream to each of them and hear nothing of the others.
+    pub fn scheduler_pods(&self, replicas: u32) -> String {
+        let pod =
+            |n| self.service(&format!("{SCHEDULER_PODS}-{n}.{SCHEDULER_PODS}"), SCHEDULER_POD_PORT);
+        (0..replicas).map(pod).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// What tells a sidecar where actors live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actors {

@@ -33,7 +33,14 @@ pub fn arguments(options: &Options, id: &AppId, at: &Situation<'_>) -> (Vec<Stri
         ("--actors-disseminate-timeout", key::ANNOTATION_ACTORS_DISSEMINATE_TIMEOUT),
         options.control_plane.disseminate_timeout.as_deref(),
     );
-    let scheduler = at.settings.scheduler.then(|| at.settings.control_plane.scheduler());
+    let scheduler = at.settings.scheduler.then(|| {
+        let control_plane = &at.settings.control_plane;
+        if args.version.is_some_and(DaprdVersion::needs_each_scheduler) {
+            control_plane.scheduler_pods(at.settings.scheduler_replicas)
+        } else {
+            control_plane.scheduler()
+        }
+    });
     let scheduler = options.control_plane.scheduler.clone().or(scheduler);
     args.text("--scheduler-host-address", scheduler.as_deref());
     args.late(

@@ -11,10 +11,15 @@ use runtime::flags::{go_bool, go_duration};
 
 use crate::addresses::{self, Actors, BadServiceAddress, ControlPlane};
 use crate::allow::{AllowList, BadPattern};
-use crate::settings::{Security, Settings, Toleration};
+use crate::defaults::{BadDefaults, Defaults};
+use crate::settings::{NativeDefault, Security, Settings, Toleration};
 
 /// Where the chart's predecessors mounted the trust anchors.
 const ANCHORS_FILE: &str = "/var/run/dapr.io/tls/ca.crt";
+/// Pods of the scheduler. Source: Dapr 1.18, chart.
+const SCHEDULER_REPLICAS: u32 = 3;
+/// More would be a slip of the pen, and each is an address in an argument.
+const MAX_SCHEDULER_REPLICAS: u32 = 99;
 /// Default directory of the sockets of pluggable components.
 const SOCKETS_FOLDER: &str = "/tmp/dapr-components-sockets";
 
@@ -32,6 +37,9 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub scheduler_enabled: bool,
+    /// PEM file of the CA of the API server's client certificate; without it none is asked for
+    #[arg(long, value_name = "PATH")]
+    pub client_ca_file: Option<PathBuf>,
     /// How long to go on serving after a stop signal, while the API server learns of it
     #[arg(long, default_value = "5s", value_parser = go_duration, value_name = "DURATION")]
     pub shutdown_delay: Duration,
@@ -59,6 +67,8 @@ pub struct Config {
     pub port: u16,
     /// Address that the webhook listens on; empty means all.
     pub listen_address: String,
+    /// PEM file of the CA whose clients may call; all may without it.
+    pub client_ca_file: Option<PathBuf>,
     /// How long to go on serving after a stop signal.
     pub shutdown_delay: Duration,
     /// Kubeconfig outside of a cluster.
@@ -109,6 +119,9 @@ pub enum ConfigError {
     /// An entry of the allow-list.
     #[error("environment variable ALLOWED_SERVICE_ACCOUNTS")]
     AllowedServiceAccounts(#[from] BadPattern),
+    /// Defaults for annotations of all pods.
+    #[error("environment variable SIDECAR_DEFAULTS")]
+    SidecarDefaults(#[from] BadDefaults),
     /// The trust domain, or a name that becomes part of an id.
     #[error("environment variable {name}")]
     Identity {
@@ -157,6 +170,7 @@ impl Flags {
         Ok(Config {
             port: self.port,
             listen_address: self.listen_address,
+            client_ca_file: self.client_ca_file,
             shutdown_delay: self.shutdown_delay,
             kubeconfig: self.kube.kubeconfig,
             anchors_file: var("DAPR_TRUST_ANCHORS_FILE").unwrap_or(ANCHORS_FILE.to_owned()).into(),
@@ -208,7 +222,12 @@ fn settings(
         actors,
         reminders,
         scheduler: true,
-        native: env.switch("NATIVE_SIDECAR_ENABLED", false),
+        scheduler_replicas: scheduler_replicas(env)?,
+        native: native(&env.text("NATIVE_SIDECAR_ENABLED")),
+        defaults: match env.filled("SIDECAR_DEFAULTS") {
+            Some(text) => Defaults::parse(&text)?,
+            None => Defaults::new(),
+        },
         sockets_folder: env
             .get("DAPR_COMPONENT_SOCKETS_FOLDER")
             .unwrap_or(SOCKETS_FOLDER.to_owned()),
@@ -234,6 +253,21 @@ fn tolerations(env: &Environment<'_>, remarks: &mut Vec<String>) -> Vec<Tolerati
         ));
         Vec::new()
     })
+}
+
+fn scheduler_replicas(env: &Environment<'_>) -> Result<u32, ConfigError> {
+    let name = "SCHEDULER_REPLICAS";
+    let Some(number) = env.number(name)? else { return Ok(SCHEDULER_REPLICAS) };
+    let number = u32::try_from(number).ok().filter(|n| (1..=MAX_SCHEDULER_REPLICAS).contains(n));
+    number.ok_or_else(|| ConfigError::NotANumber { name, value: env.text(name) })
+}
+
+fn native(text: &str) -> NativeDefault {
+    match text.trim() {
+        auto if auto.eq_ignore_ascii_case("auto") => NativeDefault::Auto,
+        text if is_truthy(text) => NativeDefault::On,
+        _ => NativeDefault::Off,
+    }
 }
 
 fn pull_policy(text: Option<&str>) -> &'static str {

@@ -52,6 +52,12 @@ impl DaprdVersion {
         parts.next().is_none().then_some(Self { major, minor, patch })
     }
 
+    /// Whether this release holds one stream to each pod of the scheduler, instead of asking one
+    /// address for the others. Source: daprd 1.14 and 1.15.
+    pub fn needs_each_scheduler(self) -> bool {
+        self < Self { major: 1, minor: 15, patch: 0 }
+    }
+
     /// Whether this release has the flag.
     pub fn accepts(self, flag: LateFlag) -> bool {
         let first = |(major, minor, patch): (u32, u32, u32)| Self { major, minor, patch };

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::ObjectMeta;
+use resources::names;
 
 use crate::review::{Ending, Review, Verdict};
 use crate::warnings::printable;
@@ -28,6 +29,8 @@ pub enum Reason {
     Skipped,
     /// The pod was refused.
     Denied,
+    /// The API server does not call the webhook.
+    NotCalled,
 }
 
 /// An event that is not sent yet.
@@ -61,12 +64,13 @@ impl Report {
             return None;
         }
         let owner = review.owner()?;
-        let told = verdict.warnings().join("; ");
+        let told: Vec<&str> = verdict.warnings().iter().map(|w| w.text.as_str()).collect();
+        let told = told.join("; ");
         let (reason, is_warning, note) = match &verdict.ending {
-            Ending::Injected if told.is_empty() => {
+            Ending::Injected { .. } if told.is_empty() => {
                 (Reason::Injected, false, format!("sidecar of app {} injected", verdict.app))
             }
-            Ending::Injected => {
+            Ending::Injected { .. } => {
                 let note = format!("sidecar of app {} injected, but: {told}", verdict.app);
                 (Reason::Injected, true, note)
             }
@@ -92,6 +96,7 @@ impl Report {
             Reason::Injected => "DaprInjected",
             Reason::Skipped => "DaprInjectionSkipped",
             Reason::Denied => "DaprInjectionDenied",
+            Reason::NotCalled => "DaprInjectorNotCalled",
         };
         Event {
             metadata: ObjectMeta {
@@ -108,7 +113,7 @@ impl Report {
                 kind: Some(self.owner.kind),
                 name: Some(self.owner.name),
                 namespace: Some(self.namespace),
-                uid: Some(self.owner.uid),
+                uid: Some(self.owner.uid).filter(|uid| !uid.is_empty()),
                 ..ObjectReference::default()
             }),
             reporting_controller: Some("dapr.io/sidecar-injector".to_owned()),
@@ -117,6 +122,26 @@ impl Report {
             ..Event::default()
         }
     }
+}
+
+/// The event about the injector's own Deployment: the API server does not reach the webhook.
+pub fn unreached(count: u64, namespace: &str, instance: &str, now: jiff::Timestamp) -> Event {
+    let report = Report {
+        owner: Owner {
+            api_version: "apps/v1".to_owned(),
+            kind: "Deployment".to_owned(),
+            name: names::SERVICE_INJECTOR.to_owned(),
+            uid: String::new(),
+        },
+        namespace: namespace.to_owned(),
+        reason: Reason::NotCalled,
+        note: format!(
+            "not called by the API server since start, but {count} pods since then asked for a sidecar: \
+             check that the API server can reach the webhook's port, 4000 by default, of the injector's pods"
+        ),
+        is_warning: true,
+    };
+    report.into_event(instance, now)
 }
 
 /// Lets one event for each owner and reason through in ten minutes.

@@ -3,7 +3,7 @@
 //! ```text
 //!   kube-apiserver ── AdmissionReview ──► server ──► review::decide ──► mutate::mutate
 //!                                           │              │                │
-//!     cluster: watches ──► live ────────────┘         allow (who)     options (annotations)
+//!     cluster: watches ──► live ────────────┘         allow (who)     options (annotations, defaults)
 //!     config: flags, environment                                      sidecar, arguments (container)
 //!     keeper: the API server's trust in us                            app, components (the rest)
 //!                                                                     patch (RFC 6902)
@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod components;
 pub mod config;
 pub mod daprd_version;
+pub mod defaults;
 pub mod error;
 pub mod events;
 pub mod glob;
@@ -29,8 +30,11 @@ pub mod keeper;
 pub mod live;
 pub mod metrics;
 pub mod mutate;
+pub mod namespace;
+pub mod offline;
 pub mod options;
 pub mod patch;
+pub mod platform;
 pub mod pod;
 pub mod quantity;
 pub mod reader;
@@ -50,7 +54,7 @@ use anyhow::Context as _;
 use identity::KeyKind;
 use runtime::kubernetes::Precedence;
 use runtime::{Scope, environment};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 use transport::tls::{self, Alpn, ClientAuth};
@@ -68,6 +72,8 @@ const TOKENS: [&str; 2] = [
 /// How long open requests may take to end once nothing new is accepted. With the delay before it
 /// below the 20 seconds that the process has.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the first look at Namespaces may take before pods are served without it.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// Events that wait to be sent; more are dropped, because no request may wait for them.
 const MAX_WAITING_REPORTS: usize = 256;
 
@@ -100,7 +106,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let namespace = config.settings.namespace.clone();
     let cluster = Cluster::new(client.clone(), &namespace);
     let live = Live::default();
-    follow(&cluster, &live, &config, &scope);
+    let namespaces = follow(&cluster, &live, &config, &scope);
 
     let fallback = runtime::kubernetes::trust_bundle(client, &namespace);
     let options = svid::Options {
@@ -114,30 +120,52 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         key_kind: KeyKind::Rsa2048,
         mode: Mode::Kubernetes,
     };
-    // The first pods must not get another mTLS switch than the later ones. Where it cannot be read
-    // they get the default, and the loop above says why.
-    let (svid, _) = tokio::join!(svid::start(options, &scope), cluster.read_configuration(&live));
+    // The first pods must not be treated otherwise than the later ones. What cannot be read has its
+    // default, and the loops above say why.
+    let native = config.settings.native;
+    let (svid, ..) = tokio::join!(
+        svid::start(options, &scope),
+        cluster.read_configuration(&live),
+        cluster.read_platform(native, &live),
+        tokio::time::timeout(FIRST_LOOK, namespaces),
+    );
     let svid = svid?;
 
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     tracing::info!(target: "dapr.injector.service",
         "Sidecar injector is listening on {}, patching Dapr-enabled pods", listener.local_addr()?);
+    let tls = match &config.client_ca_file {
+        None => tls::server(&svid, ClientAuth::None, Alpn::Https)?,
+        Some(path) => {
+            let name = || {
+                format!("read the CA of the API server's client certificate, {}", path.display())
+            };
+            tls::server_for_clients_of(&svid, &std::fs::read(path).with_context(name)?)?
+        }
+    };
     let delay = config.shutdown_delay;
     let reports = config.events.then(|| {
         let (send, receive) = mpsc::channel(MAX_WAITING_REPORTS);
         spawn(&scope, "events", cluster.clone().send_events(receive));
         send
     });
+    let (called, first_call) = watch::channel(false);
+    spawn(
+        &scope,
+        "reach",
+        cluster.clone().watch_for_silence(first_call, metrics.clone(), config.events),
+    );
     let keeper = keeper::Keeper::new(cluster, svid.clone(), webhook_ready, metrics.clone());
     let webhook = server::Webhook {
         config: Arc::new(config),
         live,
         anchors: svid.anchors(),
         metrics,
+        called,
         reports,
     };
     let server = transport::Server::new("injector-service", listener, server::router(webhook))
-        .tls(tls::server(&svid, ClientAuth::None, Alpn::Https)?)
+        .tls(tls)
         .lame_duck(delay)
         .drain(DRAIN);
     scope.spawn("injector-service", server.run(scope.clone()));
@@ -151,11 +179,17 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn follow(cluster: &Cluster, live: &Live, config: &Config, scope: &Scope) {
+/// Starts all that keeps `live` fresh; what is returned resolves once Namespaces are known.
+fn follow(cluster: &Cluster, live: &Live, config: &Config, scope: &Scope) -> oneshot::Receiver<()> {
     let accounts = config.allowed.exact_accounts();
     spawn(scope, "configuration", cluster.clone().follow_configuration(live.clone()));
     spawn(scope, "components", cluster.clone().follow_components(live.clone()));
     spawn(scope, "service-accounts", cluster.clone().follow_accounts(accounts, live.clone()));
+    let native = config.settings.native;
+    spawn(scope, "platform", cluster.clone().follow_platform(native, live.clone()));
+    let (settled, known) = oneshot::channel();
+    spawn(scope, "namespaces", cluster.clone().follow_namespaces(live.clone(), settled));
+    known
 }
 
 fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 
 use crate::components::ComponentContainer;
+use crate::namespace::NamespacePolicy;
+use crate::platform::Platform;
 
 /// Snapshots of watched objects. Cheap to clone; readers never wait.
 #[derive(Debug, Clone)]
@@ -13,7 +16,12 @@ pub struct Live {
     mtls_enabled: Arc<ArcSwap<bool>>,
     components: Arc<ArcSwap<Components>>,
     uids: Arc<ArcSwap<Vec<String>>>,
+    namespaces: Arc<ArcSwap<Namespaces>>,
+    platform: Arc<ArcSwap<Platform>>,
 }
+
+/// The Namespaces that decide anything about sidecars, by name.
+pub type Namespaces = HashMap<String, NamespacePolicy>;
 
 /// The Components that bring containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +63,8 @@ impl Default for Live {
             mtls_enabled: Arc::new(ArcSwap::from_pointee(true)),
             components: Arc::new(ArcSwap::from_pointee(unknown)),
             uids: Arc::default(),
+            namespaces: Arc::default(),
+            platform: Arc::default(),
         }
     }
 }
@@ -89,15 +99,41 @@ impl Live {
         self.uids.load_full()
     }
 
+    /// The Namespaces that decide anything.
+    pub fn namespaces(&self) -> Arc<Namespaces> {
+        self.namespaces.load_full()
+    }
+
+    /// The Namespaces were listed, or one of them changed.
+    pub fn set_namespaces(&self, namespaces: Namespaces) {
+        self.namespaces.store(Arc::new(namespaces));
+    }
+
+    /// Versions of the cluster, as far as known.
+    pub fn platform(&self) -> Platform {
+        **self.platform.load()
+    }
+
+    /// The versions were asked for.
+    pub fn set_platform(&self, platform: Platform) {
+        self.platform.store(Arc::new(platform));
+    }
+
     /// The listed accounts were resolved.
     pub fn set_uids(&self, uids: Vec<String>) {
         self.uids.store(Arc::new(uids));
     }
 }
 
+/// The mTLS switch of the control plane's Configuration; on unless it says otherwise.
+pub fn mtls_enabled(configuration: &Value) -> bool {
+    configuration.pointer("/spec/mtls/enabled").and_then(Value::as_bool).unwrap_or(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn known(only: Option<&str>) -> Components {
         Components::Known { by_namespace: HashMap::new(), only: only.map(str::to_owned) }
@@ -118,5 +154,12 @@ mod tests {
     fn an_installation_for_one_namespace_knows_no_others() {
         assert!(known(Some("a")).of("a").is_ok());
         assert!(known(Some("a")).of("b").is_err());
+    }
+
+    #[test]
+    fn mtls_is_on_unless_switched_off() {
+        assert!(mtls_enabled(&json!({})));
+        assert!(mtls_enabled(&json!({"spec": {"mtls": {}}})));
+        assert!(!mtls_enabled(&json!({"spec": {"mtls": {"enabled": false}}})));
     }
 }

@@ -1,11 +1,17 @@
-//! The injector's process.
+//! The injector's process, and its commands on manifests.
 
+use std::process::ExitCode;
+
+use sidecar_injector::offline::{self, Command};
 use sidecar_injector::{Flags, Surroundings};
 
 #[global_allocator]
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
+    if runtime::flags::first_is_one_of(&["inject", "lint"]) {
+        return on_manifests();
+    }
     let flags: Flags = runtime::flags::parse();
     let process = flags.process.clone();
     runtime::main("dapr.injector", &process, async move |scope| {
@@ -15,4 +21,16 @@ fn main() -> std::process::ExitCode {
         runtime::refuse_root()?;
         sidecar_injector::run(config, scope).await
     })
+}
+
+#[expect(clippy::print_stderr, reason = "a command has no log")]
+fn on_manifests() -> ExitCode {
+    match offline::run(&runtime::flags::parse::<Command>()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -5,9 +5,10 @@ use resources::annotations as key;
 use resources::ports;
 
 use crate::check;
+use crate::mutate::Situation;
 use crate::pod::PodView;
 use crate::reader::{Problem, Reader};
-use crate::settings::Settings;
+use crate::settings::{NativeDefault, Settings};
 use crate::user_env::{self, PlainVar, SecretVar};
 
 /// The sidecar that a pod asks for. Numbers are as annotated, checked for their type only.
@@ -17,8 +18,8 @@ pub struct Options {
     pub config: Option<String>,
     /// Image of the sidecar.
     pub image: String,
-    /// Run as a Kubernetes native sidecar.
-    pub native: bool,
+    /// Run as a Kubernetes native sidecar, and where.
+    pub native: Option<Position>,
     /// Log level as annotated.
     pub log_level: String,
     /// JSON log lines.
@@ -51,6 +52,15 @@ pub struct Options {
     pub seccomp: Option<String>,
     /// Pluggable components.
     pub components: ComponentOptions,
+}
+
+/// Where a native sidecar is among the init containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Before the pod's own: they can use Dapr, and wait until the sidecar has started.
+    First,
+    /// After the pod's own, as Dapr 1.18 does.
+    Last,
 }
 
 /// How the sidecar speaks to the application.
@@ -186,8 +196,9 @@ pub struct ComponentOptions {
 impl Options {
     /// Reads a pod's annotations. Never fails: what cannot be read keeps its default, and the
     /// problem list says so.
-    pub fn parse(pod: &PodView<'_>, settings: &Settings) -> (Self, Vec<Problem>) {
-        let mut r = Reader::new(*pod);
+    pub fn parse(pod: &PodView<'_>, at: &Situation<'_>) -> (Self, Vec<Problem>) {
+        let settings = at.settings;
+        let mut r = Reader::new(*pod, at.defaults());
         let debug = r.boolean(key::ANNOTATION_ENABLE_DEBUG, false);
         let debug_port = r.integer(key::ANNOTATION_DEBUG_PORT, ports::SIDECAR_DEBUG.into());
         let (env_from_secret, dropped) =
@@ -195,7 +206,7 @@ impl Options {
         let options = Self {
             config: r.filled_text(key::ANNOTATION_CONFIG),
             image: r.text(key::ANNOTATION_SIDECAR_IMAGE, &settings.image),
-            native: r.boolean(key::ANNOTATION_ENABLE_NATIVE_SIDECAR, settings.native),
+            native: native(&mut r, at),
             log_level: r.text(key::ANNOTATION_LOG_LEVEL, "info"),
             log_as_json: r.boolean(key::ANNOTATION_LOG_AS_JSON, false),
             api_logging: r.optional_boolean(key::ANNOTATION_ENABLE_API_LOGGING),
@@ -219,6 +230,36 @@ impl Options {
         }
         check::values(&options, &mut r);
         (options, r.into_problems())
+    }
+}
+
+/// Whether and where to run as a native sidecar. Never where the pod would hang for it.
+fn native(r: &mut Reader<'_>, at: &Situation<'_>) -> Option<Position> {
+    let wanted = r.optional_boolean(key::ANNOTATION_ENABLE_NATIVE_SIDECAR);
+    let wanted = wanted.unwrap_or(match at.settings.native {
+        NativeDefault::Off => false,
+        NativeDefault::On => true,
+        NativeDefault::Auto => at.platform.runs_native(),
+    });
+    let position = match r.filled_text(key::ANNOTATION_NATIVE_SIDECAR_POSITION).as_deref() {
+        None | Some("last") => Position::Last,
+        Some("first") => Position::First,
+        Some(other) => {
+            let text =
+                format!("{} is not first or last, last is used", crate::reader::quoted(other));
+            r.problem(key::ANNOTATION_NATIVE_SIDECAR_POSITION, text);
+            Position::Last
+        }
+    };
+    match at.platform.server_too_old().filter(|_| wanted) {
+        Some(version) => {
+            let text = format!(
+                "Kubernetes {version} has no native sidecars, an ordinary container is used; 1.29 has"
+            );
+            r.problem(key::ANNOTATION_ENABLE_NATIVE_SIDECAR, text);
+            None
+        }
+        None => wanted.then_some(position),
     }
 }
 

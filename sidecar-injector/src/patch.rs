@@ -97,6 +97,11 @@ impl PatchWriter {
         self.filled.insert(list);
     }
 
+    /// Puts something in front of a list that [`Self::ensure_list`] was called for.
+    pub fn push_first(&mut self, list: PodList, item: Value) {
+        self.add(&["spec", list.key(), "0"], item);
+    }
+
     /// Adds the volumes whose names are new; one operation when the pod had none before.
     pub fn volumes(&mut self, volumes: Vec<Value>) {
         let mut new = volumes;

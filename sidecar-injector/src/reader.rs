@@ -5,6 +5,7 @@
 
 use resources::annotations::is_truthy;
 
+use crate::defaults::Layers;
 use crate::pod::PodView;
 
 /// Something about one annotation that the user should know.
@@ -21,13 +22,19 @@ pub struct Problem {
 #[derive(Debug)]
 pub struct Reader<'a> {
     pod: PodView<'a>,
+    defaults: Layers<'a>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader without problems so far.
-    pub fn new(pod: PodView<'a>) -> Self {
-        Self { pod, problems: Vec::new() }
+    pub fn new(pod: PodView<'a>, defaults: Layers<'a>) -> Self {
+        Self { pod, defaults, problems: Vec::new() }
+    }
+
+    /// The value of an annotation: the pod's own, else the default that holds for it.
+    fn annotation(&self, key: &str) -> Option<&'a str> {
+        self.pod.annotation(key).or_else(|| self.defaults.get(key))
     }
 
     /// The problems found, in the order of reading.
@@ -37,7 +44,11 @@ impl<'a> Reader<'a> {
 
     /// Notes a problem.
     pub fn problem(&mut self, annotation: &'static str, text: impl Into<String>) {
-        self.problems.push(Problem { annotation, text: text.into() });
+        let mut text = text.into();
+        if self.pod.annotation(annotation).is_none() && self.defaults.get(annotation).is_some() {
+            text.push_str(" (not from the pod: from the defaults of its namespace or the cluster)");
+        }
+        self.problems.push(Problem { annotation, text });
     }
 
     /// A boolean: truthy is true, anything else false, absent the default.
@@ -47,17 +58,17 @@ impl<'a> Reader<'a> {
 
     /// A boolean whose absence means something of its own.
     pub fn optional_boolean(&self, key: &str) -> Option<bool> {
-        self.pod.annotation(key).map(is_truthy)
+        self.annotation(key).map(is_truthy)
     }
 
     /// A text as it stands; a present empty one overrides the default.
     pub fn text(&self, key: &str, default: &str) -> String {
-        self.pod.annotation(key).unwrap_or(default).to_owned()
+        self.annotation(key).unwrap_or(default).to_owned()
     }
 
     /// A text as it stands, present or not.
     pub fn optional_text(&self, key: &str) -> Option<String> {
-        self.pod.annotation(key).map(str::to_owned)
+        self.annotation(key).map(str::to_owned)
     }
 
     /// A text for which empty and absent are the same.
@@ -67,12 +78,12 @@ impl<'a> Reader<'a> {
 
     /// An address: quotes around it, then blanks around it, are stripped.
     pub fn address(&self, key: &str) -> Option<String> {
-        self.pod.annotation(key).map(|text| text.trim_matches(['"', '\'']).trim().to_owned())
+        self.annotation(key).map(|text| text.trim_matches(['"', '\'']).trim().to_owned())
     }
 
     /// A whole number of 64 bits; `None`, and a problem, when it is none.
     pub fn optional_integer(&mut self, key: &'static str) -> Option<i64> {
-        let text = self.pod.annotation(key)?;
+        let text = self.annotation(key)?;
         let number = text.parse().ok();
         if number.is_none() {
             self.problem(key, format!("{} is not a whole number, it is ignored", quoted(text)));
@@ -82,7 +93,7 @@ impl<'a> Reader<'a> {
 
     /// A whole number of 32 bits; the default, and a problem, when it is none.
     pub fn integer(&mut self, key: &'static str, default: i32) -> i32 {
-        let Some(text) = self.pod.annotation(key) else { return default };
+        let Some(text) = self.annotation(key) else { return default };
         match text.parse::<i64>().map(i32::try_from) {
             Ok(Ok(number)) => number,
             Ok(Err(_)) => {
@@ -117,7 +128,7 @@ mod tests {
     fn with<T>(value: Option<&str>, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Vec<String>) {
         let annotations = value.map_or(Value::Null, |v| json!({ KEY: v }));
         let pod = json!({"metadata": {"annotations": annotations}, "spec": {}});
-        let mut reader = Reader::new(PodView::parse(&pod).unwrap());
+        let mut reader = Reader::new(PodView::parse(&pod).unwrap(), Layers::NONE);
         let got = read(&mut reader);
         (got, reader.into_problems().iter().map(ToString::to_string).collect())
     }

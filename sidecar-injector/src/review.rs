@@ -2,22 +2,23 @@
 //! Source: Kubernetes `admission.k8s.io/v1` and `v1beta1`; Dapr 1.18, decision order.
 
 use base64::Engine as _;
-use resources::annotations::{
-    ANNOTATION_APP_ID, ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, is_truthy,
-};
+use resources::annotations::{ANNOTATION_APP_ID, ANNOTATION_INJECTION_SKIPPED};
+use resources::labels::LABEL_INJECTION;
 use resources::names;
 use serde_json::{Value, json};
 
 use crate::allow::{AllowList, UserInfo};
 use crate::events::Owner;
-use crate::mutate::{Change, InjectError, Situation, Skip, mutate};
+use crate::mutate::{Change, InjectError, Situation, Skip, declined, mutate};
 use crate::patch::PatchWriter;
 use crate::pod::PodView;
 use crate::reader::quoted;
-use crate::warnings;
+use crate::warnings::{self, Warning};
 
 /// Value of [`ANNOTATION_INJECTION_SKIPPED`] for a creator that is not allowed.
 const SKIPPED_NOT_ALLOWED: &str = "creator-not-allowed";
+/// Value of [`ANNOTATION_INJECTION_SKIPPED`] in a Namespace that is switched off.
+const SKIPPED_NAMESPACE: &str = "namespace-disabled";
 
 /// The incoming review, as far as it is read. Its version and kind are echoed, not checked.
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -66,7 +67,7 @@ pub struct Creators<'a> {
     pub allowed: &'a AllowList,
     /// UIDs of listed accounts, as far as resolved.
     pub uids: &'a [String],
-    /// Mark pods that are left without a sidecar because of their creator.
+    /// Mark pods that asked for a sidecar and are left without one on purpose.
     pub mark_skipped: bool,
 }
 
@@ -74,7 +75,10 @@ pub struct Creators<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// A patch was sent.
-    Injected,
+    Injected {
+        /// The defaults that the sidecar follows, see [`crate::defaults::Layers::applied_to`].
+        defaults: Option<String>,
+    },
     /// Nothing to do.
     Skipped(Skip),
     /// The creator is not allowed; the pod goes on without a sidecar.
@@ -99,7 +103,7 @@ pub struct Verdict {
     /// How it ended.
     pub ending: Ending,
     patch: json_patch::Patch,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 impl Review {
@@ -138,35 +142,26 @@ impl Review {
         )
     }
 
-    /// Decides. `trust_anchors` is `None` in a situation that has none yet.
-    pub fn decide(&self, at: Option<&Situation<'_>>, creators: &Creators<'_>) -> Verdict {
+    /// Decides. Source of the order: Dapr 1.18.
+    pub fn decide(&self, at: &Situation<'_>, creators: &Creators<'_>) -> Verdict {
         let kind = self.request.kind.as_ref().map(|k| k.kind.as_str()).unwrap_or_default();
         if kind != "Pod" {
             return Verdict::unchanged("", Ending::WrongKind { kind: kind.to_owned() });
         }
-        let pod = PodView::parse(&self.request.object).map_err(InjectError::from);
-        let app = pod.as_ref().map(app_of).unwrap_or_default().to_owned();
-        if let Ok(pod) = &pod {
-            let enabled = pod.annotation(ANNOTATION_ENABLED).is_some_and(is_truthy);
-            if enabled && let Some(verdict) = self.not_allowed(&app, pod, creators) {
-                return verdict;
-            }
-            if !enabled || pod.has_container(names::SIDECAR_CONTAINER) {
-                let Some(at) = at else {
-                    let skip = if enabled { Skip::AlreadyPresent } else { Skip::NotEnabled };
-                    return Verdict::unchanged(&app, Ending::Skipped(skip));
-                };
-                return Verdict::from_outcome(&app, mutate(pod, at));
-            }
-        } else if !creators.allowed.admits(self.user(), creators.uids) {
-            return Verdict::unchanged(&app, self.not_allowed_ending());
-        }
-        let outcome = match (pod, at) {
-            (Err(error), _) => Err(error),
-            (Ok(_), None) => Err(InjectError::NoTrustAnchors),
-            (Ok(pod), Some(at)) => mutate(&pod, at),
+        let allowed = || creators.allowed.admits(self.user(), creators.uids);
+        let pod = match PodView::parse(&self.request.object) {
+            Ok(pod) => pod,
+            Err(_) if !allowed() => return Verdict::unchanged("", self.not_allowed_ending()),
+            Err(error) => return Verdict::from_outcome("", Err(InjectError::from(error))),
         };
-        Verdict::from_outcome(&app, outcome)
+        let app = app_of(&pod);
+        match declined(&pod, at.policy) {
+            Some(Skip::NamespaceDisabled) if !pod.has_container(names::SIDECAR_CONTAINER) => {
+                self.disabled_here(app, &pod, creators)
+            }
+            None if !allowed() => self.not_allowed(app, &pod, creators),
+            _ => Verdict::from_outcome(app, mutate(&pod, at)),
+        }
     }
 
     fn user(&self) -> &UserInfo {
@@ -179,30 +174,29 @@ impl Review {
         Ending::NotAllowed { username: self.user().username.clone() }
     }
 
-    fn not_allowed(
-        &self,
-        app: &str,
-        pod: &PodView<'_>,
-        creators: &Creators<'_>,
-    ) -> Option<Verdict> {
-        if creators.allowed.admits(self.user(), creators.uids) {
-            return None;
-        }
+    fn not_allowed(&self, app: &str, pod: &PodView<'_>, creators: &Creators<'_>) -> Verdict {
         let mut verdict = Verdict::unchanged(app, self.not_allowed_ending());
-        if pod.has_container(names::SIDECAR_CONTAINER) {
-            return Some(verdict);
+        if !pod.has_container(names::SIDECAR_CONTAINER) {
+            let user = quoted(&self.user().username);
+            let text = format!(
+                "sidecar not injected: user {user} is neither in group system:masters nor in \
+                 ALLOWED_SERVICE_ACCOUNTS of the sidecar injector"
+            );
+            verdict.warnings.push(Warning { about: "creator", text });
+            verdict.mark(pod, SKIPPED_NOT_ALLOWED, creators);
         }
-        let user = quoted(&self.user().username);
-        verdict.warnings.push(format!(
-            "sidecar not injected: user {user} is neither in group system:masters nor in \
-             ALLOWED_SERVICE_ACCOUNTS of the sidecar injector"
-        ));
-        if creators.mark_skipped {
-            let mut patch = PatchWriter::new(pod);
-            patch.annotation(ANNOTATION_INJECTION_SKIPPED, SKIPPED_NOT_ALLOWED);
-            verdict.patch = patch.finish();
-        }
-        Some(verdict)
+        verdict
+    }
+
+    fn disabled_here(&self, app: &str, pod: &PodView<'_>, creators: &Creators<'_>) -> Verdict {
+        let mut verdict = Verdict::unchanged(app, Ending::Skipped(Skip::NamespaceDisabled));
+        let text = format!(
+            "sidecar not injected: namespace {} has the label {LABEL_INJECTION}=disabled",
+            self.namespace()
+        );
+        verdict.warnings.push(Warning { about: "namespace", text });
+        verdict.mark(pod, SKIPPED_NAMESPACE, creators);
+        verdict
     }
 
     /// The review to send back.
@@ -262,7 +256,7 @@ impl Verdict {
     }
 
     /// The sentences for the user, before they are cut to the API server's limits.
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
@@ -275,17 +269,28 @@ impl Verdict {
         }
     }
 
+    /// Marks a pod that is left alone on purpose, where a guard has to know.
+    fn mark(&mut self, pod: &PodView<'_>, reason: &str, creators: &Creators<'_>) {
+        if creators.mark_skipped {
+            let mut patch = PatchWriter::new(pod);
+            patch.annotation(ANNOTATION_INJECTION_SKIPPED, reason);
+            self.patch = patch.finish();
+        }
+    }
+
     fn from_outcome(app: &str, outcome: Result<crate::mutate::Outcome, InjectError>) -> Self {
-        let mut verdict = Self::unchanged(app, Ending::Injected);
+        let mut verdict = Self::unchanged(app, Ending::Injected { defaults: None });
         match outcome {
             Err(error) => verdict.ending = Ending::Refused(error.to_string()),
             Ok(outcome) => {
                 verdict.warnings = outcome.warnings;
                 match outcome.change {
                     Change::Nothing(skip) => verdict.ending = Ending::Skipped(skip),
-                    Change::Inject { patch, .. } | Change::Complete { patch, .. } => {
+                    Change::Inject { patch, defaults, .. } => {
                         verdict.patch = patch;
+                        verdict.ending = Ending::Injected { defaults };
                     }
+                    Change::Complete { patch, .. } => verdict.patch = patch,
                 }
             }
         }

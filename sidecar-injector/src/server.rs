@@ -19,6 +19,7 @@ use crate::events::Report;
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::mutate::Situation;
+use crate::namespace::NamespacePolicy;
 use crate::review::{Creators, Ending, Review, Verdict};
 
 /// Largest body. The API server stores objects of at most 1.5 MiB and a review carries two.
@@ -37,6 +38,8 @@ pub struct Webhook {
     pub anchors: watch::Receiver<Arc<TrustAnchors>>,
     /// Metrics.
     pub metrics: Metrics,
+    /// Turns true with the first review.
+    pub called: watch::Sender<bool>,
     /// Where events for owners go; `None` when they are off.
     pub reports: Option<mpsc::Sender<Report>>,
 }
@@ -49,7 +52,12 @@ pub fn router(webhook: Webhook) -> Router {
 async fn mutate(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
     let started = runtime::clock::monotonic();
     let response = match receive(request).await {
-        Ok(review) => webhook.answer(&review),
+        Ok(review) => {
+            if !*webhook.called.borrow() {
+                webhook.called.send_replace(true);
+            }
+            webhook.answer(&review)
+        }
         Err(bad) => {
             tracing::error!(target: "dapr.injector.service", "request is no admission review: {bad}");
             webhook.metrics.bad_request();
@@ -99,10 +107,13 @@ impl Webhook {
     fn answer(&self, review: &Review) -> Response {
         let anchors = self.anchors.borrow().clone();
         let components = self.live.components();
+        let namespaces = self.live.namespaces();
         let namespace = review.namespace();
         let situation = Situation {
             settings: &self.config.settings,
             namespace,
+            policy: namespaces.get(namespace).unwrap_or(NamespacePolicy::NONE),
+            platform: self.live.platform(),
             trust_anchors: anchors.pem(),
             mtls_enabled: self.live.mtls_enabled(),
             components: components.of(namespace),
@@ -113,8 +124,8 @@ impl Webhook {
             uids: &uids,
             mark_skipped: self.config.mark_skipped,
         };
-        let verdict = review.decide(Some(&situation), &creators);
-        self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings().len());
+        let verdict = review.decide(&situation, &creators);
+        self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings());
         log(review, &verdict);
         if let Some((reports, report)) = self.reports.as_ref().zip(Report::of(review, &verdict)) {
             // A full queue: the next pod of this owner tells the same.
@@ -138,8 +149,8 @@ fn log(review: &Review, verdict: &Verdict) {
     }
     let (app, namespace) = (verdict.app.as_str(), review.namespace());
     match &verdict.ending {
-        Ending::Injected => {
-            tracing::info!(target: "dapr.injector.service", app_id = app, namespace,
+        Ending::Injected { defaults } => {
+            tracing::info!(target: "dapr.injector.service", app_id = app, namespace, defaults,
                 operations = verdict.patch().0.len(), "Sidecar injector succeeded injection for app '{app}'");
         }
         Ending::Refused(why) => {

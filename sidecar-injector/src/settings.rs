@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::addresses::{Actors, ControlPlane};
+use crate::defaults::Defaults;
 
 /// Settings of the injection, checked; made by [`crate::config`].
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +27,12 @@ pub struct Settings {
     pub reminders: Option<String>,
     /// Give sidecars the scheduler's address.
     pub scheduler: bool,
-    /// Sidecars are native unless annotated otherwise.
-    pub native: bool,
+    /// Pods of the scheduler, for sidecars that need all of their addresses.
+    pub scheduler_replicas: u32,
+    /// Whether sidecars are native unless annotated otherwise.
+    pub native: NativeDefault,
+    /// Defaults for annotations of all pods.
+    pub defaults: Defaults,
     /// Default directory of the sockets of pluggable components.
     pub sockets_folder: String,
     /// Give sidecars `DAPR_HOST_IP`.
@@ -40,6 +45,18 @@ pub struct Settings {
     pub security: Security,
     /// Refuse pods whose annotations have bad values, instead of warning.
     pub strict_annotations: bool,
+}
+
+/// Whether sidecars are native where no annotation says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NativeDefault {
+    /// Ordinary containers, which the CLI lists.
+    #[default]
+    Off,
+    /// Restartable init containers.
+    On,
+    /// Restartable init containers where API server and all nodes are known to run them.
+    Auto,
 }
 
 /// Security context of the sidecar.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::app_id::AppId;
 use crate::arguments::{SOCKET_DIRECTORY, arguments};
 use crate::mutate::Situation;
-use crate::options::{Options, ProbeOptions, ResourceOptions};
+use crate::options::{Options, Position, ProbeOptions, ResourceOptions};
 use crate::pod::PodView;
 use crate::reader::Problem;
 
@@ -62,6 +62,18 @@ impl Sidecar<'_> {
         set("readinessProbe", probe(health, self.options.readiness));
         let alive = json!({"tcpSocket": {"port": ports::SIDECAR_PUBLIC}});
         set("livenessProbe", probe(alive, self.options.liveness));
+        if self.options.native == Some(Position::First) {
+            // The pod's init containers wait for it. Not /v1.0/healthz, which waits for the
+            // application and so for ever.
+            set(
+                "startupProbe",
+                json!({
+                    "httpGet": {"path": "/v1.0/healthz/outbound", "port": ports::SIDECAR_PUBLIC},
+                    "periodSeconds": 1,
+                    "failureThreshold": 60,
+                }),
+            );
+        }
         if let Some(resources) = resources(&self.options.resources) {
             set("resources", resources);
         }
@@ -70,7 +82,7 @@ impl Sidecar<'_> {
         if !mounts.is_empty() {
             set("volumeMounts", Value::Array(mounts));
         }
-        if self.options.native {
+        if self.options.native.is_some() {
             set("restartPolicy", json!("Always"));
         }
         (Value::Object(container), problems)
@@ -151,8 +163,9 @@ impl Sidecar<'_> {
 
     fn security_context(&self, at: &Situation<'_>, certificates: bool) -> Value {
         // The injector cannot see the node's system; a pod that says linux keeps the strict form,
-        // which restricted namespaces ask for.
-        let windows = certificates && !self.pod.is_linux();
+        // and so does one in a restricted namespace, which would refuse anything else.
+        let restricted = at.policy.restricted;
+        let windows = certificates && !self.pod.is_linux() && !restricted;
         let security = &at.settings.security;
         let mut context = Map::new();
         let mut set = |member: &str, value: Value| context.insert(member.to_owned(), value);
@@ -167,10 +180,11 @@ impl Sidecar<'_> {
                 }
             }
         }
-        if security.drop_all {
+        if security.drop_all || restricted {
             set("capabilities", json!({"drop": ["ALL"]}));
         }
-        if let Some(profile) = &self.options.seccomp {
+        let profile = self.options.seccomp.as_deref();
+        if let Some(profile) = profile.or(restricted.then_some("RuntimeDefault")) {
             set("seccompProfile", json!({"type": profile}));
         }
         if windows {
@@ -246,18 +260,18 @@ impl Sidecar<'_> {
             );
         }
         let api = &self.options.api;
-        let annotated =
-            [key::ANNOTATION_BLOCK_SHUTDOWN_DURATION, key::ANNOTATION_GRACEFUL_SHUTDOWN_SECONDS];
+        let chosen = api.block_shutdown_duration.is_some() || api.graceful_shutdown_seconds >= 0;
         let block = api.block_shutdown_duration.as_deref().unwrap_or("0");
         let block = runtime::go_duration::parse(block).unwrap_or_default().as_secs();
         let graceful = u64::try_from(api.graceful_shutdown_seconds).unwrap_or(5);
         let grace = u64::try_from(self.pod.grace_period_seconds()).unwrap_or_default();
         let wanted = block.saturating_add(graceful);
-        if annotated.iter().any(|key| self.pod.annotation(key).is_some()) && wanted >= grace {
+        if chosen && wanted >= grace {
             problems.push(format!(
                 "{} and {} add up to {wanted} s, but the pod is killed after {grace} s: raise \
                  terminationGracePeriodSeconds",
-                annotated[0], annotated[1]
+                key::ANNOTATION_BLOCK_SHUTDOWN_DURATION,
+                key::ANNOTATION_GRACEFUL_SHUTDOWN_SECONDS
             ));
         }
         problems

@@ -7,23 +7,28 @@ use resources::annotations::{
 
 use crate::pod::PodView;
 use crate::reader::quoted;
+use crate::warnings::Warning;
 
 /// Two slips at most: with more, the guess is as likely wrong as right.
 const MAX_SLIPS: usize = 2;
+/// What warnings of unknown annotations are about, whatever their keys.
+const UNKNOWN: &str = "unknown";
 
 /// One sentence for each annotation of the pod that has no effect. A guess is only ever named,
 /// never acted upon.
-pub fn warnings(pod: &PodView<'_>) -> Vec<String> {
+pub fn warnings(pod: &PodView<'_>) -> Vec<Warning> {
     let Some(annotations) = pod.annotations() else { return Vec::new() };
-    let mut found: Vec<String> = annotations.keys().filter_map(|key| unknown(key)).collect();
+    let unknown = annotations.keys().filter_map(|key| unknown(key));
+    let mut found: Vec<Warning> = unknown.map(|text| Warning { about: UNKNOWN, text }).collect();
     if let Some(text) = pod.annotation(ANNOTATION_ENABLED)
         && !is_truthy(text)
         && !is_falsy(text)
     {
-        found.push(format!(
+        let text = format!(
             "{ANNOTATION_ENABLED}: {} counts as false, no sidecar is injected; write \"true\"",
             quoted(text)
-        ));
+        );
+        found.push(Warning { about: ANNOTATION_ENABLED, text });
     }
     found
 }
@@ -103,6 +108,10 @@ mod tests {
         assert_eq!(distance(a, b), want);
     }
 
+    fn texts(pod: &serde_json::Value) -> Vec<String> {
+        warnings(&PodView::parse(pod).unwrap()).iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn speaks_of_every_dead_annotation_and_of_nothing_else() {
         let pod = json!({"spec": {}, "metadata": {"annotations": {
@@ -115,7 +124,7 @@ mod tests {
             "dapr.io/http-stream-request-body": "true",
             "prometheus.io/scrape": "true",
         }}});
-        insta::assert_snapshot!(warnings(&PodView::parse(&pod).unwrap()).join("\n"), @r#"
+        insta::assert_snapshot!(texts(&pod).join("\n"), @r#"
         unknown annotation "dapr.io/appport" is ignored; did you mean dapr.io/app-port?
         unknown annotation "dapr.io/foo\n" is ignored
         dapr.io/component-container has no effect on a pod; it belongs on a Component

@@ -57,6 +57,7 @@ async fn serve() -> Served {
     let webhook = Webhook {
         config: Arc::new(config),
         live: Live::default(),
+        called: watch::channel(false).0,
         anchors,
         metrics,
         reports: None,

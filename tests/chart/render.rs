@@ -220,7 +220,13 @@ fn selectors_of_the_user_are_added_to_the_rule_that_spares_the_control_plane() -
             let app = workload.split_once('/').map(|(_, name)| Value::from(name));
             assert!(apps.contains(&&app.unwrap_or_default()), "{workload} is not spared");
         }
-        assert_eq!(place["namespaceSelector"], serde_json::json!({"matchLabels": {"dapr": "yes"}}));
+        let switch = serde_json::json!({
+            "key": "dapr.io/injection", "operator": "NotIn", "values": ["disabled"],
+        });
+        assert_eq!(
+            place["namespaceSelector"],
+            serde_json::json!({"matchLabels": {"dapr": "yes"}, "matchExpressions": [switch]})
+        );
     }
     Ok(())
 }

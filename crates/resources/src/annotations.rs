@@ -28,6 +28,9 @@ pod_annotations! {
     ANNOTATION_SIDECAR_IMAGE = "sidecar-image";
     /// Run the sidecar as a Kubernetes native sidecar (restartable init container).
     ANNOTATION_ENABLE_NATIVE_SIDECAR = "enable-native-sidecar";
+    /// Of a native sidecar: `first` or `last` (the default) among the init containers.
+    /// Not known to Dapr 1.18, whose sidecar is always the last.
+    ANNOTATION_NATIVE_SIDECAR_POSITION = "native-sidecar-position";
     /// Log level of the sidecar.
     ANNOTATION_LOG_LEVEL = "log-level";
     /// JSON log lines.
@@ -166,8 +169,13 @@ pub const ANNOTATION_CONTROL_PLANE: &str = "dapr.io/control-plane";
 /// admission guard does not mistake it for an accident. The value is the reason.
 pub const ANNOTATION_INJECTION_SKIPPED: &str = "dapr.io/injection-skipped";
 
+/// Written by the injector on a pod whose sidecar follows defaults of its Namespace or of the
+/// cluster: which ones, as JSON.
+pub const ANNOTATION_APPLIED_DEFAULTS: &str = "dapr.io/applied-defaults";
+
 /// Keys of `dapr.io` that Dapr's own parts write on pods; nothing to warn about.
-pub const WRITTEN_BY_DAPR: &[&str] = &[ANNOTATION_CONTROL_PLANE, ANNOTATION_INJECTION_SKIPPED];
+pub const WRITTEN_BY_DAPR: &[&str] =
+    &[ANNOTATION_CONTROL_PLANE, ANNOTATION_INJECTION_SKIPPED, ANNOTATION_APPLIED_DEFAULTS];
 
 /// How every service reads a boolean annotation: `y yes true t on 1`, any case, blanks around it
 /// allowed. Anything else is false.

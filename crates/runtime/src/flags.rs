@@ -47,6 +47,12 @@ pub fn parse<F: clap::Parser>() -> F {
     F::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
+/// Whether the first argument is one of these words: a command, where a service has any.
+pub fn first_is_one_of(commands: &[&str]) -> bool {
+    let first = std::env::args_os().nth(1);
+    first.is_some_and(|first| commands.iter().any(|command| first == *command))
+}
+
 /// Turns `-name` into `--name`, up to the first `--`. One-letter flags and negative numbers stay.
 pub fn double_dashes(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut done = false;

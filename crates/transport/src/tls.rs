@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use identity::{SpiffeId, TrustAnchors};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    ServerConfig, SignatureScheme,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::sync::watch;
 
@@ -59,6 +62,26 @@ pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Ar
             .with_cert_resolver(resolver),
     };
     config.alpn_protocols = alpn.protocols();
+    Ok(Arc::new(config))
+}
+
+/// A server configuration for HTTPS whose clients must have a certificate of one of these CAs
+/// (PEM): for the API server, which has no SPIFFE id.
+///
+/// # Errors
+/// The text holds no CA certificate that can be used.
+pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+        roots.add(certificate.context("read the CA of clients")?)?;
+    }
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(Arc::new(Resolver(svid.clone())));
+    config.alpn_protocols = Alpn::Https.protocols();
     Ok(Arc::new(config))
 }
 

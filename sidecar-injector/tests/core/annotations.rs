@@ -3,7 +3,7 @@
 use rstest::rstest;
 use serde_json::{Value, json};
 use sidecar_injector::addresses::Actors;
-use sidecar_injector::settings::{Security, Settings, Toleration};
+use sidecar_injector::settings::{NativeDefault, Security, Settings, Toleration};
 
 use crate::setting::{arguments, at, container, decide, inject, patched, pod, settings, sidecar};
 
@@ -398,11 +398,16 @@ fn added_certificates_loosen_security_only_where_windows_is_possible(
 }
 
 #[rstest]
-#[case::off(false, None, false)]
-#[case::cluster(true, None, true)]
-#[case::annotation_on(false, Some("true"), true)]
-#[case::annotation_off(true, Some("false"), false)]
-fn native_sidecars(#[case] cluster: bool, #[case] annotation: Option<&str>, #[case] native: bool) {
+#[case::off(NativeDefault::Off, None, false)]
+#[case::cluster(NativeDefault::On, None, true)]
+#[case::unknown_cluster(NativeDefault::Auto, None, false)]
+#[case::annotation_on(NativeDefault::Off, Some("true"), true)]
+#[case::annotation_off(NativeDefault::On, Some("false"), false)]
+fn native_sidecars(
+    #[case] cluster: NativeDefault,
+    #[case] annotation: Option<&str>,
+    #[case] native: bool,
+) {
     let mut settings = settings();
     settings.native = cluster;
     let annotation = annotation.map_or(json!({}), |a| json!({"dapr.io/enable-native-sidecar": a}));

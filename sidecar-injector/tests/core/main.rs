@@ -3,6 +3,9 @@
 
 mod annotations;
 mod components;
+mod defaults;
+mod native;
+mod offline;
 mod properties;
 mod reference;
 mod reviews;

@@ -152,7 +152,7 @@ proptest! {
         if let Ok(review) = Review::parse(body.to_string().as_bytes()) {
             let (settings, allowed) = (settings(), AllowList::parse(["*:*"]).unwrap());
             let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: true };
-            let verdict = review.decide(Some(&with_components(&settings, &[])), &creators);
+            let verdict = review.decide(&with_components(&settings, &[]), &creators);
             let _ = serde_json::to_string(&review.answer(&verdict)).unwrap();
         }
     }

@@ -56,7 +56,7 @@ fn ours(request: &Value) -> (bool, Value) {
     let situation = Situation { trust_anchors: "ANCHORS", ..at(&settings) };
     let allowed = AllowList::parse(["ci:*"]).unwrap();
     let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: false };
-    let verdict = review.decide(Some(&situation), &creators);
+    let verdict = review.decide(&situation, &creators);
     let patch = json!(verdict.patch());
     let patch = if patch == json!([]) { Value::Null } else { patch };
     (!matches!(verdict.ending, Ending::Refused(_)), patch)

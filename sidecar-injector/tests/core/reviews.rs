@@ -30,7 +30,7 @@ fn decide_with(review: &Value, mark_skipped: bool) -> (Verdict, Value) {
     let creators = Creators { allowed: &allowed, uids: &[], mark_skipped };
     let review = Review::parse(review.to_string().as_bytes()).unwrap();
     let settings = settings();
-    let verdict = review.decide(Some(&at(&settings)), &creators);
+    let verdict = review.decide(&at(&settings), &creators);
     let answer = serde_json::to_value(review.answer(&verdict)).unwrap();
     (verdict, answer)
 }
@@ -44,7 +44,10 @@ fn stranger(mut review: Value) -> Value {
 fn an_enabled_pod_is_patched() {
     let pod = pod(&json!({}));
     let (verdict, answer) = decide(&review(&pod));
-    assert_eq!((verdict.app.as_str(), &verdict.ending), ("app", &Ending::Injected));
+    assert_eq!(
+        (verdict.app.as_str(), &verdict.ending),
+        ("app", &Ending::Injected { defaults: None })
+    );
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
     let response = &answer["response"];
@@ -76,7 +79,10 @@ fn an_administrator_may_inject_a_bare_pod_whose_name_is_its_id() {
     let mut review = review(&pod);
     review["request"]["userInfo"] = json!({"username": "root", "groups": ["system:masters"]});
     let (verdict, answer) = decide(&review);
-    assert_eq!((verdict.app.as_str(), verdict.ending), ("solo", Ending::Injected));
+    assert_eq!(
+        (verdict.app.as_str(), verdict.ending),
+        ("solo", Ending::Injected { defaults: None })
+    );
     assert!(answer["response"]["patch"].is_string());
 }
 
@@ -163,21 +169,6 @@ fn an_object_that_is_no_pod_is_refused(#[case] object: Value) {
     assert!(message.starts_with("could not unmarshal raw object: "), "{message}");
 }
 
-#[test]
-fn without_trust_anchors_only_pods_that_need_them_are_refused() {
-    let allowed = AllowList::parse([]).unwrap();
-    let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: false };
-    let decide = |object| {
-        let review = Review::parse(review(&object).to_string().as_bytes()).unwrap();
-        review.decide(None, &creators).ending
-    };
-    assert_eq!(
-        decide(pod(&json!({}))),
-        Ending::Refused("trust anchors are not loaded yet, try again".to_owned())
-    );
-    assert_eq!(decide(pod(&json!({"dapr.io/enabled": "no"}))), Ending::Skipped(Skip::NotEnabled));
-}
-
 #[rstest]
 #[case("")]
 #[case("[]")]
@@ -199,7 +190,7 @@ fn a_container_that_came_later_gets_its_variables() {
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
     pod["metadata"]["labels"].as_object_mut().unwrap().remove("dapr.io/app-id");
     let (verdict, _) = decide(&review(&pod));
-    assert_eq!(verdict.ending, Ending::Injected);
+    assert_eq!(verdict.ending, Ending::Injected { defaults: None });
     insta::assert_json_snapshot!(json!(verdict.patch()));
 }
 

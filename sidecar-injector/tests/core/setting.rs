@@ -3,9 +3,12 @@
 use serde_json::{Value, json};
 use sidecar_injector::addresses::{Actors, ControlPlane};
 use sidecar_injector::components::ComponentContainer;
+use sidecar_injector::defaults::Defaults;
 use sidecar_injector::mutate::{Change, InjectError, Outcome, Situation, mutate};
+use sidecar_injector::namespace::NamespacePolicy;
+use sidecar_injector::platform::Platform;
 use sidecar_injector::pod::PodView;
-use sidecar_injector::settings::{Security, Settings};
+use sidecar_injector::settings::{NativeDefault, Security, Settings};
 
 pub(crate) const ANCHORS: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
@@ -21,7 +24,9 @@ pub(crate) fn settings() -> Settings {
         control_plane,
         reminders: None,
         scheduler: true,
-        native: false,
+        scheduler_replicas: 3,
+        native: NativeDefault::Off,
+        defaults: Defaults::new(),
         sockets_folder: "/tmp/dapr-components-sockets".to_owned(),
         downward_api: false,
         identity_token: true,
@@ -42,6 +47,8 @@ pub(crate) fn with_components<'a>(
     Situation {
         settings,
         namespace: "default",
+        policy: NamespacePolicy::NONE,
+        platform: Platform::default(),
         trust_anchors: ANCHORS,
         mtls_enabled: true,
         components: Ok(components),
@@ -69,7 +76,9 @@ pub(crate) fn decide(pod: &Value, at: &Situation<'_>) -> Result<Outcome, InjectE
 /// The patch and the warnings for a pod that is injected.
 pub(crate) fn inject(pod: &Value, at: &Situation<'_>) -> (json_patch::Patch, Vec<String>) {
     match decide(pod, at).unwrap() {
-        Outcome { change: Change::Inject { patch, .. }, warnings } => (patch, warnings),
+        Outcome { change: Change::Inject { patch, .. }, warnings } => {
+            (patch, warnings.into_iter().map(|warning| warning.text).collect())
+        }
         other => panic!("not injected: {other:?}"),
     }
 }

@@ -5,6 +5,10 @@
 - --healthz-port
 - {{ .healthzPort | toString | quote }}
 - --scheduler-enabled={{ $.Values.global.scheduler.enabled }}
+{{- if dig "clientCA" "configMap" "" . }}
+- --client-ca-file
+- /var/run/secrets/trilby/client-ca/{{ dig "clientCA" "key" "ca.crt" . }}
+{{- end }}
 {{- if ne (int (dig "webhookPort" 4000 .)) 4000 }}
 - --port
 - {{ .webhookPort | quote }}
@@ -56,6 +60,18 @@
   value: {{ .sidecarReadOnlyRootFilesystem | quote }}
 - name: NATIVE_SIDECAR_ENABLED
   value: {{ .nativeSidecar | quote }}
+{{- with dig "sidecarDefaults" dict . }}
+- name: SIDECAR_DEFAULTS
+  value: {{ toJson . | quote }}
+{{- end }}
+{{- if dig "strictAnnotations" false . }}
+- name: STRICT_ANNOTATIONS
+  value: "true"
+{{- end }}
+{{- if dig "injectionEvents" true . }}
+- name: INJECTION_EVENTS
+  value: "true"
+{{- end }}
 {{- if or (include "dapr.guard.enabled" $) (include "dapr.watchdog.enabled" $) }}
 # So that guard and watchdog leave those pods alone which get no sidecar on purpose.
 - name: MARK_SKIPPED_PODS
@@ -91,5 +107,18 @@
 {{- .ignoreEntrypointTolerations | replace "\\\"" "\"" -}}
 {{- else if .ignoreEntrypointTolerations -}}
 {{- toJson .ignoreEntrypointTolerations -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The CA of the API server's client certificate, where one is asked for. */}}
+{{- define "dapr.injector.mounts" -}}
+{{- if dig "clientCA" "configMap" "" .Values.dapr_sidecar_injector -}}
+- {name: client-ca, mountPath: /var/run/secrets/trilby/client-ca, readOnly: true}
+{{- end -}}
+{{- end -}}
+
+{{- define "dapr.injector.volumes" -}}
+{{- with dig "clientCA" "configMap" "" .Values.dapr_sidecar_injector -}}
+- {name: client-ca, configMap: {name: {{ . | quote }}}}
 {{- end -}}
 {{- end -}}

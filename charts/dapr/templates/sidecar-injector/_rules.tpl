@@ -8,8 +8,40 @@
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]
   verbs: [get, list, watch, patch]
+{{- if dig "namespaceDefaults" true .Values.dapr_sidecar_injector }}
+# Their labels and annotations have a say in the sidecars of their pods.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get, list, watch]
+  {{- if .Values.global.rbac.namespaced }}
+  resourceNames: [{{ .Release.Namespace }}]
+  {{- end }}
+{{- end }}
+{{- if eq (toString .Values.dapr_sidecar_injector.nativeSidecar) "auto" }}
+# Native sidecars need kubelets that know them.
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+{{- end }}
 {{- if not .Values.global.rbac.namespaced }}
+{{- include "dapr.injector.podRules" . }}
+{{- end }}
+{{- end -}}
+
+{{/* What concerns the pods themselves: everywhere, or in the release namespace. */}}
+{{- define "dapr.injector.podRules" }}
 {{- include "dapr.injector.componentRule" . }}
+{{- if dig "injectionEvents" true .Values.dapr_sidecar_injector }}
+# To tell the owners of pods what became of their sidecars.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+{{- if dig "reachabilityCheck" true .Values.dapr_sidecar_injector }}
+# To notice that pods come up which the API server should have asked about.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 {{- end }}
 {{- end -}}
 
@@ -26,6 +58,6 @@
   resources: [configurations]
   verbs: [get]
 {{- if .Values.global.rbac.namespaced }}
-{{- include "dapr.injector.componentRule" . }}
+{{- include "dapr.injector.podRules" . }}
 {{- end }}
 {{- end -}}

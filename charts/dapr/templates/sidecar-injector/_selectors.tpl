@@ -6,18 +6,26 @@ namespace, because applications may live beside them. Takes the root scope.
 {{- $values := .Values.dapr_sidecar_injector -}}
 {{- $user := $values.objectSelector | default dict -}}
 {{- $excluded := dig "excludedNamespaces" (list "kube-system") $values -}}
-{{- with $values.namespaceSelector }}
+{{- $namespaces := $values.namespaceSelector | default dict -}}
 namespaceSelector:
-  {{- toYaml . | nindent 2 }}
-{{- else }}
-{{- if $excluded }}
-namespaceSelector:
+  {{- with $namespaces.matchLabels }}
+  matchLabels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   matchExpressions:
+    # A Namespace that is switched off costs the API server no call.
+    - key: dapr.io/injection
+      operator: NotIn
+      values: [disabled]
+    {{- if $values.namespaceSelector }}
+    {{- with $namespaces.matchExpressions }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- else if $excluded }}
     - key: kubernetes.io/metadata.name
       operator: NotIn
       values: {{ toJson $excluded }}
-{{- end }}
-{{- end }}
+    {{- end }}
 objectSelector:
   {{- with $user.matchLabels }}
   matchLabels:

@@ -1,0 +1,252 @@
+//! `injector inject` and `injector lint`.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Parser as _;
+use serde_json::{Value, json};
+
+use super::control_plane::ControlPlane;
+use super::{Offline, Outcome, PodResult, Remark, Source, documents, emit};
+use crate::config::{Config, Flags, Surroundings};
+use crate::warnings::printable;
+
+/// Namespace of the control plane unless something says otherwise.
+const NAMESPACE: &str = "dapr-system";
+/// The sidecar's image unless something says otherwise.
+const SIDECAR_IMAGE: &str = "ghcr.io/dapr/daprd:1.18.3";
+
+/// Work on manifests instead of serving a cluster.
+#[derive(Debug, clap::Parser)]
+#[command(name = "injector", version = runtime::VERSION)]
+pub enum Command {
+    /// Print manifests with the sidecars that the webhook would add
+    Inject {
+        /// What to print: the manifests, or patches for kustomize
+        #[arg(long, default_value = "yaml", value_name = "FORMAT")]
+        format: Format,
+        /// Manifests and settings
+        #[command(flatten)]
+        input: Input,
+    },
+    /// Print the warnings that the webhook would give; fail when there are any
+    Lint {
+        /// Manifests and settings
+        #[command(flatten)]
+        input: Input,
+    },
+}
+
+/// What to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// The manifests, edited.
+    Yaml,
+    /// A list of `target` and `patch`, for `patches` of a kustomization.
+    Patch,
+}
+
+/// Manifests and settings.
+#[derive(Debug, clap::Args)]
+pub struct Input {
+    /// A file of manifests, YAML or JSON; `-` is standard input. May be repeated
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Manifests of the control plane, whose settings are used: the output of `helm template`, or of
+    /// `kubectl -n dapr-system get deploy/dapr-sidecar-injector cm/dapr-trust-bundle
+    /// configurations.dapr.io/daprsystem -o yaml`
+    #[arg(long, value_name = "FILE")]
+    control_plane: Option<PathBuf>,
+    /// PEM file of the trust anchors, if not in the manifests of the control plane
+    #[arg(long, value_name = "FILE")]
+    trust_anchors: Option<PathBuf>,
+    /// Image of the sidecar
+    #[arg(long, value_name = "IMAGE")]
+    sidecar_image: Option<String>,
+    /// Another setting of the injector, an environment variable; wins over the control plane's
+    /// manifests. May be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    env: Vec<String>,
+}
+
+/// Runs a command. True when all is well; false when a pod would be refused or, for `lint`, when
+/// there are warnings.
+///
+/// # Errors
+/// A file cannot be read or is no YAML; the settings do not hold together; there are no trust
+/// anchors to inject.
+pub fn run(command: &Command) -> anyhow::Result<bool> {
+    match command {
+        Command::Inject { format, input } => {
+            let (sources, outcome) = input.inject(true)?;
+            report(&outcome)?;
+            let good = outcome.remarks.iter().all(|r| !matches!(r.result, PodResult::Failed(_)));
+            if good {
+                print(&match format {
+                    Format::Yaml => joined(&sources, &outcome.texts),
+                    Format::Patch => patches(&outcome),
+                })?;
+            }
+            Ok(good)
+        }
+        Command::Lint { input } => {
+            let (_, outcome) = input.inject(false)?;
+            let mut lines = Vec::new();
+            for Remark { subject, result, warnings } in &outcome.remarks {
+                lines.extend(warnings.iter().map(|w| format!("{subject}: {}", printable(w))));
+                if let PodResult::Failed(why) = result {
+                    lines.push(refusal(subject, why));
+                }
+            }
+            let good = lines.is_empty();
+            print(&lines.into_iter().map(|line| line + "\n").collect::<String>())?;
+            Ok(good)
+        }
+    }
+}
+
+impl Input {
+    fn inject(&self, needs_anchors: bool) -> anyhow::Result<(Vec<Source>, Outcome)> {
+        let sources =
+            self.files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+        let control_plane = self.control_plane()?;
+        let config = self.config(&control_plane)?;
+        let anchors = match &self.trust_anchors {
+            Some(path) => Some(read(path)?.text),
+            None => control_plane.trust_anchors,
+        };
+        if needs_anchors && anchors.is_none() {
+            bail!(
+                "no trust anchors: give --trust-anchors, the output of \
+                 `kubectl -n dapr-system get cm dapr-trust-bundle -o jsonpath='{{.data.ca\\.crt}}'`, \
+                 or that ConfigMap with --control-plane"
+            );
+        }
+        let anchors = anchors.unwrap_or_default();
+        if needs_anchors {
+            identity::TrustAnchors::parse_pem(anchors.as_bytes())
+                .context("read the trust anchors")?;
+        }
+        let offline = Offline {
+            settings: &config.settings,
+            trust_anchors: &anchors,
+            mtls_enabled: control_plane.mtls_enabled.unwrap_or(true),
+            namespace: self.namespace.as_deref(),
+        };
+        let outcome = offline.inject(&sources)?;
+        Ok((sources, outcome))
+    }
+
+    fn control_plane(&self) -> anyhow::Result<ControlPlane> {
+        let mut found = ControlPlane::default();
+        let Some(path) = &self.control_plane else { return Ok(found) };
+        let source = read(path)?;
+        for document in super::read(&source)? {
+            found.read(&document.value);
+        }
+        if found.env.is_empty() {
+            bail!("{} holds no Deployment dapr-sidecar-injector", source.name);
+        }
+        Ok(found)
+    }
+
+    fn config(&self, control_plane: &ControlPlane) -> anyhow::Result<Config> {
+        let mut env = control_plane.env.clone();
+        for pair in &self.env {
+            let (name, value) =
+                pair.split_once('=').with_context(|| format!("--env {pair} is not NAME=VALUE"))?;
+            env.insert(name.to_owned(), value.to_owned());
+        }
+        env.extend(self.sidecar_image.clone().map(|image| ("SIDECAR_IMAGE".to_owned(), image)));
+        for (name, default) in [("NAMESPACE", NAMESPACE), ("SIDECAR_IMAGE", SIDECAR_IMAGE)] {
+            env.entry(name.to_owned()).or_insert_with(|| default.to_owned());
+        }
+        let args = std::iter::once("injector").chain(control_plane.args.iter().map(String::as_str));
+        let args = runtime::flags::double_dashes(args.map(Into::into));
+        let flags =
+            Flags::try_parse_from(args).context("arguments of the control plane's injector")?;
+        // In a cluster it always has a token.
+        let around = Surroundings { resolv_conf: String::new(), has_token: true };
+        flags
+            .into_config(|name| env.get(name).cloned(), &around)
+            .context("settings of the injector")
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Source> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
+        return Ok(Source { name: "standard input".to_owned(), text });
+    }
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
+    Ok(Source { name, text })
+}
+
+/// What happened, for standard error.
+fn report(outcome: &Outcome) -> anyhow::Result<()> {
+    let mut lines = Vec::new();
+    for Remark { subject, result, warnings } in &outcome.remarks {
+        match result {
+            PodResult::Injected { app_id, .. } => {
+                lines.push(format!("{subject}: sidecar of app {app_id} injected"));
+            }
+            PodResult::Failed(why) => lines.push(refusal(subject, why)),
+            PodResult::Unchanged(_) => {}
+        }
+        lines.extend(warnings.iter().map(|w| format!("{subject}: warning: {}", printable(w))));
+    }
+    lines.extend(outcome.rewritten.iter().map(|document| {
+        format!(
+            "{document}: written anew, comments are lost: it uses YAML that cannot be edited in place"
+        )
+    }));
+    let text: String = lines.into_iter().map(|line| line + "\n").collect();
+    std::io::stderr().write_all(text.as_bytes()).context("write to standard error")
+}
+
+fn refusal(subject: &str, why: &str) -> String {
+    format!("{subject}: refused: {}", printable(why))
+}
+
+/// The texts of several files as one stream of documents.
+fn joined(sources: &[Source], texts: &[String]) -> String {
+    let mut all = String::new();
+    for (source, text) in sources.iter().zip(texts) {
+        if !all.is_empty() {
+            if !all.ends_with('\n') {
+                all.push('\n');
+            }
+            // Unless the next one begins with its own separator.
+            if documents::split(&source.text).first().is_none_or(|first| !first.is_empty()) {
+                all.push_str("---\n");
+            }
+        }
+        all.push_str(text);
+    }
+    all
+}
+
+/// A list for `patches` in a kustomization.
+fn patches(outcome: &Outcome) -> String {
+    let patches = outcome.remarks.iter().filter_map(|remark| match &remark.result {
+        PodResult::Injected { patch, target, .. } => {
+            let operations = emit::block(&json!(patch), 0).unwrap_or_default();
+            Some(json!({"target": target, "patch": operations.join("\n") + "\n"}))
+        }
+        PodResult::Unchanged(_) | PodResult::Failed(_) => None,
+    });
+    let patches: Value = patches.collect();
+    let mut lines = emit::block(&patches, 0).unwrap_or_else(|| vec![emit::inline(&patches)]);
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("write to standard output")
+}
