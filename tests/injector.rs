@@ -8,6 +8,10 @@ use blackbox::injector_bed::{Rights, names_of, pod};
 use blackbox::{Deadline, InjectorBed, until};
 use serde_json::{Value, json};
 
+#[path = "injector/manifests.rs"]
+mod manifests;
+#[path = "injector/namespaces.rs"]
+mod namespaces;
 #[path = "injector/watchdog.rs"]
 mod watchdog;
 

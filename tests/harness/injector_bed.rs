@@ -319,16 +319,19 @@ pub fn names_of(pod: &Value) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The rule that lets the injector tell the owners of pods.
-const EVENTS: &str = "- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}";
+/// The rules of our chart alone: to tell the owners of pods, to follow Namespaces, and to find pods
+/// that the API server never asked about.
+const MORE_RULES: &str = "- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
+- {apiGroups: [\"\"], resources: [namespaces], verbs: [get, list, watch]}
+- {apiGroups: [\"\"], resources: [pods], verbs: [list]}";
 
 /// Namespace, kinds, accounts, rights, and the pod that the injector's token is bound to.
 fn prepare(bed: &ApiBed, rights: Rights) -> Result<()> {
     let crds = environment::workspace().join("crds");
     bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
     bed.kubectl(&["create", "namespace", NAMESPACE])?;
-    let (hook_verbs, component_verbs, event_rule) = match rights {
-        Rights::Ours => ("get, list, watch, patch", "get, list, watch", EVENTS),
+    let (hook_verbs, component_verbs, more_rules) = match rights {
+        Rights::Ours => ("get, list, watch, patch", "get, list, watch", MORE_RULES),
         Rights::Dapr => ("patch", "get, list", ""),
     };
     bed.apply(&format!(
@@ -347,7 +350,7 @@ rules:
   resourceNames: [dapr-sidecar-injector]
   verbs: [{hook_verbs}]
 - {{apiGroups: [dapr.io], resources: [components], verbs: [{component_verbs}]}}
-{event_rule}
+{more_rules}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding

@@ -135,7 +135,8 @@ impl Input {
             settings: &config.settings,
             trust_anchors: &anchors,
             mtls_enabled: control_plane.mtls_enabled.unwrap_or(true),
-            namespace: self.namespace.as_deref(),
+            // What is only looked at may live anywhere.
+            namespace: self.namespace.as_deref().or((!needs_anchors).then_some("default")),
         };
         let outcome = offline.inject(&sources)?;
         Ok((sources, outcome))
