@@ -10,6 +10,8 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 use sidecar_injector::components::ComponentContainer;
 use sidecar_injector::mutate::Situation;
+use sidecar_injector::namespace::NamespacePolicy;
+use sidecar_injector::platform::Platform;
 use sidecar_injector::review::{Creators, Review};
 use sidecar_injector::{Config, Flags, Surroundings};
 
@@ -122,12 +124,14 @@ impl Core {
         let situation = Situation {
             settings: &self.config.settings,
             namespace: review.namespace(),
+            policy: NamespacePolicy::NONE,
+            platform: Platform::default(),
             trust_anchors: ANCHORS,
             mtls_enabled: true,
             components: Ok(components),
         };
         let creators = Creators { allowed: &self.config.allowed, uids: &[], mark_skipped: false };
-        let verdict = review.decide(Some(&situation), &creators);
+        let verdict = review.decide(&situation, &creators);
         let answer = serde_json::to_value(review.answer(&verdict)).unwrap();
         let response = &answer["response"];
         let patch = response["patch"].as_str().map_or(json!([]), |patch| {
