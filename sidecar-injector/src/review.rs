@@ -201,9 +201,10 @@ impl Review {
 
     /// The review to send back.
     pub fn answer<'a>(&'a self, verdict: &'a Verdict) -> Answer<'a> {
-        let patch = (!verdict.patch.0.is_empty()).then(|| {
-            base64::engine::general_purpose::STANDARD.encode(json!(verdict.patch).to_string())
-        });
+        let some = Some(&verdict.patch).filter(|patch| !patch.0.is_empty());
+        // A patch is texts and JSON values: writing it cannot fail.
+        let patch = some.and_then(|patch| serde_json::to_vec(patch).ok());
+        let patch = patch.map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes));
         let message = match &verdict.ending {
             Ending::Refused(message) => Some(warnings::printable(message)),
             _ => None,

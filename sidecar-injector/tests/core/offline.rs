@@ -1,6 +1,7 @@
 //! Manifests in, manifests out.
 
 use serde_json::Value;
+use sidecar_injector::mutate::Change;
 use sidecar_injector::offline::{Offline, PodResult, Source};
 
 use crate::setting::{ANCHORS, settings};
@@ -204,4 +205,35 @@ fn what_is_no_yaml_is_named_by_its_place() {
     };
     let source = Source { name: "x.yaml".to_owned(), text: "a: 1\n---\nb: [\n".to_owned() };
     assert_eq!(offline.inject(&[source]).unwrap_err().to_string(), "x.yaml, document 2");
+}
+
+/// The recipes for service meshes: they are injected without a complaint, whether the mesh's own
+/// container comes before ours or after it, and their exceptions name ports that sidecars use.
+#[rstest::rstest]
+#[case("istio-sidecar", include_str!("../../../deploy/samples/mesh/istio-sidecar.yaml"))]
+#[case("istio-ambient", include_str!("../../../deploy/samples/mesh/istio-ambient.yaml"))]
+#[case("linkerd", include_str!("../../../deploy/samples/mesh/linkerd.yaml"))]
+#[case("consul", include_str!("../../../deploy/samples/mesh/consul.yaml"))]
+fn recipes_for_meshes_are_injected(#[case] mesh: &str, #[case] text: &str) {
+    let (injected, said) = inject(text);
+    assert_eq!(said, [format!("app.yaml: Deployment mesh-{mesh}/orders: injected orders")]);
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&injected).unwrap();
+    let template = &documents[1]["spec"]["template"];
+    assert_eq!(template["spec"]["containers"][1]["name"], "daprd");
+    let mut meshed = template.clone();
+    let proxy = serde_json::json!({"name": "proxy", "image": "proxy"});
+    meshed["spec"]["containers"].as_array_mut().unwrap().insert(0, proxy);
+    let settings = settings();
+    let again = crate::setting::decide(&meshed, &crate::setting::at(&settings)).unwrap();
+    let Change::Complete { patch, .. } = again.change else { panic!("{again:?}") };
+    let paths: Vec<String> = patch.0.iter().map(|operation| operation.path().to_string()).collect();
+    assert_eq!(paths, ["/spec/containers/0/env"], "the late one gets its variables, nothing else");
+    let known = ["443", "3501", "50002", "50005"];
+    let annotations = template["metadata"]["annotations"].as_object().unwrap();
+    for (key, value) in
+        annotations.iter().filter(|(key, _)| key.ends_with("ports") || key.ends_with("Ports"))
+    {
+        let ports = value.as_str().unwrap().split(',');
+        assert!(ports.clone().all(|port| known.contains(&port)), "{key}: {value}");
+    }
 }
