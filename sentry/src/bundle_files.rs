@@ -97,7 +97,7 @@ fn directory(path: &Path) -> PathBuf {
 }
 
 /// Writes beside the file and renames, so that no reader sees half of it.
-fn write(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = directory(path).join(format!(".{name}.new"));
     let mut options = File::options();

@@ -15,19 +15,21 @@ use kube::core::object::NotUsed;
 use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, ObjectMeta, Resource};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
+use resources::Mtls;
 use runtime::kubernetes::Precedence;
 use runtime::{ReadyGuard, Scope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::authority::Authority;
 use crate::cache::{self, Cache, Step};
+use crate::config::{BundleNames, JwtConfig};
 use crate::error::SignError;
 use crate::pod_identity::{PodView, Refusal, TokenOwner};
 use crate::settings::{self, Settings};
 use crate::token_reviews::{self, ReviewFailure, TokenReviews};
 use crate::{
-    bundle_objects::BundleObjects, bundle_record::Keys, census::Census, config::BundleNames,
-    events::Events,
+    bundle_objects::BundleObjects, bundle_record::Keys, census::Census, events::Events,
+    jwt_store::JwtStore,
 };
 
 /// How long a request waits for the caches to fill after a start.
@@ -184,17 +186,17 @@ impl Kubernetes {
         asked.ok_or(SignError::Refused(Refusal::NoConfiguration))
     }
 
-    /// Reads the control plane's Configuration.
+    /// Reads `spec.mtls` of the control plane's Configuration.
     ///
     /// # Errors
     /// It does not exist, cannot be read or holds illegal values.
-    pub async fn settings(&self, namespace: &str, name: &str) -> anyhow::Result<Settings> {
+    pub async fn mtls(&self, namespace: &str, name: &str) -> anyhow::Result<Mtls> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
         let object = runtime::kubernetes::appearing(|| api.get_opt(name)).await;
         let object = object.map_err(|e| anyhow!("{}", brief(&e)))?;
         let object = object.context("config CRD not found")?;
-        settings_of(&object)
+        mtls_of(&object)
     }
 
     /// Follows the control plane's Configuration: another lifetime or clock skew counts from the
@@ -226,6 +228,15 @@ impl Kubernetes {
         });
     }
 
+    /// The objects that hold the JWT key: those of the CA.
+    pub fn jwt_store(&self, namespace: &str, config: &JwtConfig) -> JwtStore {
+        JwtStore::objects(
+            Api::namespaced(self.client.clone(), namespace),
+            Api::namespaced(self.client.clone(), namespace),
+            config,
+        )
+    }
+
     /// The objects that hold the CA.
     pub fn bundle_objects(&self, namespace: &str, names: &BundleNames) -> BundleObjects {
         BundleObjects::new(
@@ -239,9 +250,13 @@ impl Kubernetes {
 }
 
 fn settings_of(configuration: &DynamicObject) -> anyhow::Result<Settings> {
+    Ok(Settings::from_mtls(&mtls_of(configuration)?)?)
+}
+
+fn mtls_of(configuration: &DynamicObject) -> anyhow::Result<Mtls> {
     let mtls = configuration.data.pointer("/spec/mtls").cloned().unwrap_or_default();
-    let mtls: Option<resources::Mtls> = serde_json::from_value(mtls).context("read spec.mtls")?;
-    Ok(Settings::from_mtls(&mtls.unwrap_or_default())?)
+    let mtls: Option<Mtls> = serde_json::from_value(mtls).context("read spec.mtls")?;
+    Ok(mtls.unwrap_or_default())
 }
 
 fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use identity::{KeyKind, TrustDomain};
-use runtime::flags::{go_bool, go_duration};
+use runtime::flags::go_duration;
 use runtime::{ProcessFlags, environment, kubernetes::KubeFlags};
+
+use crate::config_jwt::JwtFlags;
+pub use crate::config_jwt::{JwtConfig, OidcConfig};
 
 /// Sentry issues the certificates that Dapr's services and sidecars identify themselves with.
 #[derive(Debug, Clone, clap::Parser)]
@@ -61,62 +64,6 @@ pub struct Flags {
     listen_address: String,
     #[command(flatten)]
     jwt: JwtFlags,
-}
-
-/// JWT SVIDs and OIDC discovery. Not built yet: asking for them is an error at start.
-#[derive(Debug, Clone, clap::Args)]
-struct JwtFlags {
-    /// Issue JWT SVIDs (not part of this release)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
-    jwt_enabled: bool,
-    /// File with the JWT signing key
-    #[arg(long, default_value = "jwt.key", value_name = "NAME")]
-    jwt_key_filename: PathBuf,
-    /// File with the JSON web key set
-    #[arg(long, default_value = "jwks.json", value_name = "NAME")]
-    jwks_filename: PathBuf,
-    /// Issuer claim of JWT SVIDs
-    #[arg(long, value_name = "URL")]
-    jwt_issuer: Option<String>,
-    /// Signing algorithm of JWT SVIDs
-    #[arg(long, default_value = "RS256", value_name = "NAME")]
-    jwt_signing_algorithm: String,
-    /// Key id of JWT SVIDs
-    #[arg(long, value_name = "ID")]
-    jwt_key_id: Option<String>,
-    /// Lifetime of JWT SVIDs
-    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = go_duration)]
-    jwt_ttl: Duration,
-    /// Serve OIDC discovery (not part of this release)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
-    oidc_enabled: bool,
-    /// Address that the OIDC server listens on
-    #[arg(long, default_value = "localhost", value_name = "ADDRESS")]
-    oidc_server_listen_address: String,
-    /// Port of the OIDC server
-    #[arg(long, default_value_t = 9080, value_name = "PORT")]
-    oidc_server_listen_port: u16,
-    /// Serve OIDC discovery over TLS
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
-    oidc_server_tls_enabled: bool,
-    /// Certificate of the OIDC server
-    #[arg(long, value_name = "PATH")]
-    oidc_server_tls_cert_file: Option<PathBuf>,
-    /// Key of the OIDC server
-    #[arg(long, value_name = "PATH")]
-    oidc_server_tls_key_file: Option<PathBuf>,
-    /// `jwks_uri` of the discovery document
-    #[arg(long, value_name = "URL")]
-    oidc_jwks_uri: Option<String>,
-    /// Prefix of the OIDC server's paths
-    #[arg(long, value_name = "PATH")]
-    oidc_path_prefix: Option<String>,
-    /// Hosts that OIDC discovery answers for
-    #[arg(long, value_delimiter = ',', value_name = "HOSTS")]
-    oidc_allowed_hosts: Vec<String>,
 }
 
 const DEFAULT_CONFIG: &str = resources::names::CONTROL_PLANE_CONFIGURATION;
@@ -179,6 +126,10 @@ pub struct Config {
     pub listen_address: String,
     /// Port of the gRPC server; 0 lets the kernel choose.
     pub port: u16,
+    /// JWT SVIDs, if they are issued.
+    pub jwt: Option<JwtConfig>,
+    /// OIDC discovery, if it is served.
+    pub oidc: Option<OidcConfig>,
 }
 
 impl Flags {
@@ -187,7 +138,6 @@ impl Flags {
     /// # Errors
     /// A value is illegal, or asks for something that this release does not have.
     pub fn into_config(self) -> anyhow::Result<Config> {
-        self.jwt.check()?;
         let namespace = environment::namespace();
         let mode = match self.mode.as_str() {
             "kubernetes" => {
@@ -210,6 +160,7 @@ impl Flags {
             issuer_key: directory.join(self.issuer_key_filename),
         };
         ensure!(!self.ca_lifetime.is_zero(), "--ca-lifetime must be longer than zero");
+        let (jwt, oidc) = self.jwt.into_config(&directory)?;
         let trust_domain = TrustDomain::parse(&self.trust_domain)
             .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
         Ok(Config {
@@ -223,6 +174,8 @@ impl Flags {
             ca_keep_retired: self.ca_keep_retired,
             listen_address: self.listen_address,
             port: self.port,
+            jwt,
+            oidc,
         })
     }
 }
@@ -233,23 +186,6 @@ fn key_kind(name: &str) -> anyhow::Result<KeyKind> {
         "ed25519" => Ok(KeyKind::Ed25519),
         "rsa-2048" => Ok(KeyKind::Rsa2048),
         other => bail!("--ca-key-type {other:?} is unknown; use ecdsa-p256, ed25519 or rsa-2048"),
-    }
-}
-
-impl JwtFlags {
-    fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.jwt_enabled || self.jwt_issuer.is_none(),
-            "jwt-issuer cannot be set when jwt-enabled is false"
-        );
-        ensure!(
-            !self.jwt_enabled,
-            "JWT SVIDs are not part of this release; remove --jwt-enabled (and --oidc-enabled)"
-        );
-        if self.oidc_enabled {
-            tracing::info!("OIDC discovery is off because --jwt-enabled is not given");
-        }
-        Ok(())
     }
 }
 
@@ -280,7 +216,6 @@ mod tests {
     #[case::mode(&["--mode", "both"], "Invalid options: invalid mode: both")]
     #[case::trust_domain(&["--trust-domain", "Upper"], "--trust-domain \"Upper\"")]
     #[case::issuer_alone(&["--jwt-issuer", "x"], "jwt-issuer cannot be set when jwt-enabled is false")]
-    #[case::jwt(&["--jwt-enabled"], "JWT SVIDs are not part of this release")]
     #[case::key_type(&["--ca-key-type", "dsa"], "--ca-key-type \"dsa\" is unknown")]
     fn refuses_what_it_cannot_do(#[case] args: &[&str], #[case] want: &str) {
         let error = config(args).unwrap_err().to_string();

@@ -3,9 +3,10 @@
 //! a moment is `Unavailable` or `ResourceExhausted`, which clients try again, while anything else
 //! ends a sidecar.
 
-use identity::{CsrError, IssueError, SpiffeError};
+use identity::{CsrError, IssueError, SpiffeError, TokenError};
 use tonic::Status;
 
+use crate::jwt_svid::JwtSvidError;
 use crate::pod_identity::Refusal;
 
 /// Why a certificate was not issued.
@@ -14,6 +15,18 @@ pub enum SignError {
     /// The validator is not enabled, or does not exist.
     #[error("the requested validator is not enabled")]
     NotEnabled,
+    /// No validator is named, and there is no default one.
+    #[error("a validator name must be specified in this environment")]
+    NoDefault,
+    /// The token of an identity provider is missing.
+    #[error("the request does not contain a token")]
+    NoToken,
+    /// What the request asks for cannot be the subject of a token.
+    #[error("failed to construct SPIFFE ID for requestor: {0}")]
+    Requestor(SpiffeError),
+    /// The token of an identity provider does not prove it.
+    #[error("token validation failed: {0}")]
+    Token(TokenError),
     /// The rules of every request; the text lists those that are broken, one per line.
     #[error("invalid request: {0}")]
     InvalidRequest(String),
@@ -41,6 +54,12 @@ pub enum SignError {
     /// There is no CA, or it cannot sign any more.
     #[error("sentry has no usable CA: {0}")]
     NoCa(String),
+    /// JWT SVIDs are issued, and there is no key for them yet.
+    #[error("sentry has no usable JWT key")]
+    NoJwtKey,
+    /// The JWT SVIDs cannot be made.
+    #[error(transparent)]
+    Jwt(JwtSvidError),
     /// Signing failed.
     #[error("issue the certificate")]
     Issue(#[source] IssueError),
@@ -50,14 +69,15 @@ impl SignError {
     /// A fixed word for metrics.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::NotEnabled => "validator",
-            Self::InvalidRequest(_) | Self::TrustDomain(_) => "request",
+            Self::NotEnabled | Self::NoDefault => "validator",
+            Self::InvalidRequest(_) | Self::TrustDomain(_) | Self::Requestor(_) => "request",
+            Self::NoToken | Self::Token(_) => "token",
             Self::Refused(refusal) => refusal.label(),
             Self::ValidatorNotReady | Self::ApiUnavailable(_) => "api_unavailable",
             Self::Overloaded => "overload",
             Self::Csr(_) => "csr",
-            Self::NoCa(_) => "no_ca",
-            Self::Id(_) | Self::Issue(_) => "sign",
+            Self::NoCa(_) | Self::NoJwtKey => "no_ca",
+            Self::Id(_) | Self::Issue(_) | Self::Jwt(_) => "sign",
         }
     }
 }
@@ -65,13 +85,18 @@ impl SignError {
 impl From<SignError> for Status {
     fn from(e: SignError) -> Self {
         match &e {
-            SignError::NotEnabled => Self::invalid_argument(e.to_string()),
-            SignError::InvalidRequest(_) | SignError::TrustDomain(_) | SignError::Refused(_) => {
-                Self::permission_denied(e.to_string())
-            }
-            SignError::ValidatorNotReady | SignError::ApiUnavailable(_) | SignError::NoCa(_) => {
-                Self::unavailable(e.to_string())
-            }
+            SignError::NotEnabled | SignError::NoDefault => Self::invalid_argument(e.to_string()),
+            SignError::InvalidRequest(_)
+            | SignError::TrustDomain(_)
+            | SignError::Requestor(_)
+            | SignError::NoToken
+            | SignError::Token(_)
+            | SignError::Refused(_) => Self::permission_denied(e.to_string()),
+            SignError::ValidatorNotReady
+            | SignError::ApiUnavailable(_)
+            | SignError::NoCa(_)
+            | SignError::NoJwtKey => Self::unavailable(e.to_string()),
+            SignError::Jwt(_) => Self::internal(e.to_string()),
             SignError::Overloaded => Self::resource_exhausted(e.to_string()),
             SignError::Csr(CsrError::Pem) => {
                 Self::invalid_argument("invalid certificate signing request")

@@ -1,13 +1,16 @@
 //! From a request to a proven identity: the shell around [`crate::pod_identity`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use identity::{SpiffeId, TrustDomain};
+use identity::{Expected, SpiffeId, TrustDomain};
+use runtime::clock;
 
 use crate::cluster::Kubernetes;
 use crate::error::SignError;
+use crate::jwks_keys::Keys;
 use crate::pod_identity::{self, ControlPlane, TrustDomainSource};
-use crate::request::{Request, Validator};
+use crate::request::{Offer, Request, Validator};
 
 /// What a request may ask for, proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,40 +48,101 @@ impl Proven {
     }
 }
 
-/// Checks who calls.
+/// Checks who calls. Cheap to clone.
 #[derive(Clone)]
 pub enum Identifier {
     /// Believes the request: standalone only.
     Insecure,
-    /// Asks the API server.
-    Kubernetes(Arc<KubernetesIdentifier>),
+    /// Checks tokens of an identity provider: standalone.
+    Jwks(JwksIdentifier),
+    /// Asks the API server, and checks tokens of an identity provider if there is one.
+    Kubernetes(Arc<KubernetesIdentifier>, Option<JwksIdentifier>),
 }
 
 impl Identifier {
-    /// Which validator a request may name.
-    pub fn validator(&self) -> Validator {
+    /// Which validators a request may name.
+    pub fn offer(&self) -> Offer {
         match self {
-            Self::Insecure => Validator::Insecure,
-            Self::Kubernetes(_) => Validator::Kubernetes,
+            Self::Insecure => Offer::Insecure,
+            Self::Jwks(_) => Offer::Jwks,
+            Self::Kubernetes(_, None) => Offer::Kubernetes,
+            Self::Kubernetes(_, Some(_)) => Offer::KubernetesAndJwks,
         }
     }
 
-    /// Proves what the request asks for.
+    /// Proves what the request asks for, with a validator of the offer.
     ///
     /// # Errors
-    /// [`SignError::Refused`] if it is not so, others if it cannot be found out now.
-    pub async fn prove(&self, request: &Request) -> Result<Proven, SignError> {
-        match self {
-            Self::Insecure => Ok(Proven {
-                app_id: request.app_id.clone(),
-                namespace: request.namespace.clone(),
-                trust_domain: request.trust_domain.clone(),
-                may_have_dns_names: true,
-                pod: None,
-            }),
-            Self::Kubernetes(identifier) => identifier.prove(request).await,
+    /// [`SignError::Refused`] or [`SignError::Token`] if it is not so, others if it cannot be found
+    /// out now.
+    pub async fn prove(
+        &self,
+        request: &Request,
+        validator: Validator,
+    ) -> Result<Proven, SignError> {
+        match (validator, self) {
+            (Validator::Insecure, Self::Insecure) => Ok(claimed(request, true)),
+            (Validator::Jwks, Self::Jwks(jwks)) => {
+                jwks.check(request)?;
+                Ok(claimed(request, true))
+            }
+            // In a cluster the names of webhooks are for pods of the control plane alone.
+            (Validator::Jwks, Self::Kubernetes(_, Some(jwks))) => {
+                jwks.check(request)?;
+                Ok(claimed(request, false))
+            }
+            (Validator::Kubernetes, Self::Kubernetes(kubernetes, _)) => {
+                kubernetes.prove(request).await
+            }
+            _ => Err(SignError::NotEnabled),
         }
     }
+}
+
+/// The identity as the request has it, for whoever has proven it or is believed.
+fn claimed(request: &Request, may_have_dns_names: bool) -> Proven {
+    Proven {
+        app_id: request.app_id.clone(),
+        namespace: request.namespace.clone(),
+        trust_domain: request.trust_domain.clone(),
+        may_have_dns_names,
+        pod: None,
+    }
+}
+
+/// How far the clocks of identity providers may differ. Source: Dapr 1.18, sentry.
+const JWKS_LEEWAY: Duration = Duration::from_mins(5);
+
+/// Proves identities by tokens whose subject is the SPIFFE id asked for.
+#[derive(Clone)]
+pub struct JwksIdentifier {
+    keys: Keys,
+    audience: Arc<str>,
+}
+
+impl JwksIdentifier {
+    /// `namespace` and `trust_domain` are the control plane's.
+    pub fn new(keys: Keys, namespace: &str, trust_domain: &TrustDomain) -> Self {
+        Self { keys, audience: own_id(namespace, trust_domain).into() }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), SignError> {
+        let id = SpiffeId::new(&request.trust_domain, &request.namespace, &request.app_id);
+        let subject = id.map_err(SignError::Requestor)?.to_string();
+        let expected = Expected {
+            audience: &self.audience,
+            subject: &subject,
+            now: clock::now(),
+            leeway: JWKS_LEEWAY,
+        };
+        let keys = self.keys.load();
+        identity::verify_token(&request.token, &keys, &expected).map_err(SignError::Token)
+    }
+}
+
+/// Sentry's own id, which tokens must be meant for.
+fn own_id(namespace: &str, trust_domain: &TrustDomain) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/dapr-sentry")
 }
 
 /// Proves identities by token review, pod and Configuration.
@@ -93,10 +157,7 @@ pub struct KubernetesIdentifier {
 impl KubernetesIdentifier {
     /// `namespace` and `trust_domain` are the control plane's.
     pub fn new(kubernetes: Kubernetes, namespace: String, trust_domain: TrustDomain) -> Self {
-        let audiences = [
-            "dapr.io/sentry".to_owned(),
-            format!("spiffe://{trust_domain}/ns/{namespace}/dapr-sentry"),
-        ];
+        let audiences = ["dapr.io/sentry".to_owned(), own_id(&namespace, &trust_domain)];
         Self { kubernetes, namespace, trust_domain, audiences }
     }
 

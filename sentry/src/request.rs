@@ -17,30 +17,59 @@ const MAX_APP_ID: usize = 64;
 pub enum Validator {
     /// A Kubernetes service account token, checked by the API server.
     Kubernetes,
+    /// A token of an identity provider, checked with its keys.
+    Jwks,
     /// Not at all: standalone only.
     Insecure,
 }
 
 impl Validator {
-    /// The validator of a request: the one it names, which must be the enabled one, or that one.
-    ///
-    /// # Errors
-    /// [`SignError::NotEnabled`], also for numbers that no version defines.
-    pub fn choose(self, asked: i32) -> Result<Self, SignError> {
-        let own = match self {
-            Self::Kubernetes => TokenValidator::Kubernetes,
-            Self::Insecure => TokenValidator::Insecure,
-        };
-        let enabled = asked == i32::from(own) || asked == i32::from(TokenValidator::Unknown);
-        if enabled { Ok(self) } else { Err(SignError::NotEnabled) }
-    }
-
     /// As it is named in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Kubernetes => "kubernetes",
+            Self::Jwks => "jwks",
             Self::Insecure => "insecure",
         }
+    }
+}
+
+/// The validators of a running sentry. Source of the four combinations: Dapr 1.18, sentry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// In a cluster.
+    Kubernetes,
+    /// In a cluster with an identity provider.
+    KubernetesAndJwks,
+    /// Standalone.
+    Insecure,
+    /// Standalone with an identity provider: callers have to name it.
+    Jwks,
+}
+
+impl Offer {
+    /// The validator of a request: the one it names, or the default one.
+    ///
+    /// # Errors
+    /// [`SignError::NoDefault`] if it names none and there is no default, [`SignError::NotEnabled`]
+    /// if it names another one, also of a number that no version defines.
+    pub fn choose(self, asked: i32) -> Result<Validator, SignError> {
+        let (enabled, default): (&[Validator], _) = match self {
+            Self::Kubernetes => (&[Validator::Kubernetes], Some(Validator::Kubernetes)),
+            Self::KubernetesAndJwks => {
+                (&[Validator::Kubernetes, Validator::Jwks], Some(Validator::Kubernetes))
+            }
+            Self::Insecure => (&[Validator::Insecure], Some(Validator::Insecure)),
+            Self::Jwks => (&[Validator::Jwks], None),
+        };
+        let validator = match TokenValidator::try_from(asked) {
+            Ok(TokenValidator::Unknown) => return default.ok_or(SignError::NoDefault),
+            Ok(TokenValidator::Kubernetes) => Validator::Kubernetes,
+            Ok(TokenValidator::Jwks) => Validator::Jwks,
+            Ok(TokenValidator::Insecure) => Validator::Insecure,
+            Err(_) => return Err(SignError::NotEnabled),
+        };
+        if enabled.contains(&validator) { Ok(validator) } else { Err(SignError::NotEnabled) }
     }
 }
 
@@ -57,6 +86,8 @@ pub struct Request {
     pub csr: Vec<u8>,
     /// Bearer token. Never printed.
     pub token: String,
+    /// Who else JWT SVIDs are meant for.
+    pub jwt_audiences: Vec<String>,
 }
 
 impl fmt::Debug for Request {
@@ -69,10 +100,15 @@ impl fmt::Debug for Request {
     }
 }
 
-impl TryFrom<SignCertificateRequest> for Request {
-    type Error = SignError;
-
-    fn try_from(raw: SignCertificateRequest) -> Result<Self, SignError> {
+impl Request {
+    /// Checks what is true of every request, and for `jwks` that there is a token.
+    ///
+    /// # Errors
+    /// [`SignError::NoToken`], [`SignError::InvalidRequest`] or [`SignError::TrustDomain`].
+    pub fn read(raw: SignCertificateRequest, validator: Validator) -> Result<Self, SignError> {
+        if validator == Validator::Jwks && raw.token.is_empty() {
+            return Err(SignError::NoToken);
+        }
         let broken = broken_rules(&raw);
         if !broken.is_empty() {
             return Err(SignError::InvalidRequest(broken.join("\n")));
@@ -88,6 +124,7 @@ impl TryFrom<SignCertificateRequest> for Request {
             trust_domain,
             csr: raw.certificate_signing_request,
             token: raw.token,
+            jwt_audiences: raw.jwt_audiences,
         })
     }
 }
@@ -135,7 +172,7 @@ mod tests {
     #[case::trust_domain_scheme(raw("a", "n", "c", "http://a"), "scheme is missing or invalid")]
     #[case::trust_domain_empty(raw("a", "n", "c", "spiffe://"), "trust domain is missing")]
     fn refuses_with_permission_denied(#[case] raw: SignCertificateRequest, #[case] want: &str) {
-        let status = tonic::Status::from(Request::try_from(raw).unwrap_err());
+        let status = tonic::Status::from(Request::read(raw, Validator::Insecure).unwrap_err());
         assert_eq!((status.code(), status.message()), (tonic::Code::PermissionDenied, want));
     }
 
@@ -146,23 +183,33 @@ mod tests {
     #[case::name(raw("a", "n", "c", "td.example"), "td.example")]
     #[case::id(raw("a", "n", "c", "spiffe://td/whatever"), "td")]
     fn accepts(#[case] raw: SignCertificateRequest, #[case] trust_domain: &str) {
-        assert_eq!(Request::try_from(raw).unwrap().trust_domain.as_str(), trust_domain);
+        assert_eq!(
+            Request::read(raw, Validator::Insecure).unwrap().trust_domain.as_str(),
+            trust_domain
+        );
     }
 
+    #[test]
+    fn a_token_is_missed_before_anything_else() {
+        let error = Request::read(SignCertificateRequest::default(), Validator::Jwks).unwrap_err();
+        assert_eq!(error.to_string(), "the request does not contain a token");
+    }
+
+    const OFF: &str = "the requested validator is not enabled";
+    const NONE: &str = "a validator name must be specified in this environment";
+
     #[rstest]
-    #[case(Validator::Insecure, 0, true)]
-    #[case(Validator::Insecure, 1, true)]
-    #[case(Validator::Insecure, 2, false)]
-    #[case(Validator::Insecure, 3, false)]
-    #[case(Validator::Insecure, -1, false)]
-    #[case(Validator::Kubernetes, 0, true)]
-    #[case(Validator::Kubernetes, 1, false)]
-    #[case(Validator::Kubernetes, 2, true)]
-    fn chooses_the_enabled_validator(
-        #[case] enabled: Validator,
-        #[case] asked: i32,
-        #[case] accepted: bool,
+    #[case(Offer::Insecure, [Ok(Validator::Insecure), Ok(Validator::Insecure), Err(OFF), Err(OFF), Err(OFF)])]
+    #[case(Offer::Kubernetes, [Ok(Validator::Kubernetes), Err(OFF), Ok(Validator::Kubernetes), Err(OFF), Err(OFF)])]
+    #[case(Offer::KubernetesAndJwks, [Ok(Validator::Kubernetes), Err(OFF), Ok(Validator::Kubernetes), Ok(Validator::Jwks), Err(OFF)])]
+    #[case(Offer::Jwks, [Err(NONE), Err(OFF), Err(OFF), Ok(Validator::Jwks), Err(OFF)])]
+    fn chooses_the_validator(
+        #[case] offer: Offer,
+        #[case] want: [Result<Validator, &'static str>; 5],
     ) {
-        assert_eq!(enabled.choose(asked).is_ok(), accepted);
+        for (asked, want) in [0, 1, 2, 3, -1].into_iter().zip(want) {
+            let got = offer.choose(asked).map_err(|e| tonic::Status::from(e).message().to_owned());
+            assert_eq!(got, want.map_err(str::to_owned), "{asked}");
+        }
     }
 }

@@ -39,15 +39,6 @@ pub enum SettingsError {
     /// Certificates of no lifetime.
     #[error("spec.mtls.workloadCertTTL must be longer than zero")]
     ZeroTtl,
-    /// A built-in validator in the list.
-    #[error("the built-in {0} validators cannot be configured manually")]
-    BuiltIn(String),
-    /// A validator that does not exist.
-    #[error("invalid token validator name: '{0}'; supported values: 'jwks'")]
-    UnknownValidator(String),
-    /// A validator that is not built.
-    #[error("the token validator 'jwks' is not part of this release")]
-    Jwks,
     /// The text is no YAML of a Configuration.
     #[error("parse the configuration file")]
     Yaml(#[source] serde_saphyr::Error),
@@ -59,44 +50,36 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the field.
     pub fn from_mtls(mtls: &Mtls) -> Result<Self, SettingsError> {
-        if let Some(validator) = mtls.token_validators.first() {
-            return Err(match validator.name.to_ascii_lowercase().as_str() {
-                "jwks" => SettingsError::Jwks,
-                "kubernetes" | "insecure" => SettingsError::BuiltIn(validator.name.clone()),
-                _ => SettingsError::UnknownValidator(validator.name.clone()),
-            });
-        }
         let settings = Self {
             ttl: duration("workloadCertTTL", &mtls.workload_cert_ttl, DEFAULT_TTL)?,
             clock_skew: duration("allowedClockSkew", &mtls.allowed_clock_skew, DEFAULT_CLOCK_SKEW)?,
         };
         if settings.ttl.is_zero() { Err(SettingsError::ZeroTtl) } else { Ok(settings) }
     }
+}
 
-    /// Reads a file: variables of the environment are filled in first, unknown keys are ignored,
-    /// an empty file means the defaults.
-    ///
-    /// # Errors
-    /// The file is no YAML, or as [`Self::from_mtls`].
-    pub fn from_yaml(
-        text: &str,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, SettingsError> {
-        #[derive(Default, serde::Deserialize)]
-        #[serde(default)]
-        struct File {
-            spec: Option<Spec>,
-        }
-        #[derive(Default, serde::Deserialize)]
-        #[serde(default)]
-        struct Spec {
-            mtls: Option<Mtls>,
-        }
-        let file: Option<File> =
-            serde_saphyr::from_str(&expand(text, variable)).map_err(SettingsError::Yaml)?;
-        let mtls = file.and_then(|file| file.spec).and_then(|spec| spec.mtls);
-        Self::from_mtls(&mtls.unwrap_or_default())
+/// Reads `spec.mtls` of a file: variables of the environment are filled in first, unknown keys are
+/// ignored, an empty file means the defaults.
+///
+/// # Errors
+/// [`SettingsError::Yaml`] if the file is no YAML of a Configuration.
+pub fn mtls_from_yaml(
+    text: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Mtls, SettingsError> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct File {
+        spec: Option<Spec>,
     }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        mtls: Option<Mtls>,
+    }
+    let file: Option<File> =
+        serde_saphyr::from_str(&expand(text, variable)).map_err(SettingsError::Yaml)?;
+    Ok(file.and_then(|file| file.spec).and_then(|spec| spec.mtls).unwrap_or_default())
 }
 
 /// Takes settings that were read while sentry runs; unusable ones leave the present ones in use.
@@ -149,7 +132,8 @@ mod tests {
 
     fn read(text: &str) -> Result<Settings, String> {
         let variable = |name: &str| (name == "TTL").then(|| "10m".to_owned());
-        Settings::from_yaml(text, variable).map_err(|e| runtime::chain(&e))
+        let mtls = mtls_from_yaml(text, variable);
+        mtls.and_then(|mtls| Settings::from_mtls(&mtls)).map_err(|e| runtime::chain(&e))
     }
 
     #[rstest]
@@ -172,18 +156,6 @@ mod tests {
         "spec.mtls.workloadCertTTL: \"5\" has no unit"
     )]
     #[case::zero("spec: {mtls: {workloadCertTTL: 0s}}", "spec.mtls.workloadCertTTL must be longer")]
-    #[case::built_in(
-        "spec: {mtls: {tokenValidators: [{name: Kubernetes}]}}",
-        "the built-in Kubernetes validators"
-    )]
-    #[case::unknown(
-        "spec: {mtls: {tokenValidators: [{name: x}]}}",
-        "invalid token validator name: 'x'"
-    )]
-    #[case::jwks(
-        "spec: {mtls: {tokenValidators: [{name: JWKS}]}}",
-        "the token validator 'jwks' is not"
-    )]
     #[case::yaml("spec: [", "parse the configuration file")]
     fn refuses_bad_files(#[case] text: &str, #[case] want: &str) {
         let error = read(text).unwrap_err();

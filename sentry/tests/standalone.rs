@@ -1,118 +1,23 @@
 //! Sentry in process, standalone, over real gRPC and TLS.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::{CertChain, Csr, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain};
+use identity::{CertChain, Csr, KeyKind, PrivateKey, SpiffeId};
+use proto::sentry::SignCertificateRequest;
 use proto::sentry::ca_client::CaClient;
-use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
 use rstest::rstest;
 use runtime::{Scope, clock};
-use sentry::config::{BundleNames, Config, Mode};
-use tempfile::TempDir;
 use testkit::ca::Ca;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::Code;
-use tonic::transport::Channel;
 
-/// A running sentry with its files.
-struct Bed {
-    dir: TempDir,
-    address: SocketAddr,
-    scope: Scope,
-}
-
-impl Bed {
-    async fn start(settings: &str, ca: Option<&Ca>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("config.yaml"), settings).unwrap();
-        if let Some(ca) = ca {
-            write_ca(dir.path(), ca);
-        }
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let scope = Scope::for_test();
-        let work = sentry::run_on(listener, config(dir.path()), scope.clone());
-        scope.spawn("sentry", work);
-        let bed = Self { dir, address, scope };
-        testkit::until("sentry is ready", async || bed.scope.is_ready()).await;
-        bed
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.dir.path().join(name)).unwrap()
-    }
-
-    fn anchors(&self) -> Arc<TrustAnchors> {
-        Arc::new(TrustAnchors::parse_pem(self.read("ca.crt").as_bytes()).unwrap())
-    }
-
-    async fn client(&self) -> CaClient<Channel> {
-        self.client_trusting(self.anchors()).await
-    }
-
-    async fn client_trusting(&self, anchors: Arc<TrustAnchors>) -> CaClient<Channel> {
-        let id = SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-sentry").unwrap();
-        let tls = transport::tls::anonymous_client(watch::channel(anchors).1, id).unwrap();
-        CaClient::new(transport::dial(&self.address.to_string(), tls).await.unwrap())
-    }
-
-    async fn sign(
-        &self,
-        request: SignCertificateRequest,
-    ) -> Result<SignCertificateResponse, tonic::Status> {
-        self.client().await.sign_certificate(request).await.map(tonic::Response::into_inner)
-    }
-
-    /// The value of a metric, by the start of its line.
-    fn metric(&self, line: &str) -> Option<f64> {
-        let families = self.scope.metrics().gather();
-        let mut text = Vec::new();
-        prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &families, &mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '))?;
-        Some(found.parse().unwrap())
-    }
-}
-
-fn config(dir: &Path) -> Config {
-    Config {
-        mode: Mode::Standalone { configuration: dir.join("config.yaml") },
-        namespace: "dapr-system".to_owned(),
-        trust_domain: TrustDomain::parse("cluster.local").unwrap(),
-        bundle: BundleNames {
-            anchors: dir.join("ca.crt"),
-            issuer_chain: dir.join("issuer.crt"),
-            issuer_key: dir.join("issuer.key"),
-        },
-        ca_key_kind: KeyKind::EcdsaP256,
-        ca_lifetime: identity::SELF_SIGNED_LIFETIME,
-        ca_rotate_at: 33,
-        ca_keep_retired: Duration::ZERO,
-        listen_address: String::new(),
-        port: 0,
-    }
-}
-
-fn write_ca(dir: &Path, ca: &Ca) {
-    std::fs::write(dir.join("issuer.key"), ca.pem().issuer_key.as_bytes()).unwrap();
-    std::fs::write(dir.join("issuer.crt"), &ca.pem().issuer_chain).unwrap();
-    std::fs::write(dir.join("ca.crt"), &ca.pem().anchors).unwrap();
-}
-
-fn request(kind: KeyKind) -> SignCertificateRequest {
-    let key = PrivateKey::generate(kind).unwrap();
-    SignCertificateRequest {
-        id: "cart".to_owned(),
-        namespace: "shop".to_owned(),
-        certificate_signing_request: identity::csr_pem(&key).unwrap().into_bytes(),
-        ..SignCertificateRequest::default()
-    }
-}
+#[path = "support/bed.rs"]
+mod bed;
+use bed::{Bed, config, request, write_ca};
 
 /// A label, a change to a good request, and what must come of it.
 fn with(change: impl FnOnce(&mut SignCertificateRequest)) -> SignCertificateRequest {

@@ -260,3 +260,43 @@ fn another_cluster_domain_reaches_every_address() -> Result<()> {
     assert_eq!(system["spec"]["mtls"]["sentryAddress"], sentry);
     Ok(())
 }
+
+#[test]
+fn jwt_and_oidc_values_become_flags_and_ports() -> Result<()> {
+    let objects = Objects::render(&[
+        "dapr_sentry.jwt.enabled=true",
+        "dapr_sentry.jwt.issuer=https://issuer.example",
+        "dapr_sentry.jwt.keyID=k1",
+        "dapr_sentry.oidc.enabled=true",
+        "dapr_sentry.oidc.tls.enabled=false",
+        "dapr_sentry.oidc.server.port=8443",
+        "dapr_sentry.oidc.allowedHosts={a,b}",
+    ])?;
+    let pod = objects.pod("Deployment/dapr-sentry")?;
+    let container = &pod["containers"][0];
+    let given = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let given: Vec<&str> =
+        given.filter(|arg| ["--jwt", "--oidc"].iter().any(|p| arg.starts_with(p))).collect();
+    assert_eq!(
+        given,
+        [
+            "--jwt-enabled=true",
+            "--jwt-issuer=https://issuer.example",
+            "--jwt-key-id=k1",
+            "--oidc-enabled=true",
+            "--oidc-server-listen-address=",
+            "--oidc-server-tls-enabled=false",
+            "--oidc-allowed-hosts=a,b",
+        ]
+    );
+    let port = |ports: &Value| {
+        let named = ports.as_array().into_iter().flatten().find(|port| port["name"] == "oidc");
+        named.map(|port| port.to_string())
+    };
+    let want = r#"{"containerPort":9080,"name":"oidc","protocol":"TCP"}"#;
+    assert_eq!(port(&container["ports"]).as_deref(), Some(want));
+    let service = &objects.0["Service/dapr-sentry"]["spec"]["ports"];
+    let want = r#"{"name":"oidc","port":8443,"protocol":"TCP","targetPort":"oidc"}"#;
+    assert_eq!(port(service).as_deref(), Some(want));
+    Ok(())
+}

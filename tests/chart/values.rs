@@ -23,7 +23,9 @@ use crate::helm::{Objects, REGISTRY, folder, template, template_with};
     "dapr_sidecar_injector.sidecarRunAsNonRoot=false"], "contradicts sidecarRunAsNonRoot=false")]
 #[case::half_a_ca(&["dapr_sentry.tls.issuer.keyPEM=x"], "needs all of root.certPEM")]
 #[case::half_the_names(&["global.issuerFilenames.ca=x"], "needs all of ca, cert and key")]
-#[case::jwt(&["dapr_sentry.jwt.enabled=true"], "this release issues no JWTs")]
+#[case::oidc_without_jwt(&["dapr_sentry.oidc.enabled=true"], "needs dapr_sentry.jwt.enabled=true")]
+#[case::oidc_without_files(&["dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true"],
+    "TLS needs both certFile and keyFile")]
 #[case::debugger(&["dapr_placement.debug.enabled=true"], "hold no Go debugger")]
 #[case::typo(&["global.ha.enable=true"], "at '/global/ha': additional properties 'enable'")]
 #[case::typo_in_a_service(&["dapr_operator.replicas=2"], "at '/dapr_operator'")]

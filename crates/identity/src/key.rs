@@ -12,6 +12,7 @@ use aws_lc_rs::signature::{
 };
 use zeroize::Zeroizing;
 
+use crate::jwk::JwtAlgorithm;
 use crate::{der, oid, pem};
 
 /// Which key to make.
@@ -102,6 +103,27 @@ impl PrivateKey {
             KeyKind::Rsa2048 => RsaKeyPair::generate(KeySize::Rsa2048).map(Pair::Rsa),
         };
         Self::from_pair(pair.map_err(|_| KeyError::Generate)?)
+    }
+
+    /// Makes a new key that signs tokens with `algorithm`; RSA keys have 2048 bits.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] if the crypto library fails.
+    pub fn generate_for(algorithm: JwtAlgorithm) -> Result<Self, KeyError> {
+        let curve = match algorithm {
+            JwtAlgorithm::Es256 => P256,
+            JwtAlgorithm::Es384 => P384,
+            JwtAlgorithm::Es512 => P521,
+            JwtAlgorithm::EdDsa => return Self::generate(KeyKind::Ed25519),
+            JwtAlgorithm::Rs256
+            | JwtAlgorithm::Rs384
+            | JwtAlgorithm::Rs512
+            | JwtAlgorithm::Ps256
+            | JwtAlgorithm::Ps384
+            | JwtAlgorithm::Ps512 => return Self::generate(KeyKind::Rsa2048),
+        };
+        let pair = EcdsaKeyPair::generate(curve.signing).map_err(|_| KeyError::Generate)?;
+        Self::from_pair(Pair::Ecdsa(pair, curve))
     }
 
     /// Reads the first PEM block: PKCS#8 (`PRIVATE KEY`), SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA

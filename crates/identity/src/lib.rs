@@ -1,11 +1,12 @@
-//! SPIFFE identities and X.509: parsing, issuing and verifying. Pure: no I/O, and the time is an
+//! SPIFFE identities, X.509 and JWT: parsing, issuing and verifying. Pure: no I/O, and the time is an
 //! argument.
 //!
 //! ```text
 //!  PEM ──► TrustAnchors ─┐
 //!  PEM ──► CertChain ────┼──► verify_svid ──► SpiffeId          (every peer)
 //!  PEM ──► Csr ──────────┼──► Bundle::issue ──► IssuedLeaf      (sentry)
-//!  PEM ──► PrivateKey ───┘
+//!  PEM ──► PrivateKey ───┴──► JwtSigner ──► JWT SVID           (sentry)
+//!  JSON ─► JwkSet ───────────► verify_token                    (sentry)
 //! ```
 //! Start reading at [`SpiffeId`], then [`verify_svid`] (what a peer accepts) and [`Bundle`] (what
 //! sentry signs with, and in `succession` what takes its place).
@@ -21,6 +22,8 @@ mod constraints;
 mod csr;
 mod der;
 mod issue;
+mod jwk;
+mod jwt;
 mod key;
 mod oid;
 mod pem;
@@ -36,6 +39,8 @@ pub use bundle::{
 };
 pub use csr::{Csr, CsrError, csr_pem};
 pub use issue::{IssueError, IssuedLeaf, LeafRequest};
+pub use jwk::{JwkCurve, JwkSet, JwksError, JwtAlgorithm, KeyMaterial};
+pub use jwt::{Expected, JwtClaims, JwtSigner, TokenError, verify_token};
 pub use key::{KeyError, KeyKind, PrivateKey};
 pub use rustls_pki_types::CertificateDer;
 pub use spiffe_id::{SpiffeError, SpiffeId, TrustDomain};

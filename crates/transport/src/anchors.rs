@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use identity::TrustAnchors;
-use notify::{RecursiveMode, Watcher as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use runtime::Scope;
+
+use crate::file_watch::FileWatch;
 
 /// How often a missing file is looked for.
 const MISSING_POLL: Duration = Duration::from_millis(250);
@@ -18,8 +19,6 @@ const MISSING_POLL: Duration = Duration::from_millis(250);
 const MISSING_WARN_EVERY: u32 = 40;
 /// How often the file is re-read even without an event: some volumes swallow events.
 const SLOW_POLL: Duration = Duration::from_secs(30);
-/// Events of one volume update come in bursts.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// Reads the bundle by another way while the file does not exist yet: on a fresh install the
 /// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` means not there yet.
@@ -125,16 +124,7 @@ async fn ask(fallback: Option<&Fallback>) -> Option<TrustAnchors> {
 }
 
 async fn watch_file(path: &Path, send: &watch::Sender<Arc<TrustAnchors>>) -> anyhow::Result<()> {
-    let (wake, mut woken) = mpsc::channel(1);
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Full channel: a wake-up is pending already.
-    let mut watcher = notify::recommended_watcher(move |_| {
-        let _ = wake.try_send(());
-    })
-    .context("start the file watch")?;
-    watcher
-        .watch(directory, RecursiveMode::NonRecursive)
-        .with_context(|| format!("watch {}", directory.display()))?;
+    let mut watch = FileWatch::new([path])?;
     loop {
         match read(path) {
             Ok(Some(anchors)) => {
@@ -153,9 +143,6 @@ async fn watch_file(path: &Path, send: &watch::Sender<Arc<TrustAnchors>>) -> any
                 tracing::error!(target: "dapr.runtime.security", "{e:#}; keeping the former trust anchors");
             }
         }
-        // Either way the file is read again.
-        let _ = tokio::time::timeout(SLOW_POLL, woken.recv()).await;
-        tokio::time::sleep(SETTLE).await;
-        while woken.try_recv().is_ok() {}
+        watch.changed(SLOW_POLL).await;
     }
 }

@@ -13,6 +13,9 @@
 
 pub mod anchors;
 mod channel;
+pub mod fetch;
+pub mod file_certificate;
+pub mod file_watch;
 mod peer;
 mod sentry;
 mod server;

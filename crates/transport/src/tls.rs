@@ -85,6 +85,19 @@ pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> anyhow::Result<Arc<S
     Ok(Arc::new(config))
 }
 
+/// A server configuration without client certificates, for whatever certificate `resolver` has.
+pub(crate) fn server_with(
+    resolver: Arc<dyn rustls::server::ResolvesServerCert>,
+    alpn: Alpn,
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = alpn.protocols();
+    Ok(Arc::new(config))
+}
+
 /// A client configuration that presents the current SVID and accepts exactly the server `expected`.
 ///
 /// # Errors
@@ -119,7 +132,7 @@ fn dangerous(
         .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default()
         .cloned()
         .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))

@@ -31,9 +31,34 @@
 - --ca-keep-retired
 - {{ . | quote }}
 {{- end }}
+{{- if dig "jwt" "enabled" false .Values.dapr_sentry }}
+{{- $jwt := .Values.dapr_sentry.jwt }}
+- --jwt-enabled=true
+{{- range $flag, $value := dict "jwt-key-filename" $jwt.keyFilename "jwks-filename" $jwt.jwksFilename "jwt-issuer" $jwt.issuer "jwt-signing-algorithm" $jwt.signingAlgorithm "jwt-key-id" $jwt.keyID }}
+{{- with $value }}
+- {{ printf "--%s=%s" $flag . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if dig "oidc" "enabled" false .Values.dapr_sentry }}
+{{- $oidc := .Values.dapr_sentry.oidc }}
+- --oidc-enabled=true
+- --oidc-server-listen-address=
+- --oidc-server-tls-enabled={{ $oidc.tls.enabled }}
+{{- range $flag, $value := dict "oidc-jwks-uri" $oidc.jwksURI "oidc-path-prefix" $oidc.pathPrefix "oidc-allowed-hosts" (join "," $oidc.allowedHosts) "oidc-server-tls-cert-file" $oidc.tls.certFile "oidc-server-tls-key-file" $oidc.tls.keyFile }}
+{{- with $value }}
+- {{ printf "--%s=%s" $flag . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "dapr.sentry.ports" -}}
 - containerPort: {{ .Values.dapr_sentry.ports.targetPort }}
   protocol: TCP
+{{- if dig "oidc" "enabled" false .Values.dapr_sentry }}
+- containerPort: 9080
+  name: oidc
+  protocol: TCP
+{{- end }}
 {{- end -}}
