@@ -14,6 +14,8 @@ mod corpus;
 mod differences;
 #[path = "injector_differential/generator.rs"]
 mod generator;
+#[path = "injector_differential/mutants.rs"]
+mod mutants;
 #[path = "injector_differential/sides.rs"]
 mod sides;
 
@@ -21,10 +23,13 @@ use std::collections::BTreeSet;
 
 use blackbox::injector_bed::Rights;
 use blackbox::{InjectorBed, environment};
+use resources::annotations::POD;
+use serde_json::json;
 
 use compare::{Outcome, compare};
 use corpus::{Corpus, Question};
 use differences::DIFFERENCES;
+use generator::Choice;
 use sides::{Processes, SETTINGS};
 
 /// At least so many pods are generated.
@@ -81,6 +86,46 @@ fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
     }
     assert!(wrong.is_empty(), "{} pods differ:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(unseen(&telling), [""; 0], "listed differences that make none");
+}
+
+/// Whatever is asked is answered, and with a patch that applies.
+#[test]
+fn no_twisted_or_spoilt_request_does_harm() {
+    let (cores, corpus, mut choice) = (sides::cores(), Corpus::recorded(), Choice::new(1));
+    for case in &corpus.cases {
+        for _ in 0..8 {
+            let mut review = json!({"request": case.request});
+            mutants::twist(&mut review["request"], &mut choice);
+            let mut body = review.to_string().into_bytes();
+            if let Some(answer) = cores[case.setting].answer_body(&body) {
+                let pod = Outcome::of(&review["request"], &answer);
+                assert!(pod.is_whole(), "{}: {review} became {pod:?}", case.name);
+            }
+            mutants::spoil(&mut body, &mut choice);
+            let _ = cores[case.setting].answer_body(&body);
+        }
+    }
+}
+
+/// Any text in any annotation: the pod is refused, or gets a sidecar that needs no second patch.
+#[test]
+fn no_annotation_does_harm() {
+    let (cores, mut choice) = (sides::cores(), Choice::new(2));
+    for turn in 0..POD.len() * 30 {
+        let core = &cores[turn % cores.len()];
+        let mut request = json!({
+            "kind": {"kind": "Pod"}, "userInfo": {"groups": ["system:masters"]},
+            "namespace": "default", "object": mutants::annotated(turn, &mut choice),
+        });
+        let answer = core.answer(&request);
+        if !answer.allowed {
+            continue;
+        }
+        let pod = Outcome::of(&request, &answer);
+        assert!(pod.is_whole(), "{request} became {pod:?}");
+        request["object"] = pod.into_pod();
+        assert_eq!(core.answer(&request).patch, json!([]), "a second patch for {request}");
+    }
 }
 
 /// The listed differences that are not among these, with their reasons.

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use crate::corpus::Question;
 use crate::differences::daprd;
 
+/// What stands for a pod that the API server would refuse because of the patch.
+const NOT_APPLICABLE: &str = "the patch does not apply";
+
 /// The pod after admission; null when it was refused.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome(Value);
@@ -20,8 +23,17 @@ impl Outcome {
         let patch: json_patch::Patch = serde_json::from_value(decision.patch.clone()).unwrap();
         match json_patch::patch(&mut pod, &patch) {
             Ok(()) => Self(pod),
-            Err(error) => Self(json!(format!("the patch does not apply: {error}"))),
+            Err(error) => Self(json!(format!("{NOT_APPLICABLE}: {error}"))),
         }
+    }
+
+    /// Whether it was refused or its patch applied.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.0.as_str().is_some_and(|text| text.starts_with(NOT_APPLICABLE))
+    }
+
+    pub(crate) fn into_pod(self) -> Value {
+        self.0
     }
 
     pub(crate) fn edit(&mut self, edit: impl FnOnce(&mut Value)) {

@@ -27,9 +27,14 @@ impl Choice {
         self.next() % 100 < percent
     }
 
-    fn of<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
-        let index = usize::try_from(self.next() % items.len() as u64).unwrap();
-        items[index]
+    /// A number from 0 to `limit`, exclusive.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap()
+    }
+
+    /// One of the items.
+    pub(crate) fn of<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
+        items[self.below(items.len())]
     }
 }
 

@@ -118,7 +118,12 @@ impl Core {
     pub(crate) fn answer(&self, request: &Value) -> Decision {
         let mut request = request.clone();
         request["uid"] = json!("u");
-        let review = Review::parse(json!({"request": request}).to_string().as_bytes()).unwrap();
+        self.answer_body(json!({"request": request}).to_string().as_bytes()).unwrap()
+    }
+
+    /// The answer to the body of a request; none to one that is no review.
+    pub(crate) fn answer_body(&self, body: &[u8]) -> Option<Decision> {
+        let review = Review::parse(body).ok()?;
         let components =
             if review.namespace() == PLUGGABLE { self.components.as_slice() } else { &[] };
         let situation = Situation {
@@ -138,12 +143,12 @@ impl Core {
             let patch = base64::engine::general_purpose::STANDARD.decode(patch).unwrap();
             serde_json::from_slice(&patch).unwrap()
         });
-        Decision {
+        Some(Decision {
             allowed: response["allowed"].as_bool().unwrap(),
             patch,
             message: response["status"]["message"].as_str().unwrap_or_default().to_owned(),
             warnings: Vec::new(),
-        }
+        })
     }
 }
 
