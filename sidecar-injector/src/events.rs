@@ -207,6 +207,16 @@ mod tests {
     }
 
     #[test]
+    fn the_injectors_deployment_is_told_that_nobody_calls() {
+        let event = unreached(3, "dapr-system", "pod-1", jiff::Timestamp::UNIX_EPOCH);
+        let regarding = event.regarding.unwrap();
+        assert_eq!(regarding.name.as_deref(), Some("dapr-sidecar-injector"));
+        assert_eq!((regarding.kind.as_deref(), regarding.uid), (Some("Deployment"), None));
+        assert_eq!(event.reason.as_deref(), Some("DaprInjectorNotCalled"));
+        assert!(event.note.unwrap().starts_with("not called by the API server since start"));
+    }
+
+    #[test]
     fn the_event_names_the_owner() {
         let event = report("u1", Reason::Skipped).into_event("pod-1", jiff::Timestamp::UNIX_EPOCH);
         insta::assert_json_snapshot!(event);

@@ -8,7 +8,7 @@ use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use identity::KeyKind;
+use identity::{KeyKind, SpiffeId, TrustAnchors};
 use prometheus::Encoder as _;
 use rstest::rstest;
 use runtime::Scope;
@@ -31,10 +31,17 @@ const HOST: &str = "dapr-sidecar-injector.dapr-system.svc";
 struct Served {
     address: SocketAddr,
     root: CertificateDer<'static>,
+    anchors: watch::Receiver<Arc<TrustAnchors>>,
+    id: SpiffeId,
     scope: Scope,
 }
 
 async fn serve() -> Served {
+    serve_to(None).await
+}
+
+/// Serves clients with a certificate of this CA only, if one is given.
+async fn serve_to(clients: Option<&Ca>) -> Served {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let ca = Ca::new();
     let options = SvidOptions {
@@ -44,7 +51,9 @@ async fn serve() -> Served {
     };
     let leaf = ca.svid_with("dapr-system", "dapr-injector", &options);
     let (_keep, anchors) = watch::channel(Arc::new(ca.anchors()));
-    let svid = Svid::fixed(CertifiedSvid::new(leaf.chain, &leaf.key).unwrap(), anchors.clone());
+    let certified = CertifiedSvid::new(leaf.chain, &leaf.key).unwrap();
+    let id = certified.id().clone();
+    let svid = Svid::fixed(certified, anchors.clone());
     let scope = Scope::for_test();
     let var = |name: &str| match name {
         "NAMESPACE" => Some("dapr-system".to_owned()),
@@ -58,36 +67,51 @@ async fn serve() -> Served {
         config: Arc::new(config),
         live: Live::default(),
         called: watch::channel(false).0,
-        anchors,
+        anchors: anchors.clone(),
         metrics,
         reports: None,
     };
     let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tls = tls::server(&svid, ClientAuth::None, Alpn::Https).unwrap();
+    let tls = match clients {
+        None => tls::server(&svid, ClientAuth::None, Alpn::Https).unwrap(),
+        Some(ca) => tls::server_for_clients_of(&svid, ca.anchors().pem().as_bytes()).unwrap(),
+    };
     let server = Server::new("webhook", listener, router(webhook)).tls(tls);
     scope.spawn("webhook", server.run(scope.clone()));
-    Served { address, root: ca.anchors().certs()[0].clone(), scope }
+    Served { address, root: ca.anchors().certs()[0].clone(), anchors, id, scope }
 }
 
 impl Served {
     /// One request over a connection that checks the host name, as the API server does.
     async fn send(&self, request: http::Request<Full<Bytes>>) -> (u16, Bytes) {
+        self.send_as(self.nobody(), request).await.unwrap()
+    }
+
+    /// A client without a certificate.
+    fn nobody(&self) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
-        let config =
-            rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// The same as another client; nothing when the server does not want to speak.
+    async fn send_as(
+        &self,
+        config: rustls::ClientConfig,
+        request: http::Request<Full<Bytes>>,
+    ) -> Option<(u16, Bytes)> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from(HOST).unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         self.scope.spawn_detached("client", async move {
             let _ = connection.await;
         });
-        let response = sender.send_request(request).await.unwrap();
+        let response = sender.send_request(request).await.ok()?;
         let status = response.status().as_u16();
-        (status, response.into_body().collect().await.unwrap().to_bytes())
+        Some((status, response.into_body().collect().await.unwrap().to_bytes()))
     }
 
     async fn post(&self, content_type: &str, body: impl Into<Bytes>) -> (u16, Bytes) {
@@ -219,4 +243,26 @@ async fn every_request_is_counted_once() {
         served.metrics().lines().filter(|l| l.contains("_total")).map(str::to_owned).collect();
     insta::assert_snapshot!(counters.join("\n"));
     served.scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_its_clients_are_answered() {
+    let (ca, stranger) = (Ca::new(), Ca::new());
+    let served = serve_to(Some(&ca)).await;
+    let ask = async |client: Option<&Ca>| {
+        let config = client.map_or(served.nobody(), |ca| {
+            let leaf = ca.svid("kube-system", "apiserver");
+            let certified = CertifiedSvid::new(leaf.chain, &leaf.key).unwrap();
+            let svid = Svid::fixed(certified, served.anchors.clone());
+            let mut config = (*tls::client(&svid, served.id.clone()).unwrap()).clone();
+            config.alpn_protocols.clear();
+            config
+        });
+        let request = http::Request::post("/mutate").header("host", HOST);
+        let answer = served.send_as(config, request.body(Full::default()).unwrap()).await;
+        answer.map(|(status, _)| status)
+    };
+    assert_eq!(ask(Some(&ca)).await, Some(400), "an empty body, but heard");
+    assert_eq!(ask(Some(&stranger)).await, None);
+    assert_eq!(ask(None).await, None);
 }

@@ -300,3 +300,32 @@ fn jwt_and_oidc_values_become_flags_and_ports() -> Result<()> {
     assert_eq!(port(service).as_deref(), Some(want));
     Ok(())
 }
+
+#[test]
+fn each_feature_of_the_injector_brings_its_rights_and_settings_and_no_others() -> Result<()> {
+    let objects = Objects::render(&[
+        "dapr_sidecar_injector.nativeSidecar=auto",
+        "dapr_sidecar_injector.sidecarDefaults.log-level=warn",
+        "dapr_sidecar_injector.injectionEvents=false",
+        "dapr_sidecar_injector.reachabilityCheck=false",
+        "dapr_sidecar_injector.namespaceDefaults=false",
+        "dapr_sidecar_injector.clientCA.configMap=api-clients",
+    ])?;
+    let injector = "Deployment/dapr-sidecar-injector";
+    let value = |name| objects.env(injector, name);
+    assert_eq!(value("NATIVE_SIDECAR_ENABLED")?.as_deref(), Some("auto"));
+    assert_eq!(value("SIDECAR_DEFAULTS")?.as_deref(), Some(r#"{"log-level":"warn"}"#));
+    assert_eq!(value("INJECTION_EVENTS")?, None);
+    let args = objects.container(injector)?["args"].to_string();
+    assert!(args.contains("/var/run/secrets/trilby/client-ca/ca.crt"), "{args}");
+    let volumes = objects.get(injector)?["spec"]["template"]["spec"]["volumes"].to_string();
+    assert!(volumes.contains("api-clients"), "{volumes}");
+    let webhook = objects.get("MutatingWebhookConfiguration/dapr-sidecar-injector")?;
+    assert_eq!(webhook["webhooks"][0]["sideEffects"], "None");
+    let rules = objects.get("ClusterRole/dapr-injector")?["rules"].to_string();
+    assert!(rules.contains("nodes"), "{rules}");
+    for other in ["events", "pods", "namespaces"] {
+        assert!(!rules.contains(&format!("\"{other}\"")), "{rules}");
+    }
+    Ok(())
+}
