@@ -1,6 +1,8 @@
 //! The Helm chart: what it renders, what it refuses, and what a real API server makes of it.
 //! Source of names, values and objects: Dapr 1.18.3, chart `dapr`.
 
+#[path = "chart/certificates.rs"]
+mod certificates;
 #[path = "chart/cluster.rs"]
 mod cluster;
 #[path = "chart/guard.rs"]

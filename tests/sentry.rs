@@ -4,5 +4,7 @@
 mod bed;
 #[path = "sentry/kubernetes.rs"]
 mod kubernetes;
+#[path = "sentry/rotation.rs"]
+mod rotation;
 #[path = "sentry/standalone.rs"]
 mod standalone;

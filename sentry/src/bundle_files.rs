@@ -49,8 +49,9 @@ impl BundleFiles {
         Ok(native.or_cert_manager(tls(TLS_CHAIN)?, tls(TLS_KEY)?))
     }
 
-    /// Writes a CA that was just made, the key first: a crash in between leaves files that are
-    /// refused, not a CA that others trust and nobody can sign for.
+    /// Writes a CA that was just made. All three parts are on the disk before the first gets its
+    /// name: a full disk leaves nothing. The key is named first: a crash in between leaves files
+    /// that are refused, not a CA that others trust and nobody can sign for.
     ///
     /// # Errors
     /// A file cannot be written; the text names it.
@@ -60,8 +61,17 @@ impl BundleFiles {
             (&self.names.issuer_chain, &pem.issuer_chain),
             (&self.names.anchors, &pem.anchors),
         ];
-        for (path, text) in parts {
-            write(path, text).with_context(|| format!("write {}", path.display()))?;
+        let written = parts.iter().try_for_each(|(path, text)| {
+            fill(&beside(path), text).with_context(|| format!("write {}", path.display()))
+        });
+        if written.is_err() {
+            // What is left of a failure is in the way of the next attempt.
+            parts.iter().for_each(|(path, _)| drop(fs::remove_file(beside(path))));
+        }
+        written?;
+        for (path, _) in parts {
+            let named = fs::rename(beside(path), path);
+            named.with_context(|| format!("name {}", path.display()))?;
         }
         Ok(())
     }
@@ -98,13 +108,21 @@ fn directory(path: &Path) -> PathBuf {
 
 /// Writes beside the file and renames, so that no reader sees half of it.
 pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+    fill(&beside(path), text)?;
+    fs::rename(beside(path), path)
+}
+
+/// Where a file is written before it gets its name, so that no reader sees half of it.
+fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = directory(path).join(format!(".{name}.new"));
+    directory(path).join(format!(".{name}.new"))
+}
+
+fn fill(path: &Path, text: &str) -> io::Result<()> {
     let mut options = File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(PRIVATE).open(&beside)?;
+    let mut file = options.write(true).create(true).truncate(true).mode(PRIVATE).open(path)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)
+    file.sync_all()
 }
 
 #[cfg(test)]

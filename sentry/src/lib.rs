@@ -10,9 +10,11 @@
 //!  Secret + ConfigMap, files ─►keeper ─► bundle_plan (use, make, or leave alone), rotation (replace)
 //!                              └─► own_svid ─► transport (the certificate that sentry serves with)
 //! ```
-//! Start reading at [`bundle_plan::plan`] (what happens to a stored CA), then `server.rs`.
+//! Start reading at [`bundle_plan::plan`] (what happens to a stored CA) and [`rotation::rotate`]
+//! (when it is replaced), then `server.rs`.
 //!
-//! Invariants: a CA that exists anywhere, whole or in part, is never replaced. Nothing but the public
+//! Invariants: a CA that sentry did not write is never replaced unasked, and while one exists
+//! anywhere, whole or in part, no second one is made but by a rotation. Nothing but the public
 //! key is taken from a signing request. No certificate outlives its issuer. Tokens and keys reach no
 //! log. Deliberately absent: authentication of callers by TLS; they prove themselves by token.
 

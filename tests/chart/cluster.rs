@@ -143,7 +143,7 @@ fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
     clean(bed)
 }
 
-fn install(bed: &ApiBed, sets: &[&str]) -> Result<()> {
+pub(crate) fn install(bed: &ApiBed, sets: &[&str]) -> Result<()> {
     let chart = folder();
     let chart = chart.to_string_lossy();
     let mut args = vec!["upgrade", "--install", "dapr", &chart, "--namespace", NAMESPACE];

@@ -92,7 +92,7 @@ fn the_official_cli_installs_reads_and_removes_it() -> Result<()> {
 }
 
 /// The official CLI with a home of its own and a chart repository on this machine.
-struct Cli {
+pub(crate) struct Cli {
     program: PathBuf,
     kubeconfig: PathBuf,
     path: String,
@@ -101,7 +101,7 @@ struct Cli {
 }
 
 impl Cli {
-    fn new(bed: &ApiBed) -> Result<Self> {
+    pub(crate) fn new(bed: &ApiBed) -> Result<Self> {
         let home = Scratch::new("dapr-cli")?;
         // The CLI runs `kubectl`.
         let kubectl = Tool::KUBECTL.path()?;
@@ -113,7 +113,7 @@ impl Cli {
         Ok(Self { program: Tool::DAPR_CLI.path()?, kubeconfig, path, repository, home })
     }
 
-    fn run(&self, args: &[&str]) -> Result<String> {
+    pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
         command.args(args).env("KUBECONFIG", &self.kubeconfig).env("PATH", &self.path);
         command.env("HOME", self.home.path()).env("DAPR_HELM_REPO_URL", &self.repository);

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
 use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::ca_client::CaClient;
@@ -28,15 +30,20 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn new() -> Result<Self> {
+        Self::with_lifetimes("24h", "15m")
+    }
+
+    /// One whose leaves live so long, with clocks that may differ so much.
+    pub(crate) fn with_lifetimes(ttl: &str, clock_skew: &str) -> Result<Self> {
         let bed = ApiBed::shared()?;
         install_crd(bed)?;
         let namespace = bed.namespace("system")?;
         let system = Self { bed, namespace, logs: Scratch::new("sentry-logs")? };
-        bed.apply(&system.manifests())?;
+        bed.apply(&system.manifests(ttl, clock_skew))?;
         Ok(system)
     }
 
-    fn manifests(&self) -> String {
+    fn manifests(&self, ttl: &str, clock_skew: &str) -> String {
         let namespace = &self.namespace;
         format!(
             "apiVersion: v1
@@ -51,13 +58,18 @@ apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata: {{name: daprsystem, namespace: {namespace}}}
 spec:
-  mtls: {{enabled: true, workloadCertTTL: 24h, allowedClockSkew: 15m, sentryAddress: x, controlPlaneTrustDomain: {TRUST_DOMAIN}}}
+  mtls: {{enabled: true, workloadCertTTL: {ttl}, allowedClockSkew: {clock_skew}, sentryAddress: x, controlPlaneTrustDomain: {TRUST_DOMAIN}}}
 "
         )
     }
 
     /// Starts a sentry; does not wait.
     pub(crate) fn start(&self, name: &str) -> Result<Sentry> {
+        self.start_with(name, &[])
+    }
+
+    /// Starts a sentry with further flags; does not wait.
+    pub(crate) fn start_with(&self, name: &str, flags: &[&str]) -> Result<Sentry> {
         let [port, healthz, metrics] =
             [environment::free_port()?, environment::free_port()?, environment::free_port()?];
         let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
@@ -66,6 +78,7 @@ spec:
             .arg(self.bed.kubeconfig())
             .args(["--listen-address=127.0.0.1".to_owned(), format!("--port={port}")])
             .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .args(flags)
             .env("NAMESPACE", &self.namespace)
             .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
             .env_remove("KUBERNETES_SERVICE_HOST")
@@ -94,6 +107,32 @@ spec:
             ["patch", kind, "dapr-trust-bundle", "-n", &self.namespace, "--type=merge", "-p"];
         self.bed.kubectl(&[&args[..], &[&patch]].concat())?;
         Ok(())
+    }
+
+    /// A key of the Secret, decoded.
+    pub(crate) fn secret(&self, key: &str) -> Result<String> {
+        let data = self.data("secret")?;
+        let text = data.get(key).and_then(Value::as_str).with_context(|| format!("no {key}"))?;
+        Ok(String::from_utf8(STANDARD.decode(text)?)?)
+    }
+
+    /// The stage of a rotation, as it is noted on the Secret.
+    pub(crate) fn stage(&self) -> Result<Option<String>> {
+        let secret = self.bed.get(&["secret", "dapr-trust-bundle", "-n", &self.namespace])?;
+        let stage = secret.pointer("/metadata/annotations/dapr.io~1ca-rotation-stage");
+        Ok(stage.and_then(Value::as_str).map(str::to_owned))
+    }
+
+    pub(crate) fn wait_for_stage(&self, want: Option<&str>) -> Result<()> {
+        until(Deadline::seconds(150), &format!("stage {want:?} of the rotation"), || {
+            Ok((self.stage()?.as_deref() == want).then_some(()))
+        })
+    }
+
+    /// Asks for a rotation.
+    pub(crate) fn rotate(&self) -> Result<()> {
+        let secret = ["annotate", "secret", "dapr-trust-bundle", "dapr.io/rotate-ca=now"];
+        self.bed.kubectl(&[&secret[..], &["-n", &self.namespace]].concat()).map(drop)
     }
 
     /// The anchors that everybody trusts.

@@ -10,10 +10,10 @@ use blackbox::{
 };
 
 /// A standalone sentry with a CA of its own.
-struct Standalone {
-    folder: Scratch,
-    process: Process,
-    port: u16,
+pub(crate) struct Standalone {
+    pub(crate) folder: Scratch,
+    pub(crate) process: Process,
+    pub(crate) port: u16,
 }
 
 impl Standalone {
@@ -24,7 +24,7 @@ impl Standalone {
     }
 
     /// Starts in a folder that may hold a CA.
-    fn start_in(folder: Scratch) -> Result<Self> {
+    pub(crate) fn start_in(folder: Scratch) -> Result<Self> {
         let port = environment::free_port()?;
         let healthz = environment::free_port()?;
         let mut process = Spawn::new("sentry", build_binary("sentry")?, folder.path())
@@ -45,7 +45,7 @@ impl Standalone {
         self.folder.path()
     }
 
-    fn sidecar(&self, app_id: &str, app_port: Option<u16>) -> Result<Daprd> {
+    pub(crate) fn sidecar(&self, app_id: &str, app_port: Option<u16>) -> Result<Daprd> {
         let anchors = std::fs::read_to_string(self.folder.path().join("ca.crt"))?;
         let mut builder = Daprd::builder(app_id)
             .arg("--enable-mtls")
@@ -60,7 +60,7 @@ impl Standalone {
 }
 
 /// An application that answers every request with one word.
-fn serve_hello() -> Result<u16> {
+pub(crate) fn serve_hello() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {

@@ -1,0 +1,130 @@
+//! The official CLI reads, exports and renews certificates in every stage of a rotation.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, until};
+use identity::{CertChain, PrivateKey, TrustAnchors};
+use serde_json::{Value, json};
+
+use crate::cluster::{alone, bed, clean};
+use crate::helm::NAMESPACE;
+use crate::peers::Cli;
+
+const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
+const SECRET: [&str; 4] = ["secret", "dapr-trust-bundle", "-n", NAMESPACE];
+
+/// Our sentry beside the chart, whose own pod nobody runs on this bed.
+fn sentry(bed: &ApiBed, logs: &Scratch) -> Result<Process> {
+    let healthz = environment::free_port()?;
+    let mut process = Spawn::new("sentry", build_binary("sentry")?, logs.path())
+        .args(["--mode=kubernetes", "--trust-domain=cluster.local", "--listen-address=127.0.0.1"])
+        .arg("--kubeconfig")
+        .arg(bed.kubeconfig())
+        .arg(format!("--port={}", environment::free_port()?))
+        .arg(format!("--healthz-port={healthz}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .env("NAMESPACE", NAMESPACE)
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .start()?;
+    process.wait_for_http(healthz, "/healthz", Deadline::seconds(60))?;
+    Ok(process)
+}
+
+fn stored(bed: &ApiBed, key: &str) -> Result<String> {
+    let secret = bed.get(&SECRET)?;
+    let text = secret.pointer(&format!("/data/{key}")).and_then(Value::as_str);
+    Ok(String::from_utf8(STANDARD.decode(text.with_context(|| format!("no {key}"))?)?)?)
+}
+
+fn stage(bed: &ApiBed) -> Result<Option<String>> {
+    let secret = bed.get(&SECRET)?;
+    let stage = secret.pointer("/metadata/annotations/dapr.io~1ca-rotation-stage");
+    Ok(stage.and_then(Value::as_str).map(str::to_owned))
+}
+
+fn wait_for_stage(bed: &ApiBed, want: Option<&str>) -> Result<()> {
+    until(Deadline::seconds(120), &format!("stage {want:?}"), || {
+        Ok((stage(bed)?.as_deref() == want).then_some(()))
+    })
+}
+
+fn rotate(bed: &ApiBed) -> Result<()> {
+    bed.kubectl(&[&["annotate"], &SECRET[..], &["dapr.io/rotate-ca=now"]].concat()).map(drop)
+}
+
+/// `dapr mtls export` and `dapr mtls expiry`, with the answers checked against the Secret.
+fn reads(bed: &ApiBed, cli: &Cli) -> Result<()> {
+    let folder = Scratch::new("export")?;
+    let out = folder.path().join("certificates");
+    cli.run(&["mtls", "export", "-o", &out.to_string_lossy()])?;
+    let mut texts = Vec::new();
+    for name in FILES {
+        let text = std::fs::read_to_string(out.join(name))?;
+        ensure!(text == stored(bed, name)?, "{name} is exported as it stands in the Secret");
+        texts.push(text);
+    }
+    let [anchors, chain, key] = texts.as_slice() else { anyhow::bail!("three files") };
+    let bundle = identity::Bundle::parse(
+        anchors.as_bytes(),
+        chain.as_bytes(),
+        key.as_bytes(),
+        runtime::clock::now(),
+    )?;
+    // The CLI reads the first root alone: it must be the one that signs.
+    let (_, ends) = bundle.root(runtime::clock::now()).context("no root")?;
+    let said = cli.run(&["mtls", "expiry"])?;
+    let day = ends.strftime("%Y-%m-%d").to_string();
+    ensure!(said.contains(&day), "{said} does not name {day}");
+    Ok(())
+}
+
+#[test]
+fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    clean(bed)?;
+    let cli = Cli::new(bed)?;
+    crate::cluster::install(
+        bed,
+        &["global.mtls.workloadCertTTL=6s", "global.mtls.allowedClockSkew=2s"],
+    )?;
+    let logs = Scratch::new("certificates")?;
+    let mut process = sentry(bed, &logs)?;
+    reads(bed, &cli).context("at rest")?;
+    rotate(bed)?;
+    wait_for_stage(bed, Some("distribute"))?;
+    reads(bed, &cli).context("while both roots are distributed")?;
+    wait_for_stage(bed, Some("sign"))?;
+    reads(bed, &cli).context("while the new issuer signs")?;
+    wait_for_stage(bed, None)?;
+    reads(bed, &cli).context("at rest again")?;
+
+    // A renewal by the CLI wins over a rotation under way.
+    rotate(bed)?;
+    wait_for_stage(bed, Some("distribute"))?;
+    let before = stored(bed, "ca.crt")?;
+    let renew = ["mtls", "renew-certificate", "-k", "--valid-until", "90", "--timeout", "20"];
+    if let Err(error) = cli.run(&renew) {
+        // It has written everything by then and waits for pods, which nobody runs on this bed.
+        ensure!(format!("{error:#}").contains("context deadline exceeded"), "{error:#}");
+    }
+    let renewed = stored(bed, "ca.crt")?;
+    ensure!(renewed != before && TrustAnchors::parse_pem(renewed.as_bytes())?.certs().len() == 1);
+    wait_for_stage(bed, None)?;
+    process.wait_for_log("CA rotation: given up", Deadline::seconds(30))?;
+    until(Deadline::seconds(30), "the renewed root to be published", || {
+        let published = bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        Ok((published.pointer("/data/ca.crt") == Some(&json!(renewed))).then_some(()))
+    })?;
+    ensure!(stored(bed, "ca.crt")? == renewed, "what the CLI wrote stays");
+    let chain = CertChain::parse_pem(stored(bed, "issuer.crt")?.as_bytes())?;
+    ensure!(PrivateKey::from_pem(stored(bed, "issuer.key")?.as_bytes()).is_ok());
+    ensure!(chain.not_after() < runtime::clock::now() + Duration::from_hours(24 * 91));
+    reads(bed, &cli).context("after the renewal")?;
+    drop(process);
+    clean(bed)
+}

@@ -1,0 +1,306 @@
+//! Another root and issuer while everything runs: a real API server, real sidecars of every stage
+//! that call each other, the reference sentry as a reader, and deaths between two steps.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{Daprd, Deadline, Scratch, Spawn, Tool, environment, http, process, until};
+use identity::TrustAnchors;
+use serde_json::{Value, json};
+use testkit::ca::Ca;
+
+use crate::bed::{Sentry, System, request, verified};
+use crate::standalone::{Standalone, serve_hello};
+
+/// Long enough for a slow machine, short enough for everybody to renew in each stage.
+const TTL: &str = "20s";
+const SKEW: &str = "5s";
+const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
+
+/// A standalone sentry that signs with what stands in the Secret. Sidecars outside of a cluster
+/// get their identities from it, with the same chains as those inside.
+struct Mirror {
+    sentry: Standalone,
+}
+
+impl Mirror {
+    fn start(system: &System) -> Result<Self> {
+        let folder = Scratch::new("mirror")?;
+        let settings =
+            format!("spec: {{mtls: {{workloadCertTTL: {TTL}, allowedClockSkew: {SKEW}}}}}");
+        folder.write("config.yaml", settings)?;
+        for name in FILES {
+            folder.write(name, system.secret(name)?)?;
+        }
+        Ok(Self { sentry: Standalone::start_in(folder)? })
+    }
+
+    /// Takes over what the Secret says now, and waits until it signs with it.
+    fn follow(&mut self, system: &System, anchors: usize) -> Result<()> {
+        for name in FILES {
+            let beside =
+                self.sentry.folder.write(&format!(".{name}.next"), system.secret(name)?)?;
+            std::fs::rename(beside, self.sentry.folder.path().join(name))?;
+        }
+        ensure!(
+            TrustAnchors::parse_pem(system.secret("ca.crt")?.as_bytes())?.certs().len() == anchors
+        );
+        let chain = identity::CertChain::parse_pem(system.secret("issuer.crt")?.as_bytes())?;
+        let serving = format!("127.0.0.1:{}", self.sentry.port);
+        until(Deadline::seconds(30), "the mirror to serve with the new chain", || {
+            let show = format!(
+                "openssl s_client -connect {serving} -alpn h2 -showcerts </dev/null 2>/dev/null"
+            );
+            let shown = process::output(Command::new("sh").args(["-c", &show])).unwrap_or_default();
+            Ok((shown.matches("BEGIN CERTIFICATE").count() == chain.certs().len() + 1)
+                .then_some(()))
+        })
+    }
+}
+
+/// Sidecars that call each other.
+struct Mesh(Vec<Daprd>);
+
+impl Mesh {
+    fn join(&mut self, mirror: &Mirror, name: &str) -> Result<()> {
+        let mut sidecar = mirror.sentry.sidecar(name, Some(serve_hello()?))?;
+        sidecar.wait_outbound_ready(Deadline::seconds(60))?;
+        self.0.push(sidecar);
+        Ok(())
+    }
+
+    /// Everybody calls everybody else; who was just started may have to be found first.
+    fn everybody_calls_everybody(&self) -> Result<()> {
+        for (caller, callee) in self.0.iter().flat_map(|a| self.0.iter().map(move |b| (a, b))) {
+            if caller.app_id() == callee.app_id() {
+                continue;
+            }
+            let path = format!("/v1.0/invoke/{}/method/anything", callee.app_id());
+            let what = format!("{} to call {}", caller.app_id(), callee.app_id());
+            let mut last = String::new();
+            until(Deadline::seconds(30), &what, || {
+                let answer = http::get(caller.http_port, &path)?;
+                last.clone_from(&answer.body);
+                Ok((answer.is_success() && answer.body == "hello").then_some(()))
+            })
+            .with_context(|| format!("last answer: {last}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everybody has a certificate of the present stage.
+    fn everybody_renews(&self, mirror: &Mirror) -> Result<()> {
+        let issued = |app: &str| {
+            let log = mirror.sentry.process.log();
+            let id = format!("spiffe://public/ns/default/{app} ");
+            let quoted = format!("spiffe://public/ns/default/{app}\"");
+            log.lines()
+                .filter(|l| {
+                    l.contains("certificate issued")
+                        && (format!("{l} ").contains(&id) || l.contains(&quoted))
+                })
+                .count()
+        };
+        let before: Vec<usize> = self.0.iter().map(|sidecar| issued(sidecar.app_id())).collect();
+        for (sidecar, before) in self.0.iter().zip(before) {
+            let what = format!("{} to renew its certificate", sidecar.app_id());
+            until(Deadline::seconds(60), &what, || {
+                Ok((issued(sidecar.app_id()) > before).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A pod as the injector leaves it, with the anchors of the moment in its environment.
+fn injected_pod(system: &System, name: &str) -> Result<()> {
+    let anchors = system.anchors()?;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": system.namespace, "labels": {"dapr.io/sidecar-injected": "true"}},
+        "spec": {"containers": [{
+            "name": "daprd", "image": "none",
+            "env": [{"name": "DAPR_TRUST_ANCHORS", "value": anchors.pem()}],
+        }]},
+    });
+    system.bed.apply(&pod.to_string()).map(drop)
+}
+
+/// The reference sentry loads what is stored now, and leaves it as it is.
+fn reference_reads(system: &System) -> Result<()> {
+    let folder = Scratch::new("reference-reads")?;
+    folder.write("config.yaml", "")?;
+    for name in FILES {
+        folder.write(name, system.secret(name)?)?;
+    }
+    let healthz = environment::free_port()?;
+    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, folder.path())
+        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
+        .args(["--issuer-credentials=.".to_owned()])
+        .arg(format!("--port={}", environment::free_port()?))
+        .arg(format!("--healthz-port={healthz}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .env("NAMESPACE", "mesh")
+        .folder(folder.path())
+        .start()?;
+    let found = "Root and issuer certs found: using credentials from store";
+    reference.wait_for_log(found, Deadline::seconds(30))?;
+    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    for name in FILES {
+        ensure!(std::fs::read_to_string(folder.path().join(name))? == system.secret(name)?);
+    }
+    Ok(())
+}
+
+fn events(system: &System) -> Result<String> {
+    let args = ["get", "events", "-n", &system.namespace, "-o"];
+    let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{'\\n'}{end}";
+    system.bed.kubectl(&[&args[..], &[columns]].concat())
+}
+
+#[test]
+fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
+    let system = System::with_lifetimes(TTL, SKEW)?;
+    let sentry = system.start_ready()?;
+    let old_root = system.anchors()?;
+    let mut mirror = Mirror::start(&system)?;
+    let mut mesh = Mesh(Vec::new());
+    mesh.join(&mirror, "before")?;
+    mesh.join(&mirror, "before-too")?;
+    injected_pod(&system, "before")?;
+    mesh.everybody_calls_everybody()?;
+
+    system.rotate()?;
+    system.wait_for_stage(Some("distribute"))?;
+    until(Deadline::seconds(30), "both roots to be published", || {
+        Ok((system.anchors()?.certs().len() == 2).then_some(()))
+    })?;
+    reference_reads(&system)?;
+    mirror.follow(&system, 2)?;
+    sentry.wait_for_metric("dapr_sentry_ca_rotation_stage", 1.0)?;
+    mesh.join(&mirror, "during")?;
+    mesh.everybody_calls_everybody()?;
+
+    system.wait_for_stage(Some("sign"))?;
+    reference_reads(&system)?;
+    mirror.follow(&system, 2)?;
+    let new_root = system.anchors()?.certs().first().cloned().context("no root")?;
+    assert!(!old_root.certs().contains(&new_root), "the new root stands first");
+    mesh.join(&mirror, "signed")?;
+    mesh.everybody_calls_everybody()?;
+    mesh.everybody_renews(&mirror)?;
+    // New connections with new certificates, to and from those that know the old root alone.
+    mesh.join(&mirror, "signed-too")?;
+    mesh.everybody_calls_everybody()?;
+    sentry.wait_for_metric("dapr_sentry_ca_rotation_sidecars_without_new_root", 1.0)?;
+    assert_eq!(system.stage()?.as_deref(), Some("sign"), "a running sidecar needs the old root");
+
+    // The pods of the old world are created anew, and then nobody needs the old root.
+    mesh.0.retain(|sidecar| !sidecar.app_id().starts_with("before"));
+    let delete =
+        ["delete", "pod", "before", "-n", &system.namespace, "--force", "--grace-period=0"];
+    system.bed.kubectl(&delete)?;
+    system.wait_for_stage(None)?;
+    until(Deadline::seconds(30), "the new root alone to be published", || {
+        let anchors = system.anchors()?;
+        Ok((anchors.certs() == [new_root.clone()]).then_some(()))
+    })?;
+    reference_reads(&system)?;
+    mirror.follow(&system, 1)?;
+    mesh.join(&mirror, "after")?;
+    mesh.everybody_calls_everybody()?;
+    sentry.wait_for_metric("dapr_sentry_ca_rotation_stage", 0.0)?;
+
+    let events = events(&system)?;
+    for want in ["IssuerGenerated", "begun", "the new issuer signs", "done"] {
+        assert!(events.contains(want), "{events}");
+    }
+    let log = sentry.process.log();
+    assert!(!log.contains("PRIVATE KEY") && !log.contains("BEGIN"), "no key material in the log");
+    Ok(())
+}
+
+#[test]
+fn a_ca_of_ours_is_replaced_before_it_ends_by_replicas_that_are_killed() -> Result<()> {
+    let system = System::with_lifetimes("6s", "2s")?;
+    // Replaced when 80 % of three minutes are left.
+    let flags = ["--ca-lifetime=3m", "--ca-rotate-at=80"];
+    let start = |name: &str| -> Result<Sentry> {
+        let mut sentry = system.start_with(name, &flags)?;
+        sentry.wait_ready()?;
+        Ok(sentry)
+    };
+    let mut sentries = vec![start("one")?, start("two")?];
+    let first = system.anchors()?;
+    for (n, stage) in [Some("distribute"), Some("sign"), None].into_iter().enumerate() {
+        system.wait_for_stage(stage)?;
+        // Both die on the spot, whatever they are at, and others go on.
+        for mut sentry in sentries.drain(..) {
+            sentry.process.kill();
+        }
+        sentries = vec![start(&format!("one-{n}"))?, start(&format!("two-{n}"))?];
+    }
+    let second = system.anchors()?;
+    assert!(second.certs().iter().all(|root| !first.certs().contains(root)), "it was replaced");
+    let shop = system.bed.namespace("shop")?;
+    system.pod(&shop, "till", &json!({}))?;
+    let token = system.pod_token(&shop, "till")?;
+    for sentry in &sentries {
+        let answer = until(Deadline::seconds(30), "a certificate", || {
+            Ok(sentry.sign(&system.anchors()?, request(&shop, "till", &token)).ok())
+        })?;
+        verified(&answer, &system.anchors()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_users_ca_is_replaced_on_demand_only() -> Result<()> {
+    let system = System::with_lifetimes("6s", "2s")?;
+    let mine = Ca::new();
+    let data: Value = json!({
+        "ca.crt": mine.pem().anchors,
+        "issuer.crt": mine.pem().issuer_chain,
+        "issuer.key": mine.pem().issuer_key.as_str(),
+    });
+    system.patch("secret", &data)?;
+    let mut sentry = system.start_with("sentry", &["--ca-rotate-at=90"])?;
+    sentry.wait_ready()?;
+    sentry.wait_for_metric("dapr_sentry_ca_rotation_stage", 0.0)?;
+    assert_eq!(system.stage()?, None);
+    system.rotate()?;
+    system.wait_for_stage(Some("distribute"))?;
+    system.wait_for_stage(None)?;
+    assert_ne!(system.anchors()?, mine.anchors());
+    Ok(())
+}
+
+#[test]
+fn the_lifetime_of_certificates_follows_the_configuration() -> Result<()> {
+    let system = System::new()?;
+    let mut sentry = system.start_ready()?;
+    let patch = |ttl: &str| {
+        let spec = json!({"spec": {"mtls": {"workloadCertTTL": ttl}}}).to_string();
+        let object = ["patch", "configurations.dapr.io", "daprsystem", "-n", &system.namespace];
+        system.bed.kubectl(&[&object[..], &["--type=merge", "-p", &spec]].concat())
+    };
+    patch("10m")?;
+    sentry.process.wait_for_log("the Configuration changed", Deadline::seconds(30))?;
+    let shop = system.bed.namespace("shop")?;
+    system.pod(&shop, "till", &json!({}))?;
+    let token = system.pod_token(&shop, "till")?;
+    let anchors = system.anchors()?;
+    let life = |sentry: &Sentry| {
+        let answer = sentry.sign(&anchors, request(&shop, "till", &token)).expect("a certificate");
+        let (chain, _) = verified(&answer, &anchors);
+        chain.not_before().duration_until(chain.not_after()).as_secs()
+    };
+    assert_eq!(life(&sentry), 15 * 60, "ten minutes, and half of that back");
+    patch("never")?;
+    sentry
+        .process
+        .wait_for_log("the changed Configuration cannot be used", Deadline::seconds(30))?;
+    assert_eq!(life(&sentry), 15 * 60);
+    assert_eq!(sentry.health()?, 200);
+    Ok(())
+}
