@@ -66,7 +66,9 @@ impl BundleFiles {
         });
         if written.is_err() {
             // What is left of a failure is in the way of the next attempt.
-            parts.iter().for_each(|(path, _)| drop(fs::remove_file(beside(path))));
+            for (path, _) in parts {
+                let _ = fs::remove_file(beside(path));
+            }
         }
         written?;
         for (path, _) in parts {
