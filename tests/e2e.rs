@@ -35,6 +35,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     for service in SERVICES {
         step(&format!("the sample goes on without {service}"), || survives_loss(&demo, service))?;
     }
+    step("pods from a time without injector", || naked_pods_are_mended(&demo))?;
     step("a Component whose Secret is missing", || missing_secret(&demo))?;
     step("a pod with an invalid app id", || invalid_app_id(&demo))?;
     step("the sample still works", || demo.orders_go_on())?;
@@ -102,6 +103,51 @@ fn names(demo: &Demo, selector: &str) -> Result<Vec<String>> {
     let list = demo.cluster().get(&["pods", "-n", CONTROL_PLANE, "-l", selector])?;
     let pods = list["items"].as_array().cloned().unwrap_or_default();
     Ok(pods.iter().map(|p| format!("{}", p["metadata"]["uid"])).collect())
+}
+
+/// Pods that come up while there is no injector get their sidecar when it is back, and nobody helps.
+/// The guard would have kept them from coming up at all, so it only takes notes meanwhile.
+fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
+    let kubectl = |args: &[&str]| demo.cluster().kubectl(args);
+    let guard = |action: &str| {
+        let patch = format!(r#"{{"spec": {{"validationActions": ["{action}"]}}}}"#);
+        let binding = "validatingadmissionpolicybinding/dapr-sidecar-guard";
+        kubectl(&["patch", binding, "--type=merge", "-p", &patch])
+    };
+    let injectors = |count: &str| {
+        let replicas = format!("--replicas={count}");
+        kubectl(&["-n", CONTROL_PLANE, "scale", "deployment/dapr-sidecar-injector", &replicas])
+    };
+    guard("Audit")?;
+    injectors("0")?;
+    until(Deadline::seconds(120), "the injector to be gone", || {
+        Ok(names(demo, "app=dapr-sidecar-injector")?.is_empty().then_some(()))
+    })?;
+    demo.kubectl(&["delete", "pod", "-l", "app=node", "--wait=false"])?;
+    until(Deadline::seconds(120), "a pod without sidecar", || {
+        let naked = naked(demo)?;
+        Ok((naked > 0 && naked < usize::MAX).then_some(()))
+    })?;
+    injectors("1")?;
+    until(Deadline::seconds(240), "every pod to have its sidecar", || {
+        Ok((naked(demo)? == 0).then_some(()))
+    })?;
+    guard("Deny")?;
+    demo.pods()?;
+    demo.orders_go_on().map(drop)
+}
+
+/// How many pods of the order service have no sidecar, not counting those that are about to go;
+/// without any pod the question is open, and answered with the largest number.
+fn naked(demo: &Demo) -> Result<usize> {
+    let pods = demo.app_pods("node")?;
+    ensure!(pods.len() < 10, "the watchdog or its owner makes pods without end");
+    let injected = |pod: &&Value| {
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        containers.into_iter().any(|container| container["name"] == "daprd")
+    };
+    let injected = pods.iter().filter(injected).count();
+    Ok(if pods.is_empty() { usize::MAX } else { pods.len() - injected })
 }
 
 /// The Component's own Event names what is missing; the sidecar that wants it keeps the others.
