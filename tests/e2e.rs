@@ -125,12 +125,11 @@ fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
     })?;
     demo.kubectl(&["delete", "pod", "-l", "app=node", "--wait=false"])?;
     until(Deadline::seconds(120), "a pod without sidecar", || {
-        let naked = naked(demo)?;
-        Ok((naked > 0 && naked < usize::MAX).then_some(()))
+        Ok(naked(demo)?.filter(|count| *count > 0))
     })?;
     injectors("1")?;
     until(Deadline::seconds(240), "every pod to have its sidecar", || {
-        Ok((naked(demo)? == 0).then_some(()))
+        Ok(naked(demo)?.filter(|count| *count == 0))
     })?;
     guard("Deny")?;
     demo.pods()?;
@@ -138,16 +137,15 @@ fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
 }
 
 /// How many pods of the order service have no sidecar, not counting those that are about to go;
-/// without any pod the question is open, and answered with the largest number.
-fn naked(demo: &Demo) -> Result<usize> {
+/// `None` while there is no pod.
+fn naked(demo: &Demo) -> Result<Option<usize>> {
     let pods = demo.app_pods("node")?;
     ensure!(pods.len() < 10, "the watchdog or its owner makes pods without end");
-    let injected = |pod: &&Value| {
+    let naked = pods.iter().filter(|pod| {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-        containers.into_iter().any(|container| container["name"] == "daprd")
-    };
-    let injected = pods.iter().filter(injected).count();
-    Ok(if pods.is_empty() { usize::MAX } else { pods.len() - injected })
+        !containers.into_iter().any(|container| container["name"] == "daprd")
+    });
+    Ok((!pods.is_empty()).then(|| naked.count()))
 }
 
 /// The Component's own Event names what is missing; the sidecar that wants it keeps the others.

@@ -161,12 +161,15 @@ impl Shared {
         let mut object = entry.object.clone();
         if let Err(error) = object.fill(fetched) {
             self.report(&entry.object, &error);
+            entry.sent(b"");
             if !entry.object.serve_unfilled() {
                 return Err(error.into());
             }
             return Ok(entry.json()?);
         }
-        Ok(json::to_vec(&object)?.into())
+        let body = Bytes::from(json::to_vec(&object)?);
+        entry.sent(&body);
+        Ok(body)
     }
 
     /// Tells of an object that is left out because it cannot be decoded.
@@ -288,7 +291,10 @@ impl<K: Served> Watcher<K> {
 
 impl Shared {
     /// The JSON of a changed object, made once for all its streams.
-    async fn deliver<K: Served>(&self, entry: &Entry<K>) -> Result<Bytes, FillError> {
+    ///
+    /// # Errors
+    /// [`FillError`]: a secret is missing.
+    pub async fn deliver<K: Served>(&self, entry: &Entry<K>) -> Result<Bytes, FillError> {
         let namespace = entry.object.meta().namespace.clone().unwrap_or_default();
         let fetched = self.fetch(&namespace, needed(entry)).await;
         match self.filled(entry, &fetched) {

@@ -4,7 +4,11 @@
 //! watch: a relist or a resync that brings nothing new changes nothing (Dapr 1.18).
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    hash::{DefaultHasher, Hasher as _},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -35,12 +39,31 @@ pub struct Entry<K> {
     /// The object as it is stored, without filled-in secrets.
     pub object: K,
     json: OnceLock<Bytes>,
+    /// Hash of the JSON with secrets that sidecars have; 0 when it was sent to nobody.
+    sent: AtomicU64,
 }
 
 impl<K: CustomResource> Entry<K> {
     /// An entry without JSON yet.
     pub fn new(object: K) -> Self {
-        Self { object, json: OnceLock::new() }
+        Self { object, json: OnceLock::new(), sent: AtomicU64::new(0) }
+    }
+
+    /// The object was sent with secrets, as `body`; empty when they could not be filled in. Only
+    /// the first time counts: sidecars that got it then have to hear of anything else.
+    pub fn sent(&self, body: &[u8]) {
+        let _ = self.sent.compare_exchange(0, hash(body), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether it was sent with secrets.
+    pub fn was_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) != 0
+    }
+
+    /// It will be sent again, as `body`. Whether that differs from what was sent.
+    pub fn sent_anew(&self, body: &[u8]) -> bool {
+        let now = hash(body);
+        self.sent.swap(now, Ordering::Relaxed) != now
     }
 
     /// The JSON of the object as it is stored; made once and shared.
@@ -59,6 +82,13 @@ impl<K: CustomResource> Entry<K> {
     pub fn name(&self) -> &str {
         self.object.meta().name.as_deref().unwrap_or_default()
     }
+}
+
+/// Never 0. Stays in this process, so it need not withstand anybody who looks for collisions.
+fn hash(body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(body);
+    hasher.finish().max(1)
 }
 
 /// An object that the types cannot hold, so that sidecars could not either.
@@ -128,6 +158,11 @@ impl<K: CustomResource> Cache<K> {
     /// The objects of a namespace, by name.
     pub fn list(&self, namespace: &str) -> impl Iterator<Item = &Arc<Entry<K>>> {
         self.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All objects.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Entry<K>>> {
+        self.namespaces.values().flat_map(BTreeMap::values)
     }
 
     /// How many objects there are.
@@ -237,6 +272,18 @@ mod tests {
         assert_eq!(shape(cache.remove(&key)), Some((true, false)));
         assert_eq!(shape(cache.remove(&key)), None, "unknown objects cannot be deleted");
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn what_sidecars_have_is_remembered_until_they_are_sent_something_else() {
+        let entry = Entry::new(component("a", "1"));
+        assert!(!entry.was_sent());
+        entry.sent(b"old");
+        entry.sent(b"new"); // another sidecar, after the Secret changed
+        assert!(entry.was_sent());
+        assert!(entry.sent_anew(b"new"), "the first one has the old value still");
+        assert!(!entry.sent_anew(b"new"));
+        assert!(entry.sent_anew(b""), "the Secret is gone");
     }
 
     #[test]

@@ -114,6 +114,14 @@ impl Cluster {
         events.map(|event| event.map(|event| map_event(event, |pod| pod.metadata)))
     }
 
+    /// Watches the metadata of all Secrets.
+    pub fn watch_secrets(
+        &self,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
+        let events = watcher(self.api::<PartialObjectMeta<Secret>>(), watch_config());
+        events.map(|event| event.map(|event| map_event(event, |secret| secret.metadata)))
+    }
+
     /// Watches a kind of Kubernetes, keeping of each object what `reduce` makes of it.
     pub fn watch_reduced<K, T>(
         &self,

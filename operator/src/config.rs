@@ -9,7 +9,7 @@ use runtime::{
     kubernetes::KubeFlags,
 };
 
-use crate::watchdog::Options;
+use crate::{watchdog::Options, workload::WorkloadKind};
 
 /// The command line, as typed. Names and defaults are those of Dapr 1.18.
 #[derive(Clone, Debug, Parser)]
@@ -55,6 +55,14 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub enable_argo_rollout_service_reconciler: bool,
+    /// Keep the Services of daemon sets too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
+    pub enable_daemonset_service_reconciler: bool,
+    /// Tell sidecars at once when a Secret that a resource refers to has changed
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
+    pub watch_secrets: bool,
     /// The only namespace to watch; empty means all
     #[arg(long, default_value = "", value_name = "NAMESPACE", hide_default_value = true)]
     pub watch_namespace: String,
@@ -121,17 +129,6 @@ impl WatchInterval {
     }
 }
 
-/// Which workloads get Services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workloads {
-    /// None.
-    Off,
-    /// Deployments and StatefulSets.
-    Kubernetes,
-    /// Those and Argo Rollouts.
-    WithRollouts,
-}
-
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -149,8 +146,10 @@ pub struct Config {
     pub trust_anchors: PathBuf,
     /// Whether only one replica at a time writes Services.
     pub elect: bool,
-    /// Which workloads get Services.
-    pub workloads: Workloads,
+    /// Kinds of workloads that get Services.
+    pub workloads: Vec<WorkloadKind>,
+    /// Whether sidecars hear of changed Secrets; takes the right to list and watch them.
+    pub push_secrets: bool,
     /// The only namespace to watch.
     pub watch_namespace: Option<String>,
     /// How the watchdog works.
@@ -170,12 +169,13 @@ impl Flags {
         };
         let webhooks = environment.enable_webhooks.unwrap_or_default();
         let webhook = (self.webhook_server_listen_address, self.webhook_server_port);
-        let workloads =
-            match (self.disable_service_reconciler, self.enable_argo_rollout_service_reconciler) {
-                (true, _) => Workloads::Off,
-                (false, false) => Workloads::Kubernetes,
-                (false, true) => Workloads::WithRollouts,
-            };
+        let workloads = [
+            (WorkloadKind::Deployment, true),
+            (WorkloadKind::StatefulSet, true),
+            (WorkloadKind::DaemonSet, self.enable_daemonset_service_reconciler),
+            (WorkloadKind::Rollout, self.enable_argo_rollout_service_reconciler),
+        ];
+        let wanted = |(kind, on)| (on && !self.disable_service_reconciler).then_some(kind);
         Ok(Config {
             namespace,
             configuration: self.config,
@@ -184,7 +184,8 @@ impl Flags {
             webhook: (!webhooks.eq_ignore_ascii_case("false")).then_some(webhook),
             trust_anchors: self.trust_anchors_file,
             elect: !self.disable_leader_election,
-            workloads,
+            workloads: workloads.into_iter().filter_map(wanted).collect(),
+            push_secrets: self.watch_secrets,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
             watchdog: Options {
                 interval: WatchInterval::parse(&self.watch_interval)?,
@@ -254,6 +255,16 @@ mod tests {
         let flags = flags(&["--disable-leader-election", "--disable-service-reconciler=false"]);
         let config = flags.into_config(environment()).unwrap();
         assert!(!config.elect);
-        assert_eq!(config.workloads, Workloads::Kubernetes);
+        assert_eq!(config.workloads, [WorkloadKind::Deployment, WorkloadKind::StatefulSet]);
+    }
+
+    #[test]
+    fn kinds_of_workloads_are_switched_on_one_by_one() {
+        use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
+        let kinds = |args: &[&str]| flags(args).into_config(environment()).unwrap().workloads;
+        let more =
+            ["--enable-daemonset-service-reconciler", "--enable-argo-rollout-service-reconciler"];
+        assert_eq!(kinds(&more), [Deployment, StatefulSet, DaemonSet, Rollout]);
+        assert_eq!(kinds(&[more[0], "--disable-service-reconciler"]), []);
     }
 }

@@ -12,7 +12,7 @@ use kube::runtime::watcher::Event;
 
 use crate::{
     cache::Key,
-    service::{Invalid, Plan, plan, service_name},
+    service::{Invalid, Plan, owned_by, plan, service_name},
     workload::{Workload, WorkloadKey, WorkloadKind},
 };
 
@@ -145,7 +145,12 @@ impl Desk {
     pub fn decide(&self, key: &Key) -> Decision {
         let mut candidates: Vec<&Workload> =
             self.in_namespace(&key.namespace).filter(|w| service_key(w) == *key).collect();
-        candidates.sort_by_key(|workload| (workload.created, &workload.key));
+        // Who has the Service keeps it, so that it does not change hands when another workload
+        // takes the same app id; else the oldest gets it.
+        let current = self.services.get(key);
+        let owns =
+            |workload: &Workload| current.is_some_and(|service| owned_by(service, &workload.uid));
+        candidates.sort_by_key(|workload| (!owns(workload), workload.created, &workload.key));
         let winner = candidates.first().copied();
         let planned = plan(winner, self.services.get(key), self.in_namespace(&key.namespace));
         let (plan, invalid) = match planned {
@@ -262,6 +267,23 @@ mod tests {
         assert_eq!(decision.winner.unwrap().key.name, "old");
         assert_eq!(decision.losers[0].key.name, "young");
         assert!(matches!(decision.plan, Plan::Create(_)));
+    }
+
+    #[test]
+    fn who_has_the_service_keeps_it() {
+        let mut desk = Desk::default();
+        let now = clock::monotonic();
+        desk.workload(KIND, Event::Apply(seen("young", "a", "2026-02-01T00:00:00Z")), now);
+        let Plan::Create(service) = desk.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        desk.service(Event::Apply(*service), now);
+        desk.workload(KIND, Event::Apply(seen("old", "a", "2026-01-01T00:00:00Z")), now);
+        let decision = desk.decide(&key("a-dapr"));
+        assert_eq!(decision.winner.unwrap().key.name, "young");
+        assert!(matches!(decision.plan, Plan::Keep));
+        desk.workload(KIND, Event::Delete(seen("young", "a", "2026-02-01T00:00:00Z")), now);
+        let decision = desk.decide(&key("a-dapr"));
+        assert_eq!(decision.winner.unwrap().key.name, "old");
+        assert!(matches!(decision.plan, Plan::Update(_)));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //!                     ┌ follow ─► store (cache + feed) ─► api ─► server   gRPC, mTLS
 //!  API server ─ cluster ┤                                 ▲
-//!                     │ secrets: read per answer ─────────┘
+//!                     │ secrets: read per answer ─────────┤
+//!                     │ secret_push: when one has changed ┘
 //!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
 //!                     ├ follow ─► watchdog                                pods without sidecar
 //!                     └ webhook ─► conversion, crd_patch                  Subscriptions
@@ -32,6 +33,7 @@ pub mod leader;
 pub mod metrics;
 pub mod reconcile;
 pub mod report;
+pub mod secret_push;
 pub mod secrets;
 pub mod server;
 pub mod service;

@@ -207,7 +207,8 @@ fn is_ours(service: &Service) -> bool {
     labels.and_then(|labels| labels.get(ANNOTATION_ENABLED)).is_some_and(|value| value == "true")
 }
 
-fn owned_by(service: &Service, uid: &str) -> bool {
+/// Whether the workload with this unique id is the Service's controller.
+pub fn owned_by(service: &Service, uid: &str) -> bool {
     let owners = service.metadata.owner_references.iter().flatten();
     owners.into_iter().any(|owner| owner.uid == uid && owner.controller == Some(true))
 }

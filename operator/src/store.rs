@@ -82,6 +82,21 @@ impl<K: CustomResource> Store<K> {
         self.cache().get(namespace, name).cloned()
     }
 
+    /// All objects, of all namespaces.
+    pub fn all(&self) -> Vec<Arc<Entry<K>>> {
+        self.cache().all().cloned().collect()
+    }
+
+    /// Tells the streams of an object whose secrets have changed, unless it has changed itself.
+    pub fn touch(&self, entry: &Arc<Entry<K>>) {
+        let namespace = entry.object.meta().namespace.clone().unwrap_or_default();
+        let current = self.get(&namespace, entry.name());
+        if current.is_some_and(|current| Arc::ptr_eq(&current, entry)) {
+            let same = Some(entry.clone());
+            self.publish([Change { namespace, old: same.clone(), new: same }]);
+        }
+    }
+
     /// How many objects are known.
     pub fn len(&self) -> usize {
         self.cache().len()

@@ -20,17 +20,17 @@ use transport::{
 use crate::{
     api::{Shared, Stores},
     cluster::Cluster,
-    config::{Config, WatchInterval, Workloads},
+    config::{Config, WatchInterval},
     follow::{Seen, api_text, follow},
     metrics::Metrics,
     reconcile::Reconciler,
     report::Reports,
+    secret_push,
     secrets::Served,
     server::OperatorApi,
     store::{Store, Sync},
     watchdog::Watchdog,
     webhook,
-    workload::WorkloadKind,
 };
 
 /// Id of the operator in its certificate (Dapr 1.18).
@@ -72,10 +72,13 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     start_webhook(&config, &cluster, &svid, &scope).await?;
     let watchdog = watchdog(&config, &shared);
     let pods = start_caches(&shared, watchdog.clone(), &scope);
+    if config.push_secrets {
+        secret_push::start(&shared, &scope);
+    }
     start_api(&config, shared, &svid, &scope).await?;
     let leading = lead(&cluster, election, &metrics, &scope);
-    if config.workloads != Workloads::Off {
-        let reconciler = Reconciler::new(cluster, reports, metrics, kinds(&config));
+    if !config.workloads.is_empty() {
+        let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads);
         let work = Arc::new(reconciler).run(leading.clone(), scope.clone());
         scope.spawn("operator-services", work);
     }
@@ -279,7 +282,7 @@ fn watchdog(config: &Config, shared: &Shared) -> Option<Arc<Watchdog>> {
 
 /// Which lease to stand for; `None` to lead without one.
 fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
-    let idle = config.workloads == Workloads::Off && config.watchdog.interval == WatchInterval::Off;
+    let idle = config.workloads.is_empty() && config.watchdog.interval == WatchInterval::Off;
     if !config.elect || idle {
         return Ok(None);
     }
@@ -309,13 +312,4 @@ fn lead(
         token.run_until_cancelled(follow).await;
     });
     leading
-}
-
-fn kinds(config: &Config) -> Vec<WorkloadKind> {
-    use WorkloadKind::{Deployment, Rollout, StatefulSet};
-    match config.workloads {
-        Workloads::Off => Vec::new(),
-        Workloads::Kubernetes => vec![Deployment, StatefulSet],
-        Workloads::WithRollouts => vec![Deployment, StatefulSet, Rollout],
-    }
 }

@@ -13,6 +13,8 @@ pub enum WorkloadKind {
     Deployment,
     /// `apps/v1` StatefulSet.
     StatefulSet,
+    /// `apps/v1` `DaemonSet`.
+    DaemonSet,
     /// `argoproj.io/v1alpha1` Rollout.
     Rollout,
 }
@@ -23,6 +25,7 @@ impl WorkloadKind {
         match self {
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
             Self::StatefulSet => ("apps", "v1", "StatefulSet", "statefulsets"),
+            Self::DaemonSet => ("apps", "v1", "DaemonSet", "daemonsets"),
             Self::Rollout => ("argoproj.io", "v1alpha1", "Rollout", "rollouts"),
         }
     }
@@ -77,7 +80,7 @@ impl Workload {
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             annotations,
             selector: strings(object.data.pointer("/spec/selector/matchLabels")),
-            rolled_out: rolled_out(metadata.generation, &object.data),
+            rolled_out: rolled_out(kind, metadata.generation, &object.data),
         })
     }
 
@@ -99,14 +102,21 @@ fn strings(object: Option<&Value>) -> BTreeMap<String, String> {
 }
 
 /// Whether the controller has seen the current specification and replaced every pod.
-fn rolled_out(generation: Option<i64>, object: &Value) -> bool {
+fn rolled_out(kind: WorkloadKind, generation: Option<i64>, object: &Value) -> bool {
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64);
-    let wanted = number("/spec/replicas").unwrap_or(1);
     let status = |name: &str| number(&format!("/status/{name}")).unwrap_or(0);
+    let (wanted, counts) = match kind {
+        WorkloadKind::DaemonSet => (
+            status("desiredNumberScheduled"),
+            ["updatedNumberScheduled", "numberReady", "currentNumberScheduled"],
+        ),
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::Rollout => (
+            number("/spec/replicas").unwrap_or(1),
+            ["updatedReplicas", "readyReplicas", "replicas"],
+        ),
+    };
     number("/status/observedGeneration") >= generation
-        && status("updatedReplicas") == wanted
-        && status("readyReplicas") == wanted
-        && status("replicas") == wanted
+        && counts.iter().all(|count| status(count) == wanted)
 }
 
 #[cfg(test)]
@@ -149,6 +159,21 @@ mod tests {
     fn rollout_is_complete_when_all_pods_are_new(#[case] status: Value, #[case] want: bool) {
         let annotations = json!({"dapr.io/enabled": "true"});
         assert_eq!(read(&annotations, &status).unwrap().rolled_out, want);
+    }
+
+    #[rstest::rstest]
+    #[case::done(json!({"observedGeneration": 1, "desiredNumberScheduled": 3,
+        "currentNumberScheduled": 3, "updatedNumberScheduled": 3, "numberReady": 3}), true)]
+    #[case::no_node(json!({"observedGeneration": 1}), true)]
+    #[case::not_seen(json!({}), false)]
+    #[case::old_pods(json!({"observedGeneration": 1, "desiredNumberScheduled": 3,
+        "currentNumberScheduled": 3, "updatedNumberScheduled": 2, "numberReady": 3}), false)]
+    fn daemon_set_is_complete_when_each_node_has_the_new_pod(
+        #[case] status: Value,
+        #[case] want: bool,
+    ) {
+        let object = json!({"status": status});
+        assert_eq!(rolled_out(WorkloadKind::DaemonSet, Some(1), &object), want);
     }
 
     #[test]

@@ -209,6 +209,7 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
 const RIGHTS: [(&str, &str, &str, &str); 12] = [
     ("dapr-operator", "get", "secrets", "apps"),
+    ("dapr-operator", "watch", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
     ("dapr-operator", "create", "events.events.k8s.io", "apps"),
     ("dapr-operator", "delete", "pods", "apps"),
@@ -230,7 +231,7 @@ const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-operator", "get", "namespaces", ""),
     ("dapr-operator", "update", "components.dapr.io", "apps"),
     ("dapr-operator", "update", "secrets", NAMESPACE),
-    ("dapr-operator", "list", "secrets", "apps"),
+    ("dapr-operator", "update", "secrets", "apps"),
     ("dapr-injector", "get", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "get", "secrets/other", NAMESPACE),
     ("dapr-sentry", "get", "secrets", "apps"),

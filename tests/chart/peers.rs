@@ -35,6 +35,7 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
         "global.issuerFilenames.cert=tls.crt",
         "global.issuerFilenames.key=tls.key",
         "dapr_operator.serviceReconciler.enabled=false",
+        "dapr_operator.serviceReconciler.daemonSets=true",
         "dapr_operator.healthzPort=8081",
         "dapr_operator.webhookPort=29443",
         "dapr_sidecar_injector.webhookPort=24000",

@@ -103,6 +103,8 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
 #[case::no_metrics("chart_no_metrics", &["global.prometheus.enabled=false"])]
 #[case::no_injector("chart_no_injector", &["dapr_sidecar_injector.enabled=false"])]
 #[case::no_watchdog("chart_no_watchdog", &["dapr_operator.watchInterval=0"])]
+#[case::no_secret_reload("chart_no_secret_reload", &["dapr_operator.secretReload.enabled=false"])]
+#[case::daemon_sets("chart_daemon_sets", &["dapr_operator.serviceReconciler.daemonSets=true"])]
 #[case::no_actors("chart_no_actors", &["global.actors.enabled=false"])]
 #[case::host_network("chart_host_network", &[
     "dapr_operator.hostNetwork=true", "dapr_operator.healthzPort=8081",

@@ -53,6 +53,7 @@ impl Stage {
         let anchors = folder.path().join("credentials/ca.crt");
         let mut operator = spawn_operator(&folder, &bed.kubeconfig().to_path_buf(), "operator")?
             .args(["--webhook-server-port", &webhook_port.to_string()])
+            .args(["--watch-secrets", "--enable-daemonset-service-reconciler"])
             .start_operator()?;
         operator.wait_ready()?;
         let anchors = fs::read_to_string(anchors).context("read the root of sentry")?;

@@ -24,6 +24,12 @@
 - --disable-service-reconciler
 {{- end }}
 {{- end }}
+{{- if include "dapr.operator.secretReload" . }}
+- --watch-secrets
+{{- end }}
+{{- if include "dapr.operator.daemonSets" . }}
+- --enable-daemonset-service-reconciler
+{{- end }}
 {{- if .Values.global.argoRolloutServiceReconciler.enabled }}
 - --enable-argo-rollout-service-reconciler
 {{- end }}

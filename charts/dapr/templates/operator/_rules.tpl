@@ -19,6 +19,14 @@
 {{- end }}
 {{- end -}}
 
+{{- define "dapr.operator.secretReload" -}}
+{{- if dig "secretReload" "enabled" true .Values.dapr_operator -}}true{{- end -}}
+{{- end -}}
+
+{{- define "dapr.operator.daemonSets" -}}
+{{- if dig "serviceReconciler" "daemonSets" false .Values.dapr_operator -}}true{{- end -}}
+{{- end -}}
+
 {{/* "true" when pods without their sidecar are deleted. */}}
 {{- define "dapr.watchdog.enabled" -}}
 {{- if and .Values.dapr_sidecar_injector.enabled
@@ -32,20 +40,20 @@ true
 - apiGroups: [dapr.io]
   resources: [components, configurations, subscriptions, resiliencies, httpendpoints, mcpservers, workflowaccesspolicies]
   verbs: [get, list, watch]
-# Those that Components refer to; each is read by its name.
+# Those that Components refer to; each is read by its name, and with dapr_operator.secretReload their metadata is watched.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get]
+  verbs: [get{{ if include "dapr.operator.secretReload" . }}, list, watch{{ end }}]
 # What is wrong with an object is said on the object.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 # The <app-id>-dapr Services and their owners. `finalizers` lets a Service block the deletion of its owner.
 - apiGroups: [apps]
-  resources: [deployments, statefulsets]
+  resources: [deployments, statefulsets{{ if include "dapr.operator.daemonSets" . }}, daemonsets{{ end }}]
   verbs: [get, list, watch]
 - apiGroups: [apps]
-  resources: [deployments/finalizers, statefulsets/finalizers]
+  resources: [deployments/finalizers, statefulsets/finalizers{{ if include "dapr.operator.daemonSets" . }}, daemonsets/finalizers{{ end }}]
   verbs: [get, list, watch, update]
 - apiGroups: [""]
   resources: [services, services/finalizers]

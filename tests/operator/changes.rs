@@ -1,0 +1,115 @@
+//! What changes while the operator runs: rotated Secrets, Services that others touch.
+
+use std::time::Duration;
+
+use blackbox::until;
+use proto::operator::{HttpEndpointUpdateRequest, ListHttpEndpointsRequest, ResourceEventType};
+use serde_json::{Value, json};
+
+use crate::{
+    component, component_with_secret, name, patience, secret, stage::PATIENCE, stage::Stage,
+};
+
+fn endpoint(name: &str, secret: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: HTTPEndpoint\nmetadata: {{name: {name}}}\n\
+         spec: {{baseUrl: 'http://a', headers: [{{name: h, secretKeyRef: {{name: {secret}, key: password}}}}]}}\n---\n"
+    )
+}
+
+#[test]
+fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("rotation").unwrap();
+    stage.apply(
+        &namespace,
+        &(secret("redis")
+            + &secret("other")
+            + &component_with_secret("uses", "redis", "")
+            + &component_with_secret("bystander", "other", "")
+            + &endpoint("endpoint", "redis")),
+    );
+    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+    // What a sidecar does at its start: from here on it has the values.
+    until(patience(), "both components", || Ok((app.components()?.len() == 2).then_some(())))
+        .unwrap();
+    let request = ListHttpEndpointsRequest { namespace: namespace.clone() };
+    app.runtime.block_on(app.client.list_http_endpoints(request)).unwrap();
+    let mut components = app.open_components();
+    let request = HttpEndpointUpdateRequest { namespace: namespace.clone() };
+    let endpoints = app.runtime.block_on(app.client.http_endpoint_update(request));
+    let mut endpoints = endpoints.unwrap().into_inner();
+
+    let kubectl = |args: &[&str]| stage.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+    // Neither a label nor a key that nobody uses is news.
+    kubectl(&["label", "secret", "redis", "team=a"]);
+    kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"unused": "x"}}"#]);
+    kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"password": "rotated"}}"#]);
+    let (event, body) = app.next(&mut components);
+    assert_eq!((event, name(&body)), (ResourceEventType::Updated, "uses"));
+    assert_eq!(body["spec"]["metadata"][0]["value"], "cm90YXRlZA==");
+
+    // The next thing that both streams carry is what is made now.
+    stage.apply(&namespace, &(component("last", "") + &endpoint("last", "redis")));
+    let (event, body) = app.next(&mut components);
+    assert_eq!((event, name(&body)), (ResourceEventType::Created, "last"));
+    let limit = Duration::from_secs(PATIENCE);
+    let event =
+        app.runtime.block_on(async { tokio::time::timeout(limit, endpoints.message()).await });
+    let event = event.expect("no event came").unwrap().unwrap();
+    let body: Value = serde_json::from_slice(&event.http_endpoints).unwrap();
+    assert_eq!((event.r#type(), name(&body)), (ResourceEventType::Created, "last"));
+}
+
+#[test]
+fn a_secret_that_appears_is_sent_at_once() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("late").unwrap();
+    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+    let mut components = app.open_components();
+    stage.apply(&namespace, &component_with_secret("waits", "late", ""));
+    until(patience(), "the refusal", || Ok(app.components().err())).unwrap();
+    stage.apply(&namespace, &secret("late"));
+    let (event, body) = app.next(&mut components);
+    assert_ne!(event, ResourceEventType::Deleted);
+    assert_eq!(name(&body), "waits");
+    assert_eq!(body["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
+}
+
+fn daemon_set(name: &str, grpc_port: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {{name: {name}}}\nspec: {{\
+         selector: {{matchLabels: {{app: {name}}}}}, template: {{metadata: {{labels: {{app: {name}}}, \
+         annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {name}, dapr.io/grpc-port: '{grpc_port}'}}}}, \
+         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n---\n"
+    )
+}
+
+#[test]
+fn daemon_sets_get_services_and_what_others_wrote_there_stays() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("daemons").unwrap();
+    let service = |name: &str| stage.bed.get(&["service", name, "-n", &namespace]).ok();
+    let kubectl = |args: &[&str]| stage.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+    stage.apply(&namespace, &daemon_set("agent", "50001"));
+    let made = until(patience(), "the service", || Ok(service("agent-dapr"))).unwrap();
+    assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "DaemonSet");
+    assert_eq!(made["spec"]["selector"], json!({"app": "agent"}));
+
+    kubectl(&["label", "service", "agent-dapr", "mesh=on"]);
+    kubectl(&["annotate", "service", "agent-dapr", "external-dns=name"]);
+    stage.apply(&namespace, &daemon_set("agent", "50011"));
+    let changed = until(patience(), "the new port", || {
+        Ok(service("agent-dapr").filter(|service| service["spec"]["ports"][1]["port"] == 50011))
+    });
+    let changed = changed.unwrap();
+    assert_eq!(changed["metadata"]["labels"]["mesh"], "on");
+    assert_eq!(changed["metadata"]["annotations"]["external-dns"], "name");
+
+    // A change that means nothing to the Service; the one after it shows that it was seen.
+    kubectl(&["annotate", "daemonset", "agent", "note=x"]);
+    stage.apply(&namespace, &daemon_set("second", "50001"));
+    until(patience(), "the second service", || Ok(service("second-dapr"))).unwrap();
+    let now = service("agent-dapr").unwrap();
+    assert_eq!(now["metadata"]["resourceVersion"], changed["metadata"]["resourceVersion"]);
+}
