@@ -207,7 +207,7 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 12] = [
+const RIGHTS: [(&str, &str, &str, &str); 13] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
