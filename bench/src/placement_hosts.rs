@@ -57,6 +57,8 @@ struct Seen {
     locked: Option<Instant>,
     longest_lock: Duration,
     table: Bytes,
+    /// Tables so far.
+    tables: u64,
     /// The version that was unlocked last, and when.
     unlocked: Option<(u64, Instant)>,
 }
@@ -87,8 +89,6 @@ struct Counters {
 /// A table that every host holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreed {
-    /// Its version.
-    pub version: u64,
     /// When the last host was told to use it.
     pub at: Instant,
 }
@@ -145,21 +145,21 @@ impl Hosts {
     }
 
     fn look(&self, since: Instant) -> Option<Agreed> {
-        let mut agreed: Option<Agreed> = None;
+        let mut agreed: Option<(u64, Instant)> = None;
         for member in &self.members {
             let (version, at) = lock(&member.seen).unlocked.filter(|(_, at)| *at >= since)?;
-            let all = agreed.get_or_insert(Agreed { version, at });
-            if all.version != version {
+            let all = agreed.get_or_insert((version, at));
+            if all.0 != version {
                 return None;
             }
-            all.at = all.at.max(at);
+            all.1 = all.1.max(at);
         }
         let table = lock(&self.members.first()?.seen).table.clone();
         let tables = PlacementTables::decode(table).ok()?;
         let complete = TYPES.iter().all(|entity| {
             tables.entries.get(*entity).is_some_and(|t| t.load_map.len() == self.members.len())
         });
-        agreed.filter(|_| complete)
+        agreed.filter(|_| complete).map(|(_, at)| Agreed { at })
     }
 
     /// Bytes of messages received by all hosts so far.
@@ -170,6 +170,11 @@ impl Hosts {
     /// Streams that were ended by the server so far.
     pub fn lost(&self) -> u64 {
         self.counters.lost.load(Ordering::Relaxed)
+    }
+
+    /// Rounds so far, as the host saw them that was there longest.
+    pub fn rounds(&self) -> u64 {
+        self.members.iter().map(|m| lock(&m.seen).tables).max().unwrap_or_default()
     }
 
     /// The longest time from a lock to its unlock.
@@ -255,6 +260,7 @@ impl Sidecar {
             }
             "update" => {
                 seen.table = order.tables.clone();
+                seen.tables += 1;
                 3
             }
             _ => {

@@ -9,6 +9,7 @@ use runtime::clock::monotonic;
 use rustix::process::Signal;
 
 use crate::{
+    flags::Against,
     load,
     placement_hosts::Hosts,
     plane::{Running, Start},
@@ -53,15 +54,31 @@ impl Row for PlacementJoin {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let seconds = Duration::from_secs;
-        let full = vec![(100, seconds(2)), (500, seconds(2)), (1_000, seconds(5))];
         Ok(Box::new(Joining {
             programs: programs.clone(),
             folder: Scratch::new("bench")?,
-            shapes: size.pick(full, vec![(100, seconds(2))]),
+            shapes: shapes(size),
             runtime: load::runtime()?,
         }))
     }
+
+    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
+        let size = if against.quick { Size::Quick } else { Size::Full };
+        let runtime = load::runtime()?;
+        let mut readings = Vec::new();
+        for (count, time) in shapes(size) {
+            let mut hosts = Hosts::new(vec![against.address.clone()]);
+            readings.extend(runtime.block_on(join(&mut hosts, count, time))?);
+        }
+        Ok(readings)
+    }
+}
+
+/// How many hosts join, and in what time.
+fn shapes(size: Size) -> Vec<(usize, Duration)> {
+    let seconds = Duration::from_secs;
+    let full = vec![(100, seconds(2)), (500, seconds(2)), (1_000, seconds(5))];
+    size.pick(full, vec![(100, seconds(2))])
 }
 
 impl Prepared for Joining {
@@ -90,34 +107,14 @@ impl Joining {
         let server = self.start(side, "placement", &[&alone])?;
         let (before, cpu) = (server.memory()?.rss, server.cpu()?);
         let mut hosts = Hosts::new(vec![server.address()]);
-        let mut readings = Vec::new();
+        let mut readings = self.runtime.block_on(join(&mut hosts, count, time))?;
         let mut add = |what: &str, unit, value| {
             readings.push(Reading::new(format!("{count} hosts: {what}"), unit, value));
         };
-        self.runtime.block_on(async {
-            let begin = monotonic();
-            hosts.join(count, time).await;
-            let joined = monotonic();
-            let table = hosts.agreed(begin, LIMIT).await?;
-            let late = table.at.saturating_duration_since(joined);
-            add("rounds", Unit::Count, number(table.version));
-            add("table after the last join", Unit::Milliseconds, milliseconds(late));
-            add("sent", Unit::Megabytes, megabytes(hosts.bytes()));
-            add("longest lock", Unit::Milliseconds, milliseconds(hosts.longest_lock()));
-            add("CPU", Unit::CpuMilliseconds, milliseconds(server.cpu()?.saturating_sub(cpu)));
-            let rss = server.memory()?.rss;
-            add("RSS", Unit::Megabytes, megabytes(rss));
-            add("RSS for them", Unit::Megabytes, megabytes(rss.saturating_sub(before)));
-
-            let replaced = monotonic();
-            hosts.leave();
-            hosts.join(1, Duration::ZERO).await;
-            let next = hosts.agreed(replaced, LIMIT).await?;
-            let took = next.at.saturating_duration_since(replaced);
-            add("one replaced", Unit::Milliseconds, milliseconds(took));
-            add("streams lost", Unit::Count, number(hosts.lost()));
-            anyhow::Ok(())
-        })?;
+        add("CPU", Unit::CpuMilliseconds, milliseconds(server.cpu()?.saturating_sub(cpu)));
+        let rss = server.memory()?.rss;
+        add("RSS", Unit::Megabytes, megabytes(rss));
+        add("RSS for them", Unit::Megabytes, megabytes(rss.saturating_sub(before)));
         drop(hosts);
         server.stop()?;
         Ok(readings)
@@ -150,6 +147,32 @@ impl Joining {
         }
         Ok(vec![Reading::new(metric, Unit::Milliseconds, milliseconds(took))])
     }
+}
+
+/// Hosts join, and one of them is replaced.
+async fn join(hosts: &mut Hosts, count: usize, time: Duration) -> Result<Vec<Reading>> {
+    let begin = monotonic();
+    hosts.join(count, time).await;
+    let joined = monotonic();
+    let table = hosts.agreed(begin, LIMIT).await?;
+    let late = table.at.saturating_duration_since(joined);
+    let (rounds, sent, longest) = (hosts.rounds(), hosts.bytes(), hosts.longest_lock());
+
+    let replaced = monotonic();
+    hosts.leave();
+    hosts.join(1, Duration::ZERO).await;
+    let next = hosts.agreed(replaced, LIMIT).await?;
+    let took = next.at.saturating_duration_since(replaced);
+    let reading =
+        |what: &str, unit, value| Reading::new(format!("{count} hosts: {what}"), unit, value);
+    Ok(vec![
+        reading("rounds", Unit::Count, number(rounds)),
+        reading("table after the last join", Unit::Milliseconds, milliseconds(late)),
+        reading("sent", Unit::Megabytes, megabytes(sent)),
+        reading("longest lock", Unit::Milliseconds, milliseconds(longest)),
+        reading("one replaced", Unit::Milliseconds, milliseconds(took)),
+        reading("streams lost", Unit::Count, number(hosts.lost())),
+    ])
 }
 
 /// The replica that says that it leads.

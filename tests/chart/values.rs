@@ -13,7 +13,6 @@ use crate::helm::{Objects, REGISTRY, folder, template, template_with};
 #[case::no_registry(&[], "no image registry is set")]
 #[case::no_registry_says_how(&[], "--set global.controlPlane.registry=REGISTRY")]
 #[case::scheduler(&["global.scheduler.enabled=true"], "this release has no scheduler")]
-#[case::placement_ha(&["dapr_placement.ha=true"], "this release has one placement server")]
 #[case::actor_service(&["global.actors.serviceName=scheduler"], "the only actor service is placement")]
 #[case::reminders(&["global.reminders.serviceName=scheduler"], "has no service for reminders")]
 #[case::anti_affinity(&["global.ha.podAntiAffinityPolicy=never"], "preferredDuringScheduling")]
@@ -70,6 +69,8 @@ fn renders_with_the_values_of_daprs_chart_alone() -> Result<()> {
     let mut helm = std::process::Command::new(blackbox::Tool::HELM.path()?);
     helm.args(["template", "dapr"]).arg(&copy).args(["--set", "global.scheduler.enabled=false"]);
     helm.args(["--namespace", "dapr-system", "--set", REGISTRY]);
+    // The one default that is another: Dapr's chart gathers no changes.
+    helm.args(["--set", "dapr_placement.disseminateCoalesceWindow=100ms"]);
     let objects = Objects::parse(&blackbox::process::output(&mut helm)?)?;
     // Dapr's chart has its watchdog off, and says so in its values.
     let changes = Objects::render(&["dapr_operator.watchInterval=0"])?.changes_to(&objects);

@@ -1,4 +1,27 @@
+{{- /* Three for HA, whatever global.ha.replicaCount says: the servers elect a leader, and a number of their own cannot be
+       scaled without a restart of all. */ -}}
+{{- define "dapr.placement.replicas" -}}
+{{- or .Values.global.ha.enabled .Values.dapr_placement.ha | ternary 3 1 -}}
+{{- end -}}
+
+{{- define "dapr.placement.cluster" -}}
+{{- $root := . -}}
+{{- $members := list -}}
+{{- range $i := until (include "dapr.placement.replicas" . | int) -}}
+{{- $name := printf "dapr-placement-server-%d" $i -}}
+{{- $host := printf "%s.dapr-placement-server.%s.svc%s" $name $root.Release.Namespace $root.Values.global.dnsSuffix -}}
+{{- $members = append $members (printf "%s=%s:%d" $name $host (int $root.Values.dapr_placement.ports.raftRPCPort)) -}}
+{{- end -}}
+{{- join "," $members -}}
+{{- end -}}
+
 {{- define "dapr.placement.args" -}}
+{{- if gt (include "dapr.placement.replicas" . | int) 1 -}}
+- --id
+- $(PLACEMENT_ID)
+- --initial-cluster
+- {{ include "dapr.placement.cluster" . }}
+{{ end -}}
 {{- with .Values.dapr_placement -}}
 {{ include "dapr.logArgs" (dict "root" $ "values" .) }}
 {{- if .metadataEnabled }}
