@@ -6,15 +6,16 @@
     reason = "a test fails loudly"
 )]
 
+#[path = "placement/bed.rs"]
+mod bed;
+#[path = "placement/replicas.rs"]
+mod replicas;
+
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
-use blackbox::{
-    ActorApp, Daprd, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http,
-    until,
-};
+use bed::{Placement, Sentry, Sidecar, soon};
+use blackbox::{Scratch, Spawn, Tool, build_binary, http, until};
 use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
@@ -23,169 +24,8 @@ use rustix::process::Signal;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-const STATE_STORE: &str = "
-apiVersion: dapr.io/v1alpha1
-kind: Component
-metadata: {name: store}
-spec:
-  type: state.in-memory
-  version: v1
-  metadata: [{name: actorStateStore, value: 'true'}]
-";
-
 /// Enough that each of a few hosts owns some.
 const ACTORS: usize = 24;
-
-fn soon() -> Deadline {
-    Deadline::seconds(60)
-}
-
-/// A placement process on ports of its own.
-struct Placement {
-    process: Process,
-    port: u16,
-    health: u16,
-    metrics: u16,
-    peers: u16,
-    folder: Scratch,
-    program: std::path::PathBuf,
-    args: Vec<String>,
-}
-
-impl Placement {
-    fn start(extra: &[&str]) -> Self {
-        Self::start_program(&build_binary("placement").unwrap(), extra)
-    }
-
-    fn start_program(program: &Path, extra: &[&str]) -> Self {
-        let [port, health, metrics, peers] = [(); 4].map(|()| environment::free_port().unwrap());
-        let mut args = vec![
-            format!("--port={port}"),
-            format!("--healthz-port={health}"),
-            format!("--metrics-port={metrics}"),
-            format!("--initial-cluster=dapr-placement-0=127.0.0.1:{peers}"),
-            "--listen-address=127.0.0.1".to_owned(),
-            "--healthz-listen-address=127.0.0.1".to_owned(),
-            "--metadata-enabled".to_owned(),
-            "--log-level=debug".to_owned(),
-        ];
-        args.extend(extra.iter().map(ToString::to_string));
-        let folder = Scratch::new("placement").unwrap();
-        let process = spawn(program, &args, &folder).start().unwrap();
-        let program = program.to_owned();
-        let mut placement = Self { process, port, health, metrics, peers, folder, program, args };
-        placement.wait_healthy();
-        placement
-    }
-
-    fn restart(&mut self) {
-        self.process = spawn(&self.program, &self.args, &self.folder).start().unwrap();
-        self.wait_healthy();
-    }
-
-    fn wait_healthy(&mut self) {
-        self.process.wait_for_http(self.health, "/healthz", soon()).unwrap();
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    /// The registered hosts of the namespace `default`.
-    fn hosts(&self) -> Vec<String> {
-        let answer = http::get(self.health, "/placement/state").unwrap().json().unwrap();
-        let hosts = answer.pointer("/tables/default/hosts").and_then(|h| h.as_array().cloned());
-        let name = |h: serde_json::Value| h["name"].as_str().unwrap_or_default().to_owned();
-        hosts.unwrap_or_default().into_iter().map(name).collect()
-    }
-
-    fn wait_for_hosts(&self, count: usize) -> Vec<String> {
-        until(soon(), &format!("{count} hosts in the table"), || {
-            Ok(Some(self.hosts()).filter(|hosts| hosts.len() == count))
-        })
-        .unwrap()
-    }
-
-    fn metric(&self, line: &str) -> Option<f64> {
-        let text = http::get(self.metrics, "/").unwrap().body;
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
-    }
-}
-
-fn spawn(program: &Path, args: &[String], folder: &Scratch) -> Spawn {
-    Spawn::new("placement", program, folder.path())
-        .args(args)
-        .env_remove("NAMESPACE")
-        .env_remove("DAPR_PLACEMENT_METADATA_ENABLED")
-}
-
-/// A sidecar, with an app that hosts actors or without any.
-struct Sidecar {
-    daprd: Daprd,
-    app: Option<ActorApp>,
-    _resources: Scratch,
-}
-
-impl Sidecar {
-    /// `types` empty: no app at all.
-    fn start(name: &str, types: &[&str], placement: &Placement) -> Self {
-        Self::start_with(name, types, &placement.address(), &[])
-    }
-
-    fn start_with(name: &str, types: &[&str], placement: &str, env: &[(&str, &str)]) -> Self {
-        Self::start_version(Tool::DAPRD, name, types, placement, env)
-    }
-
-    /// `env` holds variables, and flags with their dashes.
-    fn start_version(
-        version: Tool,
-        name: &str,
-        types: &[&str],
-        placement: &str,
-        env: &[(&str, &str)],
-    ) -> Self {
-        let resources = Scratch::new("resources").unwrap();
-        resources.write("store.yaml", STATE_STORE).unwrap();
-        let app = (!types.is_empty()).then(|| ActorApp::start(name, types).unwrap());
-        let mut builder = Daprd::builder(name)
-            .version(version)
-            .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--placement-host-address={placement}"))
-            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-            .env("DAPR_HOST_IP", "127.0.0.1");
-        if let Some(app) = &app {
-            builder = builder.arg(format!("--app-port={}", app.port()));
-        }
-        for (name, value) in env {
-            builder = match name.strip_prefix("--") {
-                Some(_) if value.is_empty() => builder.arg(*name),
-                Some(_) => builder.arg(format!("{name}={value}")),
-                None => builder.env(*name, *value),
-            };
-        }
-        let mut daprd = builder.start().unwrap();
-        daprd.wait_ready(soon()).unwrap();
-        Self { daprd, app, _resources: resources }
-    }
-
-    /// As the ring names it.
-    fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.daprd.internal_port)
-    }
-
-    /// Calls an actor; the answer of the app that hosts it.
-    fn call(&self, id: &str) -> Result<String> {
-        let path = format!("/v1.0/actors/cat/{id}/method/who");
-        let answer = http::request(self.daprd.http_port, "PUT", &path, &[], Some("{}"))?;
-        anyhow::ensure!(answer.is_success(), "{}: {}", answer.status, answer.body);
-        Ok(answer.body)
-    }
-
-    fn wait_until(&self, id: &str, want: &str) {
-        let what = format!("{want:?} at {}", self.daprd.app_id());
-        until(soon(), &what, || Ok(self.call(id).ok().filter(|got| got == want))).unwrap();
-    }
-}
 
 /// Checks that every actor answers, from every sidecar, where the ring says.
 fn assert_actors_are_where_the_ring_says(hosts: &[&Sidecar], callers: &[&Sidecar]) {
@@ -331,33 +171,6 @@ fn serves_sidecars_over_mtls() {
     let (code, _) = runtime.block_on(refusal(&placement.address(), &host));
     assert_ne!(code, Code::Ok, "without a certificate");
     assert_eq!(placement.hosts().len(), 2);
-}
-
-/// Our sentry, self-hosted, with a CA that it made.
-struct Sentry {
-    _process: Process,
-    port: u16,
-    folder: Scratch,
-}
-
-impl Sentry {
-    fn start() -> Self {
-        let folder = Scratch::new("sentry").unwrap();
-        let config = folder.write("config.yaml", "").unwrap();
-        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
-        let mut process = Spawn::new("sentry", build_binary("sentry").unwrap(), folder.path())
-            .arg(format!("--port={port}"))
-            .arg(format!("--healthz-port={health}"))
-            .arg(format!("--metrics-port={metrics}"))
-            .arg(format!("--config={}", config.display()))
-            .arg(format!("--issuer-credentials={}", folder.path().display()))
-            .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
-            .env_remove("NAMESPACE")
-            .start()
-            .unwrap();
-        process.wait_for_http(health, "/healthz", soon()).unwrap();
-        Self { _process: process, port, folder }
-    }
 }
 
 #[test]
