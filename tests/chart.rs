@@ -11,6 +11,8 @@ mod guard;
 mod helm;
 #[path = "chart/peers.rs"]
 mod peers;
+#[path = "chart/policies.rs"]
+mod policies;
 #[path = "chart/render.rs"]
 mod render;
 #[path = "chart/values.rs"]

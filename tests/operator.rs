@@ -2,6 +2,8 @@
 //! reference operator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
+#[path = "operator/advice.rs"]
+mod advice;
 #[path = "operator/changes.rs"]
 mod changes;
 #[path = "operator/stage.rs"]

@@ -1,6 +1,6 @@
 //! Which Configuration an app uses, from the annotations of its pods.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -66,6 +66,13 @@ impl Assignments {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let pods = claims.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values);
         assigned(pods, app_id) == Some(configuration)
+    }
+
+    /// The app ids of the pods of a namespace.
+    pub fn apps(&self, namespace: &str) -> BTreeSet<String> {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let pods = claims.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values);
+        pods.map(|pod| pod.app_id.clone()).collect()
     }
 
     /// Takes in what a watch saw.

@@ -165,6 +165,11 @@ impl<K: CustomResource> Cache<K> {
         self.namespaces.values().flat_map(BTreeMap::values)
     }
 
+    /// The namespaces that have objects.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(String::as_str)
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.namespaces.values().map(BTreeMap::len).sum()

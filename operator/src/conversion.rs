@@ -293,5 +293,22 @@ mod tests {
             let back = convert(&convert(&new, V1).unwrap(), V2).unwrap();
             prop_assert_eq!(back, new);
         }
+
+        #[test]
+        fn round_trip_through_the_new_version_loses_nothing(
+            route in ".*", topic in ".*", letter in ".*", team in ".*",
+            scopes in prop::collection::vec("[a-z]{1,8}", 0..3),
+            metadata in prop::collection::btree_map("[a-z]{1,4}", ".*", 0..3),
+        ) {
+            let mut old = json!({"kind": "Subscription", "apiVersion": V1,
+                "metadata": {"name": "s", "annotations": {"team": team}},
+                "spec": {"pubsubname": "p", "topic": topic, "route": route,
+                         "bulkSubscribe": {"enabled": false}}});
+            if !letter.is_empty() { old["spec"]["deadLetterTopic"] = json!(letter); }
+            if !metadata.is_empty() { old["spec"]["metadata"] = json!(metadata); }
+            if !scopes.is_empty() { old["scopes"] = json!(scopes); }
+            let back = convert(&convert(&old, V2).unwrap(), V1).unwrap();
+            prop_assert_eq!(back, old);
+        }
     }
 }

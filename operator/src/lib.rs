@@ -5,6 +5,7 @@
 //!  API server ─ cluster ┤                                 ▲
 //!                     │ secrets: read per answer ─────────┤
 //!                     │ secret_push: when one has changed ┘
+//!                     ├ store ─► advisor ─► checks                        Events on Components
 //!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
 //!                     ├ follow ─► watchdog                                pods without sidecar
 //!                     └ webhook ─► conversion, crd_patch                  Subscriptions
@@ -18,10 +19,13 @@
 //! probe pod has just got its sidecar. Deliberately absent: a cache of Secrets.
 
 pub mod access;
+pub mod advisor;
 pub mod api;
 pub mod assignment;
 pub mod cache;
+pub mod checks;
 pub mod cluster;
+pub mod component_types;
 pub mod config;
 pub mod conversion;
 pub mod crd_patch;

@@ -1,6 +1,8 @@
 //! Every metric of the operator.
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
-use runtime::metrics::{counter, counters, gauge};
+use std::collections::BTreeMap;
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use runtime::metrics::{counter, counters, gauge, gauges};
 
 const CREATED: &str = "dapr_operator_service_created_total";
 const UPDATED: &str = "dapr_operator_service_updated_total";
@@ -8,6 +10,7 @@ const DELETED: &str = "dapr_operator_service_deleted_total";
 const REQUESTS: &str = "dapr_operator_api_requests_total";
 const UNDECODABLE: &str = "dapr_operator_undecodable_objects_total";
 const SECRETS: &str = "dapr_operator_secret_failures_total";
+const FINDINGS: &str = "dapr_operator_component_findings";
 const LEADER: &str = "dapr_operator_leader";
 const WATCHDOG_DELETED: &str = "dapr_operator_watchdog_deleted_pods_total";
 const WATCHDOG_PASSES: &str = "dapr_operator_watchdog_passes_total";
@@ -46,6 +49,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     undecodable: IntCounterVec,
     secrets: IntCounterVec,
+    findings: IntGaugeVec,
     leader: IntGauge,
     watchdog_deleted: IntCounter,
     watchdog_passes: IntCounterVec,
@@ -66,6 +70,7 @@ impl Metrics {
             requests: counters(r, REQUESTS, "calls of sidecars", &["method", "code"])?,
             undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
             secrets: counters(r, SECRETS, "objects whose secrets could not be read", &["kind"])?,
+            findings: gauges(r, FINDINGS, "Components with something wrong", &["reason"])?,
             leader: gauge(r, LEADER, "1 while this replica leads")?,
             watchdog_deleted: counter(r, WATCHDOG_DELETED, "pods deleted for want of a sidecar")?,
             watchdog_passes: counters(r, WATCHDOG_PASSES, "passes of the watchdog", &["result"])?,
@@ -106,6 +111,14 @@ impl Metrics {
     /// The secrets of an object could not be filled in.
     pub fn secret_failed(&self, kind: &'static str) {
         self.secrets.with_label_values(&[kind]).inc();
+    }
+
+    /// How many Components have something wrong, by reason.
+    pub fn component_findings(&self, counts: &BTreeMap<&'static str, i64>) {
+        self.findings.reset();
+        for (reason, count) in counts {
+            self.findings.with_label_values(&[reason]).set(*count);
+        }
     }
 
     /// Whether this replica leads.

@@ -21,7 +21,7 @@ const MAX_NOTE_BYTES: usize = 1000;
 const REMEMBERED: usize = 4096;
 
 /// Why an object is reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// A Secret that it names cannot be read.
     SecretNotFound,
@@ -39,6 +39,24 @@ pub enum Reason {
     SidecarMissing,
     /// Its pods come up without their sidecar whatever is done.
     SidecarStillMissing,
+    /// No official component has its type.
+    UnknownType,
+    /// Its type has no such version.
+    UnknownVersion,
+    /// Metadata that its type needs is not given.
+    MissingMetadata,
+    /// Metadata is probably misspelt.
+    UnknownMetadata,
+    /// The secret store that it names is not there.
+    SecretStoreNotFound,
+    /// The apps that see it have another actor state store.
+    DuplicateActorStateStore,
+    /// No pod has an app id that it is meant for.
+    UnknownScope,
+    /// Its name means something else to sidecars.
+    NameClash,
+    /// A member is no duration.
+    InvalidDuration,
 }
 
 impl Reason {
@@ -53,6 +71,15 @@ impl Reason {
             Self::InvalidAnnotation => "InvalidAnnotation",
             Self::SidecarMissing => "SidecarMissing",
             Self::SidecarStillMissing => "SidecarStillMissing",
+            Self::UnknownType => "UnknownType",
+            Self::UnknownVersion => "UnknownVersion",
+            Self::MissingMetadata => "MissingMetadata",
+            Self::UnknownMetadata => "UnknownMetadata",
+            Self::SecretStoreNotFound => "SecretStoreNotFound",
+            Self::DuplicateActorStateStore => "DuplicateActorStateStore",
+            Self::UnknownScope => "UnknownScope",
+            Self::NameClash => "NameClash",
+            Self::InvalidDuration => "InvalidDuration",
         }
     }
 }
@@ -95,28 +122,43 @@ impl Reports {
         Self { cluster, scope, slots: Arc::new(Semaphore::new(PARALLEL)), sent: Arc::default() }
     }
 
-    /// Puts a Warning Event on `object`, unless the same was said lately.
-    pub fn warn(&self, object: ObjectReference, reason: Reason, mut note: String) {
-        note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
-        let name = |part: &Option<String>| part.clone().unwrap_or_default();
-        let about = (name(&object.kind), name(&object.namespace), name(&object.name), reason);
-        let due = {
-            let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-            sent.due(about, clock::monotonic())
-        };
-        let Some(slot) = due.then(|| self.slots.clone().try_acquire_owned().ok()).flatten() else {
+    /// Puts a Warning Event on `object` in the background, unless the same was said lately.
+    pub fn warn(&self, object: ObjectReference, reason: Reason, note: String) {
+        if !self.is_due(&object, reason) {
             return;
-        };
-        let cluster = self.cluster.clone();
-        let token = self.scope.token().clone();
+        }
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
+        let (reports, token) = (self.clone(), self.scope.token().clone());
         self.scope.spawn_detached("event", async move {
-            let publish = cluster.warn(&object, reason.text(), &note);
-            if let Some(Err(error)) = token.run_until_cancelled(publish).await {
-                let error = api_text(&error);
-                tracing::debug!(target: "dapr.operator", "event was not recorded: {error}");
-            }
+            token.run_until_cancelled(reports.publish(&object, reason, note)).await;
             drop(slot);
         });
+    }
+
+    /// Puts a Warning Event on `object`, unless the same was said lately; waits its turn and for
+    /// the API server. Returns whether it was due. Dropping the future may lose the Event.
+    pub async fn tell(&self, object: ObjectReference, reason: Reason, note: String) -> bool {
+        if !self.is_due(&object, reason) {
+            return false;
+        }
+        let _slot = self.slots.acquire().await; // never closed
+        self.publish(&object, reason, note).await;
+        true
+    }
+
+    fn is_due(&self, object: &ObjectReference, reason: Reason) -> bool {
+        let name = |part: &Option<String>| part.clone().unwrap_or_default();
+        let about = (name(&object.kind), name(&object.namespace), name(&object.name), reason);
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.due(about, clock::monotonic())
+    }
+
+    async fn publish(&self, object: &ObjectReference, reason: Reason, mut note: String) {
+        note.truncate(note.floor_char_boundary(MAX_NOTE_BYTES));
+        if let Err(error) = self.cluster.warn(object, reason.text(), &note).await {
+            let error = api_text(&error);
+            tracing::debug!(target: "dapr.operator", "event was not recorded: {error}");
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Store<K> {
     cache: Mutex<Cache<K>>,
     feed: Arc<Feed<K>>,
     sync: watch::Sender<Sync>,
+    changes: watch::Sender<()>,
 }
 
 impl<K> Default for Store<K> {
@@ -42,6 +43,7 @@ impl<K> Default for Store<K> {
             cache: Mutex::default(),
             feed: Arc::default(),
             sync: watch::Sender::new(Sync::Starting),
+            changes: watch::Sender::new(()),
         }
     }
 }
@@ -70,6 +72,16 @@ impl<K: CustomResource> Store<K> {
     /// Changes of how much is known.
     pub fn sync(&self) -> watch::Receiver<Sync> {
         self.sync.subscribe()
+    }
+
+    /// Wakes whoever looks at all objects, after each change of one.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// The namespaces that have objects.
+    pub fn namespaces(&self) -> Vec<String> {
+        self.cache().namespaces().map(str::to_owned).collect()
     }
 
     /// The objects of a namespace, by name.
@@ -163,6 +175,7 @@ impl<K: CustomResource> Store<K> {
         }
         for change in changes {
             self.feed.publish(&change);
+            self.changes.send_replace(());
         }
     }
 

@@ -18,6 +18,7 @@ use transport::{
 };
 
 use crate::{
+    advisor,
     api::{Shared, Stores},
     cluster::Cluster,
     config::{Config, WatchInterval},
@@ -75,8 +76,9 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     if config.push_secrets {
         secret_push::start(&shared, &scope);
     }
-    start_api(&config, shared, &svid, &scope).await?;
+    start_api(&config, shared.clone(), &svid, &scope).await?;
     let leading = lead(&cluster, election, &metrics, &scope);
+    scope.spawn("operator-advisor", advisor::run(shared, leading.clone(), scope.clone()));
     if !config.workloads.is_empty() {
         let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads);
         let work = Arc::new(reconciler).run(leading.clone(), scope.clone());

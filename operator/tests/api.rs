@@ -4,16 +4,16 @@
     clippy::indexing_slicing,
     reason = "test code outside of #[test] functions"
 )]
+#[path = "support/authorisation.rs"]
+mod authorisation;
 #[path = "support/world.rs"]
 mod world;
 
 use std::time::Duration;
 
 use proto::operator::{
-    ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
-    GetResiliencyRequest, ListComponentsRequest, ListHttpEndpointsRequest, ListMcpServersRequest,
-    ListResiliencyRequest, ListSubscriptionsRequest, ListWorkflowAccessPolicyRequest,
-    ResourceEventType,
+    GetConfigurationRequest, GetResiliencyRequest, ListComponentsRequest, ListMcpServersRequest,
+    ListResiliencyRequest, ListWorkflowAccessPolicyRequest, ResourceEventType,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -104,67 +104,6 @@ async fn removed_key_is_never_served_from_memory() {
     assert_eq!(value().await, "b2xk");
     world.secret("shop", "s", &[("other", "x")]);
     assert_eq!(value().await, "literal");
-}
-
-#[tokio::test]
-async fn every_call_is_for_the_own_namespace_only() {
-    let world = World::start().await;
-    world.synced();
-    let mut client = world.client("shop", "orders");
-    let bank = || "bank".to_owned();
-    let refusals = [
-        client.list_components(ListComponentsRequest { namespace: bank() }).await.err(),
-        client
-            .get_configuration(GetConfigurationRequest { name: "c".into(), namespace: bank() })
-            .await
-            .err(),
-        client
-            .get_resiliency(GetResiliencyRequest { name: "r".into(), namespace: bank() })
-            .await
-            .err(),
-        client.list_resiliency(ListResiliencyRequest { namespace: bank() }).await.err(),
-        client.list_subscriptions_v2(ListSubscriptionsRequest { namespace: bank() }).await.err(),
-        client.list_http_endpoints(ListHttpEndpointsRequest { namespace: bank() }).await.err(),
-        client.list_mcp_servers(ListMcpServersRequest { namespace: bank() }).await.err(),
-        client
-            .list_workflow_access_policy(ListWorkflowAccessPolicyRequest { namespace: bank() })
-            .await
-            .err(),
-        client.component_update(ComponentUpdateRequest { namespace: bank() }).await.err(),
-    ];
-    for (i, refusal) in refusals.into_iter().enumerate() {
-        let status = refusal.unwrap_or_else(|| panic!("call {i} was not refused"));
-        assert_eq!(status.code(), Code::PermissionDenied, "call {i}");
-        assert_eq!(
-            status.message(),
-            "identity does not match requested namespace exp=bank got=shop",
-            "call {i}"
-        );
-    }
-    let request = ConfigurationUpdateRequest { namespace: bank() };
-    let status = client.configuration_update(request).await.unwrap_err();
-    assert_eq!(
-        status.message(),
-        "failed to authorize configuration update request: rpc error: code = PermissionDenied desc = \
-         identity does not match requested namespace exp=bank got=shop"
-    );
-    let status = client.list_subscriptions(()).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied);
-}
-
-#[tokio::test]
-async fn strangers_do_not_get_past_the_handshake() {
-    let world = World::start().await;
-    world.synced();
-    let request = || ListComponentsRequest { namespace: namespace() };
-    let mut other_root = world.client_of_another_ca();
-    let refused = other_root.list_components(request()).await.unwrap_err();
-    // No answer of ours: what the client makes of a broken handshake.
-    assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown), "{refused:?}");
-    let mut plain = world.plaintext_client();
-    assert!(plain.list_components(request()).await.is_err());
-    let mut good = world.client("shop", "orders");
-    assert!(good.list_components(request()).await.is_ok(), "the operator is unharmed");
 }
 
 #[tokio::test]

@@ -1,16 +1,17 @@
 //! Annotations of `dapr.io` that nobody reads: probably a slip of the pen.
 
-use resources::annotations::{
-    ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_ENABLED, POD, PREFIX, WRITTEN_BY_DAPR, is_falsy,
-    is_truthy,
+use resources::{
+    annotations::{
+        ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_ENABLED, POD, PREFIX, WRITTEN_BY_DAPR, is_falsy,
+        is_truthy,
+    },
+    spelling,
 };
 
 use crate::pod::PodView;
 use crate::reader::quoted;
 use crate::warnings::Warning;
 
-/// Two slips at most: with more, the guess is as likely wrong as right.
-const MAX_SLIPS: usize = 2;
 /// What warnings of unknown annotations are about, whatever their keys.
 const UNKNOWN: &str = "unknown";
 
@@ -49,35 +50,9 @@ fn unknown(key: &str) -> Option<String> {
     })
 }
 
-/// The known key with the fewest slips between it and `key`.
+/// The known key that was probably meant.
 fn nearest(key: &str) -> Option<&'static str> {
-    let distances = POD.iter().map(|known| (distance(key, known), *known));
-    distances.filter(|(slips, _)| *slips <= MAX_SLIPS).min().map(|(_, known)| known)
-}
-
-/// Edit distance in characters, two exchanged neighbours counting as one slip.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > MAX_SLIPS {
-        return MAX_SLIPS + 1;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
-            let change = at(&last, j) + usize::from(x != y);
-            let mut best = change.min(at(&last, j + 1) + 1).min(at(&row, j) + 1);
-            let exchanged = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
-            if exchanged {
-                best = best.min(at(&before, j - 1) + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last.last().copied().unwrap_or(0)
+    spelling::nearest(key, POD.iter().copied())
 }
 
 #[cfg(test)]
@@ -95,17 +70,6 @@ mod tests {
     #[case("dapr.io/something-else", None)]
     fn guesses_the_nearest_key(#[case] key: &str, #[case] want: Option<&str>) {
         assert_eq!(nearest(key), want);
-    }
-
-    #[rstest]
-    #[case("", "", 0)]
-    #[case("abc", "abc", 0)]
-    #[case("abc", "acb", 1)]
-    #[case("abc", "abcd", 1)]
-    #[case("kitten", "sitten", 1)]
-    #[case("ab", "cd", 2)]
-    fn counts_slips(#[case] a: &str, #[case] b: &str, #[case] want: usize) {
-        assert_eq!(distance(a, b), want);
     }
 
     fn texts(pod: &serde_json::Value) -> Vec<String> {

@@ -129,7 +129,10 @@ fn guarded() -> Result<&'static ApiBed> {
 
 fn guard() -> Result<String> {
     let manifests = template(&[REGISTRY])?;
-    let is_guard = |document: &&str| document.contains("\nkind: ValidatingAdmissionPolicy");
+    let is_guard = |document: &&str| {
+        document.contains("\nkind: ValidatingAdmissionPolicy")
+            && document.contains("name: dapr-sidecar-guard")
+    };
     let documents: Vec<&str> = manifests.split("\n---\n").filter(is_guard).collect();
     anyhow::ensure!(documents.len() == 2, "the guard is not rendered");
     Ok(documents.join("\n---\n"))

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
 /// Dapr's inventory without the scheduler, and what this chart has in addition.
-const INVENTORY: [&str; 37] = [
+const INVENTORY: [&str; 49] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
@@ -47,6 +47,19 @@ const INVENTORY: [&str; 37] = [
     // The admission guard.
     "ValidatingAdmissionPolicy/dapr-sidecar-guard",
     "ValidatingAdmissionPolicyBinding/dapr-sidecar-guard",
+    // What the schemas cannot say.
+    "ValidatingAdmissionPolicy/dapr-components",
+    "ValidatingAdmissionPolicyBinding/dapr-components",
+    "ValidatingAdmissionPolicy/dapr-configurations",
+    "ValidatingAdmissionPolicyBinding/dapr-configurations",
+    "ValidatingAdmissionPolicy/dapr-resiliencies",
+    "ValidatingAdmissionPolicyBinding/dapr-resiliencies",
+    "ValidatingAdmissionPolicy/dapr-subscriptions",
+    "ValidatingAdmissionPolicyBinding/dapr-subscriptions",
+    "ValidatingAdmissionPolicy/dapr-httpendpoints",
+    "ValidatingAdmissionPolicyBinding/dapr-httpendpoints",
+    "ValidatingAdmissionPolicy/dapr-mcpservers",
+    "ValidatingAdmissionPolicyBinding/dapr-mcpservers",
 ];
 
 /// Workload, path of the program in the image, name that `dapr.io/control-plane` has.

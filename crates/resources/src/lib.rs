@@ -21,6 +21,7 @@ pub mod names;
 pub mod ports;
 mod resiliency;
 mod shared;
+pub mod spelling;
 mod subscription;
 mod workflow_access_policy;
 

@@ -26,7 +26,7 @@ use proto::operator::{
 };
 use runtime::Scope;
 use serde_json::{Value, json};
-use testkit::ca::{Ca, TestSvid};
+use testkit::ca::{Ca, SvidOptions, TestSvid};
 use tokio::sync::watch;
 use tonic::{Status, Streaming, transport::Channel};
 use transport::{Svid, svid::CertifiedSvid};
@@ -66,6 +66,19 @@ impl World {
         self.connect(&svid(&self.ca, &self.ca.svid(namespace, app)))
     }
 
+    /// A client with a certificate of our CA for another trust domain.
+    pub(crate) fn client_of_trust_domain(&self, domain: &str) -> OperatorClient<Channel> {
+        let options = SvidOptions { trust_domain: domain.to_owned(), ..SvidOptions::default() };
+        self.connect(&svid(&self.ca, &self.ca.svid_with("shop", "orders", &options)))
+    }
+
+    /// A client with TLS that shows no certificate.
+    pub(crate) async fn anonymous_client(&self) -> anyhow::Result<OperatorClient<Channel>> {
+        let (_, anchors) = watch::channel(Arc::new(self.ca.anchors()));
+        let tls = transport::tls::anonymous_client(anchors, operator_id())?;
+        Ok(OperatorClient::new(transport::dial(&self.address, tls).await?))
+    }
+
     /// A client whose certificate is of somebody else.
     pub(crate) fn client_of_another_ca(&self) -> OperatorClient<Channel> {
         let other = Ca::new();
@@ -82,9 +95,7 @@ impl World {
     }
 
     fn connect(&self, own: &Svid) -> OperatorClient<Channel> {
-        let operator =
-            SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-operator").unwrap();
-        OperatorClient::new(transport::channel(own, &self.address, operator).unwrap())
+        OperatorClient::new(transport::channel(own, &self.address, operator_id()).unwrap())
     }
 
     /// An open stream of Components.
@@ -220,6 +231,10 @@ pub(crate) fn object(kind: &str, name: &str, version: &str, members: &Value) -> 
     object["metadata"] = json!({"name": name, "namespace": "shop", "resourceVersion": version,
         "uid": name, "creationTimestamp": "2026-01-02T03:04:05Z"});
     object
+}
+
+fn operator_id() -> SpiffeId {
+    SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-operator").unwrap()
 }
 
 fn svid(ca: &Ca, test: &TestSvid) -> Svid {

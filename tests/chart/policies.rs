@@ -1,0 +1,205 @@
+//! What the admission policies of the custom resources say, on the API server that runs them.
+
+use anyhow::{Context as _, Result};
+use blackbox::{ApiBed, Deadline, until};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{alone, bed},
+    helm::{Objects, REGISTRY, template},
+};
+
+fn object(kind: &str, version: &str, spec: &Value) -> Value {
+    json!({"apiVersion": format!("dapr.io/{version}"), "kind": kind,
+        "metadata": {"name": "object"}, "spec": spec})
+}
+
+fn component(spec: Value) -> Value {
+    let mut all = json!({"type": "state.redis", "version": "v1", "metadata": []});
+    json_merge(&mut all, spec);
+    object("Component", "v1alpha1", &all)
+}
+
+fn configuration(spec: Value) -> Value {
+    object("Configuration", "v1alpha1", &spec)
+}
+
+fn resiliency(policies: Value, targets: Value) -> Value {
+    object("Resiliency", "v1alpha1", &json!({"policies": policies, "targets": targets}))
+}
+
+fn otel(timeout: &str) -> Value {
+    configuration(json!({"tracing": {"samplingRate": "1", "otel": {"protocol": "grpc",
+        "endpointAddress": "c:1", "isSecure": false, "timeout": timeout}}}))
+}
+
+fn subscription(version: &str, route: Value) -> Value {
+    let mut spec = json!({"pubsubname": "p", "topic": "t"});
+    json_merge(&mut spec, route);
+    object("Subscription", version, &spec)
+}
+
+fn mcp_server(endpoint: Value) -> Value {
+    object("MCPServer", "v1alpha1", &json!({ "endpoint": endpoint }))
+}
+
+fn json_merge(into: &mut Value, members: Value) {
+    if let (Some(into), Value::Object(members)) = (into.as_object_mut(), members) {
+        into.extend(members);
+    }
+}
+
+/// An object, and words of what is said against it.
+fn doubtful() -> Vec<(Value, &'static str)> {
+    vec![
+        (component(json!({"initTimeout": "5"})), "initTimeout is no duration"),
+        (component(json!({"metadata": [{"name": "redisPassword", "value": "x"}]})), "plain text"),
+        (otel("1d"), "tracing.otel.timeout is no duration"),
+        (otel(""), "tracing.otel.timeout is no duration"),
+        (
+            configuration(json!({"workflow": {"stateRetentionPolicy": {"failed": "7d"}}})),
+            "stateRetentionPolicy is no duration",
+        ),
+        (
+            configuration(json!({"accessControl": {"defaultAction": "block"}})),
+            "neither allow nor deny",
+        ),
+        (
+            configuration(json!({"secrets": {"scopes": [{"storeName": "a"}, {"storeName": "a"}]}})),
+            "names a store twice",
+        ),
+        (
+            configuration(
+                json!({"secrets": {"scopes": [{"storeName": "a", "defaultAccess": "no"}]}}),
+            ),
+            "a defaultAccess of spec.secrets.scopes",
+        ),
+        (configuration(json!({"metric": {"enabled": false}})), "set spec.metrics.enabled"),
+        (
+            resiliency(json!({"retries": {"r": {"policy": "linear"}}}), json!({})),
+            "neither constant nor exponential",
+        ),
+        (resiliency(json!({"timeouts": {"t": "soon"}}), json!({})), "a timeout is neither"),
+        (
+            resiliency(json!({"retries": {"r": {}}}), json!({"apps": {"a": {"retry": "q"}}})),
+            "names a retry",
+        ),
+        (resiliency(json!({}), json!({"actors": {"a": {"timeout": "q"}}})), "names a timeout"),
+        (
+            resiliency(
+                json!({}),
+                json!({"components": {"a": {"outbound": {"circuitBreaker": "q"}}}}),
+            ),
+            "names a circuit breaker",
+        ),
+        (subscription("v1alpha1", json!({"route": "orders"})), "does not begin with /"),
+        (
+            subscription(
+                "v2alpha1",
+                json!({"routes": {"rules": [{"match": "true", "path": "orders"}]}}),
+            ),
+            "does not begin with /",
+        ),
+        (object("HTTPEndpoint", "v1alpha1", &json!({"baseUrl": "example.com"})), "no http://"),
+        (mcp_server(json!({"stdio": {"command": "ls"}})), "stdio is refused"),
+        (
+            mcp_server(json!({"streamableHTTP": {"url": "http://a", "timeout": "5"}})),
+            "timeout is no duration",
+        ),
+    ]
+}
+
+/// Objects against which nothing is to be said.
+fn good() -> Vec<Value> {
+    vec![
+        component(json!({"initTimeout": "1m30s", "metadata": [
+    {"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "password"}},
+    {"name": "poolSize", "value": 5}, {"name": "redisHost", "value": "r:6379"}]})),
+        json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "bare"}}),
+        otel("1.5s"),
+        configuration(json!({"metric": {"enabled": false}, "metrics": {"enabled": false},
+    "accessControl": {"defaultAction": "deny"}, "secrets": {"scopes": [{"storeName": "a"}]},
+    "workflow": {"stateRetentionPolicy": {"failed": "720h"}}})),
+        resiliency(
+            json!({"retries": {"r": {"policy": "exponential"}}, "timeouts": {"t": "5s", "u": "500"},
+           "circuitBreakers": {"b": {"maxRequests": 1}}}),
+            json!({"apps": {"a": {"retry": "r", "timeout": "t", "circuitBreaker": "b"}},
+           "actors": {"x": {"retry": "DaprBuiltInActorRetries"}},
+           "components": {"c": {"inbound": {"timeout": "u"}, "outbound": {"retry": "r"}}}}),
+        ),
+        resiliency(json!({}), json!({})),
+        subscription("v2alpha1", json!({"routes": {"default": "/orders"}})),
+        object("HTTPEndpoint", "v1alpha1", &json!({"baseUrl": "https://example.com:8443/a"})),
+        mcp_server(json!({"streamableHTTP": {"url": "http://a", "timeout": "30s"}})),
+    ]
+}
+
+#[test]
+fn doubtful_objects_are_named_and_good_ones_left_alone() -> Result<()> {
+    let _alone = alone();
+    let bed = bed()?;
+    let policies = rendered()?;
+    bed.apply(&policies)?;
+    let outcome = judge_all(bed);
+    bed.cluster().kubectl_with_input(&["delete", "-f", "-"], &policies)?; // others install the chart
+    outcome
+}
+
+fn judge_all(bed: &ApiBed) -> Result<()> {
+    for (object, want) in doubtful() {
+        // The API server takes a moment to compile a policy.
+        let said = until(Deadline::seconds(60), &format!("a refusal of {object}"), || {
+            refusal(bed, &object)
+        })?;
+        anyhow::ensure!(said.contains(want), "{want:?} is not in: {said}");
+    }
+    for object in good() {
+        let said = refusal(bed, &object)?;
+        anyhow::ensure!(said.is_none(), "{object}: {said:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn by_default_nothing_is_refused() -> Result<()> {
+    let objects = Objects::render(&[])?;
+    let ours = |name: &&String| name.starts_with("ValidatingAdmissionPolicyBinding/dapr-");
+    let bindings: Vec<_> = objects.0.keys().filter(ours).collect();
+    assert_eq!(bindings.len(), 7, "six kinds and the guard: {bindings:?}");
+    for name in bindings {
+        let guard = name.ends_with("/dapr-sidecar-guard");
+        let want = if guard { json!(["Deny"]) } else { json!(["Warn", "Audit"]) };
+        assert_eq!(objects.get(name)?["spec"]["validationActions"], want, "{name}");
+    }
+    let off = Objects::render(&["global.resourcePolicies.enabled=false"])?;
+    assert!(!off.0.contains_key("ValidatingAdmissionPolicy/dapr-components"));
+    Ok(())
+}
+
+/// The policies as denials, which say the same as warnings.
+fn rendered() -> Result<String> {
+    let rendered = template(&[REGISTRY, "global.resourcePolicies.action=Deny"])?;
+    let is_ours = |document: &&str| {
+        document.contains("\nkind: ValidatingAdmissionPolicy")
+            && !document.contains("dapr-sidecar-guard")
+    };
+    let ours: Vec<&str> = rendered.split("\n---\n").filter(is_ours).collect();
+    anyhow::ensure!(ours.len() == 12, "six policies with their bindings, not {}", ours.len());
+    Ok(ours.join("\n---\n"))
+}
+
+/// What a policy says against an object; `None` when it is admitted.
+fn refusal(bed: &ApiBed, object: &Value) -> Result<Option<String>> {
+    let args = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
+    match bed.cluster().kubectl_with_input(&args, &object.to_string()) {
+        Ok(_) => Ok(None),
+        Err(error) => {
+            let text = format!("{error:#}");
+            if text.contains("ValidatingAdmissionPolicy 'dapr-") {
+                Ok(Some(text))
+            } else {
+                Err(error)
+            }
+        }
+    }
+}
