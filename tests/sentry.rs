@@ -2,6 +2,8 @@
 
 #[path = "sentry/bed.rs"]
 mod bed;
+#[path = "sentry/faults.rs"]
+mod faults;
 #[path = "sentry/kubernetes.rs"]
 mod kubernetes;
 #[path = "sentry/rotation.rs"]
