@@ -1,6 +1,6 @@
 //! What the admission policies of the custom resources say, on the API server that runs them.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use blackbox::{ApiBed, Deadline, until};
 use serde_json::{Value, json};
 
