@@ -94,6 +94,12 @@ impl Metrics {
         self.skipped.with_label_values(&[BAD_REQUEST]).inc();
     }
 
+    /// A review that our own code could not be trusted with: it panicked.
+    pub fn panicked(&self) {
+        self.requests.inc();
+        self.failed.with_label_values(&["", "panic"]).inc();
+    }
+
     /// A review was decided.
     pub fn decided(&self, app: &str, ending: &Ending, warnings: &[Warning]) {
         let app: String = app.chars().take(MAX_LABEL_CHARS).collect();

@@ -1,5 +1,6 @@
 //! The webhook over HTTP: decode, decide, answer. No call leaves the process on the way.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ async fn mutate(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
             if !*webhook.called.borrow() {
                 webhook.called.send_replace(true);
             }
-            webhook.answer(&review)
+            contained(&webhook.metrics, || webhook.answer(&review))
         }
         Err(bad) => {
             tracing::error!(target: "dapr.injector.service", "request is no admission review: {bad}");
@@ -66,6 +67,17 @@ async fn mutate(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
     };
     webhook.metrics.answered(runtime::clock::monotonic().duration_since(started));
     response
+}
+
+/// Answers a review. Should our own code panic over it, that review alone fails: kube-apiserver then
+/// does what `failurePolicy` says, and the next pod is served as before.
+fn contained(metrics: &Metrics, answer: impl FnOnce() -> Response) -> Response {
+    catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|_| {
+        tracing::error!(target: "dapr.injector.service",
+            "a panic while a pod was looked at, see standard error; this is a defect of the injector");
+        metrics.panicked();
+        (http::StatusCode::INTERNAL_SERVER_ERROR, "the injector failed on this pod").into_response()
+    })
 }
 
 async fn receive(request: Request) -> Result<Review, BadRequest> {
@@ -125,13 +137,12 @@ impl Webhook {
             mark_skipped: self.config.mark_skipped,
         };
         let verdict = review.decide(&situation, &creators);
-        self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings());
         log(review, &verdict);
         if let Some((reports, report)) = self.reports.as_ref().zip(Report::of(review, &verdict)) {
             // A full queue: the next pod of this owner tells the same.
             let _ = reports.try_send(report);
         }
-        match serde_json::to_vec(&review.answer(&verdict)) {
+        let response = match serde_json::to_vec(&review.answer(&verdict)) {
             Ok(body) => {
                 let json = HeaderValue::from_static("application/json");
                 ([(CONTENT_TYPE, json)], body).into_response()
@@ -139,7 +150,10 @@ impl Webhook {
             Err(error) => {
                 (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
             }
-        }
+        };
+        // Last, so that a request that panics above is counted once.
+        self.metrics.decided(&verdict.app, &verdict.ending, verdict.warnings());
+        response
     }
 }
 
@@ -170,5 +184,23 @@ fn log(review: &Review, verdict: &Verdict) {
     }
     for warning in verdict.warnings() {
         tracing::warn!(target: "dapr.injector.service", app_id = app, namespace, "{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_fails_its_own_request_and_is_counted() {
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let response = contained(&metrics, || panic!("a defect"));
+        assert_eq!(response.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        assert!(text.contains(r#"failed_total{app_id="",reason="panic"} 1"#), "{text}");
+        assert!(text.contains("requests_total 1"), "{text}");
+        let response = contained(&metrics, || http::StatusCode::OK.into_response());
+        assert_eq!(response.status(), http::StatusCode::OK);
     }
 }
