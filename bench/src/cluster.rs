@@ -67,11 +67,23 @@ impl ApiServer {
         Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
     }
 
+    /// Sends JSON and returns the answer.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn ask(&self, method: Method, path: &str, body: Value) -> Result<Value> {
+        let text = self.request(method, path, "application/json", body).await?;
+        serde_json::from_str(&text).with_context(|| path.to_owned())
+    }
+
     async fn send(&self, method: Method, path: &str, kind: &str, body: Value) -> Result<()> {
+        self.request(method, path, kind, body).await.map(drop)
+    }
+
+    async fn request(&self, method: Method, path: &str, kind: &str, body: Value) -> Result<String> {
         let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, kind);
         let request = request.body(serde_json::to_vec(&body)?)?;
-        self.client.request_text(request).await.with_context(|| path.to_owned())?;
-        Ok(())
+        self.client.request_text(request).await.with_context(|| path.to_owned())
     }
 }
 

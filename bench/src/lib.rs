@@ -34,6 +34,7 @@ pub mod report;
 pub mod results;
 pub mod row;
 pub mod rows;
+pub mod sentry_sign;
 pub mod sidecars;
 pub mod start;
 pub mod stats;

@@ -25,6 +25,11 @@ const LONGEST: Duration = Duration::from_mins(2);
 pub trait Caller: Send + 'static {
     /// Makes one request. The error is a short reason, the same words for the same reason.
     fn call(&mut self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Whether it has nothing left to ask for; it is not called again then.
+    fn is_exhausted(&self) -> bool {
+        false
+    }
 }
 
 /// What came of a load.
@@ -105,7 +110,7 @@ impl Outcome {
 }
 
 /// Each caller calls again as soon as it is answered, for `warm_up` without and then for `measured`
-/// with a record.
+/// with a record, or until it is exhausted.
 ///
 /// # Errors
 /// When a caller's task dies.
@@ -122,7 +127,7 @@ pub async fn closed<C: Caller>(
             let mut outcome = Outcome::new()?;
             loop {
                 let sent = monotonic();
-                if sent >= end {
+                if sent >= end || caller.is_exhausted() {
                     return anyhow::Ok(outcome);
                 }
                 let result = caller.call().await;

@@ -4,14 +4,15 @@ use anyhow::{Result, ensure};
 
 use crate::{
     injector::Injector, install::Install, operator_fanout::OperatorFanout,
-    operator_memory::OperatorMemory, placement_join::PlacementJoin, row::Row, start::Start,
-    webhook_path::WebhookPath,
+    operator_memory::OperatorMemory, placement_join::PlacementJoin, row::Row,
+    sentry_sign::SentrySign, start::Start, webhook_path::WebhookPath,
 };
 
 /// All rows.
 pub fn all() -> Vec<Box<dyn Row>> {
     vec![
         Box::new(Start),
+        Box::new(SentrySign),
         Box::new(Injector),
         Box::new(WebhookPath),
         Box::new(OperatorMemory::FIRST),

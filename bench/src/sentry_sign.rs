@@ -1,0 +1,379 @@
+//! Row `sentry-sign`: certificates for sidecars, with each of the three ways to prove an identity.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use blackbox::Service;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use http::Method;
+use identity::{
+    JwtAlgorithm, JwtClaims, JwtSigner, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain,
+};
+use proto::sentry::{
+    SignCertificateRequest, ca_client::CaClient, sign_certificate_request::TokenValidator,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tonic::{Code, transport::Channel};
+
+use crate::{
+    cluster::ApiServer,
+    load::{self, Caller, Outcome},
+    plane::{NAMESPACE, Plane, Running, Start, TRUST_DOMAIN},
+    programs::Programs,
+    row::{Prepared, Reading, Row, Side, Size, Unit},
+    usage::milliseconds,
+};
+
+/// Namespaces that the sidecars are spread over.
+const NAMESPACES: usize = 10;
+/// Sidecars that ask at the same time in the steady loads, as in the first figures.
+const CONCURRENT: usize = 8;
+/// Tokens and pods made at the same time.
+const PARALLEL: usize = 32;
+/// What a sidecar does with one attempt and how often it tries (Dapr 1.18).
+const ATTEMPT: Duration = Duration::from_secs(3);
+const ATTEMPTS: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// The row.
+#[derive(Debug)]
+pub struct SentrySign;
+
+struct Signing {
+    plane: Plane,
+    programs: Programs,
+    /// One request of each sidecar of the cluster, with its own pod, token and key.
+    sidecars: Vec<SignCertificateRequest>,
+    provider: Provider,
+    warm_up: Duration,
+    measured: Duration,
+}
+
+impl Row for SentrySign {
+    fn name(&self) -> &'static str {
+        "sentry-sign"
+    }
+
+    fn about(&self) -> &'static str {
+        "Certificates from a P-256 chain. Kubernetes: real pods, tokens and TokenReviews, 8 sidecars at \
+         a time and then 2,000 at once, each with its own key, token and connection, trying as daprd \
+         does. Insecure and jwks: 8 clients that keep their connections"
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &[Service::Sentry]
+    }
+
+    fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
+        let plane = Plane::start(programs)?;
+        let count = size.pick(2000, 200);
+        let sidecars = load::runtime()?.block_on(sidecars(&plane, count))?;
+        let provider = Provider::new(plane.folder())?;
+        let warm_up = size.pick(Duration::from_secs(2), Duration::from_millis(500));
+        let measured = size.pick(Duration::from_secs(10), Duration::from_secs(2));
+        let programs = programs.clone();
+        Ok(Box::new(Signing { plane, programs, sidecars, provider, warm_up, measured }))
+    }
+}
+
+impl Prepared for Signing {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let mut readings = self.kubernetes(side)?;
+        for (what, settings, request) in [
+            ("insecure", Provider::none(), self.provider.request(TokenValidator::Insecure)?),
+            ("jwks", self.provider.settings(), self.provider.request(TokenValidator::Jwks)?),
+        ] {
+            let sentry = self.standalone(side, what, &settings)?;
+            let dial = Dial::new(&sentry, &fs::read_to_string(self.plane.anchors())?)?;
+            let outcome = load::runtime()?.block_on(async {
+                load::closed(dial.kept(&request).await?, self.warm_up, Duration::ZERO).await?;
+                let callers = dial.kept(&request).await?;
+                let steady = async |time| load::closed(callers, Duration::ZERO, time).await;
+                self.measure(&sentry, what, steady).await
+            })?;
+            readings.extend(outcome);
+            sentry.stop()?;
+        }
+        Ok(readings)
+    }
+}
+
+impl Signing {
+    fn kubernetes(&self, side: Side) -> Result<Vec<Reading>> {
+        let start = self.plane.service(&self.programs, side, Service::Sentry, &[])?;
+        let (sentry, _) = start.ready()?;
+        let bundle = self.plane.bed().get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let anchors = bundle.pointer("/data/ca.crt").and_then(Value::as_str);
+        let dial = Dial::new(&sentry, anchors.context("no published anchors")?)?;
+        let readings = load::runtime()?.block_on(async {
+            // Each caller has its share of the sidecars and takes one after the other.
+            let share = self.sidecars.len() / CONCURRENT;
+            let shares = self.sidecars.chunks(share.max(1)).take(CONCURRENT);
+            let callers =
+                shares.map(|sidecars| Cluster::new(&dial, sidecars, Patience::One)).collect();
+            let mut readings = self
+                .measure(&sentry, "kubernetes", async |time| {
+                    load::closed(callers, Duration::ZERO, time).await
+                })
+                .await?;
+            let cold =
+                |request| Cluster::new(&dial, std::slice::from_ref(request), Patience::Daprd);
+            let outcome = load::once(self.sidecars.iter().map(cold).collect()).await?;
+            let what = format!("cold start of {}", self.sidecars.len());
+            let reading =
+                |metric: &str, unit, value| Reading::new(format!("{what}: {metric}"), unit, value);
+            readings.push(reading("served", Unit::Count, count(outcome.answered())));
+            readings.push(reading("refused", Unit::Count, count(outcome.failed())));
+            readings.push(reading(
+                "all answered",
+                Unit::Milliseconds,
+                milliseconds(outcome.elapsed()),
+            ));
+            anyhow::Ok(readings)
+        })?;
+        sentry.stop()?;
+        Ok(readings)
+    }
+
+    fn standalone(&self, side: Side, what: &str, settings: &str) -> Result<Running> {
+        let config = self.plane.folder().join(format!("{what}.yaml"));
+        fs::write(&config, settings)?;
+        let credentials = self.plane.folder().join("credentials");
+        let program = self.programs.path(side, Service::Sentry)?;
+        let start = Start::new(&format!("{}-{what}", side.name()), program, self.plane.folder())?
+            .flag("--config", &config)
+            .flag("--issuer-credentials", &credentials)
+            .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
+        start.ready().map(|(running, _)| running)
+    }
+
+    /// Rate, latencies and errors of a load, and what it cost the sentry.
+    async fn measure(
+        &self,
+        sentry: &Running,
+        what: &str,
+        load: impl AsyncFnOnce(Duration) -> Result<Outcome>,
+    ) -> Result<Vec<Reading>> {
+        let before = sentry.cpu()?;
+        let outcome = load(self.measured).await?;
+        let used = sentry.cpu()?.saturating_sub(before);
+        let mut readings = outcome.readings(what);
+        let each = milliseconds(used) / count(outcome.answered()).max(1.0);
+        readings.push(Reading::new(
+            format!("{what}: each certificate"),
+            Unit::CpuMilliseconds,
+            each,
+        ));
+        for (reason, times) in outcome.errors() {
+            eprintln!("{what}: {times} x {reason}");
+        }
+        Ok(readings)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "thousands")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+/// The way to a sentry.
+#[derive(Clone)]
+struct Dial {
+    address: String,
+    id: SpiffeId,
+    anchors: Arc<TrustAnchors>,
+}
+
+impl Dial {
+    fn new(sentry: &Running, anchors: &str) -> Result<Self> {
+        let id = SpiffeId::new(&TrustDomain::parse(TRUST_DOMAIN)?, NAMESPACE, "dapr-sentry")?;
+        let anchors = Arc::new(TrustAnchors::parse_pem(anchors.as_bytes())?);
+        Ok(Self { address: sentry.address(), id, anchors })
+    }
+
+    /// Clients that keep their connections.
+    async fn kept(&self, request: &SignCertificateRequest) -> Result<Vec<Kept>> {
+        let mut clients = Vec::new();
+        for _ in 0..CONCURRENT {
+            clients.push(Kept { client: self.connect().await?, request: request.clone() });
+        }
+        Ok(clients)
+    }
+
+    /// A new connection with a whole handshake: nothing is resumed.
+    async fn connect(&self) -> Result<CaClient<Channel>> {
+        let anchors = watch::channel(self.anchors.clone()).1;
+        let tls = transport::tls::anonymous_client(anchors, self.id.clone())?;
+        Ok(CaClient::new(transport::dial(&self.address, tls).await?))
+    }
+}
+
+/// A client that keeps its connection.
+struct Kept {
+    client: CaClient<Channel>,
+    request: SignCertificateRequest,
+}
+
+impl Caller for Kept {
+    async fn call(&mut self) -> Result<(), String> {
+        let answer = self.client.sign_certificate(self.request.clone()).await;
+        answer.map(drop).map_err(|status| format!("{:?}", status.code()))
+    }
+}
+
+/// How long a sidecar tries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Once.
+    One,
+    /// As daprd does.
+    Daprd,
+}
+
+/// Sidecars of the cluster, one after the other, each once and with a connection of its own: a token
+/// that is shown again may be known.
+struct Cluster {
+    dial: Dial,
+    sidecars: Vec<SignCertificateRequest>,
+    next: usize,
+    patience: Patience,
+}
+
+impl Cluster {
+    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], patience: Patience) -> Self {
+        Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, patience }
+    }
+
+    async fn sign(&self, request: &SignCertificateRequest) -> Result<(), String> {
+        let mut client = loop {
+            match self.dial.connect().await {
+                Ok(client) => break client,
+                // daprd goes on dialling for ever.
+                Err(_) if self.patience == Patience::Daprd => tokio::time::sleep(BETWEEN).await,
+                Err(e) => return Err(format!("connect: {e:#}")),
+            }
+        };
+        let attempts = if self.patience == Patience::Daprd { ATTEMPTS } else { 1 };
+        let mut code = Code::Unknown;
+        for _ in 0..attempts {
+            let call = client.sign_certificate(request.clone());
+            code = match tokio::time::timeout(ATTEMPT, call).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(status)) => status.code(),
+                Err(_) => Code::DeadlineExceeded,
+            };
+            let again = [Code::Unavailable, Code::ResourceExhausted, Code::DeadlineExceeded];
+            if !again.contains(&code) {
+                break;
+            }
+            tokio::time::sleep(BETWEEN).await;
+        }
+        Err(format!("{code:?}"))
+    }
+}
+
+impl Caller for Cluster {
+    async fn call(&mut self) -> Result<(), String> {
+        let request = self.sidecars.get(self.next).ok_or("no sidecars left")?;
+        self.next += 1;
+        self.sign(request).await
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.next >= self.sidecars.len()
+    }
+}
+
+/// An identity provider: its key set is a file, its tokens are of one subject.
+struct Provider {
+    signer: JwtSigner,
+    keys: String,
+}
+
+impl Provider {
+    fn new(folder: &Path) -> Result<Self> {
+        let algorithm = JwtAlgorithm::Rs256;
+        let key = PrivateKey::generate_for(algorithm)?;
+        let signer = JwtSigner::new(&key, algorithm, Some("bench"))?;
+        let keys = folder.join("provider.json");
+        let set = json!({"keys": [signer.public().to_jwk("bench", algorithm)]});
+        fs::write(&keys, set.to_string())?;
+        Ok(Self { signer, keys: keys.to_string_lossy().into_owned() })
+    }
+
+    /// The settings of a sentry without a provider.
+    fn none() -> String {
+        "kind: Configuration\n".to_owned()
+    }
+
+    fn settings(&self) -> String {
+        let validator = json!({"name": "jwks", "options": {"source": self.keys}});
+        json!({"spec": {"mtls": {"tokenValidators": [validator]}}}).to_string()
+    }
+
+    fn request(&self, validator: TokenValidator) -> Result<SignCertificateRequest> {
+        let now = runtime::clock::now().as_second();
+        let claims = JwtClaims {
+            subject: "spiffe://public/ns/shop/cart".to_owned(),
+            audiences: vec![format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/dapr-sentry")],
+            issuer: None,
+            issued_at: now,
+            not_before: now,
+            expires: now + 24 * 3600,
+            id: "bench".to_owned(),
+            usage: "sig",
+        };
+        let token = self.signer.sign(&claims)?;
+        Ok(SignCertificateRequest { token, ..request("shop", "cart", validator)? })
+    }
+}
+
+/// A request without a token, with a key of its own.
+fn request(namespace: &str, id: &str, validator: TokenValidator) -> Result<SignCertificateRequest> {
+    let key = PrivateKey::generate(KeyKind::Ed25519)?;
+    Ok(SignCertificateRequest {
+        id: id.to_owned(),
+        namespace: namespace.to_owned(),
+        certificate_signing_request: identity::csr_pem(&key)?.into_bytes(),
+        token_validator: validator.into(),
+        ..SignCertificateRequest::default()
+    })
+}
+
+/// Makes `count` pods, and the request of each with a token that is bound to it.
+async fn sidecars(plane: &Plane, count: usize) -> Result<Vec<SignCertificateRequest>> {
+    let api = ApiServer::connect(plane.bed().kubeconfig()).await?;
+    let mut namespaces = Vec::new();
+    for _ in 0..NAMESPACES {
+        namespaces.push(plane.bed().namespace("shop")?);
+    }
+    let pods = (0..count).zip(namespaces.iter().cycle());
+    stream::iter(pods.map(|(n, namespace)| sidecar(&api, namespace, format!("pod-{n}"))))
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await
+}
+
+async fn sidecar(api: &ApiServer, namespace: &str, pod: String) -> Result<SignCertificateRequest> {
+    let core = format!("/api/v1/namespaces/{namespace}");
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": pod, "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": pod}},
+        "spec": {"serviceAccountName": "default", "containers": [{"name": "app", "image": "none"}]},
+    });
+    api.ask(Method::POST, &format!("{core}/pods"), object).await?;
+    let wanted = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {
+            "audiences": [format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/dapr-sentry")],
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod},
+            "expirationSeconds": 24 * 3600,
+        },
+    });
+    let answer =
+        api.ask(Method::POST, &format!("{core}/serviceaccounts/default/token"), wanted).await?;
+    let token = answer.pointer("/status/token").and_then(Value::as_str).context("no token")?;
+    let token = token.to_owned();
+    Ok(SignCertificateRequest { token, ..request(namespace, &pod, TokenValidator::Kubernetes)? })
+}
