@@ -251,6 +251,7 @@ fn changes_reach_open_streams_as_the_scope_sees_them() {
 
 #[test]
 fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
+    let _alone = Stage::subscription_definition();
     let stage = Stage::shared();
     let namespace = stage.bed.namespace("conversion").unwrap();
     let written = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
@@ -306,13 +306,13 @@ fn jwt_and_oidc_values_become_flags_and_ports() -> Result<()> {
     );
     let port = |ports: &Value| {
         let named = ports.as_array().into_iter().flatten().find(|port| port["name"] == "oidc");
-        named.map(|port| port.to_string())
+        named.cloned()
     };
-    let want = r#"{"containerPort":9080,"name":"oidc","protocol":"TCP"}"#;
-    assert_eq!(port(&container["ports"]).as_deref(), Some(want));
+    let want = json!({"containerPort": 9080, "name": "oidc", "protocol": "TCP"});
+    assert_eq!(port(&container["ports"]), Some(want));
     let service = &objects.0["Service/dapr-sentry"]["spec"]["ports"];
-    let want = r#"{"name":"oidc","port":8443,"protocol":"TCP","targetPort":"oidc"}"#;
-    assert_eq!(port(service).as_deref(), Some(want));
+    let want = json!({"name": "oidc", "port": 8443, "protocol": "TCP", "targetPort": "oidc"});
+    assert_eq!(port(service), Some(want));
     Ok(())
 }
 

@@ -82,6 +82,7 @@ fn mistakes_in_components_are_said_on_the_components() {
 
 #[test]
 fn conversion_survives_that_the_upstream_file_is_applied_again() {
+    let _alone = Stage::subscription_definition();
     let stage = Stage::shared();
     let namespace = stage.bed.namespace("reapplied").unwrap();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\

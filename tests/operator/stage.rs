@@ -2,7 +2,7 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use anyhow::{Context as _, Result};
@@ -58,6 +58,13 @@ impl Stage {
         operator.wait_ready()?;
         let anchors = fs::read_to_string(anchors).context("read the root of sentry")?;
         Ok(Self { bed, sentry_port, operator, anchors, folder, _sentry: sentry })
+    }
+
+    /// Held by a test that spoils the definition of Subscriptions: conversion fails for everybody
+    /// until the operator has repaired it.
+    pub(crate) fn subscription_definition() -> MutexGuard<'static, ()> {
+        static HELD: Mutex<()> = Mutex::new(());
+        HELD.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more operator beside the shared one; it leaves Services and the CRD alone.

@@ -136,9 +136,6 @@ fn stops_in_order_and_refuses_bad_flags() -> Result<()> {
     let (code, text) = run(&["--mode", "both"])?;
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("invalid mode: both"), "{text}");
-    let (code, text) = run(&["--jwt-enabled"])?;
-    assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("JWT SVIDs are not part of this release"), "{text}");
     Ok(())
 }
 
