@@ -10,3 +10,5 @@ mod kubernetes;
 mod rotation;
 #[path = "sentry/standalone.rs"]
 mod standalone;
+#[path = "sentry/tokens.rs"]
+mod tokens;
