@@ -66,7 +66,7 @@ impl Issuer {
 
     fn try_ask(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.oidc))?;
-        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let headers: String = headers.iter().flat_map(|header| [*header, "\r\n"]).collect();
         write!(stream, "{line} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
