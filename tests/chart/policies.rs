@@ -1,5 +1,8 @@
 //! What the admission policies of the custom resources say, on the API server that runs them.
-#![expect(clippy::needless_pass_by_value, reason = "tables of literals read better without borrows")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "tables of literals read better without borrows"
+)]
 
 use anyhow::Result;
 use blackbox::{ApiBed, Deadline, until};
