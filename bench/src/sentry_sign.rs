@@ -123,7 +123,6 @@ impl Signing {
             let what = format!("cold start of {}", self.sidecars.len());
             let reading =
                 |metric: &str, unit, value| Reading::new(format!("{what}: {metric}"), unit, value);
-            readings.push(reading("served", Unit::Count, count(outcome.answered())));
             readings.push(reading("refused", Unit::Count, count(outcome.failed())));
             readings.push(reading(
                 "all answered",
