@@ -25,7 +25,6 @@ const OLD_DAPRD: &str = "localhost/daprd:1.15.0";
 const DEBUG_DAPRD: &str = "localhost/daprd-debug:1";
 
 #[test]
-#[ignore = "has not run on a node yet: cargo test -p blackbox --test injector_node -- --ignored"]
 fn official_sidecars_accept_every_argument_that_annotations_can_produce() -> Result<()> {
     if !environment::is_root() || environment::var("TRILBY_SKIP_E2E").is_some() {
         eprintln!("skipped: a cluster with real pods needs root, and must not be switched off");
@@ -174,7 +173,7 @@ fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
         bed.import_image(&archive)
     };
     let old = Image::new(OLD_DAPRD).file(Tool::DAPRD_1_15.path()?, "/daprd")?;
-    import(old.ca_roots().shared_folder("/tmp").entrypoint(&["/daprd"]))?;
+    import(old.ca_roots().shared_folder("/tmp"))?;
     import(peer_images::daprd(DEBUG_DAPRD)?.file(debugger(folder.path())?, "/dlv")?)
 }
 

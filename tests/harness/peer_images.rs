@@ -40,13 +40,13 @@ pub fn daprd_tag() -> &'static str {
     tools::DAPR.trim_start_matches('v')
 }
 
-/// The official sidecar.
+/// The official sidecar. Like the official image it names no program: the injector does.
 ///
 /// # Errors
 /// When it is not there and cannot be built.
 pub fn daprd(name: &str) -> Result<Image> {
     let image = Image::new(name).file(Daprd::program()?, "/daprd")?;
-    Ok(image.ca_roots().shared_folder("/tmp").entrypoint(&["/daprd"]))
+    Ok(image.ca_roots().shared_folder("/tmp"))
 }
 
 /// The Redis server of this machine; its arguments are the Pod's to give.

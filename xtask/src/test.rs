@@ -64,6 +64,7 @@ fn prepare(end_to_end: bool) -> Result<()> {
         let wanted: Vec<Tool> = PEERS
             .into_iter()
             .chain(end_to_end.then_some(node_bed::TOOLS).into_iter().flatten())
+            .chain(end_to_end.then_some(Tool::DAPRD_1_15)) // an older sidecar on the node
             .collect();
         tools::provide(&wanted)
     })?;
