@@ -202,12 +202,11 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
         "global.ha.enabled=true,dapr_sentri.replicaCount=2",
     ])?;
     assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
-    assert!(notes.contains("Placement runs as one server in this release"), "{notes}");
     Ok(())
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 13] = [
+const RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
@@ -215,6 +214,7 @@ const RIGHTS: [(&str, &str, &str, &str); 13] = [
     ("dapr-operator", "delete", "pods", "apps"),
     ("dapr-operator", "create", "pods", NAMESPACE),
     ("dapr-operator", "get", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
+    ("dapr-operator", "get", "namespaces", ""),
     ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
     ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
@@ -228,7 +228,7 @@ const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
     ("dapr-operator", "create", "pods", "apps"),
     ("dapr-operator", "patch", "pods", "apps"),
-    ("dapr-operator", "get", "namespaces", ""),
+    ("dapr-operator", "list", "namespaces", ""),
     ("dapr-operator", "update", "components.dapr.io", "apps"),
     ("dapr-operator", "update", "secrets", NAMESPACE),
     ("dapr-operator", "update", "secrets", "apps"),

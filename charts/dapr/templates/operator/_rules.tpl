@@ -11,11 +11,10 @@
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]
   verbs: [get]
-{{- if .Values.dapr_sidecar_injector.namespaceSelector }}
+# Nor any pod of a Namespace that the webhook leaves alone, which its labels say.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
-{{- end }}
 {{- end }}
 {{- end -}}
 
