@@ -185,7 +185,7 @@ fn ca_bundle(bed: &ApiBed) -> Result<String> {
 }
 
 #[test]
-fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Result<()> {
+fn the_notes_name_what_has_no_effect() -> Result<()> {
     let _alone = alone();
     let bed = bed()?;
     let chart = folder();
@@ -199,7 +199,7 @@ fn the_notes_name_what_has_no_effect_and_what_is_not_highly_available() -> Resul
         "--set",
         REGISTRY,
         "--set",
-        "global.ha.enabled=true,dapr_sentri.replicaCount=2",
+        "dapr_sentri.replicaCount=2",
     ])?;
     assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
     Ok(())
