@@ -162,7 +162,7 @@ const WORK: &str = "const look = () => fetch('http://127.0.0.1:3500/v1.0/healthz
 /// Calls the sidecar's API by its socket.
 const ASK_SOCKET: &str = "require('http').get({socketPath: \
     '/tmp/sockets/dapr-sockets-http.socket', path: '/v1.0/metadata'}, \
-    a => console.log('status', a.statusCode))";
+    a => { console.log('status', a.statusCode); process.exit(0) })";
 
 fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
     demo::import_images(bed, profile)?;
