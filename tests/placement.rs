@@ -19,7 +19,6 @@ use blackbox::{Scratch, Spawn, Tool, build_binary, http, until};
 use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
-use rstest::rstest;
 use rustix::process::Signal;
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -123,12 +122,14 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
 }
 
 /// Sidecars of 1.14 to 1.16 acknowledge nothing and want each lock paired; new ones share the ring.
-#[rstest]
-#[case::v1_14(Tool::DAPRD_1_14)]
-#[case::v1_15(Tool::DAPRD_1_15)]
-#[case::v1_16(Tool::DAPRD_1_16)]
-#[ignore = "builds three older sidecars, minutes each; part of the compatibility matrix"]
-fn older_sidecars_share_the_actors(#[case] version: Tool) {
+#[test]
+fn older_sidecars_share_the_actors() {
+    for version in Tool::sidecars().into_iter().skip(1) {
+        shares_the_actors(version);
+    }
+}
+
+fn shares_the_actors(version: Tool) {
     let placement = Placement::start(&[]);
     let old = Sidecar::start_version(version, "old", &["cat"], &placement.address(), &[]);
     let new = Sidecar::start("new", &["cat"], &placement);

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
-    os::unix::net::UnixStream,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
     path::{Path, PathBuf},
 };
 
@@ -146,9 +146,8 @@ impl NodeBed {
     /// # Errors
     /// When something does not let itself be removed.
     pub fn down(&self) -> Result<()> {
-        let lock = self.lock()?;
+        let _lock = self.lock()?;
         self.clean()?;
-        drop(lock);
         fs::remove_file(self.lock_file())?;
         environment::remove_empty_state();
         Ok(())
@@ -195,15 +194,21 @@ impl NodeBed {
         Roster::new(&self.state)
     }
 
-    /// One command at a time.
+    /// One command at a time. Whoever takes the bed down removes the file while it holds the lock;
+    /// who waited meanwhile has the lock of no file, and takes that of a new one.
     fn lock(&self) -> Result<File> {
         let path = self.lock_file();
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        loop {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)
+                    .with_context(|| format!("create {}", parent.display()))?;
+            }
+            let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+            file.lock()?;
+            if file.metadata()?.nlink() > 0 {
+                return Ok(file);
+            }
         }
-        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-        file.lock()?;
-        Ok(file)
     }
 
     fn lock_file(&self) -> PathBuf {
@@ -363,5 +368,32 @@ fn remove_empty_folders() {
         "/run/containerd",
     ] {
         let _ = fs::remove_dir(folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+    use crate::Scratch;
+
+    #[test]
+    fn whoever_waited_for_a_bed_that_was_taken_down_holds_the_lock_of_a_file_that_exists() {
+        let scratch = Scratch::new("lock").unwrap();
+        let bed = NodeBed::at(&scratch.path().join("node")).unwrap();
+        let held = bed.lock().unwrap();
+        thread::scope(|threads| {
+            let other = threads.spawn(|| {
+                let lock = bed.lock().unwrap();
+                fs::remove_file(bed.lock_file()).unwrap();
+                drop(lock);
+            });
+            thread::sleep(Duration::from_millis(100)); // the other waits by now
+            fs::remove_file(bed.lock_file()).unwrap();
+            drop(held);
+            other.join().unwrap();
+        });
+        assert!(!bed.lock_file().exists());
     }
 }

@@ -155,6 +155,16 @@ impl Tool {
         Self::DAPRD_1_14,
     ];
 
+    /// The official sidecars that a suite about compatibility runs, the newest first: this version
+    /// and 1.15; 1.16 and 1.14 too when [`EVERY_SIDECAR`] is set, for each is a build of minutes.
+    pub fn sidecars() -> Vec<Self> {
+        let mut sidecars = vec![Self::DAPRD, Self::DAPRD_1_15];
+        if environment::var(EVERY_SIDECAR).is_some() {
+            sidecars.extend([Self::DAPRD_1_16, Self::DAPRD_1_14]);
+        }
+        sidecars
+    }
+
     /// The tools called `name`, or the one of `name@version`.
     ///
     /// # Errors
@@ -245,6 +255,10 @@ impl std::fmt::Display for Tool {
         write!(f, "{}@{}", self.name, self.version)
     }
 }
+
+/// The variable that lets [`Tool::sidecars`] have all of them; `cargo xtask test --every-sidecar`
+/// sets it.
+pub const EVERY_SIDECAR: &str = "TRILBY_EVERY_SIDECAR";
 
 /// Takes the lock of that name, held until the file is dropped; says whether it had to wait.
 fn lock(folder: &Path, name: &str) -> Result<(File, bool)> {

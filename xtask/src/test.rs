@@ -19,6 +19,9 @@ pub(crate) struct Flags {
     /// Leave out the end-to-end test, which needs root and takes minutes
     #[arg(long)]
     no_e2e: bool,
+    /// Also with the official sidecars 1.14 and 1.16, which are built first (minutes each)
+    #[arg(long)]
+    every_sidecar: bool,
     /// Arguments for `cargo test`, for example a name filter
     #[arg(last = true)]
     rest: Vec<String>,
@@ -44,7 +47,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if !flags.no_check {
         check::quick()?;
     }
-    prepare(end_to_end)?;
+    prepare(end_to_end, flags.every_sidecar)?;
     let mut test = Command::new(env!("CARGO"));
     test.current_dir(environment::workspace());
     test.args(["test", "--workspace", "--no-fail-fast"]);
@@ -52,19 +55,25 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         // Every target but `e2e`, which says itself that it is skipped when not root.
         test.env("TRILBY_SKIP_E2E", "1");
     }
+    if flags.every_sidecar {
+        test.env(tools::EVERY_SIDECAR, "1");
+    }
     let status = test.args(&flags.rest).status().context("run cargo test")?;
     ensure!(status.success(), "tests failed: {status}");
     Ok(())
 }
 
 /// Builds what takes long before the tests, where its progress can be seen.
-fn prepare(end_to_end: bool) -> Result<()> {
+fn prepare(end_to_end: bool, every_sidecar: bool) -> Result<()> {
     packages::require_for_tests()?;
     step("programs of the test bed", || {
         let wanted: Vec<Tool> = PEERS
             .into_iter()
             .chain(end_to_end.then_some(node_bed::TOOLS).into_iter().flatten())
-            .chain(end_to_end.then_some(Tool::DAPRD_1_15)) // an older sidecar on the node
+            .chain([Tool::DAPRD_1_15]) // an older sidecar
+            .chain(
+                every_sidecar.then_some([Tool::DAPRD_1_16, Tool::DAPRD_1_14]).into_iter().flatten(),
+            )
             .collect();
         tools::provide(&wanted)
     })?;
