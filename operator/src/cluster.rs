@@ -19,12 +19,12 @@ use kube::{
     },
 };
 use resources::{Configuration, CustomResource, GROUP};
-use runtime::clock;
+use runtime::{clock, kubernetes::api_text};
 use serde_json::Value;
 
 use crate::{
     cache::Key,
-    follow::{api_text, pause_before_watch},
+    follow::pause_before_watch,
     secrets::{FetchError, Fetched, SecretData},
     workload::WorkloadKind,
 };

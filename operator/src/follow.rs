@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use kube::runtime::watcher;
-use runtime::{clock, random};
+use runtime::{clock, kubernetes::api_text, random};
 
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
@@ -72,15 +72,6 @@ fn text(error: &watcher::Error) -> String {
         WatchStartFailed(cause) | WatchFailed(cause) => format!("watch: {}", api_text(cause)),
         WatchError(status) => format!("watch: {}", status.message),
         watcher::Error::NoResourceVersion => error.to_string(),
-    }
-}
-
-/// What the API server said, or what kept it from saying anything. `kube` prints every answer
-/// twice, with all its members.
-pub fn api_text(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => runtime::chain(other),
     }
 }
 

@@ -10,14 +10,14 @@ use std::{
 use futures::{StreamExt as _, future::join_all, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kube::{core::DynamicObject, runtime::watcher::Event};
-use runtime::{Scope, clock, random};
+use runtime::{Scope, clock, kubernetes::api_text, random};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     cache::Key,
     cluster::Cluster,
     desk::{Decision, Desk},
-    follow::{Seen, api_text, follow},
+    follow::{Seen, follow},
     leader,
     metrics::Metrics,
     report::{Reason, Reports},

@@ -6,10 +6,10 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use runtime::{Scope, clock};
+use runtime::{Scope, clock, kubernetes::api_text};
 use tokio::sync::Semaphore;
 
-use crate::{cluster::Cluster, follow::api_text};
+use crate::cluster::Cluster;
 
 /// The same reason on the same object is reported once in this time.
 const QUIET: Duration = Duration::from_mins(10);

@@ -22,14 +22,15 @@ use std::{
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{core::DynamicObject, core::ObjectMeta, runtime::watcher::Event};
-use runtime::{Scope, clock};
+use resources::injection::{self, Selection};
+use runtime::{Scope, clock, kubernetes};
 use tokio::sync::{Notify, watch};
 
 use self::{
     book::{Book, Next, Owner, Suspect},
     cluster::{Hands, Unproven},
     pace::Pace,
-    verdict::{Selection, Verdict, verdict},
+    verdict::{Verdict, verdict},
 };
 use crate::{
     cluster::Cluster,
@@ -206,7 +207,7 @@ impl Watchdog {
         let labels = if selection.needs_namespace() {
             self.hands.namespace_labels(namespace).await?
         } else {
-            [(verdict::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
+            [(injection::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
         };
         Ok(selection.covers(&labels, pod.metadata.labels.as_ref()))
     }
@@ -261,7 +262,7 @@ impl Watchdog {
             if let Err(error) =
                 self.cluster.warn(&owner, Reason::SidecarStillMissing.text(), note).await
             {
-                let error = crate::follow::api_text(&error);
+                let error = kubernetes::api_text(&error);
                 tracing::debug!(target: "dapr.operator.watchdog", "event was not recorded: {error}");
             }
         }

@@ -10,10 +10,10 @@ use axum::{
     routing::post,
 };
 use identity::TrustAnchors;
-use runtime::{ReadyGuard, Scope, random};
+use runtime::{ReadyGuard, Scope, kubernetes::api_text, random};
 use tokio::sync::watch;
 
-use crate::{cluster::Cluster, conversion, crd_patch, follow::api_text};
+use crate::{cluster::Cluster, conversion, crd_patch};
 
 /// The CRD is looked at once in this time: `kubectl apply` of the file, or an upgrade by the CLI,
 /// takes the webhook's address out of it.

@@ -6,7 +6,7 @@ use identity::{KeyKind, TrustDomain};
 use proto::operator::operator_server::OperatorServer;
 use runtime::{
     ReadyGuard, Scope,
-    kubernetes::{self, Precedence},
+    kubernetes::{self, Precedence, api_text},
     lease::{self, LeaseOptions},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -22,7 +22,7 @@ use crate::{
     api::{Shared, Stores},
     cluster::Cluster,
     config::{Config, WatchInterval},
-    follow::{Seen, api_text, follow},
+    follow::{Seen, follow},
     metrics::Metrics,
     reconcile::Reconciler,
     report::Reports,

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use futures::Stream;
 use identity::BundlePem;
+use identity::stored::Stored;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use crate::bundle_plan::Stored;
 use crate::bundle_record::{TLS_CHAIN, TLS_KEY};
 use crate::config::BundleNames;
 
@@ -130,7 +130,7 @@ fn fill(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle_plan::{Plan, Published, plan};
+    use identity::stored::{Plan, Published, plan};
     use std::os::unix::fs::PermissionsExt as _;
     use testkit::ca::Ca;
 

@@ -6,14 +6,15 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use resources::names;
+use runtime::kubernetes::api_text;
 
 use crate::bundle_record::{Change, Keys, Snapshot};
 use crate::census::Census;
-use crate::cluster::brief;
 use crate::events::Events;
 
 /// Name of both objects.
-pub const NAME: &str = "dapr-trust-bundle";
+pub const NAME: &str = names::TRUST_BUNDLE;
 
 /// Why the objects could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +132,6 @@ fn api(verb: &'static str, kind: &'static str, e: &kube::Error) -> ObjectsError 
     const CONFLICT: u16 = 409;
     match e {
         kube::Error::Api(status) if status.code == CONFLICT => ObjectsError::Conflict(kind),
-        other => ObjectsError::Api { verb, kind, cause: brief(other) },
+        other => ObjectsError::Api { verb, kind, cause: api_text(other) },
     }
 }

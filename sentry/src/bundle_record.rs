@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use identity::BundlePem;
+use identity::stored::{Published, Stored};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
-use crate::bundle_plan::{Published, Stored};
 use crate::config::BundleNames;
 use crate::rotation::{Progress, Stage};
 

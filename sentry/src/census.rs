@@ -8,9 +8,9 @@ use kube::core::object::NotUsed;
 use kube::core::{ApiResource, Object};
 use kube::{Api, Client};
 use resources::labels::LABEL_SIDECAR_INJECTED;
+use runtime::kubernetes::api_text;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::brief;
 use crate::rotation::Followers;
 
 /// Where daprd reads its anchors. Source: Dapr 1.18, injector.
@@ -69,7 +69,7 @@ impl Census {
                 Ok(count) => return Followers::Without(count),
                 Err(kube::Error::Api(status)) if status.code == FORBIDDEN => {}
                 Err(e) => {
-                    tracing::warn!(target: "dapr.sentry.ca", error = brief(&e), "cannot count the sidecars that do not know the new root");
+                    tracing::warn!(target: "dapr.sentry.ca", error = api_text(&e), "cannot count the sidecars that do not know the new root");
                     return Followers::Unknown;
                 }
             }

@@ -16,7 +16,7 @@ use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, Objec
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use resources::Mtls;
-use runtime::kubernetes::Precedence;
+use runtime::kubernetes::{Precedence, api_text};
 use runtime::{ReadyGuard, Scope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -148,7 +148,7 @@ impl Kubernetes {
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
                 Err(ReviewFailure::Refused(Refusal::ReviewFailed(status.message.clone())))
             }
-            Err(e) => Err(ReviewFailure::Unavailable(format!("token review: {}", brief(&e)))),
+            Err(e) => Err(ReviewFailure::Unavailable(format!("token review: {}", api_text(&e)))),
         }
     }
 
@@ -194,7 +194,7 @@ impl Kubernetes {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
         let object = runtime::kubernetes::appearing(|| api.get_opt(name)).await;
-        let object = object.map_err(|e| anyhow!("{}", brief(&e)))?;
+        let object = object.map_err(|e| anyhow!("{}", api_text(&e)))?;
         let object = object.context("config CRD not found")?;
         mtls_of(&object)
     }
@@ -299,7 +299,7 @@ where
         Err(kube::Error::Api(status)) if matches!(status.code, FORBIDDEN | NOT_FOUND) => Ok(None),
         // A name that is none, from a token that the API server signed: not ours to judge.
         Err(kube::Error::Api(status)) if status.code == 400 => Ok(None),
-        Err(e) => Err(SignError::ApiUnavailable(brief(&e))),
+        Err(e) => Err(SignError::ApiUnavailable(api_text(&e))),
     }
 }
 
@@ -352,13 +352,5 @@ fn step<K: Resource, V>(event: watcher::Event<K>, view: impl Fn(&K) -> V) -> Ste
         watcher::Event::InitDone => Step::ListEnds,
         watcher::Event::Apply(object) => Step::Changed(key(&object), view(&object)),
         watcher::Event::Delete(object) => Step::Gone(key(&object)),
-    }
-}
-
-/// The message of an API error alone: its `Debug` form, which `Display` repeats, is noise.
-pub(crate) fn brief(e: &kube::Error) -> String {
-    match e {
-        kube::Error::Api(status) => status.message.clone(),
-        other => runtime::chain(other),
     }
 }

@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use runtime::clock;
+use runtime::kubernetes::api_text;
 use sha2::{Digest as _, Sha256};
 
 use crate::bundle_objects::NAME;
-use crate::cluster::brief;
 
 const COMPONENT: &str = "dapr-sentry";
 /// An Event is a courtesy: nothing waits for it longer.
@@ -82,7 +82,7 @@ impl Events {
         let failure = match tokio::time::timeout(PATIENCE, api.create(&params, &event)).await {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) if status.code == ALREADY_EXISTS => return,
-            Ok(Err(e)) => brief(&e),
+            Ok(Err(e)) => api_text(&e),
             Err(_) => "no answer".to_owned(),
         };
         tracing::warn!(target: "dapr.sentry.ca", reason = reason.label(), error = failure, "cannot record an Event");

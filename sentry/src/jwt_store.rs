@@ -11,6 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::PostParams;
+use resources::names;
 use transport::file_watch::FileWatch;
 use zeroize::Zeroizing;
 
@@ -18,7 +19,7 @@ use crate::bundle_files;
 use crate::config::{BundleNames, JwtConfig};
 use crate::jwt_plan::{GeneratedJwt, StoredJwt};
 
-const NAME: &str = "dapr-trust-bundle";
+const NAME: &str = names::TRUST_BUNDLE;
 const CONFLICT: u16 = 409;
 
 /// Where the key and the set are.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt as _};
+use identity::stored::{self, BundleRefused, Plan, Published};
 use identity::{Bundle, BundlePem, GenerateOptions, KeyKind, SpiffeId, TrustAnchors, TrustDomain};
 use jiff::Timestamp;
 use runtime::{clock, random};
@@ -15,11 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::bundle_objects::ObjectsError;
-use crate::bundle_plan::{self, BundleRefused, Plan, Published};
 use crate::bundle_record::Change;
 use crate::config::Config;
 use crate::events::{Events, Reason};
-use crate::expiry;
 use crate::metrics::Metrics;
 use crate::rotation::Followers;
 use crate::store::Store;
@@ -116,7 +115,7 @@ impl Keeper {
     /// One look at the store and one write at most; `false` asks for another look, after a write.
     pub(crate) async fn attempt(&mut self, now: Timestamp) -> anyhow::Result<bool> {
         let read = self.store.read().await?;
-        match bundle_plan::plan(&read.stored, &read.published, now) {
+        match stored::plan(&read.stored, &read.published, now) {
             Ok(Plan::Use { bundle, publish }) => {
                 self.ours = read.is_ours();
                 let bundle = self.put(*bundle).await;
@@ -238,7 +237,7 @@ impl Keeper {
         {
             // A root that ended leads nowhere; the issuer, which ends no later, speaks for it.
             let Some((start, end)) = validity else { continue };
-            let due = expiry::step(start, end, now);
+            let due = identity::expiry_step(start, end, now);
             self.metrics.expiry_warning(name, due);
             let Some(warned) = self.warned.get_mut(at) else { continue };
             let before = std::mem::replace(warned, due);

@@ -7,10 +7,10 @@
 //!                       ├─► dns_names, jwt_svid ◄─ jwt_keeper (key and key set) ─► oidc_server
 //!                       └─► authority ─► identity::Bundle::issue
 //!                              ▲
-//!  Secret + ConfigMap, files ─►keeper ─► bundle_plan (use, make, or leave alone), rotation (replace)
+//!  Secret + ConfigMap, files ─►keeper ─► identity::stored (use, make, or leave), rotation (replace)
 //!                              └─► own_svid ─► transport (the certificate that sentry serves with)
 //! ```
-//! Start reading at [`bundle_plan::plan`] (what happens to a stored CA) and [`rotation::rotate`]
+//! Start reading at [`identity::stored::plan`] (what happens to a stored CA) and [`rotation::rotate`]
 //! (when it is replaced), then `server.rs`.
 //!
 //! Invariants: a CA that sentry did not write is never replaced unasked, and while one exists
@@ -21,7 +21,6 @@
 pub mod authority;
 pub mod bundle_files;
 pub mod bundle_objects;
-pub mod bundle_plan;
 pub mod bundle_record;
 pub mod cache;
 pub mod census;
@@ -31,7 +30,6 @@ mod config_jwt;
 pub mod dns_names;
 pub mod error;
 pub mod events;
-pub mod expiry;
 pub mod identify;
 pub mod jwks_keys;
 pub mod jwt_keeper;

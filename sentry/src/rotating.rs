@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use identity::stored::Stored;
 use identity::{Bundle, TrustAnchors};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::bundle_plan::Stored;
 use crate::bundle_record::{ANNOTATION_ROTATE, Change};
 use crate::events::Reason;
 use crate::keeper::Keeper;

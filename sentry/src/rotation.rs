@@ -15,9 +15,8 @@ use std::fmt;
 use std::time::Duration;
 
 use identity::Bundle;
+use identity::stored::Source;
 use jiff::{SignedDuration, Timestamp};
-
-use crate::bundle_plan::Source;
 
 /// A kubelet has projected a changed `ConfigMap` into every pod after this time.
 const PROJECTED: Duration = Duration::from_mins(2);

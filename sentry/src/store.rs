@@ -4,10 +4,10 @@ use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use identity::CertificateDer;
+use identity::stored::{Published, Stored};
 
 use crate::bundle_files::BundleFiles;
 use crate::bundle_objects::BundleObjects;
-use crate::bundle_plan::{Published, Stored};
 use crate::bundle_record::{self, Change, Keys, Marks, Snapshot};
 use crate::events::Events;
 use crate::rotation::Followers;

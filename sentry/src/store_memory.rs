@@ -4,11 +4,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::bail;
+use identity::stored::Published;
 use identity::{CertificateDer, TrustAnchors};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use crate::bundle_objects::ObjectsError;
-use crate::bundle_plan::Published;
 use crate::bundle_record::{Change, Keys, Snapshot};
 use crate::rotation::Followers;
 

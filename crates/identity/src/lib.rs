@@ -9,7 +9,8 @@
 //!  JSON ─► JwkSet ───────────► verify_token                    (sentry)
 //! ```
 //! Start reading at [`SpiffeId`], then [`verify_svid`] (what a peer accepts) and [`Bundle`] (what
-//! sentry signs with, and in `succession` what takes its place).
+//! sentry signs with, in `succession` what takes its place, and in [`stored`] what is done about the
+//! one that was found).
 //!
 //! Certificates are written by `der` and `certificate`, about 300 lines, and not by a library:
 //! leaves must carry the issuer's name byte for byte as the issuer wrote it, or Go peers answer
@@ -21,6 +22,7 @@ mod certificate;
 mod constraints;
 mod csr;
 mod der;
+mod expiry;
 mod issue;
 mod jwk;
 mod jwt;
@@ -29,6 +31,7 @@ mod oid;
 mod pem;
 mod signature;
 mod spiffe_id;
+pub mod stored;
 mod succession;
 mod trust;
 mod verify;
@@ -38,6 +41,7 @@ pub use bundle::{
     Bundle, BundleError, BundlePem, GenerateOptions, SELF_SIGNED_LIFETIME, fingerprint,
 };
 pub use csr::{Csr, CsrError, csr_pem};
+pub use expiry::expiry_step;
 pub use issue::{IssueError, IssuedLeaf, LeafRequest};
 pub use jwk::{JwkCurve, JwkSet, JwksError, JwtAlgorithm, KeyMaterial};
 pub use jwt::{Expected, JwtClaims, JwtSigner, TokenError, verify_token};

@@ -13,6 +13,7 @@ mod configuration_telemetry;
 mod crd;
 pub mod go_duration;
 mod http_endpoint;
+pub mod injection;
 /// JSON text with numbers in Go's form.
 pub mod json;
 pub mod labels;

@@ -32,6 +32,15 @@ pub const SERVICE_SCHEDULER: &str = "dapr-scheduler-server-a";
 /// Service and Deployment of the injector.
 pub const SERVICE_INJECTOR: &str = "dapr-sidecar-injector";
 
+/// Secret with the CA, and ConfigMap with its trust anchors.
+pub const TRUST_BUNDLE: &str = "dapr-trust-bundle";
+/// Key of the trust anchors in both.
+pub const KEY_TRUST_ANCHORS: &str = "ca.crt";
+/// Key of the issuer's chain in the Secret, unless sentry is told otherwise.
+pub const KEY_ISSUER_CHAIN: &str = "issuer.crt";
+/// Key of the issuer's private key in the Secret, unless sentry is told otherwise.
+pub const KEY_ISSUER_KEY: &str = "issuer.key";
+
 /// ServiceAccount of the operator.
 pub const SERVICE_ACCOUNT_OPERATOR: &str = "dapr-operator";
 /// Id of the injector towards sentry.

@@ -9,14 +9,12 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use resources::names;
 
-use crate::environment;
+use crate::{chain, environment};
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
-/// The `ConfigMap` of the trust anchors and its key. Source: Dapr 1.18, chart.
-const TRUST_BUNDLE: &str = "dapr-trust-bundle";
-const ANCHORS_KEY: &str = "ca.crt";
 
 /// The flags of every service that talks to the API server.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -52,6 +50,43 @@ pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow
         (None, None) => from_file(&home_config()?).await?,
     };
     Client::try_from(config).context("make the Kubernetes client")
+}
+
+/// A client for a person's command: the cluster of a context of `--kubeconfig`, of the files in
+/// `KUBECONFIG`, or of `$HOME/.kube/config`, as kubectl has it; without any of them the pod's own.
+/// `timeout` bounds each call. Programs that a kubeconfig names for its credentials are run.
+///
+/// # Errors
+/// There are no credentials, no such context, or the kubeconfig is unreadable.
+pub async fn user_client(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+    timeout: Duration,
+) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        None if set("KUBECONFIG").is_none() && context.is_none() && in_cluster() => incluster()?,
+        path => {
+            let file = match path {
+                Some(path) => Kubeconfig::read_from(path)
+                    .with_context(|| format!("read kubeconfig {}", path.display()))?,
+                None => Kubeconfig::read().context("read the kubeconfig")?,
+            };
+            let context = context.map(str::to_owned);
+            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(file, &options).await.context("use the kubeconfig")?
+        }
+    };
+    config.connect_timeout = Some(timeout);
+    config.read_timeout = Some(timeout);
+    Client::try_from(config).context("make the Kubernetes client")
+}
+
+/// What the API server said, or why it could not say it, for people; with all causes.
+pub fn api_text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    }
 }
 
 fn set(name: &str) -> Option<String> {
@@ -118,8 +153,10 @@ pub fn trust_bundle(client: Client, namespace: &str) -> BundleReader {
     Arc::new(move || {
         let api = api.clone();
         Box::pin(async move {
-            match api.get_opt(TRUST_BUNDLE).await {
-                Ok(found) => found?.data?.remove(ANCHORS_KEY).filter(|text| !text.is_empty()),
+            match api.get_opt(names::TRUST_BUNDLE).await {
+                Ok(found) => {
+                    found?.data?.remove(names::KEY_TRUST_ANCHORS).filter(|text| !text.is_empty())
+                }
                 Err(e) => {
                     tracing::debug!(target: "dapr.runtime.security", error = &e as &dyn std::error::Error,
                         "the trust bundle cannot be read from the API server");

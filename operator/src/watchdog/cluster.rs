@@ -8,12 +8,18 @@ use kube::{
         ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     },
 };
-use resources::{labels::LABEL_WATCHDOG_PATCHED, names};
+use resources::{
+    injection::{BadRegistration, Selection, has_sidecar, probe},
+    labels::LABEL_WATCHDOG_PATCHED,
+    names,
+};
+use runtime::kubernetes::api_text;
 use serde_json::json;
 
-use super::verdict::{BadRegistration, Selection, has_sidecar, probe};
-use crate::{cache::Key, follow::api_text};
+use crate::cache::Key;
 
+/// App id of the probe pod.
+const PROBE: &str = "dapr-watchdog-probe";
 /// Limit of one call; a webhook alone may take 30 s, but ours has 5 s in the chart.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -66,7 +72,7 @@ impl Hands {
 
         let pods = self.pods(&self.namespace);
         let params = PostParams { dry_run: true, ..PostParams::default() };
-        let pod = serde_json::from_value(probe()).map_err(|error| Unproven::Call {
+        let pod = serde_json::from_value(probe(PROBE)).map_err(|error| Unproven::Call {
             doing: "make the probe pod",
             said: error.to_string(),
         })?;

@@ -8,9 +8,6 @@ use serde_json::Value;
 
 use super::templates::objects;
 
-/// The ConfigMap in which sentry publishes its trust anchors. Source: Dapr 1.18, chart.
-const TRUST_BUNDLE: &str = "dapr-trust-bundle";
-
 /// What the manifests say.
 #[derive(Debug, Default)]
 pub(crate) struct ControlPlane {
@@ -33,7 +30,7 @@ impl ControlPlane {
                 |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
             match (text("/kind"), text("/metadata/name")) {
                 ("Deployment", names::SERVICE_INJECTOR) => self.read_deployment(object),
-                ("ConfigMap", TRUST_BUNDLE) => {
+                ("ConfigMap", names::TRUST_BUNDLE) => {
                     let anchors = object.pointer("/data/ca.crt").and_then(Value::as_str);
                     self.trust_anchors = anchors.map(str::to_owned).or(self.trust_anchors.take());
                 }

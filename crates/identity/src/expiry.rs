@@ -5,8 +5,9 @@ use jiff::Timestamp;
 /// Shares of the lifetime, in percent, below which a warning is due.
 const STEPS: [u8; 3] = [5, 15, 30];
 
-/// The lowest step that the life left has fallen below; `None` while there is plenty.
-pub fn step(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Option<u8> {
+/// The lowest step, in percent of the lifetime, that the life left has fallen below; `None` while
+/// there is plenty.
+pub fn expiry_step(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Option<u8> {
     let life = not_before.duration_until(not_after).as_secs_f64();
     let left = now.duration_until(not_after).as_secs_f64();
     STEPS.into_iter().find(|percent| left < life * f64::from(*percent) / 100.0)
@@ -26,6 +27,6 @@ mod tests {
     #[case::expired(2000, Some(5))]
     fn warns_in_steps(#[case] age: i64, #[case] want: Option<u8>) {
         let at = |second| Timestamp::from_second(second).unwrap();
-        assert_eq!(step(at(0), at(1000), at(age)), want);
+        assert_eq!(expiry_step(at(0), at(1000), at(age)), want);
     }
 }

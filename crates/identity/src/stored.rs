@@ -1,10 +1,13 @@
-//! What to do about the stored CA: use it, make one, or refuse to touch it.
+//! A CA as it is stored, and what to do about it: use it, make one, or refuse to touch it.
+//!
+//! Sentry acts on this; `daprctl check` says what sentry will do.
 //!
 //! The Secret (or the three files) is the truth and the `ConfigMap` a copy of its anchors. A CA is
 //! made only where no certificate exists at all; whatever is half there belongs to somebody.
 
-use identity::{Bundle, BundleError, BundlePem};
 use jiff::Timestamp;
+
+use crate::{Bundle, BundleError, BundlePem, CertChain, fingerprint};
 
 /// Under which names issuer chain and key are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,9 +61,9 @@ impl Stored {
         self.source
     }
 
-    /// [`identity::fingerprint`] of what is stored; `None` if something is missing.
+    /// [`fingerprint`] of what is stored; `None` if something is missing.
     pub fn fingerprint(&self) -> Option<String> {
-        Some(identity::fingerprint(self.anchors.as_deref()?, self.issuer_chain.as_deref()?))
+        Some(fingerprint(self.anchors.as_deref()?, self.issuer_chain.as_deref()?))
     }
 
     /// Reads the three parts, with `now` as the time.
@@ -78,7 +81,7 @@ impl Stored {
 
     /// When the issuer becomes valid.
     pub fn starts(&self) -> Option<Timestamp> {
-        let chain = identity::CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()?;
+        let chain = CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()?;
         Some(chain.not_before())
     }
 
@@ -181,114 +184,4 @@ pub fn plan(stored: &Stored, published: &Published, now: Timestamp) -> Result<Pl
     let bundle = stored.parse(now)?;
     let publish = *published != Published::Nowhere && published_text != stored.anchors();
     Ok(Plan::Use { bundle: Box::new(bundle), publish })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-    use testkit::ca::Ca;
-
-    fn now() -> Timestamp {
-        runtime::clock::now()
-    }
-
-    fn outcome(stored: &Stored, published: &Published) -> String {
-        match plan(stored, published, now()) {
-            Ok(Plan::Use { publish: true, .. }) => "use, publish".to_owned(),
-            Ok(Plan::Use { publish: false, .. }) => "use".to_owned(),
-            Ok(Plan::Generate) => "generate".to_owned(),
-            Err(e) => runtime::chain(&e),
-        }
-    }
-
-    fn config_map(text: &str) -> Published {
-        Published::ConfigMap(Some(text.to_owned()))
-    }
-
-    #[test]
-    fn generates_only_where_nothing_exists() {
-        for published in [Published::Nowhere, Published::ConfigMap(None), config_map(" \n")] {
-            assert_eq!(outcome(&Stored::default(), &published), "generate", "{published:?}");
-        }
-        let empty = Stored::new(Some(Vec::new()), Some(b"\n".to_vec()), None);
-        assert_eq!(outcome(&empty, &Published::Nowhere), "generate");
-    }
-
-    #[test]
-    fn a_lost_secret_is_not_replaced() {
-        let published = config_map(&Ca::new().pem().anchors);
-        let text = outcome(&Stored::default(), &published);
-        assert!(text.starts_with("the ConfigMap holds trust anchors but the Secret"), "{text}");
-    }
-
-    #[rstest]
-    fn every_incomplete_secret_is_refused(
-        #[values(1, 2, 3, 4, 5, 6)] present: u8,
-        #[values(Published::Nowhere, Published::ConfigMap(None))] published: Published,
-    ) {
-        let ca = Ca::new();
-        let part = |bit: u8, text: &str| (present & bit != 0).then(|| text.as_bytes().to_vec());
-        let stored = Stored::new(
-            part(1, &ca.pem().anchors),
-            part(2, &ca.pem().issuer_chain),
-            part(4, &ca.pem().issuer_key),
-        );
-        let text = outcome(&stored, &published);
-        assert!(text.starts_with("the stored CA is incomplete: "), "{text}");
-    }
-
-    #[test]
-    fn the_config_map_follows_the_secret() {
-        let ca = Ca::new();
-        let stored = Stored::from_pem(ca.pem());
-        let extra_newline = format!("{}\n", ca.pem().anchors);
-        assert_eq!(outcome(&stored, &Published::Nowhere), "use");
-        assert_eq!(outcome(&stored, &config_map(&ca.pem().anchors)), "use");
-        assert_eq!(outcome(&stored, &config_map(&extra_newline)), "use, publish");
-        assert_eq!(outcome(&stored, &config_map(&Ca::new().pem().anchors)), "use, publish");
-        assert_eq!(outcome(&stored, &Published::ConfigMap(None)), "use, publish");
-    }
-
-    #[test]
-    fn a_secret_of_cert_manager_is_used_where_the_native_names_are_not() {
-        let (ca, other) = (Ca::new(), Ca::new());
-        let part = |text: &str| Some(text.as_bytes().to_vec());
-        let root = || Stored::new(part(&ca.pem().anchors), None, None);
-        let tls = || (part(&ca.pem().issuer_chain), part(&ca.pem().issuer_key));
-        let stored = root().or_cert_manager(tls().0, tls().1);
-        assert_eq!(outcome(&stored, &Published::Nowhere), "use");
-        assert_eq!(stored.source(), Source::CertManager);
-        // The native names win, and half of them is an accident that nobody else repairs.
-        let native = Stored::from_pem(other.pem()).or_cert_manager(tls().0, tls().1);
-        assert_eq!(native, Stored::from_pem(other.pem()));
-        let half = Stored::new(part(&ca.pem().anchors), tls().0, None);
-        let text = outcome(&half.or_cert_manager(tls().0, tls().1), &Published::Nowhere);
-        assert!(text.starts_with("the stored CA is incomplete: issuer key missing"), "{text}");
-        let text = outcome(&root().or_cert_manager(tls().0, None), &Published::Nowhere);
-        assert!(text.starts_with("the stored CA is incomplete: issuer key missing"), "{text}");
-        assert_eq!(root().or_cert_manager(None, part(" ")).source(), Source::Native);
-    }
-
-    #[test]
-    fn an_invalid_ca_is_refused_and_never_replaced() {
-        let (ca, other) = (Ca::new(), Ca::new());
-        let part = |text: &str| Some(text.as_bytes().to_vec());
-        let wrong_key = Stored::new(
-            part(&ca.pem().anchors),
-            part(&ca.pem().issuer_chain),
-            part(&other.pem().issuer_key),
-        );
-        assert_eq!(
-            outcome(&wrong_key, &Published::Nowhere),
-            "the stored CA cannot be used: issuer key does not match issuer certificate"
-        );
-        let wrong_root = Stored::new(
-            part(&other.pem().anchors),
-            part(&ca.pem().issuer_chain),
-            part(&ca.pem().issuer_key),
-        );
-        let text = outcome(&wrong_root, &Published::Nowhere);
-        assert!(text.contains("issuer chain does not belong to trust anchors"), "{text}");
-    }
 }
