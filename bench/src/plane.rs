@@ -77,7 +77,8 @@ impl Plane {
         self.folder.path().join("credentials/ca.crt")
     }
 
-    /// A service of one side with the flags of a cluster, not started yet; `more` follows them.
+    /// A service of one side with the flags that its chart gives it, not started yet; `more`
+    /// follows them.
     ///
     /// # Errors
     /// When the machine has no free port or the row did not name the service.
@@ -104,7 +105,11 @@ impl Plane {
                     "--disable-leader-election",
                     "--webhook-server-listen-address=127.0.0.1",
                     &format!("--webhook-server-port={}", environment::free_port()?),
-                ]),
+                ])
+                .args(match side {
+                    Side::Trilby => &["--watch-secrets"], // the default of our chart
+                    Side::Reference => &[],
+                }),
             Service::Injector => start
                 .flag("--kubeconfig", self.bed.kubeconfig())
                 .env("DAPR_TRUST_ANCHORS_FILE", &anchors.to_string_lossy())

@@ -1,7 +1,8 @@
 //! The objects of one kind as last seen, and what changed.
 //!
 //! Pure. The type of a change comes from comparison with what is here, not from the verb of the
-//! watch: a relist or a resync that brings nothing new changes nothing (Dapr 1.18).
+//! watch: a relist or a resync that brings nothing new changes nothing (Dapr 1.18), nor does a
+//! write that changes nothing that sidecars see.
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hasher as _},
@@ -14,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use kube::core::{DynamicObject, ObjectMeta};
 use resources::{CustomResource, json, trim_metadata};
+use serde_json::Value;
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,15 +40,24 @@ impl Key {
 pub struct Entry<K> {
     /// The object as it is stored, without filled-in secrets.
     pub object: K,
+    /// Its member `status`, which no sidecar gets; `null` for none.
+    pub status: Value,
     json: OnceLock<Bytes>,
-    /// Hash of the JSON with secrets that sidecars have; 0 when it was sent to nobody.
-    sent: AtomicU64,
+    /// Hash of the JSON with secrets that sidecars have; 0 when it was sent to nobody. Shared by
+    /// the entries that are the same to sidecars.
+    sent: Arc<AtomicU64>,
 }
 
 impl<K: CustomResource> Entry<K> {
     /// An entry without JSON yet.
     pub fn new(object: K) -> Self {
-        Self { object, json: OnceLock::new(), sent: AtomicU64::new(0) }
+        Self { object, status: Value::Null, json: OnceLock::new(), sent: Arc::default() }
+    }
+
+    /// Whether both are the same to sidecars: one took the other's place in the cache without a
+    /// word to anybody.
+    pub fn is_same_content(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.sent, &other.sent)
     }
 
     /// The object was sent with secrets, as `body`; empty when they could not be filled in. Only
@@ -111,9 +122,10 @@ pub struct Undecodable {
 ///
 /// # Errors
 /// [`Undecodable`] when a member has the wrong type or an illegal value.
-pub fn decode<K: CustomResource>(raw: DynamicObject) -> Result<K, Undecodable> {
+pub fn decode<K: CustomResource>(raw: DynamicObject) -> Result<Entry<K>, Undecodable> {
     let key = Key::of(&raw.metadata);
-    let data = if raw.data.is_null() { serde_json::json!({}) } else { raw.data };
+    let mut data = if raw.data.is_null() { serde_json::json!({}) } else { raw.data };
+    let status = data.as_object_mut().and_then(|members| members.remove("status"));
     let mut object: K = serde_json::from_value(data).map_err(|source| Undecodable {
         kind: K::KIND,
         api_version: K::api_version(&()).into_owned(),
@@ -123,7 +135,7 @@ pub fn decode<K: CustomResource>(raw: DynamicObject) -> Result<K, Undecodable> {
     })?;
     *object.meta_mut() = raw.metadata;
     trim_metadata(object.meta_mut());
-    Ok(object)
+    Ok(Entry { status: status.unwrap_or_default(), ..Entry::new(object) })
 }
 
 /// A difference between two states of an object.
@@ -207,18 +219,24 @@ impl<K: CustomResource> Cache<K> {
         }
     }
 
-    /// The object as it is now. `None` when that is nothing new.
-    pub fn upsert(&mut self, object: K) -> Option<Change<K>> {
-        let key = Key::of(object.meta());
+    /// The object as it is now. `None` when that is nothing new to sidecars.
+    pub fn upsert(&mut self, mut entry: Entry<K>) -> Option<Change<K>> {
+        let key = Key::of(entry.object.meta());
         if let Some(seen) = self.listed.as_mut() {
             seen.insert(key.clone());
         }
         let objects = self.namespaces.entry(key.namespace.clone()).or_default();
         let old = objects.get(&key.name);
-        if old.is_some_and(|old| same_version(old.object.meta(), object.meta())) {
+        if old.is_some_and(|old| same_version(old.object.meta(), entry.object.meta())) {
             return None;
         }
-        let new = Arc::new(Entry::new(object));
+        let same = old.filter(|old| same_content(&old.object, &mut entry.object));
+        if let Some(same) = same {
+            entry.sent = same.sent.clone();
+            objects.insert(key.name, Arc::new(entry));
+            return None;
+        }
+        let new = Arc::new(entry);
         let old = objects.insert(key.name, new.clone());
         Some(Change { namespace: key.namespace, old, new: Some(new) })
     }
@@ -246,6 +264,16 @@ fn same_version(old: &ObjectMeta, new: &ObjectMeta) -> bool {
     !version(old).is_empty() && version(old) == version(new) && old.uid == new.uid
 }
 
+/// Whether the objects differ in their resource version at most, as after a write of the status.
+/// `new` is left as it is.
+fn same_content<K: CustomResource>(old: &K, new: &mut K) -> bool {
+    let old_version = old.meta().resource_version.clone();
+    let new_version = std::mem::replace(&mut new.meta_mut().resource_version, old_version);
+    let same = old == new;
+    new.meta_mut().resource_version = new_version;
+    same
+}
+
 #[cfg(test)]
 mod tests {
     use resources::Component;
@@ -253,11 +281,16 @@ mod tests {
 
     use super::*;
 
-    fn component(name: &str, version: &str) -> Component {
+    /// One whose content follows its version.
+    fn component(name: &str, version: &str) -> Entry<Component> {
+        entry(name, version, &json!({"type": "state.redis", "version": version}), &Value::Null)
+    }
+
+    fn entry(name: &str, version: &str, spec: &Value, status: &Value) -> Entry<Component> {
         let raw: DynamicObject = serde_json::from_value(json!({
             "kind": "Component", "apiVersion": "dapr.io/v1alpha1",
             "metadata": {"name": name, "namespace": "n", "resourceVersion": version, "uid": "u"},
-            "spec": {"type": "state.redis", "version": "v1", "metadata": []}
+            "spec": spec, "status": status,
         }))
         .unwrap();
         decode(raw).unwrap()
@@ -281,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_sidecars_have_is_remembered_until_they_are_sent_something_else() {
-        let entry = Entry::new(component("a", "1"));
+        let entry = component("a", "1");
         assert!(!entry.was_sent());
         entry.sent(b"old");
         entry.sent(b"new"); // another sidecar, after the Secret changed
@@ -292,10 +325,28 @@ mod tests {
     }
 
     #[test]
-    fn objects_without_a_version_always_change() {
-        let mut cache = Cache::default();
-        cache.upsert(component("a", ""));
-        assert!(cache.upsert(component("a", "")).is_some());
+    fn status_reaches_the_cache_and_no_sidecar() {
+        let (spec, mut cache) = (json!({"type": "state.redis"}), Cache::default());
+        cache.upsert(entry("a", "1", &spec, &Value::Null));
+        let before = cache.get("n", "a").unwrap().clone();
+        before.sent(b"x");
+        let status = json!({"conditions": []});
+        assert!(cache.upsert(entry("a", "2", &spec, &status)).is_none());
+        let after = cache.get("n", "a").unwrap();
+        assert_eq!(after.status, status);
+        assert_eq!(after.object.metadata.resource_version.as_deref(), Some("2"));
+        assert!(after.is_same_content(&before) && after.was_sent());
+        assert!(!String::from_utf8_lossy(&after.json().unwrap()).contains("status"));
+        assert!(cache.upsert(entry("a", "3", &json!({"type": "x"}), &status)).is_some());
+        assert!(!cache.get("n", "a").unwrap().is_same_content(&before));
+    }
+
+    #[test]
+    fn objects_without_a_version_are_compared_by_content() {
+        let (spec, mut cache) = (json!({"type": "state.redis"}), Cache::default());
+        cache.upsert(entry("a", "", &spec, &Value::Null));
+        assert!(cache.upsert(entry("a", "", &spec, &Value::Null)).is_none());
+        assert!(cache.upsert(entry("a", "", &json!({"type": "x"}), &Value::Null)).is_some());
     }
 
     #[test]
@@ -317,7 +368,7 @@ mod tests {
     fn object_without_spec_is_decoded() {
         let raw: DynamicObject =
             serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "n"}})).unwrap();
-        let component: Component = decode(raw).unwrap();
+        let component: Component = decode(raw).unwrap().object;
         assert_eq!(component.kind, "Component");
         assert_eq!(component.metadata.name.as_deref(), Some("a"));
     }

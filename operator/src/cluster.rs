@@ -1,7 +1,10 @@
 //! Every call to the API server. Decides nothing.
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,8 +36,10 @@ use crate::{
 const READ_LIMIT: Duration = Duration::from_secs(3);
 /// Secrets read at once for one call.
 const PARALLEL_READS: usize = 8;
-/// Objects per page of a list.
+/// Objects per page of a list, where the API server cannot send a list one by one.
 const PAGE: u32 = 500;
+/// In the query of a watch that begins with the list (Kubernetes, streaming lists).
+const STREAMED: &str = "sendInitialEvents=true";
 
 /// The API server.
 #[derive(Clone)]
@@ -42,17 +47,20 @@ pub struct Cluster {
     client: Client,
     /// The only namespace to watch; `None` for all.
     watch_namespace: Option<String>,
+    /// Whether lists come object by object.
+    streams: Arc<AtomicBool>,
     recorder: Recorder,
 }
 
 impl Cluster {
     /// Calls through `client`, watching one namespace or all.
     pub fn new(client: Client, watch_namespace: Option<String>, instance: String) -> Self {
-        let client = paced(client);
+        let streams = Arc::new(AtomicBool::new(true));
+        let client = observed(client, streams.clone());
         let reporter =
             Reporter { controller: "dapr-operator".to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, watch_namespace, recorder }
+        Self { client, watch_namespace, streams, recorder }
     }
 
     /// The client itself, for the other `cluster` modules.
@@ -103,14 +111,14 @@ impl Cluster {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
         };
-        watcher(api, watch_config())
+        watcher(api, self.watch_config())
     }
 
     /// Watches the metadata of all pods.
     pub fn watch_pods(
         &self,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
-        let events = watcher(self.api::<PartialObjectMeta<Pod>>(), watch_config());
+        let events = watcher(self.api::<PartialObjectMeta<Pod>>(), self.watch_config());
         events.map(|event| event.map(|event| map_event(event, |pod| pod.metadata)))
     }
 
@@ -118,7 +126,7 @@ impl Cluster {
     pub fn watch_secrets(
         &self,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
-        let events = watcher(self.api::<PartialObjectMeta<Secret>>(), watch_config());
+        let events = watcher(self.api::<PartialObjectMeta<Secret>>(), self.watch_config());
         events.map(|event| event.map(|event| map_event(event, |secret| secret.metadata)))
     }
 
@@ -135,7 +143,7 @@ impl Cluster {
             + Send
             + 'static,
     {
-        let events = watcher(self.api::<K>(), watch_config());
+        let events = watcher(self.api::<K>(), self.watch_config());
         events.map(move |event| event.map(|event| map_event(event, reduce.clone())))
     }
 
@@ -233,6 +241,16 @@ impl Cluster {
         Api::all_with(self.client.clone(), &resource)
     }
 
+    /// One object at a time, or else one page: a list in one body is as large as the cluster, and
+    /// lists from the API server's own cache have no pages.
+    fn watch_config(&self) -> watcher::Config {
+        if self.streams.load(Ordering::Relaxed) {
+            watcher::Config::default().streaming_lists()
+        } else {
+            watcher::Config::default().page_size(PAGE)
+        }
+    }
+
     fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
@@ -252,11 +270,6 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     }
-}
-
-fn watch_config() -> watcher::Config {
-    // From the API server's own cache, as informers do.
-    watcher::Config::default().any_semantic().page_size(PAGE)
 }
 
 fn map_event<A, B>(event: watcher::Event<A>, map: impl Fn(A) -> B) -> watcher::Event<B> {
@@ -285,23 +298,29 @@ async fn read_secret(api: &Api<Secret>, name: &str) -> Result<SecretData, FetchE
     }
 }
 
-/// The client, with a pause before a watch whose predecessor ended at once.
-fn paced(client: Client) -> Client {
+/// The client, with a pause before a watch whose predecessor ended at once, and with an eye on
+/// whether the API server refuses streamed lists, as it does up to Kubernetes 1.33.
+fn observed(client: Client, streams: Arc<AtomicBool>) -> Client {
     let namespace = client.default_namespace().to_owned();
     let starts: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (client, starts) = (client.clone(), starts.clone());
+        let (client, starts, streams) = (client.clone(), starts.clone(), streams.clone());
         async move {
-            if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
-                let pause = {
-                    let mut starts = starts.lock().unwrap_or_else(PoisonError::into_inner);
-                    let now = clock::monotonic();
-                    let last = starts.insert(request.uri().path().to_owned(), now);
-                    pause_before_watch(last, now)
-                };
-                tokio::time::sleep(pause).await;
+            let query = request.uri().query().unwrap_or_default();
+            if !query.contains("watch=true") {
+                return client.send(request).await;
             }
-            client.send(request).await
+            let (path, streamed) = (request.uri().path().to_owned(), query.contains(STREAMED));
+            let lock = || starts.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = clock::monotonic();
+            let last = lock().insert(path.clone(), now);
+            tokio::time::sleep(pause_before_watch(last, now)).await;
+            let answer = client.send(request).await?;
+            if streamed && answer.status() == http::StatusCode::UNPROCESSABLE_ENTITY {
+                streams.store(false, Ordering::Relaxed);
+                lock().remove(&path); // that was no watch, so the next one need not wait
+            }
+            Ok(answer)
         }
     });
     Client::new(service, namespace)

@@ -96,7 +96,10 @@ impl Failure {
             {
                 Self::NoSuchKind
             }
-            watcher::Error::WatchStartFailed(Api(status)) if status.code == 410 => Self::Outdated,
+            // 422: the API server does not know streamed lists; a new one is in pages.
+            watcher::Error::WatchStartFailed(Api(status)) if matches!(status.code, 410 | 422) => {
+                Self::Outdated
+            }
             watcher::Error::WatchError(status) if status.code == 410 => Self::Outdated,
             _ => Self::Passing,
         }
@@ -155,6 +158,7 @@ mod tests {
     #[case::crd_missing(watcher::Error::InitialListFailed(api(404)), Failure::NoSuchKind)]
     #[case::crd_removed(watcher::Error::WatchStartFailed(api(404)), Failure::NoSuchKind)]
     #[case::too_old(watcher::Error::WatchStartFailed(api(410)), Failure::Outdated)]
+    #[case::no_streamed_lists(watcher::Error::WatchStartFailed(api(422)), Failure::Outdated)]
     #[case::forbidden(watcher::Error::InitialListFailed(api(403)), Failure::Passing)]
     #[case::no_version(watcher::Error::NoResourceVersion, Failure::Passing)]
     fn failures_are_told_apart(#[case] error: watcher::Error, #[case] want: Failure) {

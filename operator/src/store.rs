@@ -103,8 +103,8 @@ impl<K: CustomResource> Store<K> {
     pub fn touch(&self, entry: &Arc<Entry<K>>) {
         let namespace = entry.object.meta().namespace.clone().unwrap_or_default();
         let current = self.get(&namespace, entry.name());
-        if current.is_some_and(|current| Arc::ptr_eq(&current, entry)) {
-            let same = Some(entry.clone());
+        let same = current.filter(|current| current.is_same_content(entry));
+        if same.is_some() {
             self.publish([Change { namespace, old: same.clone(), new: same }]);
         }
     }
@@ -143,8 +143,8 @@ impl<K: CustomResource> Store<K> {
                 self.sync.send_replace(Sync::Complete);
             }
             Event::InitApply(raw) | Event::Apply(raw) => match cache::decode(raw) {
-                Ok(object) => {
-                    let change = self.cache().upsert(object);
+                Ok(entry) => {
+                    let change = self.cache().upsert(entry);
                     self.publish(change);
                 }
                 Err(bad) => {

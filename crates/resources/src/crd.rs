@@ -15,6 +15,7 @@ pub trait CustomResource:
     + Serialize
     + DeserializeOwned
     + Clone
+    + PartialEq
     + Default
     + Send
     + Sync
