@@ -9,13 +9,16 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Secret, Service};
+use k8s_openapi::{
+    api::core::v1::{ObjectReference, Pod, Secret, Service},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, Client, Resource,
     api::{
         ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     },
-    core::{ObjectMeta, PartialObjectMeta},
+    core::{ObjectMeta, PartialObjectMeta, Status},
     runtime::{
         events::{Event, EventType, Recorder, Reporter},
         watcher,
@@ -235,6 +238,17 @@ impl Cluster {
         self.crds().patch(name, &PatchParams::default(), &patch).await.map(drop)
     }
 
+    /// Watches the metadata of one CRD.
+    pub fn watch_crd(
+        &self,
+        name: &str,
+    ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
+        let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(self.client.clone());
+        // A right to this one by its name is enough for that.
+        let config = self.watch_config().fields(&format!("metadata.name={name}"));
+        watcher(api, config).map(|event| event.map(|event| map_event(event, |crd| crd.metadata)))
+    }
+
     fn crds(&self) -> Api<DynamicObject> {
         let kind = "CustomResourceDefinition";
         let resource = resource("apiextensions.k8s.io", "v1", kind, "customresourcedefinitions");
@@ -298,8 +312,9 @@ async fn read_secret(api: &Api<Secret>, name: &str) -> Result<SecretData, FetchE
     }
 }
 
-/// The client, with a pause before a watch whose predecessor ended at once, and with an eye on
-/// whether the API server refuses streamed lists, as it does up to Kubernetes 1.33.
+/// The client, which answers a watch whose predecessor ended at once by itself, after a pause: its
+/// place is lost. So a new list shows what such watches do not. And it has an eye on whether the API
+/// server refuses streamed lists, as it does up to Kubernetes 1.33.
 fn observed(client: Client, streams: Arc<AtomicBool>) -> Client {
     let namespace = client.default_namespace().to_owned();
     let starts: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
@@ -312,16 +327,28 @@ fn observed(client: Client, streams: Arc<AtomicBool>) -> Client {
             }
             let (path, streamed) = (request.uri().path().to_owned(), query.contains(STREAMED));
             let lock = || starts.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = clock::monotonic();
-            let last = lock().insert(path.clone(), now);
-            tokio::time::sleep(pause_before_watch(last, now)).await;
+            let last = lock().remove(&path);
+            let pause = pause_before_watch(last, clock::monotonic());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+                return gone();
+            }
             let answer = client.send(request).await?;
-            if streamed && answer.status() == http::StatusCode::UNPROCESSABLE_ENTITY {
+            if answer.status().is_success() {
+                lock().insert(path, clock::monotonic());
+            } else if streamed && answer.status() == http::StatusCode::UNPROCESSABLE_ENTITY {
                 streams.store(false, Ordering::Relaxed);
-                lock().remove(&path); // that was no watch, so the next one need not wait
             }
             Ok(answer)
         }
     });
     Client::new(service, namespace)
+}
+
+/// The answer to a watch from a version that the API server has forgotten.
+fn gone() -> kube::Result<http::Response<kube::client::Body>> {
+    let status = Status::failure("the last watch ended at once", "Expired").with_code(410);
+    let body = serde_json::to_vec(&status).map_err(kube::Error::SerdeError)?;
+    let answer = http::Response::builder().status(http::StatusCode::GONE);
+    answer.body(body.into()).map_err(kube::Error::HttpError)
 }

@@ -14,13 +14,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const RELIST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause before jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause before a new list after which watches break again.
+const LONGEST_RELIST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause while the kind is not installed.
 const ABSENT_PAUSE: Duration = Duration::from_secs(10);
 /// After this long without a failure the pause starts over.
 const FORGIVE: Duration = Duration::from_mins(2);
-/// A watch that ends sooner did not do its work; the next one waits.
+/// What stands before an API server says this while there is none behind it.
+const AWAY: [u16; 3] = [502, 503, 504];
+/// A watch that ends sooner did not do its work; a new list does it, after a pause.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
-/// Time from the begin of a short watch to the next one.
+/// Time from the begin of a short watch to that list.
 const SHORT_WATCH_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the consumer of a watch is told.
@@ -80,7 +84,9 @@ fn text(error: &watcher::Error) -> String {
 enum Failure {
     /// Trying again from where it was.
     Passing,
-    /// A new list.
+    /// A new list: the place in the watch is lost, or the API server was away and may be back with
+    /// another history, as after a restored backup. A watch from a version that its history does
+    /// not have yet would stay silent for as long.
     Outdated,
     /// Waiting for the CRD.
     NoSuchKind,
@@ -97,10 +103,15 @@ impl Failure {
                 Self::NoSuchKind
             }
             // 422: the API server does not know streamed lists; a new one is in pages.
-            watcher::Error::WatchStartFailed(Api(status)) if matches!(status.code, 410 | 422) => {
+            watcher::Error::WatchStartFailed(Api(status))
+                if matches!(status.code, 410 | 422) || AWAY.contains(&status.code) =>
+            {
                 Self::Outdated
             }
             watcher::Error::WatchError(status) if status.code == 410 => Self::Outdated,
+            watcher::Error::WatchStartFailed(Api(_)) => Self::Passing,
+            // Nobody answered.
+            watcher::Error::WatchStartFailed(_) => Self::Outdated,
             _ => Self::Passing,
         }
     }
@@ -122,7 +133,8 @@ impl Backoff {
         self.last = Some(now);
         let longest = match failure {
             Failure::NoSuchKind => ABSENT_PAUSE,
-            Failure::Passing | Failure::Outdated => LONGEST_PAUSE,
+            Failure::Outdated => LONGEST_RELIST_PAUSE,
+            Failure::Passing => LONGEST_PAUSE,
         };
         let first = match failure {
             Failure::Outdated if self.failures == 0 => RELIST_PAUSE,
@@ -134,8 +146,9 @@ impl Backoff {
     }
 }
 
-/// The pause before a watch whose predecessor on the same path began at `last`. The watcher opens the
-/// next watch without one, and an API server in trouble would see a storm of them.
+/// The pause before what takes the place of a watch that began at `last` and has ended; zero when it
+/// did its work. The watcher opens the next watch without one, and an API server in trouble would
+/// see a storm of them.
 pub fn pause_before_watch(last: Option<Instant>, now: Instant) -> Duration {
     match last.map(|last| now.saturating_duration_since(last)) {
         Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE.saturating_sub(age),
@@ -160,6 +173,9 @@ mod tests {
     #[case::too_old(watcher::Error::WatchStartFailed(api(410)), Failure::Outdated)]
     #[case::no_streamed_lists(watcher::Error::WatchStartFailed(api(422)), Failure::Outdated)]
     #[case::forbidden(watcher::Error::InitialListFailed(api(403)), Failure::Passing)]
+    #[case::unwilling(watcher::Error::WatchStartFailed(api(429)), Failure::Passing)]
+    #[case::away(watcher::Error::WatchStartFailed(api(503)), Failure::Outdated)]
+    #[case::nobody(watcher::Error::WatchStartFailed(kube::Error::TlsRequired), Failure::Outdated)]
     #[case::no_version(watcher::Error::NoResourceVersion, Failure::Passing)]
     fn failures_are_told_apart(#[case] error: watcher::Error, #[case] want: Failure) {
         assert_eq!(Failure::of(&error), want);

@@ -9,16 +9,26 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::post,
 };
+use futures::future;
 use identity::TrustAnchors;
+use kube::runtime::watcher::Event;
 use runtime::{ReadyGuard, Scope, kubernetes::api_text, random};
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
 
-use crate::{cluster::Cluster, conversion, crd_patch};
+use crate::{
+    cluster::Cluster,
+    conversion, crd_patch,
+    follow::{Seen, follow},
+};
 
-/// The CRD is looked at once in this time: `kubectl apply` of the file, or an upgrade by the CLI,
-/// takes the webhook's address out of it.
+/// The CRD is looked at once in this time, for an account that may not watch it: `kubectl apply` of
+/// the file, or an upgrade by the CLI, takes the webhook's address out of it.
 const LOOK: Duration = Duration::from_secs(30);
-/// Wait after a failure.
+/// Wait after a failure, and between two looks: whoever writes the CRD again and again is no reason
+/// to do the same.
 const RETRY: Duration = Duration::from_secs(2);
 /// Largest review: the API server sends pages of 500 objects.
 const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -49,8 +59,19 @@ pub async fn keep_crd(
     ready: ReadyGuard,
     scope: Scope,
 ) -> anyhow::Result<()> {
+    let written = Notify::new();
+    let watch = follow(
+        "customresourcedefinitions",
+        || cluster.watch_crd(crd_patch::CRD),
+        |seen| {
+            if let Seen::Event(Event::Apply(_) | Event::InitApply(_)) = seen {
+                written.notify_one();
+            }
+        },
+    );
     let work = async {
         loop {
+            let again = Instant::now() + RETRY;
             let trusted = anchors.borrow_and_update().clone();
             let pause = match repair(&cluster, &namespace, trusted.pem()).await {
                 Ok(()) => {
@@ -64,12 +85,13 @@ pub async fn keep_crd(
             };
             tokio::select! {
                 () = tokio::time::sleep(random::jittered(pause, 0.1)) => {}
+                () = written.notified() => sleep_until(again).await,
                 changed = anchors.changed() => if changed.is_err() { break },
             }
         }
         std::future::pending::<()>().await; // the scope is about to end
     };
-    scope.token().run_until_cancelled(work).await;
+    scope.token().run_until_cancelled(future::join(watch, work)).await;
     Ok(())
 }
 

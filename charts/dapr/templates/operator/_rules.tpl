@@ -4,7 +4,7 @@
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames: [subscriptions.dapr.io]
-  verbs: [get, patch]
+  verbs: [get, list, watch, patch]
 {{- if include "dapr.watchdog.enabled" . }}
 # The watchdog deletes no pod that the injector's webhook is not called for.
 - apiGroups: [admissionregistration.k8s.io]
