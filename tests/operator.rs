@@ -6,16 +6,28 @@
 mod advice;
 #[path = "operator/changes.rs"]
 mod changes;
+#[path = "operator/differential.rs"]
+mod differential;
+#[path = "operator/faults.rs"]
+mod faults;
+#[path = "operator/proxy.rs"]
+mod proxy;
+#[path = "operator/rights.rs"]
+mod rights;
+#[path = "operator/sidecars.rs"]
+mod sidecars;
 #[path = "operator/stage.rs"]
 mod stage;
+#[path = "operator/start.rs"]
+mod start;
 
 use std::{fs, time::Duration};
 
-use blackbox::{Daprd, Deadline, Redis, environment, http, until};
+use blackbox::{Deadline, environment, until};
 use bytes::Bytes;
 use proto::operator::{
-    ComponentUpdateRequest, GetConfigurationRequest, ListComponentsRequest,
-    ListHttpEndpointsRequest, ListMcpServersRequest, ListResiliencyRequest,
+    ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
+    ListComponentsRequest, ListHttpEndpointsRequest, ListMcpServersRequest, ListResiliencyRequest,
     ListSubscriptionsRequest, ListWorkflowAccessPolicyRequest, ResourceEventType,
 };
 use serde_json::{Value, json};
@@ -88,6 +100,19 @@ impl Sidecar {
     fn open_components(&mut self) -> Streaming<proto::operator::ComponentUpdateEvent> {
         let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
         self.runtime.block_on(self.client.component_update(request)).unwrap().into_inner()
+    }
+
+    fn open_configurations(&mut self) -> Streaming<proto::operator::ConfigurationUpdateEvent> {
+        let request = ConfigurationUpdateRequest { namespace: self.namespace.clone() };
+        self.runtime.block_on(self.client.configuration_update(request)).unwrap().into_inner()
+    }
+
+    /// The next event, if one comes within a second.
+    fn soon<E>(&self, stream: &mut Streaming<E>) -> Option<E> {
+        let limit = Duration::from_secs(1);
+        let event =
+            self.runtime.block_on(async { tokio::time::timeout(limit, stream.message()).await });
+        Some(event.ok()?.unwrap().expect("the stream ended"))
     }
 
     fn next(
@@ -326,72 +351,6 @@ fn services_follow_their_workloads() {
     let said =
         until(patience(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
     assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
-}
-
-/// The official sidecar in Kubernetes mode, as the injector would start it.
-fn daprd(stage: &Stage, namespace: &str, operator_port: u16) -> Daprd {
-    Daprd::builder("orders")
-        .args(["--mode", "kubernetes", "--enable-mtls", "--config", "appconfig"])
-        .args(["--placement-host-address", "", "--disable-builtin-k8s-secret-store"])
-        .args(["--control-plane-address", &format!("127.0.0.1:{operator_port}")])
-        .args(["--sentry-address", &format!("127.0.0.1:{}", stage.sentry_port)])
-        .env("DAPR_TRUST_ANCHORS", &stage.anchors)
-        .env("NAMESPACE", namespace)
-        .env("POD_NAME", "orders-0")
-        .env("DAPR_CONTROLPLANE_NAMESPACE", stage::SYSTEM)
-        .env("DAPR_CONTROLPLANE_TRUST_DOMAIN", "cluster.local")
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .start()
-        .unwrap()
-}
-
-fn loaded(sidecar: &Daprd, component: &str) -> bool {
-    let metadata = sidecar.metadata().unwrap_or_default();
-    let components = metadata["components"].as_array().cloned().unwrap_or_default();
-    components.iter().any(|c| c["name"] == component)
-}
-
-#[test]
-fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("daprd").unwrap();
-    let redis = Redis::start(Some("hunter2")).unwrap();
-    stage.apply(
-        &namespace,
-        &(secret("redis")
-            + &format!(
-                "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: store}}\n\
-         spec: {{type: state.redis, version: v1, metadata: [{{name: redisHost, value: '{}'}}, \
-         {{name: redisPassword, secretKeyRef: {{name: redis, key: password}}}}]}}\n---\n\
-         apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: appconfig}}\n\
-         spec: {{metrics: {{enabled: true}}}}\n",
-                redis.host()
-            )),
-    );
-    let mut operator = stage.another_operator();
-    let mut app = daprd(stage, &namespace, operator.port);
-    app.wait_outbound_ready(patience()).unwrap();
-    let items = json!([{"key": "k", "value": "v"}]);
-    let saved = http::post(app.http_port, "/v1.0/state/store", &items);
-    assert!(saved.unwrap().is_success(), "the password of the Secret opened Redis");
-
-    stage.apply(&namespace, &component("added", ""));
-    until(patience(), "the reload", || Ok(loaded(&app, "added").then_some(()))).unwrap();
-    stage.bed.kubectl(&["delete", "component.dapr.io", "added", "-n", &namespace]).unwrap();
-    until(patience(), "the unload", || Ok((!loaded(&app, "added")).then_some(()))).unwrap();
-
-    // SIGTERM with seven open streams: an orderly end, at once.
-    let stop = Deadline::seconds(10);
-    let status = operator.process.terminate(stop).unwrap();
-    assert!(status.success(), "{status}: {}", operator.process.log());
-    stage.apply(&namespace, &component("meanwhile", ""));
-    let spawn = stage.spawn("restarted").arg("--disable-service-reconciler");
-    // Go's flags and ours: the last one wins.
-    let mut operator = spawn.arg(&format!("--port={}", operator.port)).start_operator().unwrap();
-    operator.wait_ready().unwrap();
-    until(patience(), "what changed meanwhile", || Ok(loaded(&app, "meanwhile").then_some(())))
-        .unwrap();
-    assert!(app.process().is_running());
 }
 
 #[test]

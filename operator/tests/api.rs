@@ -6,6 +6,8 @@
 )]
 #[path = "support/authorisation.rs"]
 mod authorisation;
+#[path = "support/crowd.rs"]
+mod crowd;
 #[path = "support/world.rs"]
 mod world;
 

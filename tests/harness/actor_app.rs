@@ -97,7 +97,9 @@ impl App {
 }
 
 /// Method and path of the next request, its body skipped; `None` at the end of the connection.
-fn read_request(from: &mut impl std::io::BufRead) -> std::io::Result<Option<(String, String)>> {
+pub(crate) fn read_request(
+    from: &mut impl std::io::BufRead,
+) -> std::io::Result<Option<(String, String)>> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
         return Ok(None);

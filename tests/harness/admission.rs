@@ -52,6 +52,21 @@ impl AdmissionClient {
         Ok(Self { address, name: name.to_owned(), tls: Arc::new(tls) })
     }
 
+    /// The webhook's own certificate (DER), after its chain and name were verified.
+    ///
+    /// # Errors
+    /// When they are wrong, or nobody listens.
+    pub fn certificate(&self) -> Result<Vec<u8>> {
+        let name = ServerName::try_from(self.name.clone())?;
+        let mut tls = ClientConnection::new(self.tls.clone(), name)?;
+        let mut stream = http::connect(self.address)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        let leaf = tls.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
+        Ok(leaf.to_vec())
+    }
+
     /// One POST to `/mutate`, on a connection of its own.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ pub mod reference;
 mod roster;
 pub mod scratch;
 pub mod service;
+pub mod subscriber_app;
 pub mod tools;
 pub mod wait;
 
@@ -55,5 +56,6 @@ pub use process::{Lifetime, Process, Spawn};
 pub use redis::Redis;
 pub use scratch::Scratch;
 pub use service::{Service, build_binary};
+pub use subscriber_app::SubscriberApp;
 pub use tools::Tool;
 pub use wait::{Deadline, until};

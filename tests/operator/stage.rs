@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment};
-use identity::{KeyKind, SpiffeId, TrustDomain};
+use blackbox::{
+    ApiBed, ApiBedOptions, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment,
+};
+use identity::{KeyKind, SpiffeId, TrustAnchors, TrustDomain};
 use proto::operator::operator_client::OperatorClient;
 use runtime::Scope;
+use testkit::ca::Ca;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use transport::{anchors::AnchorSource, svid};
+use transport::{Svid, anchors::AnchorSource, svid};
 
 /// Namespace of the control plane.
 pub(crate) const SYSTEM: &str = "dapr-system";
@@ -104,6 +107,35 @@ impl Stage {
         Sidecar::new(self, namespace, app_id, port).expect("get a certificate from sentry")
     }
 
+    /// A second API server, which no operator uses but those of the test that holds the guard.
+    #[expect(clippy::unused_self, reason = "what it needs is on this stage")]
+    pub(crate) fn second(&self) -> (MutexGuard<'static, ()>, &'static ApiBed) {
+        static BED: OnceLock<ApiBed> = OnceLock::new();
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let bed = BED.get_or_init(|| {
+            let options = ApiBedOptions { controllers: false };
+            ApiBed::start_with(options).expect("start a second bed")
+        });
+        (turn, bed)
+    }
+
+    /// What an operator needs of another API server; the answer is the port that its conversion
+    /// webhook is called at.
+    pub(crate) fn install_on(&self, other: &ApiBed) -> Result<u16> {
+        let port = environment::free_port()?;
+        install(other, self.sentry_port, port)?;
+        Ok(port)
+    }
+
+    /// Applies manifests to a namespace of another API server, which is made if need be.
+    #[expect(clippy::unused_self, reason = "beside `apply`")]
+    pub(crate) fn apply_on(&self, other: &ApiBed, namespace: &str, manifests: &str) {
+        let _ = other.kubectl(&["create", "namespace", namespace]);
+        let args = ["apply", "-n", namespace, "-f", "-"];
+        other.cluster().kubectl_with_input(&args, manifests).expect("apply manifests");
+    }
+
     /// Applies manifests to a namespace.
     pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
         let args = ["apply", "-n", namespace, "-f", "-"];
@@ -119,7 +151,7 @@ fn install(bed: &ApiBed, sentry_port: u16, webhook_port: u16) -> Result<()> {
         let with_port = format!("          path: /convert\n          port: {webhook_port}");
         bed.apply(&manifest.replace("          path: /convert", &with_port))?;
     }
-    bed.kubectl(&["create", "namespace", SYSTEM])?;
+    bed.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n"))?;
     let names = ["crd", "--all", "--for=condition=Established", "--timeout=60s"];
     bed.kubectl(&[&["wait"], names.as_slice()].concat())?;
     bed.apply(&format!(
@@ -227,23 +259,42 @@ pub(crate) struct Sidecar {
 
 impl Sidecar {
     fn new(stage: &Stage, namespace: &str, app_id: &str, port: u16) -> Result<Self> {
-        let trust_domain = TrustDomain::parse("cluster.local")?;
-        let operator = SpiffeId::new(&trust_domain, SYSTEM, "dapr-operator")?;
         let options = svid::Options {
             app_id: app_id.to_owned(),
             namespace: namespace.to_owned(),
-            trust_domain,
+            trust_domain: TrustDomain::parse("cluster.local")?,
             control_plane_namespace: SYSTEM.to_owned(),
             sentry_address: format!("127.0.0.1:{}", stage.sentry_port),
             anchors: AnchorSource::Pem(stage.anchors.clone()),
             key_kind: KeyKind::Ed25519,
             mode: svid::Mode::Standalone,
         };
-        let scope = Scope::for_test();
-        let runtime = Runtime::new()?;
+        let (scope, runtime) = (Scope::for_test(), Runtime::new()?);
+        let svid = runtime.block_on(svid::start(options, &scope))?;
+        Self::connect(runtime, scope, &svid, namespace, port)
+    }
+
+    /// The app `orders` with a certificate of another authority, which the operator may trust or
+    /// not.
+    pub(crate) fn of_authority(stage: &Stage, ca: &Ca, namespace: &str, port: u16) -> Result<Self> {
+        let anchors = TrustAnchors::parse_pem(stage.anchors.as_bytes())?;
+        let (_, anchors) = tokio::sync::watch::channel(Arc::new(anchors));
+        let own = ca.svid(namespace, "orders");
+        let svid = Svid::fixed(svid::CertifiedSvid::new(own.chain, &own.key)?, anchors);
+        Self::connect(Runtime::new()?, Scope::for_test(), &svid, namespace, port)
+    }
+
+    fn connect(
+        runtime: Runtime,
+        scope: Scope,
+        svid: &Svid,
+        namespace: &str,
+        port: u16,
+    ) -> Result<Self> {
+        let trust_domain = TrustDomain::parse("cluster.local")?;
+        let operator = SpiffeId::new(&trust_domain, SYSTEM, "dapr-operator")?;
         let client = runtime.block_on(async {
-            let svid = svid::start(options, &scope).await?;
-            let channel = transport::channel(&svid, &format!("127.0.0.1:{port}"), operator)?;
+            let channel = transport::channel(svid, &format!("127.0.0.1:{port}"), operator)?;
             anyhow::Ok(OperatorClient::new(channel))
         })?;
         Ok(Self { runtime, client, namespace: namespace.to_owned(), scope })

@@ -1,0 +1,201 @@
+//! What the operator does with the rights that it is given, as the API server itself decides them.
+use std::fs;
+
+use blackbox::{ApiBed, Scratch, environment, until};
+use proto::operator::ResourceEventType::{Created, Updated};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::{
+    component, component_with_secret, name, patience,
+    proxy::{Fate, Proxy},
+    secret,
+    stage::{Operator, SYSTEM, Stage},
+};
+
+/// The rights that the chart of Dapr 1.18.3 grants.
+const DAPR: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: rights-of-dapr}
+rules:
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get, patch]}
+- {apiGroups: [apps], resources: [deployments, statefulsets], verbs: [get, list, watch]}
+- {apiGroups: [apps], resources: [deployments/finalizers, statefulsets/finalizers], verbs: [update]}
+- {apiGroups: [''], resources: [pods], verbs: [get, list, watch, delete]}
+- {apiGroups: [''], resources: [services], verbs: [get, list, watch, create, update, delete]}
+- {apiGroups: [''], resources: [services/finalizers], verbs: [update]}
+- {apiGroups: [''], resources: [secrets], verbs: [get, list, watch]}
+- {apiGroups: [dapr.io], verbs: [get, list, watch],
+   resources: [components, configurations, subscriptions, resiliencies, httpendpoints, mcpservers,
+     workflowaccesspolicies]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: rights-of-dapr}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: rights-of-dapr}
+subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: rights-of-dapr, namespace: dapr-system}
+rules:
+- {apiGroups: [''], resources: [configmaps], verbs: [get], resourceNames: [dapr-trust-bundle]}
+- {apiGroups: [''], resources: [events], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: rights-of-dapr, namespace: dapr-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: rights-of-dapr}
+subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
+";
+
+/// A way to an API server with the rights of an account of the control plane's namespace.
+fn as_account(bed: &ApiBed, account: &str) -> Proxy {
+    let config = fs::read_to_string(bed.kubeconfig()).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{SYSTEM}:{account}"));
+    let folder = Scratch::new("account").unwrap();
+    let kubeconfig = folder.write("kubeconfig", config.to_string()).unwrap();
+    Proxy::start(&kubeconfig).unwrap()
+}
+
+/// An operator with all its parts.
+fn whole_operator(
+    stage: &Stage,
+    name: &str,
+    proxy: &Proxy,
+    webhook_port: u16,
+    more: &[&str],
+) -> Operator {
+    let mut spawn = stage
+        .spawn(name)
+        .args(["--kubeconfig", proxy.kubeconfig().to_str().unwrap()])
+        .args(["--webhook-server-port", &webhook_port.to_string()])
+        .arg("--watch-secrets");
+    spawn.spawn = spawn.spawn.args(more).env("ENABLE_WEBHOOKS", "true");
+    let mut operator = spawn.start_operator().unwrap();
+    operator.wait_ready().unwrap();
+    operator
+}
+
+fn deployment(app: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {app}}}\nspec: {{replicas: 0, \
+         selector: {{matchLabels: {{app: {app}}}}}, template: {{metadata: {{labels: {{app: {app}}}, \
+         annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {app}}}}}, \
+         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n---\n"
+    )
+}
+
+/// Services are made and repaired, Secrets are filled in and followed, changes are streamed, and
+/// Subscriptions are converted.
+fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operator: &Operator) {
+    let kubectl = |args: &[&str]| bed.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
+    let get = |kind: &str, name: &str| bed.get(&[kind, name, "-n", namespace]).ok();
+    let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
+                        spec: {pubsubname: p, topic: t, route: /r}\n---\n";
+    let manifests = secret("redis") + &component_with_secret("store", "redis", "") + subscription;
+    stage.apply_on(bed, namespace, &(manifests + &deployment("orders")));
+    let mut app = stage.sidecar(namespace, "orders", operator.port);
+    let served = until(patience(), "the Component", || Ok(app.components()?.pop())).unwrap();
+    assert_eq!(served["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
+    until(patience(), "the Subscription", || {
+        Ok(app.subscriptions().pop().filter(|s| s["spec"]["routes"]["default"] == "/r"))
+    })
+    .unwrap();
+    let old = get("subscriptions.v1alpha1.dapr.io", "s").unwrap();
+    assert_eq!(old["spec"]["route"], "/r", "converted back for its author");
+
+    let mut stream = app.open_components();
+    stage.apply_on(bed, namespace, &component("comes", ""));
+    let (event, body) = app.next(&mut stream);
+    assert_eq!((event, name(&body)), (Created, "comes"));
+    let rotated = r#"{"stringData": {"password": "rotated"}}"#;
+    kubectl(&["patch", "secret", "redis", "-p", rotated]);
+    let (event, body) = app.next(&mut stream);
+    assert_eq!((event, name(&body)), (Updated, "store"));
+    assert_eq!(body["spec"]["metadata"][0]["value"], "cm90YXRlZA==");
+
+    let service = || get("service", "orders-dapr");
+    let made = until(patience(), "the Service", || Ok(service())).unwrap();
+    kubectl(&["delete", "service", "orders-dapr"]);
+    until(patience(), "the Service again", || {
+        Ok(service().filter(|again| again["metadata"]["uid"] != made["metadata"]["uid"]))
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_rights_of_daprs_chart_are_enough() {
+    let stage = Stage::shared();
+    let (_turn, bed) = stage.second();
+    let webhook = stage.install_on(bed).unwrap();
+    bed.apply(DAPR).unwrap();
+    let proxy = as_account(bed, "rights-of-dapr");
+    let operator = whole_operator(stage, "rights-of-dapr", &proxy, webhook, &[]);
+    does_its_work(stage, bed, "rights-of-dapr", &operator);
+    // It is told about what it may not do, and does the rest.
+    let forbidden = proxy.forbidden();
+    let expected = |said: &&String| {
+        said.contains("/events.k8s.io/") || said.ends_with("/customresourcedefinitions")
+    };
+    let other: Vec<_> = forbidden.iter().filter(|said| !expected(said)).collect();
+    assert!(other.is_empty(), "{other:?}");
+}
+
+#[test]
+fn one_namespace_needs_no_rights_in_others_and_gets_over_their_loss() {
+    let stage = Stage::shared();
+    let (_turn, bed) = stage.second();
+    let webhook = stage.install_on(bed).unwrap();
+    let chart = environment::workspace().join("charts/dapr");
+    let rendered = bed.cluster().helm(&[
+        "template",
+        "dapr",
+        chart.to_str().unwrap(),
+        "--namespace",
+        SYSTEM,
+        "--set",
+        "global.controlPlane.registry=none,global.rbac.namespaced=true",
+        "--show-only",
+        "templates/operator/rbac.yaml",
+    ]);
+    bed.apply(&rendered.unwrap()).unwrap();
+    let proxy = as_account(bed, "dapr-operator");
+    let only = ["--watch-namespace", SYSTEM];
+    let operator = whole_operator(stage, "namespaced", &proxy, webhook, &only);
+    does_its_work(stage, bed, SYSTEM, &operator);
+    assert_eq!(proxy.forbidden(), [""; 0]);
+    let mut stranger = stage.sidecar("elsewhere", "orders", operator.port);
+    assert_eq!(stranger.components().unwrap_err().code(), Code::Unknown);
+    let own = format!("/namespaces/{SYSTEM}/");
+    let mut outside: Vec<_> = proxy.paths().into_iter().filter(|p| !p.contains(&own)).collect();
+    outside.sort();
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = format!("{definitions}/subscriptions.dapr.io");
+    assert_eq!(outside, [definitions, &definition]);
+
+    // Somebody takes the Role away, and gives it back.
+    let mut app = stage.sidecar(SYSTEM, "orders", operator.port);
+    let mut stream = app.open_components();
+    let binding = ["rolebinding", "dapr-operator", "-n", SYSTEM];
+    let saved = bed.get(&binding).unwrap();
+    bed.kubectl(&[&["delete"], &binding[..]].concat()).unwrap();
+    // Watches that are open go on; this ends them.
+    proxy.rule(|_| Fate::Pass);
+    let is_components = |said: &String| said.ends_with("/components");
+    until(patience(), "the refusal", || Ok(proxy.forbidden().into_iter().find(is_components)))
+        .unwrap();
+    let status = app.components().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "the Secret cannot be read: {status:?}");
+    stage.apply_on(bed, SYSTEM, &component("meanwhile", ""));
+    let mut binding = json!({"apiVersion": saved["apiVersion"], "kind": saved["kind"]});
+    binding["metadata"] = json!({"name": "dapr-operator", "namespace": SYSTEM});
+    binding["roleRef"] = saved["roleRef"].clone();
+    binding["subjects"] = saved["subjects"].clone();
+    bed.apply(&binding.to_string()).unwrap();
+    let (event, body) = app.next(&mut stream);
+    assert_eq!((event, name(&body)), (Created, "meanwhile"));
+    assert_eq!(app.component_names(), ["comes", "meanwhile", "store"]);
+}

@@ -1,0 +1,181 @@
+//! Flags, ports, readiness and the trust that the operator stands on.
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use blackbox::{ApiBed, Scratch, admission::AdmissionClient, environment, http, until};
+use testkit::ca::Ca;
+
+use crate::{
+    component, name, patience,
+    proxy::{Fate, Proxy},
+    stage::{Operator, SYSTEM, Sidecar, Stage},
+};
+
+/// `rsaEncryption` as it stands in certificates (RFC 8017).
+const RSA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+
+#[test]
+fn every_port_is_where_it_was_asked_for_and_ready_means_listed() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("start").unwrap();
+    stage.apply(&namespace, &component("store", ""));
+    let proxy = Proxy::start(stage.bed.kubeconfig()).unwrap();
+    proxy.rule(|asked| if asked.path.ends_with("/components") { Fate::Lost } else { Fate::Pass });
+    let ports = [(); 4].map(|()| environment::free_port().unwrap());
+    let [api, healthz, webhook, metrics] = ports.map(|port| port.to_string());
+    // One dash or two, a blank or `=`, as Go programs take them; the last of several wins.
+    let mut spawn = stage
+        .spawn("ports")
+        .args(["-kubeconfig", proxy.kubeconfig().to_str().unwrap()])
+        .args(["-port", &api])
+        .arg(&format!("-healthz-port={healthz}"))
+        .args(["--webhook-server-port", &webhook])
+        .args(["-enable-metrics=true", &format!("--metrics-port={metrics}")])
+        .args(["--disable-service-reconciler", "-cache-sync-period=1s"]);
+    spawn.spawn = spawn
+        .spawn
+        .env("ENABLE_WEBHOOKS", "True")
+        // An address for documents, where nobody answers: the kubeconfig goes before it.
+        .env("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+        .env("KUBERNETES_SERVICE_PORT", "443");
+    let mut operator = spawn.start_operator().unwrap();
+    for port in ports {
+        operator.process.wait_for_port(port, patience()).unwrap();
+    }
+    let health = |path: &str| http::get(ports[1], path).map(|answer| answer.status);
+    until(patience(), "the list to be tried", || Ok((proxy.spoiled() >= 1).then_some(()))).unwrap();
+    assert_eq!(health("/healthz").unwrap(), 503, "Components are not known");
+    assert_eq!(health("/elsewhere").unwrap(), 404);
+    proxy.rule(|_| Fate::Pass);
+    until(patience(), "readiness", || Ok((health("/healthz")? == 200).then_some(()))).unwrap();
+    for path in ["/", "/metrics"] {
+        assert!(http::get(ports[3], path).unwrap().is_success(), "{path}: any will do");
+    }
+
+    // A resync is no news: two of its periods bring nothing but what changes after them.
+    let mut app = stage.sidecar(&namespace, "orders", ports[0]);
+    let mut stream = app.open_components();
+    assert_eq!(app.component_names(), ["store"]);
+    std::thread::sleep(Duration::from_millis(2500));
+    stage.apply(&namespace, &component("last", ""));
+    assert_eq!(name(&app.next(&mut stream).1), "last");
+}
+
+#[test]
+fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
+    let stage = Stage::shared();
+    let namespace = stage.bed.namespace("kinds").unwrap();
+    // What the API server takes and the types cannot hold.
+    let subscription = |name: &str, count: &str| {
+        format!(
+            "apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {{name: {name}}}\n\
+             spec: {{pubsubname: p, topic: t, routes: {{}}, \
+             bulkSubscribe: {{enabled: true, maxMessagesCount: {count}}}}}\n---\n"
+        )
+    };
+    let server = |name: &str, timeout: &str| {
+        format!(
+            "apiVersion: dapr.io/v1alpha1\nkind: MCPServer\nmetadata: {{name: {name}}}\n\
+             spec: {{endpoint: {{sse: {{url: 'http://a', timeout: '{timeout}'}}}}}}\n---\n"
+        )
+    };
+    stage.apply(&namespace, &(subscription("bad", "3000000000") + &server("bad", "1 minute")));
+    stage.apply(&namespace, &(subscription("good", "10") + &server("good", "1m")));
+    // For one that finds them there when it starts, and for one that saw them made.
+    let late = stage.another_operator();
+    for port in [late.port, stage.operator.port] {
+        let mut app = stage.sidecar(&namespace, "orders", port);
+        until(patience(), "the good ones", || {
+            let all = app.everything();
+            let names = |kind: &str| {
+                let (_, objects) = all.iter().find(|(plural, _)| *plural == kind).unwrap();
+                objects.iter().map(|object| name(object).to_owned()).collect::<Vec<_>>()
+            };
+            let good = ["good".to_owned()];
+            Ok((names("subscriptions") == good && names("mcpservers") == good).then_some(()))
+        })
+        .unwrap();
+    }
+}
+
+/// Replaces a file as `mv` does.
+fn rename_over(file: &Path, content: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, content).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+/// Replaces a file as the kubelet does with the files of a volume.
+fn swap_link(file: &Path, version: &str, content: &str) {
+    let folder = file.with_extension(version);
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("ca.crt"), content).unwrap();
+    let link = file.with_extension("link");
+    symlink(folder.join("ca.crt"), &link).unwrap();
+    fs::rename(link, file).unwrap();
+}
+
+fn operator_trusting(stage: &Stage, bed: &ApiBed, webhook: u16, anchors: &Path) -> Operator {
+    let mut spawn = stage
+        .spawn("anchors")
+        .args(["--kubeconfig", bed.kubeconfig().to_str().unwrap()])
+        .args(["--webhook-server-port", &webhook.to_string()])
+        .args(["--trust-anchors-file", anchors.to_str().unwrap()])
+        .arg("--disable-service-reconciler");
+    spawn.spawn = spawn.spawn.env("ENABLE_WEBHOOKS", "true");
+    let mut operator = spawn.start_operator().unwrap();
+    operator.wait_ready().unwrap();
+    operator
+}
+
+#[test]
+fn every_change_of_the_trust_anchors_is_followed() {
+    let stage = Stage::shared();
+    let (_turn, bed) = stage.second();
+    let webhook = stage.install_on(bed).unwrap();
+    let folder = Scratch::new("anchors").unwrap();
+    let own = stage.anchors.clone();
+    let file = folder.write("ca.crt", &own).unwrap();
+    let mut operator = operator_trusting(stage, bed, webhook, &file);
+    let wait_for_bundle = |anchors: &str| {
+        let want = STANDARD.encode(anchors);
+        until(patience(), "the bundle in the CRD", || {
+            let crd = bed.get(&["crd", "subscriptions.dapr.io"])?;
+            let bundle = &crd["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"];
+            Ok((*bundle == *want).then_some(()))
+        })
+        .unwrap();
+    };
+    wait_for_bundle(&own);
+
+    // Its certificate is of a kind that every API server reads, for the name that they call.
+    let client = AdmissionClient::new(webhook, &format!("dapr-webhook.{SYSTEM}.svc"), &own);
+    let certificate = client.unwrap().certificate().unwrap();
+    assert!(certificate.windows(RSA.len()).any(|bytes| bytes == RSA));
+
+    let other = Ca::new();
+    let both = format!("{own}{}", other.anchors().pem());
+    let served = |accepted: bool| {
+        until(patience(), "the sidecar to be treated accordingly", || {
+            let mut app = Sidecar::of_authority(stage, &other, "shop", operator.port)?;
+            Ok((app.components().is_ok() == accepted).then_some(()))
+        })
+        .unwrap();
+    };
+    served(false);
+    rename_over(&file, &both);
+    wait_for_bundle(&both);
+    served(true);
+    rename_over(&file, &own);
+    wait_for_bundle(&own);
+    served(false);
+    swap_link(&file, "first", &both);
+    wait_for_bundle(&both);
+    served(true);
+    swap_link(&file, "second", &own);
+    wait_for_bundle(&own);
+    served(false);
+    assert!(operator.process.is_running());
+    let mut app = stage.sidecar(SYSTEM, "orders", operator.port);
+    assert!(app.components().is_ok());
+}
