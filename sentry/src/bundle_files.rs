@@ -10,9 +10,9 @@ use futures::Stream;
 use identity::BundlePem;
 use identity::stored::Stored;
 use notify::{RecursiveMode, Watcher as _};
+use resources::names::{KEY_TLS_CHAIN, KEY_TLS_KEY};
 use tokio::sync::mpsc;
 
-use crate::bundle_record::{TLS_CHAIN, TLS_KEY};
 use crate::config::BundleNames;
 
 /// Nobody but the owner reads a key.
@@ -46,7 +46,7 @@ impl BundleFiles {
             read(&self.names.issuer_key)?,
         );
         let tls = |name: &str| read(&directory(&self.names.issuer_chain).join(name));
-        Ok(native.or_cert_manager(tls(TLS_CHAIN)?, tls(TLS_KEY)?))
+        Ok(native.or_cert_manager(tls(KEY_TLS_CHAIN)?, tls(KEY_TLS_KEY)?))
     }
 
     /// Writes a CA that was just made. All three parts are on the disk before the first gets its

@@ -10,6 +10,8 @@ use identity::stored::{Published, Stored};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use resources::annotations::ANNOTATION_ROTATION_STAGE;
+use resources::names;
 
 use crate::config::BundleNames;
 use crate::rotation::{Progress, Stage};
@@ -17,8 +19,6 @@ use crate::rotation::{Progress, Stage};
 /// Marks a Secret whose CA sentry wrote: the fingerprint of anchors and issuer chain. Whatever does
 /// not match was put there by somebody else.
 const ANNOTATION_GENERATED: &str = "dapr.io/generated-ca";
-/// The stage of a rotation.
-const ANNOTATION_STAGE: &str = "dapr.io/ca-rotation-stage";
 /// When the stage began, RFC 3339.
 const ANNOTATION_SINCE: &str = "dapr.io/ca-rotation-since";
 /// Asks for a rotation; the value does not matter.
@@ -28,11 +28,6 @@ pub const ANNOTATION_ROTATE: &str = "dapr.io/rotate-ca";
 const NEXT_ANCHORS: &str = "next-ca.crt";
 const NEXT_CHAIN: &str = "next-issuer.crt";
 const NEXT_KEY: &str = "next-issuer.key";
-
-/// The keys of a Secret that cert-manager writes, and of every Secret `kubernetes.io/tls`.
-pub const TLS_CHAIN: &str = "tls.crt";
-/// See [`TLS_CHAIN`].
-pub const TLS_KEY: &str = "tls.key";
 
 /// Both objects as they were read.
 #[derive(Clone)]
@@ -97,7 +92,7 @@ impl Keys {
         let value = |key: &str| value(secret, key);
         let native =
             Stored::new(value(&self.anchors), value(&self.issuer_chain), value(&self.issuer_key));
-        native.or_cert_manager(value(TLS_CHAIN), value(TLS_KEY))
+        native.or_cert_manager(value(names::KEY_TLS_CHAIN), value(names::KEY_TLS_KEY))
     }
 
     /// The published anchors in a `ConfigMap`.
@@ -123,10 +118,10 @@ impl Keys {
         if let Some(ca) = &change.prepared {
             set(data, next, ca);
         }
-        annotations.remove(ANNOTATION_STAGE);
+        annotations.remove(ANNOTATION_ROTATION_STAGE);
         annotations.remove(ANNOTATION_SINCE);
         if let Some(Progress { stage, since }) = change.progress {
-            annotations.insert(ANNOTATION_STAGE.to_owned(), stage.to_string());
+            annotations.insert(ANNOTATION_ROTATION_STAGE.to_owned(), stage.to_string());
             annotations.insert(ANNOTATION_SINCE.to_owned(), since.to_string());
         }
     }
@@ -146,7 +141,7 @@ pub fn prepared(secret: &Secret) -> Stored {
 /// What sentry noted.
 pub fn marks(secret: &Secret) -> Marks {
     let read = |name: &str| secret.metadata.annotations.as_ref()?.get(name);
-    let stage = read(ANNOTATION_STAGE).and_then(|text| Stage::parse(text));
+    let stage = read(ANNOTATION_ROTATION_STAGE).and_then(|text| Stage::parse(text));
     // A start that nobody can read counts as long ago: the crosses make every haste safe.
     let since = read(ANNOTATION_SINCE).and_then(|text| text.parse().ok());
     let progress = |stage| Progress { stage, since: since.unwrap_or(Timestamp::MIN) };

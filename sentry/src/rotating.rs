@@ -148,7 +148,7 @@ fn prepared(now: Timestamp, stored: &Stored) -> Prepared {
     if stored.parse(now).is_ok() {
         return Prepared::Ready;
     }
-    match stored.starts() {
+    match stored.life().map(|(start, _)| start) {
         Some(start) if now < start && stored.parse(start).is_ok() => Prepared::NotYet,
         _ => Prepared::Missing,
     }

@@ -9,9 +9,9 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::ObjectMeta;
 use resources::names;
+use runtime::printable;
 
 use crate::review::{Ending, Review, Verdict};
-use crate::warnings::printable;
 
 /// One event for an owner and a reason in this time: an owner with a hundred pods has one story.
 const QUIET: Duration = Duration::from_mins(10);

@@ -206,7 +206,7 @@ impl Review {
         let patch = some.and_then(|patch| serde_json::to_vec(patch).ok());
         let patch = patch.map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes));
         let message = match &verdict.ending {
-            Ending::Refused(message) => Some(warnings::printable(message)),
+            Ending::Refused(message) => Some(runtime::printable(message)),
             _ => None,
         };
         Answer {

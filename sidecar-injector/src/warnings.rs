@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use runtime::printable;
+
 use crate::reader::Problem;
 
 /// A sentence for the user.
@@ -47,11 +49,6 @@ pub fn bounded(warnings: &[Warning]) -> Vec<String> {
     while length(&kept) + MAX_CHARS > MAX_TOTAL_CHARS && kept.pop().is_some() {}
     kept.push(format!("{PREFIX}and {} more warnings", count - kept.len()));
     kept
-}
-
-/// A text without control characters, which would drop it altogether.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn cut(text: &str) -> String {

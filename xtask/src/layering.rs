@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 7] = [
     &["identity", "resources", "proto"],
     &["runtime"],
     &["transport"],
-    &["operator", "sidecar-injector", "sentry", "placement"],
+    &["operator", "sidecar-injector", "sentry", "placement", "daprctl"],
     &["blackbox"],
     &["bench"],
     &["xtask"],
@@ -65,7 +65,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
     let mut offences = edges(&metadata);
-    for folder in ["crates", "operator", "sidecar-injector", "sentry", "placement"] {
+    for folder in ["crates", "operator", "sidecar-injector", "sentry", "placement", "daprctl"] {
         scan(root, &root.join(folder), &mut offences)?;
     }
     ensure!(offences.is_empty(), "layering:\n  {}", offences.join("\n  "));

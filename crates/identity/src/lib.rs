@@ -50,4 +50,4 @@ pub use rustls_pki_types::CertificateDer;
 pub use spiffe_id::{SpiffeError, SpiffeId, TrustDomain};
 pub use succession::{Succession, SuccessionError};
 pub use trust::{AnchorsError, CertChain, ChainError, TrustAnchors};
-pub use verify::{VerifyError, verify_svid};
+pub use verify::{VerifyError, verify_issuer, verify_svid};

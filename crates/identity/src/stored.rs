@@ -79,10 +79,15 @@ impl Stored {
         Bundle::parse(anchors, chain, key, now).map_err(BundleRefused::Invalid)
     }
 
-    /// When the issuer becomes valid.
-    pub fn starts(&self) -> Option<Timestamp> {
-        let chain = CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()?;
-        Some(chain.not_before())
+    /// The issuer's chain, if there is one that parses.
+    pub fn chain(&self) -> Option<CertChain> {
+        CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()
+    }
+
+    /// When the issuer becomes valid, and when it ends.
+    pub fn life(&self) -> Option<(Timestamp, Timestamp)> {
+        let chain = self.chain()?;
+        Some((chain.not_before(), chain.not_after()))
     }
 
     /// The texts, if all three are there.

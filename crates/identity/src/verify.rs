@@ -85,7 +85,10 @@ pub fn verify_svid(
 }
 
 /// Verifies that an issuer leads to an anchor, and returns the first end of validity on the path.
-pub(crate) fn verify_issuer(
+///
+/// # Errors
+/// [`VerifyError`]; no path leads to an anchor, or one of its certificates is not valid now.
+pub fn verify_issuer(
     chain: &CertChain,
     anchors: &TrustAnchors,
     now: Timestamp,

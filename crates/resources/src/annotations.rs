@@ -173,6 +173,9 @@ pub const ANNOTATION_INJECTION_SKIPPED: &str = "dapr.io/injection-skipped";
 /// cluster: which ones, as JSON.
 pub const ANNOTATION_APPLIED_DEFAULTS: &str = "dapr.io/applied-defaults";
 
+/// On the Secret of the CA while sentry replaces it: the stage. Not known to Dapr 1.18.
+pub const ANNOTATION_ROTATION_STAGE: &str = "dapr.io/ca-rotation-stage";
+
 /// Keys of `dapr.io` that Dapr's own parts write on pods; nothing to warn about.
 pub const WRITTEN_BY_DAPR: &[&str] =
     &[ANNOTATION_CONTROL_PLANE, ANNOTATION_INJECTION_SKIPPED, ANNOTATION_APPLIED_DEFAULTS];

@@ -41,6 +41,11 @@ pub const KEY_ISSUER_CHAIN: &str = "issuer.crt";
 /// Key of the issuer's private key in the Secret, unless sentry is told otherwise.
 pub const KEY_ISSUER_KEY: &str = "issuer.key";
 
+/// Key of the issuer's chain in a Secret `kubernetes.io/tls`, such as cert-manager writes.
+pub const KEY_TLS_CHAIN: &str = "tls.crt";
+/// Key of the private key in such a Secret.
+pub const KEY_TLS_KEY: &str = "tls.key";
+
 /// ServiceAccount of the operator.
 pub const SERVICE_ACCOUNT_OPERATOR: &str = "dapr-operator";
 /// Id of the injector towards sentry.

@@ -28,7 +28,7 @@ mod scope;
 pub use flags::ProcessFlags;
 pub use health::ReadyGuard;
 pub use http::listen;
-pub use process::{VERSION, main, refuse_root};
+pub use process::{VERSION, command, main, refuse_root};
 pub use resources::go_duration;
 pub use scope::Scope;
 
@@ -42,6 +42,11 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+/// A text without control characters, which could break a line or change a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

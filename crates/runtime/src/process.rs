@@ -48,6 +48,19 @@ where
     }
 }
 
+/// Runs a person's command, which has no log, no health and no metrics. Exit codes: 0 when it comes
+/// to `true`, 1 when it comes to `false` or fails, with the reason on standard error.
+pub fn command(name: &str, run: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
+    match runtime().and_then(|rt| rt.block_on(run)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("{name}: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     // Fails only if a provider is installed already, which is then the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

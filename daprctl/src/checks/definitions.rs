@@ -1,0 +1,128 @@
+//! The custom resource definitions, and the conversion of Subscriptions.
+
+use serde_json::Value;
+
+use super::identity::{Vouched, judge_bundle};
+use crate::definitions::{CONVERTED, missing_members, unserved};
+use crate::facts::{Fact, Facts};
+use crate::finding::{Finding, Group, about, some_of};
+use crate::pods::text;
+
+const GROUP: Group = Group::Definitions;
+const UPDATE: &str = "bring them up to date, no object is lost: kubectl apply --server-side --force-conflicts -f crds/";
+/// Kinds that came with Dapr 1.18; nothing else depends on them.
+const NEWEST: [&str; 2] = ["mcpservers.dapr.io", "workflowaccesspolicies.dapr.io"];
+const CLIENT: &str = "/spec/conversion/webhook/clientConfig";
+
+pub(super) fn findings(facts: &Facts, conversion: &Fact<Result<(), String>>) -> Vec<Finding> {
+    vec![present(facts), schemas(facts), webhook(facts), converts(conversion)]
+}
+
+fn present(facts: &Facts) -> Finding {
+    let id = "definitions-present";
+    let (mut old, mut new, mut pending) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, fact) in &facts.definitions {
+        match fact {
+            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Ok(None) if NEWEST.contains(&name.as_str()) => new.push(name.clone()),
+            Ok(None) => old.push(name.clone()),
+            Ok(Some(definition)) if !is_established(definition) => pending.push(name.clone()),
+            Ok(Some(definition)) => {
+                old.extend(unserved(name, definition).iter().map(|v| format!("{name} {v}")));
+            }
+        }
+    }
+    if !old.is_empty() {
+        let text = format!("custom resource definitions that are not served: {}", some_of(&old));
+        return Finding::error(GROUP, id, text, UPDATE);
+    }
+    if !pending.is_empty() {
+        let text =
+            format!("custom resource definitions that are not established: {}", some_of(&pending));
+        return Finding::error(GROUP, id, text, "kubectl describe crd says why");
+    }
+    if !new.is_empty() {
+        let text = format!("custom resource definitions of 1.18 are missing: {}", some_of(&new));
+        return Finding::warning(GROUP, id, text, UPDATE);
+    }
+    Finding::ok(GROUP, id, "every custom resource definition is there and served")
+}
+
+fn is_established(definition: &Value) -> bool {
+    let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| {
+        text(condition.get("type")) == "Established" && text(condition.get("status")) == "True"
+    })
+}
+
+fn schemas(facts: &Facts) -> Finding {
+    let id = "definitions-schema";
+    let mut missing = Vec::new();
+    for (name, fact) in &facts.definitions {
+        match fact {
+            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Ok(Some(there)) => missing
+                .extend(missing_members(name, there).into_iter().map(|at| format!("{name} {at}"))),
+            Ok(None) => {}
+        }
+    }
+    if missing.is_empty() {
+        return Finding::ok(GROUP, id, "the schemas keep every member that sidecars read");
+    }
+    Finding::warning(
+        GROUP,
+        id,
+        format!("the API server drops members that sidecars read: {}", some_of(&missing)),
+        UPDATE,
+    )
+}
+
+/// Who converts, and whether the API server will believe it.
+fn webhook(facts: &Facts) -> Finding {
+    let id = "conversion-webhook";
+    let Some(fact) = facts.definitions.get(CONVERTED) else {
+        return Finding::ok(GROUP, id, "nothing is converted");
+    };
+    let operator = "the operator writes it within seconds: look at its log, and at its right to patch \
+                    customresourcedefinitions";
+    about(GROUP, id, fact, |definition| {
+        let client = definition.as_ref().and_then(|definition| definition.pointer(CLIENT));
+        let Some(client) = client else {
+            let text = format!("{CONVERTED} has no conversion webhook");
+            return Finding::error(GROUP, id, text, UPDATE);
+        };
+        let namespace = client.pointer("/service/namespace").map(|ns| text(Some(ns)));
+        if let Some(namespace) = namespace.filter(|namespace| *namespace != facts.namespace) {
+            let text = format!("Subscriptions are converted in namespace {namespace}");
+            return Finding::error(GROUP, id, text, operator);
+        }
+        let bundle = text(client.get("caBundle"));
+        match judge_bundle(&bundle, facts) {
+            Vouched::Yes => Finding::ok(GROUP, id, "the conversion webhook trusts the CA"),
+            Vouched::Older => Finding::warning(
+                GROUP,
+                id,
+                "the conversion webhook's caBundle differs from the published trust anchors",
+                operator,
+            ),
+            Vouched::No(why) => {
+                let text = format!("the conversion webhook's caBundle {why}");
+                Finding::error(GROUP, id, text, operator)
+            }
+        }
+    })
+}
+
+fn converts(conversion: &Fact<Result<(), String>>) -> Finding {
+    let id = "conversion-works";
+    about(GROUP, id, conversion, |outcome| match outcome {
+        Ok(()) => Finding::ok(GROUP, id, "the API server has Subscriptions converted (dry run)"),
+        Err(words) => Finding::error(
+            GROUP,
+            id,
+            format!("a Subscription of the old version is refused: {words}"),
+            "the API server must reach the operator's pods on TCP 19443 (security groups, firewall, \
+             network policies); if it does, look at the other findings and the operator's log",
+        ),
+    })
+}

@@ -1,0 +1,137 @@
+//! What stands in the way of an installation.
+
+use resources::{injection::Selection, names};
+
+use crate::definitions::{missing_members, unserved};
+use crate::facts::{Facts, Flavour};
+use crate::finding::{Finding, Group, about, some_of};
+use crate::pods::text;
+
+const GROUP: Group = Group::Existing;
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    vec![
+        installation(facts),
+        definitions(facts),
+        webhook(facts),
+        trust_bundle(facts),
+        security(facts),
+    ]
+}
+
+fn installation(facts: &Facts) -> Finding {
+    let id = "no-installation";
+    let operators = facts.cluster.pods.as_ref().map(|pods| {
+        let app = |pod: &&crate::pods::Pod| {
+            pod.labels.get("app").is_some_and(|app| app == "dapr-operator") && pod.lives()
+        };
+        pods.iter().filter(app).map(|pod| pod.namespace.clone()).collect::<Vec<_>>()
+    });
+    let operators = operators.map_err(Clone::clone);
+    about(GROUP, id, &operators, |namespaces| match namespaces.first() {
+        None => Finding::ok(GROUP, id, "there is no control plane yet"),
+        Some(namespace) => {
+            let what = match facts.flavour() {
+                Flavour::Trilby => "a control plane is installed",
+                Flavour::Dapr => "Dapr's own control plane is installed",
+                Flavour::None => "a control plane is installed elsewhere",
+            };
+            Finding::warning(
+                GROUP,
+                id,
+                format!("{what} in namespace {namespace}"),
+                "a cluster has one: use `helm upgrade` with the same release name and namespace \
+                 (docs/upgrade.md), and `daprctl check` without --pre to look at it",
+            )
+        }
+    })
+}
+
+/// Helm leaves definitions alone that exist, so older ones stay.
+fn definitions(facts: &Facts) -> Finding {
+    let id = "definitions-left";
+    let mut old = Vec::new();
+    for (name, fact) in &facts.definitions {
+        match fact {
+            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Ok(Some(there)) => {
+                if !missing_members(name, there).is_empty() || !unserved(name, there).is_empty() {
+                    old.push(name.clone());
+                }
+            }
+            Ok(None) => {}
+        }
+    }
+    if old.is_empty() {
+        return Finding::ok(GROUP, id, "no older custom resource definitions are in the way");
+    }
+    Finding::warning(
+        GROUP,
+        id,
+        format!("older custom resource definitions are there: {}", some_of(&old)),
+        "bring them up to date, no object is lost: kubectl apply --server-side --force-conflicts -f crds/",
+    )
+}
+
+fn webhook(facts: &Facts) -> Finding {
+    let id = "webhook-left";
+    about(GROUP, id, &facts.cluster.webhook, |webhook| {
+        let service = webhook.as_ref().and_then(|hook| {
+            hook.pointer("/webhooks/0/clientConfig/service/namespace").map(|ns| text(Some(ns)))
+        });
+        let Some(namespace) = service else {
+            return Finding::ok(GROUP, id, "no webhook is left of an earlier installation");
+        };
+        let there = facts.flavour() != Flavour::None && namespace == facts.namespace;
+        if there {
+            return Finding::ok(GROUP, id, "the webhook belongs to the installation");
+        }
+        let readable = webhook.as_ref().is_some_and(|hook| Selection::read(hook).is_ok());
+        let foreign = if readable { "" } else { ", and it is not the injector's" };
+        Finding::error(
+            GROUP,
+            id,
+            format!(
+                "MutatingWebhookConfiguration {} leads to namespace {namespace}{foreign}",
+                names::WEBHOOK_CONFIGURATION
+            ),
+            "uninstall the control plane there, or remove what it left: kubectl delete \
+             mutatingwebhookconfiguration dapr-sidecar-injector",
+        )
+    })
+}
+
+/// A CA that is whole is used, and that is what one wants; half of one keeps sentry from starting.
+fn trust_bundle(facts: &Facts) -> Finding {
+    let id = "trust-bundle-left";
+    about(GROUP, id, &facts.trust.stored, |stored| match stored {
+        Some(stored) if stored.fingerprint().is_some() => {
+            Finding::ok(GROUP, id, "the CA of an earlier installation is there and will be used")
+        }
+        Some(stored) if stored.anchors().is_some() => Finding::error(
+            GROUP,
+            id,
+            "half of a CA is there: sentry will not start with it, nor replace it",
+            "restore Secret dapr-trust-bundle, or remove it and the ConfigMap of the same name: kubectl \
+             delete secret,configmap dapr-trust-bundle",
+        ),
+        _ => Finding::ok(GROUP, id, "no CA is left of an earlier installation"),
+    })
+}
+
+fn security(facts: &Facts) -> Finding {
+    let id = "pod-security";
+    about(GROUP, id, &facts.cluster.namespaces, |namespaces| {
+        let namespace = &facts.namespace;
+        let Some(labels) = namespaces.get(namespace) else {
+            return Finding::ok(GROUP, id, format!("namespace {namespace} does not exist yet"));
+        };
+        let level = labels.get(ENFORCE).map_or("privileged", String::as_str);
+        Finding::ok(
+            GROUP,
+            id,
+            format!("namespace {namespace} takes the control plane's pods (Pod Security {level})"),
+        )
+    })
+}

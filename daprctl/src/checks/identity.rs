@@ -1,0 +1,189 @@
+//! The CA.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use identity::stored::{Plan, Published, plan};
+use identity::{TrustAnchors, expiry_step, verify_issuer};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::facts::Facts;
+use crate::finding::{Finding, Group, about};
+
+const GROUP: Group = Group::Identity;
+const DAY: i64 = 24 * 3600;
+const RENEW: &str = "`dapr mtls renew-certificate`, or rotate: kubectl annotate secret dapr-trust-bundle dapr.io/rotate-ca=now (docs/day-2.md)";
+
+pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut all = vec![bundle(facts), issuer(facts), root(facts), trust_domain(facts)];
+    all.extend(rotation(facts));
+    all
+}
+
+/// What sentry makes of Secret and `ConfigMap`, by the very code that it uses.
+fn bundle(facts: &Facts) -> Finding {
+    let id = "trust-bundle";
+    let both = facts
+        .trust
+        .stored
+        .as_ref()
+        .and_then(|stored| facts.trust.published.as_ref().map(|published| (stored, published)));
+    let both = both.map_err(Clone::clone);
+    let sentry =
+        "look at sentry's log and the Events of Secret dapr-trust-bundle (docs/troubleshooting.md)";
+    about(GROUP, id, &both, |(stored, published)| {
+        let (Some(stored), Some(published)) = (stored, published) else {
+            let text = "Secret or ConfigMap dapr-trust-bundle does not exist";
+            return Finding::error(
+                GROUP,
+                id,
+                text,
+                "install the chart again: it makes both, sentry fills them",
+            );
+        };
+        let published = Published::ConfigMap(Some(published.clone()));
+        match plan(stored, &published, facts.now()) {
+            Ok(Plan::Use { publish: false, .. }) => Finding::ok(
+                GROUP,
+                id,
+                "the CA is whole, can sign, and its trust anchors are published",
+            ),
+            Ok(Plan::Use { publish: true, .. }) => Finding::error(
+                GROUP,
+                id,
+                "Secret and ConfigMap dapr-trust-bundle hold different trust anchors",
+                format!(
+                    "sentry copies those of the Secret within a minute; if it does not, {sentry}"
+                ),
+            ),
+            Ok(Plan::Generate) => Finding::error(
+                GROUP,
+                id,
+                "there is no CA yet",
+                format!("sentry makes it: {sentry}"),
+            ),
+            Err(refused) => Finding::error(GROUP, id, runtime::chain(&refused), sentry),
+        }
+    })
+}
+
+fn issuer(facts: &Facts) -> Finding {
+    let id = "issuer-expiry";
+    about(GROUP, id, &facts.trust.stored, |stored| {
+        let life = stored.as_ref().and_then(identity::stored::Stored::life);
+        life.map_or_else(
+            || Finding::error(GROUP, id, "there is no issuer certificate", RENEW),
+            |life| expiry(id, "the issuer certificate", life, facts.now()),
+        )
+    })
+}
+
+fn root(facts: &Facts) -> Finding {
+    let id = "root-expiry";
+    about(GROUP, id, &facts.trust.published, |published| {
+        let text = published.as_deref().unwrap_or_default();
+        match TrustAnchors::parse_pem(text.as_bytes()) {
+            Ok(anchors) => match anchors.first_to_end() {
+                Some(life) => expiry(id, "the root certificate", life, facts.now()),
+                None => Finding::error(GROUP, id, "the root certificate has no dates", RENEW),
+            },
+            Err(error) => {
+                let text = format!("the published trust anchors cannot be read: {error}");
+                Finding::error(GROUP, id, text, RENEW)
+            }
+        }
+    })
+}
+
+fn expiry(id: &'static str, what: &str, life: (Timestamp, Timestamp), now: Timestamp) -> Finding {
+    let (start, end) = life;
+    let days = now.duration_until(end).as_secs() / DAY;
+    if now > end {
+        return Finding::error(GROUP, id, format!("{what} ended on {end}"), RENEW);
+    }
+    if now < start {
+        let remedy = "look at the clocks of the nodes, and of whoever made it";
+        return Finding::error(GROUP, id, format!("{what} is valid from {start} on only"), remedy);
+    }
+    match expiry_step(start, end, now) {
+        None => Finding::ok(GROUP, id, format!("{what} is valid for {days} more days")),
+        Some(percent) => Finding::warning(
+            GROUP,
+            id,
+            format!("{what} ends in {days} days: less than {percent} % of its life is left"),
+            RENEW,
+        ),
+    }
+}
+
+fn trust_domain(facts: &Facts) -> Finding {
+    let id = "trust-domain";
+    about(GROUP, id, &facts.own.configuration, |configuration| {
+        let path = "/spec/mtls/controlPlaneTrustDomain";
+        let told = configuration.as_ref().and_then(|c| c.pointer(path)).and_then(Value::as_str);
+        let signed = facts.argument("dapr-sentry", "--trust-domain");
+        match (told, signed) {
+            (Some(told), Some(signed)) if told != signed => Finding::error(
+                GROUP,
+                id,
+                format!("sentry signs for trust domain {signed}, daprsystem says {told}"),
+                "set global.mtls.controlPlaneTrustDomain of the chart, which sets both",
+            ),
+            (Some(told), _) => Finding::ok(GROUP, id, format!("the trust domain is {told}")),
+            (None, _) => Finding::warning(
+                GROUP,
+                id,
+                "the control plane's Configuration names no trust domain",
+                "set global.mtls.controlPlaneTrustDomain of the chart",
+            ),
+        }
+    })
+}
+
+fn rotation(facts: &Facts) -> Option<Finding> {
+    let stage = facts.trust.rotation.as_ref()?;
+    let text = format!("the CA is being replaced, stage {stage}; nothing has to be done");
+    Some(Finding::ok(GROUP, "rotation", text))
+}
+
+/// Whether a caBundle vouches for what sentry signs.
+pub(super) enum Vouched {
+    /// It holds the published trust anchors.
+    Yes,
+    /// It holds others, under which the issuer verifies all the same.
+    Older,
+    /// It does not, because it …
+    No(String),
+}
+
+/// Judges the caBundle (base64 of PEM) of a webhook whose certificate sentry signed.
+pub(super) fn judge_bundle(encoded: &str, facts: &Facts) -> Vouched {
+    if encoded.is_empty() {
+        return Vouched::No("is empty".to_owned());
+    }
+    let Ok(pem) = STANDARD.decode(encoded) else {
+        return Vouched::No("is no base64".to_owned());
+    };
+    let bundle = match TrustAnchors::parse_pem(&pem) {
+        Ok(bundle) => bundle,
+        Err(error) => return Vouched::No(format!("cannot be read: {error}")),
+    };
+    let published = facts.trust.published.as_ref().ok().and_then(Option::as_ref);
+    let published = published.and_then(|text| TrustAnchors::parse_pem(text.as_bytes()).ok());
+    let same = published.as_ref().is_some_and(|published| {
+        let holds = |cert| bundle.certs().contains(cert);
+        published.certs().len() == bundle.certs().len() && published.certs().iter().all(holds)
+    });
+    let stored = facts.trust.stored.as_ref().ok().and_then(Option::as_ref);
+    let chain = stored.and_then(identity::stored::Stored::chain);
+    match chain.map(|chain| verify_issuer(&chain, &bundle, facts.now())) {
+        Some(Err(error)) => Vouched::No(format!("does not vouch for the CA: {error}")),
+        // Without a right to the Secret the anchors are all there is to compare.
+        Some(Ok(_)) | None if same => Vouched::Yes,
+        Some(Ok(_)) => Vouched::Older,
+        None if published.is_some() => {
+            Vouched::No("differs from the published trust anchors".to_owned())
+        }
+        None => Vouched::No("cannot be compared: no trust anchors are published".to_owned()),
+    }
+}

@@ -1,0 +1,263 @@
+//! Reads the cluster: every fact by a call of its own, all of them at once. Decides nothing.
+
+mod offers;
+mod reader;
+
+use std::collections::BTreeMap;
+
+use futures::future::{join_all, try_join};
+use http::HeaderMap;
+use identity::stored::Stored;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use resources::{GROUP, annotations::ANNOTATION_ROTATION_STAGE, names};
+use runtime::clock;
+use serde_json::{Value, json};
+
+use crate::checks::rights;
+use crate::config::Mode;
+use crate::definitions;
+use crate::facts::{
+    Account, Asked, ClusterWide, Fact, Facts, Own, Right, Trust, Unread, argument, named,
+};
+use crate::pods::{Pod, strings, text};
+use reader::{Offered, Reader};
+
+/// The API server, as the checks use it.
+pub(crate) struct Cluster {
+    reader: Reader,
+    namespace: String,
+}
+
+impl Cluster {
+    /// Reads through `client`; `namespace` is the control plane's.
+    pub(crate) fn new(client: kube::Client, namespace: String) -> Self {
+        Self { reader: Reader::new(client), namespace }
+    }
+
+    /// Reads everything that the checks of this mode look at. An API server that does not answer
+    /// is asked once.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn facts(&self, mode: Mode) -> Fact<Facts> {
+        let (version, there) = self.reader.server().await?;
+        let (cluster, own, definitions, asked) =
+            tokio::join!(self.cluster_wide(), self.own(), self.definitions(), self.asked(mode));
+        let trust = self.trust(own.workloads.as_deref().unwrap_or_default()).await;
+        let (namespace, here) = (self.namespace.clone(), clock::now());
+        Ok(Facts { namespace, here, version, there, cluster, own, trust, definitions, asked })
+    }
+
+    async fn cluster_wide(&self) -> ClusterWide {
+        let reader = &self.reader;
+        let hook = format!("{ADMISSION}/mutatingwebhookconfigurations/{WEBHOOK}");
+        // What went wrong with a Component, as the operator said it.
+        let events =
+            "/api/v1/events?fieldSelector=type%3DWarning%2CinvolvedObject.kind%3DComponent";
+        let (
+            groups,
+            nodes,
+            heartbeats,
+            storage_classes,
+            namespaces,
+            webhook,
+            policies,
+            pods,
+            components,
+            events,
+        ) = tokio::join!(
+            reader.groups(),
+            reader.list("list nodes", "/api/v1/nodes"),
+            reader.list(
+                "list leases in kube-node-lease",
+                "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+            ),
+            reader.list("list storageclasses", "/apis/storage.k8s.io/v1/storageclasses"),
+            self.namespaces(),
+            reader.get("get the registration of the injector's webhook", &hook),
+            self.policies(),
+            reader.list_as("list pods", "/api/v1/pods", |pod| Pod::read(&pod)),
+            reader.list("list components", "/apis/dapr.io/v1alpha1/components"),
+            reader.list("list events", events),
+        );
+        ClusterWide {
+            groups,
+            nodes,
+            heartbeats,
+            storage_classes,
+            namespaces,
+            webhook,
+            policies,
+            pods,
+            components,
+            events,
+        }
+    }
+
+    /// What is in the control plane's namespace.
+    async fn own(&self) -> Own {
+        let namespace = &self.namespace;
+        let list = |group: &str, plural: &str| {
+            let doing = format!("list {plural} in {namespace}");
+            let path = format!("{group}/namespaces/{namespace}/{plural}");
+            async move { self.reader.list(&doing, &path).await }
+        };
+        let name = names::CONTROL_PLANE_CONFIGURATION;
+        let configuration =
+            format!("/apis/{GROUP}/v1alpha1/namespaces/{namespace}/configurations/{name}");
+        let doing = format!("get Configuration {namespace}/{name}");
+        let (deployments, sets, services, endpoint_slices, leases, claims, configuration) = tokio::join!(
+            list("/apis/apps/v1", "deployments"),
+            list("/apis/apps/v1", "statefulsets"),
+            list("/api/v1", "services"),
+            list("/apis/discovery.k8s.io/v1", "endpointslices"),
+            list("/apis/coordination.k8s.io/v1", "leases"),
+            list("/api/v1", "persistentvolumeclaims"),
+            self.reader.get(&doing, &configuration),
+        );
+        let workloads = deployments.and_then(|mut all| {
+            all.extend(sets?);
+            Ok(all)
+        });
+        Own { workloads, services, endpoint_slices, leases, claims, configuration }
+    }
+
+    async fn namespaces(&self) -> Fact<BTreeMap<String, BTreeMap<String, String>>> {
+        let read = |object: Value| {
+            let name = text(object.pointer("/metadata/name"));
+            (name, strings(object.pointer("/metadata/labels")))
+        };
+        let all = self.reader.list_as("list namespaces", "/api/v1/namespaces", read).await?;
+        Ok(all.into_iter().collect())
+    }
+
+    async fn policies(&self) -> Fact<BTreeMap<String, Option<Vec<String>>>> {
+        let list = |plural: &str| {
+            let (doing, path) = (format!("list {plural}"), format!("{ADMISSION}/{plural}"));
+            async move { self.reader.list(&doing, &path).await }
+        };
+        let both = (list("validatingadmissionpolicies"), list("validatingadmissionpolicybindings"));
+        let (policies, bindings) = try_join(both.0, both.1).await?;
+        let actions = |name: &str| {
+            let binding = bindings.iter().find(|b| text(b.pointer("/spec/policyName")) == name)?;
+            let actions = binding.pointer("/spec/validationActions")?.as_array()?;
+            Some(actions.iter().map(|action| text(Some(action))).collect())
+        };
+        let named = policies.iter().map(|policy| text(policy.pointer("/metadata/name")));
+        Ok(named.map(|name| (name.clone(), actions(&name))).collect())
+    }
+
+    async fn definitions(&self) -> BTreeMap<String, Fact<Option<Value>>> {
+        let read = definitions::names().map(|name| async move {
+            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+            let doing = format!("get CustomResourceDefinition {name}");
+            (name.to_owned(), self.reader.get(&doing, &path).await)
+        });
+        join_all(read).await.into_iter().collect()
+    }
+
+    /// The CA. Under which keys the Secret holds it is said by sentry's flags (Dapr 1.18).
+    async fn trust(&self, workloads: &[Value]) -> Trust {
+        let name = names::TRUST_BUNDLE;
+        let path = |plural: &str| format!("/api/v1/namespaces/{}/{plural}/{name}", self.namespace);
+        let doing = |kind: &str| format!("get {kind} {}/{name}", self.namespace);
+        let (secret_path, map_path) = (path("secrets"), path("configmaps"));
+        let (secret_doing, map_doing) = (doing("Secret"), doing("ConfigMap"));
+        let (secret, map): (Fact<Option<Secret>>, Fact<Option<ConfigMap>>) = tokio::join!(
+            self.reader.get(&secret_doing, &secret_path),
+            self.reader.get(&map_doing, &map_path),
+        );
+        let sentry = named(workloads, "dapr-sentry");
+        let key = |flag: &str, usual: &str| {
+            let file = sentry.and_then(|sentry| argument(sentry, flag));
+            file.map_or_else(
+                || usual.to_owned(),
+                |file| file.rsplit('/').next().unwrap_or(usual).to_owned(),
+            )
+        };
+        let anchors = key("--issuer-ca-filename", names::KEY_TRUST_ANCHORS);
+        let chain = key("--issuer-certificate-filename", names::KEY_ISSUER_CHAIN);
+        let issuer_key = key("--issuer-key-filename", names::KEY_ISSUER_KEY);
+        let mut rotation = None;
+        let stored = secret.map(|secret| {
+            let secret = secret?;
+            let annotations = secret.metadata.annotations.unwrap_or_default();
+            rotation = annotations.get(ANNOTATION_ROTATION_STAGE).cloned();
+            let mut data = secret.data.unwrap_or_default();
+            let mut part = |key: &str| data.remove(key).map(|value| value.0);
+            let native = Stored::new(part(&anchors), part(&chain), part(&issuer_key));
+            let (chain, key) = (part(names::KEY_TLS_CHAIN), part(names::KEY_TLS_KEY));
+            Some(native.or_cert_manager(chain, key))
+        });
+        let published = map.map(|map| {
+            map.map(|map| map.data.unwrap_or_default().remove(&anchors).unwrap_or_default())
+        });
+        Trust { stored, published, rotation }
+    }
+
+    /// What has to be asked for, and depends on the mode.
+    async fn asked(&self, mode: Mode) -> Asked {
+        match mode {
+            Mode::Before => {
+                let rights = rights::INSTALLER.iter();
+                let permissions =
+                    rights.map(|right| async move { (*right, self.may(right, None).await) });
+                Asked::Before(join_all(permissions).await)
+            }
+            Mode::After => {
+                let accounts = rights::ACCOUNTS.iter().map(|(name, rights)| async move {
+                    let rights = rights
+                        .iter()
+                        .map(|right| async move { (*right, self.may(right, Some(name)).await) });
+                    Account { name, rights: join_all(rights).await }
+                });
+                let (accounts, conversion, probe) =
+                    tokio::join!(join_all(accounts), self.convert(), self.probe());
+                Asked::After { accounts, conversion, probe }
+            }
+        }
+    }
+
+    /// Whether the caller, or an account of the control plane, has a right.
+    async fn may(&self, right: &Right, account: Option<&str>) -> Fact<bool> {
+        let attributes = json!({
+            "verb": right.verb, "group": right.group, "resource": right.resource,
+            "name": right.name,
+            "namespace": if right.namespaced { self.namespace.as_str() } else { "" },
+        });
+        let (kind, plural, spec) = match account {
+            None => (
+                "SelfSubjectAccessReview",
+                "selfsubjectaccessreviews",
+                json!({"resourceAttributes": attributes}),
+            ),
+            Some(account) => {
+                let namespace = &self.namespace;
+                let groups = [
+                    "system:serviceaccounts".to_owned(),
+                    format!("system:serviceaccounts:{namespace}"),
+                    "system:authenticated".to_owned(),
+                ];
+                let user = format!("system:serviceaccount:{namespace}:{account}");
+                (
+                    "SubjectAccessReview",
+                    "subjectaccessreviews",
+                    json!({"resourceAttributes": attributes, "user": user, "groups": groups}),
+                )
+            }
+        };
+        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec});
+        let path = format!("/apis/authorization.k8s.io/v1/{plural}");
+        let doing = format!("create {plural}");
+        match self.reader.create(&doing, &path, &review, &HeaderMap::new()).await? {
+            Offered::Taken(answer) => {
+                Ok(answer.pointer("/status/allowed").and_then(Value::as_bool) == Some(true))
+            }
+            Offered::Forbidden => Err(Unread::Forbidden(doing)),
+            Offered::Refused(said) => Err(Unread::Failed { doing, said }),
+        }
+    }
+}
+
+const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
+const WEBHOOK: &str = names::WEBHOOK_CONFIGURATION;

@@ -1,0 +1,8 @@
+//! `daprctl`: a person's look at an installation.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let daprctl::Command::Check(flags) = runtime::flags::parse();
+    runtime::command("daprctl", daprctl::check(flags.into_config()))
+}

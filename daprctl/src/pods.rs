@@ -1,0 +1,216 @@
+//! A pod as the checks see it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use resources::annotations::{
+    ANNOTATION_APP_ID, ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, PREFIX, is_truthy,
+};
+use resources::names;
+use serde_json::Value;
+
+/// What is kept of a pod, so that a cluster with many of them fits into memory.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its `dapr.io` annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Kind and name of the controller, without the hash of a `ReplicaSet`; its own name otherwise.
+    pub owner: String,
+    /// Pending, Running, Succeeded, Failed.
+    pub phase: String,
+    /// When it was made.
+    pub created: Option<Timestamp>,
+    /// Whether it is about to go.
+    pub deleting: bool,
+    /// Why no node takes it.
+    pub unschedulable: Option<String>,
+    /// Ordinary and init containers.
+    pub containers: Vec<Container>,
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, Default)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image as the pod names it.
+    pub image: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Reason and message of its waiting, if it waits.
+    pub waiting: Option<(String, String)>,
+}
+
+impl Pod {
+    /// Reads a pod of the API; what is absent stays empty.
+    pub fn read(pod: &Value) -> Self {
+        let metadata = |key: &str| text(pod.pointer(&format!("/metadata/{key}")));
+        let mut annotations = strings(pod.pointer("/metadata/annotations"));
+        annotations.retain(|key, _| key.starts_with(PREFIX));
+        let labels = strings(pod.pointer("/metadata/labels"));
+        Self {
+            namespace: metadata("namespace"),
+            name: metadata("name"),
+            owner: owner(pod, &labels),
+            phase: text(pod.pointer("/status/phase")),
+            created: metadata("creationTimestamp").parse().ok(),
+            deleting: pod.pointer("/metadata/deletionTimestamp").is_some(),
+            unschedulable: unschedulable(pod),
+            containers: containers(pod),
+            labels,
+            annotations,
+        }
+    }
+
+    /// Namespace and name.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The sidecar.
+    pub fn sidecar(&self) -> Option<&Container> {
+        self.containers.iter().find(|c| c.name == names::SIDECAR_CONTAINER)
+    }
+
+    /// Whether it is there for a while: neither finished nor about to go.
+    pub fn lives(&self) -> bool {
+        !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Whether it asks for a sidecar, has none, and the injector did not leave it alone on purpose.
+    pub fn is_naked(&self) -> bool {
+        let asks = self.annotations.get(ANNOTATION_ENABLED).is_some_and(|text| is_truthy(text));
+        let skipped = self.annotations.contains_key(ANNOTATION_INJECTION_SKIPPED);
+        asks && !skipped && self.lives() && self.sidecar().is_none()
+    }
+
+    /// Its app id, as the injector takes it.
+    pub fn app_id(&self) -> &str {
+        self.annotations.get(ANNOTATION_APP_ID).map_or(&self.name, String::as_str)
+    }
+}
+
+/// The text after the last `:` of an image, which names the version (Dapr 1.18, CLI); empty for one
+/// that is pinned by digest alone.
+pub(crate) fn tag(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or_default();
+    let last = name.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').map_or("", |(_, tag)| tag)
+}
+
+/// Major and minor of a version such as `1.18.3` or `v1.34.4-eks-1`.
+pub(crate) fn minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn owner(pod: &Value, labels: &BTreeMap<String, String>) -> String {
+    let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let controller = references.into_iter().flatten().find(|r| r.get("controller").is_some());
+    let Some(controller) = controller else { return text(pod.pointer("/metadata/name")) };
+    let name = text(controller.get("name"));
+    let hash = labels.get("pod-template-hash").map(|hash| format!("-{hash}"));
+    hash.and_then(|hash| name.strip_suffix(&hash)).unwrap_or(&name).to_owned()
+}
+
+fn unschedulable(pod: &Value) -> Option<String> {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array)?;
+    let condition = conditions.iter().find(|condition| {
+        condition.get("type").and_then(Value::as_str) == Some("PodScheduled")
+            && condition.get("status").and_then(Value::as_str) == Some("False")
+    })?;
+    Some(text(condition.get("message")))
+}
+
+fn containers(pod: &Value) -> Vec<Container> {
+    let list = |path: &str| pod.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let statuses: Vec<&Value> =
+        list("/status/containerStatuses").chain(list("/status/initContainerStatuses")).collect();
+    let all = list("/spec/containers").chain(list("/spec/initContainers"));
+    all.map(|container| {
+        let name = text(container.get("name"));
+        let status = statuses.iter().find(|status| text(status.get("name")) == name);
+        let waiting = status.and_then(|status| status.pointer("/state/waiting"));
+        Container {
+            image: text(container.get("image")),
+            ready: status.and_then(|s| s.get("ready")).and_then(Value::as_bool) == Some(true),
+            waiting: waiting.map(|w| (text(w.get("reason")), text(w.get("message")))),
+            name,
+        }
+    })
+    .collect()
+}
+
+/// The text of a member; empty when it is absent or no text.
+pub(crate) fn text(value: Option<&Value>) -> String {
+    value.and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A map of texts.
+pub(crate) fn strings(value: Option<&Value>) -> BTreeMap<String, String> {
+    let members = value.and_then(Value::as_object).into_iter().flatten();
+    members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::plain("ghcr.io/dapr/daprd:1.18.3", "1.18.3")]
+    #[case::port("localhost:5000/daprd", "")]
+    #[case::port_and_tag("localhost:5000/daprd:1", "1")]
+    #[case::digest("r/daprd:1.18.3@sha256:ab", "1.18.3")]
+    fn tags_are_read(#[case] image: &str, #[case] want: &str) {
+        assert_eq!(tag(image), want);
+    }
+
+    #[rstest]
+    #[case("1.18.3", Some((1, 18)))]
+    #[case("v1.34.4-eks-4f35f", Some((1, 34)))]
+    #[case("1.30+", Some((1, 30)))]
+    #[case("edge", None)]
+    fn minors_are_read(#[case] version: &str, #[case] want: Option<(u32, u32)>) {
+        assert_eq!(minor(version), want);
+    }
+
+    #[rstest]
+    #[case::naked(json!({"dapr.io/enabled": "true"}), json!([{"name": "app"}]), "Running", true)]
+    #[case::other_word(json!({"dapr.io/enabled": "Yes"}), json!([{"name": "app"}]), "Pending", true)]
+    #[case::injected(json!({"dapr.io/enabled": "true"}), json!([{"name": "daprd"}]), "Running", false)]
+    #[case::skipped(json!({"dapr.io/enabled": "true", "dapr.io/injection-skipped": "creator"}),
+        json!([{"name": "app"}]), "Running", false)]
+    #[case::finished(json!({"dapr.io/enabled": "true"}), json!([{"name": "app"}]), "Succeeded", false)]
+    #[case::unasked(json!({}), json!([{"name": "app"}]), "Running", false)]
+    fn naked_pods_are_told(
+        #[case] annotations: Value,
+        #[case] containers: Value,
+        #[case] phase: &str,
+        #[case] want: bool,
+    ) {
+        let pod = json!({"metadata": {"name": "p", "annotations": annotations},
+            "spec": {"containers": containers}, "status": {"phase": phase}});
+        assert_eq!(Pod::read(&pod).is_naked(), want);
+    }
+
+    #[test]
+    fn two_replica_sets_of_a_deployment_are_one_owner() {
+        let pod = |hash: &str| {
+            let set = format!("shop-{hash}");
+            let pod = json!({"metadata": {"name": format!("{set}-x"),
+                "labels": {"pod-template-hash": hash},
+                "ownerReferences": [{"kind": "ReplicaSet", "name": set, "controller": true}]}});
+            Pod::read(&pod).owner
+        };
+        assert_eq!((pod("5d4f").as_str(), pod("77c9").as_str()), ("shop", "shop"));
+    }
+}
