@@ -53,7 +53,6 @@ pub const ACCOUNTS: &[(&str, &[Right])] = &[
             own("list", DAPR, "subscriptions"),
             own("list", DAPR, "resiliencies"),
             own("list", DAPR, "httpendpoints"),
-            own("get", "", "secrets"),
             own("list", "", "pods"),
             own("list", "apps", "deployments"),
             own("list", "apps", "statefulsets"),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Parser as _;
+use runtime::printable;
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
 use super::{Offline, Outcome, PodResult, Remark, Source, documents, emit};
 use crate::config::{Config, Flags, Surroundings};
-use crate::warnings::printable;
 
 /// Namespace of the control plane unless something says otherwise.
 const NAMESPACE: &str = "dapr-system";
