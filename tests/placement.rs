@@ -8,6 +8,8 @@
 
 #[path = "placement/bed.rs"]
 mod bed;
+#[path = "placement/crowd.rs"]
+mod crowd;
 #[path = "placement/replicas.rs"]
 mod replicas;
 
@@ -123,24 +125,38 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
 
 /// Sidecars of 1.14 to 1.16 acknowledge nothing and want each lock paired; new ones share the ring.
 #[test]
-fn older_sidecars_share_the_actors() {
-    for version in Tool::sidecars().into_iter().skip(1) {
-        shares_the_actors(version);
-    }
+fn sidecars_of_all_versions_share_one_ring_and_survive_the_loss_of_placement() {
+    let mut placement = Placement::start(&[]);
+    let hosts: Vec<Sidecar> = Tool::sidecars()
+        .into_iter()
+        .map(|tool| {
+            let name = tool.version().replace('.', "-");
+            Sidecar::start_version(tool, &name, &["cat"], &placement.address(), &[])
+        })
+        .collect();
+    let hosts: Vec<&Sidecar> = hosts.iter().collect();
+    let mut passing = Sidecar::start("passing", &["cat"], &placement);
+    placement.wait_for_hosts(hosts.len() + 1);
+    passing.daprd.process().terminate(soon()).unwrap();
+    placement.wait_for_hosts(hosts.len());
+    wait_for_answers(&hosts);
+    assert_actors_are_where_the_ring_says(&hosts, &hosts);
+
+    placement.process.kill();
+    placement.restart();
+    placement.wait_for_hosts(hosts.len());
+    wait_for_answers(&hosts);
+    assert_actors_are_where_the_ring_says(&hosts, &hosts);
 }
 
-fn shares_the_actors(version: Tool) {
-    let placement = Placement::start(&[]);
-    let old = Sidecar::start_version(version, "old", &["cat"], &placement.address(), &[]);
-    let new = Sidecar::start("new", &["cat"], &placement);
-    let mut passing = Sidecar::start("passing", &["cat"], &placement);
-    placement.wait_for_hosts(3);
-    passing.daprd.process().terminate(soon()).unwrap();
-    placement.wait_for_hosts(2);
-    for (caller, id) in [(&old, "tom-0"), (&new, "tom-0")] {
-        until(soon(), "an answer", || Ok(caller.call(id).ok())).unwrap();
+/// Older sidecars refuse calls while they wait for a table.
+fn wait_for_answers(callers: &[&Sidecar]) {
+    for caller in callers {
+        for i in 0..ACTORS {
+            let id = format!("tom-{i}");
+            until(soon(), "an answer", || Ok(caller.call(&id).ok())).unwrap();
+        }
     }
-    assert_actors_are_where_the_ring_says(&[&old, &new], &[&old, &new]);
 }
 
 /// All three with identities from our sentry.

@@ -25,6 +25,7 @@ pub mod load;
 pub mod machine;
 pub mod operator_fanout;
 pub mod operator_memory;
+pub mod order_stream;
 pub mod picture;
 pub mod placement_hosts;
 pub mod placement_join;

@@ -10,53 +10,28 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use bytes::Bytes;
-use prost::Message as _;
-use proto::placement::{Host, PlacementTables};
+use proto::placement::Host;
 use runtime::{clock::monotonic, random};
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Streaming,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
-};
-use tonic_prost::ProstCodec;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
-const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
+use crate::order_stream::{Order, OrderStream, RawTable};
+
 /// Actor types of each host.
 const TYPES: [&str; 3] = ["cat", "dog", "mouse"];
+/// The hosts are replicas of one app, as hosts of the same types are.
+const APP_ID: &str = "zoo";
 /// How often the hosts are looked at.
 const LOOK: Duration = Duration::from_millis(2);
-/// A first message and the acknowledgements of a round.
-const QUEUE: usize = 8;
-/// Tables of thousands of hosts are beyond gRPC's default of 4 MiB.
-const LARGEST: usize = 64 << 20;
 /// Pause after a failed dial: 500 ms, half of it more or less. Source: Dapr 1.18, sidecar.
 const REDIAL: Duration = Duration::from_millis(500);
-
-/// An order of which only the head is decoded: the load must not cost more than the server.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Order {
-    #[prost(bytes = "bytes", tag = "1")]
-    tables: Bytes,
-    #[prost(string, tag = "2")]
-    operation: String,
-    #[prost(uint64, tag = "3")]
-    version: u64,
-}
 
 /// What one host saw.
 #[derive(Debug, Default)]
 struct Seen {
     locked: Option<Instant>,
     longest_lock: Duration,
-    table: Bytes,
+    /// The version that was locked last.
+    version: u64,
     /// Tables so far.
     tables: u64,
     /// The version that was unlocked last, and when.
@@ -77,13 +52,17 @@ pub struct Hosts {
     tasks: JoinSet<()>,
     /// Numbers of hosts are not used again.
     named: usize,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
 }
 
+/// What all hosts write to.
 #[derive(Debug, Default)]
-struct Counters {
-    bytes: AtomicU64,
+struct Shared {
+    bytes: Arc<AtomicU64>,
     lost: AtomicU64,
+    /// The first table that came of the version that came last; one for all, because thousands of
+    /// copies of a large one fill a machine.
+    table: Mutex<(u64, RawTable)>,
 }
 
 /// A table that every host holds.
@@ -96,9 +75,8 @@ pub struct Agreed {
 impl Hosts {
     /// None yet, for replicas at these addresses.
     pub fn new(addresses: Vec<String>) -> Self {
-        let counters = Arc::default();
-        let (members, tasks) = (Vec::new(), JoinSet::new());
-        Self { addresses: addresses.into(), members, tasks, named: 0, counters }
+        let (members, tasks, shared) = (Vec::new(), JoinSet::new(), Arc::default());
+        Self { addresses: addresses.into(), members, tasks, named: 0, shared }
     }
 
     /// `count` more hosts, evenly over `time`.
@@ -112,7 +90,7 @@ impl Hosts {
                 name: format!("10.{}.{}.1:50002", self.named / 250, self.named % 250),
                 addresses: self.addresses.clone(),
                 seen: seen.clone(),
-                counters: self.counters.clone(),
+                shared: self.shared.clone(),
             };
             let task = self.tasks.spawn(host.live(self.named));
             self.named += 1;
@@ -120,7 +98,7 @@ impl Hosts {
         }
     }
 
-    /// The host that joined first is gone, without a word.
+    /// The host that joined first is gone: its connection is closed.
     pub fn leave(&mut self) {
         if !self.members.is_empty() {
             self.members.remove(0).task.abort();
@@ -154,22 +132,24 @@ impl Hosts {
             }
             all.1 = all.1.max(at);
         }
-        let table = lock(&self.members.first()?.seen).table.clone();
-        let tables = PlacementTables::decode(table).ok()?;
+        let (version, table) = lock(&self.shared.table).clone();
+        agreed = agreed.filter(|(agreed, _)| *agreed == version);
+        agreed?;
+        let tables = table.decode().ok()?;
         let complete = TYPES.iter().all(|entity| {
             tables.entries.get(*entity).is_some_and(|t| t.load_map.len() == self.members.len())
         });
         agreed.filter(|_| complete).map(|(_, at)| Agreed { at })
     }
 
-    /// Bytes of messages received by all hosts so far.
+    /// Bytes that all hosts together received on their connections so far.
     pub fn bytes(&self) -> u64 {
-        self.counters.bytes.load(Ordering::Relaxed)
+        self.shared.bytes.load(Ordering::Relaxed)
     }
 
     /// Streams that were ended by the server so far.
     pub fn lost(&self) -> u64 {
-        self.counters.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Rounds so far, as the host saw them that was there longest.
@@ -183,17 +163,15 @@ impl Hosts {
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-type Stream = (Streaming<Order>, mpsc::Sender<Host>);
 
 struct Sidecar {
     name: String,
     addresses: Arc<[String]>,
     seen: Arc<Mutex<Seen>>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
 }
 
 impl Sidecar {
@@ -203,10 +181,10 @@ impl Sidecar {
         loop {
             let Some(address) = self.addresses.get(attempt % self.addresses.len()) else { return };
             attempt += 1;
-            match self.open(address).await {
-                Ok(Some((orders, acknowledge))) => {
-                    self.obey(orders, acknowledge).await;
-                    self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            match OrderStream::open(address, self.report(), self.shared.bytes.clone()).await {
+                Ok(Some(orders)) => {
+                    self.obey(orders).await;
+                    self.shared.lost.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(None) => {} // the next replica is asked without a pause
                 Err(_) => tokio::time::sleep(random::jittered(REDIAL, 0.5)).await,
@@ -214,62 +192,52 @@ impl Sidecar {
         }
     }
 
-    /// A stream, or `None` if the replica refuses it.
-    async fn open(&self, address: &str) -> Result<Option<Stream>> {
-        let channel: Channel =
-            Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-        let (send, receive) = mpsc::channel(QUEUE);
-        let mut report = self.message(1, None);
-        report.name.clone_from(&self.name);
-        report.entities = TYPES.map(ToOwned::to_owned).to_vec();
-        report.api_level = 20;
-        send.send(report).await?;
-        let mut client = Grpc::new(channel).max_decoding_message_size(LARGEST);
-        client.ready().await?;
-        let codec = ProstCodec::<Host, Order>::default();
-        let request = Request::new(ReceiverStream::new(receive));
-        let answer = client.streaming(request, PathAndQuery::from_static(METHOD), codec).await;
-        Ok(answer.ok().map(|answer| (answer.into_inner(), send)))
-    }
-
-    fn message(&self, operation: i32, version: Option<u64>) -> Host {
-        let (id, namespace) = (self.name.clone(), "bench".to_owned());
-        Host { id, namespace, operation, version, ..Host::default() }
+    fn report(&self) -> Host {
+        let name = self.name.clone();
+        let entities = TYPES.map(ToOwned::to_owned).to_vec();
+        Host { name, entities, api_level: 20, ..message(1, None) }
     }
 
     /// Reads orders to the end of the stream.
-    async fn obey(&self, mut orders: Streaming<Order>, acknowledge: mpsc::Sender<Host>) {
-        while let Ok(Some(order)) = orders.message().await {
-            let length = u64::try_from(order.encoded_len()).unwrap_or(u64::MAX);
-            self.counters.bytes.fetch_add(length, Ordering::Relaxed);
-            let operation = self.note(&order);
-            if acknowledge.send(self.message(operation, Some(order.version))).await.is_err() {
+    async fn obey(&self, mut orders: OrderStream) {
+        while let Some(order) = orders.next().await {
+            if !orders.say(self.note(order)).await {
                 return;
             }
         }
     }
 
-    /// The operation that acknowledges the order.
-    fn note(&self, order: &Order) -> i32 {
+    /// The message that acknowledges the order.
+    fn note(&self, order: Order) -> Host {
         let now = monotonic();
         let mut seen = lock(&self.seen);
-        match order.operation.as_str() {
-            "lock" => {
+        let operation = match order {
+            Order::Lock(version) => {
                 seen.locked.get_or_insert(now);
+                seen.version = version;
                 2
             }
-            "update" => {
-                seen.table = order.tables.clone();
+            Order::Update(table) => {
                 seen.tables += 1;
+                let mut newest = lock(&self.shared.table);
+                if newest.0 != seen.version {
+                    *newest = (seen.version, table);
+                }
                 3
             }
-            _ => {
+            Order::Unlock => {
                 if let Some(since) = seen.locked.take() {
                     seen.longest_lock = seen.longest_lock.max(now.saturating_duration_since(since));
                 }
-                seen.unlocked = Some((order.version, now));
+                seen.unlocked = Some((seen.version, now));
                 4
             }
-        }
+        };
+        message(operation, Some(seen.version))
     }
+}
+
+fn message(operation: i32, version: Option<u64>) -> Host {
+    let (id, namespace) = (APP_ID.to_owned(), "bench".to_owned());
+    Host { id, namespace, operation, version, ..Host::default() }
 }

@@ -63,6 +63,9 @@ pub enum Unit {
     /// 1,000,000 bytes.
     #[serde(rename = "MB")]
     Megabytes,
+    /// 1,000 bytes.
+    #[serde(rename = "kB")]
+    Kilobytes,
     /// A plain number; fewer is better.
     #[serde(rename = "")]
     Count,
@@ -76,6 +79,7 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::CpuMilliseconds => "CPU ms",
             Self::Megabytes => "MB",
+            Self::Kilobytes => "kB",
             Self::Count => "",
         }
     }

@@ -43,7 +43,8 @@ pub fn cpu(pid: i32) -> Result<Duration> {
 pub fn memory(pid: i32) -> Result<Memory> {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
-    let field = |name| kilobytes(&status, name).with_context(|| format!("no {name} in its status"));
+    let field =
+        |name| status_field(&status, name).with_context(|| format!("no {name} in its status"));
     Ok(Memory { rss: field("VmRSS:")?, anonymous: field("RssAnon:")? })
 }
 
@@ -56,7 +57,7 @@ fn parse_cpu(stat: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
 }
 
-fn kilobytes(status: &str, name: &str) -> Option<u64> {
+fn status_field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(number * 1024)
@@ -100,6 +101,11 @@ pub fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
+/// Bytes as kilobytes of 1,000.
+pub fn kilobytes(bytes: u64) -> f64 {
+    megabytes(bytes) * 1e3
+}
+
 /// A duration in milliseconds.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
@@ -119,8 +125,8 @@ mod tests {
     #[test]
     fn memory_is_in_kibibytes() {
         let status = "Name:\tx\nVmRSS:\t   12 kB\nRssAnon:\t    3 kB\n";
-        assert_eq!(kilobytes(status, "VmRSS:"), Some(12 * 1024));
-        assert_eq!(kilobytes(status, "VmSwap:"), None);
+        assert_eq!(status_field(status, "VmRSS:"), Some(12 * 1024));
+        assert_eq!(status_field(status, "VmSwap:"), None);
     }
 
     #[test]

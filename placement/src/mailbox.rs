@@ -15,12 +15,12 @@ use tonic::Status;
 
 use crate::message::Step;
 use crate::outbox::{Order, Outbox};
-use crate::wire;
+use crate::wire::{self, Encoding, Format};
 
 /// One stream's orders and its end. Shared by the owner, the stream's task and the connection.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    replication_factor: i64,
+    format: Format,
     inner: Mutex<Inner>,
     written: watch::Sender<Option<(Step, u64)>>,
     ended: CancellationToken,
@@ -36,9 +36,9 @@ struct Inner {
 
 impl Mailbox {
     /// An open stream; `paired` as in [`Outbox::new`].
-    pub(crate) fn new(paired: bool, replication_factor: i64) -> Arc<Self> {
+    pub(crate) fn new(paired: bool, format: Format) -> Arc<Self> {
         Arc::new(Self {
-            replication_factor,
+            format,
             inner: Mutex::new(Inner { outbox: Outbox::new(paired), end: None, reader: None }),
             written: watch::Sender::new(None),
             ended: CancellationToken::new(),
@@ -57,6 +57,11 @@ impl Mailbox {
             inner.end.get_or_insert(status);
         });
         self.ended.cancel();
+    }
+
+    /// How tables are encoded.
+    pub(crate) fn encoding(&self) -> Encoding {
+        self.format.encoding
     }
 
     /// Resolves when [`Self::end`] was called, to its reason.
@@ -130,7 +135,7 @@ impl Body for Frames {
         }
         self.mailbox.poll(cx).map(|next| {
             let frame = match next {
-                Ok(order) => Frame::data(wire::frame(&order, self.mailbox.replication_factor)),
+                Ok(order) => Frame::data(wire::frame(&order, self.mailbox.format)),
                 Err(status) => {
                     self.done = true;
                     let mut trailers = HeaderMap::new();

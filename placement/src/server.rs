@@ -28,9 +28,14 @@ use crate::mailbox::{Frames, Mailbox};
 use crate::membership::{Event, Rules};
 use crate::message::{Message, StreamId};
 use crate::owner::Owner;
+use crate::wire::{Encoding, Format};
 
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
 const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
+
+/// gRPC's names for what a client can decompress, and for what a message may be compressed with.
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+const CONTENT_ENCODING: &str = "grpc-encoding";
 
 /// How long a peer may take to read the end of its stream before its connection is cut: one that
 /// reads nothing would keep it for ever.
@@ -75,7 +80,7 @@ impl Service {
     async fn open(self, request: Request) -> Response<Body> {
         let peer = request.extensions().get::<Peer>().cloned();
         let answer = match self.clone().admit(request).await {
-            Ok(Some(mailbox)) => return respond(Body::new(Frames::new(mailbox))),
+            Ok(Some(mailbox)) => return respond(mailbox),
             Ok(None) => Status::new(Code::Ok, "").into_http(),
             Err(status) => status.into_http(),
         };
@@ -116,6 +121,8 @@ impl Service {
             Access::Unproven
         };
         let mut admission = Admission::new(access);
+        let accepted = request.headers().get(ACCEPT_ENCODING).and_then(|list| list.to_str().ok());
+        let encoding = Encoding::accepted(accepted);
         let decoder = ProstCodec::<(), Host>::default().decoder();
         let mut inbound = Streaming::new_request(decoder, request.into_body(), None, None);
         let first = tokio::select! {
@@ -128,7 +135,8 @@ impl Service {
             tracing::info!(target: "dapr.placement.server", id, "Refused a stream: {refusal}");
             Status::from(&refusal)
         })?;
-        Ok(Some(self.start(peer, admission, inbound, message)))
+        let format = Format { replication_factor: self.replication_factor, encoding };
+        Ok(Some(self.start(peer, admission, inbound, message, format)))
     }
 
     /// Starts the task that owns the stream and tells of its beginning and its end, once each.
@@ -138,6 +146,7 @@ impl Service {
         admission: Admission,
         inbound: Streaming<Host>,
         message: Message,
+        format: Format,
     ) -> Arc<Mailbox> {
         let host = &message.host;
         tracing::info!(target: "dapr.placement.server",
@@ -148,7 +157,7 @@ impl Service {
                 "A sidecar before 1.17 gives a round up after {LEGACY_LIMIT:?}: keep --disseminate-timeout below");
         }
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
-        let mailbox = Mailbox::new(message.is_legacy(), self.replication_factor);
+        let mailbox = Mailbox::new(message.is_legacy(), format);
         let task = Stream {
             id: stream,
             owner: self.owner,
@@ -169,10 +178,16 @@ async fn retire(peer: Peer, ending: CancellationToken) {
     peer.retire();
 }
 
-fn respond(body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+fn respond(mailbox: Arc<Mailbox>) -> Response<Body> {
+    let encoding = mailbox.encoding();
+    let mut response = Response::new(Body::new(Frames::new(mailbox)));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    if encoding == Encoding::Gzip {
+        // Allows frames to be compressed; those of `lock` and `unlock` are not.
+        let gzip = HeaderValue::from_static(Encoding::GZIP);
+        response.headers_mut().insert(CONTENT_ENCODING, gzip);
+    }
     response
 }
 

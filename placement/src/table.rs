@@ -6,13 +6,15 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::message::{Host, StreamId};
+use crate::wire::Encoding;
 
 /// A table as it was when its version began. It never changes, so a version names its content.
 #[derive(Debug, Default)]
 pub struct Table {
     version: u64,
     hosts: Vec<Arc<Host>>,
-    encoded: OnceLock<Bytes>,
+    plain: OnceLock<Bytes>,
+    gzip: OnceLock<Bytes>,
 }
 
 impl Table {
@@ -30,7 +32,7 @@ impl Table {
             }
         }
         let hosts = newest.into_values().map(|(_, host)| host.clone()).collect();
-        Self { version, hosts, encoded: OnceLock::new() }
+        Self { version, hosts, ..Self::default() }
     }
 
     /// The version of the table.
@@ -43,20 +45,29 @@ impl Table {
         &self.hosts
     }
 
-    /// The hosts of each actor type, both sorted.
-    pub fn by_type(&self) -> BTreeMap<&str, Vec<&Host>> {
-        let mut types = BTreeMap::<&str, Vec<&Host>>::new();
+    /// What `of` makes of the hosts of each actor type, both sorted; called once per host.
+    pub fn by_type<'a, T: Clone>(
+        &'a self,
+        of: impl Fn(&'a Host) -> T,
+    ) -> BTreeMap<&'a str, Vec<T>> {
+        let mut types = BTreeMap::<&str, Vec<T>>::new();
         for host in &self.hosts {
+            let made = of(host);
             for entity in &host.entities {
-                types.entry(entity).or_default().push(host);
+                types.entry(entity).or_default().push(made.clone());
             }
         }
         types
     }
 
-    /// The encoded order, made by `encode` for the first stream and shared by all others.
-    pub(crate) fn encoded(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
-        self.encoded.get_or_init(encode).clone()
+    /// The encoded order, made by `encode` for the first stream and shared by all others that take
+    /// the same encoding.
+    pub(crate) fn encoded(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let slot = match encoding {
+            Encoding::Identity => &self.plain,
+            Encoding::Gzip => &self.gzip,
+        };
+        slot.get_or_init(encode).clone()
     }
 }
 
@@ -75,9 +86,7 @@ mod tests {
         let other = host("g:1", "other", &["b"]);
         let table =
             Table::new(3, [(StreamId(9), &new), (StreamId(2), &old), (StreamId(5), &other)]);
-        let types = table.by_type();
-        let apps = |t: &str| types[t].iter().map(|h| h.app_id.as_str()).collect::<Vec<_>>();
-        assert_eq!(apps("a"), ["new"]);
-        assert_eq!(apps("b"), ["other"]);
+        let apps = table.by_type(|host| host.app_id.as_str());
+        assert_eq!(apps, BTreeMap::from([("a", vec!["new"]), ("b", vec!["other"])]));
     }
 }

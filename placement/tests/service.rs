@@ -18,10 +18,11 @@ use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
 use rstest::rstest;
 use testkit::ca::{Ca, TestSvid};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 use transport::Svid;
 use transport::svid::CertifiedSvid;
@@ -58,6 +59,32 @@ async fn two_hosts_get_one_table_step_by_step() {
         server.metric("dapr_placement_runtimes_total") == 0
     })
     .await;
+}
+
+/// Official sidecars of 1.15 and 1.18 say that they take gzip; whoever does not gets plain tables.
+#[rstest]
+#[case(true, Some("gzip"))]
+#[case(false, None)]
+#[tokio::test]
+async fn tables_are_compressed_for_clients_that_take_it(
+    #[case] takes: bool,
+    #[case] want: Option<&str>,
+) {
+    let server = Server::start(&[]).await;
+    let mut client = PlacementClient::new(server.channel());
+    if takes {
+        client = client.accept_compressed(CompressionEncoding::Gzip);
+    }
+    let (send, receive) = mpsc::channel(16);
+    send.send(host("A", "ns", &["a"])).await.unwrap();
+    let answer = client.report_dapr_status(ReceiverStream::new(receive)).await.unwrap();
+    let encoding = answer.metadata().get("grpc-encoding").map(|name| name.to_str().unwrap());
+    assert_eq!(encoding, want);
+    let orders = answer.into_inner();
+    let mut a = Sidecar { host: host("A", "ns", &["a"]), send, orders, version: 0 };
+    for order in ["lock1", "update1{a:A}", "unlock1"] {
+        a.take(order).await;
+    }
 }
 
 #[rstest]
@@ -196,7 +223,7 @@ async fn a_silent_sidecar_is_removed_alone_and_told_why(#[case] silent_at: i32) 
 #[tokio::test]
 async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
     let server = Server::start(&[]).await;
-    let (silent, receive) = tokio::sync::mpsc::channel::<Host>(1);
+    let (silent, receive) = mpsc::channel::<Host>(1);
     let mut client = PlacementClient::new(server.channel());
     let mut call = JoinSet::new();
     call.spawn(async move {
@@ -210,7 +237,7 @@ async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
     let ended = tokio::time::timeout(LIMIT, call.join_next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(ended, Ok(None)), "{ended:?}");
     for sidecar in [&mut waiting, &mut member] {
-        sidecar.send = tokio::sync::mpsc::channel(1).0;
+        sidecar.send = mpsc::channel(1).0;
         assert_eq!(sidecar.end().await, (Code::Ok, String::new()));
     }
 }
@@ -218,7 +245,7 @@ async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
 #[tokio::test]
 async fn a_stop_ends_every_stream_within_five_seconds() {
     let server = Server::start(&[]).await;
-    let (_silent, receive) = tokio::sync::mpsc::channel::<Host>(1);
+    let (_silent, receive) = mpsc::channel::<Host>(1);
     let mut client = PlacementClient::new(server.channel());
     let mut silent = JoinSet::new();
     silent.spawn(

@@ -433,7 +433,7 @@ fn owned(table: &placement::table::Table, name: &str) -> Actors {
         let own = (0..ACTORS).filter(|i| hosts[i % hosts.len()].name == name);
         own.map(|i| (entity.to_owned(), i)).collect::<Vec<_>>()
     };
-    table.by_type().into_iter().flat_map(share).collect()
+    table.by_type(|host| host).into_iter().flat_map(share).collect()
 }
 
 fn described(table: &placement::table::Table) -> Vec<String> {

@@ -1,14 +1,59 @@
 //! An app that hosts actors, for a sidecar: a few lines of HTTP on a thread.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{BufReader, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use anyhow::Result;
+
+/// How long a method runs that is watched: long enough to be met by another that should not run.
+const WORK: Duration = Duration::from_millis(5);
+
+/// Watches the methods of all apps of a test: no actor may run in two places at once.
+#[derive(Debug, Default)]
+pub struct Executions(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    finished: usize,
+    /// The app in which an actor runs now.
+    running: BTreeMap<String, String>,
+    overlaps: Vec<String>,
+}
+
+impl Executions {
+    /// How many methods ran to their end.
+    pub fn finished(&self) -> usize {
+        self.lock().finished
+    }
+
+    /// Each method that began while another app ran one of the same actor.
+    pub fn overlaps(&self) -> Vec<String> {
+        self.lock().overlaps.clone()
+    }
+
+    fn run(&self, app: &str, id: &str) {
+        {
+            let mut seen = self.lock();
+            if let Some(other) = seen.running.insert(id.to_owned(), app.to_owned()) {
+                seen.overlaps.push(format!("{id} at {app} while at {other}"));
+            }
+        }
+        thread::sleep(WORK);
+        let mut seen = self.lock();
+        seen.running.remove(id);
+        seen.finished += 1;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// An app that answers every actor method with its own name and the actor's id, as
 /// `<app> <actor id>`. It ends with the test process.
@@ -24,14 +69,26 @@ impl ActorApp {
     /// # Errors
     /// No port is free.
     pub fn start(name: &str, types: &[&str]) -> Result<Self> {
+        Self::start_watched(name, types, None)
+    }
+
+    /// As [`ActorApp::start`]; `executions` watches its methods.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn start_watched(
+        name: &str,
+        types: &[&str],
+        executions: Option<Arc<Executions>>,
+    ) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let active = Arc::new(Mutex::new(BTreeSet::new()));
         let config = serde_json::json!({
             "entities": types, "drainOngoingCallTimeout": "1s", "drainRebalancedActors": true,
         });
-        let app = App { name: name.to_owned(), config: config.to_string(), active: active.clone() };
-        let app = Arc::new(app);
+        let (name, config) = (name.to_owned(), config.to_string());
+        let app = Arc::new(App { name, config, active: active.clone(), executions });
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let app = app.clone();
@@ -57,6 +114,7 @@ struct App {
     name: String,
     config: String,
     active: Arc<Mutex<BTreeSet<String>>>,
+    executions: Option<Arc<Executions>>,
 }
 
 impl App {
@@ -81,6 +139,9 @@ impl App {
             ("GET", ["healthz"]) => ("200 OK", String::new()),
             ("PUT", ["actors", _, id, "method", _]) => {
                 self.change(|active| active.insert((*id).to_owned()));
+                if let Some(executions) = &self.executions {
+                    executions.run(&self.name, id);
+                }
                 ("200 OK", format!("{} {id}", self.name))
             }
             ("DELETE", ["actors", _, id]) => {

@@ -44,7 +44,7 @@ pub mod subscriber_app;
 pub mod tools;
 pub mod wait;
 
-pub use actor_app::ActorApp;
+pub use actor_app::{ActorApp, Executions};
 pub use api_bed::{ApiBed, ApiBedOptions};
 pub use cluster::Cluster;
 pub use daprd::{Daprd, DaprdBuilder};

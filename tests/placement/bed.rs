@@ -137,9 +137,20 @@ impl Sidecar {
         placement: &str,
         env: &[(&str, &str)],
     ) -> Self {
+        let app = (!types.is_empty()).then(|| ActorApp::start(name, types).unwrap());
+        Self::start_beside(app, version, name, placement, env)
+    }
+
+    /// The sidecar of an app that runs already.
+    pub(crate) fn start_beside(
+        app: Option<ActorApp>,
+        version: Tool,
+        name: &str,
+        placement: &str,
+        env: &[(&str, &str)],
+    ) -> Self {
         let resources = Scratch::new("resources").unwrap();
         resources.write("store.yaml", STATE_STORE).unwrap();
-        let app = (!types.is_empty()).then(|| ActorApp::start(name, types).unwrap());
         let mut builder = Daprd::builder(name)
             .version(version)
             .arg(format!("--resources-path={}", resources.path().display()))

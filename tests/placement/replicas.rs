@@ -13,11 +13,13 @@ use crate::bed::{Placement, Sidecar, soon};
 const REPLICAS: usize = 3;
 /// Actors that the client calls, in turn.
 const ACTORS: usize = 12;
+/// Between two tries of a client.
+const PAUSE: Duration = Duration::from_millis(50);
 
-struct Replicas(Vec<Placement>);
+pub(crate) struct Replicas(pub(crate) Vec<Placement>);
 
 impl Replicas {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let ports: Vec<u16> = (0..REPLICAS).map(|_| environment::free_port().unwrap()).collect();
         let members: Vec<String> =
             ports.iter().enumerate().map(|(i, port)| format!("p{i}=127.0.0.1:{port}")).collect();
@@ -32,12 +34,12 @@ impl Replicas {
         replicas
     }
 
-    fn addresses(&self) -> String {
+    pub(crate) fn addresses(&self) -> String {
         self.0.iter().map(Placement::address).collect::<Vec<_>>().join(",")
     }
 
     /// The one that leads, once exactly one does.
-    fn leader(&self) -> usize {
+    pub(crate) fn leader(&self) -> usize {
         until(soon(), "exactly one leader", || {
             let leads = |i: &usize| {
                 let gauge = http::get(self.0[*i].metrics, "/").map(|a| a.body).unwrap_or_default();
@@ -52,14 +54,14 @@ impl Replicas {
         .unwrap()
     }
 
-    fn lose(&mut self, signal: Signal) {
+    pub(crate) fn lose(&mut self, signal: Signal) {
         let leader = self.leader();
         let lost = &mut self.0[leader];
         lost.process.signal(signal).unwrap();
         until(soon(), "its end", || Ok(lost.process.exit_status())).unwrap();
     }
 
-    fn restart_all(&mut self) {
+    pub(crate) fn restart_all(&mut self) {
         for replica in &mut self.0 {
             if replica.process.exit_status().is_some() {
                 replica.restart();
@@ -69,37 +71,41 @@ impl Replicas {
     }
 }
 
-/// What the client saw.
+/// What clients saw.
 #[derive(Default)]
-struct Calls {
-    answered: AtomicUsize,
-    failed: AtomicUsize,
-    stop: AtomicBool,
+pub(crate) struct Calls {
+    pub(crate) answered: AtomicUsize,
+    /// Tries that failed. Each is tried again until it is answered.
+    pub(crate) failed: AtomicUsize,
+    pub(crate) stop: AtomicBool,
 }
 
 impl Calls {
-    /// Calls one actor after the other until told to stop; the longest that one took.
-    fn run(&self, caller: &Sidecar) -> Duration {
+    /// Calls one actor after the other until told to stop; the longest that one waited for its
+    /// answer.
+    pub(crate) fn run(&self, caller: &Sidecar) -> Duration {
         let mut longest = Duration::ZERO;
         for i in (0..ACTORS).cycle() {
             if self.stop.load(Ordering::Relaxed) {
                 return longest;
             }
             let begin = soon();
-            match caller.call(&format!("tom-{i}")) {
-                Ok(_) => self.answered.fetch_add(1, Ordering::Relaxed),
-                Err(_) => self.failed.fetch_add(1, Ordering::Relaxed),
-            };
+            while let Err(error) = caller.call(&format!("tom-{i}")) {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                assert!(!begin.passed(), "tom-{i} is lost: {error:#}");
+                thread::sleep(PAUSE);
+            }
+            self.answered.fetch_add(1, Ordering::Relaxed);
             longest = longest.max(begin.elapsed());
         }
         longest
     }
 
-    /// Waits until the client was answered again, a full turn of all actors.
-    fn wait_for_a_turn(&self) {
-        let before = self.answered.load(Ordering::Relaxed);
+    /// Waits until clients were answered again, full turns of all actors in number.
+    pub(crate) fn wait_for_turns(&self, turns: usize) {
+        let want = self.answered.load(Ordering::Relaxed) + ACTORS * turns;
         until(soon(), "answers", || {
-            Ok((self.answered.load(Ordering::Relaxed) >= before + ACTORS).then_some(()))
+            Ok((self.answered.load(Ordering::Relaxed) >= want).then_some(()))
         })
         .unwrap();
     }
@@ -117,11 +123,11 @@ fn calls_survive_every_loss_of_a_leader() {
     let calls = Calls::default();
     let longest = thread::scope(|scope| {
         let client = scope.spawn(|| calls.run(&caller));
-        calls.wait_for_a_turn();
+        calls.wait_for_turns(1);
         for signal in [Signal::KILL, Signal::TERM, Signal::TERM, Signal::TERM] {
             replicas.lose(signal);
             replicas.0[replicas.leader()].wait_for_hosts(2);
-            calls.wait_for_a_turn();
+            calls.wait_for_turns(1);
             replicas.restart_all();
         }
         calls.stop.store(true, Ordering::Relaxed);

@@ -226,7 +226,7 @@ pub(crate) fn shown(order: &Order) -> String {
     let head = format!("{}{}", order.step().to_string().to_lowercase(), order.version());
     let Order::Update(table) = order else { return head };
     let types: Vec<String> = table
-        .by_type()
+        .by_type(|host| host)
         .into_iter()
         .map(|(entity, hosts)| {
             let hosts: Vec<&str> = hosts.iter().map(|h| h.name.as_str()).collect();

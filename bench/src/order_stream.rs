@@ -1,0 +1,225 @@
+//! A stream of placement's orders as an official sidecar has it: on a connection of its own, whose
+//! bytes are counted. Tables are kept as they came: to decompress and decode each of thousands
+//! would cost more than the server that is measured.
+
+use std::{
+    convert::Infallible,
+    io::{self, Read as _},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use anyhow::{Result, ensure};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use flate2::read::GzDecoder;
+use futures::StreamExt as _;
+use http::{Request, header};
+use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use proto::placement::{Host, PlacementTables};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
+const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
+/// A gRPC frame begins with the compression flag and the length of its message.
+const FRAME_HEAD: usize = 5;
+/// A first message and the acknowledgements of a round.
+const QUEUE: usize = 8;
+
+/// An order of which only the head is decoded.
+#[derive(Clone, PartialEq, Message)]
+struct Head {
+    #[prost(bytes = "bytes", tag = "1")]
+    tables: Bytes,
+    #[prost(string, tag = "2")]
+    operation: String,
+    #[prost(uint64, tag = "3")]
+    version: u64,
+}
+
+/// What a sidecar is told.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Prepare for a table of this version.
+    Lock(u64),
+    /// Take this table.
+    Update(RawTable),
+    /// Use the table.
+    Unlock,
+}
+
+/// A table as it came.
+#[derive(Clone, Debug, Default)]
+pub struct RawTable {
+    message: Bytes,
+    compressed: bool,
+}
+
+impl RawTable {
+    /// What is in it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn decode(&self) -> Result<PlacementTables> {
+        if !self.compressed {
+            return Ok(PlacementTables::decode(self.message.clone())?);
+        }
+        let mut plain = Vec::new();
+        GzDecoder::new(self.message.clone().reader()).read_to_end(&mut plain)?;
+        Ok(PlacementTables::decode(Head::decode(Bytes::from(plain))?.tables)?)
+    }
+}
+
+/// An open stream; its connection is closed when it is dropped.
+#[derive(Debug)]
+pub struct OrderStream {
+    orders: Incoming,
+    buffer: BytesMut,
+    send: mpsc::Sender<Host>,
+    // Of the connection: while it lives, the connection may be used.
+    _sender: SendRequest<BoxBody<Bytes, Infallible>>,
+    driver: JoinHandle<()>,
+}
+
+impl OrderStream {
+    /// A stream that begins with the message `first`, or `None` if the replica at `address` refuses
+    /// it. `received` counts the bytes that come on the connection.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn open(
+        address: &str,
+        first: Host,
+        received: Arc<AtomicU64>,
+    ) -> Result<Option<Self>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let stream = TokioIo::new(Counted { stream, received });
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        #[expect(clippy::disallowed_methods, reason = "a client of the benchmark has no scope")]
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        let (send, receive) = mpsc::channel(QUEUE);
+        send.send(first).await?;
+        let messages = ReceiverStream::new(receive).map(|host| Ok(Frame::data(frame(&host))));
+        let request = Request::post(format!("http://{address}{METHOD}"))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            // Official sidecars take gzip. Source: Dapr 1.15 and 1.18, what they send.
+            .header("grpc-accept-encoding", "gzip")
+            .body(BodyExt::boxed(StreamBody::new(messages)))?;
+        let answer = sender.send_request(request).await?;
+        let refused = answer.headers().contains_key("grpc-status");
+        let (orders, buffer) = (answer.into_body(), BytesMut::new());
+        let stream = Self { orders, buffer, send, _sender: sender, driver };
+        Ok((!refused).then_some(stream))
+    }
+
+    /// The next order; `None` when the stream has ended.
+    pub async fn next(&mut self) -> Option<Order> {
+        loop {
+            if let Some(order) = self.take().ok()? {
+                return Some(order);
+            }
+            let frame = self.orders.frame().await?.ok()?;
+            self.buffer.extend_from_slice(frame.data_ref()?);
+        }
+    }
+
+    /// The order at the beginning of what was read, if all of it was.
+    fn take(&mut self) -> Result<Option<Order>> {
+        let mut head = self.buffer.as_ref();
+        if head.remaining() < FRAME_HEAD {
+            return Ok(None);
+        }
+        let (compressed, length) = (head.get_u8() == 1, head.get_u32() as usize);
+        if head.remaining() < length {
+            return Ok(None);
+        }
+        let message = self.buffer.split_to(FRAME_HEAD + length).freeze().slice(FRAME_HEAD..);
+        if compressed {
+            // Nothing else is long enough.
+            return Ok(Some(Order::Update(RawTable { message, compressed })));
+        }
+        let head = Head::decode(message)?;
+        let known = matches!(head.operation.as_str(), "lock" | "update" | "unlock");
+        ensure!(known, "unknown order {:?}", head.operation);
+        Ok(Some(match head.operation.as_str() {
+            "lock" => Order::Lock(head.version),
+            "update" => Order::Update(RawTable { message: head.tables, compressed }),
+            _ => Order::Unlock,
+        }))
+    }
+
+    /// Says something; false when the stream has ended.
+    pub async fn say(&self, message: Host) -> bool {
+        self.send.send(message).await.is_ok()
+    }
+}
+
+impl Drop for OrderStream {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn frame(message: &Host) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(FRAME_HEAD + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut frame);
+    frame.freeze()
+}
+
+/// A connection that counts what it receives.
+struct Counted {
+    stream: TcpStream,
+    received: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let received = u64::try_from(buffer.filled().len() - before).unwrap_or(u64::MAX);
+        self.received.fetch_add(received, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
