@@ -5,13 +5,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, until};
+use blackbox::{
+    ApiBed, DaprCli, Deadline, Process, Scratch, Spawn, build_binary, environment, until,
+};
 use identity::{CertChain, PrivateKey, TrustAnchors};
 use serde_json::{Value, json};
 
 use crate::cluster::{alone, bed, clean};
 use crate::helm::NAMESPACE;
-use crate::peers::Cli;
 
 const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
 const SECRET: [&str; 4] = ["secret", "dapr-trust-bundle", "-n", NAMESPACE];
@@ -57,7 +58,7 @@ fn rotate(bed: &ApiBed) -> Result<()> {
 }
 
 /// `dapr mtls export` and `dapr mtls expiry`, with the answers checked against the Secret.
-fn reads(bed: &ApiBed, cli: &Cli) -> Result<()> {
+fn reads(bed: &ApiBed, cli: &DaprCli) -> Result<()> {
     let folder = Scratch::new("export")?;
     let out = folder.path().join("certificates");
     cli.run(&["mtls", "export", "-o", &out.to_string_lossy()])?;
@@ -87,7 +88,7 @@ fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()>
     let _alone = alone();
     let bed = bed()?;
     clean(bed)?;
-    let cli = Cli::new(bed)?;
+    let cli = DaprCli::with_repository(bed.cluster().clone(), None, None)?;
     crate::cluster::install(
         bed,
         &["global.mtls.workloadCertTTL=6s", "global.mtls.allowedClockSkew=2s"],

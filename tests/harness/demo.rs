@@ -24,7 +24,7 @@ pub const SERVICES: [&str; 4] = [
 const APPS: [&str; 3] = ["node", "python", "actor"];
 
 /// Registry part of the names of images that were made on this machine.
-const LOCAL: &str = "localhost";
+pub const LOCAL: &str = "localhost";
 
 /// Makes the images of the control plane and of the sample and brings them to the bed's node.
 /// `profile` is cargo's profile for our services.
@@ -49,7 +49,8 @@ pub fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
     import("python", peer_images::python("localhost/trilby-sample-python:1")?)
 }
 
-fn daprd_image() -> String {
+/// The image of the official sidecar that [`import_images`] makes.
+pub fn daprd_image() -> String {
     format!("{LOCAL}/daprd:{}", peer_images::daprd_tag())
 }
 
@@ -312,6 +313,15 @@ impl Demo {
         let mut words = vec!["-n", self.namespace.as_str()];
         words.extend(args);
         self.cluster.kubectl(&words)
+    }
+
+    /// Applies manifests in the sample's namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses one; the error holds its words.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        let args = ["-n", &self.namespace, "apply", "--server-side", "-f", "-"];
+        self.cluster.kubectl_with_input(&args, manifests)
     }
 
     /// The running pods of one application, without those that end.

@@ -15,7 +15,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::{environment, process};
+use crate::{architecture::Architecture, environment, process};
 
 /// The user of every image: numeric, because `runAsNonRoot` refuses a name, and nobody's.
 pub const USER: &str = "65532";
@@ -38,6 +38,7 @@ pub struct Image {
     env: Vec<String>,
     folder: String,
     user: String,
+    architecture: &'static str,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -51,6 +52,7 @@ impl Image {
             env: vec!["PATH=/usr/local/bin:/usr/bin:/bin:/".to_owned()],
             folder: "/".to_owned(),
             user: USER.to_owned(),
+            architecture: Architecture::here().map_or(std::env::consts::ARCH, Architecture::name),
             entries: BTreeMap::new(),
         }
     }
@@ -58,6 +60,13 @@ impl Image {
     /// Its name with the tag.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The processor of its programs, if it is not this machine's.
+    #[must_use]
+    pub fn architecture(mut self, architecture: Architecture) -> Self {
+        self.architecture = architecture.name();
+        self
     }
 
     /// The command it runs.
@@ -224,7 +233,7 @@ impl Image {
     fn write_parts(&self, layer_file: &Path, archive: &Path) -> Result<()> {
         let digest = self.write_layer(layer_file)?;
         let config = json!({
-            "architecture": architecture(),
+            "architecture": self.architecture,
             "os": "linux",
             "created": "1970-01-01T00:00:00Z",
             "config": {
@@ -310,15 +319,6 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header.set_gid(0);
     header.set_mtime(0);
     header
-}
-
-/// Go's name of this machine's processor, as image configurations have it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// Hashes what it writes.

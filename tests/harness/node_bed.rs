@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Cluster, Deadline, Process, Tool,
+    Cluster, Deadline, Image, Process, Tool,
     containerd::Containerd,
     control_plane::{
         self, Layout, User, start_api_server, start_controller_manager, start_etcd,
@@ -188,6 +188,18 @@ impl NodeBed {
         self.containerd
             .import(archive)
             .with_context(|| format!("import image {}", archive.display()))
+    }
+
+    /// Brings an image to the node that is in no archive yet.
+    ///
+    /// # Errors
+    /// When a file of the image cannot be read, or as [`NodeBed::import_image`].
+    pub fn import(&self, image: &Image) -> Result<()> {
+        let archive = self.state.join("image.tar");
+        image.write(&archive)?;
+        let imported = self.import_image(&archive);
+        fs::remove_file(&archive)?;
+        imported
     }
 
     fn roster(&self) -> Roster {

@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{Daprd, Image, Service, environment, packages, process, tools};
+use crate::{
+    Daprd, Image, Service, architecture::Architecture, environment, packages, process, sbom, tools,
+};
 
 /// What of Python's library no sample needs, and what differs from run to run.
 const PYTHON_LEFT_OUT: [&str; 11] = [
@@ -21,15 +23,32 @@ const PYTHON_LEFT_OUT: [&str; 11] = [
     "turtledemo",
 ];
 
-/// The image of one of our services: the static program, certificate authorities, nobody's user.
+/// The image of one of our services for this machine, see [`service_for`].
 ///
 /// # Errors
 /// When the service does not compile.
 pub fn service(service: Service, name: &str, profile: &str) -> Result<Image> {
+    service_for(Architecture::here()?, service, name, profile)
+}
+
+/// The image of one of our services: the static program, certificate authorities, its bill of
+/// materials, nobody's user.
+///
+/// # Errors
+/// When the service does not compile, or what it takes to build for another processor is missing.
+pub fn service_for(
+    architecture: Architecture,
+    service: Service,
+    name: &str,
+    profile: &str,
+) -> Result<Image> {
     let entry = format!("/{}", service.binary());
+    let materials = format!("{:#}\n", sbom::of(service, architecture)?);
     Ok(Image::new(name)
-        .file(service.build_static(profile)?, &entry)?
+        .architecture(architecture)
+        .file(service.build_for(architecture, profile)?, &entry)?
         .ca_roots()
+        .bytes(materials, &sbom::path_in_image(service))
         // The allocator's huge pages of 2 MB cost an idle service more than all of its data.
         .env("MIMALLOC_ALLOW_THP", "0")
         .entrypoint(&[&entry]))

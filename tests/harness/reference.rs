@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::{Image, Service, Tool, gobuild, tools};
+use crate::{Image, NodeBed, Service, Tool, gobuild, tools};
+
+/// Registry part of the names of the images that [`import_images`] makes.
+pub const REGISTRY: &str = "localhost/reference";
 
 impl Service {
     /// The reference's program of the same service.
@@ -39,7 +42,23 @@ pub fn tag() -> &'static str {
 /// # Errors
 /// When the program is not there and cannot be built.
 pub fn image(service: Service, name: &str) -> Result<Image> {
-    let entry = format!("/{}", service.binary());
-    let image = Image::new(name).file(service.reference().path()?, &entry)?;
-    Ok(image.ca_roots().entrypoint(&[&entry]))
+    program_image(service.reference(), service.binary(), name)
+}
+
+/// Makes the images of the whole reference control plane, its scheduler included, and brings them
+/// to the bed's node.
+///
+/// # Errors
+/// When a program is not there and cannot be built.
+pub fn import_images(bed: &NodeBed) -> Result<()> {
+    let services = Service::ALL.map(|service| (service.reference(), service.binary()));
+    for (tool, program) in services.into_iter().chain([(Tool::REFERENCE_SCHEDULER, "scheduler")]) {
+        bed.import(&program_image(tool, program, &format!("{REGISTRY}/{program}:{}", tag()))?)?;
+    }
+    Ok(())
+}
+
+fn program_image(tool: Tool, program: &str, name: &str) -> Result<Image> {
+    let entry = format!("/{program}");
+    Ok(Image::new(name).file(tool.path()?, &entry)?.ca_roots().entrypoint(&[&entry]))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::environment;
+use crate::{architecture::Architecture, environment};
 
 /// A service of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,15 @@ impl Service {
     /// # Errors
     /// When it does not compile.
     pub fn build_static(self, profile: &str) -> Result<PathBuf> {
-        build(self, Linking::Static, profile)
+        self.build_for(Architecture::here()?, profile)
+    }
+
+    /// The same for a processor of choice.
+    ///
+    /// # Errors
+    /// When it does not compile, or what it takes to build for another processor is missing.
+    pub fn build_for(self, architecture: Architecture, profile: &str) -> Result<PathBuf> {
+        build(self, Linking::Static(architecture), profile)
     }
 }
 
@@ -86,7 +94,7 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Linking {
     Dynamic,
-    Static,
+    Static(Architecture),
 }
 
 /// Builds all services with one call of cargo, so that they share its cores and one choice of
@@ -113,9 +121,9 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
         command.args(["--package", service.package()]);
     }
     command.args(["--message-format", "json-render-diagnostics"]);
-    if linking == Linking::Static {
+    if let Linking::Static(architecture) = linking {
         // The flags must not reach build scripts and macros; with a target named, they do not.
-        command.args(["--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
+        architecture.build_with(&mut command)?;
         command.env("RUSTFLAGS", "-C target-feature=+crt-static");
         command.env_remove("CARGO_ENCODED_RUSTFLAGS");
     }

@@ -1,10 +1,9 @@
-//! `cargo xtask chart`: the chart as a package for others to install.
+//! `cargo xtask chart` and `chart-repo`: the chart as a package for others to install.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, Tool, environment, process};
+use anyhow::Result;
+use blackbox::{chart_repo, environment};
 use clap::Args;
 
 use crate::output::print;
@@ -21,66 +20,29 @@ pub(crate) struct Flags {
     repo: PathBuf,
 }
 
-/// The line of values.yaml that says where images come from: `global.controlPlane.registry`.
-const NO_REGISTRY: &str = "\n    registry: \"\"\n";
+/// Writes the chart repository that the official `dapr` CLI installs and upgrades from: serve the
+/// folder by HTTP and set `DAPR_HELM_REPO_URL` to its address. CLIs up to 1.17 also want a chart
+/// of Dapr's dashboard, which is archived; theirs installs nothing.
+#[derive(Debug, Args)]
+pub(crate) struct RepoFlags {
+    /// The folder
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Where the control plane images are; without it everybody has to name a registry, for
+    /// example with `dapr init -k --image-registry`
+    #[arg(long, value_name = "REGISTRY")]
+    registry: Option<String>,
+}
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let root = environment::workspace();
-    let scratch = Scratch::new("chart")?;
-    let copy = scratch.path().join("dapr");
-    copy_tree(&root.join("charts/dapr"), &copy)?;
-    let values = copy.join("values.yaml");
-    let text = with_registry(&std::fs::read_to_string(&values)?, &flags.registry)?;
-    std::fs::write(&values, text)?;
-
-    let repo = root.join(&flags.repo); // an absolute folder stays what it is
-    std::fs::create_dir_all(&repo).with_context(|| format!("make {}", repo.display()))?;
-    let helm = Tool::HELM.path()?;
-    process::output(Command::new(&helm).arg("package").arg(&copy).arg("--destination").arg(&repo))?;
-    process::output(Command::new(&helm).args(["repo", "index"]).arg(&repo))?;
-    print(&format!("dapr-{}.tgz\t{}", env!("CARGO_PKG_VERSION"), repo.display()))
+    let repo = environment::workspace().join(&flags.repo); // an absolute folder stays what it is
+    let package = chart_repo::add_chart(&repo, Some(&flags.registry))?;
+    print(&format!("{}", package.display()))
 }
 
-fn with_registry(values: &str, registry: &str) -> Result<String> {
-    ensure!(
-        !registry.is_empty()
-            && registry.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/".contains(c)),
-        "--registry {registry:?} is no registry; write for example registry.example.com/trilby"
-    );
-    ensure!(values.matches(NO_REGISTRY).count() == 1, "values.yaml has no single empty registry");
-    Ok(values.replace(NO_REGISTRY, &format!("\n    registry: {registry:?}\n")))
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bakes_the_registry_into_the_values_of_the_tree() {
-        let values = environment::workspace().join("charts/dapr/values.yaml");
-        let values = std::fs::read_to_string(values).unwrap();
-        let baked = with_registry(&values, "registry.example.com/trilby").unwrap();
-        assert!(baked.contains("\n    registry: \"registry.example.com/trilby\"\n"));
-        assert_eq!(baked.lines().count(), values.lines().count());
-    }
-
-    #[test]
-    fn refuses_what_is_no_registry() {
-        let refused = with_registry("", "a registry").unwrap_err().to_string();
-        assert!(refused.contains("\"a registry\""), "{refused}");
-    }
+pub(crate) fn repository(flags: &RepoFlags) -> Result<()> {
+    let repo = environment::workspace().join(&flags.folder);
+    chart_repo::add_chart(&repo, flags.registry.as_deref())?;
+    chart_repo::add_dashboard(&repo)?;
+    print(&format!("{}", repo.join("index.yaml").display()))
 }

@@ -1,14 +1,15 @@
 //! `cargo xtask image`: container images without a container daemon.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Image, NodeBed, Service, Tool, environment, peer_images, process,
+    Architecture, Image, NodeBed, Service, environment, peer_images,
     progress::{say, step},
+    registry,
 };
 use clap::{Args, ValueEnum};
 
@@ -30,9 +31,17 @@ pub(crate) struct Flags {
     /// What stands before the `/` in the names
     #[arg(long, default_value = "localhost", conflicts_with = "push")]
     registry: String,
-    /// Push them to that registry, whose name they get; credentials are those of `docker login`
+    /// Push them to that registry, whose name they get; credentials are those of `docker login`.
+    /// Their digests go into `digests.json` beside the archives: values for `helm -f`
     #[arg(long, value_name = "REGISTRY", conflicts_with = "import")]
     push: Option<String>,
+    /// With --push: one more tag, for example 1.18 beside 1.18.3
+    #[arg(long, value_name = "TAG", requires = "push")]
+    alias: Vec<String>,
+    /// A processor, amd64 or arm64; this machine's when none is given. With --push one name stands
+    /// for all of them
+    #[arg(long, value_name = "NAME", conflicts_with = "import")]
+    arch: Vec<Architecture>,
     /// Tag of our services; daprd's is its version, the other peers' is `1`
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     tag: String,
@@ -73,36 +82,74 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     };
     let registry = flags.push.as_deref().unwrap_or(&flags.registry).trim_end_matches('/');
     let out = environment::workspace().join(&flags.out); // an absolute folder stays what it is
+    let mut pushed = Vec::new();
     for service in services {
-        let what = format!("image of {}", service.binary());
         let name = format!("{registry}/{}:{}", service.binary(), flags.tag);
-        let image = step(&what, || peer_images::service(service, &name, &flags.profile))?;
-        finish(&image, service.binary(), &out, flags)?;
+        let archives = archives(service, &name, &out, flags)?;
+        if flags.push.is_some() {
+            let digest = step(&format!("push {name}"), || push(&name, &archives, &flags.alias))?;
+            print(&format!("{name}@{digest}"))?;
+            pushed.push((service, format!("{name}@{digest}")));
+        }
+    }
+    if !pushed.is_empty() {
+        let file = out.join("digests.json");
+        let pins = format!("{:#}\n", registry::pins(&pushed));
+        fs::write(&file, pins).with_context(|| format!("write {}", file.display()))?;
+        print(&format!("to install exactly these: helm ... -f {}", file.display()))?;
     }
     for peer in &flags.peer {
         let value = peer.to_possible_value().context("a peer has a name")?;
         let image = step(&format!("image of {}", value.get_name()), || peer.image(registry))?;
-        finish(&image, value.get_name(), &out, flags)?;
+        let archive = finish(&image, value.get_name(), &out, flags)?;
+        if flags.push.is_some() {
+            let archives = [(Architecture::here()?, archive)];
+            step(&format!("push {}", image.name()), || push(image.name(), &archives, &[]))?;
+        }
     }
     Ok(())
 }
 
+/// The image of a service for each processor that is asked for.
+fn archives(
+    service: Service,
+    name: &str,
+    out: &Path,
+    flags: &Flags,
+) -> Result<Vec<(Architecture, PathBuf)>> {
+    let wanted = match flags.arch.as_slice() {
+        [] => vec![Architecture::here()?],
+        named => named.to_vec(),
+    };
+    let one = |architecture: Architecture| {
+        let what = format!("image of {} for {}", service.binary(), architecture.name());
+        let image =
+            step(&what, || peer_images::service_for(architecture, service, name, &flags.profile))?;
+        let file = match flags.arch.len() {
+            0 | 1 => service.binary().to_owned(),
+            _ => format!("{}-{}", service.binary(), architecture.name()),
+        };
+        Ok((architecture, finish(&image, &file, out, flags)?))
+    };
+    wanted.into_iter().map(one).collect()
+}
+
 /// Writes the archive and says what it is.
-fn finish(image: &Image, name: &str, out: &Path, flags: &Flags) -> Result<()> {
+fn finish(image: &Image, name: &str, out: &Path, flags: &Flags) -> Result<PathBuf> {
     let archive = out.join(format!("{name}.tar"));
     image.write(&archive)?;
     if flags.import {
         NodeBed::here()?.import_image(&archive)?;
         say(format_args!("imported {}", image.name()));
     }
-    if flags.push.is_some() {
-        step(&format!("push {}", image.name()), || push(&archive, image.name()))?;
-    }
-    let size = std::fs::metadata(&archive)?.len();
+    let size = fs::metadata(&archive)?.len();
     let (whole, tenth) = (size / 1_000_000, size % 1_000_000 / 100_000);
-    print(&format!("{}\t{}\t{whole}.{tenth} MB", image.name(), archive.display()))
+    print(&format!("{}\t{}\t{whole}.{tenth} MB", image.name(), archive.display()))?;
+    Ok(archive)
 }
 
-fn push(archive: &Path, name: &str) -> Result<()> {
-    process::output(Command::new(Tool::CRANE.path()?).arg("push").arg(archive).arg(name)).map(drop)
+fn push(name: &str, archives: &[(Architecture, PathBuf)], aliases: &[String]) -> Result<String> {
+    let digest = registry::push(name, archives)?;
+    aliases.iter().try_for_each(|alias| registry::tag(name, alias))?;
+    Ok(digest)
 }

@@ -1,6 +1,7 @@
 //! The task runner: `cargo xtask --help`.
 
 mod bench;
+mod bundle;
 mod chart;
 mod check;
 mod cluster;
@@ -8,6 +9,7 @@ mod demo;
 mod image;
 mod layering;
 mod output;
+mod sbom;
 mod test;
 
 use std::process::ExitCode;
@@ -34,12 +36,18 @@ enum Task {
     Bench(bench::Flags),
     /// Package the chart with a registry as its default
     Chart(chart::Flags),
+    /// What `dapr init --slim --from-dir` installs
+    Bundle(bundle::Flags),
+    /// The chart repository that the official `dapr` CLI installs from
+    ChartRepo(chart::RepoFlags),
     /// Bring generated files up to date: the chart's copy of crds/
     Gen,
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
     /// Container images without a container daemon
     Image(image::Flags),
+    /// The bill of materials of each service, in CycloneDX's JSON
+    Sbom(sbom::Flags),
 }
 
 fn main() -> ExitCode {
@@ -49,9 +57,12 @@ fn main() -> ExitCode {
         Task::Check(flags) => check::run(&flags),
         Task::Bench(flags) => bench::run(&flags),
         Task::Chart(flags) => chart::run(&flags),
+        Task::Bundle(flags) => bundle::run(&flags),
+        Task::ChartRepo(flags) => chart::repository(&flags),
         Task::Gen => check::generate(),
         Task::Cluster(flags) => cluster::run(flags),
         Task::Image(flags) => image::run(&flags),
+        Task::Sbom(flags) => sbom::run(&flags),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,7 +28,7 @@ pub(crate) struct Flags {
 }
 
 /// What the black-box suites need beside the bed's own programs.
-const PEERS: [Tool; 11] = [
+const PEERS: [Tool; 12] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
@@ -38,6 +38,7 @@ const PEERS: [Tool; 11] = [
     Tool::DAPR_CLI,
     Tool::REFERENCE_OPERATOR,
     Tool::REFERENCE_PLACEMENT,
+    Tool::REFERENCE_SCHEDULER, // part of the bundle for machines without a cluster
     Tool::REFERENCE_SENTRY,
     Tool::REFERENCE_INJECTOR,
 ];

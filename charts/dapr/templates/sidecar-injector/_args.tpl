@@ -4,7 +4,7 @@
 {{ include "dapr.metricsArgs" (dict "root" $) }}
 - --healthz-port
 - {{ .healthzPort | toString | quote }}
-- --scheduler-enabled={{ $.Values.global.scheduler.enabled }}
+- --scheduler-enabled={{ dig "external" false $.Values.global.scheduler }}
 {{- if dig "clientCA" "configMap" "" . }}
 - --client-ca-file
 - /var/run/secrets/trilby/client-ca/{{ dig "clientCA" "key" "ca.crt" . }}

@@ -1,0 +1,221 @@
+//! The official `dapr` CLI installs the control plane, reads what it installed, and removes it: on
+//! an API server without nodes, with our chart repository, and with an Internet of the test's own.
+//! What needs running pods is in `upgrade.rs`. Source of commands and words: Dapr CLI 1.16.5.
+
+#[path = "cli/annotate.rs"]
+mod annotate;
+#[path = "cli/internet.rs"]
+mod internet;
+#[path = "cli/self_hosted.rs"]
+mod self_hosted;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use blackbox::{ApiBed, DaprCli, Scratch, reference};
+use serde_json::{Value, json};
+
+use crate::internet::Internet;
+
+const NAMESPACE: &str = "dapr-system";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Files of the definitions that this CLI knows of; newer ones know of two more.
+const DEFINITIONS: [&str; 5] = [
+    "components.yaml",
+    "configuration.yaml",
+    "httpendpoints.yaml",
+    "resiliency.yaml",
+    "subscription.yaml",
+];
+const SUCCESS: &str = "Success! Dapr has been installed to namespace dapr-system";
+
+/// The cluster without a control plane, for one test at a time, and the CLI.
+struct Stage {
+    bed: &'static ApiBed,
+    cli: DaprCli,
+    _internet: Internet,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    fn new(internet: Internet) -> Result<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let bed = ApiBed::shared()?;
+        let cli = DaprCli::with_repository(bed.cluster().clone(), None, None)?;
+        let stage = Self { bed, cli: internet.seen_by(cli), _internet: internet, _alone: alone };
+        stage.clean()?;
+        Ok(stage)
+    }
+
+    /// `dapr init -k` of our version with images from a mirror, and these flags.
+    fn init(&self, flags: &[&str]) -> Result<String> {
+        let mut args = vec!["init", "-k", "--runtime-version", VERSION];
+        args.extend(["--image-registry", "mirror.example/dapr"]);
+        args.extend(flags);
+        let said = self.cli.run(&args)?;
+        ensure!(said.contains(SUCCESS), "{said}");
+        Ok(said)
+    }
+
+    /// What an earlier test left, for whatever reason.
+    fn clean(&self) -> Result<()> {
+        let namespace = ["--namespace", NAMESPACE];
+        let uninstall = ["uninstall", "dapr", "dapr-dashboard", "--ignore-not-found", "--wait"];
+        self.bed.cluster().helm(&[&uninstall[..], &namespace].concat())?;
+        let dev = ["uninstall", "dapr-dev-redis", "dapr-dev-zipkin", "--ignore-not-found"];
+        self.bed.cluster().helm(&[&dev[..], &["--namespace", "default"]].concat())?;
+        let trust = ["delete", "secret,configmap", "dapr-trust-bundle", "--ignore-not-found"];
+        self.bed.kubectl(&[&trust[..], &namespace].concat())?;
+        let definitions = self.bed.kubectl(&["get", "crd", "-o", "name"])?;
+        let definitions = definitions.lines().filter(|name| name.ends_with(".dapr.io"));
+        let delete: Vec<_> =
+            ["delete", "--ignore-not-found"].into_iter().chain(definitions).collect();
+        if delete.len() > 2 {
+            self.bed.kubectl(&delete)?;
+        }
+        Ok(())
+    }
+
+    fn values(&self) -> Result<Value> {
+        let args = ["get", "values", "dapr", "--namespace", NAMESPACE, "--output", "json"];
+        serde_json::from_str(&self.bed.cluster().helm(&args)?).context("helm printed no JSON")
+    }
+
+    fn secret(&self, key: &str) -> Result<String> {
+        let secret = self.bed.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let text = secret.pointer(&format!("/data/{key}")).and_then(Value::as_str);
+        Ok(String::from_utf8(STANDARD.decode(text.with_context(|| format!("no {key}"))?)?)?)
+    }
+}
+
+#[test]
+fn init_status_and_uninstall() -> Result<()> {
+    let stage = Stage::new(Internet::start(None)?)?;
+    stage.init(&[])?;
+    let status = stage.cli.run(&["status", "-k"])?;
+    for name in ["dapr-operator", "dapr-sentry", "dapr-sidecar-injector", "dapr-placement-server"] {
+        let row = status.lines().find(|line| line.trim_start().starts_with(name));
+        let row = row.with_context(|| format!("no row {name} in:\n{status}"))?;
+        ensure!(row.contains(&format!(" {VERSION} ")), "{row}");
+    }
+    let mtls = stage.cli.run(&["mtls", "-k"])?;
+    ensure!(mtls.contains("Mutual TLS is enabled"), "{mtls}");
+    let injector = stage.bed.get(&["deployment", "dapr-sidecar-injector", "-n", NAMESPACE])?;
+    let daprd = format!("mirror.example/dapr/daprd:{VERSION}");
+    ensure!(injector.to_string().contains(&daprd), "the mirror holds daprd too");
+
+    // The CLI would not install twice.
+    let again = stage.cli.output(&["init", "-k", "--runtime-version", VERSION]);
+    ensure!(
+        format!("{again:?}").contains("cannot re-use a name that is still in use"),
+        "{again:?}"
+    );
+
+    let said = stage.cli.run(&["uninstall", "-k"])?;
+    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let left = stage.bed.kubectl(&["get", "crd", "-o", "name"])?;
+    ensure!(left.contains("components.dapr.io"), "only --all takes the definitions with it");
+    stage.init(&[])?; // over the CA and the definitions that stayed
+    let said = stage.cli.run(&["uninstall", "-k", "--all"])?;
+    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let left = stage.bed.kubectl(&["get", "crd", "-o", "name"])?;
+    for kind in ["components", "configurations", "httpendpoints", "resiliencies", "subscriptions"] {
+        ensure!(!left.contains(kind), "--all left {left}");
+    }
+    Ok(())
+}
+
+#[test]
+fn init_flags_become_values_of_the_chart() -> Result<()> {
+    let stage = Stage::new(Internet::start(None)?)?;
+    stage.init(&[
+        "--enable-ha",
+        "--enable-mtls=false",
+        "--set",
+        "dapr_sentry.logLevel=debug,dapr_operator.replicaCount=2",
+        "--image-variant",
+        "mariner",
+    ])?;
+    let values = stage.values()?;
+    let wanted = json!({
+        "dapr_operator": {"replicaCount": 2}, "dapr_sentry": {"logLevel": "debug"},
+        "global": {"ha": {"enabled": true}, "mtls": {"enabled": false},
+            "registry": "mirror.example/dapr", "tag": format!("{VERSION}-mariner")},
+    });
+    ensure!(values == wanted, "the CLI sets {values}");
+    let placement = stage.bed.get(&["statefulset", "dapr-placement-server", "-n", NAMESPACE])?;
+    ensure!(placement.pointer("/spec/replicas") == Some(&json!(3)), "{placement}");
+    let mtls = stage.cli.run(&["mtls", "-k"])?;
+    ensure!(mtls.contains("Mutual TLS is disabled"), "{mtls}");
+    Ok(())
+}
+
+#[test]
+fn certificates_of_ones_own_are_installed_and_exported_again() -> Result<()> {
+    let stage = Stage::new(Internet::start(None)?)?;
+    let files = Scratch::new("certificates")?;
+    let ca = testkit::ca::Ca::new();
+    let pem = ca.pem();
+    let contents = [
+        ("--ca-root-certificate", "ca.crt", pem.anchors.as_str()),
+        ("--issuer-public-certificate", "issuer.crt", &pem.issuer_chain),
+        ("--issuer-private-key", "issuer.key", &pem.issuer_key),
+    ];
+    let mut flags = Vec::new();
+    for (flag, name, content) in contents {
+        flags.extend([flag.to_owned(), files.write(name, content)?.to_string_lossy().into_owned()]);
+    }
+    stage.init(&flags.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let folder = files.path().join("exported");
+    stage.cli.run(&["mtls", "export", "-o", &folder.to_string_lossy()])?;
+    for (_, name, content) in contents {
+        ensure!(stage.secret(name)? == content, "{name} is installed as it was given");
+        ensure!(std::fs::read_to_string(folder.join(name))? == content, "{name} is exported so");
+    }
+    let expiry = stage.cli.run(&["mtls", "expiry"])?;
+    let (_, ends) = ca.bundle().root(runtime::clock::now()).context("no root")?;
+    ensure!(expiry.contains(&ends.strftime("%Y-%m-%d").to_string()), "{expiry}");
+    Ok(())
+}
+
+/// The definitions that the CLI applies are the reference's: it fetches them by version, and Helm
+/// then leaves ours alone.
+#[test]
+fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
+    let internet = Internet::start(None)?.with_development_charts()?.with_definitions(VERSION)?;
+    let stage = Stage::new(internet)?;
+    let said = stage.init(&["--dev"])?;
+    ensure!(said.contains("dapr-dev-redis") || said.contains("Dapr Redis"), "{said}");
+    for file in DEFINITIONS {
+        let file = reference::chart()?.join("crds").join(file);
+        // Exits with 1 where the API server has something else.
+        let diff = ["diff", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()];
+        stage.bed.kubectl(&diff).context("that definition is not the reference's")?;
+    }
+    let components = stage.cli.run(&["components", "-k", "-A"])?;
+    for row in [["statestore", "state.redis"], ["pubsub", "pubsub.redis"]] {
+        let found = components.lines().find(|line| row.iter().all(|word| line.contains(word)));
+        ensure!(found.is_some(), "no {row:?} in:\n{components}");
+    }
+    let one =
+        stage.cli.run(&["components", "-k", "-n", "default", "--name", "pubsub", "-o", "json"])?;
+    ensure!(one.contains("pubsub.redis") && !one.contains("state.redis"), "{one}");
+    let configurations = stage.cli.run(&["configurations", "-k", "-A"])?;
+    ensure!(configurations.contains("appconfig"), "{configurations}");
+    ensure!(!configurations.contains("daprsystem"), "the CLI hides it: {configurations}");
+    let component = stage.bed.get(&["component", "statestore", "-n", "default"])?;
+    let host = component.pointer("/spec/metadata").map(ToString::to_string).unwrap_or_default();
+    ensure!(
+        host.contains("dapr-dev-redis-master:6379") && host.contains("dapr-dev-redis"),
+        "{host}"
+    );
+
+    let said = stage.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
+    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let releases = stage.bed.cluster().helm(&["list", "--all-namespaces", "--short"])?;
+    ensure!(!releases.contains("dapr-dev"), "left: {releases}");
+    Ok(())
+}

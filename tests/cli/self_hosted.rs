@@ -1,0 +1,134 @@
+//! A machine without a cluster: `dapr init --slim` from our bundle, `dapr run` with our placement,
+//! and what the first of the two introductory posts does with them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{
+    ActorApp, DaprCli, Deadline, Process, Scratch, Service, Spawn, Tool, bundle::Bundle,
+    environment, http, process, until,
+};
+
+/// Enough for a process to start on a machine that others use too.
+const PATIENCE: u64 = 120;
+/// Keeps the state of actors in daprd itself.
+const STATE_STORE: &str = "apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: state}
+spec: {type: state.in-memory, version: v1, metadata: [{name: actorStateStore, value: 'true'}]}
+";
+
+#[test]
+fn slim_mode_runs_sidecars_and_actors_with_our_placement() -> Result<()> {
+    let files = Scratch::new("self-hosted")?;
+    let bundle = files.path().join("bundle");
+    Bundle {
+        daprd: Tool::DAPRD.path()?,
+        scheduler: Tool::REFERENCE_SCHEDULER.path()?,
+        placement: Service::Placement.build()?,
+        sentry: Service::Sentry.build()?,
+    }
+    .write(&bundle)?;
+    let cli = DaprCli::self_hosted()?;
+    let said = cli.run(&["init", "--slim", "--from-dir", &bundle.to_string_lossy()])?;
+    ensure!(said.contains("Success! Dapr is up and running"), "{said}");
+    let installed = cli.home().join(".dapr");
+    for name in ["bin/daprd", "bin/placement", "bin/scheduler", "config.yaml", "components"] {
+        ensure!(installed.join(name).exists(), "{name} is not installed");
+    }
+    let version = cli.run(&["--version"])?;
+    let daprd = Tool::DAPRD.version().trim_start_matches('v');
+    ensure!(version.contains(&format!("Runtime version: {daprd}")), "{version}");
+
+    let id = &environment::secret()?[..8]; // `dapr stop` looks at every process of the machine
+    without_application(&cli, &files, &format!("no-app-{id}"))?;
+    actors(&cli, &files, &format!("actors-{id}"))?;
+
+    let said = cli.run(&["uninstall"])?;
+    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    ensure!(!installed.join("bin").exists(), "the programs are still there");
+    ensure!(installed.join("components").exists(), "only --all removes what is the user's");
+    Ok(())
+}
+
+/// A sidecar alone, with nobody at the addresses of placement and scheduler: it serves its API, and
+/// says in `healthz` what it is waiting for (daprd 1.18; older ones do not wait for a scheduler).
+fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
+    let nobody = format!("127.0.0.1:{}", environment::free_port()?);
+    let port = environment::free_port()?;
+    let flags = ["--placement-host-address", &nobody, "--scheduler-host-address", &nobody];
+    let mut run = start(cli, files, app, port, &flags)?;
+    run.wait_for_http(port, "/v1.0/healthz/outbound", Deadline::seconds(PATIENCE))?;
+    let health = http::get(port, "/v1.0/healthz")?;
+    ensure!(health.status == 500 && health.body.contains("not ready"), "{health:?}");
+    let list = cli.run(&["list"])?;
+    ensure!(list.contains(app), "{list}");
+    stop(cli, app, run)?;
+
+    let flags = ["--placement-host-address", "", "--scheduler-host-address", ""];
+    let mut run = start(cli, files, app, port, &flags)?;
+    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(PATIENCE))?;
+    stop(cli, app, run)
+}
+
+/// Our placement, from where the CLI put it, tells the sidecar where actors live.
+fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
+    let [address, health, metrics] =
+        [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+    let mut placement =
+        Spawn::new("placement", cli.home().join(".dapr/bin/placement"), files.path())
+            .arg(format!("--port={address}"))
+            .arg(format!("--healthz-port={health}"))
+            .arg(format!("--metrics-port={metrics}"))
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .start()?;
+    placement.wait_for_http(health, "/healthz", Deadline::seconds(PATIENCE))?;
+    files.write("resources/state.yaml", STATE_STORE)?;
+    let resources = files.path().join("resources").to_string_lossy().into_owned();
+    let (port, host) = (environment::free_port()?, ActorApp::start("host", &["Counter"])?);
+    let (placement_address, app_port) = (format!("127.0.0.1:{address}"), host.port().to_string());
+    let flags = [
+        "--placement-host-address",
+        &placement_address,
+        "--scheduler-host-address",
+        "",
+        "--resources-path",
+        &resources,
+        "--app-port",
+        &app_port,
+    ];
+    let mut run = start(cli, files, app, port, &flags)?;
+    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(PATIENCE))?;
+    until(Deadline::seconds(PATIENCE), "the actor", || {
+        let answer = http::request(port, "PUT", "/v1.0/actors/Counter/7/method/call", &[], None);
+        Ok(answer.ok().filter(|answer| answer.status == 200 && answer.body == "host 7"))
+    })
+    .with_context(|| process::tail(&run.log()))?;
+    let said = cli.run(&["invoke", "--app-id", app, "--method", "healthz", "--verb", "GET"])?;
+    ensure!(said.contains("App invoked successfully"), "{said}");
+    stop(cli, app, run)
+}
+
+/// `dapr run` in the background.
+fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -> Result<Process> {
+    let command = cli.command()?;
+    let mut spawn = Spawn::new(app, PathBuf::from(command.get_program()), files.path());
+    for (name, value) in command.get_envs() {
+        spawn = match value {
+            Some(value) => spawn.env(name, value),
+            None => spawn.env_remove(name),
+        };
+    }
+    spawn = spawn.args(["run", "--app-id", app, "--dapr-http-port", &port.to_string()]);
+    for flag in ["--dapr-grpc-port", "--dapr-internal-grpc-port", "--metrics-port"] {
+        spawn = spawn.arg(flag).arg(environment::free_port()?.to_string());
+    }
+    spawn.args(flags).folder(cli.home()).start()
+}
+
+fn stop(cli: &DaprCli, app: &str, mut run: Process) -> Result<()> {
+    let said = cli.run(&["stop", "--app-id", app])?;
+    ensure!(said.contains("app stopped successfully"), "{said}");
+    until(Deadline::seconds(PATIENCE), "dapr run to end", || Ok(run.exit_status().map(drop)))
+        .with_context(|| process::tail(&run.log()))
+}

@@ -1,0 +1,56 @@
+//! Images in a registry: one name for all processors, known by its digest.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{Architecture, Service, Tool, process};
+
+/// Pushes the archives of one image, one for each processor, under one name, and returns its
+/// digest, `sha256:…`. Credentials are those of `docker login`.
+///
+/// # Errors
+/// When the registry refuses one of them.
+pub fn push(name: &str, archives: &[(Architecture, PathBuf)]) -> Result<String> {
+    let crane = Tool::CRANE.path()?;
+    let mut index = Command::new(&crane);
+    index.args(["index", "append", "--tag", name]);
+    for (architecture, archive) in archives {
+        let own = format!("{name}-{}", architecture.name());
+        let said = process::output(Command::new(&crane).arg("push").arg(archive).arg(&own))?;
+        index.args(["--manifest", last_line(&said)?]);
+    }
+    process::output(&mut index)?;
+    let digest = process::output(Command::new(&crane).args(["digest", name]))?;
+    Ok(last_line(&digest)?.to_owned())
+}
+
+/// Gives an image that is in the registry one more tag.
+///
+/// # Errors
+/// When the registry refuses it.
+pub fn tag(name: &str, tag: &str) -> Result<()> {
+    process::output(Command::new(Tool::CRANE.path()?).args(["tag", name, tag])).map(drop)
+}
+
+fn last_line(said: &str) -> Result<&str> {
+    let line = said.trim().lines().last().context("crane printed no digest")?;
+    ensure!(line.contains("sha256:"), "crane printed {line} for a digest");
+    Ok(line)
+}
+
+/// Values of the chart that name the images by their digests, so that a tag that moves changes
+/// nothing.
+pub fn pins(images: &[(Service, String)]) -> serde_json::Value {
+    let mut values = serde_json::Map::new();
+    for (service, image) in images {
+        let (section, key) = match service {
+            Service::Operator => ("dapr_operator", "image"),
+            Service::Injector => ("dapr_sidecar_injector", "injectorImage"),
+            Service::Sentry => ("dapr_sentry", "image"),
+            Service::Placement => ("dapr_placement", "image"),
+        };
+        values.insert(section.to_owned(), serde_json::json!({key: {"name": image}}));
+    }
+    values.into()
+}

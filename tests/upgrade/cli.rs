@@ -1,0 +1,89 @@
+//! The same way once more with the official CLI, and what it does to running pods.
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::demo::{self, CONTROL_PLANE, Demo};
+use blackbox::progress::step;
+use blackbox::{DaprCli, Deadline, NodeBed, until};
+
+use crate::{PATIENCE, Side, is_all_of, picture::Picture, settings};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// From the reference to ours by `dapr upgrade`, then everything else that needs running pods.
+pub(crate) fn goes_all_the_way(bed: &NodeBed, demo: &Demo) -> Result<()> {
+    let network = Some(bed.network_handle());
+    let cli = DaprCli::with_repository(demo.cluster().clone(), network, Some(demo::LOCAL))?
+        // Nothing leaves the bed; asking takes long.
+        .env("HTTPS_PROXY", "http://127.0.0.1:1")
+        .env("NO_PROXY", "10.89.0.1");
+    let before = Picture::take(demo)?;
+    step("dapr upgrade", || upgrade(&cli))?;
+    is_all_of(demo, Side::Trilby)?;
+    demo.orders_go_on()?;
+    before.is_kept_in(&Picture::take(demo)?)?;
+    step("dapr status, list, logs", || reads(&cli))?;
+    step("dapr mtls renew-certificate", || renews(&cli, demo))?;
+    step("dapr uninstall", || uninstalls(&cli, demo))
+}
+
+/// It forgets the release's values, as it says; whoever has some gives them again.
+fn upgrade(cli: &DaprCli) -> Result<()> {
+    let settings = settings().join(",") + ",global.scheduler.external=true";
+    let args = ["upgrade", "-k", "--runtime-version", VERSION, "--set", &settings];
+    let said = cli.run(&args)?;
+    ensure!(said.contains("Dapr control plane successfully upgraded"), "{said}");
+    Ok(())
+}
+
+fn reads(cli: &DaprCli) -> Result<()> {
+    let status = cli.run(&["status", "-k"])?;
+    for service in demo::SERVICES {
+        let (_, name) = service.split_once('/').context("a workload has a kind")?;
+        let row = status.lines().find(|line| line.trim_start().starts_with(name));
+        let row = row.with_context(|| format!("no row {name} in:\n{status}"))?;
+        let words: Vec<_> = row.split_whitespace().collect();
+        let wanted = [name, CONTROL_PLANE, "True", "Running", "1", VERSION];
+        ensure!(words.starts_with(&wanted), "{row}");
+    }
+    let list = cli.run(&["list", "-k"])?;
+    for app in ["nodeapp", "pythonapp", "actorapp", "client"] {
+        ensure!(list.contains(app), "no {app} in:\n{list}");
+    }
+    let log = cli.run(&["logs", "-k", "-a", "nodeapp", "-n", "hello"])?;
+    ensure!(log.contains("app_id=nodeapp"), "no log of the sidecar:\n{log}");
+    Ok(())
+}
+
+/// The CLI makes a new CA and restarts the control plane. Applications have to be restarted: its
+/// certificates have no root in common with the former ones.
+fn renews(cli: &DaprCli, demo: &Demo) -> Result<()> {
+    let root = || -> Result<String> {
+        let data = demo.cluster().get(&["-n", CONTROL_PLANE, "secret", "dapr-trust-bundle"])?;
+        Ok(data["data"]["ca.crt"].as_str().unwrap_or_default().to_owned())
+    };
+    let before = root()?;
+    let args = ["mtls", "renew-certificate", "-k", "--valid-until", "90", "--restart"];
+    let said = cli.run(&args)?;
+    ensure!(said.contains("successfully"), "{said}");
+    ensure!(root()? != before, "the root is still the same");
+    is_all_of(demo, Side::Trilby)?;
+    demo.kubectl(&["rollout", "restart", "deployment"])?;
+    for app in ["nodeapp", "pythonapp", "actorapp"] {
+        demo.kubectl(&["rollout", "status", &format!("deployment/{app}"), "--timeout=3m"])?;
+    }
+    demo.pods()?;
+    demo.orders_go_on()?;
+    demo.count("1").map(drop)
+}
+
+/// Applications go on with the certificates that they have.
+fn uninstalls(cli: &DaprCli, demo: &Demo) -> Result<()> {
+    let said = cli.run(&["uninstall", "-k"])?;
+    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    until(Deadline::seconds(PATIENCE), "the control plane's pods to be gone", || {
+        let selector = "app!=dapr-scheduler-server"; // no part of the release any more
+        let pods = demo.cluster().get(&["-n", CONTROL_PLANE, "pods", "-l", selector])?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    demo.orders_go_on().map(drop)
+}

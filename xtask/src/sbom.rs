@@ -1,0 +1,33 @@
+//! `cargo xtask sbom`: what is in each program.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use blackbox::{Architecture, Service, environment, sbom};
+use clap::Args;
+
+use crate::output::print;
+
+/// Writes the bill of materials of each service in CycloneDX's JSON, as its image holds it below
+/// /usr/share/sbom: the packages, their licences and checksums, who needs whom.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// The folder
+    #[arg(value_name = "DIR", default_value = "target/sbom")]
+    folder: PathBuf,
+    /// The processor, amd64 or arm64; this machine's when none is given
+    #[arg(long, value_name = "NAME")]
+    arch: Option<Architecture>,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let folder = environment::workspace().join(&flags.folder); // an absolute folder stays what it is
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let architecture = flags.arch.map_or_else(Architecture::here, Ok)?;
+    for service in Service::ALL {
+        let file = folder.join(format!("{}.cdx.json", service.binary()));
+        fs::write(&file, format!("{:#}\n", sbom::of(service, architecture)?))?;
+        print(&format!("{}", file.display()))?;
+    }
+    Ok(())
+}
