@@ -18,7 +18,8 @@ async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
     let world = World::start().await;
     world.synced();
     let state = |version: usize| {
-        let filling = json!([{"name": "filling", "value": "x".repeat(SIZE)}]);
+        let filling = format!("{version} {}", "x".repeat(SIZE));
+        let filling = json!([{"name": "filling", "value": filling}]);
         component("big", &version.to_string(), &filling, &[])
     };
     let mut deaf = world.components("deaf").await;
