@@ -100,6 +100,18 @@ impl Environment {
     }
 }
 
+/// Where the control plane is, as `NAMESPACE` says.
+///
+/// # Errors
+/// It is unset or empty.
+pub fn namespace(variable: Option<String>) -> anyhow::Result<String> {
+    match variable {
+        None => bail!("'NAMESPACE' environment variable not set"),
+        Some(empty) if empty.is_empty() => bail!("'NAMESPACE' environment variable is empty"),
+        Some(namespace) => Ok(namespace),
+    }
+}
+
 /// When the watchdog looks for pods without sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchInterval {
@@ -162,11 +174,7 @@ impl Flags {
     /// # Errors
     /// `NAMESPACE` is unset or empty, or a flag has no meaning.
     pub fn into_config(self, environment: Environment) -> anyhow::Result<Config> {
-        let namespace = match environment.namespace {
-            None => bail!("'NAMESPACE' environment variable not set"),
-            Some(empty) if empty.is_empty() => bail!("'NAMESPACE' environment variable is empty"),
-            Some(namespace) => namespace,
-        };
+        let namespace = namespace(environment.namespace)?;
         let webhooks = environment.enable_webhooks.unwrap_or_default();
         let webhook = (self.webhook_server_listen_address, self.webhook_server_port);
         let workloads = [

@@ -10,6 +10,8 @@ pub const SERVICE: &str = "dapr-webhook";
 pub const PATH: &str = "/convert";
 
 const CLIENT_CONFIG: &str = "/spec/conversion/webhook/clientConfig";
+/// Where a definition names the namespace of the webhook's Service (RFC 6901).
+pub const SERVICE_NAMESPACE: &str = "/spec/conversion/webhook/clientConfig/service/namespace";
 
 /// The CRD has no place for the webhook's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

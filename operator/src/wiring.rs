@@ -94,7 +94,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 }
 
 /// Who we are, from the control plane's own Configuration.
-async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
+pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
     let name = format!("{}/{}", config.namespace, config.configuration);
     let ask = || cluster.configuration(&config.namespace, &config.configuration);
     let found = kubernetes::appearing(ask)
