@@ -24,6 +24,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
 
     step("install the chart", || demo.install())?;
     demo.control_plane()?;
+    step("helm test", || demo.helm_test())?;
     step("logs have the reference's fields", || log_fields(&demo))?;
     step("deploy the sample", || demo.deploy())?;
     demo.pods()?;

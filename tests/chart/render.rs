@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
 /// Dapr's inventory without the scheduler, and what this chart has in addition.
-const INVENTORY: [&str; 49] = [
+const INVENTORY: [&str; 58] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
@@ -60,6 +60,16 @@ const INVENTORY: [&str; 49] = [
     "ValidatingAdmissionPolicyBinding/dapr-httpendpoints",
     "ValidatingAdmissionPolicy/dapr-mcpservers",
     "ValidatingAdmissionPolicyBinding/dapr-mcpservers",
+    // Hooks: Helm makes these before an upgrade, or for `helm test`, and removes them.
+    "ServiceAccount/dapr-crds",
+    "ClusterRole/dapr-crds",
+    "ClusterRoleBinding/dapr-crds",
+    "Job/dapr-crds",
+    "ClusterRole/dapr-test",
+    "ClusterRoleBinding/dapr-test",
+    "Role/dapr-test",
+    "RoleBinding/dapr-test",
+    "Pod/dapr-test",
 ];
 
 /// Workload, path of the program in the image, name that `dapr.io/control-plane` has.
@@ -113,6 +123,15 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
     "global.ha.podAntiAffinityPolicy=requiredDuringSchedulingIgnoredDuringExecution",
 ])]
 #[case::namespaced("chart_namespaced", &["global.rbac.namespaced=true"])]
+#[case::production("chart_production", &["profile=production"])]
+#[case::dev("chart_dev", &["profile=dev"])]
+#[case::placement_ha("chart_placement_ha", &["dapr_placement.ha=true"])]
+#[case::some_secrets("chart_some_secrets", &["global.rbac.secrets.namespaces={shop}"])]
+#[case::network_policy("chart_network_policy", &[
+    "networkPolicy.enabled=true", "networkPolicy.apiServerCIDRs={10.0.0.1/32}",
+    "networkPolicy.extraEgress.sentry[0].ports[0].port=8443",
+])]
+#[case::no_crd_hook("chart_no_crd_hook", &["crds.upgradeJob.enabled=false"])]
 #[case::no_metrics("chart_no_metrics", &["global.prometheus.enabled=false"])]
 #[case::no_injector("chart_no_injector", &["dapr_sidecar_injector.enabled=false"])]
 #[case::no_watchdog("chart_no_watchdog", &["dapr_operator.watchInterval=0"])]

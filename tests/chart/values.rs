@@ -30,9 +30,18 @@ use crate::helm::{Objects, REGISTRY, folder, template, template_with};
 #[case::typo_in_a_service(&["dapr_operator.replicas=2"], "at '/dapr_operator'")]
 #[case::string_for_a_boolean(&["global.ha.enabled=yes"], "'/global/ha/enabled': got string, want boolean")]
 #[case::log_level(&["dapr_sentry.logLevel=verbose"], "'/dapr_sentry/logLevel': value must be one of")]
-#[case::duration_without_unit(&["global.mtls.workloadCertTTL=24"], "'/global/mtls/workloadCertTTL'")]
+#[case::number_for_a_duration(&["global.mtls.workloadCertTTL=24"],
+    "'/global/mtls/workloadCertTTL': got number, want string")]
+#[case::duration_without_unit(&["dapr_placement.keepAliveTime=2sec"],
+    "dapr_placement.keepAliveTime=\"2sec\": no duration; write a number and a unit, such as")]
+#[case::days(&["dapr_sentry.caLifetime=30d"], "dapr_sentry.caLifetime=\"30d\": no duration")]
+#[case::profile(&["profile=prod"], "'/profile': value must be one of 'default', 'dev', 'production'")]
+#[case::typo_in_a_new_key(&["networkPolicy.enable=true"], "at '/networkPolicy': additional properties 'enable'")]
+#[case::list_for_a_map(&["monitoring.alerts.labels={a}"], "'/monitoring/alerts/labels': got array, want object")]
+#[case::monitor_without_metrics(&["monitoring.podMonitor.enabled=true", "global.prometheus.enabled=false"],
+    "needs global.prometheus.enabled=true")]
 #[case::port(&["global.prometheus.port=0"], "'/global/prometheus/port'")]
-#[case::no_label_value(&["global.tag=1@sha256:0"], "'/global/tag'")]
+#[case::no_label_value(&["global.tag=1@sha256:0"], "global.tag=\"1@sha256:0\": it is a label too")]
 fn refuses(#[case] sets: &[&str], #[case] sentence: &str) -> Result<()> {
     let mut all = sets.to_vec();
     if !sets.is_empty() {

@@ -175,6 +175,18 @@ impl ApiBed {
         fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     }
 
+    /// What service accounts of namespace `dapr-system` have asked of the API server so far: the
+    /// objects of its audit log, at level `Metadata`.
+    ///
+    /// # Errors
+    /// When the log is gone or no JSON.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let file = self.layout.audit_file();
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]); // it is being written
+        whole.lines().map(|line| serde_json::from_str(line).context("read the audit log")).collect()
+    }
+
     /// A new namespace whose name starts with `prefix`, so that tests on a shared bed do not meet.
     ///
     /// # Errors

@@ -34,6 +34,16 @@ const CONTROLLER_MANAGER: User =
     User { name: "system:kube-controller-manager", group: "system:masters" };
 const SCHEDULER: User = User { name: "system:kube-scheduler", group: "system:authenticated" };
 
+/// Only the service accounts of our control plane, and of each request who asked for what.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: ['system:serviceaccounts:dapr-system']}
+- {level: None}
+";
+
 /// Where and how a control plane runs.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -117,7 +127,17 @@ impl Layout {
             });
             write_private(&self.kubeconfig(user), &format!("{config:#}\n"))?;
         }
+        write_private(&self.audit_policy_file(), AUDIT_POLICY)?;
         write_private(&self.tokens_file(), &tokens)
+    }
+
+    /// What the services of the control plane asked of the API server, one JSON object a line.
+    pub fn audit_file(&self) -> PathBuf {
+        self.logs().join("audit.jsonl")
+    }
+
+    fn audit_policy_file(&self) -> PathBuf {
+        self.state.join("audit-policy.yaml")
     }
 
     fn tokens_file(&self) -> PathBuf {
@@ -180,6 +200,8 @@ pub fn start_api_server(layout: &Layout, kind: ApiServerKind) -> Result<Process>
         .arg(format!("--bind-address={}", layout.address))
         .arg(format!("--secure-port={}", layout.api_port))
         .arg(format!("--token-auth-file={}", layout.tokens_file().display()))
+        .arg(format!("--audit-policy-file={}", layout.audit_policy_file().display()))
+        .arg(format!("--audit-log-path={}", layout.audit_file().display()))
         .arg("--service-account-issuer=https://kubernetes.default.svc.cluster.local")
         .arg(format!("--service-account-key-file={}", key.display()))
         .arg(format!("--service-account-signing-key-file={}", key.display()))

@@ -61,6 +61,32 @@ pub fn on_bed(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> De
         .value(format!("dapr_sidecar_injector.image.name={}", daprd_image()))
 }
 
+/// How the chart is installed for the sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// As it stands.
+    #[default]
+    Default,
+    /// Several pods of each service.
+    Ha,
+    /// Rights in the release namespace alone; the sample lives there.
+    Namespaced,
+    /// Sidecars talk to each other without mTLS.
+    NoMtls,
+}
+
+impl Mode {
+    /// The settings of the chart.
+    const fn value(self) -> Option<&'static str> {
+        match self {
+            Self::Default => None,
+            Self::Ha => Some("global.ha.enabled=true"),
+            Self::Namespaced => Some("global.rbac.namespaced=true"),
+            Self::NoMtls => Some("global.mtls.enabled=false"),
+        }
+    }
+}
+
 /// What it takes to run the sample on a cluster.
 #[derive(Clone, Debug)]
 pub struct Demo {
@@ -80,6 +106,16 @@ impl Demo {
     pub fn new(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Self {
         let (root, namespace) = (root.into(), namespace.to_owned());
         Self { cluster, root, namespace, values: Vec::new(), overlay: "" }
+    }
+
+    /// Installs the chart that way, and puts the sample where it can live then.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        if mode == Mode::Namespaced {
+            CONTROL_PLANE.clone_into(&mut self.namespace);
+        }
+        self.values.extend(mode.value().map(str::to_owned));
+        self
     }
 
     /// Adds a chart setting, `key=value`.
@@ -125,11 +161,22 @@ impl Demo {
         if self.cluster.get(&["namespace", &self.namespace]).is_err() {
             self.cluster.kubectl(&["create", "namespace", &self.namespace])?;
         }
-        let sample = self.root.join("deploy/samples/hello-kubernetes").join(self.overlay);
-        self.kubectl(&["apply", "-k", path(&sample)?])?;
+        self.kubectl(&["apply", "-k", path(&self.sample())?])?;
         self.kubectl(&["wait", "--for=condition=Available", "deployment", "--all", "--timeout=4m"])
             .map(drop)
             .or_else(|e| self.explain(&e, &self.namespace))
+    }
+
+    /// `helm test`: the chart's own questions to the control plane. Returns what Helm says.
+    ///
+    /// # Errors
+    /// A question got the wrong answer; the error holds the log of its pod.
+    pub fn helm_test(&self) -> Result<String> {
+        let test = ["test", "dapr", "--namespace", CONTROL_PLANE, "--timeout", "3m"];
+        self.cluster.helm(&test).or_else(|error| {
+            let logs = ["-n", CONTROL_PLANE, "logs", "dapr-test", "--tail=30"];
+            bail!("{error:#}\n{}", self.cluster.kubectl(&logs).unwrap_or_default())
+        })
     }
 
     /// Removes sample and chart, for a cluster that stays.
@@ -137,10 +184,20 @@ impl Demo {
     /// # Errors
     /// What kubectl or helm says.
     pub fn remove(&self) -> Result<()> {
-        let gone = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=2m"];
-        self.cluster.kubectl(&gone)?;
+        let sample = self.sample();
+        self.kubectl(&["delete", "-k", path(&sample)?, "--ignore-not-found", "--timeout=2m"])?;
+        if self.namespace != CONTROL_PLANE {
+            let gone =
+                ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=2m"];
+            self.cluster.kubectl(&gone)?;
+        }
         self.cluster.helm(&["uninstall", "dapr", "--namespace", CONTROL_PLANE, "--wait"])?;
         Ok(())
+    }
+
+    /// The folder of the sample's kustomization.
+    fn sample(&self) -> PathBuf {
+        self.root.join("deploy/samples/hello-kubernetes").join(self.overlay)
     }
 
     /// `kubectl get pods` of the control plane, all of them Ready.

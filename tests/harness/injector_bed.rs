@@ -322,7 +322,7 @@ pub fn names_of(pod: &Value) -> Vec<String> {
 /// The rules of our chart alone: to tell the owners of pods, to follow Namespaces, and to find pods
 /// that the API server never asked about.
 const MORE_RULES: &str = "- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
-- {apiGroups: [\"\"], resources: [namespaces], verbs: [get, list, watch]}
+- {apiGroups: [\"\"], resources: [namespaces], verbs: [list, watch]}
 - {apiGroups: [\"\"], resources: [pods], verbs: [list]}";
 
 /// Namespace, kinds, accounts, rights, and the pod that the injector's token is bound to.
@@ -331,7 +331,7 @@ fn prepare(bed: &ApiBed, rights: Rights) -> Result<()> {
     bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
     bed.kubectl(&["create", "namespace", NAMESPACE])?;
     let (hook_verbs, component_verbs, more_rules) = match rights {
-        Rights::Ours => ("get, list, watch, patch", "get, list, watch", MORE_RULES),
+        Rights::Ours => ("list, watch, patch", "list, watch", MORE_RULES),
         Rights::Dapr => ("patch", "get, list", ""),
     };
     bed.apply(&format!(
@@ -460,7 +460,10 @@ webhooks:
 }
 
 /// Writes a token of an account that only its pod may use, which sentry accepts.
-fn bound_token(
+///
+/// # Errors
+/// When there is no such account or pod.
+pub fn bound_token(
     bed: &ApiBed,
     scratch: &Scratch,
     file: &str,
@@ -473,7 +476,10 @@ fn bound_token(
 }
 
 /// Writes the way in of an account.
-fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is no such account.
+pub fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
     let token = bed.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
     scratch.write("api-ca.crt", bed.ca_pem()?)?;
     let config = json!({

@@ -8,7 +8,9 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::layering;
+use crate::{chart_readme, layering};
+
+const CHART_README: &str = "charts/dapr/README.md";
 
 /// Format, lints, layering, documentation, dependencies, chart, and each package alone.
 #[derive(Debug, Args)]
@@ -49,18 +51,30 @@ pub(crate) fn quick() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layering", || layering::check(&environment::workspace()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
+    step("the chart's README has its values", chart_readme)?;
     step("lints", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })
 }
 
-/// Copies the custom resource definitions into the chart, where Helm wants them.
+/// Copies the custom resource definitions into the chart, where Helm wants them, and lists the
+/// values in its README.
 pub(crate) fn generate() -> Result<()> {
     let root = environment::workspace();
+    let readme = root.join(CHART_README);
+    let text = chart_readme::render(&root)?;
+    std::fs::write(&readme, text).with_context(|| format!("write {}", readme.display()))?;
     for (source, copy) in crds(&root)? {
         std::fs::copy(&source, &copy)
             .with_context(|| format!("copy {} to {}", source.display(), copy.display()))?;
     }
+    Ok(())
+}
+
+fn chart_readme() -> Result<()> {
+    let root = environment::workspace();
+    let same = std::fs::read_to_string(root.join(CHART_README))? == chart_readme::render(&root)?;
+    ensure!(same, "{CHART_README} does not list the values as they are: run `cargo xtask gen`");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use blackbox::demo::{self, Demo};
 use blackbox::progress::{elapsed, say, step};
 use blackbox::{Cluster, NodeBed, environment};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::output::print;
 
@@ -23,6 +23,9 @@ pub(crate) struct Flags {
     /// A setting of the chart
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// How the chart is installed
+    #[arg(long, value_enum, default_value_t = Mode::Default)]
+    mode: Mode,
     /// Namespace of the sample
     #[arg(long, value_name = "NAME", default_value = "hello")]
     namespace: String,
@@ -37,6 +40,30 @@ pub(crate) struct Flags {
     down: bool,
 }
 
+/// How the chart is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// As it stands
+    Default,
+    /// Several pods of each service
+    Ha,
+    /// Rights in the release namespace alone; the sample lives there
+    Namespaced,
+    /// Sidecars talk to each other without mTLS
+    NoMtls,
+}
+
+impl From<Mode> for demo::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Default => Self::Default,
+            Mode::Ha => Self::Ha,
+            Mode::Namespaced => Self::Namespaced,
+            Mode::NoMtls => Self::NoMtls,
+        }
+    }
+}
+
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     match &flags.context {
         Some(context) => on_existing(flags, context),
@@ -45,8 +72,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 }
 
 fn on_existing(flags: &Flags, context: &str) -> Result<()> {
-    let mut demo =
-        Demo::new(Cluster::existing(context), environment::workspace(), &flags.namespace);
+    let demo = Demo::new(Cluster::existing(context), environment::workspace(), &flags.namespace);
+    let mut demo = with_settings(demo, flags);
     if flags.down {
         return step("remove the sample and the chart", || demo.remove());
     }
@@ -57,7 +84,7 @@ fn on_existing(flags: &Flags, context: &str) -> Result<()> {
         );
     };
     demo = demo.value(format!("global.controlPlane.registry={registry}"));
-    let shown = show(&with_settings(demo.clone(), flags));
+    let shown = show(&demo, flags.mode);
     if flags.keep || shown.is_err() {
         print("left as it is; `cargo xtask demo --down` with the same --context removes it")?;
         return shown;
@@ -78,7 +105,7 @@ fn on_bed(flags: &Flags) -> Result<()> {
     let outcome = step("bring up a cluster", || bed.up()).and_then(|cluster| {
         step("make and import images", || demo::import_images(&bed, &flags.profile))?;
         let demo = demo::on_bed(cluster, environment::workspace(), &flags.namespace);
-        show(&with_settings(demo, flags))
+        show(&with_settings(demo, flags), flags.mode)
     });
     if flags.keep {
         print(&format!(
@@ -96,17 +123,20 @@ fn on_bed(flags: &Flags) -> Result<()> {
 }
 
 fn with_settings(demo: Demo, flags: &Flags) -> Demo {
-    flags.set.iter().fold(demo, Demo::value)
+    flags.set.iter().fold(demo.mode(flags.mode.into()), Demo::value)
 }
 
 /// Installs, deploys, and shows every part of the promise.
-fn show(demo: &Demo) -> Result<()> {
+fn show(demo: &Demo, mode: Mode) -> Result<()> {
     step("install the chart", || demo.install())?;
     section("The control plane", &demo.control_plane()?)?;
+    section("helm test", &step("helm test", || demo.helm_test())?)?;
     step("deploy the sample", || demo.deploy())?;
     section("The sample: application and sidecar in each pod", &demo.pods()?)?;
     section("The injected container", &demo.sidecar_arguments()?)?;
-    section("Who the sidecar proves to be", &format!("{:#}", demo.svid()?))?;
+    if mode != Mode::NoMtls {
+        section("Who the sidecar proves to be", &format!("{:#}", demo.svid()?))?;
+    }
     let metadata = demo.metadata()?;
     let components = metadata.get("components").map(|c| format!("{c:#}")).unwrap_or_default();
     section("Components, as the sidecar loaded them", &components)?;

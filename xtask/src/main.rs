@@ -3,6 +3,7 @@
 mod bench;
 mod bundle;
 mod chart;
+mod chart_readme;
 mod check;
 mod cluster;
 mod demo;
@@ -40,7 +41,7 @@ enum Task {
     Bundle(bundle::Flags),
     /// The chart repository that the official `dapr` CLI installs from
     ChartRepo(chart::RepoFlags),
-    /// Bring generated files up to date: the chart's copy of crds/
+    /// Bring generated files up to date: the chart's copy of crds/ and the values in its README
     Gen,
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),

@@ -7,10 +7,10 @@
 {{- end }}
 {{- end -}}
 
-{{/* Name, namespace and labels of a namespaced object. Takes root, svc, name and, optionally, app. */}}
+{{/* Name, namespace and labels of a namespaced object. Takes root, svc, name and, optionally, app and namespace. */}}
 {{- define "dapr.metadata" -}}
 name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
 labels:
   {{- with .app }}
   app: {{ . }}

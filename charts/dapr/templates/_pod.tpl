@@ -56,7 +56,7 @@ spec:
         {{- include "dapr.probe" (dict "probe" $values.livenessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
       readinessProbe:
         {{- include "dapr.probe" (dict "probe" $values.readinessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
-      {{- with $values.resources }}
+      {{- with include "dapr.resources" . | fromYaml }}
       resources:
         {{- toYaml . | nindent 8 }}
       {{- end }}
@@ -68,14 +68,7 @@ spec:
         {{- else }}
         runAsNonRoot: false
         {{- end }}
-        allowPrivilegeEscalation: false
-        readOnlyRootFilesystem: true
-        capabilities:
-          drop: [ALL]
-        {{- with $global.seccompProfile }}
-        seccompProfile:
-          type: {{ . }}
-        {{- end }}
+        {{- include "dapr.containerSecurity" $global | nindent 8 }}
       {{- with include "dapr.mounts" . | trim }}
       volumeMounts:
         {{- . | nindent 8 }}
@@ -101,21 +94,29 @@ spec:
           app: {{ $.app }}
     {{- end }}
   {{- end }}
-  {{- with include "dapr.imagePullSecrets" $global | trim }}
-  imagePullSecrets:
-    {{- . | nindent 4 }}
+  {{- with include "dapr.placing" .root | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
-  {{- with $global.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $global.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $global.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
+{{- end -}}
+
+{{/* What pods of services and of hooks have in common: from where their images come, where they may run and before whom. */}}
+{{- define "dapr.placing" -}}
+{{- $global := .Values.global -}}
+{{- with include "dapr.imagePullSecrets" $global | trim }}
+imagePullSecrets:
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with $global.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $global.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "dapr.priorityClassName" . }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "dapr.probe" -}}
@@ -138,7 +139,20 @@ seccompProfile:
 {{- end }}
 {{- end -}}
 
-{{- define "dapr.mounts" -}}
+{{/* Takes global. */}}
+{{- define "dapr.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- with .seccompProfile }}
+seccompProfile:
+  type: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Trust anchors, and the token for sentry. Takes root and trusts. */}}
+{{- define "dapr.trustMounts" -}}
 {{- if .trusts }}
 - name: dapr-trust-bundle
   mountPath: /var/run/secrets/dapr.io/tls
@@ -149,13 +163,17 @@ seccompProfile:
   readOnly: true
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "dapr.mounts" -}}
+{{ include "dapr.trustMounts" . }}
 {{ .mounts }}
 {{- with index (.root.Values.global.extraVolumeMounts | default dict) .key }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
-{{- define "dapr.volumes" -}}
+{{- define "dapr.trustVolumes" -}}
 {{- if .trusts }}
 - name: dapr-trust-bundle
   configMap:
@@ -170,26 +188,35 @@ seccompProfile:
           audience: spiffe://{{ include "dapr.trustDomain" .root }}/ns/{{ .root.Release.Namespace }}/dapr-sentry
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "dapr.volumes" -}}
+{{ include "dapr.trustVolumes" . }}
 {{ .volumes }}
 {{- with index (.root.Values.global.extraVolumes | default dict) .key }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
-{{- define "dapr.affinity" -}}
-{{- $global := .root.Values.global -}}
+{{/* Takes global. */}}
+{{- define "dapr.nodeAffinity" -}}
 nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:
     nodeSelectorTerms:
       - matchExpressions:
           - key: kubernetes.io/os
             operator: In
-            values: [{{ $global.daprControlPlaneOs | default "linux" }}]
-          {{- with $global.daprControlPlaneArch }}
+            values: [{{ .daprControlPlaneOs | default "linux" }}]
+          {{- with .daprControlPlaneArch }}
           - key: kubernetes.io/arch
             operator: In
             values: [{{ . }}]
           {{- end }}
+{{- end -}}
+
+{{- define "dapr.affinity" -}}
+{{- $global := .root.Values.global -}}
+{{ include "dapr.nodeAffinity" $global }}
 {{- if gt (int .replicas) 1 }}
 podAntiAffinity:
   {{- if eq $global.ha.podAntiAffinityPolicy "requiredDuringSchedulingIgnoredDuringExecution" }}
@@ -273,7 +300,7 @@ ours: Kubernetes allows a name once only when it merges lists.
 
 {{/* Number of pods of operator, injector and sentry. */}}
 {{- define "dapr.replicas" -}}
-{{- if .root.Values.global.ha.enabled -}}
+{{- if include "dapr.ha.enabled" .root -}}
 {{- .root.Values.global.ha.replicaCount -}}
 {{- else -}}
 {{- dig "replicaCount" 1 (index .root.Values .svc) -}}

@@ -12,12 +12,12 @@ metadata:
 
 {{/*
 A role and its binding to one ServiceAccount of the release namespace. Takes root, name, account and rules (a YAML
-list, as text); cluster: true makes them cluster-wide.
+list, as text); cluster: true makes them cluster-wide, namespace puts them elsewhere than into the release namespace.
 */}}
 {{- define "dapr.role" -}}
 {{- $kind := .cluster | ternary "ClusterRole" "Role" -}}
 {{- $metadata := .cluster | ternary "dapr.clusterMetadata" "dapr.metadata" -}}
-{{- $scope := dict "root" .root "svc" "dapr_rbac" "name" .name -}}
+{{- $scope := dict "root" .root "svc" "dapr_rbac" "name" .name "namespace" .namespace -}}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $kind }}
 metadata:

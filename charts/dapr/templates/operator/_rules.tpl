@@ -18,8 +18,22 @@
 {{- end }}
 {{- end -}}
 
+{{/* Told at once of changed Secrets: not with a list of namespaces, for a watch is of one namespace or of all. */}}
 {{- define "dapr.operator.secretReload" -}}
-{{- if dig "secretReload" "enabled" true .Values.dapr_operator -}}true{{- end -}}
+{{- if and (dig "secretReload" "enabled" true .Values.dapr_operator) (not (include "dapr.operator.secretNamespaces" .)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* The namespaces whose Secrets may be read, separated by blanks; nothing for all. */}}
+{{- define "dapr.operator.secretNamespaces" -}}
+{{- join " " (dig "rbac" "secrets" "namespaces" list .Values.global) -}}
+{{- end -}}
+
+{{/* Those that Components refer to; each is read by its name, and with dapr_operator.secretReload their metadata is watched. */}}
+{{- define "dapr.operator.secretRule" }}
+# Those that Components refer to.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get{{ if include "dapr.operator.secretReload" . }}, list, watch{{ end }}]
 {{- end -}}
 
 {{- define "dapr.operator.daemonSets" -}}
@@ -38,35 +52,34 @@ true
 {{- define "dapr.operator.resourceRules" }}
 - apiGroups: [dapr.io]
   resources: [components, configurations, subscriptions, resiliencies, httpendpoints, mcpservers, workflowaccesspolicies]
-  verbs: [get, list, watch]
-# Those that Components refer to; each is read by its name, and with dapr_operator.secretReload their metadata is watched.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [get{{ if include "dapr.operator.secretReload" . }}, list, watch{{ end }}]
-# What is wrong with an object is said on the object.
+  verbs: [list, watch]
+{{- if not (include "dapr.operator.secretNamespaces" .) }}
+{{- include "dapr.operator.secretRule" . }}
+{{- end }}
+# What is wrong with an object is said on the object; the same once more is counted on the Event.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 # The <app-id>-dapr Services and their owners. `finalizers` lets a Service block the deletion of its owner.
+{{- if .Values.dapr_operator.serviceReconciler.enabled }}
 - apiGroups: [apps]
   resources: [deployments, statefulsets{{ if include "dapr.operator.daemonSets" . }}, daemonsets{{ end }}]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [apps]
   resources: [deployments/finalizers, statefulsets/finalizers{{ if include "dapr.operator.daemonSets" . }}, daemonsets/finalizers{{ end }}]
-  verbs: [get, list, watch, update]
-- apiGroups: [""]
-  resources: [services, services/finalizers]
-  verbs: [get, list, watch, create, update]
+  verbs: [update]
 - apiGroups: [""]
   resources: [services]
-  verbs: [delete]
+  verbs: [list, watch, create, update, delete]
+{{- end }}
+# Which apps there are; the watchdog reads a pod once more before it deletes it.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch{{ if include "dapr.watchdog.enabled" . }}, delete{{ if .Values.global.operator.watchdogCanPatchPodLabels }}, patch{{ end }}{{ end }}]
+  verbs: [list, watch{{ if include "dapr.watchdog.enabled" . }}, get, delete{{ if .Values.global.operator.watchdogCanPatchPodLabels }}, patch{{ end }}{{ end }}]
 {{- if .Values.global.argoRolloutServiceReconciler.enabled }}
 - apiGroups: [argoproj.io]
   resources: [rollouts]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch]
 - apiGroups: [argoproj.io]
   resources: [rollouts/finalizers]
   verbs: [update]
@@ -78,19 +91,16 @@ true
 {{- include "dapr.trustBundleRule" . }}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  resourceNames: [operator.dapr.io, webhooks.dapr.io]
-  verbs: [get, list, watch, update]
+  resourceNames: [operator.dapr.io]
+  verbs: [get, update]
 # Kubernetes cannot limit `create` by name.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-- apiGroups: [""]
-  resources: [configmaps]
-  resourceNames: [operator.dapr.io, webhooks.dapr.io]
-  verbs: [get, list, watch, update]
-- apiGroups: [""]
-  resources: [configmaps, events]
-  verbs: [create]
+# Its own settings, before anything is watched.
+- apiGroups: [dapr.io]
+  resources: [configurations]
+  verbs: [get]
 {{- if include "dapr.watchdog.enabled" . }}
 # Dry runs only: the watchdog offers a pod to see whether it gets a sidecar.
 - apiGroups: [""]

@@ -1,7 +1,7 @@
 {{- /* Three for HA, whatever global.ha.replicaCount says: the servers elect a leader, and a number of their own cannot be
        scaled without a restart of all. */ -}}
 {{- define "dapr.placement.replicas" -}}
-{{- or .Values.global.ha.enabled .Values.dapr_placement.ha | ternary 3 1 -}}
+{{- or (eq (include "dapr.ha.enabled" .) "true") .Values.dapr_placement.ha | ternary 3 1 -}}
 {{- end -}}
 
 {{- define "dapr.placement.cluster" -}}

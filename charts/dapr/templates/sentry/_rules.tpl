@@ -4,9 +4,11 @@
   resources: [tokenreviews]
   verbs: [create]
 {{- if not .Values.global.rbac.namespaced }}
+# What lifetime and trust domain an app's Configuration asks for.
 - apiGroups: [dapr.io]
   resources: [configurations]
   verbs: [get, list, watch]
+# Whether the pod of a token runs, and which app it is.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

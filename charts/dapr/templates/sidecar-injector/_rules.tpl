@@ -7,12 +7,12 @@
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]
-  verbs: [get, list, watch, patch]
+  verbs: [list, watch, patch]
 {{- if dig "namespaceDefaults" true .Values.dapr_sidecar_injector }}
 # Their labels and annotations have a say in the sidecars of their pods.
 - apiGroups: [""]
   resources: [namespaces]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
   {{- if .Values.global.rbac.namespaced }}
   resourceNames: [{{ .Release.Namespace }}]
   {{- end }}
@@ -49,7 +49,7 @@
 {{- define "dapr.injector.componentRule" }}
 - apiGroups: [dapr.io]
   resources: [components]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end -}}
 
 {{- define "dapr.injector.ownRules" }}

@@ -21,6 +21,11 @@ namespaceSelector:
     {{- with $namespaces.matchExpressions }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+    {{- else if .Values.global.rbac.namespaced }}
+    # Sidecars elsewhere would get neither identity nor resources: the services have no rights there.
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values: [{{ .Release.Namespace }}]
     {{- else if $excluded }}
     - key: kubernetes.io/metadata.name
       operator: NotIn

@@ -1,0 +1,93 @@
+//! Without Helm: rendered objects that are applied again and again, and the hooks' programs.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{Scratch, Spawn, build_binary, environment, injector_bed::kubeconfig};
+use serde_json::Value;
+
+use crate::{
+    helm::{NAMESPACE, REGISTRY, template},
+    rights::Installed,
+};
+
+/// Kind, name and version of everything that the chart renders.
+fn versions(installed: &Installed) -> Result<Vec<String>> {
+    let get = ["get", "-o", "json", "-f", "-"];
+    let list = installed.bed.cluster().kubectl_with_input(&get, &installed.manifests)?;
+    let list: Value = serde_json::from_str(&list)?;
+    let items = list["items"].as_array().context("no list")?;
+    let crds = installed.bed.get(&["crd"])?;
+    let crds = crds["items"].as_array().cloned().unwrap_or_default();
+    // The status of workloads is their controllers' and changes by itself.
+    let version = |object: &Value| {
+        let metadata = &object["metadata"];
+        let changed = metadata["generation"].as_i64();
+        let version = metadata["resourceVersion"].as_str();
+        let version = if changed.is_some() { None } else { version };
+        format!("{}/{} {changed:?} {version:?}", object["kind"], metadata["name"])
+    };
+    Ok(items.iter().chain(&crds).map(version).collect())
+}
+
+#[test]
+fn what_is_applied_again_changes_nothing_and_conflicts_with_nobody() -> Result<()> {
+    let installed = Installed::new(&[])?;
+    let services = installed.start_services()?;
+    installed.wait_for_what_is_written()?;
+    let before = versions(&installed)?;
+    ensure!(before.len() > 50, "only {} objects", before.len());
+    installed.apply_crds().context("apply the definitions again")?;
+    installed.apply().context("apply the rest again")?;
+    assert_eq!(versions(&installed)?, before);
+
+    the_crd_hook_mends_the_definitions(&installed)?;
+    drop(services);
+    Ok(())
+}
+
+/// The hook's program with the hook's rights, while the operator runs.
+fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
+    let bed = &installed.bed;
+    let rendered = template(&[REGISTRY])?;
+    let rights: Vec<&str> = rendered
+        .split("\n---\n")
+        .filter(|document| {
+            document.contains("hook: pre-upgrade") && !document.contains("kind: Job")
+        })
+        .collect();
+    ensure!(rights.len() == 3, "account, role and binding, not {}", rights.len());
+    bed.apply(&rights.join("\n---\n"))?;
+
+    let name = "workflowaccesspolicies.dapr.io";
+    bed.kubectl(&["delete", "crd", name])?;
+    let gone = r#"[{"op": "remove", "path": "/metadata/labels"}]"#;
+    bed.kubectl(&["patch", "crd", "components.dapr.io", "--type=json", "-p", gone])?;
+    let conversion = || -> Result<Value> {
+        let crd = bed.get(&["crd", "subscriptions.dapr.io"])?;
+        Ok(crd["spec"]["conversion"]["webhook"]["clientConfig"].clone())
+    };
+    let before = conversion()?;
+
+    let scratch = Scratch::new("crds")?;
+    let way = kubeconfig(bed, &scratch, "kubeconfig", "dapr-crds")?;
+    let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
+        .args(["apply-crds", "--kubeconfig"])
+        .arg(way)
+        .args([
+            format!("--healthz-port={}", environment::free_port()?),
+            format!("--metrics-port={}", environment::free_port()?),
+        ])
+        .env("NAMESPACE", NAMESPACE)
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .start()?;
+    let status = blackbox::until(blackbox::Deadline::seconds(90), "the hook to end", || {
+        Ok(hook.exit_status())
+    })?;
+    ensure!(status.success(), "{status}: {}", hook.log());
+    bed.get(&["crd", name])?;
+    let components = bed.get(&["crd", "components.dapr.io"])?;
+    assert_eq!(components["metadata"]["labels"]["app.kubernetes.io/part-of"], "dapr");
+    assert_eq!(conversion()?, before, "conversion goes on meanwhile");
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Alerts and dashboard ask for metrics that the services export.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{Service, environment};
+use serde_json::Value;
+
+use crate::helm::Objects;
+
+const ALL: [&str; 3] = [
+    "monitoring.podMonitor.enabled=true",
+    "monitoring.alerts.enabled=true",
+    "monitoring.dashboard.enabled=true",
+];
+
+/// Every text below a key `expr`.
+fn expressions(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                match member.as_str() {
+                    Some(text) if key == "expr" => found.push(text.to_owned()),
+                    _ => expressions(member, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| expressions(item, found)),
+        _ => {}
+    }
+}
+
+/// The metrics of ours that an expression names.
+fn metrics(expression: &str) -> impl Iterator<Item = &str> {
+    let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| ["dapr_", "trilby_"].iter().any(|prefix| word.starts_with(prefix)))
+}
+
+/// Every text between quotes in the sources of the services.
+fn quoted_in_the_services() -> Result<BTreeSet<String>> {
+    fn read(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                read(&path, found)?;
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path)?;
+                found.extend(text.split('"').map(str::to_owned));
+            }
+        }
+        Ok(())
+    }
+    let mut found = BTreeSet::new();
+    for service in Service::ALL {
+        read(&environment::workspace().join(service.package()).join("src"), &mut found)?;
+    }
+    Ok(found)
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_exist() -> Result<()> {
+    let objects = Objects::render(&ALL)?;
+    let dashboard = objects.get("ConfigMap/dapr-dashboard-control-plane")?;
+    let dashboard = dashboard.pointer("/data/dapr-control-plane.json").and_then(Value::as_str);
+    let dashboard: Value = serde_json::from_str(dashboard.context("no dashboard")?)?;
+    let mut asked = Vec::new();
+    expressions(objects.get("PrometheusRule/dapr-control-plane")?, &mut asked);
+    expressions(&dashboard, &mut asked);
+    ensure!(asked.len() > 25, "only {} expressions", asked.len());
+    let exported = quoted_in_the_services()?;
+    for expression in &asked {
+        let mut named = metrics(expression).peekable();
+        ensure!(named.peek().is_some() || expression.contains("container_memory"), "{expression}");
+        for metric in named {
+            let series =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| metric.strip_suffix(end));
+            let exists = exported.contains(metric) || series.is_some_and(|s| exported.contains(s));
+            ensure!(exists, "no service exports {metric}, which {expression:?} asks for");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_promise_has_its_alert_and_says_what_to_do() -> Result<()> {
+    let objects = Objects::render(&ALL)?;
+    let rule = objects.get("PrometheusRule/dapr-control-plane")?;
+    let rules = rule.pointer("/spec/groups/0/rules").and_then(Value::as_array);
+    let mut promises = BTreeSet::new();
+    for alert in rules.context("no rules")? {
+        let text = |pointer| alert.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        promises.extend(text("/labels/promise").parse::<u32>());
+        ensure!(["warning", "critical"].contains(&text("/labels/severity")), "{alert}");
+        ensure!(text("/annotations/summary").len() > 20, "{alert}");
+        ensure!(text("/annotations/description").len() > 60, "{alert}");
+    }
+    assert_eq!(promises, (1..=10).collect());
+    // What is switched off is not missed.
+    let less = Objects::render(&[
+        ALL[1],
+        "global.actors.enabled=false",
+        "dapr_sidecar_injector.enabled=false",
+    ])?;
+    let less = less.get("PrometheusRule/dapr-control-plane")?.to_string();
+    for absent in ["dapr_placement", "trilby_placement", "dapr_injector", "watchdog"] {
+        ensure!(!less.contains(absent), "{absent} is asked for");
+    }
+    Ok(())
+}

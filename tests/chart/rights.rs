@@ -1,0 +1,316 @@
+//! The services, run with the accounts and arguments that the chart renders for them: what they ask
+//! of a real API server they may, and what they may they ask, or it is argued here why not.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{
+    ApiBed, Deadline, Process, Scratch, Service, Spawn, build_binary, environment,
+    injector_bed::{bound_token, kubeconfig},
+    until,
+};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::helm::{NAMESPACE, Objects, REGISTRY, folder, template_with};
+
+/// Far more than anything takes.
+const PATIENCE: u64 = 90;
+
+/// Rights that no request of this test needs, and the suite or the part of Kubernetes that does.
+const ARGUED: &[(&str, &str, &str)] = &[
+    // Only a pod elects: tests/e2e.rs.
+    ("dapr-operator", "leases", "get"),
+    ("dapr-operator", "leases", "update"),
+    ("dapr-operator", "leases", "create"),
+    // Asked by the admission plug-in OwnerReferencesPermissionEnforcement, in the service's name.
+    ("dapr-operator", "deployments/finalizers", "update"),
+    ("dapr-operator", "statefulsets/finalizers", "update"),
+    // An app whose port changes, or that is gone: tests/operator.rs.
+    ("dapr-operator", "services", "update"),
+    ("dapr-operator", "services", "delete"),
+    // The same Event once more is counted on the Event.
+    ("dapr-operator", "events", "patch"),
+    // The watchdog deletes only once the injector is reached: tests/injector.rs.
+    ("dapr-operator", "pods", "get"),
+    ("dapr-operator", "pods", "delete"),
+    ("dapr-operator", "pods", "create"),
+    ("dapr-operator", "namespaces", "get"),
+    ("dapr-operator", "mutatingwebhookconfigurations", "get"),
+    // Only until the kubelet has projected the trust anchors, which are a file here.
+    ("dapr-operator", "configmaps", "get"),
+    ("dapr-injector", "configmaps", "get"),
+    ("dapr-placement", "configmaps", "get"),
+    // Tells owners of pods: tests/injector_admission.rs. It looks for pods when nobody calls for long.
+    ("dapr-injector", "events", "create"),
+    ("dapr-injector", "pods", "list"),
+    // What happens to the CA: a rotation, an expiry: tests/sentry.rs.
+    ("dapr-sentry", "events", "create"),
+    // A pod or Configuration that the watch has not brought yet: tests/sentry.rs.
+    ("dapr-sentry", "pods", "get"),
+];
+
+/// A bed with the chart's objects, applied as a GitOps tool does.
+pub(crate) struct Installed {
+    pub(crate) bed: ApiBed,
+    pub(crate) manifests: String,
+    objects: Objects,
+    scratch: Scratch,
+    sentry_port: u16,
+}
+
+impl Installed {
+    pub(crate) fn new(sets: &[&str]) -> Result<Self> {
+        let bed = ApiBed::start()?;
+        let sentry_port = environment::free_port()?;
+        let address = format!("global.mtls.sentryAddress=127.0.0.1:{sentry_port}");
+        let all = [&[REGISTRY, &address], sets].concat();
+        let manifests = template_with(&all, &["--no-hooks"])?;
+        let objects = Objects::parse(&manifests)?;
+        bed.kubectl(&["create", "namespace", NAMESPACE])?;
+        let installed =
+            Self { bed, manifests, objects, scratch: Scratch::new("rights")?, sentry_port };
+        installed.apply_crds()?;
+        installed.apply()?;
+        Ok(installed)
+    }
+
+    /// `kubectl apply --server-side` of the definitions, which must not conflict with anybody.
+    pub(crate) fn apply_crds(&self) -> Result<()> {
+        let crds = folder().join("crds");
+        let crds = crds.to_string_lossy();
+        let apply = ["apply", "--server-side", "--field-manager=gitops", "-f", &crds];
+        self.bed.kubectl(&apply)?;
+        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds];
+        self.bed.kubectl(&wait).map(drop)
+    }
+
+    /// The same of everything else.
+    pub(crate) fn apply(&self) -> Result<String> {
+        let apply = ["apply", "--server-side", "--field-manager=gitops", "-f", "-"];
+        self.bed.cluster().kubectl_with_input(&apply, &self.manifests)
+    }
+
+    /// Starts the service of this workload as its account, with the arguments and the environment
+    /// of the rendered container; `more` arguments win.
+    fn start(&self, service: Service, workload: &str, more: &[String]) -> Result<Process> {
+        let account = self.objects.pod(workload)?["serviceAccountName"].as_str();
+        let account = account.context("no account")?.to_owned();
+        let name = service.binary();
+        let [healthz, metrics] = [environment::free_port()?, environment::free_port()?];
+        let mut spawn = Spawn::new(name, build_binary(name)?, self.scratch.path());
+        for entry in self.objects.container(workload)?["env"].as_array().into_iter().flatten() {
+            if let (Some(name), Some(value)) = (entry["name"].as_str(), entry["value"].as_str()) {
+                spawn = spawn.env(name, value);
+            }
+        }
+        if service != Service::Placement {
+            let way =
+                kubeconfig(&self.bed, &self.scratch, &format!("{name}.kubeconfig"), &account)?;
+            spawn = spawn.args(self.args(workload)?).arg("--kubeconfig").arg(way);
+        } else {
+            spawn = spawn.args(self.args(workload)?);
+        }
+        if service != Service::Sentry {
+            let pod = self.pod_of(workload)?;
+            let token = format!("{name}.token");
+            let token = bound_token(&self.bed, &self.scratch, &token, &account, &pod)?;
+            spawn = spawn.env("DAPR_SENTRY_TOKEN_FILE", token);
+            spawn = spawn.env("DAPR_TRUST_ANCHORS_FILE", self.anchors());
+        }
+        let mut process = spawn
+            .args(more)
+            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .env("NAMESPACE", NAMESPACE)
+            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+            .env_remove("KUBERNETES_SERVICE_HOST")
+            .start()?;
+        process.wait_for_http(healthz, "/healthz", Deadline::seconds(PATIENCE))?;
+        Ok(process)
+    }
+
+    fn args(&self, workload: &str) -> Result<Vec<String>> {
+        self.objects.args(workload)
+    }
+
+    fn anchors(&self) -> PathBuf {
+        self.scratch.path().join("ca.crt")
+    }
+
+    /// The pod that the workload's controller has made.
+    fn pod_of(&self, workload: &str) -> Result<String> {
+        let app = workload.rsplit('/').next().unwrap_or_default();
+        let label = format!("app={app}");
+        until(Deadline::seconds(PATIENCE), &format!("a pod of {workload}"), || {
+            let pods = self.bed.get(&["pods", "-n", NAMESPACE, "-l", &label])?;
+            Ok(pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned))
+        })
+    }
+
+    /// Sentry, operator and injector, ready.
+    pub(crate) fn start_services(&self) -> Result<Vec<Process>> {
+        let port =
+            |flag: &str| Ok::<_, anyhow::Error>(format!("--{flag}={}", environment::free_port()?));
+        let credentials = self.scratch.path().join("credentials");
+        let sentry = self.start(
+            Service::Sentry,
+            "Deployment/dapr-sentry",
+            &[
+                "--listen-address=127.0.0.1".to_owned(),
+                format!("--port={}", self.sentry_port),
+                format!("--issuer-credentials={}", credentials.display()),
+            ],
+        )?;
+        let published = until(Deadline::seconds(PATIENCE), "the CA", || {
+            let found = self.bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+            Ok(found["data"]["ca.crt"].as_str().map(str::to_owned))
+        })?;
+        self.scratch.write("ca.crt", published)?;
+        let anchors = format!("--trust-anchors-file={}", self.anchors().display());
+        let operator = self.start(
+            Service::Operator,
+            "Deployment/dapr-operator",
+            &[
+                anchors.clone(),
+                port("port")?,
+                port("webhook-server-port")?,
+                // Its namespace, where the lease is, only a pod knows.
+                "--disable-leader-election".to_owned(),
+            ],
+        )?;
+        let injector =
+            self.start(Service::Injector, "Deployment/dapr-sidecar-injector", &[port("port")?])?;
+        let placement = self.start(
+            Service::Placement,
+            "StatefulSet/dapr-placement-server",
+            &[
+                anchors,
+                port("port")?,
+                format!(
+                    "--initial-cluster=dapr-placement-0=127.0.0.1:{}",
+                    environment::free_port()?
+                ),
+            ],
+        )?;
+        Ok(vec![sentry, operator, injector, placement])
+    }
+
+    /// What the services write at run time is there.
+    pub(crate) fn wait_for_what_is_written(&self) -> Result<()> {
+        until(Deadline::seconds(PATIENCE), "the caBundles", || {
+            let hook = self.bed.get(&["mutatingwebhookconfiguration", "dapr-sidecar-injector"])?;
+            let crd = self.bed.get(&["crd", "subscriptions.dapr.io"])?;
+            let conversion = &crd["spec"]["conversion"]["webhook"]["clientConfig"];
+            let both = hook["webhooks"][0]["clientConfig"]["caBundle"].is_string()
+                && conversion["caBundle"].is_string();
+            Ok(both.then_some(()))
+        })
+    }
+
+    /// An app, and a Component whose Secret is missing: a Service and an Event are to come.
+    fn work(&self, namespace: &str) -> Result<()> {
+        let app = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "orders", "namespace": namespace},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "orders"}}, "template": {
+                "metadata": {"labels": {"app": "orders"},
+                    "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "orders"}},
+                "spec": {"containers": [{"name": "app", "image": "app"}]}}},
+        });
+        let component = json!({
+            "apiVersion": "dapr.io/v1alpha1", "kind": "Component",
+            "metadata": {"name": "store", "namespace": namespace},
+            "spec": {"type": "state.redis", "version": "v1", "metadata": [
+                {"name": "redisPassword", "secretKeyRef": {"name": "absent", "key": "password"}}]},
+        });
+        self.bed.apply(&app.to_string())?;
+        self.bed.apply(&component.to_string())?;
+        until(Deadline::seconds(PATIENCE), "the app's Service", || {
+            Ok(self.bed.get(&["service", "orders-dapr", "-n", namespace]).ok())
+        })?;
+        until(Deadline::seconds(PATIENCE), "an Event about the Secret", || {
+            let events = self.bed.get(&["events", "-n", namespace])?;
+            Ok(events.to_string().contains("absent").then_some(()))
+        })
+    }
+}
+
+/// Account, group and resource, verb of a request in the audit log.
+fn asked(event: &Value) -> Option<(String, String, String)> {
+    let account = event["user"]["username"].as_str()?.rsplit(':').next()?;
+    let object = &event["objectRef"];
+    let mut resource = object["resource"].as_str()?.to_owned();
+    if let Some(part) = object["subresource"].as_str() {
+        resource = format!("{resource}/{part}");
+    }
+    Some((account.to_owned(), resource, event["verb"].as_str()?.to_owned()))
+}
+
+/// What the roles of the rendering grant, in the same form.
+fn granted(objects: &Objects) -> BTreeSet<(String, String, String)> {
+    let mut all = BTreeSet::new();
+    for (name, object) in &objects.0 {
+        let Some((kind @ ("Role" | "ClusterRole"), role)) = name.split_once('/') else { continue };
+        if role == "secret-reader" {
+            continue; // of applications
+        }
+        let binding = &objects.0[&format!("{kind}Binding/{role}")];
+        let account = binding["subjects"][0]["name"].as_str().unwrap_or_default();
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            let texts = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
+            for resource in texts("resources") {
+                for verb in texts("verbs") {
+                    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                    all.insert((account.to_owned(), text(&resource), text(&verb)));
+                }
+            }
+        }
+    }
+    all
+}
+
+#[rstest]
+#[case::cluster_wide(&[], "apps")]
+#[case::namespaced(&["global.rbac.namespaced=true"], NAMESPACE)]
+fn services_ask_for_what_they_may_and_may_what_they_ask_for(
+    #[case] sets: &[&str],
+    #[case] apps: &str,
+) -> Result<()> {
+    let installed = Installed::new(sets)?;
+    if apps != NAMESPACE {
+        installed.bed.kubectl(&["create", "namespace", apps])?;
+    }
+    let services = installed.start_services()?;
+    installed.wait_for_what_is_written()?;
+    installed.work(apps)?;
+    drop(services);
+
+    let events = installed.bed.audit()?;
+    let forbidden: Vec<_> = events
+        .iter()
+        .filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid")
+        // With rights in one namespace, what concerns all is tried once and then done without.
+        .filter(|event| apps != NAMESPACE || !event["objectRef"]["namespace"].is_null())
+        .map(|event| format!("{:?} {}", asked(event), event["requestURI"]))
+        .collect();
+    ensure!(forbidden.is_empty(), "forbidden:\n{}", forbidden.join("\n"));
+
+    let used: BTreeSet<_> = events.iter().filter_map(asked).collect();
+    let argued = |right: &(String, String, String)| {
+        // API servers before 1.34 are asked for lists; newer ones stream them in a watch.
+        let listed = (right.0.clone(), right.1.clone(), "watch".to_owned());
+        let streamed = right.0 == "dapr-operator" && right.2 == "list" && used.contains(&listed);
+        streamed
+            || ARGUED.iter().any(|(account, resource, verb)| {
+                (right.0.as_str(), right.1.as_str(), right.2.as_str())
+                    == (*account, *resource, *verb)
+            })
+    };
+    let idle: Vec<_> = granted(&installed.objects)
+        .into_iter()
+        .filter(|right| !used.contains(right) && !argued(right))
+        .collect();
+    ensure!(idle.is_empty(), "granted and not needed: {idle:#?}");
+    Ok(())
+}
