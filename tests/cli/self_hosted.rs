@@ -65,6 +65,7 @@ fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> 
     ensure!(list.contains(app), "{list}");
     stop(cli, app, run)?;
 
+    let (app, port) = (&format!("{app}-content"), environment::free_port()?);
     let flags = ["--placement-host-address", "", "--scheduler-host-address", ""];
     let mut run = start(cli, files, app, port, &flags)?;
     run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(PATIENCE))?;
@@ -109,7 +110,7 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
     stop(cli, app, run)
 }
 
-/// `dapr run` in the background.
+/// `dapr run` in the background, once it has found its sidecar: stopped before, it goes on looking.
 fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -> Result<Process> {
     let command = cli.command()?;
     let mut spawn = Spawn::new(app, PathBuf::from(command.get_program()), files.path());
@@ -123,7 +124,9 @@ fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -
     for flag in ["--dapr-grpc-port", "--dapr-internal-grpc-port", "--metrics-port"] {
         spawn = spawn.arg(flag).arg(environment::free_port()?.to_string());
     }
-    spawn.args(flags).folder(cli.home()).start()
+    let mut run = spawn.args(flags).folder(cli.home()).start()?;
+    run.wait_for_log("You're up and running!", Deadline::seconds(PATIENCE))?;
+    Ok(run)
 }
 
 fn stop(cli: &DaprCli, app: &str, mut run: Process) -> Result<()> {

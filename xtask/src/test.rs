@@ -28,7 +28,7 @@ pub(crate) struct Flags {
 }
 
 /// What the black-box suites need beside the bed's own programs.
-const PEERS: [Tool; 12] = [
+const PEERS: [Tool; 13] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
@@ -36,6 +36,7 @@ const PEERS: [Tool; 12] = [
     Tool::HELM,
     Tool::DAPRD,
     Tool::DAPR_CLI,
+    Tool::CRANE,
     Tool::REFERENCE_OPERATOR,
     Tool::REFERENCE_PLACEMENT,
     Tool::REFERENCE_SCHEDULER, // part of the bundle for machines without a cluster

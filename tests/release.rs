@@ -1,0 +1,96 @@
+//! What a release consists of, pushed to a registry of the test's own: one name for both
+//! processors, the same bytes each time, and values that pin them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{
+    Architecture, Deadline, Image, Process, Scratch, Service, Spawn, Tool, environment, process,
+    registry, until,
+};
+use serde_json::Value;
+
+/// An empty registry on this machine.
+struct Registry {
+    address: String,
+    files: Scratch,
+    _process: Process,
+}
+
+impl Registry {
+    fn start() -> Result<Self> {
+        let files = Scratch::new("registry")?;
+        let port = environment::free_port()?;
+        let address = format!("127.0.0.1:{port}");
+        let mut process = Spawn::new("registry", Tool::CRANE.path()?, files.path())
+            .args(["registry", "serve", "--address", &address])
+            .start()?;
+        process.wait_for_port(port, Deadline::seconds(60))?;
+        Ok(Self { address, files, _process: process })
+    }
+
+    /// Archives of an image for both processors; nothing in them but their service's name.
+    fn archives(&self, name: &str) -> Result<Vec<(Architecture, PathBuf)>> {
+        let one = |architecture: Architecture| {
+            let file = self.files.path().join(format!("{}.tar", architecture.name()));
+            let content = format!("{name} {}", architecture.name());
+            Image::new(name).architecture(architecture).bytes(content, "/program").write(&file)?;
+            Ok((architecture, file))
+        };
+        Architecture::ALL.into_iter().map(one).collect()
+    }
+}
+
+fn crane(args: &[&str]) -> Result<String> {
+    process::output(Command::new(Tool::CRANE.path()?).args(args))
+}
+
+#[test]
+fn one_name_stands_for_both_processors_and_always_has_the_same_digest() -> Result<()> {
+    let registry = Registry::start()?;
+    let name = format!("{}/trilby/sentry:1.18.3", registry.address);
+    let digest = registry::push(&name, &registry.archives(&name)?)?;
+    let pinned = format!("{name}@{digest}");
+    let index: Value = serde_json::from_str(&crane(&["manifest", &pinned])?)?;
+    let manifests = index.get("manifests").and_then(Value::as_array).context("no index")?;
+    let text = |manifest: &Value, at: &str| -> String {
+        manifest.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let platforms: Vec<_> =
+        manifests.iter().map(|one| text(one, "/platform/architecture")).collect();
+    ensure!(platforms == ["amd64", "arm64"], "{index}");
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let config = crane(&["config", "--platform", platform, &pinned])?;
+        ensure!(config.contains("\"User\":\"65532\""), "{config}");
+    }
+
+    ensure!(registry::push(&name, &registry.archives(&name)?)? == digest, "another digest");
+    registry::tag(&name, "1.18")?;
+    let alias = format!("{}/trilby/sentry:1.18", registry.address);
+    ensure!(crane(&["digest", &alias])?.trim() == digest, "the alias is another image");
+    Ok(())
+}
+
+#[test]
+fn the_pins_of_a_push_name_every_image_of_the_chart_by_its_digest() -> Result<()> {
+    let registry = Registry::start()?;
+    let mut pushed = Vec::new();
+    for service in Service::ALL {
+        let name = format!("{}/trilby/{}:1.18.3", registry.address, service.binary());
+        let digest = registry::push(&name, &registry.archives(&name)?)?;
+        pushed.push((service, format!("{name}@{digest}")));
+    }
+    let values = registry.files.write("digests.json", registry::pins(&pushed).to_string())?;
+    let chart = environment::workspace().join("charts/dapr");
+    let mut helm = Command::new(Tool::HELM.path()?);
+    helm.args(["template", "dapr", "--namespace", "dapr-system", "-f"]).arg(values).arg(chart);
+    helm.args(["--set", "global.controlPlane.registry=elsewhere.example"]);
+    let rendered = process::output(&mut helm)?;
+    for (_, image) in &pushed {
+        ensure!(rendered.contains(image.as_str()), "{image} is not in the chart's rendering");
+        until(Deadline::seconds(60), "the registry", || Ok(crane(&["manifest", image]).ok()))?;
+    }
+    ensure!(!rendered.contains("elsewhere.example"), "an image is not pinned");
+    Ok(())
+}
