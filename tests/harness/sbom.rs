@@ -1,5 +1,5 @@
 //! A software bill of materials of each service: every package of others that is in the program,
-//! in CycloneDX's JSON. The same sources give the same bytes: no date, no serial number.
+//! in `CycloneDX`'s JSON. The same sources give the same bytes: no date, no serial number.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +46,7 @@ fn field<'a>(package: &'a str, key: &str) -> Option<&'a str> {
     lines.find(|(name, _)| *name == key).map(|(_, value)| value.trim_matches('"'))
 }
 
-/// The CycloneDX document of what `package` needs at run time.
+/// The `CycloneDX` document of what `package` needs at run time.
 fn materials(
     metadata: &Value,
     checksums: &BTreeMap<(&str, &str), &str>,
@@ -67,14 +67,14 @@ fn materials(
     while let Some(id) = waiting.pop() {
         let user = packages.get(id).with_context(|| format!("no package {id}"))?;
         let node = nodes.get(id).with_context(|| format!("{id} is not resolved"))?;
-        let uses = edges.entry(reference(user)).or_default();
+        let needs = edges.entry(reference(user)).or_default();
         for used in list(node, "deps").filter(|edge| is_normal(edge)).map(|edge| text(edge, "pkg"))
         {
             let package = packages.get(used).with_context(|| format!("no package {used}"))?;
             if is_macro(package) {
                 continue; // runs in the compiler, and is not in the program
             }
-            uses.insert(reference(package));
+            needs.insert(reference(package));
             if needed.insert(used) {
                 waiting.push(used);
             }

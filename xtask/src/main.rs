@@ -47,7 +47,7 @@ enum Task {
     Cluster(cluster::Flags),
     /// Container images without a container daemon
     Image(image::Flags),
-    /// The bill of materials of each service, in CycloneDX's JSON
+    /// The bill of materials of each service, in `CycloneDX`'s JSON
     Sbom(sbom::Flags),
 }
 

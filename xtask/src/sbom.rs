@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::output::print;
 
-/// Writes the bill of materials of each service in CycloneDX's JSON, as its image holds it below
+/// Writes the bill of materials of each service in `CycloneDX`'s JSON, as its image holds it below
 /// /usr/share/sbom: the packages, their licences and checksums, who needs whom.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
