@@ -6,7 +6,7 @@
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo, SERVICES};
 use blackbox::progress::step;
-use blackbox::{Deadline, NodeBed, environment, until};
+use blackbox::{Deadline, NodeBed, build_daprctl, environment, until};
 use serde_json::Value;
 
 #[test]
@@ -33,6 +33,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("the Components", || demo.metadata())?;
     step("orders survive a restart", || demo.order_survives_restart())?;
     step("actors count, each in one place", || actors(&demo))?;
+    step("the check command finds nothing wrong", || checked(&demo))?;
     for service in SERVICES {
         step(&format!("the sample goes on without {service}"), || survives_loss(&demo, service))?;
     }
@@ -40,6 +41,18 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("a Component whose Secret is missing", || missing_secret(&demo))?;
     step("a pod with an invalid app id", || invalid_app_id(&demo))?;
     step("the sample still works", || demo.orders_go_on())?;
+    Ok(())
+}
+
+/// All is well, sidecars and Components included.
+fn checked(demo: &Demo) -> Result<()> {
+    let mut check = demo.cluster().command(build_daprctl()?);
+    let output = check.args(["check", "-o", "json", "--wait", "2m"]).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let checks = report["checks"].as_array().context("a report without checks")?;
+    let bad: Vec<&Value> = checks.iter().filter(|check| check["status"] != "ok").collect();
+    ensure!(output.status.success() && bad.is_empty(), "{bad:#?}");
     Ok(())
 }
 

@@ -64,7 +64,7 @@ pub use node_bed::NodeBed;
 pub use process::{Lifetime, Process, Spawn};
 pub use redis::Redis;
 pub use scratch::Scratch;
-pub use service::{Service, build_binary};
+pub use service::{Service, build_binary, build_daprctl};
 pub use subscriber_app::SubscriberApp;
 pub use tools::Tool;
 pub use wait::{Deadline, until};

@@ -62,7 +62,7 @@ impl Service {
     /// # Errors
     /// When it does not compile.
     pub fn build(self) -> Result<PathBuf> {
-        build(self, Linking::Dynamic, "dev")
+        build(self.binary(), Linking::Dynamic, "dev")
     }
 
     /// A build that needs nothing else to run, not even a C library: for images. `profile` is
@@ -79,7 +79,7 @@ impl Service {
     /// # Errors
     /// When it does not compile, or what it takes to build for another processor is missing.
     pub fn build_for(self, architecture: Architecture, profile: &str) -> Result<PathBuf> {
-        build(self, Linking::Static(architecture), profile)
+        build(self.binary(), Linking::Static(architecture), profile)
     }
 }
 
@@ -91,15 +91,26 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
     Service::parse(name)?.build()
 }
 
+/// Package and program of the command that no image carries.
+const DAPRCTL: &str = "daprctl";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Linking {
     Dynamic,
     Static(Architecture),
 }
 
-/// Builds all services with one call of cargo, so that they share its cores and one choice of
-/// features, and returns the program of one. Asked again, it answers from memory.
-fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
+/// The debug build of `daprctl`, a person's command.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_daprctl() -> Result<PathBuf> {
+    build(DAPRCTL, Linking::Dynamic, "dev")
+}
+
+/// Builds all programs with one call of cargo, so that they share its cores and one choice of
+/// features, and returns one of them. Asked again, it answers from memory.
+fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
     static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
     let key = format!("{linking:?} {profile}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
@@ -108,17 +119,19 @@ fn build(service: Service, linking: Linking, profile: &str) -> Result<PathBuf> {
         built.insert(key.clone(), build_all(linking, profile)?);
     }
     let messages = built.get(&key).map(String::as_str).unwrap_or_default();
-    executable(messages, service.binary())
-        .with_context(|| format!("cargo named no executable for {}", service.binary()))
+    executable(messages, binary).with_context(|| format!("cargo named no executable for {binary}"))
 }
 
-/// Cargo's messages about the build of every service.
+/// Cargo's messages about the build of every program; images need the services alone.
 fn build_all(linking: Linking, profile: &str) -> Result<String> {
     let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", profile]);
     for service in Service::ALL {
         command.args(["--package", service.package()]);
+    }
+    if linking == Linking::Dynamic {
+        command.args(["--package", DAPRCTL]);
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     if let Linking::Static(architecture) = linking {

@@ -8,7 +8,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{chart_readme, layering};
+use crate::{chart_readme, docs, layering};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -39,8 +39,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             helm.arg("lint").arg(chart).args(["--set", "global.controlPlane.registry=localhost"]),
         )
     })?;
-    for service in Service::ALL {
-        let package = service.package();
+    for package in Service::ALL.map(Service::package).into_iter().chain(["daprctl"]) {
         step(&format!("{package} alone"), || cargo(&["check", "--quiet", "--package", package]))?;
     }
     Ok(())
@@ -52,6 +51,9 @@ pub(crate) fn quick() -> Result<()> {
     step("layering", || layering::check(&environment::workspace()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;
+    step("what documentation names exists", || {
+        docs::check(&environment::workspace(), crate::task_names())
+    })?;
     step("lints", || {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
     })

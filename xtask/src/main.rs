@@ -7,6 +7,7 @@ mod chart_readme;
 mod check;
 mod cluster;
 mod demo;
+mod docs;
 mod image;
 mod layering;
 mod output;
@@ -49,6 +50,12 @@ enum Task {
     Image(image::Flags),
     /// The bill of materials of each service, in `CycloneDX`'s JSON
     Sbom(sbom::Flags),
+}
+
+/// The names of all tasks.
+fn task_names() -> std::collections::BTreeSet<String> {
+    let command = <Flags as clap::CommandFactory>::command();
+    command.get_subcommands().map(|task| task.get_name().to_owned()).collect()
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,215 @@
+//! `daprctl check` against real API servers: a cluster before an installation, an installation that
+//! is well, and one that is spoilt in one way after the other.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
+
+#[path = "check/bed.rs"]
+mod bed;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use blackbox::injector_bed::NAMESPACE;
+use blackbox::progress::step;
+use blackbox::{ApiBed, ApiBedOptions, Cluster, Deadline, Scratch, environment, until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::time::Duration;
+use testkit::ca::Ca;
+
+use bed::{Installed, Run, START, beat, node, run};
+
+/// For how long the command itself waits where a bed needs a moment.
+const WAIT: [&str; 2] = ["--wait", "10s"];
+
+#[test]
+fn a_cluster_is_judged_before_the_installation() -> Result<()> {
+    let bed = ApiBed::start_with(ApiBedOptions { controllers: false })?;
+    let first = run(bed.cluster(), &["--pre"])?;
+    ensure!(first.code == Some(1), "{}", first.text);
+    let expected = ["nodes-usable error", "storage-class warning"];
+    ensure!(first.troubles() == expected, "{:?}", first.troubles());
+
+    node(&bed)?;
+    beat(&bed)?;
+    let second = run(bed.cluster(), &["--pre"])?;
+    ensure!(second.code == Some(0), "{}", second.text);
+    ensure!(second.troubles() == ["storage-class warning"], "{:?}", second.troubles());
+
+    let nobody = run(&person(&bed, "nobody")?, &["--pre"])?;
+    ensure!(nobody.code == Some(1), "{}", nobody.text);
+    nobody.expect("clusterroles", "error", "you cannot create clusterroles")?;
+    nobody.expect("nodes-usable", "unknown", "cannot list nodes: you are not allowed to")
+}
+
+#[test]
+fn an_api_server_that_does_not_answer_is_one_finding() -> Result<()> {
+    let scratch = Scratch::new("check")?;
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://127.0.0.1:{}", environment::free_port()?)}}],
+        "users": [{"name": "c", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    let cluster = Cluster::new(scratch.write("kubeconfig", config.to_string())?);
+    let found = run(&cluster, &[])?;
+    ensure!(found.code == Some(1), "{}", found.text);
+    ensure!(found.troubles() == ["api-answers error"], "{:?}", found.troubles());
+    Ok(())
+}
+
+/// One installation serves all of it, so this is one test with named steps.
+#[test]
+fn an_installation_is_judged_by_what_is_wrong_with_it() -> Result<()> {
+    let mut all = step("install", Installed::start)?;
+    step("nothing is wrong", || nothing_is_wrong(&all))?;
+    step("the webhook is not reached", || webhook_unreachable(&all))?;
+    step("the caBundle is another's", || foreign_ca_bundle(&all))?;
+    step("a definition is gone", || definition_gone(&all))?;
+    step("the rights of sentry are gone", || rights_gone(&all))?;
+    step("the caller may do nothing", || caller_without_rights(&all))?;
+    step("the CA has expired", || expired_ca(&mut all))
+}
+
+/// Green, nothing left behind, no key in the output.
+fn nothing_is_wrong(all: &Installed) -> Result<()> {
+    let found = is_well(all)?;
+    ensure!(found.code == Some(0), "{}", found.text);
+    ensure!(found.report["installation"] == "trilby", "{}", found.text);
+    let secret = all.bed().get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+    let key = STANDARD.decode(secret["data"]["issuer.key"].as_str().unwrap_or_default())?;
+    let key = String::from_utf8(key)?;
+    let line = key.lines().nth(1).unwrap_or_default();
+    ensure!(line.len() > 40 && !found.text.contains(line), "a key is printed");
+    let left = all.bed().kubectl(&["get", "pods,subscriptions", "-A", "-o", "name"])?;
+    ensure!(!left.contains("daprctl"), "something was stored: {left}");
+    Ok(())
+}
+
+/// The first run in which everything is well.
+fn is_well(all: &Installed) -> Result<Run> {
+    let mut last = Vec::new();
+    let well = until(Deadline::seconds(2 * START), "everything to be well", || {
+        let found = all.check(&WAIT)?;
+        last = found.troubles();
+        Ok(last.is_empty().then_some(found))
+    });
+    well.with_context(|| format!("at last: {last:?}"))
+}
+
+fn is_well_again(all: &Installed) -> Result<()> {
+    is_well(all).map(drop)
+}
+
+fn webhook_unreachable(all: &Installed) -> Result<()> {
+    all.it.call_port(environment::free_port()?)?;
+    until(Deadline::seconds(START), "the API server to call the other port", || {
+        let found = all.check(&[])?;
+        Ok((found.finding("injection-works")?["status"] == "error").then_some(found))
+    })
+    .and_then(|found| {
+        ensure!(found.code == Some(1), "{}", found.text);
+        found.expect("injection-works", "error", "the guard refuses it")?;
+        found.expect("webhook-ca", "ok", "vouches")
+    })?;
+    all.it.call_port(all.it.injector.port)?;
+    is_well_again(all)
+}
+
+/// The injector would mend it at once, so it is kept from doing so.
+fn foreign_ca_bundle(all: &Installed) -> Result<()> {
+    all.it.injector.process.signal(Signal::STOP)?;
+    let bundle = STANDARD.encode(&Ca::new().pem().anchors);
+    let place = "/webhooks/0/clientConfig/caBundle";
+    let patch = json!([{"op": "replace", "path": place, "value": bundle}]).to_string();
+    let object = ["mutatingwebhookconfiguration", "dapr-sidecar-injector"];
+    all.bed().kubectl(&[&["patch"], &object[..], &["--type=json", "-p", &patch]].concat())?;
+    let found = all.check(&[])?;
+    all.it.injector.process.signal(Signal::CONT)?;
+    found.expect("webhook-ca", "error", "does not vouch for the CA")?;
+    ensure!(found.code == Some(1), "{}", found.text);
+    is_well_again(all)
+}
+
+fn definition_gone(all: &Installed) -> Result<()> {
+    all.bed().kubectl(&["delete", "crd", "resiliencies.dapr.io"])?;
+    let found = all.check(&[])?;
+    found.expect("definitions-present", "error", "resiliencies.dapr.io")?;
+    ensure!(found.code == Some(1), "{}", found.text);
+    all.repair()?;
+    is_well_again(all)
+}
+
+fn rights_gone(all: &Installed) -> Result<()> {
+    all.bed().kubectl(&["delete", "clusterrolebinding", "dapr-sentry"])?;
+    let found = until(Deadline::seconds(START), "the rights to be gone", || {
+        let found = all.check(&[])?;
+        Ok((found.finding("rights-sentry")?["status"] == "error").then_some(found))
+    })?;
+    found.expect("rights-sentry", "error", "create tokenreviews.authentication.k8s.io")?;
+    all.repair()?;
+    is_well_again(all)
+}
+
+/// Whatever cannot be read is unknown, and nothing is an error because of it.
+fn caller_without_rights(all: &Installed) -> Result<()> {
+    let found = run(&person(all.bed(), "nobody")?, &[])?;
+    ensure!(found.code == Some(0), "{}", found.text);
+    let troubles = found.troubles();
+    ensure!(troubles.iter().all(|trouble| trouble.ends_with(" unknown")), "{troubles:?}");
+    for id in [
+        "injection-works",
+        "conversion-works",
+        "trust-bundle",
+        "rights-operator",
+        "sidecars-missing",
+    ] {
+        found.expect(id, "unknown", "you are not allowed to")?;
+    }
+    Ok(())
+}
+
+fn expired_ca(all: &mut Installed) -> Result<()> {
+    let ca = Ca::with_lifetime(Duration::from_secs(1));
+    let encode = |text: &str| STANDARD.encode(text);
+    let pem = ca.pem();
+    let secret = json!({"data": {"ca.crt": encode(&pem.anchors),
+        "issuer.crt": encode(&pem.issuer_chain), "issuer.key": encode(&pem.issuer_key)}});
+    // Sentry must not go on with it while it is still valid.
+    all.it.sentry.signal(Signal::STOP)?;
+    patch(all, "secret", &secret)?;
+    patch(all, "configmap", &json!({"data": {"ca.crt": pem.anchors}}))?;
+    let found = until(Deadline::seconds(START), "the CA to expire", || {
+        let found = all.check(&[])?;
+        Ok((found.finding("issuer-expiry")?["status"] == "error").then_some(found))
+    })?;
+    ensure!(found.code == Some(1), "{}", found.text);
+    found.expect("issuer-expiry", "error", "ended on")?;
+    found.expect("root-expiry", "error", "ended on")?;
+    found.expect("trust-bundle", "error", "the stored CA cannot be used")
+}
+
+fn patch(all: &Installed, kind: &str, patch: &Value) -> Result<()> {
+    let args = ["patch", kind, "dapr-trust-bundle", "-n", NAMESPACE, "--type=merge", "-p"];
+    all.bed().kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
+}
+
+/// Somebody with no rights but those of everybody.
+fn person(bed: &ApiBed, name: &str) -> Result<Cluster> {
+    bed.apply(
+        &json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": "default"}})
+        .to_string(),
+    )?;
+    let token = bed.kubectl(&["create", "token", name, "-n", "default"])?;
+    let scratch = bed.scratch().map(Scratch::path).unwrap_or_else(|| "".as_ref());
+    let (ca, file) = (scratch.join("person-ca.crt"), scratch.join(format!("{name}.kubeconfig")));
+    std::fs::write(&ca, bed.ca_pem()?)?;
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": bed.server(), "certificate-authority": ca}}],
+        "users": [{"name": "c", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    });
+    std::fs::write(&file, config.to_string())?;
+    Ok(Cluster::new(file))
+}

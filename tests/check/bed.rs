@@ -1,0 +1,262 @@
+//! An installation as the chart makes it, with its services as processes: the API server calls the
+//! injector and the operator that run here, and takes the pods of the chart for ready.
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::injector_bed::{NAMESPACE, Rights};
+use blackbox::{
+    ApiBed, Cluster, Deadline, InjectorBed, Process, Tool, build_binary, build_daprctl,
+    environment, process, until,
+};
+use serde_json::{Value, json};
+
+/// Enough for a process to start, or an object to be seen, on a machine that others use too.
+pub(crate) const START: u64 = 60;
+/// What the bed makes itself: the API server reaches our processes by it, not by addresses of pods.
+const OWN: [&str; 6] = [
+    "Secret/dapr-trust-bundle",
+    "ConfigMap/dapr-trust-bundle",
+    "Service/dapr-sidecar-injector",
+    "Service/dapr-webhook",
+    "MutatingWebhookConfiguration/dapr-sidecar-injector",
+    "Configuration/daprsystem",
+];
+
+/// Cluster, chart, injector, sentry, operator.
+pub(crate) struct Installed {
+    pub(crate) it: InjectorBed,
+    _operator: Process,
+}
+
+/// What a run of the command came to.
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
+    pub(crate) report: Value,
+}
+
+impl Run {
+    /// `id status` of what is not well.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let checks = self.report["checks"].as_array().into_iter().flatten();
+        let bad = checks.filter(|check| check["status"] != "ok");
+        bad.map(|check| format!("{} {}", text(&check["id"]), text(&check["status"]))).collect()
+    }
+
+    /// The finding of a check.
+    pub(crate) fn finding(&self, id: &str) -> Result<&Value> {
+        let checks = self.report["checks"].as_array().into_iter().flatten();
+        let mut found = checks.filter(|check| check["id"] == id);
+        found.next().with_context(|| format!("no check {id} in {}", self.text))
+    }
+
+    /// That a check ended like this, with these words in its text.
+    pub(crate) fn expect(&self, id: &str, status: &str, words: &str) -> Result<()> {
+        let finding = self.finding(id)?;
+        let fits = finding["status"] == status && text(&finding["text"]).contains(words);
+        ensure!(fits, "{id} is not {status} with {words:?}: {finding:#}");
+        Ok(())
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Runs `daprctl check -o json` against a cluster.
+pub(crate) fn run(cluster: &Cluster, args: &[&str]) -> Result<Run> {
+    let mut command = cluster.command(build_daprctl()?);
+    let output: Output = command.args(["check", "-o", "json"]).args(args).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let report = serde_json::from_str(&text)
+        .with_context(|| format!("{text} {}", String::from_utf8_lossy(&output.stderr)))?;
+    Ok(Run { code: output.status.code(), text, report })
+}
+
+impl Installed {
+    pub(crate) fn start() -> Result<Self> {
+        let it = InjectorBed::start(Rights::Ours)?;
+        let manifests = chart()?;
+        it.bed.apply(&manifests)?;
+        let operator = start_operator(&it)?;
+        let installed = Self { it, _operator: operator };
+        installed.add_node()?;
+        until(Deadline::seconds(START), "the chart's pods to be ready", || {
+            installed.pods_become_ready()
+        })?;
+        Ok(installed)
+    }
+
+    pub(crate) fn bed(&self) -> &ApiBed {
+        &self.it.bed
+    }
+
+    /// Checks with a cluster administrator's rights.
+    pub(crate) fn check(&self, args: &[&str]) -> Result<Run> {
+        beat(self.bed())?;
+        // The operator is in no pod, so it leads without election.
+        renew(self.bed(), NAMESPACE, "operator.dapr.io")?;
+        run(self.bed().cluster(), args)
+    }
+
+    /// Puts the chart's objects back.
+    pub(crate) fn repair(&self) -> Result<()> {
+        self.bed().apply(&chart()?)?;
+        let crds = environment::workspace().join("crds");
+        let crds = crds.to_string_lossy();
+        // Only what is gone: the port of the conversion webhook is the bed's.
+        self.bed().kubectl(&["create", "-f", &crds]).ok();
+        Ok(())
+    }
+
+    fn add_node(&self) -> Result<()> {
+        node(self.bed())?;
+        beat(self.bed())
+    }
+
+    /// Says that the containers of the control plane's pods run, as scheduler and kubelet would: only
+    /// pods on a node become addresses of Services.
+    fn pods_become_ready(&self) -> Result<Option<()>> {
+        let list =
+            self.bed().get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/part-of=dapr"])?;
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        for (at, pod) in pods.iter().enumerate() {
+            let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+            let statuses: Vec<Value> = containers
+                .map(|c| {
+                    json!({"name": c["name"], "image": c["image"], "imageID": "", "ready": true,
+                    "restartCount": 0, "state": {"running": {}}})
+                })
+                .collect();
+            let address = format!("10.1.0.{}", at + 1);
+            let status = json!({"status": {"phase": "Running", "podIP": address,
+                "podIPs": [{"ip": address}], "containerStatuses": statuses,
+                "conditions": [{"type": "Ready", "status": "True"}]}});
+            let name = text(&pod["metadata"]["name"]);
+            if pod["spec"]["nodeName"].is_null() {
+                bind(self.bed(), name)?;
+            }
+            let args = [
+                "patch",
+                "pod",
+                name,
+                "-n",
+                NAMESPACE,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+            ];
+            self.bed().kubectl(&[&args[..], &[&status.to_string()]].concat())?;
+        }
+        Ok((pods.len() == 4).then_some(()))
+    }
+}
+
+fn bind(bed: &ApiBed, pod: &str) -> Result<()> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/binding");
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "node1"}});
+    let args = ["create", "--raw", &path, "-f", "-"];
+    bed.cluster().kubectl_with_input(&args, &binding.to_string()).map(drop)
+}
+
+/// The chart's objects, without those that the bed makes.
+fn chart() -> Result<String> {
+    let folder = environment::workspace().join("charts/dapr");
+    let mut helm = std::process::Command::new(Tool::HELM.path()?);
+    helm.arg("template").arg("dapr").arg(folder).args(["--namespace", NAMESPACE, "--no-hooks"]);
+    helm.args(["--set", "global.controlPlane.registry=registry.example/trilby"]);
+    let rendered = process::output(&mut helm)?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&rendered).context("read the chart")?;
+    let kept = documents.into_iter().filter(|object| {
+        let name = format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]));
+        !object.is_null() && !OWN.contains(&name.as_str())
+    });
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": kept.collect::<Vec<_>>()}).to_string())
+}
+
+/// A node that takes pods, as far as the API server knows.
+pub(crate) fn node(bed: &ApiBed) -> Result<()> {
+    bed.apply(
+        &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}}).to_string(),
+    )?;
+    let info = json!({"architecture": "amd64", "operatingSystem": "linux", "bootID": "", "machineID": "",
+        "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "", "kubeletVersion": "",
+        "kubeProxyVersion": "", "systemUUID": ""});
+    patch_node(bed, &json!({"status": {"nodeInfo": info}}))
+}
+
+/// What a kubelet does every ten seconds.
+pub(crate) fn beat(bed: &ApiBed) -> Result<()> {
+    let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady",
+        "lastHeartbeatTime": now("%Y-%m-%dT%H:%M:%SZ")});
+    patch_node(bed, &json!({"status": {"conditions": [ready]}}))?;
+    // Every node begins with a taint, which is not every bed's controllers' to take away.
+    bed.kubectl(&["patch", "node", "node1", "--type=merge", "-p", r#"{"spec":{"taints":null}}"#])?;
+    renew(bed, "kube-node-lease", "node1")
+}
+
+/// Renews a Lease in the name of its holder.
+fn renew(bed: &ApiBed, namespace: &str, name: &str) -> Result<()> {
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": 40,
+            "renewTime": now("%Y-%m-%dT%H:%M:%S.%6fZ")}});
+    bed.apply(&lease.to_string()).map(drop)
+}
+
+fn now(format: &str) -> String {
+    runtime::clock::now().strftime(format).to_string()
+}
+
+fn patch_node(bed: &ApiBed, patch: &Value) -> Result<()> {
+    let args = ["patch", "node", "node1", "--subresource=status", "--type=merge", "-p"];
+    bed.kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
+}
+
+/// The operator as the chart starts it, with its webhook where the API server finds it.
+fn start_operator(it: &InjectorBed) -> Result<Process> {
+    let [port, health, metrics, webhook] = ports()?;
+    it.bed.apply(&format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: operator, namespace: {NAMESPACE}, annotations: {{dapr.io/control-plane: operator}}}}
+spec: {{serviceAccountName: dapr-operator, containers: [{{name: operator, image: operator}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: dapr-webhook, namespace: {NAMESPACE}}}
+spec: {{type: ExternalName, externalName: 127.0.0.1, ports: [{{port: {webhook}}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
+spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{}'}}}}
+",
+        it.sentry_port()
+    ))?;
+    let place = "/spec/conversion/webhook/clientConfig/service/port";
+    let patch = json!([{"op": "add", "path": place, "value": webhook}]).to_string();
+    it.bed.kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", &patch])?;
+    let program: PathBuf = build_binary("operator")?;
+    let mut operator = it
+        .spawn_as("dapr-operator", "operator", program)?
+        .args(["--port", &port.to_string(), "--healthz-port", &health.to_string()])
+        .args(["--metrics-port", &metrics.to_string(), "--disable-leader-election"])
+        .args(["--webhook-server-port", &webhook.to_string()])
+        .start()?;
+    operator.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
+    Ok(operator)
+}
+
+fn ports() -> Result<[u16; 4]> {
+    Ok([
+        environment::free_port()?,
+        environment::free_port()?,
+        environment::free_port()?,
+        environment::free_port()?,
+    ])
+}
