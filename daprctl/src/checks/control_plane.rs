@@ -14,13 +14,16 @@ const DOCS_PODS: &str = "kubectl describe its pods, and see docs/troubleshooting
 /// 15 s by default).
 const LEASE_OVER: i64 = 60;
 
+/// The reference's alone; it may stay beside Trilby, at its own version.
+const SCHEDULER: &str = "dapr-scheduler-server";
+
 /// A workload: name, id of its check, and what it means when there is none.
 const WORKLOADS: [(&str, &str, Absence); 5] = [
     ("dapr-operator", "operator-ready", Absence::Error),
     ("dapr-sentry", "sentry-ready", Absence::Error),
     ("dapr-sidecar-injector", "injector-ready", Absence::NoInjection),
     ("dapr-placement-server", "placement-ready", Absence::NoActors),
-    ("dapr-scheduler-server", "scheduler-ready", Absence::Nothing),
+    (SCHEDULER, "scheduler-ready", Absence::Nothing),
 ];
 
 #[derive(Clone, Copy)]
@@ -168,8 +171,11 @@ fn images(facts: &Facts) -> Finding {
 fn versions(facts: &Facts) -> Finding {
     let id = "versions";
     about(GROUP, id, &facts.own.workloads, |_| {
-        let named =
-            WORKLOADS.iter().filter_map(|(name, ..)| Some((*name, facts.version_of(name)?)));
+        let ours = |name: &str| facts.flavour() != Flavour::Trilby || name != SCHEDULER;
+        let named = WORKLOADS
+            .iter()
+            .filter(|(name, ..)| ours(name))
+            .filter_map(|(name, ..)| Some((*name, facts.version_of(name)?)));
         let all: Vec<(&str, String)> = named.collect();
         let distinct: BTreeSet<&str> = all.iter().map(|(_, version)| version.as_str()).collect();
         let list: Vec<String> =
@@ -319,10 +325,11 @@ fn leftovers(facts: &Facts) -> Option<Finding> {
         return None;
     }
     Some(about(GROUP, id, &facts.own.claims, |claims| {
+        let scheduler = facts.workload(SCHEDULER).is_some(); // kept on purpose, docs/upgrade.md
         let volume = |claim: &&Value| {
             let name = text(claim.pointer("/metadata/name"));
-            name.starts_with("dapr-scheduler-data-dir-")
-                || name.starts_with("raft-log-dapr-placement-")
+            name.starts_with("raft-log-dapr-placement-")
+                || (name.starts_with("dapr-scheduler-data-dir-") && !scheduler)
         };
         let claims = claims.iter().filter(volume);
         let mut left: Vec<String> =

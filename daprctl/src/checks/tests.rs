@@ -265,6 +265,12 @@ type Change = fn(&mut Facts);
     &[("trust-domain", Status::Error)])]
 #[case::left_volume(|f: &mut Facts| f.own.claims = Ok(vec![json!({"metadata": {"name": "dapr-scheduler-data-dir-dapr-scheduler-server-0"}})]),
     &[("leftovers", Status::Warning)])]
+#[case::scheduler_kept(|f: &mut Facts| {
+    let mut scheduler = deployment("dapr-scheduler-server", &json!([]), &json!([]));
+    scheduler["spec"]["template"]["spec"]["containers"][0]["image"] = json!("ghcr.io/dapr/scheduler:1.18.1");
+    f.own.workloads.as_mut().unwrap().push(scheduler);
+    f.own.claims = Ok(vec![json!({"metadata": {"name": "dapr-scheduler-data-dir-dapr-scheduler-server-0"}})]);
+}, &[])]
 #[case::no_component_definition(|f: &mut Facts| { f.definitions.insert("components.dapr.io".into(), Ok(None)); },
     &[("definitions-present", Status::Error)])]
 #[case::definitions_of_1_17(|f: &mut Facts| { f.definitions.insert("mcpservers.dapr.io".into(), Ok(None)); },
