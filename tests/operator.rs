@@ -20,6 +20,8 @@ mod sidecars;
 mod stage;
 #[path = "operator/start.rs"]
 mod start;
+#[path = "operator/status.rs"]
+mod status;
 
 use std::{fs, time::Duration};
 

@@ -11,7 +11,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is unset")?);
     std::fs::write(out.join("descriptors.bin"), prost_types_encode(&descriptors))?;
     // The operator sends one buffer to many sidecars.
-    tonic_prost_build::configure().bytes(".dapr.proto.operator.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".dapr.proto.operator.v1")
+        .codec_path("crate::codec::SmallBuffers")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

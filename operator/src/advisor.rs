@@ -1,5 +1,6 @@
 //! Tells the authors of Components what is wrong with them: looks at the caches, reads the Secrets
-//! that are named, and puts what [`checks`] finds on the objects. Nothing waits for it.
+//! that are named, and puts what [`checks`] finds on the objects, as Events and, where that is
+//! switched on, as status. Nothing waits for it.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -7,7 +8,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource as _;
+use kube::{Resource as _, core::ObjectMeta};
 use resources::Component;
 use runtime::{Scope, clock, random};
 use tokio::{sync::watch, time::sleep};
@@ -18,37 +19,50 @@ use crate::{
     checks::{self, Finding, Surroundings},
     leader::while_leading,
     report::Reason,
-    secrets::{Fetched, Served as _},
+    secrets::{FetchError, Fetched, Served as _},
+    statuses::Statuses,
 };
 
 /// From a change to the look at it: what belongs together is rarely applied in one moment.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Everything is looked at once in this time, whatever changed: pods come and go.
 const LOOK: Duration = Duration::from_mins(1);
+/// Secrets that were found in order are read again in this time.
+const REREAD: Duration = Duration::from_mins(10);
 
-/// Advises while this replica leads, for as long as the scope lives.
+/// Advises while this replica leads, for as long as the scope lives; with `status` also in the
+/// status of the Components.
 ///
 /// # Errors
 /// None today; the type is what [`Scope::spawn`] takes.
 pub async fn run(
     shared: Arc<Shared>,
+    status: bool,
     leading: watch::Receiver<bool>,
     scope: Scope,
 ) -> anyhow::Result<()> {
-    scope.token().run_until_cancelled(while_leading(leading, || term(&shared))).await;
+    let terms = while_leading(leading, || term(&shared, status));
+    scope.token().run_until_cancelled(terms).await;
     Ok(())
 }
 
 /// Advises for ever.
-async fn term(shared: &Shared) {
+async fn term(shared: &Shared, status: bool) {
     let components = &shared.stores.components;
     let mut changes = components.changes();
-    let mut looked = Looked::default();
+    let mut statuses = status.then(|| Statuses::new(shared.cluster.clone()));
+    let (mut looked, mut read) = (Looked::default(), clock::monotonic());
     components.known_at_last().await;
     loop {
         sleep(random::jittered(SETTLE, 0.1)).await;
         changes.mark_unchanged();
-        look(shared, &mut looked).await;
+        if read.elapsed() > REREAD {
+            (looked, read) = (Looked::default(), clock::monotonic());
+        }
+        if let Some(statuses) = &mut statuses {
+            statuses.prepare().await;
+        }
+        look(shared, &mut looked, statuses.as_mut()).await;
         tokio::select! {
             ended = changes.changed() => if ended.is_err() { break },
             () = sleep(LOOK) => {}
@@ -57,29 +71,35 @@ async fn term(shared: &Shared) {
     std::future::pending::<()>().await; // the process is about to end
 }
 
-/// The resource versions of the Components whose Secrets were found in order. The Secrets of others
-/// are read at every look, until they are.
+/// The generations of the Components whose Secrets were found in order. The Secrets of others are
+/// read at every look, until they are.
 #[derive(Default)]
-struct Looked(BTreeMap<Key, String>);
+struct Looked(BTreeMap<Key, Generation>);
+
+/// Unique id and generation, which labels and the status do not change (Kubernetes).
+type Generation = (Option<String>, i64);
 
 impl Looked {
     fn is_new(&self, entry: &Entry<Component>) -> bool {
         let metadata = &entry.object.metadata;
-        self.0.get(&Key::of(metadata)) != metadata.resource_version.as_ref()
+        let current = generation(metadata);
+        current.is_none() || self.0.get(&Key::of(metadata)) != current.as_ref()
     }
 
     fn note(&mut self, entry: &Entry<Component>, findings: &[Finding]) {
         let metadata = &entry.object.metadata;
         let secret =
             |f: &Finding| matches!(f.reason, Reason::SecretNotFound | Reason::SecretKeyNotFound);
-        match &metadata.resource_version {
-            Some(version) if !findings.iter().any(secret) => {
-                self.0.insert(Key::of(metadata), version.clone());
+        match generation(metadata) {
+            Some(current) if !findings.iter().any(secret) => {
+                self.0.insert(Key::of(metadata), current);
             }
-            _ => {
-                self.0.remove(&Key::of(metadata));
-            }
+            _ => self.forget(entry),
         }
+    }
+
+    fn forget(&mut self, entry: &Entry<Component>) {
+        self.0.remove(&Key::of(&entry.object.metadata));
     }
 
     fn forget_others(&mut self, seen: &BTreeSet<Key>) {
@@ -87,7 +107,11 @@ impl Looked {
     }
 }
 
-async fn look(shared: &Shared, looked: &mut Looked) {
+fn generation(metadata: &ObjectMeta) -> Option<Generation> {
+    Some((metadata.uid.clone(), metadata.generation?))
+}
+
+async fn look(shared: &Shared, looked: &mut Looked, mut statuses: Option<&mut Statuses>) {
     let mut counts = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for namespace in shared.stores.components.namespaces() {
@@ -109,7 +133,14 @@ async fn look(shared: &Shared, looked: &mut Looked) {
         for entry in &entries {
             seen.insert(Key::of(&entry.object.metadata));
             let findings = checks::check(&entry.object, &around);
-            looked.note(entry, &findings);
+            if unread(&entry.object, &secrets) {
+                looked.forget(entry); // and nothing is known about it that could be written
+            } else {
+                looked.note(entry, &findings);
+                if let Some(statuses) = statuses.as_deref_mut() {
+                    statuses.write(entry, &findings).await;
+                }
+            }
             for (reason, note) in by_reason(findings) {
                 *counts.entry(reason.text()).or_insert(0) += 1;
                 tell(shared, &entry.object, reason, note).await;
@@ -118,6 +149,14 @@ async fn look(shared: &Shared, looked: &mut Looked) {
     }
     looked.forget_others(&seen);
     shared.metrics.component_findings(&counts);
+}
+
+/// Whether the API server would not tell of a Secret that the Component needs.
+fn unread(component: &Component, secrets: &Fetched) -> bool {
+    component
+        .needed_secrets()
+        .into_iter()
+        .any(|name| matches!(secrets.get(name), Some(Err(FetchError::Failed { .. }))))
 }
 
 /// One note for each reason: an Event has one.
@@ -147,8 +186,8 @@ mod tests {
 
     use super::*;
 
-    fn entry(version: &str) -> Entry<Component> {
-        let metadata = json!({"name": "a", "namespace": "n", "resourceVersion": version});
+    fn entry(generation: i64) -> Entry<Component> {
+        let metadata = json!({"name": "a", "namespace": "n", "generation": generation});
         Entry::new(serde_json::from_value(json!({ "metadata": metadata })).unwrap())
     }
 
@@ -159,14 +198,14 @@ mod tests {
     #[test]
     fn secrets_are_read_again_only_while_they_are_not_in_order() {
         let mut looked = Looked::default();
-        assert!(looked.is_new(&entry("1")));
-        looked.note(&entry("1"), &[finding(Reason::SecretNotFound, "x")]);
-        assert!(looked.is_new(&entry("1")));
-        looked.note(&entry("1"), &[finding(Reason::UnknownType, "x")]);
-        assert!(!looked.is_new(&entry("1")));
-        assert!(looked.is_new(&entry("2")));
+        assert!(looked.is_new(&entry(1)));
+        looked.note(&entry(1), &[finding(Reason::SecretNotFound, "x")]);
+        assert!(looked.is_new(&entry(1)));
+        looked.note(&entry(1), &[finding(Reason::UnknownType, "x")]);
+        assert!(!looked.is_new(&entry(1)));
+        assert!(looked.is_new(&entry(2)));
         looked.forget_others(&BTreeSet::new());
-        assert!(looked.is_new(&entry("1")), "a Component that was gone is new");
+        assert!(looked.is_new(&entry(1)), "a Component that was gone is new");
     }
 
     #[test]

@@ -236,7 +236,10 @@ impl<K: Served> Watcher<K> {
                 continue;
             }
             match self.body(&pending).await {
-                Ok(body) => return (body, pending.event),
+                Ok(body) => {
+                    self.shared.metrics.sent(K::KIND, pending.event);
+                    return (body, pending.event);
+                }
                 Err(_) => self.keep(name, &pending),
             }
         }

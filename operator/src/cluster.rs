@@ -30,6 +30,7 @@ use serde_json::Value;
 
 use crate::{
     cache::Key,
+    component_status::FIELD_MANAGER,
     follow::pause_before_watch,
     secrets::{FetchError, Fetched, SecretData},
     workload::WorkloadKind,
@@ -247,6 +248,27 @@ impl Cluster {
         // A right to this one by its name is enough for that.
         let config = self.watch_config().fields(&format!("metadata.name={name}"));
         watcher(api, config).map(|event| event.map(|event| map_event(event, |crd| crd.metadata)))
+    }
+
+    /// Writes the status of an object as ours; fails for another object of the same name.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn apply_status<K: CustomResource>(
+        &self,
+        object: &K,
+        status: &Value,
+    ) -> kube::Result<()> {
+        let metadata = object.meta();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let resource = resource(GROUP, K::VERSION, K::KIND, K::PLURAL);
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let body = serde_json::json!({"apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": {"name": name, "uid": metadata.uid}, "status": status});
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch_status(name, &params, &Patch::Apply(body)).await.map(drop)
     }
 
     fn crds(&self) -> Api<DynamicObject> {

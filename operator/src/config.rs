@@ -63,6 +63,10 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub watch_secrets: bool,
+    /// Write what is wrong with a Component into its status, and give the CRD a place for it
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
+    pub component_status: bool,
     /// The only namespace to watch; empty means all
     #[arg(long, default_value = "", value_name = "NAMESPACE", hide_default_value = true)]
     pub watch_namespace: String,
@@ -162,6 +166,8 @@ pub struct Config {
     pub workloads: Vec<WorkloadKind>,
     /// Whether sidecars hear of changed Secrets; takes the right to list and watch them.
     pub push_secrets: bool,
+    /// Whether the leader writes what it finds into the status of Components.
+    pub component_status: bool,
     /// The only namespace to watch.
     pub watch_namespace: Option<String>,
     /// How the watchdog works.
@@ -194,6 +200,7 @@ impl Flags {
             elect: !self.disable_leader_election,
             workloads: workloads.into_iter().filter_map(wanted).collect(),
             push_secrets: self.watch_secrets,
+            component_status: self.component_status,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
             watchdog: Options {
                 interval: WatchInterval::parse(&self.watch_interval)?,

@@ -153,9 +153,13 @@ impl<K: CustomResource> Feed<K> {
         }
     }
 
-    /// How many streams are open.
-    pub fn streams(&self) -> usize {
-        lock(&self.namespaces).subscribers.values().map(HashMap::len).sum()
+    /// How many streams are open, and how many events they have still to take.
+    pub fn streams(&self) -> (usize, usize) {
+        let namespaces = lock(&self.namespaces);
+        let open = namespaces.subscribers.values().flat_map(HashMap::values);
+        open.fold((0, 0), |(streams, waiting), subscriber| {
+            (streams + 1, waiting + lock(&subscriber.backlog).events.len())
+        })
     }
 }
 
@@ -305,8 +309,8 @@ mod tests {
     fn dropped_streams_are_forgotten() {
         let feed = Arc::new(Feed::<Component>::default());
         let stream = feed.subscribe("n", "a");
-        assert_eq!(feed.streams(), 1);
+        assert_eq!(feed.streams(), (1, 0));
         drop(stream);
-        assert_eq!(feed.streams(), 0);
+        assert_eq!(feed.streams(), (0, 0));
     }
 }

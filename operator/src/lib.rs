@@ -5,7 +5,7 @@
 //!  API server ─ cluster ┤                                 ▲
 //!                     │ secrets: read per answer ─────────┤
 //!                     │ secret_push: when one has changed ┘
-//!                     ├ store ─► advisor ─► checks                        Events on Components
+//!                     ├ store ─► advisor ─► checks, component_status      Events, status of Components
 //!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
 //!                     ├ follow ─► watchdog                                pods without sidecar
 //!                     └ webhook ─► conversion, crd_patch                  Subscriptions
@@ -25,6 +25,7 @@ pub mod assignment;
 pub mod cache;
 pub mod checks;
 pub mod cluster;
+pub mod component_status;
 pub mod component_types;
 pub mod config;
 pub mod conversion;
@@ -34,6 +35,7 @@ pub mod desk;
 pub mod error;
 pub mod feed;
 pub mod follow;
+pub mod gauges;
 pub mod leader;
 pub mod metrics;
 pub mod reconcile;
@@ -43,6 +45,7 @@ pub mod secrets;
 pub mod self_test;
 pub mod server;
 pub mod service;
+mod statuses;
 pub mod store;
 pub mod watchdog;
 pub mod webhook;

@@ -1,13 +1,18 @@
 //! Every metric of the operator.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
-use runtime::metrics::{counter, counters, gauge, gauges};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use proto::operator::ResourceEventType;
+use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
 const CREATED: &str = "dapr_operator_service_created_total";
 const UPDATED: &str = "dapr_operator_service_updated_total";
 const DELETED: &str = "dapr_operator_service_deleted_total";
 const REQUESTS: &str = "dapr_operator_api_requests_total";
+const SECONDS: &str = "dapr_operator_api_request_seconds";
+const EVENTS: &str = "dapr_operator_stream_events_total";
+const LISTS: &str = "dapr_operator_lists_total";
+const BUILD: &str = "dapr_operator_build_info";
 const UNDECODABLE: &str = "dapr_operator_undecodable_objects_total";
 const SECRETS: &str = "dapr_operator_secret_failures_total";
 const FINDINGS: &str = "dapr_operator_component_findings";
@@ -16,6 +21,9 @@ const WATCHDOG_DELETED: &str = "dapr_operator_watchdog_deleted_pods_total";
 const WATCHDOG_PASSES: &str = "dapr_operator_watchdog_passes_total";
 const WATCHDOG_SUSPECTS: &str = "dapr_operator_watchdog_suspects";
 const WATCHDOG_GIVEN_UP: &str = "dapr_operator_watchdog_given_up_owners";
+
+/// Upper bounds in seconds. Sidecars wait 5 s for an answer (Dapr 1.18).
+const BUCKETS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
 
 /// How a pass of the watchdog ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,9 @@ pub struct Metrics {
     updated: IntCounterVec,
     deleted: IntCounterVec,
     requests: IntCounterVec,
+    seconds: HistogramVec,
+    events: IntCounterVec,
+    lists: IntCounterVec,
     undecodable: IntCounterVec,
     secrets: IntCounterVec,
     findings: IntGaugeVec,
@@ -63,11 +74,16 @@ impl Metrics {
     /// # Errors
     /// A name is registered already.
     pub fn register(r: &Registry) -> prometheus::Result<Self> {
+        let build = gauges(r, BUILD, "1, with the version of this release", &["version"])?;
+        build.with_label_values(&[runtime::VERSION]).set(1);
         Ok(Self {
             created: counters(r, CREATED, "Services created for apps", &["app_id"])?,
             updated: counters(r, UPDATED, "Services of apps updated", &["app_id"])?,
             deleted: counters(r, DELETED, "Services of apps deleted", &["app_id"])?,
             requests: counters(r, REQUESTS, "calls of sidecars", &["method", "code"])?,
+            seconds: histograms(r, SECONDS, "time to an answer", &["method"], &BUCKETS)?,
+            events: counters(r, EVENTS, "events sent on streams", &["kind", "type"])?,
+            lists: counters(r, LISTS, "lists of a kind begun, the first and anew", &["kind"])?,
             undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
             secrets: counters(r, SECRETS, "objects whose secrets could not be read", &["kind"])?,
             findings: gauges(r, FINDINGS, "Components with something wrong", &["reason"])?,
@@ -101,6 +117,21 @@ impl Metrics {
     /// A call was answered; for a stream: accepted or refused.
     pub fn answered(&self, method: &'static str, code: tonic::Code) {
         self.requests.with_label_values(&[method, &format!("{code:?}")]).inc();
+    }
+
+    /// A call was worked on for so long; streams are not counted.
+    pub fn took(&self, method: &'static str, time: Duration) {
+        self.seconds.with_label_values(&[method]).observe(time.as_secs_f64());
+    }
+
+    /// A sidecar was sent an event.
+    pub fn sent(&self, kind: &'static str, event: ResourceEventType) {
+        self.events.with_label_values(&[kind, event.as_str_name()]).inc();
+    }
+
+    /// All objects of a kind are listed (again).
+    pub fn listing(&self, kind: &'static str) {
+        self.lists.with_label_values(&[kind]).inc();
     }
 
     /// An object was left out because it cannot be decoded.

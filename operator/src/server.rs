@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream, StreamExt as _};
 use proto::operator as wire;
 use resources::CustomResource as _;
+use runtime::clock;
 use tonic::{Request, Response, Status};
 use transport::Peer;
 
@@ -36,6 +37,18 @@ impl OperatorApi {
             tracing::debug!(target: "dapr.operator.api", method, ?code, "{}", status.message());
         }
         result.map(Response::new)
+    }
+
+    /// Answers a call with what `work` comes to.
+    async fn timed<T>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Reply<T> {
+        let begin = clock::monotonic();
+        let result = work.await;
+        self.0.metrics.took(method, begin.elapsed());
+        self.answer(method, result)
     }
 
     /// Opens a stream whose messages `wrap` makes.
@@ -79,7 +92,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let components = self.0.list(store, &caller, |c| c.in_scope(&caller.app_id)).await?;
             Ok(wire::ListComponentResponse { components })
         };
-        self.answer("ListComponents", result.await)
+        self.timed("ListComponents", result).await
     }
 
     async fn get_configuration(
@@ -93,7 +106,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let configuration = self.0.get(store, &caller, &asked.name).await?;
             Ok(wire::GetConfigurationResponse { configuration })
         };
-        self.answer("GetConfiguration", result.await)
+        self.timed("GetConfiguration", result).await
     }
 
     /// Names no namespace, so no certificate matches (Dapr 1.18).
@@ -115,7 +128,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let resiliency = self.0.get(&self.0.stores.resiliencies, &caller, &asked.name).await?;
             Ok(wire::GetResiliencyResponse { resiliency })
         };
-        self.answer("GetResiliency", result.await)
+        self.timed("GetResiliency", result).await
     }
 
     async fn list_resiliency(
@@ -127,7 +140,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let resiliencies = self.0.list(&self.0.stores.resiliencies, &caller, |_| true).await?;
             Ok(wire::ListResiliencyResponse { resiliencies })
         };
-        self.answer("ListResiliency", result.await)
+        self.timed("ListResiliency", result).await
     }
 
     async fn list_subscriptions_v2(
@@ -140,7 +153,7 @@ impl wire::operator_server::Operator for OperatorApi {
                 self.0.list(&self.0.stores.subscriptions, &caller, |_| true).await?;
             Ok(wire::ListSubscriptionsResponse { subscriptions })
         };
-        self.answer("ListSubscriptionsV2", result.await)
+        self.timed("ListSubscriptionsV2", result).await
     }
 
     /// The reference sends, and resolves secrets of, endpoints of other apps too; sidecars drop
@@ -156,7 +169,7 @@ impl wire::operator_server::Operator for OperatorApi {
                 self.0.list(store, &caller, |e| e.in_scope(&caller.app_id)).await?;
             Ok(wire::ListHttpEndpointsResponse { http_endpoints })
         };
-        self.answer("ListHTTPEndpoints", result.await)
+        self.timed("ListHTTPEndpoints", result).await
     }
 
     /// In scope only, as for HTTPEndpoints.
@@ -170,7 +183,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let mcp_servers = self.0.list(store, &caller, |s| s.in_scope(&caller.app_id)).await?;
             Ok(wire::ListMcpServersResponse { mcp_servers })
         };
-        self.answer("ListMCPServers", result.await)
+        self.timed("ListMCPServers", result).await
     }
 
     async fn list_workflow_access_policy(
@@ -183,7 +196,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let policies = self.0.list(store, &caller, |_| true).await?;
             Ok(wire::ListWorkflowAccessPolicyResponse { policies })
         };
-        self.answer("ListWorkflowAccessPolicy", result.await)
+        self.timed("ListWorkflowAccessPolicy", result).await
     }
 
     async fn component_update(

@@ -1,11 +1,12 @@
 //! One kind as the API reads it: the cache, its streams, and whether it is complete.
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kube::{core::DynamicObject, runtime::watcher};
 use resources::CustomResource;
+use runtime::clock;
 use tokio::sync::watch;
 
 use crate::{
@@ -34,7 +35,8 @@ pub struct Store<K> {
     cache: Mutex<Cache<K>>,
     feed: Arc<Feed<K>>,
     sync: watch::Sender<Sync>,
-    changes: watch::Sender<()>,
+    /// When an object changed last.
+    changes: watch::Sender<Option<Instant>>,
 }
 
 impl<K> Default for Store<K> {
@@ -43,7 +45,7 @@ impl<K> Default for Store<K> {
             cache: Mutex::default(),
             feed: Arc::default(),
             sync: watch::Sender::new(Sync::Starting),
-            changes: watch::Sender::new(()),
+            changes: watch::Sender::new(None),
         }
     }
 }
@@ -75,7 +77,7 @@ impl<K: CustomResource> Store<K> {
     }
 
     /// Wakes whoever looks at all objects, after each change of one.
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub fn changes(&self) -> watch::Receiver<Option<Instant>> {
         self.changes.subscribe()
     }
 
@@ -119,9 +121,14 @@ impl<K: CustomResource> Store<K> {
         self.len() == 0
     }
 
-    /// How many streams are open.
-    pub fn streams(&self) -> usize {
+    /// How many streams are open, and how many events they have still to take.
+    pub fn streams(&self) -> (usize, usize) {
         self.feed.streams()
+    }
+
+    /// When an object changed last; `None` before the first change after the first list.
+    pub fn last_change(&self) -> Option<Instant> {
+        *self.changes.borrow()
     }
 
     /// Opens a stream for an app.
@@ -175,7 +182,7 @@ impl<K: CustomResource> Store<K> {
         }
         for change in changes {
             self.feed.publish(&change);
-            self.changes.send_replace(());
+            self.changes.send_replace(Some(clock::monotonic()));
         }
     }
 

@@ -3,6 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use identity::{KeyKind, TrustDomain};
+use kube::runtime::watcher::Event;
 use proto::operator::operator_server::OperatorServer;
 use runtime::{
     ReadyGuard, Scope,
@@ -23,6 +24,7 @@ use crate::{
     cluster::Cluster,
     config::{Config, WatchInterval},
     follow::{Seen, follow},
+    gauges,
     metrics::Metrics,
     reconcile::Reconciler,
     report::Reports,
@@ -70,6 +72,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         token: scope.token().clone(),
     });
+    gauges::register(scope.metrics(), &shared.stores)?;
     start_webhook(&config, &cluster, &svid, &scope).await?;
     let watchdog = watchdog(&config, &shared);
     let pods = start_caches(&shared, watchdog.clone(), &scope);
@@ -78,7 +81,8 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     }
     start_api(&config, shared.clone(), &svid, &scope).await?;
     let leading = lead(&cluster, election, &metrics, &scope);
-    scope.spawn("operator-advisor", advisor::run(shared, leading.clone(), scope.clone()));
+    let advice = advisor::run(shared, config.component_status, leading.clone(), scope.clone());
+    scope.spawn("operator-advisor", advice);
     if !config.workloads.is_empty() {
         let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads);
         let work = Arc::new(reconciler).run(leading.clone(), scope.clone());
@@ -231,6 +235,9 @@ fn start_kind<K: Served>(
         let take = |seen| match seen {
             Seen::NoSuchKind => store.no_crd(),
             Seen::Event(event) => {
+                if matches!(event, Event::Init) {
+                    shared.metrics.listing(K::KIND);
+                }
                 if let Err(bad) = store.apply(event) {
                     shared.undecodable(&bad);
                 }
@@ -247,7 +254,6 @@ fn start_pods(
     watchdog: Option<Arc<Watchdog>>,
     scope: &Scope,
 ) -> watch::Receiver<Sync> {
-    use kube::runtime::watcher::Event;
     let (sync, answer) = watch::channel(Sync::Starting);
     let (shared, token) = (shared.clone(), scope.token().clone());
     scope.spawn("operator-watch", async move {
@@ -255,6 +261,9 @@ fn start_pods(
         let take = |seen| {
             if let Seen::Event(event) = seen {
                 let listed = matches!(event, Event::InitDone);
+                if matches!(event, Event::Init) {
+                    shared.metrics.listing("Pod");
+                }
                 if let Some(watchdog) = &watchdog {
                     watchdog.observe(&event);
                 }

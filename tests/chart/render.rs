@@ -136,6 +136,7 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
 #[case::no_injector("chart_no_injector", &["dapr_sidecar_injector.enabled=false"])]
 #[case::no_watchdog("chart_no_watchdog", &["dapr_operator.watchInterval=0"])]
 #[case::no_secret_reload("chart_no_secret_reload", &["dapr_operator.secretReload.enabled=false"])]
+#[case::component_status("chart_component_status", &["dapr_operator.componentStatus.enabled=true"])]
 #[case::daemon_sets("chart_daemon_sets", &["dapr_operator.serviceReconciler.daemonSets=true"])]
 #[case::no_actors("chart_no_actors", &["global.actors.enabled=false"])]
 #[case::host_network("chart_host_network", &[

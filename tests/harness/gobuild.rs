@@ -192,7 +192,7 @@ fn download(folder: &Path, path: &str, version: &str) -> Result<Module> {
 ///
 /// # Errors
 /// When Go is missing or the module cannot be had.
-pub(crate) fn module_folder(path: &str, version: &str) -> Result<PathBuf> {
+pub fn module_folder(path: &str, version: &str) -> Result<PathBuf> {
     let folder = Scratch::new("module")?;
     Ok(download(folder.path(), path, version)?.folder)
 }

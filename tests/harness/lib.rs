@@ -57,6 +57,7 @@ pub use architecture::Architecture;
 pub use cluster::Cluster;
 pub use dapr_cli::DaprCli;
 pub use daprd::{Daprd, DaprdBuilder};
+pub use gobuild::module_folder;
 pub use image::Image;
 pub use injector_bed::InjectorBed;
 pub use local_api::LocalApi;

@@ -6,6 +6,7 @@ mod chart;
 mod chart_readme;
 mod check;
 mod cluster;
+mod component_types;
 mod demo;
 mod docs;
 mod image;
@@ -44,6 +45,8 @@ enum Task {
     ChartRepo(chart::RepoFlags),
     /// Bring generated files up to date: the chart's copy of crds/ and the values in its README
     Gen,
+    /// Bring what the operator knows about the official components up to date
+    ComponentTypes(component_types::Flags),
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
     /// Container images without a container daemon
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Bundle(flags) => bundle::run(&flags),
         Task::ChartRepo(flags) => chart::repository(&flags),
         Task::Gen => check::generate(),
+        Task::ComponentTypes(flags) => component_types::run(&flags),
         Task::Cluster(flags) => cluster::run(flags),
         Task::Image(flags) => image::run(&flags),
         Task::Sbom(flags) => sbom::run(&flags),

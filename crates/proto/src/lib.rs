@@ -1,6 +1,8 @@
-//! Wire messages of the control plane, compiled from our own `.proto` files; nothing here is
+//! Wire messages of the control plane, compiled from our own `.proto` files; only [`codec`] is
 //! written by hand. Names, numbers and types are fixed by the peers (Dapr 1.18).
 #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic)]
+
+pub mod codec;
 
 /// `dapr.proto.operator.v1`: custom resources for sidecars.
 pub mod operator {

@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use kube::Resource as _;
 use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 
@@ -94,11 +96,36 @@ fn record(old: Option<&LeaseSpec>, identity: &str, now: jiff::Timestamp) -> Leas
     }
 }
 
+/// What is said on the Lease when its holder changes (client-go, reason and words).
+fn event(about: ObjectReference, identity: &str, text: &str, now: jiff::Timestamp) -> Event {
+    let namespace = about.namespace.clone();
+    let name = about.name.clone().unwrap_or_default();
+    let metadata = ObjectMeta {
+        name: Some(format!("{name}.{:016x}", random::bits())),
+        namespace,
+        ..ObjectMeta::default()
+    };
+    let component = identity.to_owned();
+    Event {
+        metadata,
+        involved_object: about,
+        reason: Some("LeaderElection".to_owned()),
+        message: Some(format!("{identity} {text}")),
+        type_: Some("Normal".to_owned()),
+        source: Some(EventSource { component: Some(component), host: None }),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        count: Some(1),
+        ..Event::default()
+    }
+}
+
 /// Stands for election until the scope ends, then gives the lease back. The answer says whether
 /// this process leads; what needs the lease runs while it is true.
 pub fn elect(client: kube::Client, options: LeaseOptions, scope: &Scope) -> watch::Receiver<bool> {
     let (leading, answer) = watch::channel(false);
     let candidate = Candidate {
+        events: Api::namespaced(client.clone(), &options.namespace),
         api: Api::namespaced(client, &options.namespace),
         options,
         observed: Observed::default(),
@@ -123,6 +150,7 @@ pub fn elect(client: kube::Client, options: LeaseOptions, scope: &Scope) -> watc
 
 struct Candidate {
     api: Api<Lease>,
+    events: Api<Event>,
     options: LeaseOptions,
     observed: Observed,
     /// When we last wrote the lease; `None` while somebody else leads.
@@ -147,8 +175,24 @@ impl Candidate {
         let lead =
             self.renewed.is_some_and(|at| now.saturating_duration_since(at) < RENEW_DEADLINE);
         if leading.send_if_modified(|was| std::mem::replace(was, lead) != lead) {
-            let text = if lead { "became leader" } else { "lost the lease" };
+            let text = if lead { "became leader" } else { "stopped leading" };
             tracing::info!(target: "dapr.leaderelection", identity = self.options.identity, "{text}");
+            self.tell(text).await;
+        }
+    }
+
+    /// Records an Event on the Lease; nothing depends on it.
+    async fn tell(&self, text: &str) {
+        let Some(lease) = &self.observed.lease else { return };
+        let event = event(lease.object_ref(&()), &self.options.identity, text, clock::now());
+        let params = PostParams::default();
+        match tokio::time::timeout(RETRY, self.events.create(&params, &event)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                let error = crate::chain(&error);
+                tracing::debug!(target: "dapr.leaderelection", "event was not recorded: {error}");
+            }
+            Err(_) => tracing::debug!(target: "dapr.leaderelection", "event was not recorded"),
         }
     }
 
@@ -189,7 +233,7 @@ impl Candidate {
 
     /// Lets the next candidate start at once.
     async fn release(&mut self) {
-        let Some(lease) = self.observed.lease.take().filter(|_| self.renewed.is_some()) else {
+        let Some(lease) = self.observed.lease.clone().filter(|_| self.renewed.is_some()) else {
             return;
         };
         let mut spec = record(lease.spec.as_ref(), &self.options.identity, clock::now());
@@ -203,6 +247,7 @@ impl Candidate {
             let error = crate::chain(&error);
             tracing::debug!(target: "dapr.leaderelection", "lease {name} was not released: {error}");
         }
+        self.tell("stopped leading").await;
     }
 }
 
@@ -248,6 +293,27 @@ mod tests {
     fn released_lease_is_free() {
         let start = clock::monotonic();
         assert_eq!(decide(&observed("", 1, start), "me", start), Step::Take);
+    }
+
+    #[test]
+    fn event_names_the_lease_and_the_holder() {
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some("operator.dapr.io".to_owned()),
+                namespace: Some("dapr-system".to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+        };
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        let event = event(lease.object_ref(&()), "me", "became leader", at);
+        assert_eq!(event.message.as_deref(), Some("me became leader"));
+        assert_eq!(event.metadata.namespace.as_deref(), Some("dapr-system"));
+        let about = event.involved_object;
+        let about = (about.kind, about.api_version, about.name);
+        let want = ["Lease", "coordination.k8s.io/v1", "operator.dapr.io"];
+        let want = want.map(|text| Some(text.to_owned()));
+        assert_eq!([about.0, about.1, about.2], want);
     }
 
     #[test]

@@ -27,6 +27,9 @@
 {{- if include "dapr.operator.secretReload" . }}
 - --watch-secrets
 {{- end }}
+{{- if include "dapr.operator.componentStatus" . }}
+- --component-status
+{{- end }}
 {{- if include "dapr.operator.daemonSets" . }}
 - --enable-daemonset-service-reconciler
 {{- end }}

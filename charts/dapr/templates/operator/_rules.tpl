@@ -5,6 +5,13 @@
   resources: [customresourcedefinitions]
   resourceNames: [subscriptions.dapr.io]
   verbs: [get, list, watch, patch]
+{{- if include "dapr.operator.componentStatus" . }}
+# To give the definition of Components a status and the columns that show it.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [components.dapr.io]
+  verbs: [get, patch]
+{{- end }}
 {{- if include "dapr.watchdog.enabled" . }}
 # The watchdog deletes no pod that the injector's webhook is not called for.
 - apiGroups: [admissionregistration.k8s.io]
@@ -36,6 +43,10 @@
   verbs: [get{{ if include "dapr.operator.secretReload" . }}, list, watch{{ end }}]
 {{- end -}}
 
+{{- define "dapr.operator.componentStatus" -}}
+{{- if dig "componentStatus" "enabled" false .Values.dapr_operator -}}true{{- end -}}
+{{- end -}}
+
 {{- define "dapr.operator.daemonSets" -}}
 {{- if dig "serviceReconciler" "daemonSets" false .Values.dapr_operator -}}true{{- end -}}
 {{- end -}}
@@ -53,6 +64,11 @@ true
 - apiGroups: [dapr.io]
   resources: [components, configurations, subscriptions, resiliencies, httpendpoints, mcpservers, workflowaccesspolicies]
   verbs: [list, watch]
+{{- if include "dapr.operator.componentStatus" . }}
+- apiGroups: [dapr.io]
+  resources: [components/status]
+  verbs: [patch]
+{{- end }}
 {{- if not (include "dapr.operator.secretNamespaces" .) }}
 {{- include "dapr.operator.secretRule" . }}
 {{- end }}

@@ -1,0 +1,44 @@
+//! How messages become bytes, with small buffers.
+//!
+//! `tonic` allocates a buffer for each call before there is anything to put into it, 8 KiB by
+//! default. A sidecar holds seven streams open on which nothing is said for hours, and there are
+//! thousands of sidecars.
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::ProstCodec;
+
+/// First size of a call's buffer in bytes. Larger messages make it grow.
+const BUFFER_BYTES: usize = 256;
+/// Messages that are ready are sent together up to this size; the default of `tonic`.
+const TOGETHER_BYTES: usize = 32 * 1024;
+
+/// Protocol Buffers, as `tonic_prost::ProstCodec` writes and reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct SmallBuffers<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for SmallBuffers<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for SmallBuffers<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = <ProstCodec<T, U> as Codec>::Encoder;
+    type Decoder = <ProstCodec<T, U> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, TOGETHER_BYTES))
+    }
+}

@@ -1,0 +1,253 @@
+//! `cargo xtask component-types`: what the operator knows about the official components, from their
+//! own descriptions.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use blackbox::environment;
+use clap::Args;
+use serde::Deserialize;
+
+use crate::output::print;
+
+/// Writes operator/data/component-types.txt anew from the metadata.yaml of each component and from
+/// operator/data/component-types.in.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// A folder with the sources of components-contrib; else its Go module is brought here
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Only says whether the file is what would be written
+    #[arg(long)]
+    check: bool,
+}
+
+const MODULE: &str = "github.com/dapr/components-contrib";
+const VERSION: &str = "v1.18.0";
+const ADDED: &str = "operator/data/component-types.in";
+const WRITTEN: &str = "operator/data/component-types.txt";
+const HEADER: &str = "\
+# What the official components of Dapr are called and which metadata they take, one line for each type and version:
+#   <type>[,<other name>...] <version> : <name>[!][*] ...
+# \"!\" marks a name that must be given, \"*\" a value that is secret; a line that ends in \"?\" says that the metadata is unknown.
+#
+# Written by `cargo xtask component-types`, not by hand. Origin: github.com/dapr/components-contrib v1.18.0, the metadata.yaml
+# of each component: type, name, version and the names of metadata with their marks; no descriptions. Names of authentication
+# profiles are listed without \"!\", because one profile of several is enough; so are names that a direction of a binding
+# needs. What is not in those files is in component-types.in. Licence of the origin: Apache-2.0, Copyright The Dapr Authors.
+";
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let folder = match &flags.from {
+        Some(folder) => folder.clone(),
+        None => blackbox::module_folder(MODULE, VERSION)?,
+    };
+    let root = environment::workspace();
+    let added = fs::read_to_string(root.join(ADDED)).context(ADDED)?;
+    let text = table(&descriptions(&folder)?, &Additions::parse(&added)?);
+    let file = root.join(WRITTEN);
+    if flags.check {
+        ensure!(
+            fs::read_to_string(&file).context(WRITTEN)? == text,
+            "{WRITTEN} is not what {} gives: run `cargo xtask component-types`",
+            folder.display()
+        );
+        return print(&format!("{WRITTEN} is what {} gives", folder.display()));
+    }
+    fs::write(&file, text).context(WRITTEN)
+}
+
+/// A metadata.yaml.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Description {
+    #[serde(rename = "type")]
+    type_: String,
+    name: String,
+    version: String,
+    #[serde(default)]
+    metadata: Option<Vec<Setting>>,
+    #[serde(default)]
+    authentication_profiles: Option<Vec<Profile>>,
+    #[serde(default)]
+    builtin_authentication_profiles: Option<Vec<Profile>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Setting {
+    name: String,
+    #[serde(default)]
+    required: bool,
+    #[serde(default)]
+    sensitive: bool,
+    #[serde(default)]
+    binding: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    metadata: Option<Vec<Setting>>,
+}
+
+/// The descriptions of every component below a folder.
+fn descriptions(folder: &Path) -> Result<Vec<Description>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(descriptions(&path)?);
+        } else if path.file_name().is_some_and(|name| name == "metadata.yaml") {
+            // YAML knows no tabs between tokens, and one of the files has some.
+            let text = fs::read_to_string(&path)?.replace('\t', " ");
+            let description = serde_saphyr::from_str(&text);
+            found.push(description.with_context(|| format!("read {}", path.display()))?);
+        }
+    }
+    Ok(found)
+}
+
+/// What component-types.in says.
+#[derive(Debug, Default)]
+struct Additions {
+    /// Names and whether they are secret, by profile.
+    profiles: BTreeMap<String, Vec<(String, bool)>>,
+    aliases: BTreeMap<String, BTreeSet<String>>,
+    unknown: Vec<(String, String)>,
+    optional: BTreeSet<(String, String)>,
+}
+
+impl Additions {
+    fn parse(text: &str) -> Result<Self> {
+        let mut additions = Self::default();
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        for line in lines {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            let mut word =
+                || words.next().with_context(|| format!("{ADDED}: {line:?} is too short"));
+            let (what, first) = (word()?, word()?);
+            match what.as_str() {
+                "profile" => {
+                    let names = words.map(|word| {
+                        let name = word.trim_end_matches('*');
+                        (name.to_owned(), name != word)
+                    });
+                    additions.profiles.insert(first, names.collect());
+                }
+                "alias" => {
+                    additions.aliases.entry(first).or_default().insert(word()?);
+                }
+                "unknown" => additions.unknown.push((first, word()?)),
+                "optional" => {
+                    additions.optional.insert((first, word()?));
+                }
+                _ => {
+                    bail!("{ADDED}: {line:?} begins with none of profile, alias, unknown, optional")
+                }
+            }
+        }
+        Ok(additions)
+    }
+
+    /// All names of a type, as in the table.
+    fn names(&self, type_: &str) -> String {
+        let others = self.aliases.get(type_).into_iter().flatten();
+        others.fold(type_.to_owned(), |names, other| names + "," + other)
+    }
+}
+
+/// The text of the table.
+fn table(descriptions: &[Description], additions: &Additions) -> String {
+    let mut lines = BTreeSet::new();
+    for description in descriptions {
+        let type_ = match description.type_.as_str() {
+            "nameresolution" => continue, // configured by a Configuration, not by a Component
+            "middleware" => format!("middleware.http.{}", description.name),
+            kind => format!("{kind}.{}", description.name),
+        };
+        let settings = settings(description, &type_, additions);
+        let head = format!("{} {} :", additions.names(&type_), description.version);
+        lines.insert(settings.into_iter().fold(head, |line, word| line + " " + &word));
+    }
+    for (type_, version) in &additions.unknown {
+        lines.insert(format!("{} {version} ?", additions.names(type_)));
+    }
+    lines.into_iter().fold(HEADER.to_owned(), |text, line| text + &line + "\n")
+}
+
+/// The names of metadata with their marks.
+fn settings(description: &Description, type_: &str, additions: &Additions) -> Vec<String> {
+    let mut marks = BTreeMap::<&str, (bool, bool)>::new();
+    let mut add = |name, required, sensitive| {
+        let mark = marks.entry(name).or_default();
+        *mark = (mark.0 || required, mark.1 || sensitive);
+    };
+    for setting in description.metadata.iter().flatten() {
+        let optional = (type_.to_owned(), setting.name.clone());
+        let required = setting.required
+            && setting.binding.is_none()
+            && !additions.optional.contains(&optional);
+        add(&setting.name, required, setting.sensitive);
+    }
+    let own = description.authentication_profiles.iter().flatten();
+    let builtin = || description.builtin_authentication_profiles.iter().flatten();
+    for setting in own.chain(builtin()).flat_map(|profile| profile.metadata.iter().flatten()) {
+        add(&setting.name, false, setting.sensitive);
+    }
+    for (name, sensitive) in
+        builtin().filter_map(|profile| additions.profiles.get(&profile.name)).flatten()
+    {
+        // What the component itself says of a name of a profile counts.
+        marks.entry(name).or_insert((false, *sensitive));
+    }
+    let mark = |on, mark| if on { mark } else { "" };
+    let mut words: Vec<_> = marks
+        .into_iter()
+        .map(|(name, (required, sensitive))| {
+            format!("{name}{}{}", mark(required, "!"), mark(sensitive, "*"))
+        })
+        .collect();
+    words.sort_by_key(|word| (word.to_lowercase(), word.clone()));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_the_names_of_all_profiles_with_their_marks() {
+        let yaml = "
+type: state
+name: x
+version: v1
+builtinAuthenticationProfiles: [{name: cloud, metadata: [{name: key, required: true}]}]
+authenticationProfiles: [{title: a, metadata: [{name: password, required: true, sensitive: true}]}]
+metadata:
+- {name: host, required: true}
+- {name: topic, required: true, binding: {input: true}}
+- {name: free, required: true}
+";
+        let added = "# comment\n\nprofile cloud key* token*\nalias state.x state.y\n\
+                     unknown state.z v2\noptional state.x free\n";
+        let additions = Additions::parse(added).unwrap();
+        let text = table(&[serde_saphyr::from_str(yaml).unwrap()], &additions);
+        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let want = ["state.x,state.y v1 : free host! key password* token* topic", "state.z v2 ?"];
+        assert_eq!(lines, want);
+    }
+
+    #[test]
+    fn a_line_that_says_nothing_known_is_an_error() {
+        for line in ["alias state.x", "nickname state.x y"] {
+            let error = Additions::parse(line).unwrap_err().to_string();
+            assert!(error.contains(line), "{error}");
+        }
+    }
+}
