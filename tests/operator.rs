@@ -433,6 +433,20 @@ fn one_candidate_leads_and_hands_over_when_it_stops() {
     let lease = stage.bed.get(&["lease", "operator.dapr.io", "-n", &namespace]).unwrap();
     assert_eq!(lease["spec"]["leaseTransitions"], 1, "{lease}");
     assert_eq!(lease["spec"]["holderIdentity"], "");
+    let events = stage.bed.get(&["events", "-n", &namespace]).unwrap();
+    let events = events["items"].as_array().unwrap().iter();
+    let about = events.filter(|event| event["involvedObject"]["uid"] == lease["metadata"]["uid"]);
+    let mut said: Vec<_> =
+        about.map(|event| (&event["reason"], event["message"].as_str().unwrap())).collect();
+    said.sort_by_key(|(_, text)| *text);
+    let want = [
+        "first became leader",
+        "first stopped leading",
+        "second became leader",
+        "second stopped leading",
+    ];
+    let reason = json!("LeaderElection");
+    assert_eq!(said, want.map(|text| (&reason, text)));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{chart_readme, docs, layering};
+use crate::{chart_readme, component_types, docs, layering};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -32,6 +32,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         )
     })?;
     step("dependencies", dependencies)?;
+    step("the data about official components", component_types::check)?;
     step("chart lint", || {
         let chart = environment::workspace().join("charts/dapr");
         let mut helm = Command::new(Tool::HELM.path()?);
