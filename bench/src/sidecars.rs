@@ -1,18 +1,25 @@
 //! Many sidecars of an operator: each with a connection of its own and the certificate of its app,
 //! asking what daprd asks.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use identity::{KeyKind, SpiffeId, TrustDomain};
 use proto::operator::{
-    ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateRequest,
-    ListComponentsRequest, operator_client::OperatorClient,
+    ComponentUpdateRequest, ConfigurationUpdateRequest, ListComponentsRequest,
+    operator_client::OperatorClient,
 };
 use runtime::{Scope, clock::monotonic};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout_at};
-use tonic::{Streaming, transport::Channel};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout_at},
+};
+use tonic::transport::Channel;
 use transport::{
     anchors::AnchorSource,
     svid::{self, Svid},
@@ -22,6 +29,9 @@ use crate::plane::{NAMESPACE, Plane, TRUST_DOMAIN};
 
 /// Requests under way at once while sidecars connect or list, as in the first figures.
 const PARALLEL: usize = 8;
+/// A stream that was asked for is open after this time. Nothing tells: the reference is silent
+/// until the first event.
+const OPENED: Duration = Duration::from_secs(2);
 /// daprd raises the limit of its client no further (Dapr 1.18).
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
@@ -90,33 +100,36 @@ impl Sidecars {
     /// One sidecar asks for changes of its Configuration, for as long as the answer lives.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When there are no sidecars.
     pub async fn watch_configuration(&self) -> Result<impl Sized + use<>> {
         let mut client = self.clients.first().context("no sidecars")?.clone();
         let request = ConfigurationUpdateRequest { namespace: self.namespace.clone() };
-        Ok(client.configuration_update(request).await?.into_inner())
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            if let Ok(answer) = client.configuration_update(request).await {
+                let mut events = answer.into_inner();
+                while let Ok(Some(_)) = events.message().await {}
+            }
+        });
+        sleep(OPENED).await;
+        Ok(task)
     }
 
-    /// Every sidecar opens its stream of component changes.
+    /// Every sidecar opens its stream of component changes, on a connection that it has used.
     ///
     /// # Errors
-    /// When one is refused.
+    /// When one cannot connect.
     pub async fn watch_components(&self) -> Result<Heard> {
-        let open = |mut client: OperatorClient<Channel>| async move {
-            let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
-            let stream = client.component_update(request).await.context("watch components")?;
-            anyhow::Ok(stream.into_inner())
-        };
-        let streams: Vec<Streaming<ComponentUpdateEvent>> = stream::iter(self.clients.clone())
-            .map(open)
-            .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
+        self.list(self.len()).await?;
         let (say, events) = mpsc::unbounded_channel(); // one entry per stream and change, read at once
         let mut tasks = JoinSet::new();
-        for mut stream in streams {
+        for mut client in self.clients.iter().cloned() {
+            let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
             let say = say.clone();
             tasks.spawn(async move {
+                // The reference answers not even with headers before there is an event.
+                let Ok(answer) = client.component_update(request).await else { return };
+                let mut stream = answer.into_inner();
                 while let Ok(Some(event)) = stream.message().await {
                     let heard = monotonic();
                     drop(event);
@@ -126,6 +139,7 @@ impl Sidecars {
                 }
             });
         }
+        sleep(OPENED).await;
         Ok(Heard { events, _streams: tasks })
     }
 
