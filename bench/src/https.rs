@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use blackbox::admission;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
@@ -37,16 +37,8 @@ impl Server {
     /// # Errors
     /// When the roots are no certificates.
     pub fn new(address: &str, name: &str, roots: &str) -> Result<Self> {
-        let mut store = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
-            store.add(root?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        Ok(Self { address: address.to_owned(), name: name.to_owned(), tls: Arc::new(tls) })
+        let tls = admission::tls(roots)?;
+        Ok(Self { address: address.to_owned(), name: name.to_owned(), tls })
     }
 
     /// Connects.

@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use blackbox::{ApiBed, Deadline, Process, Scratch, Service, Spawn, environment, http, process};
+use blackbox::{
+    ApiBed, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http, process,
+};
 use runtime::clock::monotonic;
 
 use crate::{
@@ -188,9 +190,7 @@ webhooks:
 #[derive(Debug)]
 pub struct Start {
     spawn: Spawn,
-    port: u16,
-    healthz: u16,
-    metrics: u16,
+    ports: Ports,
 }
 
 impl Start {
@@ -199,17 +199,12 @@ impl Start {
     /// # Errors
     /// When the machine has no free port.
     pub fn new(name: &str, program: &Path, logs: &Path) -> Result<Self> {
-        let [port, healthz, metrics] =
-            [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+        let ports = Ports::free()?;
         let spawn = Spawn::new(name, program, logs)
-            .args([format!("--port={port}"), "--listen-address=127.0.0.1".to_owned()])
-            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
-            .args(["--healthz-listen-address=127.0.0.1", "--metrics-listen-address=127.0.0.1"])
+            .service_at(ports)
             .env("NAMESPACE", NAMESPACE)
-            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-            .env("MIMALLOC_ALLOW_THP", "0") // as in the images
-            .env_remove("KUBERNETES_SERVICE_HOST");
-        Ok(Self { spawn, port, healthz, metrics })
+            .env("MIMALLOC_ALLOW_THP", "0"); // as in the images
+        Ok(Self { spawn, ports })
     }
 
     /// Adds arguments.
@@ -241,7 +236,7 @@ impl Start {
     pub fn ready(self) -> Result<(Running, Duration)> {
         let begin = monotonic();
         let process = self.spawn.start()?;
-        let Self { port, healthz, metrics, .. } = self;
+        let Ports { main: port, healthz, metrics } = self.ports;
         let mut running = Running { process, port, healthz, metrics };
         running.wait_ready(begin)?;
         Ok((running, begin.elapsed()))

@@ -4,14 +4,14 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::Stream;
 use identity::BundlePem;
 use identity::stored::Stored;
-use notify::{RecursiveMode, Watcher as _};
 use resources::names::{KEY_TLS_CHAIN, KEY_TLS_KEY};
-use tokio::sync::mpsc;
+use transport::file_watch::FileWatch;
 
 use crate::config::BundleNames;
 
@@ -35,11 +35,6 @@ impl BundleFiles {
     /// # Errors
     /// A file exists and cannot be read, or its directory does not exist.
     pub fn read(&self) -> anyhow::Result<Stored> {
-        let read = |path: &Path| match fs::read(path) {
-            Ok(text) => Ok(Some(text)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
-        };
         let native = Stored::new(
             read(&self.names.anchors)?,
             read(&self.names.issuer_chain)?,
@@ -84,23 +79,21 @@ impl BundleFiles {
     /// # Errors
     /// A directory does not exist or cannot be watched.
     pub fn changes(&self) -> anyhow::Result<impl Stream<Item = ()> + Send + use<>> {
-        let (wake, woken) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |_| {
-            // Full: a wake-up is pending already.
-            let _ = wake.try_send(());
-        })
-        .context("start the file watch")?;
         let paths = [&self.names.anchors, &self.names.issuer_chain, &self.names.issuer_key];
-        let mut directories: Vec<PathBuf> = paths.iter().map(|path| directory(path)).collect();
-        directories.dedup();
-        for directory in directories {
-            watcher
-                .watch(&directory, RecursiveMode::NonRecursive)
-                .with_context(|| format!("watch directory {}", directory.display()))?;
-        }
-        Ok(futures::stream::unfold((woken, watcher), |(mut woken, watcher)| async move {
-            woken.recv().await.map(|()| ((), (woken, watcher)))
+        let watch = FileWatch::new(paths.map(PathBuf::as_path))?;
+        Ok(futures::stream::unfold(watch, |mut watch| async move {
+            watch.changed(Duration::MAX).await;
+            Some(((), watch))
         }))
+    }
+}
+
+/// The content of a file, none if it does not exist.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
     }
 }
 

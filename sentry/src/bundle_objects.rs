@@ -128,7 +128,13 @@ fn noted(failure: Option<watcher::Error>) {
     }
 }
 
-fn api(verb: &'static str, kind: &'static str, e: &kube::Error) -> ObjectsError {
+/// Whether somebody else wrote in between, so that everything is read again.
+pub(crate) fn is_conflict(e: &anyhow::Error) -> bool {
+    matches!(e.downcast_ref(), Some(ObjectsError::Conflict(_)))
+}
+
+/// Sorts a failed call.
+pub(crate) fn api(verb: &'static str, kind: &'static str, e: &kube::Error) -> ObjectsError {
     const CONFLICT: u16 = 409;
     match e {
         kube::Error::Api(status) if status.code == CONFLICT => ObjectsError::Conflict(kind),

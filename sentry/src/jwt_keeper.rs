@@ -9,9 +9,10 @@ use arc_swap::ArcSwapOption;
 use runtime::{ReadyGuard, Scope};
 use transport::file_watch::FileWatch;
 
+use crate::bundle_objects::is_conflict;
 use crate::config::JwtConfig;
 use crate::jwt_plan::{self, JwtAuthority, JwtPlan};
-use crate::jwt_store::{Conflict, JwtStore};
+use crate::jwt_store::JwtStore;
 
 /// What is stored is read at least this often.
 const SLOW_POLL: Duration = Duration::from_secs(30);
@@ -100,7 +101,7 @@ impl Keeper {
             match self.attempt().await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(e) if e.is::<Conflict>() => {}
+                Err(e) if is_conflict(&e) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -3,8 +3,7 @@
 //! Source of names: Dapr 1.18, chart.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use k8s_openapi::ByteString;
@@ -15,12 +14,13 @@ use resources::names;
 use transport::file_watch::FileWatch;
 use zeroize::Zeroizing;
 
-use crate::bundle_files;
+use crate::bundle_files::{self, read};
+use crate::bundle_objects::{NAME, ObjectsError, api};
 use crate::config::{BundleNames, JwtConfig};
 use crate::jwt_plan::{GeneratedJwt, StoredJwt};
 
-const NAME: &str = names::TRUST_BUNDLE;
-const CONFLICT: u16 = 409;
+const SECRET: &str = "Secret";
+const CONFIG_MAP: &str = "ConfigMap";
 
 /// Where the key and the set are.
 pub enum JwtStore {
@@ -51,11 +51,6 @@ pub struct Snapshot {
     pub stored: StoredJwt,
     secret: Option<Secret>,
 }
-
-/// Somebody else wrote meanwhile: read again.
-#[derive(Debug, thiserror::Error)]
-#[error("{NAME} was changed by somebody else meanwhile")]
-pub struct Conflict;
 
 impl JwtStore {
     /// In files.
@@ -102,7 +97,8 @@ impl JwtStore {
     /// Writes what was just made, the key first.
     ///
     /// # Errors
-    /// [`Conflict`] if somebody else wrote since the snapshot; any other failure of writing.
+    /// [`ObjectsError::Conflict`] if somebody else wrote since the snapshot; any other failure of
+    /// writing.
     pub async fn save(&self, snapshot: Snapshot, made: &GeneratedJwt) -> anyhow::Result<()> {
         match (self, snapshot.secret) {
             (Self::Files { key, jwks }, _) => {
@@ -113,14 +109,15 @@ impl JwtStore {
                 Ok(())
             }
             (Self::Objects(objects), Some(secret)) => objects.save(secret, made).await,
-            (Self::Objects(_), None) => Err(Conflict.into()),
+            (Self::Objects(_), None) => Err(ObjectsError::Conflict(SECRET).into()),
         }
     }
 
     /// Copies the stored key set into the `ConfigMap`, if it holds another one.
     ///
     /// # Errors
-    /// [`Conflict`] if somebody else wrote meanwhile; any other failure of reading or writing.
+    /// [`ObjectsError::Conflict`] if somebody else wrote meanwhile; any other failure of reading or
+    /// writing.
     pub async fn publish(&self, text: &[u8]) -> anyhow::Result<()> {
         match self {
             Self::Files { .. } => Ok(()),
@@ -131,9 +128,8 @@ impl JwtStore {
 
 impl JwtObjects {
     async fn read(&self) -> anyhow::Result<Snapshot> {
-        let secret = self.secrets.get_opt(NAME).await;
-        let secret = secret.with_context(|| format!("get Secret {NAME}"))?;
-        let secret = secret.with_context(|| format!("Secret {NAME} does not exist"))?;
+        let secret = self.secrets.get_opt(NAME).await.map_err(|e| api("get", SECRET, &e))?;
+        let secret = secret.ok_or(ObjectsError::Missing(SECRET))?;
         let value = |name: &str| {
             let value = &secret.data.as_ref()?.get(name)?.0;
             (!value.trim_ascii().is_empty()).then(|| value.clone())
@@ -147,35 +143,20 @@ impl JwtObjects {
         let data = secret.data.get_or_insert_with(BTreeMap::new);
         data.insert(self.key.clone(), ByteString(made.key.as_bytes().to_vec()));
         data.insert(self.jwks.clone(), ByteString(made.jwks.clone().into_bytes()));
-        checked(self.secrets.replace(NAME, &PostParams::default(), &secret).await)
+        let written = self.secrets.replace(NAME, &PostParams::default(), &secret).await;
+        Ok(written.map(drop).map_err(|e| api("update", SECRET, &e))?)
     }
 
     async fn publish(&self, text: &[u8]) -> anyhow::Result<()> {
         let text = str::from_utf8(text).context("read the JWKS as text")?;
-        let found = self.config_maps.get_opt(NAME).await;
-        let found = found.with_context(|| format!("get ConfigMap {NAME}"))?;
-        let mut config_map = found.with_context(|| format!("ConfigMap {NAME} does not exist"))?;
+        let found = self.config_maps.get_opt(NAME).await.map_err(|e| api("get", CONFIG_MAP, &e))?;
+        let mut config_map = found.ok_or(ObjectsError::Missing(CONFIG_MAP))?;
         let data = config_map.data.get_or_insert_with(BTreeMap::new);
         if data.get(&self.jwks).is_some_and(|published| published == text) {
             return Ok(());
         }
         data.insert(self.jwks.clone(), text.to_owned());
-        checked(self.config_maps.replace(NAME, &PostParams::default(), &config_map).await)
-    }
-}
-
-fn checked<K>(written: Result<K, kube::Error>) -> anyhow::Result<()> {
-    match written {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == CONFLICT => Err(Conflict.into()),
-        Err(e) => Err(e).with_context(|| format!("update {NAME}")),
-    }
-}
-
-fn read(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+        let written = self.config_maps.replace(NAME, &PostParams::default(), &config_map).await;
+        Ok(written.map(drop).map_err(|e| api("update", CONFIG_MAP, &e))?)
     }
 }

@@ -15,7 +15,7 @@ use runtime::{clock, random};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
-use crate::bundle_objects::ObjectsError;
+use crate::bundle_objects::{ObjectsError, is_conflict};
 use crate::bundle_record::Change;
 use crate::config::Config;
 use crate::events::{Events, Reason};
@@ -297,10 +297,6 @@ async fn wait(changes: &mut (impl Stream<Item = ()> + Unpin), pause: Duration) {
         Ok(None) => tokio::time::sleep(pause).await,
         Err(_) => {}
     }
-}
-
-fn is_conflict(e: &anyhow::Error) -> bool {
-    matches!(e.downcast_ref(), Some(ObjectsError::Conflict(_)))
 }
 
 #[cfg(test)]

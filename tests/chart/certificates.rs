@@ -5,9 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{
-    ApiBed, DaprCli, Deadline, Process, Scratch, Spawn, build_binary, environment, until,
-};
+use blackbox::{ApiBed, DaprCli, Deadline, Ports, Process, Scratch, Spawn, build_binary, until};
 use identity::{CertChain, PrivateKey, TrustAnchors};
 use serde_json::{Value, json};
 
@@ -19,19 +17,15 @@ const SECRET: [&str; 4] = ["secret", "dapr-trust-bundle", "-n", NAMESPACE];
 
 /// Our sentry beside the chart, whose own pod nobody runs on this bed.
 fn sentry(bed: &ApiBed, logs: &Scratch) -> Result<Process> {
-    let healthz = environment::free_port()?;
+    let ports = Ports::free()?;
     let mut process = Spawn::new("sentry", build_binary("sentry")?, logs.path())
-        .args(["--mode=kubernetes", "--trust-domain=cluster.local", "--listen-address=127.0.0.1"])
+        .args(["--mode=kubernetes", "--trust-domain=cluster.local"])
         .arg("--kubeconfig")
         .arg(bed.kubeconfig())
-        .arg(format!("--port={}", environment::free_port()?))
-        .arg(format!("--healthz-port={healthz}"))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .service_at(ports)
         .env("NAMESPACE", NAMESPACE)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .env_remove("KUBERNETES_SERVICE_HOST")
         .start()?;
-    process.wait_for_http(healthz, "/healthz", Deadline::seconds(60))?;
+    process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(60))?;
     Ok(process)
 }
 

@@ -32,6 +32,23 @@ pub struct Decision {
     pub warnings: Vec<String>,
 }
 
+/// A client without a certificate, which verifies servers with these roots (PEM).
+///
+/// # Errors
+/// When the roots are no certificates.
+pub fn tls(roots: &str) -> Result<Arc<ClientConfig>> {
+    let mut store = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
+        store.add(root?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    Ok(Arc::new(tls))
+}
+
 impl AdmissionClient {
     /// For the webhook at that port of this machine, whose certificate has that name and comes from
     /// these roots (PEM).
@@ -39,17 +56,8 @@ impl AdmissionClient {
     /// # Errors
     /// When the roots are no certificates.
     pub fn new(port: u16, name: &str, roots: &str) -> Result<Self> {
-        let mut store = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
-            store.add(root?)?;
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(store)
-            .with_no_client_auth();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Self { address, name: name.to_owned(), tls: Arc::new(tls) })
+        Ok(Self { address, name: name.to_owned(), tls: tls(roots)? })
     }
 
     /// The webhook's own certificate (DER), after its chain and name were verified.

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::admission::AdmissionClient;
 use crate::{
-    ApiBed, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http, process,
-    until,
+    ApiBed, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    process, until,
 };
 
 /// Namespace of the control plane.
@@ -256,16 +256,10 @@ impl InjectorBed {
 
 impl Injector {
     fn start(spawn: Spawn, port: u16) -> Result<Self> {
-        let [health_port, metrics_port] = [environment::free_port()?, environment::free_port()?];
-        let mut process = spawn
-            .args(["-port", &port.to_string(), "--listen-address", "127.0.0.1"])
-            .args(["--healthz-port", &health_port.to_string()])
-            .args(["--healthz-listen-address", "127.0.0.1"])
-            .args(["--metrics-port", &metrics_port.to_string()])
-            .args(["--metrics-listen-address", "127.0.0.1"])
-            .start()?;
-        process.wait_for_http(health_port, "/healthz", Deadline::seconds(START_SECONDS))?;
-        Ok(Self { process, port, health_port, metrics_port })
+        let ports = Ports::with_main(port)?;
+        let mut process = spawn.service_at(ports).start()?;
+        process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(START_SECONDS))?;
+        Ok(Self { process, port, health_port: ports.healthz, metrics_port: ports.metrics })
     }
 
     /// The value of a series; 0 for one that does not exist.
@@ -292,8 +286,6 @@ fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> S
         .env("DAPR_TRUST_ANCHORS_FILE", file("ca.crt"))
         .env("DAPR_SENTRY_ADDRESS", format!("127.0.0.1:{sentry_port}"))
         .env("DAPR_SENTRY_TOKEN_FILE", file("token"))
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .env_remove("KUBERNETES_SERVICE_HOST")
 }
 
 /// Ours as the chart starts it.
@@ -403,19 +395,15 @@ metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
 
 /// Starts our sentry and waits for its CA, which goes where the kubelet would project it.
 fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
-    let [health, metrics] = [environment::free_port()?, environment::free_port()?];
+    let ports = Ports::with_main(port)?;
     let mut sentry = Spawn::new("sentry", build_binary("sentry")?, scratch.path())
         .args(["--mode", "kubernetes", "--trust-domain", "cluster.local"])
-        .args(["--listen-address", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--healthz-listen-address", "127.0.0.1", "--healthz-port", &health.to_string()])
-        .args(["--metrics-listen-address", "127.0.0.1", "--metrics-port", &metrics.to_string()])
+        .service_at(ports)
         .arg("--issuer-credentials")
         .arg(scratch.path().join("credentials"))
         .arg("--kubeconfig")
         .arg(bed.kubeconfig())
         .env("NAMESPACE", NAMESPACE)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .env_remove("KUBERNETES_SERVICE_HOST")
         .start()?;
     let anchors = until(Deadline::seconds(START_SECONDS), "the CA of sentry", || {
         anyhow::ensure!(sentry.is_running(), "sentry ended: {}", sentry.log());
@@ -423,7 +411,7 @@ fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
         Ok(found["data"]["ca.crt"].as_str().map(str::to_owned))
     })?;
     scratch.write("ca.crt", anchors)?;
-    sentry.wait_for_http(health, "/healthz", Deadline::seconds(START_SECONDS))?;
+    sentry.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(START_SECONDS))?;
     Ok(sentry)
 }
 

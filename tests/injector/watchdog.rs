@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use blackbox::injector_bed::{NAMESPACE, Rights, names_of};
-use blackbox::{ApiBed, Deadline, InjectorBed, Process, build_binary, environment, http, until};
+use blackbox::{
+    ApiBed, Deadline, InjectorBed, Ports, Process, build_binary, environment, http, until,
+};
 use serde_json::{Value, json};
 
 use crate::START;
@@ -80,15 +82,15 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
 ",
         it.sentry_port()
     ))?;
-    let [port, health] = [environment::free_port()?, environment::free_port()?];
+    let ports = Ports { metrics: metrics_port, ..Ports::free()? };
     let mut operator = it
         .spawn_as("dapr-operator", "operator", build_binary("operator")?)?
-        .args(["--port", &port.to_string(), "--healthz-port", &health.to_string()])
-        .args(["--metrics-port", &metrics_port.to_string(), "--disable-leader-election"])
+        .service_at(ports)
+        .arg("--disable-leader-election")
         .args(["--watch-interval", "1s", "--max-pod-restarts-per-minute", "60"])
         .env("ENABLE_WEBHOOKS", "false")
         .start()?;
-    operator.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
+    operator.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(START))?;
     Ok(operator)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{ApiBed, Deadline, Process, Scratch, Spawn, build_binary, environment, http, until};
+use blackbox::{ApiBed, Deadline, Ports, Process, Scratch, Spawn, build_binary, http, until};
 use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::ca_client::CaClient;
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
@@ -70,19 +70,16 @@ spec:
 
     /// Starts a sentry with further flags; does not wait.
     pub(crate) fn start_with(&self, name: &str, flags: &[&str]) -> Result<Sentry> {
-        let [port, healthz, metrics] =
-            [environment::free_port()?, environment::free_port()?, environment::free_port()?];
+        let ports = Ports::free()?;
         let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
             .args(["--mode", "kubernetes", "--log-level", "debug", "--trust-domain", TRUST_DOMAIN])
             .arg("--kubeconfig")
             .arg(self.bed.kubeconfig())
-            .args(["--listen-address=127.0.0.1".to_owned(), format!("--port={port}")])
-            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .service_at(ports)
             .args(flags)
             .env("NAMESPACE", &self.namespace)
-            .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-            .env_remove("KUBERNETES_SERVICE_HOST")
             .start()?;
+        let Ports { main: port, healthz, metrics } = ports;
         Ok(Sentry { process, port, healthz, metrics, namespace: self.namespace.clone() })
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use blackbox::{Deadline, Scratch, Spawn, build_binary, environment, until};
+use blackbox::{Deadline, Ports, Scratch, Spawn, build_binary, environment, until};
 use serde_json::json;
 
 use crate::bed::System;
@@ -205,9 +205,7 @@ fn a_full_disk_leaves_nothing_behind() -> Result<()> {
         .args(["-m", "sh", "-c", script, "sh"])
         .arg(build_binary("sentry")?)
         .args(["--config=config.yaml", "--issuer-credentials=credentials"])
-        .arg(format!("--port={}", environment::free_port()?))
-        .arg(format!("--healthz-port={}", environment::free_port()?))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .service_at(Ports::free()?)
         .env("NAMESPACE", "mesh")
         .folder(folder.path())
         .start()?;

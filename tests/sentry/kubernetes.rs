@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{Deadline, Spawn, build_binary, environment, until};
+use blackbox::{Deadline, Ports, Spawn, build_binary, environment, until};
 use identity::TrustAnchors;
 use proto::sentry::SignCertificateRequest;
 use serde_json::{Value, json};
@@ -295,9 +295,7 @@ fn a_missing_configuration_or_root_ends_the_process() -> Result<()> {
             .args(["--mode=kubernetes", "--trust-domain=cluster.local", "--config", config])
             .arg("--kubeconfig")
             .arg(system.bed.kubeconfig())
-            .arg(format!("--port={}", environment::free_port()?))
-            .arg(format!("--healthz-port={}", environment::free_port()?))
-            .arg(format!("--metrics-port={}", environment::free_port()?))
+            .service_at(Ports::free()?)
             .env("NAMESPACE", &system.namespace)
             .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "");
         for (name, value) in env {

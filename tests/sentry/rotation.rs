@@ -4,13 +4,13 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Daprd, Deadline, Scratch, Spawn, Tool, environment, http, process, until};
+use blackbox::{Daprd, Deadline, Scratch, http, process, until};
 use identity::TrustAnchors;
 use serde_json::{Value, json};
 use testkit::ca::Ca;
 
 use crate::bed::{Sentry, System, request, verified};
-use crate::standalone::{Standalone, serve_hello};
+use crate::standalone::{self, Standalone, serve_hello};
 
 /// Long enough for a slow machine, short enough for everybody to renew in each stage.
 const TTL: &str = "20s";
@@ -129,23 +129,11 @@ fn injected_pod(system: &System, name: &str) -> Result<()> {
 /// The reference sentry loads what is stored now, and leaves it as it is.
 fn reference_reads(system: &System) -> Result<()> {
     let folder = Scratch::new("reference-reads")?;
-    folder.write("config.yaml", "")?;
     for name in FILES {
         folder.write(name, system.secret(name)?)?;
     }
-    let healthz = environment::free_port()?;
-    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, folder.path())
-        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
-        .args(["--issuer-credentials=.".to_owned()])
-        .arg(format!("--port={}", environment::free_port()?))
-        .arg(format!("--healthz-port={healthz}"))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
-        .env("NAMESPACE", "mesh")
-        .folder(folder.path())
-        .start()?;
-    let found = "Root and issuer certs found: using credentials from store";
-    reference.wait_for_log(found, Deadline::seconds(30))?;
-    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    let (mut reference, _) = standalone::reference(&folder)?;
+    reference.wait_for_log(standalone::FOUND, Deadline::seconds(30))?;
     for name in FILES {
         ensure!(std::fs::read_to_string(folder.path().join(name))? == system.secret(name)?);
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Daprd, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http, process, until,
+    Daprd, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, http, process, until,
 };
 
 /// A standalone sentry with a CA of its own.
@@ -15,6 +15,24 @@ pub(crate) struct Standalone {
     pub(crate) process: Process,
     pub(crate) port: u16,
 }
+
+/// The reference sentry, ready, and its port, on the CA in a folder; it makes one when there is none.
+pub(crate) fn reference(folder: &Scratch) -> Result<(Process, u16)> {
+    folder.write("config.yaml", "")?;
+    let ports = Ports::free()?;
+    let mut process = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, folder.path())
+        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
+        .arg("--issuer-credentials=.")
+        .service_at(ports)
+        .env("NAMESPACE", "mesh")
+        .folder(folder.path())
+        .start()?;
+    process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(30))?;
+    Ok((process, ports.main))
+}
+
+/// What it says when it took the CA that it found.
+pub(crate) const FOUND: &str = "Root and issuer certs found: using credentials from store";
 
 impl Standalone {
     fn start() -> Result<Self> {
@@ -25,20 +43,17 @@ impl Standalone {
 
     /// Starts in a folder that may hold a CA.
     pub(crate) fn start_in(folder: Scratch) -> Result<Self> {
-        let port = environment::free_port()?;
-        let healthz = environment::free_port()?;
+        let ports = Ports::free()?;
         let mut process = Spawn::new("sentry", build_binary("sentry")?, folder.path())
             // Go's single dash.
             .args(["-mode", "standalone", "-trust-domain", "cluster.local"])
             .args(["--config", "config.yaml", "--issuer-credentials", "."])
-            .args(["--listen-address=127.0.0.1".to_owned(), format!("--port={port}")])
-            .arg(format!("--healthz-port={healthz}"))
-            .arg(format!("--metrics-port={}", environment::free_port()?))
+            .service_at(ports)
             .env("NAMESPACE", "mesh")
             .folder(folder.path())
             .start()?;
-        process.wait_for_http(healthz, "/healthz", Deadline::seconds(20))?;
-        Ok(Self { folder, process, port })
+        process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(20))?;
+        Ok(Self { folder, process, port: ports.main })
     }
 
     fn path(&self) -> &std::path::Path {
@@ -142,19 +157,18 @@ fn stops_in_order_and_refuses_bad_flags() -> Result<()> {
 #[test]
 fn the_reference_placement_takes_its_identity_from_us() -> Result<()> {
     let sentry = Standalone::start()?;
-    let (port, healthz) = (environment::free_port()?, environment::free_port()?);
+    let ports = Ports::free()?;
     let mut placement = Spawn::new("placement", Tool::REFERENCE_PLACEMENT.path()?, sentry.path())
         .args(["--mode=standalone", "--tls-enabled", "--trust-domain=cluster.local"])
-        .args(["--trust-anchors-file=ca.crt".to_owned(), format!("--port={port}")])
+        .arg("--trust-anchors-file=ca.crt")
         .arg(format!("--sentry-address=127.0.0.1:{}", sentry.port))
-        .args(["--id=one".to_owned()])
+        .arg("--id=one")
         .arg(format!("--initial-cluster=one=127.0.0.1:{}", environment::free_port()?))
-        .arg(format!("--healthz-port={healthz}"))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .service_at(ports)
         .env("NAMESPACE", "mesh")
         .folder(sentry.path())
         .start()?;
-    placement.wait_for_http(healthz, "/healthz", Deadline::seconds(60))?;
+    placement.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(60))?;
     let log = sentry.process.log();
     // A part of the control plane that asks from its namespace names the trust domain itself.
     assert!(log.contains("spiffe://cluster.local/ns/mesh/dapr-placement"), "{log}");
@@ -173,18 +187,9 @@ fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
             .collect::<Result<_, _>>()?)
     };
     let before = files()?;
-    let healthz = environment::free_port()?;
-    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, ours.path())
-        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
-        .args(["--issuer-credentials=.".to_owned(), format!("--port={}", ours.port)])
-        .arg(format!("--healthz-port={healthz}"))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
-        .env("NAMESPACE", "mesh")
-        .folder(ours.path())
-        .start()?;
-    let found = "Root and issuer certs found: using credentials from store";
-    reference.wait_for_log(found, Deadline::seconds(30))?;
-    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    let mut reference;
+    (reference, ours.port) = self::reference(&ours.folder)?;
+    reference.wait_for_log(FOUND, Deadline::seconds(30))?;
     assert_eq!(files()?, before, "it must not make a CA of its own");
     let mut sidecar = ours.sidecar("till", None)?;
     sidecar.wait_outbound_ready(Deadline::seconds(60))?;
@@ -194,18 +199,7 @@ fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
 #[test]
 fn we_read_the_ca_that_the_reference_sentry_made() -> Result<()> {
     let folder = Scratch::new("reference-ca")?;
-    folder.write("config.yaml", "")?;
-    let healthz = environment::free_port()?;
-    let mut reference = Spawn::new("reference", Tool::REFERENCE_SENTRY.path()?, folder.path())
-        .args(["--mode=standalone", "--trust-domain=cluster.local", "--config=config.yaml"])
-        .args(["--issuer-credentials=.".to_owned()])
-        .arg(format!("--port={}", environment::free_port()?))
-        .arg(format!("--healthz-port={healthz}"))
-        .arg(format!("--metrics-port={}", environment::free_port()?))
-        .env("NAMESPACE", "mesh")
-        .folder(folder.path())
-        .start()?;
-    reference.wait_for_http(healthz, "/healthz", Deadline::seconds(30))?;
+    let (mut reference, _) = self::reference(&folder)?;
     reference.terminate(Deadline::seconds(20))?;
     let before = std::fs::read_to_string(folder.path().join("issuer.key"))?;
     let ours = Standalone::start_in(folder)?;

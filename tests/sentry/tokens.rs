@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use blackbox::{Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, until};
+use blackbox::{Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, until};
 use identity::{SpiffeId, TrustAnchors};
 use proto::sentry::SignCertificateResponse;
 use proto::sentry::ca_client::CaClient;
@@ -29,27 +29,21 @@ impl Issuer {
     fn start(name: &str, program: &Path, more: &[&str]) -> Result<Self> {
         let folder = Scratch::new(name)?;
         let config = folder.write("config.yaml", "")?;
-        let [port, healthz, metrics, oidc] = [
-            environment::free_port()?,
-            environment::free_port()?,
-            environment::free_port()?,
-            environment::free_port()?,
-        ];
+        let (ports, oidc) = (Ports::free()?, environment::free_port()?);
         let mut process = Spawn::new(name, program, folder.path())
             .args(["--mode", "standalone", "--trust-domain", TRUST_DOMAIN, "--jwt-enabled"])
             .arg("--config")
             .arg(&config)
             .arg("--issuer-credentials")
             .arg(folder.path())
-            .args([format!("--port={port}"), format!("--healthz-port={healthz}")])
-            .args([format!("--metrics-port={metrics}"), "--oidc-enabled".to_owned()])
-            .args(["--oidc-server-tls-enabled=false".to_owned()])
+            .service_at(ports)
+            .args(["--oidc-enabled", "--oidc-server-tls-enabled=false"])
             .args([format!("--oidc-server-listen-port={oidc}")])
             .args(more.iter().copied())
             .env("NAMESPACE", "dapr-system")
             .start()?;
-        process.wait_for_http(healthz, "/healthz", Deadline::seconds(60))?;
-        Ok(Self { _process: process, folder, port, oidc })
+        process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(60))?;
+        Ok(Self { _process: process, folder, port: ports.main, oidc })
     }
 
     /// Dapr's and ours, with the same flags.
