@@ -10,7 +10,6 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::PostParams;
-use resources::names;
 use transport::file_watch::FileWatch;
 use zeroize::Zeroizing;
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{ApiBed, Deadline, Ports, Process, Scratch, Spawn, build_binary, http, until};
+use blackbox::{
+    ApiBed, Deadline, Ports, Process, Scratch, Spawn, build_binary, environment, http, until,
+};
 use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::ca_client::CaClient;
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};

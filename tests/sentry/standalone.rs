@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Daprd, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, http, process, until,
+    Daprd, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    process, until,
 };
 
 /// A standalone sentry with a CA of its own.
@@ -179,8 +180,9 @@ fn the_reference_placement_takes_its_identity_from_us() -> Result<()> {
 fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
     let mut ours = Standalone::start()?;
     ours.process.terminate(Deadline::seconds(15))?;
+    let folder = ours.path().to_path_buf();
     let files = || -> Result<Vec<String>> {
-        let read = |name: &str| std::fs::read_to_string(ours.path().join(name));
+        let read = |name: &str| std::fs::read_to_string(folder.join(name));
         Ok(["ca.crt", "issuer.crt", "issuer.key"]
             .map(read)
             .into_iter()
@@ -199,7 +201,7 @@ fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
 #[test]
 fn we_read_the_ca_that_the_reference_sentry_made() -> Result<()> {
     let folder = Scratch::new("reference-ca")?;
-    let (mut reference, _) = self::reference(&folder)?;
+    let (mut reference, _) = reference(&folder)?;
     reference.terminate(Deadline::seconds(20))?;
     let before = std::fs::read_to_string(folder.path().join("issuer.key"))?;
     let ours = Standalone::start_in(folder)?;
