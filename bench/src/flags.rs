@@ -89,3 +89,10 @@ pub struct Against {
     #[arg(long)]
     pub quick: bool,
 }
+
+impl Against {
+    /// How large the load is.
+    pub fn size(&self) -> Size {
+        if self.quick { Size::Quick } else { Size::Full }
+    }
+}

@@ -63,7 +63,7 @@ impl Row for Injector {
             "spec": {"type": "state.store", "version": "v1", "metadata": []},
         });
         plane.bed().apply(&component.to_string())?;
-        let measured = size.pick(Duration::from_secs(10), Duration::from_secs(2));
+        let measured = measured(size);
         let (programs, runtime) = (programs.clone(), load::runtime()?);
         Ok(Box::new(Reviews { plane, programs, measured, runtime }))
     }
@@ -72,7 +72,7 @@ impl Row for Injector {
         let anchors = against.anchors.as_ref().context("--anchors FILE is needed")?;
         let name = format!("dapr-sidecar-injector.{}.svc", against.namespace);
         let server = Server::new(&against.address, &name, &fs::read_to_string(anchors)?)?;
-        let measured = Duration::from_secs(if against.quick { 2 } else { 10 });
+        let measured = measured(against.size());
         let runtime = load::runtime()?;
         let mut readings = Vec::new();
         for callers in CONCURRENCY {
@@ -111,6 +111,11 @@ impl Prepared for Reviews {
         injector.stop()?;
         Ok(readings)
     }
+}
+
+/// How long each load lasts.
+fn measured(size: Size) -> Duration {
+    size.pick(Duration::from_secs(10), Duration::from_secs(2))
 }
 
 /// Warm-up is left out: the callers' connections are there, and the first reviews count.

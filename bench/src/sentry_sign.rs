@@ -18,6 +18,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::{
     cluster::ApiServer,
+    flags::Against,
     load::{self, Caller, Outcome},
     plane::{NAMESPACE, Plane, Running, Start, TRUST_DOMAIN},
     programs::Programs,
@@ -46,8 +47,23 @@ struct Signing {
     /// One request of each sidecar of the cluster, with its own pod, token and key.
     sidecars: Vec<SignCertificateRequest>,
     provider: Provider,
+    times: Times,
+}
+
+/// How long the steady loads last.
+#[derive(Clone, Copy)]
+struct Times {
     warm_up: Duration,
     measured: Duration,
+}
+
+impl Times {
+    fn of(size: Size) -> Self {
+        Self {
+            warm_up: size.pick(Duration::from_secs(2), Duration::from_millis(500)),
+            measured: size.pick(Duration::from_secs(10), Duration::from_secs(2)),
+        }
+    }
 }
 
 impl Row for SentrySign {
@@ -70,10 +86,22 @@ impl Row for SentrySign {
         let count = size.pick(2000, 200);
         let sidecars = load::runtime()?.block_on(sidecars(&plane, count))?;
         let provider = Provider::new(plane.folder())?;
-        let warm_up = size.pick(Duration::from_secs(2), Duration::from_millis(500));
-        let measured = size.pick(Duration::from_secs(10), Duration::from_secs(2));
         let programs = programs.clone();
-        Ok(Box::new(Signing { plane, programs, sidecars, provider, warm_up, measured }))
+        Ok(Box::new(Signing { plane, programs, sidecars, provider, times: Times::of(size) }))
+    }
+
+    /// Clients without a token: a self-hosted sentry without token validators answers them.
+    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
+        let anchors = against.anchors.as_ref().context("--anchors FILE is needed")?;
+        let sentry = (against.trust_domain.as_str(), against.namespace.as_str());
+        let dial = Dial::new(against.address.clone(), sentry, &fs::read_to_string(anchors)?)?;
+        let request = request("public", "bench", TokenValidator::Insecure)?;
+        let times = Times::of(against.size());
+        let outcome = load::runtime()?.block_on(async {
+            load::closed(dial.kept(&request).await?, times.warm_up, times.measured).await
+        })?;
+        say_errors("insecure", &outcome);
+        Ok(outcome.readings("insecure"))
     }
 }
 
@@ -85,9 +113,9 @@ impl Prepared for Signing {
             ("jwks", self.provider.settings(), self.provider.request(TokenValidator::Jwks)?),
         ] {
             let sentry = self.standalone(side, what, &settings)?;
-            let dial = Dial::new(&sentry, &fs::read_to_string(self.plane.anchors())?)?;
+            let dial = Dial::to(&sentry, &fs::read_to_string(self.plane.anchors())?)?;
             let outcome = load::runtime()?.block_on(async {
-                load::closed(dial.kept(&request).await?, self.warm_up, Duration::ZERO).await?;
+                load::closed(dial.kept(&request).await?, self.times.warm_up, Duration::ZERO).await?;
                 let callers = dial.kept(&request).await?;
                 let steady = async |time| load::closed(callers, Duration::ZERO, time).await;
                 self.measure(&sentry, what, steady).await
@@ -105,7 +133,7 @@ impl Signing {
         let (sentry, _) = start.ready()?;
         let bundle = self.plane.bed().get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         let anchors = bundle.pointer("/data/ca.crt").and_then(Value::as_str);
-        let dial = Dial::new(&sentry, anchors.context("no published anchors")?)?;
+        let dial = Dial::to(&sentry, anchors.context("no published anchors")?)?;
         let readings = load::runtime()?.block_on(async {
             // Each caller has its share of the sidecars and takes one after the other.
             let share = self.sidecars.len() / CONCURRENT;
@@ -155,7 +183,7 @@ impl Signing {
         load: impl AsyncFnOnce(Duration) -> Result<Outcome>,
     ) -> Result<Vec<Reading>> {
         let before = sentry.cpu()?;
-        let outcome = load(self.measured).await?;
+        let outcome = load(self.times.measured).await?;
         let used = sentry.cpu()?.saturating_sub(before);
         let mut readings = outcome.readings(what);
         let each = milliseconds(used) / count(outcome.answered()).max(1.0);
@@ -164,10 +192,14 @@ impl Signing {
             Unit::CpuMilliseconds,
             each,
         ));
-        for (reason, times) in outcome.errors() {
-            eprintln!("{what}: {times} x {reason}");
-        }
+        say_errors(what, &outcome);
         Ok(readings)
+    }
+}
+
+fn say_errors(what: &str, outcome: &Outcome) {
+    for (reason, times) in outcome.errors() {
+        eprintln!("{what}: {times} x {reason}");
     }
 }
 
@@ -185,10 +217,16 @@ struct Dial {
 }
 
 impl Dial {
-    fn new(sentry: &Running, anchors: &str) -> Result<Self> {
-        let id = SpiffeId::new(&TrustDomain::parse(TRUST_DOMAIN)?, NAMESPACE, "dapr-sentry")?;
+    /// To a sentry of the row.
+    fn to(sentry: &Running, anchors: &str) -> Result<Self> {
+        Self::new(sentry.address(), (TRUST_DOMAIN, NAMESPACE), anchors)
+    }
+
+    /// To any sentry, of that trust domain and namespace.
+    fn new(address: String, of: (&str, &str), anchors: &str) -> Result<Self> {
+        let id = SpiffeId::new(&TrustDomain::parse(of.0)?, of.1, "dapr-sentry")?;
         let anchors = Arc::new(TrustAnchors::parse_pem(anchors.as_bytes())?);
-        Ok(Self { address: sentry.address(), id, anchors })
+        Ok(Self { address, id, anchors })
     }
 
     /// Clients that keep their connections.
