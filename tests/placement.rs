@@ -10,6 +10,8 @@
 mod bed;
 #[path = "placement/crowd.rs"]
 mod crowd;
+#[path = "placement/lease.rs"]
+mod lease;
 #[path = "placement/replicas.rs"]
 mod replicas;
 

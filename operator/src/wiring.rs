@@ -8,7 +8,7 @@ use proto::operator::operator_server::OperatorServer;
 use runtime::{
     ReadyGuard, Scope,
     kubernetes::{self, Precedence, api_text},
-    lease::{self, LeaseOptions},
+    lease::{self, LeaseOptions, Timing},
 };
 use tokio::{net::TcpListener, sync::watch};
 use transport::{
@@ -298,7 +298,12 @@ fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
         return Ok(None);
     }
     let namespace = lease::pod_namespace()?;
-    Ok(Some(LeaseOptions { namespace, name: LEASE.to_owned(), identity: lease::identity() }))
+    Ok(Some(LeaseOptions {
+        namespace,
+        name: LEASE.to_owned(),
+        identity: lease::identity(),
+        timing: Timing::PATIENT,
+    }))
 }
 
 /// Whether this replica leads, now and later.

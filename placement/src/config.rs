@@ -13,7 +13,7 @@ use transport::Keepalive;
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 
-use crate::election::Cluster;
+use crate::election::{Cluster, Elector};
 use crate::membership::Rules;
 
 /// App id of placement in its own SPIFFE id, which sidecars ask for.
@@ -44,6 +44,11 @@ pub struct Flags {
         value_name = "ID=ADDRESS"
     )]
     pub initial_cluster: Vec<String>,
+    /// Who decides which of several replicas leads: peers, or lease for a Lease in $NAMESPACE. With
+    /// lease an outage of the API server deactivates every actor
+    #[arg(long, value_enum, default_value_t = LeaderElection::Peers, value_name = "WHO",
+          hide_possible_values = true)]
+    pub leader_election: LeaderElection,
     /// Accepted for compatibility; has no effect
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
@@ -101,6 +106,15 @@ pub struct Flags {
     pub min_api_level: Option<i32>,
 }
 
+/// What `--leader-election` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LeaderElection {
+    /// The replicas themselves.
+    Peers,
+    /// A Lease.
+    Lease,
+}
+
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -156,6 +170,10 @@ impl Flags {
             bail!("address for node {} not found in raft peers [{}]", self.id, known.join(" "));
         }
         let namespace = environment::namespace();
+        let elector = match self.leader_election {
+            LeaderElection::Peers => Elector::Peers,
+            LeaderElection::Lease => Elector::Lease(namespace.clone()),
+        };
         let deprecated =
             [("--max-api-level", self.max_api_level), ("--min-api-level", self.min_api_level)];
         Ok(Config {
@@ -172,7 +190,7 @@ impl Flags {
                 hold_off: self.disseminate_coalesce_window,
             },
             deprecated: deprecated.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| *n).collect(),
-            cluster: Cluster { id: self.id, members: peers },
+            cluster: Cluster { id: self.id, members: peers, elector },
         })
     }
 
@@ -248,6 +266,14 @@ mod tests {
         "address for node x not found in raft peers [dapr-placement-0=127.0.0.1:8201]")]
     fn refuses(#[case] args: &[&str], #[case] want: &str) {
         assert_eq!(flags(args).into_config().unwrap_err().to_string(), want);
+    }
+
+    #[rstest]
+    #[case(&[], Elector::Peers)]
+    #[case(&["--leader-election=peers"], Elector::Peers)]
+    #[case(&["--leader-election", "lease"], Elector::Lease(environment::namespace()))]
+    fn leaders_are_elected_as_asked(#[case] args: &[&str], #[case] want: Elector) {
+        assert_eq!(flags(args).into_config().unwrap().cluster.elector, want);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! Deliberately absent: anything on disk. If a majority forgets its votes at the same moment, terms
 //! begin anew; the tables are rebuilt from the streams in any case.
 
+mod lease;
 pub(crate) mod ledger;
 mod network;
 mod store;
@@ -73,6 +74,17 @@ pub struct Cluster {
     pub id: String,
     /// `host:port` of the election port of each, by id.
     pub members: BTreeMap<String, String>,
+    /// Who decides which of several leads.
+    pub elector: Elector,
+}
+
+/// Who decides which of several replicas leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elector {
+    /// The replicas, by majority.
+    Peers,
+    /// Whoever holds the Lease of this namespace.
+    Lease(String),
 }
 
 impl Cluster {
@@ -86,7 +98,8 @@ impl Cluster {
 /// process was asked to stop and leadership has been handed over.
 ///
 /// # Errors
-/// The election port of a single replica is taken, or the addresses are none.
+/// The election port of a single replica is taken, the addresses are none, or a Lease is to decide
+/// and there is no API server.
 pub(crate) async fn start(
     cluster: &Cluster,
     svid: Option<&Svid>,
@@ -104,6 +117,9 @@ pub(crate) async fn start(
             answered
         });
         return Ok(watch::channel(Role::Leader { epoch: 0 }).1);
+    }
+    if let Elector::Lease(namespace) = &cluster.elector {
+        return lease::start(cluster, namespace.clone(), ready, ending, scope).await;
     }
     let (roles, answer) = watch::channel(Role::Nobody);
     let numbered = cluster.members.iter().zip(0..);

@@ -46,7 +46,7 @@ use transport::{Server, Svid, svid};
 use election::Role;
 
 pub use config::{Config, Flags};
-pub use election::Cluster;
+pub use election::{Cluster, Elector};
 
 /// Open streams get their end at once; those that do not read it are cut after this time, so that
 /// the process is gone within 5 seconds of a signal.

@@ -32,6 +32,7 @@ pub(crate) struct Placement {
     pub(crate) folder: Scratch,
     program: std::path::PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Placement {
@@ -41,11 +42,23 @@ impl Placement {
 
     pub(crate) fn start_program(program: &Path, extra: &[&str]) -> Self {
         let peers = environment::free_port().unwrap();
-        Self::start_member(program, &format!("dapr-placement-0=127.0.0.1:{peers}"), peers, extra)
+        Self::start_member(
+            program,
+            &format!("dapr-placement-0=127.0.0.1:{peers}"),
+            peers,
+            extra,
+            &[],
+        )
     }
 
     /// One of the replicas that `cluster` names, whose election port is `peers`.
-    pub(crate) fn start_member(program: &Path, cluster: &str, peers: u16, extra: &[&str]) -> Self {
+    pub(crate) fn start_member(
+        program: &Path,
+        cluster: &str,
+        peers: u16,
+        extra: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
         let mut args = vec![
             format!("--port={port}"),
@@ -59,15 +72,18 @@ impl Placement {
         ];
         args.extend(extra.iter().map(ToString::to_string));
         let folder = Scratch::new("placement").unwrap();
-        let process = spawn(program, &args, &folder).start().unwrap();
+        let env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = spawn(program, &args, &env, &folder).start().unwrap();
         let program = program.to_owned();
-        let mut placement = Self { process, port, health, metrics, peers, folder, program, args };
+        let mut placement =
+            Self { process, port, health, metrics, peers, folder, program, args, env };
         placement.wait_healthy();
         placement
     }
 
     pub(crate) fn restart(&mut self) {
-        self.process = spawn(&self.program, &self.args, &self.folder).start().unwrap();
+        self.process = spawn(&self.program, &self.args, &self.env, &self.folder).start().unwrap();
         self.wait_healthy();
     }
 
@@ -87,6 +103,12 @@ impl Placement {
         hosts.unwrap_or_default().into_iter().map(name).collect()
     }
 
+    /// The version of the table of the namespace `default`.
+    pub(crate) fn version(&self) -> u64 {
+        let answer = http::get(self.health, "/placement/state").unwrap().json().unwrap();
+        answer.pointer("/tables/default/version").and_then(serde_json::Value::as_u64).unwrap()
+    }
+
     pub(crate) fn wait_for_hosts(&self, count: usize) -> Vec<String> {
         until(soon(), &format!("{count} hosts in the table"), || {
             Ok(Some(self.hosts()).filter(|hosts| hosts.len() == count))
@@ -100,11 +122,12 @@ impl Placement {
     }
 }
 
-pub(crate) fn spawn(program: &Path, args: &[String], folder: &Scratch) -> Spawn {
-    Spawn::new("placement", program, folder.path())
+fn spawn(program: &Path, args: &[String], env: &[(String, String)], folder: &Scratch) -> Spawn {
+    let spawn = Spawn::new("placement", program, folder.path())
         .args(args)
         .env_remove("NAMESPACE")
-        .env_remove("DAPR_PLACEMENT_METADATA_ENABLED")
+        .env_remove("DAPR_PLACEMENT_METADATA_ENABLED");
+    env.iter().fold(spawn, |spawn, (name, value)| spawn.env(name, value))
 }
 
 /// A sidecar, with an app that hosts actors or without any.

@@ -20,6 +20,11 @@ pub(crate) struct Replicas(pub(crate) Vec<Placement>);
 
 impl Replicas {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// With more flags, and variables.
+    pub(crate) fn start_with(flags: &[&str], env: &[(&str, &str)]) -> Self {
         let ports: Vec<u16> = (0..REPLICAS).map(|_| environment::free_port().unwrap()).collect();
         let members: Vec<String> =
             ports.iter().enumerate().map(|(i, port)| format!("p{i}=127.0.0.1:{port}")).collect();
@@ -27,7 +32,8 @@ impl Replicas {
         let program = build_binary("placement").unwrap();
         let replica = |i: usize| {
             let id = format!("--id=p{i}");
-            Placement::start_member(&program, &cluster, ports[i], &[&id])
+            let flags = [&[id.as_str()], flags].concat();
+            Placement::start_member(&program, &cluster, ports[i], &flags, env)
         };
         let replicas = Self((0..REPLICAS).map(replica).collect());
         replicas.leader();

@@ -14,14 +14,37 @@ use tokio::sync::watch;
 
 use crate::{Scope, clock, random};
 
-/// A holder that does not renew for this long has lost the lease. Source: Dapr 1.18, operator.
-const LEASE: Duration = Duration::from_secs(15);
-/// A holder that could not renew for this long stops leading, before anybody else may start.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Time between two tries or renewals.
-const RETRY: Duration = Duration::from_secs(2);
+/// How long the parts of an election take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A holder that does not renew for this long has lost the lease. Whole seconds.
+    pub lease: Duration,
+    /// A holder that could not renew for this long stops leading, before anybody else may start.
+    pub renew_deadline: Duration,
+    /// Time between two tries or renewals.
+    pub retry: Duration,
+}
+
+impl Timing {
+    /// For work that may pause: a third of a minute after a holder is gone the next one has it.
+    /// Source: Dapr 1.18, operator.
+    pub const PATIENT: Self = Self {
+        lease: Duration::from_secs(15),
+        renew_deadline: Duration::from_secs(10),
+        retry: Duration::from_secs(2),
+    };
+    /// For work that others wait for: five seconds after a holder is gone, at two writes a second.
+    pub const BRISK: Self = Self {
+        lease: Duration::from_secs(4),
+        renew_deadline: Duration::from_secs(3),
+        retry: Duration::from_millis(500),
+    };
+}
+
 /// Limit of one call.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// Limit of giving the lease back, and of recording an Event.
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Which lease, and who we are.
 #[derive(Debug, Clone)]
@@ -32,6 +55,22 @@ pub struct LeaseOptions {
     pub name: String,
     /// Unique among the candidates; see [`identity`].
     pub identity: String,
+    /// The same for all candidates.
+    pub timing: Timing,
+}
+
+/// Who holds a lease, as one candidate knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody, as far as it knows.
+    Unknown,
+    /// Another candidate.
+    Follows,
+    /// This one.
+    Leads {
+        /// How often the holder changed since the Lease was made.
+        transitions: u64,
+    },
 }
 
 /// `<hostname>_<random>`, as candidates call themselves.
@@ -81,14 +120,19 @@ fn decide(observed: &Observed, identity: &str, now: Instant) -> Step {
     if holder.is_empty() || holder == identity || expired { Step::Take } else { Step::Wait }
 }
 
-/// The record that makes `identity` the holder from `now` on.
-fn record(old: Option<&LeaseSpec>, identity: &str, now: jiff::Timestamp) -> LeaseSpec {
+/// The record that makes `identity` the holder from `now` on, for `lease`.
+fn record(
+    old: Option<&LeaseSpec>,
+    identity: &str,
+    lease: Duration,
+    now: jiff::Timestamp,
+) -> LeaseSpec {
     let same = old.is_some_and(|old| old.holder_identity.as_deref() == Some(identity));
     let transitions = old.and_then(|old| old.lease_transitions).unwrap_or_default();
     let acquired = old.filter(|_| same).and_then(|old| old.acquire_time.clone());
     LeaseSpec {
         holder_identity: Some(identity.to_owned()),
-        lease_duration_seconds: Some(i32::try_from(LEASE.as_secs()).unwrap_or(i32::MAX)),
+        lease_duration_seconds: Some(i32::try_from(lease.as_secs()).unwrap_or(i32::MAX)),
         acquire_time: acquired.or(Some(MicroTime(now))),
         renew_time: Some(MicroTime(now)),
         lease_transitions: Some(if same || old.is_none() { transitions } else { transitions + 1 }),
@@ -124,28 +168,58 @@ fn event(about: ObjectReference, identity: &str, text: &str, now: jiff::Timestam
 /// this process leads; what needs the lease runs while it is true.
 pub fn elect(client: kube::Client, options: LeaseOptions, scope: &Scope) -> watch::Receiver<bool> {
     let (leading, answer) = watch::channel(false);
-    let candidate = Candidate {
+    campaign(client, options, scope, move |standing| {
+        let leads = matches!(standing, Standing::Leads { .. });
+        leading.send_if_modified(|was| std::mem::replace(was, leads) != leads);
+    });
+    answer
+}
+
+/// As [`elect`], for candidates that also do something while another leads.
+pub fn stand(
+    client: kube::Client,
+    options: LeaseOptions,
+    scope: &Scope,
+) -> watch::Receiver<Standing> {
+    let (known, answer) = watch::channel(Standing::Unknown);
+    campaign(client, options, scope, move |standing| {
+        known.send_if_modified(|was| std::mem::replace(was, standing) != standing);
+    });
+    answer
+}
+
+fn campaign(
+    client: kube::Client,
+    options: LeaseOptions,
+    scope: &Scope,
+    tell: impl Fn(Standing) + Send + Sync + 'static,
+) {
+    let mut candidate = Candidate {
         events: Api::namespaced(client.clone(), &options.namespace),
         api: Api::namespaced(client, &options.namespace),
         options,
         observed: Observed::default(),
         renewed: None,
+        leads: false,
     };
     let token = scope.token().clone();
     scope.spawn("leader-election", async move {
-        let mut candidate = candidate;
         let campaign = async {
             loop {
-                candidate.round(&leading).await;
-                tokio::time::sleep(random::jittered(RETRY, 0.1)).await;
+                candidate.round().await;
+                let standing = candidate.standing(clock::monotonic());
+                tell(standing);
+                candidate.announce(standing).await;
+                let pause = random::jittered(candidate.options.timing.retry, 0.1);
+                tokio::time::sleep(candidate.at_most(pause)).await;
+                tell(candidate.standing(clock::monotonic()));
             }
         };
         token.run_until_cancelled(campaign).await;
-        leading.send_replace(false);
+        tell(Standing::Unknown);
         candidate.release().await;
         Ok(())
     });
-    answer
 }
 
 struct Candidate {
@@ -153,40 +227,55 @@ struct Candidate {
     events: Api<Event>,
     options: LeaseOptions,
     observed: Observed,
-    /// When we last wrote the lease; `None` while somebody else leads.
+    /// When the write was sent that last made or kept us the holder; `None` while somebody else
+    /// leads. Others count from when they see it, which is later.
     renewed: Option<Instant>,
+    /// What was announced last.
+    leads: bool,
 }
 
 impl Candidate {
-    async fn round(&mut self, leading: &watch::Sender<bool>) {
-        let outcome = tokio::time::timeout(CALL_LIMIT, self.attempt()).await;
-        match outcome {
-            Ok(Ok(true)) => self.renewed = Some(clock::monotonic()),
-            Ok(Ok(false)) => self.renewed = None,
-            Ok(Err(error)) => {
-                let error = crate::chain(&error);
-                tracing::warn!(target: "dapr.leaderelection", "lease {}: {error}", self.options.name);
-            }
-            Err(_) => {
-                tracing::warn!(target: "dapr.leaderelection", "lease {}: no answer", self.options.name);
-            }
-        }
+    /// When leading ends unless the lease is renewed.
+    fn deadline(&self) -> Option<Instant> {
+        self.renewed.map(|at| at + self.options.timing.renew_deadline)
+    }
+
+    /// A time to wait, no longer than leading lasts: a call that hangs must not prolong it.
+    fn at_most(&self, time: Duration) -> Duration {
         let now = clock::monotonic();
-        let lead =
-            self.renewed.is_some_and(|at| now.saturating_duration_since(at) < RENEW_DEADLINE);
-        if leading.send_if_modified(|was| std::mem::replace(was, lead) != lead) {
-            let text = if lead { "became leader" } else { "stopped leading" };
+        let left = self.deadline().map(|end| end.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero()).map_or(time, |left| left.min(time))
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        let spec = self.observed.lease.as_ref().and_then(|lease| lease.spec.as_ref());
+        let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        if self.deadline().is_some_and(|end| now < end) {
+            Standing::Leads { transitions: u64::try_from(transitions).unwrap_or_default() }
+        } else if decide(&self.observed, &self.options.identity, now) == Step::Wait {
+            Standing::Follows
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    /// Logs that leading began or ended, and says it on the Lease.
+    async fn announce(&mut self, standing: Standing) {
+        let leads = matches!(standing, Standing::Leads { .. });
+        if std::mem::replace(&mut self.leads, leads) != leads {
+            let text = if leads { "became leader" } else { "stopped leading" };
             tracing::info!(target: "dapr.leaderelection", identity = self.options.identity, "{text}");
-            self.tell(text).await;
+            self.record_event(text).await;
         }
     }
 
     /// Records an Event on the Lease; nothing depends on it.
-    async fn tell(&self, text: &str) {
+    async fn record_event(&self, text: &str) {
         let Some(lease) = &self.observed.lease else { return };
         let event = event(lease.object_ref(&()), &self.options.identity, text, clock::now());
         let params = PostParams::default();
-        match tokio::time::timeout(RETRY, self.events.create(&params, &event)).await {
+        let write = self.events.create(&params, &event);
+        match tokio::time::timeout(self.at_most(WRITE_LIMIT), write).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 let error = crate::chain(&error);
@@ -196,8 +285,22 @@ impl Candidate {
         }
     }
 
-    /// Whether the lease is ours now.
-    async fn attempt(&mut self) -> kube::Result<bool> {
+    async fn round(&mut self) {
+        let limit = self.at_most(CALL_LIMIT);
+        match tokio::time::timeout(limit, self.attempt()).await {
+            Ok(Ok(sent)) => self.renewed = sent,
+            Ok(Err(error)) => {
+                let error = crate::chain(&error);
+                tracing::warn!(target: "dapr.leaderelection", "lease {}: {error}", self.options.name);
+            }
+            Err(_) => {
+                tracing::warn!(target: "dapr.leaderelection", "lease {}: no answer", self.options.name);
+            }
+        }
+    }
+
+    /// Tries to get or keep the lease; when what made it ours was sent, if it is ours now.
+    async fn attempt(&mut self) -> kube::Result<Option<Instant>> {
         let seen = self.api.get_opt(&self.options.name).await?;
         if seen.as_ref().map(|lease| &lease.spec) != self.observed.lease.as_ref().map(|l| &l.spec) {
             self.observed.since = Some(clock::monotonic());
@@ -205,10 +308,10 @@ impl Candidate {
         self.observed.lease = seen;
         let step = decide(&self.observed, &self.options.identity, clock::monotonic());
         let old = self.observed.lease.as_ref();
-        let spec =
-            record(old.and_then(|lease| lease.spec.as_ref()), &self.options.identity, clock::now());
+        let spec = self.record(old.and_then(|lease| lease.spec.as_ref()));
+        let sent = clock::monotonic();
         let written = match (step, old) {
-            (Step::Wait, _) => return Ok(false),
+            (Step::Wait, _) => return Ok(None),
             (Step::Take, Some(old)) => {
                 let lease = Lease { spec: Some(spec), ..old.clone() };
                 self.api.replace(&self.options.name, &PostParams::default(), &lease).await
@@ -223,12 +326,17 @@ impl Candidate {
         match written {
             Ok(lease) => {
                 self.observed = Observed { lease: Some(lease), since: Some(clock::monotonic()) };
-                Ok(true)
+                Ok(Some(sent))
             }
             // Another candidate was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The record that makes us the holder from now on.
+    fn record(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        record(old, &self.options.identity, self.options.timing.lease, clock::now())
     }
 
     /// Lets the next candidate start at once.
@@ -236,18 +344,18 @@ impl Candidate {
         let Some(lease) = self.observed.lease.clone().filter(|_| self.renewed.is_some()) else {
             return;
         };
-        let mut spec = record(lease.spec.as_ref(), &self.options.identity, clock::now());
+        let mut spec = self.record(lease.spec.as_ref());
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         let lease = Lease { spec: Some(spec), ..lease };
         let name = self.options.name.clone();
         let params = PostParams::default();
         let write = self.api.replace(&name, &params, &lease);
-        if let Ok(Err(error)) = tokio::time::timeout(RETRY, write).await {
+        if let Ok(Err(error)) = tokio::time::timeout(WRITE_LIMIT, write).await {
             let error = crate::chain(&error);
             tracing::debug!(target: "dapr.leaderelection", "lease {name} was not released: {error}");
         }
-        self.tell("stopped leading").await;
+        self.record_event("stopped leading").await;
     }
 }
 
@@ -256,6 +364,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    const LEASE: Duration = Timing::PATIENT.lease;
 
     fn observed(holder: &str, seconds: i32, since: Instant) -> Observed {
         let spec = LeaseSpec {
@@ -320,12 +430,12 @@ mod tests {
     fn takeover_counts_and_renewal_does_not() {
         let old = observed("other", 15, clock::monotonic()).lease.and_then(|l| l.spec);
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
-        let taken = record(old.as_ref(), "me", at(1));
+        let taken = record(old.as_ref(), "me", LEASE, at(1));
         assert_eq!(taken.lease_transitions, Some(4));
-        let renewed = record(Some(&taken), "me", at(5));
+        let renewed = record(Some(&taken), "me", LEASE, at(5));
         assert_eq!(renewed.lease_transitions, Some(4));
         assert_eq!(renewed.acquire_time, Some(MicroTime(at(1))));
         assert_eq!(renewed.renew_time, Some(MicroTime(at(5))));
-        assert_eq!(record(None, "me", at(1)).lease_transitions, Some(0));
+        assert_eq!(record(None, "me", LEASE, at(1)).lease_transitions, Some(0));
     }
 }

@@ -21,6 +21,9 @@
 - $(PLACEMENT_ID)
 - --initial-cluster
 - {{ include "dapr.placement.cluster" . }}
+{{- if eq .Values.dapr_placement.leaderElection "lease" }}
+- --leader-election=lease
+{{- end }}
 {{ end -}}
 {{- with .Values.dapr_placement -}}
 {{ include "dapr.logArgs" (dict "root" $ "values" .) }}
@@ -58,4 +61,21 @@
 - name: raft-node
   containerPort: {{ .Values.dapr_placement.ports.raftRPCPort }}
   protocol: TCP
+{{- end -}}
+
+{{- define "dapr.placement.rules" -}}
+{{- include "dapr.trustBundleRule" . }}
+{{- if eq .Values.dapr_placement.leaderElection "lease" }}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [placement.dapr.io]
+  verbs: [get, update]
+# Kubernetes cannot limit `create` by name.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end }}
 {{- end -}}

@@ -1,0 +1,73 @@
+//! Leadership by a Lease of the cluster instead of by votes of the replicas. Opt-in: while the API
+//! server is away nobody can renew it, and every actor of the cluster is deactivated.
+//!
+//! The epoch is the Lease's count of holders, so versions grow as long as nobody deletes it.
+
+use anyhow::Context as _;
+use runtime::kubernetes::{self, Precedence};
+use runtime::lease::{self, LeaseOptions, Standing, Timing};
+use runtime::{ReadyGuard, Scope};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cluster, Role, answer, listen_late};
+
+/// Name of the Lease, which the chart's Role allows.
+const NAME: &str = "placement.dapr.io";
+
+/// Stands for the Lease in `namespace` until the process stops.
+///
+/// # Errors
+/// There are no credentials for an API server.
+pub(super) async fn start(
+    cluster: &Cluster,
+    namespace: String,
+    ready: ReadyGuard,
+    ending: CancellationToken,
+    scope: &Scope,
+) -> anyhow::Result<watch::Receiver<Role>> {
+    let client = kubernetes::client(None, Precedence::InCluster).await;
+    let client = client.context("--leader-election=lease needs an API server")?;
+    let (name, timing) = (NAME.to_owned(), Timing::BRISK);
+    let options = LeaseOptions { namespace, name, identity: lease::identity(), timing };
+    let mut standing = lease::stand(client, options, scope);
+    ready.set_ready();
+
+    let (roles, known) = watch::channel(Role::Nobody);
+    let token = scope.token().clone();
+    scope.spawn("placement-lease", async move {
+        let follow = async {
+            loop {
+                let role = role(*standing.borrow_and_update());
+                roles.send_if_modified(|was| std::mem::replace(was, role) != role);
+                if standing.changed().await.is_err() {
+                    return; // the process stops
+                }
+            }
+        };
+        token.run_until_cancelled(follow).await;
+        // The successor takes the Lease once it is given back; nobody is served by two.
+        roles.send_replace(Role::Nobody);
+        ending.cancel();
+        Ok(())
+    });
+
+    // Tools probe the election port.
+    let (address, probed) = (cluster.own_address().to_owned(), scope.clone());
+    scope.spawn("placement-election", async move {
+        let token = probed.token().clone();
+        match token.run_until_cancelled(listen_late(&address)).await {
+            Some(listener) => answer(listener?, &probed).await,
+            None => Ok(()),
+        }
+    });
+    Ok(known)
+}
+
+fn role(standing: Standing) -> Role {
+    match standing {
+        Standing::Unknown => Role::Nobody,
+        Standing::Follows => Role::Follower,
+        Standing::Leads { transitions } => Role::Leader { epoch: transitions },
+    }
+}
