@@ -201,7 +201,7 @@ fn person(bed: &ApiBed, name: &str) -> Result<Cluster> {
         .to_string(),
     )?;
     let token = bed.kubectl(&["create", "token", name, "-n", "default"])?;
-    let scratch = bed.scratch().map(Scratch::path).unwrap_or_else(|| "".as_ref());
+    let scratch = bed.scratch().map_or_else(|| "".as_ref(), Scratch::path);
     let (ca, file) = (scratch.join("person-ca.crt"), scratch.join(format!("{name}.kubeconfig")));
     std::fs::write(&ca, bed.ca_pem()?)?;
     let config = json!({

@@ -414,8 +414,9 @@ fn one_candidate_leads_and_hands_over_when_it_stops() {
             kubernetes::client(kubeconfig, kubernetes::Precedence::Kubeconfig).await.unwrap();
         let stand = |identity: &str, scope: &Scope| {
             let (namespace, name) = (namespace.clone(), "operator.dapr.io".to_owned());
-            let identity = identity.to_owned();
-            lease::elect(client.clone(), lease::LeaseOptions { namespace, name, identity }, scope)
+            let (identity, timing) = (identity.to_owned(), lease::Timing::PATIENT);
+            let options = lease::LeaseOptions { namespace, name, identity, timing };
+            lease::elect(client.clone(), options, scope)
         };
         let (first, second) = (Scope::for_test(), Scope::for_test());
         let mut leads = stand("first", &first);

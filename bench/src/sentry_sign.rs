@@ -115,7 +115,8 @@ impl Prepared for Signing {
             let sentry = self.standalone(side, what, &settings)?;
             let dial = Dial::to(&sentry, &fs::read_to_string(self.plane.anchors())?)?;
             let outcome = load::runtime()?.block_on(async {
-                load::closed(dial.kept(&request).await?, self.times.warm_up, Duration::ZERO).await?;
+                load::closed(dial.kept(&request).await?, self.times.warm_up, Duration::ZERO)
+                    .await?;
                 let callers = dial.kept(&request).await?;
                 let steady = async |time| load::closed(callers, Duration::ZERO, time).await;
                 self.measure(&sentry, what, steady).await

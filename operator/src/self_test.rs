@@ -30,7 +30,7 @@ pub const COMMAND: &str = "self-test";
 /// Limit of each question but the one for an identity.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Sentry may be about to make its CA.
-const IDENTITY_PATIENCE: Duration = Duration::from_secs(60);
+const IDENTITY_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The command line, as typed.
 #[derive(Clone, Debug, Parser)]

@@ -51,7 +51,7 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-sentry", "pods", "get"),
 ];
 
-/// A bed with the chart's objects, applied as a GitOps tool does.
+/// A bed with the chart's objects, applied as a `GitOps` tool does.
 pub(crate) struct Installed {
     pub(crate) bed: ApiBed,
     pub(crate) manifests: String,
@@ -105,12 +105,11 @@ impl Installed {
                 spawn = spawn.env(name, value);
             }
         }
+        spawn = spawn.args(self.args(workload)?);
         if service != Service::Placement {
             let way =
                 kubeconfig(&self.bed, &self.scratch, &format!("{name}.kubeconfig"), &account)?;
-            spawn = spawn.args(self.args(workload)?).arg("--kubeconfig").arg(way);
-        } else {
-            spawn = spawn.args(self.args(workload)?);
+            spawn = spawn.arg("--kubeconfig").arg(way);
         }
         if service != Service::Sentry {
             let pod = self.pod_of(workload)?;

@@ -22,7 +22,7 @@ fn wait_for(stage: &Stage, namespace: &str, component: &str, status: &str, reaso
     let seen = until(patience(), "the status", || {
         Ok(ready(stage, namespace, component).filter(|seen| *seen == want))
     });
-    seen.unwrap_or_else(|error| panic!("{component}: {error:#}"));
+    assert!(seen.is_ok(), "{component}: {seen:?}");
 }
 
 fn set_type(stage: &Stage, namespace: &str, component: &str, type_: &str) {
