@@ -1,10 +1,11 @@
 //! The command line of `cargo xtask bench`.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::row::Size;
+use crate::{authority::Authority, row::Size};
 
 /// Measures the services against the reference control plane.
 #[derive(Debug, Parser)]
@@ -85,12 +86,37 @@ pub struct Against {
     /// The control plane's namespace
     #[arg(long, default_value = "dapr-system")]
     pub namespace: String,
+    /// The namespace of the apps that sidecars are of
+    #[arg(long, default_value = "default")]
+    pub apps: String,
     /// A cut load
     #[arg(long)]
     pub quick: bool,
 }
 
 impl Against {
+    /// The trust anchors (PEM).
+    ///
+    /// # Errors
+    /// When no file is named, or it cannot be read.
+    pub fn anchors(&self) -> Result<String> {
+        let file = self.anchors.as_ref().context("--anchors FILE is needed")?;
+        fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+    }
+
+    /// Who gives the load its certificates: without `--sentry`, the service itself is the sentry.
+    ///
+    /// # Errors
+    /// As [`Against::anchors`].
+    pub fn authority(&self) -> Result<Authority> {
+        Ok(Authority {
+            sentry: self.sentry.clone().unwrap_or_else(|| self.address.clone()),
+            anchors: self.anchors()?,
+            trust_domain: self.trust_domain.clone(),
+            namespace: self.namespace.clone(),
+        })
+    }
+
     /// How large the load is.
     pub fn size(&self) -> Size {
         if self.quick { Size::Quick } else { Size::Full }

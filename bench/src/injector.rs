@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use blackbox::Service;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -69,9 +69,8 @@ impl Row for Injector {
     }
 
     fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let anchors = against.anchors.as_ref().context("--anchors FILE is needed")?;
         let name = format!("dapr-sidecar-injector.{}.svc", against.namespace);
-        let server = Server::new(&against.address, &name, &fs::read_to_string(anchors)?)?;
+        let server = Server::new(&against.address, &name, &against.anchors()?)?;
         let measured = measured(against.size());
         let runtime = load::runtime()?;
         let mut readings = Vec::new();

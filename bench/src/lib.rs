@@ -15,6 +15,7 @@
 //! Start reading at [`row::Row`]. A new row is one file that implements it and a line in
 //! [`rows::all`].
 
+pub mod authority;
 pub mod cluster;
 pub mod flags;
 pub mod frame;

@@ -101,7 +101,8 @@ impl Prepared for Namespace {
         let address = operator.address();
         let readings = load::runtime()?.block_on(async {
             let api = ApiServer::connect(&self.kubeconfig).await?;
-            let sidecars = Sidecars::new(&self.plane, &address, SPACE, APPS, self.streams).await?;
+            let authority = self.plane.authority()?;
+            let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, self.streams).await?;
             sidecars.list(1).await?; // the reference reads its Secrets now
             let mut heard = sidecars.watch_components().await?;
             let mut readings = Vec::new();

@@ -6,11 +6,13 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use blackbox::Service;
+use runtime::clock::monotonic;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
     cluster::ApiServer,
+    flags::Against,
     load,
     plane::{Plane, Running},
     programs::Programs,
@@ -111,6 +113,23 @@ impl Row for OperatorMemory {
         let programs = programs.clone();
         Ok(Box::new(Cluster { plane, programs, kubeconfig, scale, settle, changes }))
     }
+
+    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
+        let scale = against.size().pick(self.full, self.full.tenth());
+        let (authority, space) = (against.authority()?, &against.apps);
+        load::runtime()?.block_on(async {
+            let sidecars =
+                Sidecars::new(&authority, &against.address, space, APPS, scale.streams).await?;
+            let heard = sidecars.watch_components().await?;
+            let begin = monotonic();
+            let listed = sidecars.list(sidecars.len()).await?;
+            let took = milliseconds(begin.elapsed());
+            drop(heard);
+            sidecars.close().await?;
+            let what = format!("{} sidecars watch, each lists {listed} components", scale.streams);
+            Ok(vec![Reading::new(what, Unit::Milliseconds, took)])
+        })
+    }
 }
 
 async fn fill(api: &ApiServer, scale: Scale) -> Result<()> {
@@ -162,6 +181,17 @@ fn pod_name(index: usize) -> String {
     format!("pod-{index}")
 }
 
+fn configuration_path(name: &str) -> String {
+    format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}/configurations/{name}")
+}
+
+/// Changes an object without consequence. The API server drops patches that change nothing, so each
+/// writes a time that none before had.
+async fn touch(api: &ApiServer, path: &str) -> Result<()> {
+    let annotations = json!({"bench/changed": runtime::clock::now().to_string()});
+    api.merge(path, json!({"metadata": {"annotations": annotations}})).await
+}
+
 impl Prepared for Cluster {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let more = ["--disable-service-reconciler"]; // Services are another matter
@@ -187,9 +217,11 @@ impl Cluster {
         sleep(self.settle).await;
         readings.push(rss("ready")?);
         let address = operator.address();
-        let sidecars =
-            Sidecars::new(&self.plane, &address, SPACE, APPS, self.scale.streams).await?;
+        let authority = self.plane.authority()?;
+        let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, self.scale.streams).await?;
         let configuration = sidecars.watch_configuration().await?;
+        // The reference begins to follow pods with the first change of a Configuration.
+        touch(&api, &configuration_path("appconfig")).await?;
         let listed = sidecars.list(1).await?;
         let wanted = self.scale.components;
         ensure!(listed == wanted, "a sidecar got {listed} components of {wanted}");
@@ -219,11 +251,7 @@ impl Cluster {
         for change in 0..self.changes {
             ticks.tick().await;
             let pod = pod_name(usize::try_from(change)? % self.scale.pods);
-            let path = format!("/api/v1/namespaces/{SPACE}/pods/{pod}");
-            // A time that no change before had: the API server drops patches that change nothing.
-            let stamp = runtime::clock::now().to_string();
-            let annotations = json!({"bench/changed": stamp});
-            api.merge(&path, json!({"metadata": {"annotations": annotations}})).await?;
+            touch(api, &format!("/api/v1/namespaces/{SPACE}/pods/{pod}")).await?;
         }
         Ok(())
     }

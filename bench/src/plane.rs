@@ -15,6 +15,7 @@ use blackbox::{
 use runtime::clock::monotonic;
 
 use crate::{
+    authority::Authority,
     programs::Programs,
     row::Side,
     usage::{self, Memory},
@@ -69,9 +70,17 @@ impl Plane {
         self.folder.path()
     }
 
-    /// The authority's port on 127.0.0.1.
-    pub fn authority_port(&self) -> u16 {
-        self.authority.port
+    /// The authority as clients of both sides know it.
+    ///
+    /// # Errors
+    /// When its trust anchors cannot be read.
+    pub fn authority(&self) -> Result<Authority> {
+        Ok(Authority {
+            sentry: self.authority.address(),
+            anchors: fs::read_to_string(self.anchors())?,
+            trust_domain: TRUST_DOMAIN.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+        })
     }
 
     /// The trust anchors of both sides, a PEM file.

@@ -6,9 +6,7 @@ use anyhow::{Context as _, Result};
 use blackbox::Service;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Method;
-use identity::{
-    JwtAlgorithm, JwtClaims, JwtSigner, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain,
-};
+use identity::{JwtAlgorithm, JwtClaims, JwtSigner, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::{
     SignCertificateRequest, ca_client::CaClient, sign_certificate_request::TokenValidator,
 };
@@ -17,6 +15,7 @@ use tokio::sync::watch;
 use tonic::{Code, transport::Channel};
 
 use crate::{
+    authority::Authority,
     cluster::ApiServer,
     flags::Against,
     load::{self, Caller, Outcome},
@@ -92,9 +91,7 @@ impl Row for SentrySign {
 
     /// Clients without a token: a self-hosted sentry without token validators answers them.
     fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let anchors = against.anchors.as_ref().context("--anchors FILE is needed")?;
-        let sentry = (against.trust_domain.as_str(), against.namespace.as_str());
-        let dial = Dial::new(against.address.clone(), sentry, &fs::read_to_string(anchors)?)?;
+        let dial = Dial::new(against.address.clone(), &against.authority()?)?;
         let request = request("public", "bench", TokenValidator::Insecure)?;
         let times = Times::of(against.size());
         let outcome = load::runtime()?.block_on(async {
@@ -113,7 +110,7 @@ impl Prepared for Signing {
             ("jwks", self.provider.settings(), self.provider.request(TokenValidator::Jwks)?),
         ] {
             let sentry = self.standalone(side, what, &settings)?;
-            let dial = Dial::to(&sentry, &fs::read_to_string(self.plane.anchors())?)?;
+            let dial = Dial::new(sentry.address(), &self.plane.authority()?)?;
             let outcome = load::runtime()?.block_on(async {
                 load::closed(dial.kept(&request).await?, self.times.warm_up, Duration::ZERO)
                     .await?;
@@ -134,7 +131,8 @@ impl Signing {
         let (sentry, _) = start.ready()?;
         let bundle = self.plane.bed().get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         let anchors = bundle.pointer("/data/ca.crt").and_then(Value::as_str);
-        let dial = Dial::to(&sentry, anchors.context("no published anchors")?)?;
+        let anchors = anchors.context("no published anchors")?.to_owned();
+        let dial = Dial::new(sentry.address(), &Authority { anchors, ..self.plane.authority()? })?;
         let readings = load::runtime()?.block_on(async {
             // Each caller has its share of the sidecars and takes one after the other.
             let share = self.sidecars.len() / CONCURRENT;
@@ -218,16 +216,9 @@ struct Dial {
 }
 
 impl Dial {
-    /// To a sentry of the row.
-    fn to(sentry: &Running, anchors: &str) -> Result<Self> {
-        Self::new(sentry.address(), (TRUST_DOMAIN, NAMESPACE), anchors)
-    }
-
-    /// To any sentry, of that trust domain and namespace.
-    fn new(address: String, of: (&str, &str), anchors: &str) -> Result<Self> {
-        let id = SpiffeId::new(&TrustDomain::parse(of.0)?, of.1, "dapr-sentry")?;
-        let anchors = Arc::new(TrustAnchors::parse_pem(anchors.as_bytes())?);
-        Ok(Self { address, id, anchors })
+    fn new(address: String, authority: &Authority) -> Result<Self> {
+        let anchors = Arc::new(TrustAnchors::parse_pem(authority.anchors.as_bytes())?);
+        Ok(Self { address, id: authority.part("dapr-sentry")?, anchors })
     }
 
     /// Clients that keep their connections.

@@ -1,14 +1,11 @@
 //! Many sidecars of an operator: each with a connection of its own and the certificate of its app,
 //! asking what daprd asks.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use identity::{KeyKind, SpiffeId, TrustDomain};
+use identity::KeyKind;
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, ListComponentsRequest,
     operator_client::OperatorClient,
@@ -25,7 +22,7 @@ use transport::{
     svid::{self, Svid},
 };
 
-use crate::plane::{NAMESPACE, Plane, TRUST_DOMAIN};
+use crate::authority::Authority;
 
 /// Requests under way at once while sidecars connect or list, as in the first figures.
 const PARALLEL: usize = 8;
@@ -43,24 +40,23 @@ pub struct Sidecars {
 }
 
 impl Sidecars {
-    /// `count` sidecars of `apps` apps, with certificates of the plane's authority, each about to
+    /// `count` sidecars of `apps` apps, with certificates of the authority, each about to
     /// connect to the operator at `address`.
     ///
     /// # Errors
     /// When the authority gives no certificate.
     pub async fn new(
-        plane: &Plane,
+        authority: &Authority,
         address: &str,
         namespace: &str,
         apps: usize,
         count: usize,
     ) -> Result<Self> {
-        let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
-        let operator = SpiffeId::new(&trust_domain, NAMESPACE, "dapr-operator")?;
+        let operator = authority.part("dapr-operator")?;
         let scope = Scope::for_test();
         let mut svids = Vec::new();
         for app in 0..apps {
-            svids.push(certificate(plane, namespace, &app_id(app), &scope).await?);
+            svids.push(certificate(authority, namespace, &app_id(app), &scope).await?);
         }
         let client = |svid: &Svid| {
             let channel = transport::channel(svid, address, operator.clone())?;
@@ -183,14 +179,19 @@ pub fn app_id(app: usize) -> String {
     format!("app-{app}")
 }
 
-async fn certificate(plane: &Plane, namespace: &str, app: &str, scope: &Scope) -> Result<Svid> {
+async fn certificate(
+    authority: &Authority,
+    namespace: &str,
+    app: &str,
+    scope: &Scope,
+) -> Result<Svid> {
     let options = svid::Options {
         app_id: app.to_owned(),
         namespace: namespace.to_owned(),
-        trust_domain: TrustDomain::parse(TRUST_DOMAIN)?,
-        control_plane_namespace: NAMESPACE.to_owned(),
-        sentry_address: format!("127.0.0.1:{}", plane.authority_port()),
-        anchors: AnchorSource::Pem(fs::read_to_string(plane.anchors())?),
+        trust_domain: authority.trust_domain()?,
+        control_plane_namespace: authority.namespace.clone(),
+        sentry_address: authority.sentry.clone(),
+        anchors: AnchorSource::Pem(authority.anchors.clone()),
         key_kind: KeyKind::Ed25519,
         mode: svid::Mode::Standalone,
     };
