@@ -429,6 +429,11 @@ fn one_candidate_leads_and_hands_over_when_it_stops() {
         let taken = tokio::time::timeout(limit, waits.wait_for(|leads| *leads)).await;
         assert!(taken.is_ok(), "the lease was given back");
         drop(taken);
+        until(patience(), "what is said about it", || {
+            let events = stage.bed.get(&["events", "-n", &namespace])?.to_string();
+            Ok(events.contains("second became leader").then_some(()))
+        })
+        .unwrap();
         second.shutdown().await.unwrap();
     });
     let lease = stage.bed.get(&["lease", "operator.dapr.io", "-n", &namespace]).unwrap();

@@ -169,6 +169,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
         // A list may come as the first part of a watch.
         watch: query.contains("watch=true") && !query.contains("sendInitialEvents=true"),
     };
+    // Before the rule is looked at: what passes by an old rule is cut when the new one comes.
+    let cut = lock(&state.cut).clone();
     let fate = (lock(&state.rule))(&asked);
     lock(&state.paths).insert(asked.path);
     if fate != Fate::Pass {
@@ -176,10 +178,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
     }
     let gone = json!({"type": "ERROR", "object": status(410)});
     match fate {
-        Fate::Pass | Fate::Deaf => forward(&state, request, fate).await,
+        Fate::Pass | Fate::Deaf => forward(&state, request, fate, cut).await,
         Fate::Late(time) => {
             tokio::time::sleep(time).await;
-            forward(&state, request, fate).await
+            forward(&state, request, fate, cut).await
         }
         Fate::Refused(code) => Ok(whole(code, &status(code).to_string())),
         Fate::Empty => Ok(whole(200, "")),
@@ -203,6 +205,7 @@ async fn forward(
     state: &State,
     request: Request<Incoming>,
     fate: Fate,
+    cut: CancellationToken,
 ) -> io::Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     for name in [HOST, AUTHORIZATION, CONNECTION] {
@@ -212,7 +215,7 @@ async fn forward(
         head.headers.remove(ACCEPT);
     }
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-    let (client, cut) = (lock(&state.upstream).clone(), lock(&state.cut).clone());
+    let client = lock(&state.upstream).clone();
     let said = format!("{} {}", head.method, head.uri.path());
     let request = Request::from_parts(head, kube::client::Body::from(body.to_vec()));
     let answer = client.send(request).await.map_err(io::Error::other)?;
