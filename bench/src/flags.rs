@@ -28,8 +28,9 @@ pub enum Task {
     Load(Against),
     /// Writes the report and its pictures from the JSON of a run
     Report {
-        /// The JSON that a run wrote with `--json`
-        json: PathBuf,
+        /// What a run wrote with `--json`; several runs of different rows make one report
+        #[arg(required = true)]
+        json: Vec<PathBuf>,
         /// The folder of the report
         #[arg(long, default_value = "docs")]
         docs: PathBuf,

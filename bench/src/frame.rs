@@ -25,7 +25,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             Ok(())
         }
         Some(Task::Load(against)) => load(against),
-        Some(Task::Report { json, docs }) => report::write(&results::read(json)?, docs),
+        Some(Task::Report { json, docs }) => report::write(&results::read_all(json)?, docs),
     }
 }
 

@@ -97,8 +97,16 @@ mod tests {
             Results { machine: Machine::of_this_run(), rounds: 3, quick: false, rows: vec![row] };
         let folder = blackbox::Scratch::new("report").unwrap();
         write(&results, folder.path()).unwrap();
-        let again = results::read(&folder.path().join("performance/results.json")).unwrap();
-        assert_eq!(again, results);
+        let file = folder.path().join("performance/results.json");
+        assert_eq!(results::read(&file).unwrap(), results);
+        let twice = results::read_all(&[&file, &file]).unwrap_err().to_string();
+        assert!(twice.contains("row a-row again"), "{twice}");
+        let other = Results { rows: Vec::new(), ..results.clone() };
+        let second = folder.path().join("other.json");
+        other.write(&second).unwrap();
+        assert_eq!(results::read_all(&[&second, &file]).unwrap(), results);
+        Results { rounds: 5, ..other }.write(&second).unwrap();
+        assert!(results::read_all(&[&file, &second]).is_err());
         let page = fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(
             page.contains("| rate (/s) | 2.00 [1.00-3.00] | 2.00 [1.00-3.00] | 1.00x |"),

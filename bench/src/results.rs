@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write as _, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -58,6 +58,27 @@ impl Results {
 pub fn read(file: &Path) -> Result<Results> {
     let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no run", file.display()))
+}
+
+/// Reads several runs, each of other rows, as one.
+///
+/// # Errors
+/// When a file is no run, or not of the same machine, day, versions and length as the first; when
+/// two have the same row.
+pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
+    let mut runs = files.iter().map(|file| (file.as_ref(), read(file.as_ref())));
+    let mut all = runs.next().context("no run")?.1?;
+    for (file, run) in runs {
+        let run = run?;
+        let alike = (&run.machine, run.rounds, run.quick) == (&all.machine, all.rounds, all.quick);
+        ensure!(alike, "{} is of another machine, day, version or length", file.display());
+        for row in run.rows {
+            let known = all.rows.iter().any(|known| known.name == row.name);
+            ensure!(!known, "{} has row {} again", file.display(), row.name);
+            all.rows.push(row);
+        }
+    }
+    Ok(all)
 }
 
 /// A row as a table of plain text.
