@@ -121,6 +121,11 @@ impl Proxy {
     pub(crate) fn rule(&self, rule: impl Fn(&Asked) -> Fate + Send + 'static) {
         *lock(&self.state.rule) = Box::new(rule);
         self.state.spoiled.store(0, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// Ends what is under way.
+    pub(crate) fn cut(&self) {
         std::mem::take(&mut *lock(&self.state.cut)).cancel();
     }
 
