@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
@@ -15,9 +15,6 @@ use runtime::{
 use serde_json::{Value, json};
 
 use crate::crd_patch;
-
-/// The word on the command line.
-pub const COMMAND: &str = "apply-crds";
 
 /// The definitions as they are installed, `crds/` of the source tree.
 const DEFINITIONS: [&str; 7] = [
@@ -38,20 +35,6 @@ const SERVED_WITHIN: u32 = 60;
 /// How often it is asked.
 const POLL: Duration = Duration::from_millis(500);
 
-/// The command line, as typed.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "operator", about = "A command of the operator's image")]
-pub struct Flags {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum Command {
-    /// Bring the custom resource definitions of the cluster to this version
-    ApplyCrds(ApplyFlags),
-}
-
 /// What applying takes.
 #[derive(Clone, Debug, Args)]
 pub struct ApplyFlags {
@@ -61,14 +44,6 @@ pub struct ApplyFlags {
     /// Flags of services that use the API server.
     #[command(flatten)]
     pub kube: KubeFlags,
-}
-
-impl Flags {
-    /// The flags of the only command.
-    pub fn into_apply(self) -> ApplyFlags {
-        let Command::ApplyCrds(flags) = self.command;
-        flags
-    }
 }
 
 /// Applies every definition and waits until all are served. Cancelling leaves whole definitions
@@ -175,10 +150,5 @@ mod tests {
         #[case] want: bool,
     ) {
         assert_eq!(is_established(&definition), want);
-    }
-
-    #[test]
-    fn the_command_is_known_by_its_name() {
-        Flags::parse_from(["operator", COMMAND, "--log-level=debug"]).into_apply();
     }
 }

@@ -25,6 +25,7 @@ pub mod assignment;
 pub mod cache;
 pub mod checks;
 pub mod cluster;
+pub mod commands;
 pub mod component_status;
 pub mod component_types;
 pub mod config;

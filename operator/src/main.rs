@@ -2,19 +2,21 @@
 use std::process::ExitCode;
 
 use operator::{
+    commands::{self, Command},
     config::{Environment, Flags, namespace},
-    crds, self_test,
+    crds::{self, ApplyFlags},
+    self_test::{self, SelfTestFlags},
 };
 
 #[global_allocator]
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    if runtime::flags::first_is_one_of(&[crds::COMMAND]) {
-        return apply_crds();
-    }
-    if runtime::flags::first_is_one_of(&[self_test::COMMAND]) {
-        return test_installation();
+    if runtime::flags::first_is_one_of(&commands::WORDS) {
+        return match runtime::flags::parse::<commands::Flags>().command {
+            Command::ApplyCrds(flags) => apply_crds(*flags),
+            Command::SelfTest(flags) => test_installation(*flags),
+        };
     }
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.operator", &flags.process.clone(), async move |scope| {
@@ -22,8 +24,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn apply_crds() -> ExitCode {
-    let flags = runtime::flags::parse::<crds::Flags>().into_apply();
+fn apply_crds(flags: ApplyFlags) -> ExitCode {
     runtime::main("dapr.operator.crds", &flags.process, async move |scope| {
         runtime::refuse_root()?;
         crds::apply(flags.kube.kubeconfig, &namespace(Environment::read().namespace)?).await?;
@@ -32,8 +33,7 @@ fn apply_crds() -> ExitCode {
     })
 }
 
-fn test_installation() -> ExitCode {
-    let flags = runtime::flags::parse::<self_test::Flags>().into_self_test();
+fn test_installation(flags: SelfTestFlags) -> ExitCode {
     let process = flags.operator.process.clone();
     runtime::main("dapr.operator.selftest", &process, async move |scope| {
         runtime::refuse_root()?;

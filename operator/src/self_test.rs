@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args};
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
@@ -24,27 +24,10 @@ use crate::{
     wiring::security,
 };
 
-/// The word on the command line.
-pub const COMMAND: &str = "self-test";
-
 /// Limit of each question but the one for an identity.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Sentry may be about to make its CA.
 const IDENTITY_PATIENCE: Duration = Duration::from_mins(1);
-
-/// The command line, as typed.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "operator", about = "A command of the operator's image")]
-pub struct Flags {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum Command {
-    /// Find out whether the control plane works
-    SelfTest(Box<SelfTestFlags>),
-}
 
 /// What is asked.
 #[derive(Clone, Debug, Args)]
@@ -59,14 +42,6 @@ pub struct SelfTestFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = ArgAction::Set)]
     pub injection: bool,
-}
-
-impl Flags {
-    /// The flags of the only command.
-    pub fn into_self_test(self) -> SelfTestFlags {
-        let Command::SelfTest(flags) = self.command;
-        *flags
-    }
 }
 
 /// Asks everything, whatever comes of the single questions, and logs each answer.
@@ -153,22 +128,6 @@ async fn within<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_takes_the_flags_of_the_operator_too() {
-        let flags = Flags::parse_from([
-            "operator",
-            COMMAND,
-            "--service=dapr-sentry:443",
-            "--service=dapr-api:443",
-            "--injection=false",
-            "--trust-anchors-file=/x",
-        ])
-        .into_self_test();
-        assert_eq!(flags.service, ["dapr-sentry:443", "dapr-api:443"]);
-        assert!(!flags.injection);
-        assert_eq!(flags.operator.trust_anchors_file, std::path::Path::new("/x"));
-    }
 
     #[tokio::test]
     async fn nobody_at_an_address_is_a_wrong_answer() {
