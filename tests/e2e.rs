@@ -6,19 +6,14 @@
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo, SERVICES};
 use blackbox::progress::step;
-use blackbox::{Deadline, NodeBed, build_daprctl, environment, until};
+use blackbox::{Deadline, NodeBed, build_daprctl, environment, image_profile, until};
 use serde_json::Value;
 
 #[test]
 fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Result<()> {
-    if !environment::is_root() || environment::var("TRILBY_SKIP_E2E").is_some() {
-        eprintln!("skipped: a cluster with real pods needs root, and must not be switched off");
-        return Ok(());
-    }
-    let bed = NodeBed::temporary()?; // taken down however the test ends
+    let Some(bed) = NodeBed::for_test()? else { return Ok(()) }; // taken down however it ends
     let cluster = step("bring up a cluster", || bed.up())?;
-    // What is shipped, unless somebody at work on it wants a quicker build.
-    let profile = environment::var("TRILBY_PROFILE").unwrap_or_else(|| "release".to_owned());
+    let profile = image_profile();
     step("make and import images", || demo::import_images(&bed, &profile))?;
     let demo = demo::on_bed(cluster, environment::workspace(), "hello");
 

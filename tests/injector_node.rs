@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, Demo};
 use blackbox::injector_bed::names_of;
 use blackbox::progress::step;
-use blackbox::{Deadline, Image, NodeBed, Scratch, Tool, environment, peer_images, process, until};
+use blackbox::{
+    Deadline, Image, NodeBed, Scratch, Tool, environment, image_profile, peer_images, process,
+    until,
+};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "restricted";
@@ -26,13 +29,9 @@ const DEBUG_DAPRD: &str = "localhost/daprd-debug:1";
 
 #[test]
 fn official_sidecars_accept_every_argument_that_annotations_can_produce() -> Result<()> {
-    if !environment::is_root() || environment::var("TRILBY_SKIP_E2E").is_some() {
-        eprintln!("skipped: a cluster with real pods needs root, and must not be switched off");
-        return Ok(());
-    }
-    let bed = NodeBed::temporary()?;
+    let Some(bed) = NodeBed::for_test()? else { return Ok(()) };
     let cluster = step("bring up a cluster", || bed.up())?;
-    let profile = environment::var("TRILBY_PROFILE").unwrap_or_else(|| "release".to_owned());
+    let profile = image_profile();
     step("make and import images", || import_images(&bed, &profile))?;
     let demo = demo::on_bed(cluster, environment::workspace(), NAMESPACE)
         .value("dapr_sidecar_injector.sidecarDropALLCapabilities=true");

@@ -16,7 +16,7 @@ mod releases;
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::{say, step};
-use blackbox::{Deadline, NodeBed, environment, reference, until};
+use blackbox::{Deadline, NodeBed, environment, image_profile, reference, until};
 use serde_json::{Value, json};
 
 use crate::{client::Report, picture::Picture};
@@ -58,13 +58,9 @@ impl Side {
 
 #[test]
 fn an_upgrade_from_the_reference_and_back_disturbs_no_application() -> Result<()> {
-    if !environment::is_root() || environment::var("TRILBY_SKIP_E2E").is_some() {
-        eprintln!("skipped: a cluster with real pods needs root, and must not be switched off");
-        return Ok(());
-    }
-    let bed = NodeBed::temporary()?;
+    let Some(bed) = NodeBed::for_test()? else { return Ok(()) };
     let cluster = step("bring up a cluster", || bed.up())?;
-    let profile = environment::var("TRILBY_PROFILE").unwrap_or_else(|| "release".to_owned());
+    let profile = image_profile();
     step("make and import images", || {
         demo::import_images(&bed, &profile)?;
         reference::import_images(&bed)

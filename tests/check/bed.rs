@@ -1,14 +1,13 @@
 //! An installation as the chart makes it, with its services as processes: the API server calls the
 //! injector and the operator that run here, and takes the pods of the chart for ready.
 
-use std::path::PathBuf;
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::injector_bed::{NAMESPACE, Rights};
 use blackbox::{
-    ApiBed, Cluster, Deadline, InjectorBed, Process, Tool, build_binary, build_daprctl,
-    environment, process, until,
+    ApiBed, Cluster, Deadline, InjectorBed, Ports, Process, Tool, build_daprctl, environment,
+    process, until,
 };
 use serde_json::{Value, json};
 
@@ -218,45 +217,20 @@ fn patch_node(bed: &ApiBed, patch: &Value) -> Result<()> {
 
 /// The operator as the chart starts it, with its webhook where the API server finds it.
 fn start_operator(it: &InjectorBed) -> Result<Process> {
-    let [port, health, metrics, webhook] = ports()?;
+    let (ports, webhook) = (Ports::free()?, environment::free_port()?);
     it.bed.apply(&format!(
         "
-apiVersion: v1
-kind: Pod
-metadata: {{name: operator, namespace: {NAMESPACE}, annotations: {{dapr.io/control-plane: operator}}}}
-spec: {{serviceAccountName: dapr-operator, containers: [{{name: operator, image: operator}}]}}
----
 apiVersion: v1
 kind: Service
 metadata: {{name: dapr-webhook, namespace: {NAMESPACE}}}
 spec: {{type: ExternalName, externalName: 127.0.0.1, ports: [{{port: {webhook}}}]}}
----
-apiVersion: dapr.io/v1alpha1
-kind: Configuration
-metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
-spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{}'}}}}
-",
-        it.sentry_port()
+"
     ))?;
     let place = "/spec/conversion/webhook/clientConfig/service/port";
     let patch = json!([{"op": "add", "path": place, "value": webhook}]).to_string();
     it.bed.kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", &patch])?;
-    let program: PathBuf = build_binary("operator")?;
-    let mut operator = it
-        .spawn_as("dapr-operator", "operator", program)?
-        .args(["--port", &port.to_string(), "--healthz-port", &health.to_string()])
-        .args(["--metrics-port", &metrics.to_string(), "--disable-leader-election"])
-        .args(["--webhook-server-port", &webhook.to_string()])
-        .start()?;
-    operator.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
+    let mut operator =
+        it.spawn_operator(ports)?.args(["--webhook-server-port", &webhook.to_string()]).start()?;
+    operator.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(START))?;
     Ok(operator)
-}
-
-fn ports() -> Result<[u16; 4]> {
-    Ok([
-        environment::free_port()?,
-        environment::free_port()?,
-        environment::free_port()?,
-        environment::free_port()?,
-    ])
 }

@@ -138,6 +138,29 @@ impl InjectorBed {
         Ok(spawn)
     }
 
+    /// Our operator beside the injector, with the rights that its account has by now.
+    ///
+    /// # Errors
+    /// When its account does not exist.
+    pub fn spawn_operator(&self, ports: Ports) -> Result<Spawn> {
+        self.bed.apply(&format!(
+            "
+apiVersion: v1
+kind: Pod
+metadata: {{name: operator, namespace: {NAMESPACE}, annotations: {{dapr.io/control-plane: operator}}}}
+spec: {{serviceAccountName: dapr-operator, containers: [{{name: operator, image: operator}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
+spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{}'}}}}
+",
+            self.sentry_port
+        ))?;
+        let spawn = self.spawn_as("dapr-operator", "operator", build_binary("operator")?)?;
+        Ok(spawn.service_at(ports).arg("--disable-leader-election"))
+    }
+
     /// Port of sentry on 127.0.0.1.
     pub fn sentry_port(&self) -> u16 {
         self.sentry_port

@@ -42,6 +42,8 @@ pub(crate) const POD_CIDR: &str = "10.88.0.0/16";
 const LOG_LINKS: &str = "/var/log/containers";
 /// Where a kubelet listens for device plugins, whatever it is told.
 const KUBELET_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
+/// The variable that leaves out the tests with real pods; `cargo xtask test --no-e2e` sets it.
+pub const SKIP: &str = "TRILBY_SKIP_E2E";
 /// How long a part may take on a busy machine.
 const START_SECONDS: u64 = 120;
 
@@ -102,6 +104,18 @@ impl NodeBed {
             run,
             lifetime: Lifetime::Detached,
         })
+    }
+
+    /// A bed of a test; none, which is said, where it cannot be had: real pods need root.
+    ///
+    /// # Errors
+    /// As [`NodeBed::temporary`].
+    pub fn for_test() -> Result<Option<TemporaryNode>> {
+        if !environment::is_root() || environment::var(SKIP).is_some() {
+            say(format_args!("skipped: a cluster with real pods needs root, and no {SKIP}"));
+            return Ok(None);
+        }
+        Self::temporary().map(Some)
     }
 
     /// One for a test: taken down on drop. If the test's process is killed, its programs are too,

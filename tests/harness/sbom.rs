@@ -4,13 +4,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    process::Command,
 };
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::{Service, architecture::Architecture, environment, process};
+use crate::{
+    Service,
+    architecture::Architecture,
+    cargo_metadata::{self, list, text},
+    environment,
+};
 
 /// Where it is in an image; scanners look for files of that ending.
 pub fn path_in_image(service: Service) -> String {
@@ -22,11 +26,8 @@ pub fn path_in_image(service: Service) -> String {
 /// # Errors
 /// When cargo does not know the packages.
 pub fn of(service: Service, architecture: Architecture) -> Result<Value> {
-    let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
-    let mut command = Command::new(cargo);
-    command.current_dir(environment::workspace()).args(["metadata", "--format-version", "1"]);
-    command.args(["--locked", "--filter-platform", &architecture.target()]);
-    let metadata = serde_json::from_str(&process::output(&mut command)?)?;
+    let metadata =
+        cargo_metadata::read(&["--locked", "--filter-platform", &architecture.target()])?;
     let lock = fs::read_to_string(environment::workspace().join("Cargo.lock"))?;
     materials(&metadata, &checksums(&lock), service.package(), service.binary())
         .with_context(|| format!("bill of materials of {}", service.binary()))
@@ -130,14 +131,6 @@ fn is_macro(package: &Value) -> bool {
 
 fn is_ours(package: &Value) -> bool {
     package.get("source").is_none_or(Value::is_null)
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

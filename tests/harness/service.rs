@@ -147,6 +147,12 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
+/// Cargo's profile of what goes into images: what is shipped, unless somebody at work on it wants a
+/// quicker build and says so in `TRILBY_PROFILE`.
+pub fn image_profile() -> String {
+    environment::var("TRILBY_PROFILE").unwrap_or_else(|| "release".to_owned())
+}
+
 /// The executable that cargo's messages name for a binary.
 fn executable(messages: &str, binary: &str) -> Option<PathBuf> {
     messages.lines().rev().find_map(|line| {

@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 use blackbox::injector_bed::{NAMESPACE, Rights, names_of};
-use blackbox::{
-    ApiBed, Deadline, InjectorBed, Ports, Process, build_binary, environment, http, until,
-};
+use blackbox::{ApiBed, Deadline, InjectorBed, Ports, Process, environment, http, until};
 use serde_json::{Value, json};
 
 use crate::START;
@@ -68,25 +66,9 @@ fn start_operator(it: &InjectorBed, metrics_port: u16) -> Result<Process> {
         "templates/operator/rbac.yaml",
     ])?;
     it.bed.apply(&rights)?;
-    it.bed.apply(&format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: operator, namespace: {NAMESPACE}, annotations: {{dapr.io/control-plane: operator}}}}
-spec: {{serviceAccountName: dapr-operator, containers: [{{name: operator, image: operator}}]}}
----
-apiVersion: dapr.io/v1alpha1
-kind: Configuration
-metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
-spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{}'}}}}
-",
-        it.sentry_port()
-    ))?;
     let ports = Ports { metrics: metrics_port, ..Ports::free()? };
     let mut operator = it
-        .spawn_as("dapr-operator", "operator", build_binary("operator")?)?
-        .service_at(ports)
-        .arg("--disable-leader-election")
+        .spawn_operator(ports)?
         .args(["--watch-interval", "1s", "--max-pod-restarts-per-minute", "60"])
         .env("ENABLE_WEBHOOKS", "false")
         .start()?;

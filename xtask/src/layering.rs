@@ -4,9 +4,9 @@
 //! `tests, xtask -> services -> transport -> runtime -> identity, resources, proto`
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::cargo_metadata::{self, list, text};
 use serde_json::Value;
 
 /// From the bottom up; packages of one layer do not know each other.
@@ -61,14 +61,7 @@ const CONFINED: [Confined; 3] = [
 
 /// Fails on the first list of offences, all named.
 pub(crate) fn check(root: &Path) -> Result<()> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .output()
-        .context("run cargo metadata")?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout)?;
-    let mut offences = edges(&metadata);
+    let mut offences = edges(&cargo_metadata::read(&["--no-deps"])?);
     for folder in ["crates", "operator", "sidecar-injector", "sentry", "placement", "daprctl"] {
         scan(root, &root.join(folder), &mut offences)?;
     }
@@ -133,14 +126,6 @@ fn scan(root: &Path, folder: &Path, offences: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]

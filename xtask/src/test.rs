@@ -55,7 +55,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     test.args(["test", "--workspace", "--no-fail-fast"]);
     if !end_to_end {
         // Every target but `e2e`, which says itself that it is skipped when not root.
-        test.env("TRILBY_SKIP_E2E", "1");
+        test.env(node_bed::SKIP, "1");
     }
     if flags.every_sidecar {
         test.env(tools::EVERY_SIDECAR, "1");
