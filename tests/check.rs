@@ -23,7 +23,7 @@ const WAIT: [&str; 2] = ["--wait", "10s"];
 
 #[test]
 fn a_cluster_is_judged_before_the_installation() -> Result<()> {
-    let bed = ApiBed::start_with(ApiBedOptions { controllers: false })?;
+    let bed = ApiBed::start_with(ApiBedOptions { controllers: false, ..ApiBedOptions::default() })?;
     let first = run(bed.cluster(), &["--pre"])?;
     ensure!(first.code == Some(1), "{}", first.text);
     let expected = ["nodes-usable error", "storage-class warning"];

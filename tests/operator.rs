@@ -10,6 +10,8 @@ mod changes;
 mod differential;
 #[path = "operator/faults.rs"]
 mod faults;
+#[path = "operator/leader.rs"]
+mod leader;
 #[path = "operator/proxy.rs"]
 mod proxy;
 #[path = "operator/rights.rs"]
@@ -141,6 +143,16 @@ fn component_with_secret(name: &str, secret: &str, more: &str) -> String {
         "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n\
          spec: {{type: state.in-memory, version: v1, metadata: [{{name: password, \
          secretKeyRef: {{name: {secret}, key: password}}}}]}}\n{more}\n---\n"
+    )
+}
+
+/// A Deployment without pods, which the controller manager calls complete.
+fn deployment(name: &str, app_id: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{replicas: 0, \
+         selector: {{matchLabels: {{app: {name}}}}}, template: {{metadata: {{labels: {{app: {name}}}, \
+         annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {app_id}}}}}, \
+         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n---\n"
     )
 }
 
@@ -321,14 +333,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
 fn services_follow_their_workloads() {
     let stage = Stage::shared();
     let namespace = stage.bed.namespace("services").unwrap();
-    let deployment = |app_id: &str| {
-        format!(
-            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: orders}}\nspec: {{replicas: 0, \
-            selector: {{matchLabels: {{app: orders}}}}, template: {{metadata: {{labels: {{app: orders}}, \
-            annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {app_id}}}}}, \
-            spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n"
-        )
-    };
+    let deployment = |app_id: &str| deployment("orders", app_id);
     let service = |name: &str| {
         let name = format!("{name}-dapr");
         stage.bed.get(&["service", &name, "-n", &namespace]).ok()
@@ -348,6 +353,13 @@ fn services_follow_their_workloads() {
     until(patience(), "the new service", || Ok(service("bills"))).unwrap();
     until(patience(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
         .unwrap();
+
+    let plain = deployment("bills").replace("dapr.io/enabled: 'true'", "dapr.io/enabled: 'false'");
+    stage.apply(&namespace, &plain);
+    until(patience(), "the service of no sidecar to go", || {
+        Ok(service("bills").is_none().then_some(()))
+    })
+    .unwrap();
 
     stage.apply(&namespace, &deployment("'Not Valid'"));
     let said =
@@ -398,61 +410,6 @@ fn comparable(mut object: Value) -> Value {
         }
     }
     object
-}
-
-#[test]
-fn one_candidate_leads_and_hands_over_when_it_stops() {
-    use runtime::{Scope, kubernetes, lease};
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("lease").unwrap();
-    // Fails only if it is installed already, which is then the same one.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let kubeconfig = Some(stage.bed.kubeconfig());
-        let client =
-            kubernetes::client(kubeconfig, kubernetes::Precedence::Kubeconfig).await.unwrap();
-        let stand = |identity: &str, scope: &Scope| {
-            let (namespace, name) = (namespace.clone(), "operator.dapr.io".to_owned());
-            let (identity, timing) = (identity.to_owned(), lease::Timing::PATIENT);
-            let options = lease::LeaseOptions { namespace, name, identity, timing };
-            lease::elect(client.clone(), options, scope)
-        };
-        let (first, second) = (Scope::for_test(), Scope::for_test());
-        let mut leads = stand("first", &first);
-        leads.wait_for(|leads| *leads).await.unwrap();
-        let mut waits = stand("second", &second);
-        tokio::time::sleep(Duration::from_secs(4)).await; // two of its tries
-        assert!(!*waits.borrow(), "one at a time");
-        first.shutdown().await.unwrap();
-        let limit = Duration::from_secs(10); // below the 15 s of a lease that nobody gives back
-        let taken = tokio::time::timeout(limit, waits.wait_for(|leads| *leads)).await;
-        assert!(taken.is_ok(), "the lease was given back");
-        drop(taken);
-        until(patience(), "what is said about it", || {
-            let events = stage.bed.get(&["events", "-n", &namespace])?.to_string();
-            Ok(events.contains("second became leader").then_some(()))
-        })
-        .unwrap();
-        second.shutdown().await.unwrap();
-    });
-    let lease = stage.bed.get(&["lease", "operator.dapr.io", "-n", &namespace]).unwrap();
-    assert_eq!(lease["spec"]["leaseTransitions"], 1, "{lease}");
-    assert_eq!(lease["spec"]["holderIdentity"], "");
-    let events = stage.bed.get(&["events", "-n", &namespace]).unwrap();
-    let events = events["items"].as_array().unwrap().iter();
-    let about = events.filter(|event| event["involvedObject"]["uid"] == lease["metadata"]["uid"]);
-    let mut said: Vec<_> =
-        about.map(|event| (&event["reason"], event["message"].as_str().unwrap())).collect();
-    said.sort_by_key(|(_, text)| *text);
-    let want = [
-        "first became leader",
-        "first stopped leading",
-        "second became leader",
-        "second stopped leading",
-    ];
-    let reason = json!("LeaderElection");
-    assert_eq!(said, want.map(|text| (&reason, text)));
 }
 
 #[test]

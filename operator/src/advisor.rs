@@ -50,7 +50,8 @@ pub async fn run(
 async fn term(shared: &Shared, status: bool) {
     let components = &shared.stores.components;
     let mut changes = components.changes();
-    let mut statuses = status.then(|| Statuses::new(shared.cluster.clone()));
+    let mut statuses =
+        status.then(|| Statuses::new(shared.cluster.clone(), shared.metrics.clone()));
     let (mut looked, mut read) = (Looked::default(), clock::monotonic());
     components.known_at_last().await;
     loop {

@@ -194,7 +194,7 @@ impl Shared {
         let reference = object.object_ref(&());
         let (namespace, name) = (reference.namespace.as_deref(), reference.name.as_deref());
         tracing::warn!(target: "dapr.operator.api", kind = K::KIND, namespace, name, "{error}");
-        self.metrics.secret_failed(K::KIND);
+        self.metrics.secret_failed(K::KIND, namespace.unwrap_or_default());
         self.reports.warn(reference, reason, error.to_string());
     }
 }

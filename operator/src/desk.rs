@@ -52,7 +52,8 @@ impl Desk {
             && kinds.iter().all(|kind| self.complete.contains(&Some(*kind)))
     }
 
-    /// Takes in what a watch of workloads saw; `None` stands for one without sidecars.
+    /// Takes in what a watch of workloads saw; `None` stands for one that is as good as gone. Of those
+    /// without sidecars only they are kept whose Service is known by then: Services are listed first.
     pub fn workload(
         &mut self,
         kind: WorkloadKind,
@@ -106,7 +107,8 @@ impl Desk {
 
     /// All Services have to be looked at, as once in a while.
     pub fn all_due(&mut self, now: Instant) {
-        let keys: Vec<_> = self.workloads.values().map(service_key).collect();
+        let enabled = self.workloads.values().filter(|workload| workload.enabled);
+        let keys: Vec<_> = enabled.map(service_key).collect();
         let keys = keys.into_iter().chain(self.services.keys().cloned());
         for key in keys.collect::<Vec<_>>() {
             self.due.entry(key).or_insert(now);
@@ -143,8 +145,9 @@ impl Desk {
 
     /// What to do about a Service, from the state as it is.
     pub fn decide(&self, key: &Key) -> Decision {
+        let wants = |workload: &&Workload| workload.enabled && service_key(workload) == *key;
         let mut candidates: Vec<&Workload> =
-            self.in_namespace(&key.namespace).filter(|w| service_key(w) == *key).collect();
+            self.in_namespace(&key.namespace).filter(wants).collect();
         // Who has the Service keeps it, so that it does not change hands when another workload
         // takes the same app id; else the oldest gets it.
         let current = self.services.get(key);
@@ -169,6 +172,14 @@ impl Desk {
         self.workloads.values().filter(move |workload| workload.key.namespace == namespace)
     }
 
+    /// The Services that a workload controls.
+    fn services_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Key> {
+        let namespace = &workload.key.namespace;
+        let first = Key { namespace: namespace.clone(), name: String::new() };
+        let all = self.services.range(first..).take_while(|(key, _)| key.namespace == *namespace);
+        all.filter(|(_, service)| owned_by(service, &workload.uid)).map(|(key, _)| key)
+    }
+
     fn put_workload(
         &mut self,
         kind: WorkloadKind,
@@ -177,18 +188,15 @@ impl Desk {
         now: Instant,
     ) {
         let key = WorkloadKey { kind, namespace: key.namespace, name: key.name };
+        let workload = workload.filter(|w| w.enabled || self.services_of(w).next().is_some());
         let old = self.workloads.get(&key);
         if old == workload.as_ref() {
             return; // most changes are of the status
         }
-        let touched: Vec<_> = old.iter().copied().chain(&workload).map(service_key).collect();
+        let wanting = old.into_iter().chain(&workload).filter(|workload| workload.enabled);
         // A finished rollout may free the Service of the former app id.
-        let owned = workload.as_ref().map(|workload| workload.uid.clone());
-        let owned = self.services.iter().filter(|(_, service)| {
-            let owners = service.metadata.owner_references.iter().flatten();
-            owned.is_some() && owners.into_iter().any(|owner| Some(&owner.uid) == owned.as_ref())
-        });
-        let touched: BTreeSet<_> = owned.map(|(key, _)| key.clone()).chain(touched).collect();
+        let owned = workload.iter().flat_map(|workload| self.services_of(workload).cloned());
+        let touched: BTreeSet<_> = wanting.map(service_key).chain(owned).collect();
         match workload {
             Some(workload) => self.workloads.insert(key, workload),
             None => self.workloads.remove(&key),
@@ -255,6 +263,39 @@ mod tests {
 
     fn key(name: &str) -> Key {
         Key { namespace: "n".to_owned(), name: name.to_owned() }
+    }
+
+    /// As [`seen`], after somebody took the sidecar out of the template.
+    fn without_sidecar(name: &str, app_id: &str, rolled_out: bool) -> (Key, Option<Workload>) {
+        let (key, workload) = seen(name, app_id, "2026-01-01T00:00:00Z");
+        (key, workload.map(|w| Workload { enabled: false, rolled_out, ..w }))
+    }
+
+    #[test]
+    fn service_goes_when_no_pod_has_a_sidecar_any_more() {
+        let mut desk = Desk::default();
+        let now = clock::monotonic();
+        desk.workload(KIND, Event::Apply(seen("w", "a", "2026-01-01T00:00:00Z")), now);
+        let Plan::Create(mut service) = desk.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        service.metadata.uid = Some("u".to_owned());
+        desk.service(Event::Apply((*service).clone()), now);
+        desk.take_due(now);
+        desk.workload(KIND, Event::Apply(without_sidecar("w", "a", false)), now);
+        assert_eq!(desk.take_due(now), [key("a-dapr")]);
+        assert!(matches!(desk.decide(&key("a-dapr")).plan, Plan::Keep), "old pods have theirs");
+        desk.workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        assert_eq!(desk.take_due(now), [key("a-dapr")]);
+        assert_eq!(desk.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        desk.service(Event::Delete((*service).clone()), now);
+        assert!(matches!(desk.decide(&key("a-dapr")).plan, Plan::Keep), "it is not made again");
+
+        // The same for one who comes later, and has listed Services first.
+        let mut desk = Desk::default();
+        desk.service(Event::Apply(*service), now);
+        desk.workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        assert_eq!(desk.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        desk.workload(KIND, Event::Apply(without_sidecar("other", "b", true)), now);
+        assert_eq!(desk.workloads.len(), 1, "without a Service it is nobody's business");
     }
 
     #[test]

@@ -80,14 +80,17 @@ impl<K> Default for Backlog<K> {
 }
 
 impl<K: CustomResource> Backlog<K> {
-    fn push(&mut self, mut pending: Pending<K>) {
+    /// Whether the event took the place of one that was not sent yet.
+    fn push(&mut self, mut pending: Pending<K>) -> bool {
         let name = pending.delivery.entry.name().to_owned();
-        if let Some(unsent) = self.events.get(&name) {
-            pending.event = merged(unsent.event, pending.event);
+        let unsent = self.events.get(&name).map(|unsent| unsent.event);
+        if let Some(unsent) = unsent {
+            pending.event = merged(unsent, pending.event);
         } else {
             self.order.push_back(name.clone());
         }
         self.events.insert(name, pending);
+        unsent.is_some()
     }
 
     fn pop(&mut self) -> Option<Pending<K>> {
@@ -108,12 +111,14 @@ pub struct Feed<K> {
 
 struct Namespaces<K> {
     next_id: u64,
+    /// Events that took the place of one that was not sent yet.
+    coalesced: u64,
     subscribers: HashMap<String, HashMap<u64, Arc<Subscriber<K>>>>,
 }
 
 impl<K> Default for Feed<K> {
     fn default() -> Self {
-        let namespaces = Namespaces { next_id: 0, subscribers: HashMap::new() };
+        let namespaces = Namespaces { next_id: 0, coalesced: 0, subscribers: HashMap::new() };
         Self { namespaces: Mutex::new(namespaces) }
     }
 }
@@ -139,8 +144,9 @@ impl<K: CustomResource> Feed<K> {
 
     /// Tells every stream of the namespace that may see the change; never waits.
     pub fn publish(&self, change: &Change<K>) {
-        let namespaces = lock(&self.namespaces);
-        let Some(subscribers) = namespaces.subscribers.get(&change.namespace) else { return };
+        let mut namespaces = lock(&self.namespaces);
+        let Namespaces { subscribers, coalesced, .. } = &mut *namespaces;
+        let Some(subscribers) = subscribers.get(&change.namespace) else { return };
         let delivery = |entry: &Option<Arc<Entry<K>>>| {
             entry.as_ref().map(|entry| Arc::new(Delivery::new(entry.clone())))
         };
@@ -148,7 +154,8 @@ impl<K: CustomResource> Feed<K> {
         for subscriber in subscribers.values() {
             let Some((event, show_new)) = event_for(change, &subscriber.app_id) else { continue };
             let Some(delivery) = (if show_new { &new } else { &old }) else { continue };
-            lock(&subscriber.backlog).push(Pending { event, delivery: delivery.clone() });
+            let pending = Pending { event, delivery: delivery.clone() };
+            *coalesced += u64::from(lock(&subscriber.backlog).push(pending));
             subscriber.woken.notify_one();
         }
     }
@@ -160,6 +167,11 @@ impl<K: CustomResource> Feed<K> {
         open.fold((0, 0), |(streams, waiting), subscriber| {
             (streams + 1, waiting + lock(&subscriber.backlog).events.len())
         })
+    }
+
+    /// How many events took the place of one that was not sent yet.
+    pub fn coalesced(&self) -> u64 {
+        lock(&self.namespaces).coalesced
     }
 }
 
@@ -291,6 +303,7 @@ mod tests {
             feed.publish(&change("x", Some(&[]), Some(&[])));
         }
         feed.publish(&change("y", Some(&[]), None));
+        assert_eq!(feed.coalesced(), 1001);
         assert_eq!(drain(&stream), [(Created, "x".to_owned()), (Deleted, "y".to_owned())]);
     }
 

@@ -8,6 +8,8 @@ use futures::{Stream, StreamExt as _};
 use kube::runtime::watcher;
 use runtime::{clock, kubernetes::api_text, random};
 
+use crate::metrics::Metrics;
+
 /// First pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 /// First pause before a new list, when only the place in the watch was lost.
@@ -35,36 +37,82 @@ pub enum Seen<T> {
     NoSuchKind,
 }
 
-/// Feeds `sink` from the watches that `open` makes, for ever. Dropping the future is safe.
-pub async fn follow<T, S>(what: &str, open: impl Fn() -> S, mut sink: impl FnMut(Seen<T>))
-where
+/// Feeds `sink` from the watches of a kind that `open` makes, for ever. Dropping the future is safe.
+pub async fn follow<T, S>(
+    kind: &'static str,
+    metrics: &Metrics,
+    open: impl Fn() -> S,
+    mut sink: impl FnMut(Seen<T>),
+) where
     S: Stream<Item = watcher::Result<watcher::Event<T>>>,
 {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut trouble) = (Backoff::default(), None::<Trouble>);
     loop {
         let mut events = std::pin::pin!(open());
         while let Some(event) = events.next().await {
             let error = match event {
                 Ok(event) => {
+                    if matches!(event, watcher::Event::Init) {
+                        metrics.listing(kind);
+                    } else if trouble.as_mut().is_some_and(Trouble::ends) {
+                        tracing::info!(target: "dapr.operator", kind, "watch works again");
+                    }
                     sink(Seen::Event(event));
                     continue;
                 }
                 Err(error) => error,
             };
-            let failure = Failure::of(&error);
-            let pause = backoff.next(failure, clock::monotonic(), random::fraction());
-            let error = text(&error);
-            if failure == Failure::NoSuchKind {
-                tracing::warn!(target: "dapr.operator", kind = what, "kind is not installed, looking again: {error}");
-                sink(Seen::NoSuchKind);
+            let (failure, now) = (Failure::of(&error), clock::monotonic());
+            let pause = backoff.next(failure, now, random::fraction());
+            metrics.watch_failed(kind);
+            let text = text(&error);
+            if Trouble::begins(&mut trouble, &text, now) {
+                let what = match failure {
+                    Failure::NoSuchKind => "kind is not installed, looking again",
+                    Failure::Passing | Failure::Outdated => "watch failed, trying again",
+                };
+                tracing::warn!(target: "dapr.operator", kind, "{what}: {text}");
             } else {
-                tracing::warn!(target: "dapr.operator", kind = what, "watch failed, trying again: {error}");
+                tracing::debug!(target: "dapr.operator", kind, "watch failed once more: {text}");
+            }
+            if failure == Failure::NoSuchKind {
+                sink(Seen::NoSuchKind);
             }
             tokio::time::sleep(pause).await;
             if failure != Failure::Passing {
                 break; // only a new list helps
             }
         }
+    }
+}
+
+/// What goes wrong with a watch, so that it is told when it begins and when it ends and not at each
+/// try between.
+struct Trouble {
+    text: String,
+    /// When it was met last.
+    last: Instant,
+    ended: bool,
+}
+
+impl Trouble {
+    /// The watch failed. Whether that is news: where lists pass and watches do not, the same trouble
+    /// ends and begins with each try.
+    fn begins(known: &mut Option<Self>, text: &str, now: Instant) -> bool {
+        let same = known.as_mut().filter(|known| {
+            known.text == text && now.saturating_duration_since(known.last) <= FORGIVE
+        });
+        if let Some(same) = same {
+            same.last = now;
+            return false;
+        }
+        *known = Some(Self { text: text.to_owned(), last: now, ended: false });
+        true
+    }
+
+    /// The watch works. Whether that is news.
+    fn ends(&mut self) -> bool {
+        !std::mem::replace(&mut self.ended, true)
     }
 }
 
@@ -199,6 +247,22 @@ mod tests {
         let now = clock::monotonic();
         let pause = Backoff::default().next(Failure::Passing, now, 0.999);
         assert!((FIRST_PAUSE..FIRST_PAUSE * 2).contains(&pause), "{pause:?}");
+    }
+
+    #[test]
+    fn trouble_is_told_when_it_changes_and_not_at_each_try() {
+        let (mut known, start) = (None, clock::monotonic());
+        let at = |second| start + Duration::from_secs(second);
+        assert!(Trouble::begins(&mut known, "forbidden", at(0)));
+        assert!(!Trouble::begins(&mut known, "forbidden", at(60)));
+        assert!(Trouble::begins(&mut known, "gone", at(61)));
+        let ends = |known: &mut Option<Trouble>| known.as_mut().unwrap().ends();
+        assert!(ends(&mut known));
+        assert!(!ends(&mut known), "it works on");
+        assert!(!Trouble::begins(&mut known, "gone", at(62)), "lists pass, watches do not");
+        assert!(!ends(&mut known));
+        assert!(Trouble::begins(&mut known, "gone", at(200)), "after a time without");
+        assert!(ends(&mut known));
     }
 
     #[rstest]

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use prometheus::{
-    IntGaugeVec, Opts, Registry,
+    IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -14,6 +14,7 @@ use crate::{api::Stores, store::Store};
 const OBJECTS: &str = "dapr_operator_objects";
 const STREAMS: &str = "dapr_operator_streams";
 const WAITING: &str = "dapr_operator_stream_events_waiting";
+const COALESCED: &str = "dapr_operator_stream_events_coalesced_total";
 const QUIET: &str = "dapr_operator_seconds_since_change";
 
 /// One kind, as the gauges see it.
@@ -21,6 +22,8 @@ trait Measured: Send + Sync {
     fn kind(&self) -> &'static str;
     /// Objects, open streams, and events that streams have still to take.
     fn counts(&self) -> [usize; 3];
+    /// Events that took the place of one that a stream had not taken yet.
+    fn coalesced(&self) -> u64;
     /// Whole seconds since something changed; `None` before the first change.
     fn quiet(&self) -> Option<u64>;
 }
@@ -35,6 +38,10 @@ impl<K: CustomResource> Measured for Store<K> {
         [self.len(), streams, waiting]
     }
 
+    fn coalesced(&self) -> u64 {
+        Store::coalesced(self)
+    }
+
     fn quiet(&self) -> Option<u64> {
         let changed = self.last_change()?;
         Some(clock::monotonic().saturating_duration_since(changed).as_secs())
@@ -45,7 +52,16 @@ impl<K: CustomResource> Measured for Store<K> {
 struct Gauges {
     kinds: Vec<Arc<dyn Measured>>,
     counts: [IntGaugeVec; 3],
+    coalesced: IntCounterVec,
     quiet: IntGaugeVec,
+}
+
+impl Gauges {
+    fn parts(&self) -> impl Iterator<Item = &dyn Collector> {
+        let counts = self.counts.iter().map(|gauge| -> &dyn Collector { gauge });
+        let others: [&dyn Collector; 2] = [&self.coalesced, &self.quiet];
+        counts.chain(others)
+    }
 }
 
 /// Registers the gauges of `stores`.
@@ -60,6 +76,8 @@ pub fn register(registry: &Registry, stores: &Stores) -> prometheus::Result<()> 
         gauges(WAITING, "events that streams have still to take, one for each object at most")?,
     ];
     let quiet = gauges(QUIET, "time since an object changed")?;
+    let text = "events that took the place of one that a stream had not taken yet";
+    let coalesced = IntCounterVec::new(Opts::new(COALESCED, text), &["kind"])?;
     let kinds: Vec<Arc<dyn Measured>> = vec![
         stores.components.clone(),
         stores.configurations.clone(),
@@ -69,12 +87,12 @@ pub fn register(registry: &Registry, stores: &Stores) -> prometheus::Result<()> 
         stores.mcp_servers.clone(),
         stores.workflow_access_policies.clone(),
     ];
-    registry.register(Box::new(Gauges { kinds, counts, quiet }))
+    registry.register(Box::new(Gauges { kinds, counts, coalesced, quiet }))
 }
 
 impl Collector for Gauges {
     fn desc(&self) -> Vec<&Desc> {
-        self.counts.iter().chain([&self.quiet]).flat_map(Collector::desc).collect()
+        self.parts().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -84,17 +102,19 @@ impl Collector for Gauges {
                 let count = u64::try_from(count).unwrap_or(u64::MAX);
                 gauge.with_label_values(&[kind.kind()]).set(whole(count));
             }
+            let coalesced = self.coalesced.with_label_values(&[kind.kind()]);
+            coalesced.inc_by(kind.coalesced().saturating_sub(coalesced.get()));
             if let Some(quiet) = kind.quiet() {
                 self.quiet.with_label_values(&[kind.kind()]).set(whole(quiet));
             }
         }
-        self.counts.iter().chain([&self.quiet]).flat_map(Collector::collect).collect()
+        self.parts().flat_map(Collector::collect).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::{core::DynamicObject, runtime::watcher::Event};
+    use kube::runtime::watcher::Event;
     use serde_json::json;
 
     use super::*;
@@ -109,15 +129,17 @@ mod tests {
             let ours = text.lines().filter(|line| line.contains("{kind=\"Component\"}"));
             ours.map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(printed().len(), 3, "no change yet: {:?}", printed());
+        assert_eq!(printed().len(), 4, "no change yet: {:?}", printed());
         let components = &stores.components;
         components.apply(Event::Init).unwrap();
         components.apply(Event::InitDone).unwrap();
         let stream = components.subscribe("n", "a");
-        let raw: DynamicObject =
-            serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "n"}})).unwrap();
-        components.apply(Event::Apply(raw)).unwrap();
-        for name in [OBJECTS, STREAMS, WAITING] {
+        for version in ["1", "2"] {
+            let raw = json!({"metadata": {"name": "c", "namespace": "n", "resourceVersion": version},
+                "spec": {"version": version}});
+            components.apply(Event::Apply(serde_json::from_value(raw).unwrap())).unwrap();
+        }
+        for name in [OBJECTS, STREAMS, WAITING, COALESCED] {
             assert!(printed().contains(&format!("{name}{{kind=\"Component\"}} 1")), "{name}");
         }
         assert!(printed().iter().any(|line| line.starts_with(QUIET)));

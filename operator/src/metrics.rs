@@ -12,6 +12,8 @@ const REQUESTS: &str = "dapr_operator_api_requests_total";
 const SECONDS: &str = "dapr_operator_api_request_seconds";
 const EVENTS: &str = "dapr_operator_stream_events_total";
 const LISTS: &str = "dapr_operator_lists_total";
+const WATCH_FAILURES: &str = "dapr_operator_watch_failures_total";
+const CRD_CHECKS: &str = "dapr_operator_crd_checks_total";
 const BUILD: &str = "dapr_operator_build_info";
 const UNDECODABLE: &str = "dapr_operator_undecodable_objects_total";
 const SECRETS: &str = "dapr_operator_secret_failures_total";
@@ -48,6 +50,27 @@ impl Pass {
     }
 }
 
+/// What came of a look at a CRD that this operator has a part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrdCheck {
+    /// It was as it shall be.
+    Right,
+    /// It was not, and was changed.
+    Patched,
+    /// It could not be read or changed.
+    Failed,
+}
+
+impl CrdCheck {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Patched => "patched",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// The metrics of the operator; the first three are those of Dapr 1.18.
 #[derive(Clone)]
 pub struct Metrics {
@@ -58,6 +81,8 @@ pub struct Metrics {
     seconds: HistogramVec,
     events: IntCounterVec,
     lists: IntCounterVec,
+    watch_failures: IntCounterVec,
+    crd_checks: IntCounterVec,
     undecodable: IntCounterVec,
     secrets: IntCounterVec,
     findings: IntGaugeVec,
@@ -84,8 +109,20 @@ impl Metrics {
             seconds: histograms(r, SECONDS, "time to an answer", &["method"], &BUCKETS)?,
             events: counters(r, EVENTS, "events sent on streams", &["kind", "type"])?,
             lists: counters(r, LISTS, "lists of a kind begun, the first and anew", &["kind"])?,
+            watch_failures: counters(
+                r,
+                WATCH_FAILURES,
+                "lists and watches of a kind that failed",
+                &["kind"],
+            )?,
+            crd_checks: counters(r, CRD_CHECKS, "looks at CRDs", &["crd", "result"])?,
             undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
-            secrets: counters(r, SECRETS, "objects whose secrets could not be read", &["kind"])?,
+            secrets: counters(
+                r,
+                SECRETS,
+                "objects whose secrets could not be read",
+                &["kind", "namespace"],
+            )?,
             findings: gauges(r, FINDINGS, "Components with something wrong", &["reason"])?,
             leader: gauge(r, LEADER, "1 while this replica leads")?,
             watchdog_deleted: counter(r, WATCHDOG_DELETED, "pods deleted for want of a sidecar")?,
@@ -134,14 +171,24 @@ impl Metrics {
         self.lists.with_label_values(&[kind]).inc();
     }
 
+    /// A list or a watch of a kind failed.
+    pub fn watch_failed(&self, kind: &'static str) {
+        self.watch_failures.with_label_values(&[kind]).inc();
+    }
+
+    /// A CRD was looked at.
+    pub fn crd_checked(&self, name: &'static str, result: CrdCheck) {
+        self.crd_checks.with_label_values(&[name, result.label()]).inc();
+    }
+
     /// An object was left out because it cannot be decoded.
     pub fn undecodable(&self, kind: &'static str) {
         self.undecodable.with_label_values(&[kind]).inc();
     }
 
     /// The secrets of an object could not be filled in.
-    pub fn secret_failed(&self, kind: &'static str) {
-        self.secrets.with_label_values(&[kind]).inc();
+    pub fn secret_failed(&self, kind: &'static str, namespace: &str) {
+        self.secrets.with_label_values(&[kind, namespace]).inc();
     }
 
     /// How many Components have something wrong, by reason.

@@ -76,24 +76,35 @@ impl Reconciler {
     async fn work(&self) {
         *self.desk() = Desk::default();
         let kinds = self.kinds.clone();
-        let workloads = join_all(kinds.into_iter().map(|kind| self.follow_workloads(kind)));
-        tokio::join!(workloads, self.follow_services(), self.keep());
+        let services_listed = Notify::new();
+        let workloads = async {
+            services_listed.notified().await;
+            join_all(kinds.into_iter().map(|kind| self.follow_workloads(kind))).await;
+        };
+        tokio::join!(workloads, self.follow_services(&services_listed), self.keep());
     }
 
     async fn follow_workloads(&self, kind: WorkloadKind) {
         let reduce =
             move |object: DynamicObject| (Key::of(&object.metadata), Workload::of(kind, &object));
         let open = || self.cluster.watch_workloads(kind, reduce);
-        let (.., what) = kind.names();
-        follow(what, open, |seen| {
+        let (_, _, name, _) = kind.names();
+        follow(name, &self.metrics, open, |seen| {
             self.take(seen, |desk, event, now| desk.workload(kind, event, now));
         })
         .await;
     }
 
-    async fn follow_services(&self) {
+    async fn follow_services(&self, listed: &Notify) {
         let open = || self.cluster.watch_reduced(strip);
-        follow("services", open, |seen| self.take(seen, Desk::service)).await;
+        follow("Service", &self.metrics, open, |seen| {
+            let complete = matches!(seen, Seen::Event(Event::InitDone));
+            self.take(seen, Desk::service);
+            if complete {
+                listed.notify_one();
+            }
+        })
+        .await;
     }
 
     fn take<T>(&self, seen: Seen<T>, put: impl Fn(&mut Desk, Event<T>, Instant)) {

@@ -83,7 +83,7 @@ pub fn start(shared: &Arc<Shared>, scope: &Scope) {
                 seen.woken.notify_one();
             }
         };
-        token.run_until_cancelled(follow("secrets", open, take)).await;
+        token.run_until_cancelled(follow("Secret", &watched.metrics, open, take)).await;
         Ok(())
     });
     let (shared, token) = (shared.clone(), scope.token().clone());

@@ -68,7 +68,7 @@ pub enum Plan {
 }
 
 /// What to do about the Service of one name. `wanted` is the workload that it belongs to, if any;
-/// `owners` are the workloads of its namespace that get Services.
+/// `owners` are the workloads of its namespace that have or get Services.
 ///
 /// # Errors
 /// [`Invalid`]: the annotations of `wanted` make no Service.
@@ -79,7 +79,8 @@ pub fn plan<'a>(
 ) -> Result<Plan, Invalid> {
     let Some(workload) = wanted else {
         let abandoned = current.filter(|service| is_ours(service)).and_then(|service| {
-            // The workload took another app id, and no pod is left that is known by this one.
+            // The workload took another app id or has no sidecars any more, and no pod is left that
+            // is known by this one.
             let moved = |owner: &Workload| owned_by(service, &owner.uid) && owner.rolled_out;
             owners.any(moved).then(|| service.metadata.uid.clone())?
         });

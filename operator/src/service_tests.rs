@@ -15,6 +15,7 @@ fn workload(name: &str, annotations: &[(&str, &str)]) -> Workload {
     Workload {
         key,
         uid: format!("uid-{name}"),
+        enabled: true,
         created: None,
         annotations: annotations.collect(),
         selector: [("app".to_owned(), name.to_owned())].into(),

@@ -4,7 +4,13 @@ use std::time::{Duration, Instant};
 use resources::Component;
 use runtime::{clock, kubernetes::api_text};
 
-use crate::{cache::Entry, checks::Finding, cluster::Cluster, component_status};
+use crate::{
+    cache::Entry,
+    checks::Finding,
+    cluster::Cluster,
+    component_status,
+    metrics::{CrdCheck, Metrics},
+};
 
 /// The CRD is looked at once in this time: whoever applies Dapr's file takes the status out of it.
 const LOOK: Duration = Duration::from_mins(1);
@@ -12,6 +18,7 @@ const LOOK: Duration = Duration::from_mins(1);
 /// The writer of one term of leadership.
 pub(crate) struct Statuses {
     cluster: Cluster,
+    metrics: Metrics,
     /// When the CRD was looked at last.
     looked: Option<Instant>,
     /// Whether the CRD has a status, as far as is known.
@@ -19,8 +26,8 @@ pub(crate) struct Statuses {
 }
 
 impl Statuses {
-    pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster, looked: None, usable: false }
+    pub(crate) fn new(cluster: Cluster, metrics: Metrics) -> Self {
+        Self { cluster, metrics, looked: None, usable: false }
     }
 
     /// Gives the CRD a status, if it has none.
@@ -30,8 +37,11 @@ impl Statuses {
             return;
         }
         self.looked = Some(now);
-        self.usable = match self.ensure_crd().await {
-            Ok(()) => true,
+        let outcome = self.ensure_crd().await;
+        let result = *outcome.as_ref().unwrap_or(&CrdCheck::Failed);
+        self.metrics.crd_checked(component_status::CRD, result);
+        self.usable = match outcome {
+            Ok(_) => true,
             Err(error) => {
                 tracing::warn!(target: "dapr.operator", "CRD {} gets no status: {}",
                     component_status::CRD, api_text(&error));
@@ -40,15 +50,15 @@ impl Statuses {
         };
     }
 
-    async fn ensure_crd(&self) -> kube::Result<()> {
+    async fn ensure_crd(&self) -> kube::Result<CrdCheck> {
         let crd = self.cluster.crd(component_status::CRD).await?;
         let operations = component_status::crd_patch(&crd);
         if operations.is_empty() {
-            return Ok(());
+            return Ok(CrdCheck::Right);
         }
         self.cluster.patch_crd(component_status::CRD, operations).await?;
         tracing::info!(target: "dapr.operator", "CRD {} has a status now", component_status::CRD);
-        Ok(())
+        Ok(CrdCheck::Patched)
     }
 
     /// Writes what was found about a Component, if its status does not say so already.

@@ -126,6 +126,11 @@ impl<K: CustomResource> Store<K> {
         self.feed.streams()
     }
 
+    /// How many events took the place of one that a stream had not taken yet.
+    pub fn coalesced(&self) -> u64 {
+        self.feed.coalesced()
+    }
+
     /// When an object changed last; `None` before the first change after the first list.
     pub fn last_change(&self) -> Option<Instant> {
         *self.changes.borrow()

@@ -22,6 +22,7 @@ use crate::{
     cluster::Cluster,
     conversion, crd_patch,
     follow::{Seen, follow},
+    metrics::{CrdCheck, Metrics},
 };
 
 /// The CRD is looked at once in this time, for an account that may not watch it: `kubectl apply` of
@@ -47,34 +48,58 @@ async fn convert(body: Bytes) -> Response {
     }
 }
 
-/// Keeps the CRD naming the webhook in `namespace` and trusting `anchors`, for as long as the
-/// scope lives. Ready once it did.
-///
-/// # Errors
-/// None today; the type is what [`Scope::spawn`] takes.
-pub async fn keep_crd(
-    cluster: Cluster,
-    namespace: String,
-    mut anchors: watch::Receiver<Arc<TrustAnchors>>,
-    ready: ReadyGuard,
-    scope: Scope,
-) -> anyhow::Result<()> {
-    let written = Notify::new();
-    let watch = follow(
-        "customresourcedefinitions",
-        || cluster.watch_crd(crd_patch::CRD),
-        |seen| {
-            if let Seen::Event(Event::Apply(_) | Event::InitApply(_)) = seen {
-                written.notify_one();
-            }
-        },
-    );
-    let work = async {
+/// Keeps the CRD of Subscriptions naming this webhook.
+pub struct CrdKeeper {
+    /// The API server.
+    pub cluster: Cluster,
+    /// Where looks at the CRD are counted.
+    pub metrics: Metrics,
+    /// Where the webhook is: the control plane's namespace.
+    pub namespace: String,
+}
+
+impl CrdKeeper {
+    /// Keeps the CRD naming the webhook and trusting `anchors`, for as long as the scope lives.
+    /// Ready once it did.
+    ///
+    /// # Errors
+    /// None today; the type is what [`Scope::spawn`] takes.
+    pub async fn run(
+        self,
+        anchors: watch::Receiver<Arc<TrustAnchors>>,
+        ready: ReadyGuard,
+        scope: Scope,
+    ) -> anyhow::Result<()> {
+        let written = Notify::new();
+        let watch = follow(
+            "CustomResourceDefinition",
+            &self.metrics,
+            || self.cluster.watch_crd(crd_patch::CRD),
+            |seen| {
+                if let Seen::Event(Event::Apply(_) | Event::InitApply(_)) = seen {
+                    written.notify_one();
+                }
+            },
+        );
+        let work = self.work(anchors, ready, &written);
+        scope.token().run_until_cancelled(future::join(watch, work)).await;
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        mut anchors: watch::Receiver<Arc<TrustAnchors>>,
+        ready: ReadyGuard,
+        written: &Notify,
+    ) {
         loop {
             let again = Instant::now() + RETRY;
             let trusted = anchors.borrow_and_update().clone();
-            let pause = match repair(&cluster, &namespace, trusted.pem()).await {
-                Ok(()) => {
+            let outcome = self.repair(trusted.pem()).await;
+            let result = *outcome.as_ref().unwrap_or(&CrdCheck::Failed);
+            self.metrics.crd_checked(crd_patch::CRD, result);
+            let pause = match outcome {
+                Ok(_) => {
                     ready.set_ready();
                     LOOK
                 }
@@ -90,22 +115,20 @@ pub async fn keep_crd(
             }
         }
         std::future::pending::<()>().await; // the scope is about to end
-    };
-    scope.token().run_until_cancelled(future::join(watch, work)).await;
-    Ok(())
-}
-
-async fn repair(cluster: &Cluster, namespace: &str, anchors: &str) -> anyhow::Result<()> {
-    let crd = cluster.crd(crd_patch::CRD).await.map_err(|e| said(&e))?;
-    let operations = crd_patch::patch(&crd, namespace, anchors)?;
-    let name = crd_patch::CRD;
-    if operations.is_empty() {
-        tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
-        return Ok(());
     }
-    cluster.patch_crd(name, operations).await.map_err(|e| said(&e))?;
-    tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
-    Ok(())
+
+    async fn repair(&self, anchors: &str) -> anyhow::Result<CrdCheck> {
+        let crd = self.cluster.crd(crd_patch::CRD).await.map_err(|e| said(&e))?;
+        let operations = crd_patch::patch(&crd, &self.namespace, anchors)?;
+        let name = crd_patch::CRD;
+        if operations.is_empty() {
+            tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
+            return Ok(CrdCheck::Right);
+        }
+        self.cluster.patch_crd(name, operations).await.map_err(|e| said(&e))?;
+        tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
+        Ok(CrdCheck::Patched)
+    }
 }
 
 fn said(error: &kube::Error) -> anyhow::Error {

@@ -33,7 +33,7 @@ use crate::{
     server::OperatorApi,
     store::{Store, Sync},
     watchdog::Watchdog,
-    webhook,
+    webhook::{self, CrdKeeper},
 };
 
 /// Id of the operator in its certificate (Dapr 1.18).
@@ -73,7 +73,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         token: scope.token().clone(),
     });
     gauges::register(scope.metrics(), &shared.stores)?;
-    start_webhook(&config, &cluster, &svid, &scope).await?;
+    start_webhook(&config, &cluster, &metrics, &svid, &scope).await?;
     let watchdog = watchdog(&config, &shared);
     let pods = start_caches(&shared, watchdog.clone(), &scope);
     if config.push_secrets {
@@ -161,6 +161,7 @@ pub fn serve_api(
 async fn start_webhook(
     config: &Config,
     cluster: &Cluster,
+    metrics: &Metrics,
     svid: &Svid,
     scope: &Scope,
 ) -> anyhow::Result<()> {
@@ -177,8 +178,8 @@ async fn start_webhook(
     )?);
     scope.spawn("operator-webhook", server.run(scope.clone()));
     let namespace = config.namespace.clone();
-    let keep = webhook::keep_crd(cluster.clone(), namespace, svid.anchors(), ready, scope.clone());
-    scope.spawn("operator-crd", keep);
+    let keeper = CrdKeeper { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
+    scope.spawn("operator-crd", keeper.run(svid.anchors(), ready, scope.clone()));
     Ok(())
 }
 
@@ -235,15 +236,12 @@ fn start_kind<K: Served>(
         let take = |seen| match seen {
             Seen::NoSuchKind => store.no_crd(),
             Seen::Event(event) => {
-                if matches!(event, Event::Init) {
-                    shared.metrics.listing(K::KIND);
-                }
                 if let Err(bad) = store.apply(event) {
                     shared.undecodable(&bad);
                 }
             }
         };
-        token.run_until_cancelled(follow(K::PLURAL, open, take)).await;
+        token.run_until_cancelled(follow(K::KIND, &shared.metrics, open, take)).await;
         Ok(())
     });
     sync
@@ -261,9 +259,6 @@ fn start_pods(
         let take = |seen| {
             if let Seen::Event(event) = seen {
                 let listed = matches!(event, Event::InitDone);
-                if matches!(event, Event::Init) {
-                    shared.metrics.listing("Pod");
-                }
                 if let Some(watchdog) = &watchdog {
                     watchdog.observe(&event);
                 }
@@ -273,7 +268,7 @@ fn start_pods(
                 }
             }
         };
-        token.run_until_cancelled(follow("pods", open, take)).await;
+        token.run_until_cancelled(follow("Pod", &shared.metrics, open, take)).await;
         Ok(())
     });
     answer

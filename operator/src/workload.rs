@@ -42,13 +42,15 @@ pub struct WorkloadKey {
     pub name: String,
 }
 
-/// A workload whose pods get sidecars.
+/// A workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Which one.
     pub key: WorkloadKey,
     /// Its unique id.
     pub uid: String,
+    /// Whether its pods get sidecars.
+    pub enabled: bool,
     /// When it was made; the oldest of several with one app id gets the Service.
     pub created: Option<Timestamp>,
     /// The `dapr.io` annotations of its pod template.
@@ -60,14 +62,15 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// `None` for a workload without sidecars, or one that is being deleted.
+    /// `None` for a workload that is being deleted, or has no pods of its own, as a Rollout that
+    /// refers to a Deployment.
     pub fn of(kind: WorkloadKind, object: &DynamicObject) -> Option<Self> {
         let metadata = &object.metadata;
-        let template = object.data.pointer("/spec/template/metadata/annotations");
-        let mut annotations = strings(template);
+        let template = object.data.pointer("/spec/template")?;
+        let mut annotations = strings(template.pointer("/metadata/annotations"));
         annotations.retain(|key, _| key.starts_with(PREFIX));
         let enabled = annotations.get(ANNOTATION_ENABLED).is_some_and(|text| is_truthy(text));
-        if !enabled || metadata.deletion_timestamp.is_some() {
+        if metadata.deletion_timestamp.is_some() {
             return None;
         }
         Some(Self {
@@ -77,6 +80,7 @@ impl Workload {
                 name: metadata.name.clone()?,
             },
             uid: metadata.uid.clone()?,
+            enabled,
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             annotations,
             selector: strings(object.data.pointer("/spec/selector/matchLabels")),
@@ -143,9 +147,11 @@ mod tests {
 
     #[test]
     fn annotations_of_the_template_count() {
-        assert_eq!(read(&json!({}), &json!({})), None, "the workload's own do not");
+        let plain = read(&json!({}), &json!({})).unwrap();
+        assert!(!plain.enabled, "the workload's own do not");
         let annotations = json!({"dapr.io/enabled": "Yes", "dapr.io/app-id": "a", "other": "x"});
         let workload = read(&annotations, &json!({})).unwrap();
+        assert!(workload.enabled);
         assert_eq!(workload.app_id(), "a");
         assert!(!workload.annotations.contains_key("other"));
         assert_eq!(workload.selector, [("app".to_owned(), "w".to_owned())].into());

@@ -33,11 +33,13 @@ pub struct ApiBedOptions {
     /// Whether kube-controller-manager runs. Without it the bed is ready a second earlier, Pods
     /// need no service account, and namespaces are never removed.
     pub controllers: bool,
+    /// Whether kube-apiserver can send a list as the begin of a watch, as from Kubernetes 1.34 on.
+    pub streamed_lists: bool,
 }
 
 impl Default for ApiBedOptions {
     fn default() -> Self {
-        Self { controllers: true }
+        Self { controllers: true, streamed_lists: true }
     }
 }
 
@@ -114,7 +116,7 @@ impl ApiBed {
         let mut etcd = start_etcd(&layout)?;
         started(&etcd)?;
         wait_for_etcd(&layout, &mut etcd)?;
-        let mut server = start_api_server(&layout, kind)?;
+        let mut server = start_api_server(&layout, kind, options.streamed_lists)?;
         started(&server)?;
         wait_for_api_server(&cluster, &mut server)?;
         let mut processes = vec![server, etcd];

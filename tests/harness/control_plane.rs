@@ -187,11 +187,15 @@ pub enum ApiServerKind {
     Nodes,
 }
 
-/// Starts kube-apiserver.
+/// Starts kube-apiserver; without `streamed_lists` it is as before Kubernetes 1.34 in this.
 ///
 /// # Errors
 /// When the program is missing.
-pub fn start_api_server(layout: &Layout, kind: ApiServerKind) -> Result<Process> {
+pub fn start_api_server(
+    layout: &Layout,
+    kind: ApiServerKind,
+    streamed_lists: bool,
+) -> Result<Process> {
     let key = layout.key_file();
     let mut spawn = layout
         .spawn("kube-apiserver", Tool::KUBE_APISERVER.path()?)
@@ -217,6 +221,9 @@ pub fn start_api_server(layout: &Layout, kind: ApiServerKind) -> Result<Process>
             spawn.args(["--authorization-mode=RBAC", "--endpoint-reconciler-type=none"])
         }
     };
+    if !streamed_lists {
+        spawn = spawn.arg("--feature-gates=WatchList=false");
+    }
     if kind == ApiServerKind::Bare {
         spawn = spawn.arg("--disable-admission-plugins=ServiceAccount");
     }

@@ -52,6 +52,17 @@ pub fn post(port: u16, path: &str, body: &serde_json::Value) -> Result<Response>
     request(port, "POST", path, &[("Content-Type", "application/json")], Some(&body.to_string()))
 }
 
+/// The value of a series (`name{label="value"}`) of the process with that metrics port; `None` for
+/// one that does not exist.
+///
+/// # Errors
+/// As [`get`], and for a value that is no number.
+pub fn metric(port: u16, series: &str) -> Result<Option<f64>> {
+    let text = get(port, "/")?.body;
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().with_context(|| format!("{series} {value}"))).transpose()
+}
+
 /// Any request to `http://127.0.0.1:<port><path>`. HTTP/1.0, so that the answer is never chunked.
 ///
 /// # Errors

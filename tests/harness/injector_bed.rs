@@ -290,9 +290,7 @@ impl Injector {
     /// # Errors
     /// When the metrics cannot be had.
     pub fn metric(&self, series: &str) -> Result<f64> {
-        let text = http::get(self.metrics_port, "/")?.body;
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(Ok(0.0), |value| value.parse().with_context(|| format!("{series} {value}")))
+        Ok(http::metric(self.metrics_port, series)?.unwrap_or_default())
     }
 }
 

@@ -268,7 +268,7 @@ impl NodeBed {
         let mut containerd = self.started(self.containerd.start(&layout)?)?;
         wait_for_etcd(&layout, &mut etcd)?;
         let mut server =
-            self.started(start_api_server(&layout, control_plane::ApiServerKind::Nodes)?)?;
+            self.started(start_api_server(&layout, control_plane::ApiServerKind::Nodes, true)?)?;
         let pause = node_image::write_pause(&self.state.join("pause"))?;
         containerd.wait(Deadline::seconds(START_SECONDS), "socket", |_| {
             Ok(self.containerd.ctr(&["version"]).is_ok())

@@ -24,6 +24,16 @@ const LOG_TAIL_LINES: usize = 25;
 /// How long a program may take to end after SIGTERM when it is dropped.
 const END_WAIT: Duration = Duration::from_secs(5);
 
+/// Becomes the program of its other arguments, in a mount namespace where the first is the namespace
+/// of a pod.
+const POD: &str = r#"set -e
+mount -t tmpfs run /run
+folder=/var/run/secrets/kubernetes.io/serviceaccount
+mkdir -p "$folder"
+printf %s "$1" > "$folder/namespace"
+shift
+exec "$@""#;
+
 /// Whether a program outlives the process that started it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifetime {
@@ -48,6 +58,7 @@ pub struct Spawn {
     log: PathBuf,
     lifetime: Lifetime,
     network: Option<PathBuf>,
+    pod_namespace: Option<String>,
 }
 
 impl Spawn {
@@ -63,6 +74,7 @@ impl Spawn {
             log: logs.join(format!("{name}.log")),
             lifetime: Lifetime::default(),
             network: None,
+            pod_namespace: None,
         }
     }
 
@@ -116,11 +128,19 @@ impl Spawn {
         self
     }
 
+    /// Finds the namespace of its pod where the kubelet writes it: `/run` is its own, and holds
+    /// nothing else.
+    #[must_use]
+    pub fn in_pod_of(mut self, namespace: &str) -> Self {
+        self.pod_namespace = Some(namespace.to_owned());
+        self
+    }
+
     /// Starts the program.
     ///
     /// # Errors
-    /// When it or one of the wrappers (`setpriv`, `setsid`, `nsenter` of util-linux) is missing,
-    /// or the log file cannot be written.
+    /// When it or one of the wrappers (`setpriv`, `setsid`, `nsenter`, `unshare` of util-linux) is
+    /// missing, or the log file cannot be written.
     pub fn start(self) -> Result<Process> {
         if let Some(parent) = self.log.parent() {
             fs::create_dir_all(parent)?;
@@ -160,6 +180,10 @@ impl Spawn {
             let mut net = OsString::from("--net=");
             net.push(network);
             words.extend(["nsenter".into(), net]);
+        }
+        if let Some(namespace) = &self.pod_namespace {
+            words.extend(["unshare", "--map-root-user", "--mount", "sh", "-c"].map(OsString::from));
+            words.extend([POD.into(), "sh".into(), namespace.into()]);
         }
         match self.lifetime {
             Lifetime::Bound | Lifetime::Runner => {

@@ -44,11 +44,9 @@ fn uids(pods: &[Value]) -> Vec<String> {
     uids
 }
 
-/// The value of a series of the process with this metrics port.
+/// The value of a series of the process with this metrics port; 0 for one that does not exist.
 fn metric(port: u16, series: &str) -> f64 {
-    let text = http::get(port, "/").unwrap().body;
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().unwrap())
+    http::metric(port, series).unwrap().unwrap_or_default()
 }
 
 /// The operator with the rights that the chart gives it, and nothing of the chart but those.

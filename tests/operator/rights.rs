@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::{
-    component, component_with_secret, name, patience,
+    component, component_with_secret, deployment, name, patience,
     proxy::{Fate, Proxy},
     secret,
     stage::{Operator, SYSTEM, Stage},
@@ -61,7 +61,7 @@ fn as_account(bed: &ApiBed, account: &str) -> Proxy {
 }
 
 /// An operator with all its parts.
-fn whole_operator(
+pub(crate) fn whole_operator(
     stage: &Stage,
     name: &str,
     proxy: &Proxy,
@@ -79,24 +79,15 @@ fn whole_operator(
     operator
 }
 
-fn deployment(app: &str) -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {app}}}\nspec: {{replicas: 0, \
-         selector: {{matchLabels: {{app: {app}}}}}, template: {{metadata: {{labels: {{app: {app}}}, \
-         annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: {app}}}}}, \
-         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}}}}}\n---\n"
-    )
-}
-
 /// Services are made and repaired, Secrets are filled in and followed, changes are streamed, and
 /// Subscriptions are converted.
-fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operator: &Operator) {
+pub(crate) fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operator: &Operator) {
     let kubectl = |args: &[&str]| bed.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
     let get = |kind: &str, name: &str| bed.get(&[kind, name, "-n", namespace]).ok();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n---\n";
     let manifests = secret("redis") + &component_with_secret("store", "redis", "") + subscription;
-    stage.apply_on(bed, namespace, &(manifests + &deployment("orders")));
+    stage.apply_on(bed, namespace, &(manifests + &deployment("orders", "orders")));
     let mut app = stage.sidecar(namespace, "orders", operator.port);
     let served = until(patience(), "the Component", || Ok(app.components()?.pop())).unwrap();
     assert_eq!(served["spec"]["metadata"][0]["value"], "aHVudGVyMg==");

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    ApiBed, ApiBedOptions, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment,
+    ApiBed, ApiBedOptions, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary,
+    environment, http,
 };
 use identity::{KeyKind, SpiffeId, TrustAnchors, TrustDomain};
 use proto::operator::operator_client::OperatorClient;
@@ -36,7 +37,7 @@ pub(crate) struct Stage {
 pub(crate) struct Operator {
     pub(crate) process: Process,
     pub(crate) port: u16,
-    pub(crate) healthz_port: u16,
+    pub(crate) ports: Ports,
 }
 
 impl Stage {
@@ -114,10 +115,23 @@ impl Stage {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let bed = BED.get_or_init(|| {
-            let options = ApiBedOptions { controllers: false };
+            let options = ApiBedOptions { controllers: false, ..ApiBedOptions::default() };
             ApiBed::start_with(options).expect("start a second bed")
         });
         (turn, bed)
+    }
+
+    /// A third one, which cannot stream lists, and its conversion webhook's port. Tests on it keep to
+    /// namespaces of their own.
+    pub(crate) fn of_old(&self) -> (&'static ApiBed, u16) {
+        static BED: OnceLock<(ApiBed, u16)> = OnceLock::new();
+        let (bed, webhook) = BED.get_or_init(|| {
+            let options = ApiBedOptions { controllers: false, streamed_lists: false };
+            let bed = ApiBed::start_with(options).expect("start a bed as of old");
+            let webhook = self.install_on(&bed).expect("install the CRDs");
+            (bed, webhook)
+        });
+        (bed, *webhook)
     }
 
     /// What an operator needs of another API server; the answer is the port that its conversion
@@ -177,27 +191,24 @@ fn start_sentry(folder: &Scratch, port: u16) -> Result<Process> {
     )?;
     let credentials = folder.path().join("credentials");
     fs::create_dir_all(&credentials)?;
-    let healthz = environment::free_port()?;
+    let ports = Ports::with_main(port)?;
     let mut sentry = Spawn::new("sentry", build_binary("sentry")?, folder.path())
         .args(["--mode", "standalone", "--trust-domain", "cluster.local", "--enable-metrics=false"])
         .arg("--config")
         .arg(config)
         .arg("--issuer-credentials")
         .arg(credentials)
-        .args(["--listen-address=127.0.0.1", &format!("--port={port}")])
-        .arg(format!("--healthz-port={healthz}"))
+        .service_at(ports)
         .env("NAMESPACE", SYSTEM)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
         .start()?;
-    sentry.wait_for_http(healthz, "/healthz", Deadline::seconds(PATIENCE))?;
+    sentry.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(PATIENCE))?;
     Ok(sentry)
 }
 
 /// An operator about to be started.
 pub(crate) struct OperatorSpawn {
     pub(crate) spawn: Spawn,
-    port: u16,
-    healthz_port: u16,
+    ports: Ports,
 }
 
 impl OperatorSpawn {
@@ -213,13 +224,18 @@ impl OperatorSpawn {
 
     pub(crate) fn start_operator(self) -> Result<Operator> {
         let process = self.spawn.start()?;
-        Ok(Operator { process, port: self.port, healthz_port: self.healthz_port })
+        Ok(Operator { process, port: self.ports.main, ports: self.ports })
     }
 }
 
 impl Operator {
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
-        self.process.wait_for_http(self.healthz_port, "/healthz", Deadline::seconds(PATIENCE))
+        self.process.wait_for_http(self.ports.healthz, "/healthz", Deadline::seconds(PATIENCE))
+    }
+
+    /// The value of a series; 0 for one that does not exist.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        http::metric(self.ports.metrics, series).expect("read the metrics").unwrap_or_default()
     }
 }
 
@@ -233,19 +249,17 @@ fn operator_args(
     kubeconfig: &PathBuf,
     name: &str,
 ) -> Result<OperatorSpawn> {
-    let (port, healthz_port) = (environment::free_port()?, environment::free_port()?);
+    let ports = Ports::free()?;
     let spawn = Spawn::new(name, program, folder.path())
+        .service_at(ports)
         // One dash, as in manifests written for Go programs.
         .arg("-kubeconfig")
         .arg(kubeconfig)
-        .arg(format!("-port={port}"))
-        .arg(format!("--healthz-port={healthz_port}"))
-        .args(["--enable-metrics=false", "--disable-leader-election"])
+        .arg("--disable-leader-election")
         .arg("--trust-anchors-file")
         .arg(folder.path().join("credentials/ca.crt"))
-        .env("NAMESPACE", SYSTEM)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true");
-    Ok(OperatorSpawn { spawn, port, healthz_port })
+        .env("NAMESPACE", SYSTEM);
+    Ok(OperatorSpawn { spawn, ports })
 }
 
 /// What a sidecar has: a certificate, and a connection to the operator. Blocking, so that tests

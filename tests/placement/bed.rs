@@ -117,8 +117,7 @@ impl Placement {
     }
 
     pub(crate) fn metric(&self, line: &str) -> Option<f64> {
-        let text = http::get(self.metrics, "/").unwrap().body;
-        text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok())
+        http::metric(self.metrics, line).unwrap()
     }
 }
 

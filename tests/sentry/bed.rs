@@ -209,11 +209,9 @@ impl Sentry {
         Ok(http::get(self.healthz, "/healthz")?.status)
     }
 
-    /// The value of a metric, by the start of its line.
+    /// The value of a series.
     pub(crate) fn metric(&self, line: &str) -> Result<Option<f64>> {
-        let text = http::get(self.metrics, "/")?.body;
-        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
-        Ok(found.map(str::parse).transpose()?)
+        http::metric(self.metrics, line)
     }
 
     pub(crate) fn wait_for_metric(&self, line: &str, want: f64) -> Result<()> {

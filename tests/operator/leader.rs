@@ -1,0 +1,166 @@
+//! Two replicas and the lease: both serve, one writes, and who writes changes without anybody who is
+//! served noticing.
+use std::collections::BTreeSet;
+
+use blackbox::{ApiBed, Deadline, until};
+use proto::operator::{ComponentUpdateEvent, ResourceEventType::Created};
+use serde_json::Value;
+use tonic::Streaming;
+
+use crate::{
+    deployment, name, patience,
+    proxy::{Fate, Proxy},
+    stage::{Operator, Sidecar, Stage},
+};
+
+const LEASE: &str = "operator.dapr.io";
+const LEADER: &str = "dapr_operator_leader";
+const WRITTEN: &str = "dapr_operator_service_created_total{app_id=\"orders\"}";
+const PASSES: &str = "dapr_operator_watchdog_passes_total{result=\"complete\"}";
+
+/// One operator as in a pod of `namespace`, and a sidecar with an open stream to it.
+struct Replica {
+    proxy: Proxy,
+    operator: Operator,
+    sidecar: Sidecar,
+    stream: Streaming<ComponentUpdateEvent>,
+}
+
+impl Replica {
+    fn start(stage: &Stage, bed: &ApiBed, namespace: &str, name: &str) -> Self {
+        let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+        let mut spawn = stage
+            .spawn(name)
+            .args(["--kubeconfig", proxy.kubeconfig().to_str().unwrap()])
+            .args(["--watch-namespace", namespace, "--watch-interval", "1s"])
+            .arg("--disable-leader-election=false");
+        spawn.spawn = spawn.spawn.in_pod_of(namespace);
+        let mut operator = spawn.start_operator().unwrap();
+        operator.wait_ready().unwrap();
+        let mut sidecar = stage.sidecar(namespace, "orders", operator.port);
+        let stream = sidecar.open_components();
+        sidecar.components().unwrap();
+        Self { proxy, operator, sidecar, stream }
+    }
+
+    fn leads(&self) -> bool {
+        self.operator.metric(LEADER) > 0.0
+    }
+
+    fn wait_until_it_leads(&self) {
+        until(patience(), "the lease", || Ok(self.leads().then_some(()))).unwrap();
+    }
+
+    fn wait_for_a_pass_of_the_watchdog(&self) {
+        let before = self.operator.metric(PASSES);
+        let passed = || Ok((self.operator.metric(PASSES) > before).then_some(()));
+        until(patience(), "a pass of the watchdog", passed).unwrap();
+    }
+
+    /// The kinds that only a writer has to know.
+    fn asked_for_what_writers_need(&self) -> bool {
+        let paths = self.proxy.paths();
+        paths.iter().any(|path| path.ends_with("/deployments") || path.ends_with("/services"))
+    }
+
+    /// The next event of the stream is that this Component was made.
+    fn hears_of(&mut self, component: &str) {
+        let (event, body) = self.sidecar.next(&mut self.stream);
+        assert_eq!((event, name(&body)), (Created, component));
+    }
+}
+
+/// Who holds the lease, and how often it changed hands.
+fn lease(bed: &ApiBed, namespace: &str) -> (String, Value) {
+    let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+    (holder.to_owned(), lease["spec"]["leaseTransitions"].clone())
+}
+
+/// What the Events on the lease say happened, and how often.
+fn said(bed: &ApiBed, namespace: &str) -> [usize; 2] {
+    let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
+    let events = bed.get(&["events", "-n", namespace]).unwrap();
+    let events = events["items"].as_array().unwrap().iter();
+    let about: Vec<_> = events
+        .filter(|event| event["involvedObject"]["uid"] == lease["metadata"]["uid"])
+        .filter(|event| event["reason"] == "LeaderElection")
+        .map(|event| event["message"].as_str().unwrap())
+        .collect();
+    [" became leader", " stopped leading"]
+        .map(|what| about.iter().filter(|said| said.ends_with(what)).count())
+}
+
+#[test]
+fn one_replica_writes_and_all_serve_whoever_leads() {
+    let stage = Stage::shared();
+    let (bed, _) = stage.of_old();
+    let namespace = &bed.namespace("replicas").unwrap();
+    let service = || {
+        let service = bed.get(&["service", "orders-dapr", "-n", namespace]).ok();
+        service.map(|service| service["metadata"]["uid"].to_string())
+    };
+    let made_anew = || {
+        let before = service();
+        bed.kubectl(&["delete", "service", "orders-dapr", "-n", namespace]).unwrap();
+        until(patience(), "the Service again", || Ok(service().filter(|_| service() != before)))
+            .unwrap();
+    };
+    let announce =
+        |component: &str| stage.apply_on(bed, namespace, &crate::component(component, ""));
+    stage.apply_on(bed, namespace, &deployment("orders", "orders"));
+    let mut first = Replica::start(stage, bed, namespace, "first-replica");
+    first.wait_until_it_leads();
+    until(patience(), "the Service", || Ok(service())).unwrap();
+    first.wait_for_a_pass_of_the_watchdog();
+    let mut second = Replica::start(stage, bed, namespace, "second-replica");
+    made_anew();
+    announce("one");
+    first.hears_of("one");
+    second.hears_of("one");
+    let written = |replica: &Replica| replica.operator.metric(WRITTEN).to_string();
+    assert_eq!([written(&first), written(&second)], ["2", "0"]);
+    assert!(first.leads() && !second.leads());
+    assert!(first.asked_for_what_writers_need() && !second.asked_for_what_writers_need());
+    assert_eq!(second.operator.metric(PASSES).to_string(), "0");
+
+    // The leader cannot renew: to the others it is as good as dead. It stops writing before they
+    // may begin, and goes on serving.
+    first.proxy.rule(
+        |asked| {
+            if asked.path.contains("/leases") { Fate::Refused(500) } else { Fate::Pass }
+        },
+    );
+    until(patience(), "the end of its term", || Ok((!first.leads()).then_some(()))).unwrap();
+    assert!(!second.leads(), "nobody may, for a while");
+    announce("two");
+    first.hears_of("two");
+    second.hears_of("two");
+    second.wait_until_it_leads();
+    made_anew();
+    second.wait_for_a_pass_of_the_watchdog();
+    assert_eq!([written(&first), written(&second)], ["2", "1"]);
+    announce("three");
+    first.hears_of("three");
+    second.hears_of("three");
+    assert!(first.operator.process.is_running());
+
+    // The leader is stopped: its streams end in order and it gives the lease back.
+    first.proxy.rule(|_| Fate::Pass);
+    let (holder, _) = lease(bed, namespace);
+    let status = second.operator.process.terminate(Deadline::seconds(10)).unwrap();
+    assert!(status.success(), "{status}: {}", second.operator.process.log());
+    assert_ne!(lease(bed, namespace).0, holder);
+    let end = second.sidecar.runtime.block_on(second.stream.message());
+    assert!(matches!(end, Ok(None)), "{end:?}");
+    first.wait_until_it_leads();
+    made_anew();
+    assert_eq!(written(&first), "3");
+    announce("four");
+    first.hears_of("four");
+
+    assert_eq!(lease(bed, namespace).1, 2, "of the lease's holder changes");
+    until(patience(), "the Events", || Ok((said(bed, namespace) == [3, 2]).then_some(()))).unwrap();
+    let names: BTreeSet<_> = first.sidecar.component_names().into_iter().collect();
+    assert_eq!(names, ["four", "one", "three", "two"].map(str::to_owned).into());
+}
