@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, Request, header::CONTENT_TYPE};
 use kube::Client;
 use runtime::kubernetes::{self, Precedence};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Requests under way at once while objects are made. More make the API server no faster.
 const PARALLEL: usize = 48;
@@ -48,6 +48,14 @@ impl ApiServer {
     /// When the API server refuses it.
     pub async fn merge(&self, path: &str, change: Value) -> Result<()> {
         self.send(Method::PATCH, path, "application/merge-patch+json", change).await
+    }
+
+    /// Removes the object at `path`.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn remove(&self, path: &str) -> Result<()> {
+        self.send(Method::DELETE, path, "application/json", json!({})).await
     }
 
     /// How many requests the API server has had so far that read one of `resources` (plural, in

@@ -1,6 +1,9 @@
 //! The command line of `cargo xtask bench`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -43,9 +46,9 @@ pub struct Run {
     /// Only rows whose name contains this; may be repeated
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Rounds of each side; the sides take turns
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub rounds: u32,
+    /// Rounds of each side, which take turns [default: 3, of a cut run 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
     /// A cut run: smaller loads, for a first look
     #[arg(long)]
     pub quick: bool,
@@ -61,6 +64,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// How often each side is measured.
+    pub fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(self.size().pick(3, 1))
+    }
+
     /// How large the loads are.
     pub fn size(&self) -> Size {
         if self.quick { Size::Quick } else { Size::Full }
@@ -90,6 +98,9 @@ pub struct Against {
     /// The namespace of the apps that sidecars are of
     #[arg(long, default_value = "default")]
     pub apps: String,
+    /// The cluster, for a load that makes or changes objects
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// A cut load
     #[arg(long)]
     pub quick: bool,
@@ -103,6 +114,14 @@ impl Against {
     pub fn anchors(&self) -> Result<String> {
         let file = self.anchors.as_ref().context("--anchors FILE is needed")?;
         fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+    }
+
+    /// The way into the cluster.
+    ///
+    /// # Errors
+    /// When no file is named.
+    pub fn kubeconfig(&self) -> Result<&Path> {
+        self.kubeconfig.as_deref().context("--kubeconfig FILE is needed")
     }
 
     /// Who gives the load its certificates: without `--sentry`, the service itself is the sentry.

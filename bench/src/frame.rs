@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use blackbox::progress::{say, step};
+use runtime::clock::monotonic;
 
 use crate::{
     flags::{Against, Flags, Run, Task},
@@ -50,14 +51,15 @@ fn run_rows(run: &Run) -> Result<()> {
     let programs = step("programs of both sides", || Programs::build(&run.profile, &services))?;
     let mut results = Results::new(Machine::of_this_run(), run);
     for row in rows {
-        let measured = measure(row.as_ref(), &programs, run.rounds, run.size());
+        let measured = measure(row.as_ref(), &programs, run.rounds(), run.size());
         let measured = measured.with_context(|| format!("row {}", row.name()))?;
-        results::line(&results::table(&measured));
+        results::line(&results::table(&measured, run.quick));
         results.rows.push(measured);
         if let Some(file) = &run.json {
             results.write(file)?; // after each row: a long run that is cut keeps what it has
         }
     }
+    results::line(&results::times(&results.rows));
     if run.report {
         report::write(&results, &blackbox::environment::workspace().join("docs"))?;
     }
@@ -65,11 +67,14 @@ fn run_rows(run: &Run) -> Result<()> {
 }
 
 fn measure(row: &dyn Row, programs: &Programs, rounds: u32, size: Size) -> Result<RowResults> {
+    let begin = monotonic();
     let mut prepared = step(&format!("{}: set up", row.name()), || row.prepare(programs, size))?;
     let readings = take_turns(prepared.as_mut(), row.name(), rounds)?;
+    drop(prepared);
     Ok(RowResults {
         name: row.name().to_owned(),
         about: row.about().to_owned(),
+        seconds: begin.elapsed().as_secs(),
         figures: stats::figures(&readings),
     })
 }

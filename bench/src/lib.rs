@@ -5,6 +5,7 @@
 //! ```text
 //!   frame     rounds, alternating sides          Row ── prepare ──> Prepared ── round(side) ──> [Reading]
 //!   stats     readings of all rounds ──> Figure (median, min, max of each side, ratio)
+//!   aims      what a figure is to reach
 //!   results   Figures + Machine ──> table, JSON ──> docs/performance.md and pictures
 //!   plane     what rows stand on: API server, authority, either side's services as processes
 //!   cluster   many objects at once, and how many requests the API server had
@@ -15,6 +16,7 @@
 //! Start reading at [`row::Row`]. A new row is one file that implements it and a line in
 //! [`rows::all`].
 
+pub mod aims;
 pub mod authority;
 pub mod cluster;
 pub mod flags;

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::ApiServer,
+    flags::Against,
     load,
     plane::Plane,
     programs::Programs,
@@ -23,6 +24,10 @@ use crate::{
 
 /// Where everything is.
 const SPACE: &str = "bench";
+/// The components that change: one without and one with a secretKeyRef.
+const NAMES: [&str; 2] = ["plain", "secret"];
+/// The Secret that one refers to.
+const SECRET: &str = "bench-redis";
 /// Different apps among the sidecars.
 const APPS: usize = 20;
 /// Changes measured of each component, after one that is not.
@@ -42,9 +47,7 @@ struct Namespace {
     plane: Plane,
     programs: Programs,
     kubeconfig: PathBuf,
-    streams: usize,
-    /// Grows with every change, so that none is equal to one before.
-    version: u64,
+    streams: [usize; 2],
 }
 
 impl Row for OperatorFanout {
@@ -53,9 +56,10 @@ impl Row for OperatorFanout {
     }
 
     fn about(&self) -> &'static str {
-        "1,000 sidecars on connections of their own watch a namespace; one component changes, without \
-         and with a secretKeyRef: from the start of the PATCH until the first, the median and the \
-         last sidecar has it (median of 20 changes); requests of the operator to the API server"
+        "200 and 1,000 sidecars on connections of their own watch a namespace; one component changes, \
+         without and with a secretKeyRef: from the start of the PATCH until the first, the median and \
+         the last sidecar has it (median of 20 changes, after one that does not count); requests of \
+         the operator to the API server"
     }
 
     fn services(&self) -> &'static [Service] {
@@ -68,29 +72,43 @@ impl Row for OperatorFanout {
         let kubeconfig = plane.bed().kubeconfig().to_path_buf();
         load::runtime()?.block_on(async {
             let api = ApiServer::connect(&kubeconfig).await?;
-            let secret = json!({"kind": "Secret", "apiVersion": "v1",
-                "metadata": {"name": "redis"}, "stringData": {"password": "hunter2"}});
-            let secrets = format!("/api/v1/namespaces/{SPACE}/secrets");
-            api.create(&secrets, std::iter::once(secret)).await?;
-            let literal = json!({"name": "redisPassword", "value": "none"});
-            let reference = json!({"name": "redisPassword",
-                "secretKeyRef": {"name": "redis", "key": "password"}});
-            let components = [component("plain", &literal), component("secret", &reference)];
-            let path = format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}/components");
-            api.create(&path, components.into_iter()).await
+            Changes { api: &api, space: SPACE }.fill().await
         })?;
-        let streams = size.pick(1000, 100);
         let programs = programs.clone();
-        Ok(Box::new(Namespace { plane, programs, kubeconfig, streams, version: 0 }))
+        Ok(Box::new(Namespace { plane, programs, kubeconfig, streams: streams(size) }))
+    }
+
+    /// Makes what changes in the namespace of the apps, and removes it in the end.
+    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
+        let (authority, space) = (against.authority()?, against.apps.as_str());
+        let kubeconfig = against.kubeconfig()?;
+        load::runtime()?.block_on(async {
+            let api = ApiServer::connect(kubeconfig).await?;
+            let changes = Changes { api: &api, space };
+            changes.fill().await?;
+            let measured = async {
+                let [_, count] = streams(against.size());
+                let sidecars =
+                    Sidecars::new(&authority, &against.address, space, APPS, count).await?;
+                let mut heard = sidecars.watch_components(count).await?;
+                let mut readings = Vec::new();
+                for name in NAMES {
+                    readings.extend(changes.of(&mut heard, name, count).await?);
+                }
+                drop(heard);
+                sidecars.close().await?;
+                anyhow::Ok(readings)
+            };
+            let measured = measured.await;
+            changes.remove().await?;
+            measured
+        })
     }
 }
 
-fn component(name: &str, password: &Value) -> Value {
-    let mut items: Vec<Value> =
-        (0..8).map(|i| json!({"name": format!("setting{i}"), "value": "some value"})).collect();
-    items.push(password.clone());
-    json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1", "metadata": {"name": name},
-        "spec": {"type": "state.redis", "version": "v1", "metadata": items}})
+/// Sidecars that watch: the number of the first figures, and a large namespace's.
+fn streams(size: Size) -> [usize; 2] {
+    size.pick([200, 1000], [20, 100])
 }
 
 impl Prepared for Namespace {
@@ -99,19 +117,29 @@ impl Prepared for Namespace {
         let start = self.plane.service(&self.programs, side, Service::Operator, &more)?;
         let (operator, _) = start.ready()?;
         let address = operator.address();
+        let [few, all] = self.streams;
         let readings = load::runtime()?.block_on(async {
             let api = ApiServer::connect(&self.kubeconfig).await?;
+            let changes = Changes { api: &api, space: SPACE };
             let authority = self.plane.authority()?;
-            let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, self.streams).await?;
+            let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, all).await?;
             sidecars.list(1).await?; // the reference reads its Secrets now
-            let mut heard = sidecars.watch_components().await?;
             let mut readings = Vec::new();
-            for name in ["plain", "secret"] {
+            let mut heard = sidecars.watch_components(few).await?;
+            for name in NAMES {
+                readings.extend(changes.of(&mut heard, name, few).await?);
+            }
+            drop(heard);
+            let mut heard = sidecars.watch_components(all).await?;
+            for name in NAMES {
                 let before = operator.cpu()?;
-                readings.extend(self.changes(&api, &mut heard, name).await?);
+                let reads = api.reads(&RESOURCES).await?;
+                readings.extend(changes.of(&mut heard, name, all).await?);
+                let reads = api.reads(&RESOURCES).await? - reads;
                 let cpu = milliseconds(operator.cpu()?.saturating_sub(before));
-                let metric = format!("{name}: {} changes", CHANGES + 1);
-                readings.push(Reading::new(metric, Unit::CpuMilliseconds, cpu));
+                let changes = format!("{name}: {} changes", CHANGES + 1);
+                readings.push(Reading::new(format!("{changes}, API reads"), Unit::Count, reads));
+                readings.push(Reading::new(changes, Unit::CpuMilliseconds, cpu));
             }
             drop(heard);
             sidecars.close().await?;
@@ -134,46 +162,84 @@ impl Spread {
     }
 }
 
-impl Namespace {
+/// The two components of a namespace that change, and the Secret of one of them.
+struct Changes<'a> {
+    api: &'a ApiServer,
+    space: &'a str,
+}
+
+impl Changes<'_> {
+    fn secrets(&self) -> String {
+        format!("/api/v1/namespaces/{}/secrets", self.space)
+    }
+
+    fn components(&self) -> String {
+        format!("/apis/dapr.io/v1alpha1/namespaces/{}/components", self.space)
+    }
+
+    async fn fill(&self) -> Result<()> {
+        let secret = json!({"kind": "Secret", "apiVersion": "v1",
+            "metadata": {"name": SECRET}, "stringData": {"password": "hunter2"}});
+        self.api.create(&self.secrets(), std::iter::once(secret)).await?;
+        let literal = json!({"name": "redisPassword", "value": "none"});
+        let reference = json!({"name": "redisPassword",
+            "secretKeyRef": {"name": SECRET, "key": "password"}});
+        let [plain, secret] = NAMES;
+        let components = [component(plain, &literal), component(secret, &reference)];
+        self.api.create(&self.components(), components.into_iter()).await
+    }
+
+    async fn remove(&self) -> Result<()> {
+        for name in NAMES {
+            self.api.remove(&format!("{}/{}", self.components(), object(name))).await?;
+        }
+        self.api.remove(&format!("{}/{SECRET}", self.secrets())).await
+    }
+
     /// Changes a component again and again; readings are the medians of all changes but the first.
-    async fn changes(
-        &mut self,
-        api: &ApiServer,
-        heard: &mut Heard,
-        name: &str,
-    ) -> Result<Vec<Reading>> {
-        self.change(api, heard, name).await?;
-        let reads = api.reads(&RESOURCES).await?;
+    async fn of(&self, heard: &mut Heard, name: &str, streams: usize) -> Result<Vec<Reading>> {
+        self.change(heard, name, streams).await?;
         let mut spreads = Vec::new();
         for _ in 0..CHANGES {
             sleep(PAUSE).await;
-            spreads.push(self.change(api, heard, name).await?);
+            spreads.push(self.change(heard, name, streams).await?);
         }
-        let reads = api.reads(&RESOURCES).await? - reads;
         let mut readings = Vec::new();
         for (index, what) in ["first", "median", "last"].into_iter().enumerate() {
             let mut column: Vec<_> =
                 spreads.iter().filter_map(|Spread(times)| times.get(index).copied()).collect();
             column.sort_unstable();
             let median = column.get(column.len() / 2).copied().context("no changes")?;
-            let metric = format!("{name}: {what} of {} sidecars", self.streams);
+            let metric = format!("{name}: {what} of {streams} sidecars");
             readings.push(Reading::new(metric, Unit::Milliseconds, milliseconds(median)));
         }
-        let metric = format!("{name}: API reads, {CHANGES} changes");
-        readings.push(Reading::new(metric, Unit::Count, reads));
         Ok(readings)
     }
 
-    async fn change(&mut self, api: &ApiServer, heard: &mut Heard, name: &str) -> Result<Spread> {
-        self.version += 1;
-        let path = format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}/components/{name}");
-        let labels = json!({"version": self.version.to_string()});
+    async fn change(&self, heard: &mut Heard, name: &str, streams: usize) -> Result<Spread> {
+        let path = format!("{}/{}", self.components(), object(name));
+        // A time that none before had: a patch that changes nothing is no change.
+        let labels = json!({"version": runtime::clock::now().as_nanosecond().to_string()});
         let begin = monotonic();
-        let request = api.merge(&path, json!({"metadata": {"labels": labels}}));
-        let (patched, heard) = tokio::join!(request, heard.next(self.streams, begin + PATIENCE));
+        let request = self.api.merge(&path, json!({"metadata": {"labels": labels}}));
+        let (patched, heard) = tokio::join!(request, heard.next(streams, begin + PATIENCE));
         patched?;
         Spread::of(begin, &heard?).context("there are no streams")
     }
+}
+
+/// The name of a component in the cluster.
+fn object(name: &str) -> String {
+    format!("bench-{name}")
+}
+
+fn component(name: &str, password: &Value) -> Value {
+    let mut items: Vec<Value> =
+        (0..8).map(|i| json!({"name": format!("setting{i}"), "value": "some value"})).collect();
+    items.push(password.clone());
+    json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
+        "metadata": {"name": object(name)},
+        "spec": {"type": "state.redis", "version": "v1", "metadata": items}})
 }
 
 #[cfg(test)]

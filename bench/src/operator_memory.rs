@@ -106,7 +106,7 @@ impl Row for OperatorMemory {
         let kubeconfig = plane.bed().kubeconfig().to_path_buf();
         load::runtime()?.block_on(async {
             let api = ApiServer::connect(&kubeconfig).await?;
-            fill(&api, scale).await
+            fill(&api, SPACE, scale).await
         })?;
         let settle = size.pick(Duration::from_secs(15), Duration::from_secs(3));
         let changes = size.pick(600, 100);
@@ -114,13 +114,17 @@ impl Row for OperatorMemory {
         Ok(Box::new(Cluster { plane, programs, kubeconfig, scale, settle, changes }))
     }
 
+    /// Makes the row's objects first where it is told the cluster; they stay.
     fn load(&self, against: &Against) -> Result<Vec<Reading>> {
         let scale = against.size().pick(self.full, self.full.tenth());
         let (authority, space) = (against.authority()?, &against.apps);
         load::runtime()?.block_on(async {
+            if let Some(kubeconfig) = &against.kubeconfig {
+                fill(&ApiServer::connect(kubeconfig).await?, space, scale).await?;
+            }
             let sidecars =
                 Sidecars::new(&authority, &against.address, space, APPS, scale.streams).await?;
-            let heard = sidecars.watch_components().await?;
+            let heard = sidecars.watch_components(sidecars.len()).await?;
             let begin = monotonic();
             let listed = sidecars.list(sidecars.len()).await?;
             let took = milliseconds(begin.elapsed());
@@ -132,9 +136,9 @@ impl Row for OperatorMemory {
     }
 }
 
-async fn fill(api: &ApiServer, scale: Scale) -> Result<()> {
-    let core = format!("/api/v1/namespaces/{SPACE}");
-    let dapr = format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}");
+async fn fill(api: &ApiServer, space: &str, scale: Scale) -> Result<()> {
+    let core = format!("/api/v1/namespaces/{space}");
+    let dapr = format!("/apis/dapr.io/v1alpha1/namespaces/{space}");
     api.create(&format!("{core}/secrets"), (0..scale.secrets).map(secret)).await?;
     api.create(&format!("{dapr}/components"), (0..scale.components).map(component)).await?;
     let configuration = json!({"kind": "Configuration", "apiVersion": "dapr.io/v1alpha1",
@@ -227,7 +231,7 @@ impl Cluster {
         ensure!(listed == wanted, "a sidecar got {listed} components of {wanted}");
         sleep(self.settle).await;
         readings.push(rss("one sidecar")?);
-        let heard = sidecars.watch_components().await?;
+        let heard = sidecars.watch_components(sidecars.len()).await?;
         let before = operator.cpu()?;
         sidecars.list(sidecars.len()).await?;
         let cpu = milliseconds(operator.cpu()?.saturating_sub(before));

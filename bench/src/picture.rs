@@ -1,24 +1,31 @@
 //! A row as an SVG picture: two bars for each figure, scaled to the larger of them, with the spread
-//! as a whisker.
+//! as a whisker and the aim as a dashed line.
 
 use std::fmt::Write as _;
 
 use crate::{
+    aims::Aim,
     results::{self, RowResults},
     stats::{Figure, Spread},
 };
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 900.0;
 const LABELS: f64 = 330.0;
 const BARS: f64 = 330.0;
 const BAR: f64 = 11.0;
 const FIGURE: f64 = 34.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 44.0;
+/// An aim further away than this many times the longest bar would make the bars too short to read:
+/// it stands in words only.
+const FAR: f64 = 1.5;
 const REFERENCE_COLOUR: &str = "#8b95a5";
 const TRILBY_COLOUR: &str = "#b4552d";
+const REACHED_COLOUR: &str = "#2b7a3d";
+const MISSED_COLOUR: &str = "#a3271f";
+const WHISKER_COLOUR: &str = "#222222";
 
-/// The picture of a row.
-pub fn svg(row: &RowResults) -> String {
+/// The picture of a row; a cut run has no aims.
+pub fn svg(row: &RowResults, quick: bool) -> String {
     let shown: Vec<_> = row.figures.iter().filter(|figure| largest(figure) > 0.0).collect();
     let height = TOP + shown.iter().map(|_| FIGURE).sum::<f64>() + 10.0;
     let mut out = format!(
@@ -31,7 +38,7 @@ pub fn svg(row: &RowResults) -> String {
     legend(&mut out);
     let mut y = TOP;
     for figure in shown {
-        draw(&mut out, figure, y);
+        draw(&mut out, figure, row.aim(figure, quick), y);
         y += FIGURE;
     }
     out.push_str("</svg>\n");
@@ -40,7 +47,7 @@ pub fn svg(row: &RowResults) -> String {
 
 fn legend(out: &mut String) {
     for (x, colour, name) in
-        [(LABELS, REFERENCE_COLOUR, "reference"), (LABELS + 100.0, TRILBY_COLOUR, "trilby")]
+        [(LABELS, REFERENCE_COLOUR, "reference"), (LABELS + 90.0, TRILBY_COLOUR, "trilby")]
     {
         let _ = writeln!(
             out,
@@ -49,38 +56,85 @@ fn legend(out: &mut String) {
             x + 16.0
         );
     }
-}
-
-fn draw(out: &mut String, figure: &Figure, y: f64) {
-    let [label, _, _, ratio] = results::cells(figure);
-    let scale = BARS / largest(figure);
+    let x = LABELS + 165.0;
     let _ = writeln!(
         out,
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+        "<path d=\"M{x} 17.5H{}M{x} 14V21M{} 14V21\" stroke=\"{WHISKER_COLOUR}\"/>\
+         <text x=\"{}\" y=\"22\">smallest to largest</text>",
+        x + 20.0,
+        x + 20.0,
+        x + 26.0
+    );
+    let x = LABELS + 315.0;
+    let _ = writeln!(
+        out,
+        "<path d=\"M{x} 10V26\" stroke=\"{REACHED_COLOUR}\" stroke-dasharray=\"3 2\" \
+         stroke-width=\"1.5\"/><text x=\"{}\" y=\"22\">aim</text>\
+         <text x=\"{}\" y=\"22\" text-anchor=\"end\">times better</text>",
+        x + 6.0,
+        WIDTH - 8.0
+    );
+}
+
+fn draw(out: &mut String, figure: &Figure, aim: Option<Aim>, y: f64) {
+    let [label, _, _, ratio, words] = results::cells(figure, aim);
+    let longest = largest(figure);
+    let near = aim.map(Aim::value).filter(|value| *value > 0.0 && *value <= FAR * longest);
+    let scale = BARS / longest.max(near.unwrap_or_default());
+    let middle = y + 16.0;
+    let _ = writeln!(
+        out,
+        "<text x=\"{}\" y=\"{middle}\" text-anchor=\"end\">{}</text>",
         LABELS - 8.0,
-        y + 16.0,
         escaped(&label)
     );
     bar(out, figure.reference, y, scale, REFERENCE_COLOUR);
     bar(out, figure.trilby, y + BAR + 2.0, scale, TRILBY_COLOUR);
-    if figure.ratio().is_some() {
+    let colour = match (aim, figure.trilby) {
+        (Some(aim), Some(ours)) if aim.is_reached(figure.unit, ours.median) => REACHED_COLOUR,
+        _ => MISSED_COLOUR,
+    };
+    if let Some(value) = near {
+        let x = LABELS + value * scale;
         let _ = writeln!(
             out,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" font-weight=\"bold\">{ratio}</text>",
-            WIDTH - 8.0,
-            y + 16.0
+            "<path d=\"M{x:.1} {}V{}\" stroke=\"{colour}\" stroke-dasharray=\"3 2\" \
+             stroke-width=\"1.5\"/>",
+            y - 3.0,
+            y + 2.0 * BAR + 5.0
+        );
+    }
+    let x = WIDTH - 8.0;
+    if figure.ratio().is_some() {
+        let y = if words.is_empty() { middle } else { y + 9.0 };
+        let _ = writeln!(
+            out,
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\" font-weight=\"bold\">{ratio}</text>"
+        );
+    }
+    if !words.is_empty() {
+        let _ = writeln!(
+            out,
+            "<text x=\"{x}\" y=\"{}\" text-anchor=\"end\" font-size=\"10\" fill=\"{colour}\">aim \
+             {words}</text>",
+            y + 22.0
         );
     }
 }
 
 fn bar(out: &mut String, spread: Option<Spread>, y: f64, scale: f64, colour: &str) {
-    let Some(Spread { median, min, max }) = spread else { return };
-    let middle = y + BAR / 2.0;
+    let Some(Spread { median, min, max }) = spread else {
+        let (x, y) = (LABELS + 4.0, y + BAR - 2.0);
+        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" font-size=\"10\">no figure</text>");
+        return;
+    };
+    let (top, middle, bottom) = (y + 3.0, y + BAR / 2.0, y + BAR - 3.0);
     let (from, to) = (LABELS + min * scale, LABELS + max * scale);
     let _ = writeln!(
         out,
         "<rect x=\"{LABELS}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>\
-         <path d=\"M{from:.1} {middle}H{to:.1}\" stroke=\"#222222\"/>\
+         <path d=\"M{from:.1} {middle}H{to:.1}M{from:.1} {top}V{bottom}M{to:.1} {top}V{bottom}\" \
+         stroke=\"{WHISKER_COLOUR}\"/>\
          <text x=\"{:.1}\" y=\"{}\" font-size=\"10\">{}</text>",
         median * scale,
         to + 6.0,
@@ -103,13 +157,14 @@ mod tests {
     use super::*;
     use crate::row::Unit;
 
-    fn row(reference: f64, trilby: f64) -> RowResults {
+    fn row(name: &str, metric: &str, reference: f64, trilby: f64) -> RowResults {
         let one = |median: f64| Some(Spread { median, min: median, max: median });
         RowResults {
-            name: "a < b".into(),
+            name: name.into(),
             about: String::new(),
+            seconds: 0,
             figures: vec![Figure {
-                metric: "rate".into(),
+                metric: metric.into(),
                 unit: Unit::PerSecond,
                 reference: one(reference),
                 trilby: one(trilby),
@@ -119,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_larger_side_fills_the_width() {
-        let picture = svg(&row(50.0, 100.0));
+        let picture = svg(&row("a < b", "rate", 50.0, 100.0), false);
         assert!(
             picture
                 .contains(&format!("width=\"165.0\" height=\"{BAR}\" fill=\"{REFERENCE_COLOUR}\""))
@@ -131,7 +186,27 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_of_zeros_has_no_bars() {
-        assert!(!svg(&row(0.0, 0.0)).contains("<path"));
+    fn an_aim_is_a_line_when_it_is_near_and_always_words() {
+        let dashed = |picture: &str| picture.matches("stroke-dasharray").count() - 1; // the legend
+        let near = svg(&row("injector", "8 at once: rate", 800.0, 9000.0), false);
+        assert_eq!(dashed(&near), 1);
+        assert!(near.contains("aim ≥ 10000: missed"), "{near}");
+        let far = svg(&row("injector", "8 at once: rate", 80.0, 900.0), false);
+        assert_eq!(dashed(&far), 0);
+        assert!(far.contains("aim ≥ 10000: missed"), "{far}");
+        let cut = svg(&row("injector", "8 at once: rate", 800.0, 9000.0), true);
+        assert!(!cut.contains("missed"), "{cut}");
+    }
+
+    #[test]
+    fn a_figure_of_zeros_is_left_out() {
+        assert!(!svg(&row("a", "errors", 0.0, 0.0), false).contains("errors"));
+    }
+
+    #[test]
+    fn a_side_without_a_figure_says_so() {
+        let mut row = row("a", "rate", 1.0, 2.0);
+        row.figures[0].reference = None;
+        assert!(svg(&row, false).contains("no figure"));
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use blackbox::progress::say;
 
 use crate::{
-    picture,
+    aims, picture,
     results::{self, Results, RowResults},
 };
 
@@ -14,6 +14,22 @@ use crate::{
 const PAGE: &str = "performance.md";
 /// The folder of the pictures and of the run's JSON, beside the page.
 const PICTURES: &str = "performance";
+
+/// What a sceptical reader wants to know before the figures.
+const METHOD: &str = "\
+## How it is measured
+
+- Both sides are built from source: Trilby's programs as they are shipped, the reference's from its published Go module of the version above.
+- The same flags, see `Plane::service` in [plane.rs](../bench/src/plane.rs), with one exception: Trilby's operator runs with `--watch-secrets`, which its chart sets and the reference does not know.
+- The same API server and the same objects for both sides and all rounds; etcd does not wait for the disk. One sentry gives both sides and the load their certificates, so that a difference between two sentries shows in `sentry-sign` only, where each side has its own.
+- The same client for both, ours, on the same cores as the service; what it takes is not subtracted. Sidecars, reviews and certificate requests come over TLS as in a cluster, each with the handshakes that it says; placement is measured in plain text.
+- A rate and its latencies are of a closed loop: so many callers, each as fast as it is answered. Where a row names requests per second, the loop is open: they are due at that rate whatever the answers do, and waiting for a free connection counts. A failed request is an error and has no latency.
+- Processor time is that of the process, user and system, from `/proc/PID/stat` (in steps of 10 ms); memory is `VmRSS` and `RssAnon` from `/proc/PID/status`; a peak is the largest value seen, every 50 ms.
+- Pods change for 30 s in each round of `operator-memory` and `operator-memory-large`, 20 in a second, so that three rounds of both sides end within ten minutes; ten minutes of it cost twenty times the processor time.
+- `webhook-path` creates its pods at an API server without nodes: what a kubelet does afterwards is no part of the webhook.
+- The time of a row counts everything but builds. `cargo xtask bench --quick` cuts the loads to about a tenth and makes one round.
+
+";
 
 /// Writes page, pictures and the results themselves into a folder.
 ///
@@ -23,7 +39,12 @@ pub fn write(results: &Results, docs: &Path) -> Result<()> {
     let pictures = docs.join(PICTURES);
     fs::create_dir_all(&pictures).with_context(|| format!("create {}", pictures.display()))?;
     for row in &results.rows {
-        fs::write(pictures.join(format!("{}.svg", row.name)), picture::svg(row))?;
+        for metric in
+            aims::without_figure(&row.name, &row.figures).iter().filter(|_| !results.quick)
+        {
+            say(format_args!("{}: no figure {metric:?}, so its aim is not shown", row.name));
+        }
+        fs::write(pictures.join(format!("{}.svg", row.name)), picture::svg(row, results.quick))?;
     }
     results.write(&pictures.join("results.json"))?;
     fs::write(docs.join(PAGE), page(results))?;
@@ -57,18 +78,20 @@ fn page(results: &Results) -> String {
         machine.reference,
         machine.kubernetes
     );
+    out.push_str(METHOD);
     for row in &results.rows {
-        section(&mut out, row);
+        section(&mut out, row, results.quick);
     }
     out
 }
 
-fn section(out: &mut String, row: &RowResults) {
-    let _ = write!(out, "## {}\n\n{}.\n\n", row.name, row.about);
+fn section(out: &mut String, row: &RowResults, quick: bool) {
+    let took = results::minutes(row.seconds);
+    let _ = write!(out, "## {}\n\n{}. The row took {took}.\n\n", row.name, row.about);
     let _ = write!(out, "![{0}]({PICTURES}/{0}.svg)\n\n", row.name);
-    out.push_str("| | reference | Trilby | ratio |\n|---|---|---|---|\n");
+    out.push_str("| | reference | Trilby | ratio | aim |\n|---|---|---|---|---|\n");
     for figure in &row.figures {
-        let _ = writeln!(out, "| {} |", results::cells(figure).join(" | "));
+        let _ = writeln!(out, "| {} |", results::cells(figure, row.aim(figure, quick)).join(" | "));
     }
     out.push('\n');
 }
@@ -91,8 +114,12 @@ mod tests {
             reference: spread,
             trilby: spread,
         };
-        let row =
-            RowResults { name: "a-row".into(), about: "A load".into(), figures: vec![figure] };
+        let row = RowResults {
+            name: "a-row".into(),
+            about: "A load".into(),
+            seconds: 384,
+            figures: vec![figure],
+        };
         let results =
             Results { machine: Machine::of_this_run(), rounds: 3, quick: false, rows: vec![row] };
         let folder = blackbox::Scratch::new("report").unwrap();
@@ -109,7 +136,7 @@ mod tests {
         assert!(results::read_all(&[&file, &second]).is_err());
         let page = fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(
-            page.contains("| rate (/s) | 2.00 [1.00-3.00] | 2.00 [1.00-3.00] | 1.00x |"),
+            page.contains("| rate (/s) | 2.00 [1.00-3.00] | 2.00 [1.00-3.00] | 1.00x |  |"),
             "{page}"
         );
         assert!(folder.path().join("performance/a-row.svg").is_file());

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    aims::Aim,
     flags::Run,
     machine::Machine,
     stats::{Figure, Spread},
@@ -31,14 +32,24 @@ pub struct RowResults {
     pub name: String,
     /// Its load.
     pub about: String,
+    /// Seconds that it took, set-up included, builds not.
+    #[serde(default)] // absent in older reports
+    pub seconds: u64,
     /// What was measured.
     pub figures: Vec<Figure>,
+}
+
+impl RowResults {
+    /// What a figure is to reach.
+    pub fn aim(&self, figure: &Figure, quick: bool) -> Option<Aim> {
+        Aim::of(&self.name, figure).filter(|_| !quick)
+    }
 }
 
 impl Results {
     /// A run that has not begun.
     pub fn new(machine: Machine, run: &Run) -> Self {
-        Self { machine, rounds: run.rounds, quick: run.quick, rows: Vec::new() }
+        Self { machine, rounds: run.rounds(), quick: run.quick, rows: Vec::new() }
     }
 
     /// Writes the JSON.
@@ -81,30 +92,53 @@ pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
     Ok(all)
 }
 
-/// A row as a table of plain text.
-pub fn table(row: &RowResults) -> String {
-    let mut lines = vec![[row.name.clone(), "reference".into(), "trilby".into(), "ratio".into()]];
-    lines.extend(row.figures.iter().map(cells));
+/// A row as a table of plain text; a cut run has no aims.
+pub fn table(row: &RowResults, quick: bool) -> String {
+    let heads = ["reference", "trilby", "ratio", "aim"].map(str::to_owned);
+    let [reference, trilby, ratio, aim] = heads;
+    let mut lines = vec![[row.name.clone(), reference, trilby, ratio, aim]];
+    lines.extend(row.figures.iter().map(|figure| cells(figure, row.aim(figure, quick))));
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
     };
-    let widths: Vec<_> = (0..4).map(|column| width(column).unwrap_or(0)).collect();
-    let pad = |line: &[String; 4]| {
+    let widths: Vec<_> = (0..5).map(|column| width(column).unwrap_or(0)).collect();
+    let pad = |line: &[String; 5]| {
         let padded = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     lines.iter().map(pad).collect::<Vec<_>>().join("\n") + "\n"
 }
 
-/// The cells of one figure: metric, reference, ours, ratio.
-pub fn cells(figure: &Figure) -> [String; 4] {
-    let unit = figure.unit.symbol();
-    let metric = match unit {
+/// The cells of one figure: metric, reference, ours, ratio, aim and whether it is reached.
+pub fn cells(figure: &Figure, aim: Option<Aim>) -> [String; 5] {
+    let ratio = figure.ratio().map_or_else(|| "-".to_owned(), |r| format!("{}x", number(r)));
+    let aim = aim.map_or_else(String::new, |aim| {
+        let bound = if figure.unit.more_is_better() { "≥" } else { "≤" };
+        let reached = figure.trilby.is_some_and(|s| aim.is_reached(figure.unit, s.median));
+        format!("{bound} {}: {}", number(aim.value()), if reached { "reached" } else { "missed" })
+    });
+    [label(figure), spread(figure.reference), spread(figure.trilby), ratio, aim]
+}
+
+/// What was measured, with its unit.
+pub fn label(figure: &Figure) -> String {
+    match figure.unit.symbol() {
         "" => figure.metric.clone(),
         unit => format!("{} ({unit})", figure.metric),
-    };
-    let ratio = figure.ratio().map_or_else(|| "-".to_owned(), |r| format!("{}x", number(r)));
-    [metric, spread(figure.reference), spread(figure.trilby), ratio]
+    }
+}
+
+/// How long each row took, and all together.
+pub fn times(rows: &[RowResults]) -> String {
+    let total = rows.iter().map(|row| row.seconds).sum();
+    let each = rows.iter().map(|row| (row.name.as_str(), row.seconds));
+    let line = |(name, seconds)| format!("{name:<24}{}\n", minutes(seconds));
+    each.chain([("all rows", total)]).map(line).collect()
+}
+
+/// Seconds as minutes and seconds.
+pub fn minutes(seconds: u64) -> String {
+    format!("{} min {:02} s", seconds / 60, seconds % 60)
 }
 
 fn spread(spread: Option<Spread>) -> String {
@@ -143,9 +177,10 @@ mod tests {
         let row = RowResults {
             name: "start".into(),
             about: String::new(),
+            seconds: 61,
             figures: vec![
                 Figure {
-                    metric: "ready".into(),
+                    metric: "sentry: start to ready".into(),
                     unit: Unit::Milliseconds,
                     reference: one(400.0),
                     trilby: one(20.0),
@@ -158,11 +193,13 @@ mod tests {
                 },
             ],
         };
-        let want = "start       reference      trilby             ratio\n\
-                    ready (ms)  400 [200-800]  20.0 [10.0-40.0]  20.0x\n\
-                    errors      -              0 [0-0]            -\n";
+        let want = "start reference trilby ratio aim \
+                    sentry: start to ready (ms) 400 [200-800] 20.0 [10.0-40.0] 20.0x ≤ 300: reached \
+                    errors - 0 [0-0] -";
         let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(squeeze(&table(&row)), squeeze(want));
+        assert_eq!(squeeze(&table(&row, false)), want);
+        assert!(!table(&row, true).contains("reached"), "a cut run has no aims");
+        assert_eq!(squeeze(&times(&[row])), "start 1 min 01 s all rows 1 min 01 s");
     }
 
     #[test]

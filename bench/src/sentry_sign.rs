@@ -29,6 +29,9 @@ use crate::{
 const NAMESPACES: usize = 10;
 /// Sidecars that ask at the same time in the steady loads, as in the first figures.
 const CONCURRENT: usize = 8;
+/// What the latency is reported for, whatever the server can do; and over how many connections.
+const PER_SECOND: f64 = 1000.0;
+const CONNECTIONS: usize = 64;
 /// Tokens and pods made at the same time.
 const PARALLEL: usize = 32;
 /// What a sidecar does with one attempt and how often it tries (Dapr 1.18).
@@ -73,7 +76,8 @@ impl Row for SentrySign {
     fn about(&self) -> &'static str {
         "Certificates from a P-256 chain. Kubernetes: real pods, tokens and TokenReviews, 8 sidecars at \
          a time and then 2,000 at once, each with its own key, token and connection, trying as daprd \
-         does. Insecure and jwks: 8 clients that keep their connections"
+         does. Insecure and jwks: 8 clients that keep their connections, as fast as they are answered \
+         after 2 s that do not count; then, without tokens, 1,000 requests/s whatever the answers do"
     }
 
     fn services(&self) -> &'static [Service] {
@@ -95,7 +99,8 @@ impl Row for SentrySign {
         let request = request("public", "bench", TokenValidator::Insecure)?;
         let times = Times::of(against.size());
         let outcome = load::runtime()?.block_on(async {
-            load::closed(dial.kept(&request).await?, times.warm_up, times.measured).await
+            load::closed(dial.kept(&request, CONCURRENT).await?, times.warm_up, times.measured)
+                .await
         })?;
         say_errors("insecure", &outcome);
         Ok(outcome.readings("insecure"))
@@ -112,11 +117,15 @@ impl Prepared for Signing {
             let sentry = self.standalone(side, what, &settings)?;
             let dial = Dial::new(sentry.address(), &self.plane.authority()?)?;
             let outcome = load::runtime()?.block_on(async {
-                load::closed(dial.kept(&request).await?, self.times.warm_up, Duration::ZERO)
-                    .await?;
-                let callers = dial.kept(&request).await?;
+                let callers = dial.kept(&request, CONCURRENT).await?;
+                load::closed(callers, self.times.warm_up, Duration::ZERO).await?;
+                let callers = dial.kept(&request, CONCURRENT).await?;
                 let steady = async |time| load::closed(callers, Duration::ZERO, time).await;
-                self.measure(&sentry, what, steady).await
+                let mut readings = self.measure(&sentry, what, steady).await?;
+                if what == "insecure" {
+                    readings.extend(self.at_a_rate(&dial, &request).await?);
+                }
+                anyhow::Ok(readings)
             })?;
             readings.extend(outcome);
             sentry.stop()?;
@@ -174,6 +183,19 @@ impl Signing {
         start.ready().map(|(running, _)| running)
     }
 
+    /// Latencies and errors of requests at a given rate.
+    async fn at_a_rate(
+        &self,
+        dial: &Dial,
+        request: &SignCertificateRequest,
+    ) -> Result<Vec<Reading>> {
+        let callers = dial.kept(request, CONNECTIONS).await?;
+        let outcome = load::open(callers, PER_SECOND, self.times.measured).await?;
+        let what = format!("{PER_SECOND} requests/s");
+        say_errors(&what, &outcome);
+        Ok(outcome.readings(&what).into_iter().skip(1).collect()) // its rate is given
+    }
+
     /// Rate, latencies and errors of a load, and what it cost the sentry.
     async fn measure(
         &self,
@@ -222,9 +244,9 @@ impl Dial {
     }
 
     /// Clients that keep their connections.
-    async fn kept(&self, request: &SignCertificateRequest) -> Result<Vec<Kept>> {
+    async fn kept(&self, request: &SignCertificateRequest, count: usize) -> Result<Vec<Kept>> {
         let mut clients = Vec::new();
-        for _ in 0..CONCURRENT {
+        for _ in 0..count {
             clients.push(Kept { client: self.connect().await?, request: request.clone() });
         }
         Ok(clients)

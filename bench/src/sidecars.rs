@@ -111,15 +111,16 @@ impl Sidecars {
         Ok(task)
     }
 
-    /// Every sidecar opens its stream of component changes, on a connection that it has used.
+    /// The first `count` sidecars open their streams of component changes, each on a connection
+    /// that it has used.
     ///
     /// # Errors
     /// When one cannot connect.
-    pub async fn watch_components(&self) -> Result<Heard> {
-        self.list(self.len()).await?;
+    pub async fn watch_components(&self, count: usize) -> Result<Heard> {
+        self.list(count).await?;
         let (say, events) = mpsc::unbounded_channel(); // one entry per stream and change, read at once
         let mut tasks = JoinSet::new();
-        for mut client in self.clients.iter().cloned() {
+        for mut client in self.clients.iter().take(count).cloned() {
             let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
             let say = say.clone();
             tasks.spawn(async move {

@@ -52,13 +52,18 @@ impl Figure {
     }
 }
 
-/// The figures of a row, in the order in which its metrics first appeared.
+/// The figures of a row, in the order in which its metrics first appeared; one that only a later
+/// round has stands where that round has it.
 pub fn figures(readings: &[(Side, Reading)]) -> Vec<Figure> {
     let mut order: Vec<(&str, Unit)> = Vec::new();
+    let mut next = 0;
     for (_, reading) in readings {
-        if !order.iter().any(|(metric, _)| *metric == reading.metric) {
-            order.push((&reading.metric, reading.unit));
+        let known = order.iter().position(|(metric, _)| *metric == reading.metric);
+        let place = known.unwrap_or(next);
+        if known.is_none() {
+            order.insert(place, (&reading.metric, reading.unit));
         }
+        next = place + 1;
     }
     let spread = |side: Side, metric: &str| {
         let of_side = readings.iter().filter(|(s, r)| *s == side && r.metric == metric);
@@ -113,5 +118,15 @@ mod tests {
         let names: Vec<_> = figures.iter().map(|figure| figure.metric.as_str()).collect();
         assert_eq!(names, ["b", "a"]);
         assert_eq!(figures.last().and_then(Figure::ratio), Some(3.5));
+    }
+
+    #[test]
+    fn a_metric_that_one_side_lacks_stands_where_the_other_has_it() {
+        let reading = |side, metric: &str| (side, Reading::new(metric, Unit::Count, 1.0));
+        let (r, t) = (Side::Reference, Side::Trilby);
+        let rounds = [(r, "small"), (r, "end"), (t, "small"), (t, "large"), (t, "end")];
+        let figures = figures(&rounds.map(|(side, metric)| reading(side, metric)));
+        let names: Vec<_> = figures.iter().map(|figure| figure.metric.as_str()).collect();
+        assert_eq!(names, ["small", "large", "end"]);
     }
 }
