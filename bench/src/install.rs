@@ -36,8 +36,9 @@ impl Row for Install {
 
     fn about(&self) -> &'static str {
         "A node with real pods: Helm installs each side's own chart (the reference's without its \
-         scheduler) until all pods are Ready, then a Deployment asks for a sidecar until its pod \
-         has both containers ready; images are on the node"
+         scheduler) until all pods are Ready, how often their containers were restarted on the way; \
+         then a Deployment asks for a sidecar until its pod has both containers ready; images are \
+         on the node"
     }
 
     fn services(&self) -> &'static [Service] {
@@ -96,10 +97,12 @@ impl Prepared for Installed {
         let begin = monotonic();
         self.helm_install(side)?;
         let installed = begin.elapsed();
+        let restarts = restarts(&self.cluster.get(&["pods", "-n", NAMESPACE])?);
         let deployed = self.deploy()?;
         self.remove()?;
         Ok(vec![
             Reading::new("helm install to all Ready", Unit::Milliseconds, milliseconds(installed)),
+            Reading::new("restarts until all are Ready", Unit::Count, restarts),
             Reading::new("annotated Deployment to 2/2", Unit::Milliseconds, milliseconds(deployed)),
         ])
     }
@@ -166,10 +169,31 @@ spec:
 }
 
 fn ready_containers(pods: &Value) -> usize {
+    containers(pods).filter(|status| status.get("ready") == Some(&Value::Bool(true))).count()
+}
+
+fn restarts(pods: &Value) -> f64 {
+    containers(pods).filter_map(|status| status.get("restartCount")?.as_f64()).sum()
+}
+
+/// What a list of pods says of their containers.
+fn containers<'a>(pods: &'a Value) -> impl Iterator<Item = &'a Value> {
     let pods = pods.get("items").and_then(Value::as_array);
-    let statuses = pods
-        .into_iter()
-        .flatten()
-        .filter_map(|pod| pod.pointer("/status/containerStatuses").and_then(Value::as_array));
-    statuses.flatten().filter(|status| status.get("ready") == Some(&Value::Bool(true))).count()
+    let status = |pod: &'a Value| pod.pointer("/status/containerStatuses")?.as_array();
+    pods.into_iter().flatten().filter_map(status).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn containers_of_all_pods_are_counted() {
+        let pod = |ready: bool, restarts: u32| json!({"status": {"containerStatuses": [{"ready": ready, "restartCount": restarts}]}});
+        let pods = json!({"items": [pod(true, 2), pod(false, 1), {"status": {}}]});
+        assert_eq!(ready_containers(&pods), 1);
+        assert!((restarts(&pods) - 3.0).abs() < f64::EPSILON);
+    }
 }

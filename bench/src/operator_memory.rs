@@ -65,8 +65,8 @@ impl OperatorMemory {
     pub const FIRST: Self = Self {
         name: "operator-memory",
         about: "2,000 annotated pods, 1,000 Secrets of 20 KB, 200 Components of 9 items, 200 sidecars \
-                on connections of their own: memory of the operator step by step, and the processor \
-                time of 20 changed pods a second",
+                on connections of their own: memory of the operator step by step, each time after \
+                8 s of rest, and the processor time of 20 changed pods a second",
         full: Scale { pods: 2000, secrets: 1000, components: 200, streams: 200 },
     };
     /// A large cluster.
@@ -108,7 +108,7 @@ impl Row for OperatorMemory {
             let api = ApiServer::connect(&kubeconfig).await?;
             fill(&api, SPACE, scale).await
         })?;
-        let settle = size.pick(Duration::from_secs(15), Duration::from_secs(3));
+        let settle = size.pick(Duration::from_secs(8), Duration::from_secs(3));
         let changes = size.pick(600, 100);
         let programs = programs.clone();
         Ok(Box::new(Cluster { plane, programs, kubeconfig, scale, settle, changes }))

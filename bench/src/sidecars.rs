@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use identity::KeyKind;
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, ListComponentsRequest,
-    operator_client::OperatorClient,
+    ListResiliencyRequest, operator_client::OperatorClient,
 };
 use runtime::{Scope, clock::monotonic};
 use tokio::{
@@ -111,13 +111,24 @@ impl Sidecars {
         Ok(task)
     }
 
+    /// The first `count` sidecars connect, a few at a time, and ask for something that is cheap to
+    /// answer.
+    async fn connect(&self, count: usize) -> Result<()> {
+        let one = |mut client: OperatorClient<Channel>| async move {
+            let request = ListResiliencyRequest { namespace: self.namespace.clone() };
+            client.list_resiliency(request).await.map(drop).context("list resiliencies")
+        };
+        let asked = stream::iter(self.clients.iter().take(count).cloned()).map(one);
+        asked.buffer_unordered(PARALLEL).try_collect().await
+    }
+
     /// The first `count` sidecars open their streams of component changes, each on a connection
     /// that it has used.
     ///
     /// # Errors
     /// When one cannot connect.
     pub async fn watch_components(&self, count: usize) -> Result<Heard> {
-        self.list(count).await?;
+        self.connect(count).await?;
         let (say, events) = mpsc::unbounded_channel(); // one entry per stream and change, read at once
         let mut tasks = JoinSet::new();
         for mut client in self.clients.iter().take(count).cloned() {
