@@ -119,14 +119,19 @@ impl Sidecar {
         Some(event.ok()?.unwrap().expect("the stream ended"))
     }
 
+    /// The next event; waits for one.
+    fn event<E>(&self, stream: &mut Streaming<E>) -> E {
+        let limit = Duration::from_secs(PATIENCE);
+        let event =
+            self.runtime.block_on(async { tokio::time::timeout(limit, stream.message()).await });
+        event.expect("no event came").unwrap().expect("the stream ended")
+    }
+
     fn next(
         &self,
         stream: &mut Streaming<proto::operator::ComponentUpdateEvent>,
     ) -> (ResourceEventType, Value) {
-        let limit = Duration::from_secs(PATIENCE);
-        let event =
-            self.runtime.block_on(async { tokio::time::timeout(limit, stream.message()).await });
-        let event = event.expect("no event came").unwrap().expect("the stream ended");
+        let event = self.event(stream);
         (event.r#type(), serde_json::from_slice(&event.component).unwrap())
     }
 }
@@ -143,6 +148,15 @@ fn component_with_secret(name: &str, secret: &str, more: &str) -> String {
         "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: {name}}}\n\
          spec: {{type: state.in-memory, version: v1, metadata: [{{name: password, \
          secretKeyRef: {{name: {secret}, key: password}}}}]}}\n{more}\n---\n"
+    )
+}
+
+/// A pod of that app with that Configuration.
+fn pod_of(app: &str, configuration: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {app}-0, annotations: {{dapr.io/enabled: \
+         'true', dapr.io/app-id: {app}, dapr.io/config: {configuration}}}}}\n\
+         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}\n---\n"
     )
 }
 

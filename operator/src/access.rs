@@ -1,4 +1,6 @@
 //! Who calls, and what namespace they may ask about. Source: Dapr 1.18, operator API.
+use std::net::IpAddr;
+
 use identity::SpiffeId;
 
 use crate::error::ApiError;
@@ -10,9 +12,12 @@ pub struct Caller {
     pub namespace: String,
     /// App id of the sidecar; scopes are decided by it, never by the request.
     pub app_id: String,
+    /// Where it calls from, if that is known: replicas of an app differ in it.
+    pub address: Option<IpAddr>,
 }
 
-/// Whether the owner of `id` may ask about `namespace`. Trust domains are not compared.
+/// Whether the owner of `id` may ask about `namespace`. Trust domains are not compared. The address
+/// of the answer is left open.
 ///
 /// # Errors
 /// [`ApiError::NoIdentity`] for an id that names no namespace and app,
@@ -26,7 +31,7 @@ pub fn authorise(id: Option<&SpiffeId>, namespace: &str) -> Result<Caller, ApiEr
             own: own_namespace,
         });
     }
-    Ok(Caller { namespace: own_namespace, app_id })
+    Ok(Caller { namespace: own_namespace, app_id, address: None })
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use proto::operator::ResourceEventType;
 use resources::{
     Component, Configuration, CustomResource as _, HTTPEndpoint, MCPServer, Resiliency,
     Subscription, WorkflowAccessPolicy, json,
 };
-use runtime::random;
+use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,7 @@ use crate::{
     error::ApiError,
     feed::{Delivery, Pending, Subscription as Feed},
     metrics::Metrics,
+    outage::Outage,
     report::{Reason, Reports},
     secrets::{Fetched, FillError, Served},
     store::{Store, Sync},
@@ -64,6 +66,8 @@ pub struct Shared {
     pub reports: Reports,
     /// Where it is counted.
     pub metrics: Metrics,
+    /// What sidecars may have missed.
+    pub outage: Outage,
     /// Ends the streams.
     pub token: CancellationToken,
 }
@@ -124,8 +128,12 @@ impl Shared {
         let feed = synced.then(|| store.subscribe(&caller.namespace, &caller.app_id));
         tracing::info!(target: "dapr.operator.api", app_id = caller.app_id,
             namespace = caller.namespace, "sidecar connected for {} updates", K::WHAT);
+        let missed_since = K::MISSED_IN_AN_OUTAGE
+            .then(|| self.outage.missed_since(K::KIND, &caller, clock::monotonic()))
+            .flatten();
         let watcher = Watcher {
             shared: self.clone(),
+            missed_since,
             store: store.clone(),
             caller,
             feed,
@@ -221,6 +229,8 @@ struct Watcher<K: Served> {
     store: Arc<Store<K>>,
     caller: Caller,
     feed: Option<Feed<K>>,
+    /// The sidecar has still to be told what was written since.
+    missed_since: Option<Timestamp>,
     /// Events that could not be sent, by name of the object.
     failed: BTreeMap<String, Pending<K>>,
     retry: Instant,
@@ -254,6 +264,14 @@ impl<K: Served> Watcher<K> {
                 self.feed = Some(self.store.subscribe(&caller.namespace, &caller.app_id));
                 continue;
             };
+            if let Some(since) = self.missed_since {
+                // Which Configuration is its own is known from pods.
+                self.shared.stores.assignments.known_at_last().await;
+                self.missed_since = None;
+                for missed in self.missed(since) {
+                    feed.put_back(missed);
+                }
+            }
             tokio::select! {
                 pending = feed.next() => return pending,
                 () = sleep_until(self.retry), if !self.failed.is_empty() => {
@@ -265,9 +283,21 @@ impl<K: Served> Watcher<K> {
         }
     }
 
+    /// What the sidecar may not have heard of, as updates: it does nothing about what it knows.
+    fn missed(&self, since: Timestamp) -> Vec<Pending<K>> {
+        let Caller { namespace, app_id, .. } = &self.caller;
+        let mut entries = self.store.list(namespace);
+        entries.retain(|entry| {
+            entry.written.is_some_and(|at| at >= since) && entry.object.in_scope(app_id)
+        });
+        let event = ResourceEventType::Updated;
+        let delivery = |entry| Arc::new(Delivery::new(entry));
+        entries.into_iter().map(|entry| Pending { event, delivery: delivery(entry) }).collect()
+    }
+
     /// A foreign Configuration would restart the sidecar; all other kinds have scopes.
     fn concerns(&self, name: &str) -> bool {
-        let Caller { namespace, app_id } = &self.caller;
+        let Caller { namespace, app_id, .. } = &self.caller;
         K::KIND != Configuration::KIND
             || self.shared.stores.assignments.uses(namespace, app_id, name)
     }

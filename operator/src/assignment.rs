@@ -6,6 +6,7 @@ use std::{
 
 use kube::core::ObjectMeta;
 use resources::annotations::{ANNOTATION_APP_ID, ANNOTATION_CONFIG, ANNOTATION_ENABLED, is_truthy};
+use tokio::sync::watch;
 
 use crate::cache::Key;
 
@@ -51,6 +52,8 @@ pub fn assigned<'a>(pods: impl Iterator<Item = &'a PodClaim>, app_id: &str) -> O
 #[derive(Default)]
 pub struct Assignments {
     claims: Mutex<Claims>,
+    /// Whether every pod has been seen.
+    known: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -66,6 +69,12 @@ impl Assignments {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let pods = claims.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values);
         assigned(pods, app_id) == Some(configuration)
+    }
+
+    /// Waits until every pod has been seen, however long it takes.
+    pub async fn known_at_last(&self) {
+        // The sender lives in `self`.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
     }
 
     /// The app ids of the pods of a namespace.
@@ -90,6 +99,7 @@ impl Assignments {
                 if let Some(listing) = claims.listing.take() {
                     claims.namespaces = listing;
                 }
+                self.known.send_replace(true);
             }
             Event::Apply(pod) => put(&mut claims.namespaces, &pod),
             Event::Delete(pod) => remove(&mut claims.namespaces, &Key::of(&pod)),

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
 use resources::{CustomResource, json, trim_metadata};
 use serde_json::Value;
@@ -42,6 +43,8 @@ pub struct Entry<K> {
     pub object: K,
     /// Its member `status`, which no sidecar gets; `null` for none.
     pub status: Value,
+    /// When it was written last, as the API server noted it.
+    pub written: Option<Timestamp>,
     json: OnceLock<Bytes>,
     /// Hash of the JSON with secrets that sidecars have; 0 when it was sent to nobody. Shared by
     /// the entries that are the same to sidecars.
@@ -51,7 +54,8 @@ pub struct Entry<K> {
 impl<K: CustomResource> Entry<K> {
     /// An entry without JSON yet.
     pub fn new(object: K) -> Self {
-        Self { object, status: Value::Null, json: OnceLock::new(), sent: Arc::default() }
+        let (status, written) = (Value::Null, None);
+        Self { object, status, written, json: OnceLock::new(), sent: Arc::default() }
     }
 
     /// Whether both are the same to sidecars: one took the other's place in the cache without a
@@ -133,9 +137,17 @@ pub fn decode<K: CustomResource>(raw: DynamicObject) -> Result<Entry<K>, Undecod
         uid: raw.metadata.uid.clone(),
         source,
     })?;
+    let written = written(&raw.metadata);
     *object.meta_mut() = raw.metadata;
     trim_metadata(object.meta_mut());
-    Ok(Entry { status: status.unwrap_or_default(), ..Entry::new(object) })
+    Ok(Entry { status: status.unwrap_or_default(), written, ..Entry::new(object) })
+}
+
+/// When somebody wrote the object last (Kubernetes, `managedFields`).
+fn written(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let writers = metadata.managed_fields.iter().flatten();
+    let times = writers.filter_map(|writer| writer.time.as_ref());
+    times.chain(&metadata.creation_timestamp).map(|time| time.0).max()
 }
 
 /// A difference between two states of an object.

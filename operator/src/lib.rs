@@ -15,7 +15,8 @@
 //!
 //! Invariants: an object in a cache is never changed and holds no secret; an object or a secret
 //! that is broken disturbs no other; a stream costs one entry per changed object; losing the lease
-//! stops the reconciler and the watchdog and nothing else; the watchdog deletes nothing unless a
+//! stops the reconciler and the watchdog and nothing else; what was written in an [`outage`] is told
+//! once, and only what sidecars do not ask for themselves; the watchdog deletes nothing unless a
 //! probe pod has just got its sidecar. Deliberately absent: a cache of Secrets.
 
 pub mod access;
@@ -39,6 +40,7 @@ pub mod follow;
 pub mod gauges;
 pub mod leader;
 pub mod metrics;
+pub mod outage;
 pub mod reconcile;
 pub mod report;
 pub mod secret_push;
@@ -53,4 +55,4 @@ pub mod webhook;
 mod wiring;
 pub mod workload;
 
-pub use wiring::{run, serve_api};
+pub use wiring::{KEEPALIVE, run, serve_api};

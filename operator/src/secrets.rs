@@ -100,6 +100,9 @@ pub trait Served: CustomResource {
     const WHAT: &'static str;
     /// An empty list instead of an error while the CRD is not installed.
     const EMPTY_WITHOUT_CRD: bool = false;
+    /// Whether a sidecar that has lost its stream does not ask what it missed (Dapr 1.18). Of
+    /// HTTPEndpoints it does not either, but one with secrets always looks changed to it.
+    const MISSED_IN_AN_OUTAGE: bool = false;
 
     /// Names of the Kubernetes Secrets whose values belong into the object; may repeat.
     fn needed_secrets(&self) -> Vec<&str> {
@@ -211,6 +214,7 @@ impl Served for MCPServer {
 
 impl Served for Configuration {
     const WHAT: &'static str = "configuration";
+    const MISSED_IN_AN_OUTAGE: bool = true;
 
     fn needed_secrets(&self) -> Vec<&str> {
         let otel = self.spec.tracing.as_ref().and_then(|tracing| tracing.otel.as_ref());
@@ -233,6 +237,7 @@ impl Served for Subscription {
 
 impl Served for Resiliency {
     const WHAT: &'static str = "resiliency";
+    const MISSED_IN_AN_OUTAGE: bool = true;
 }
 
 impl Served for WorkflowAccessPolicy {

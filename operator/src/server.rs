@@ -69,7 +69,9 @@ impl OperatorApi {
 /// The caller, if its certificate is of `namespace`.
 fn caller<T>(request: &Request<T>, namespace: &str) -> Result<Caller, ApiError> {
     let peer = request.extensions().get::<Peer>();
-    authorise(peer.and_then(|peer| peer.id.as_ref()), namespace)
+    let address = peer.map(|peer| peer.addr.ip());
+    let caller = authorise(peer.and_then(|peer| peer.id.as_ref()), namespace)?;
+    Ok(Caller { address, ..caller })
 }
 
 #[tonic::async_trait]

@@ -26,6 +26,7 @@ use crate::{
     follow::{Seen, follow},
     gauges,
     metrics::Metrics,
+    outage::Outage,
     reconcile::Reconciler,
     report::Reports,
     secret_push,
@@ -41,7 +42,7 @@ const APP_ID: &str = "dapr-operator";
 /// Name of the lease (Dapr 1.18); mixed replicas of the reference and this operator share it.
 const LEASE: &str = "operator.dapr.io";
 /// Pings that find dead sidecars.
-const KEEPALIVE: Keepalive =
+pub const KEEPALIVE: Keepalive =
     Keepalive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
 /// A kind that is not listed by then no longer holds readiness back: its calls wait one by one,
 /// and Subscriptions may need this replica's own webhook, which is reached only when it is ready.
@@ -70,6 +71,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         cluster: cluster.clone(),
         reports: reports.clone(),
         metrics: metrics.clone(),
+        outage: Outage::default(),
         token: scope.token().clone(),
     });
     gauges::register(scope.metrics(), &shared.stores)?;
@@ -134,12 +136,12 @@ async fn start_api(
     let ready = scope.ready("operator-api-server");
     let listener = runtime::listen(&config.api.0, config.api.1).await?;
     tracing::info!(target: "dapr.operator.api", "Starting gRPC server on {}", listener.local_addr()?);
-    serve_api(listener, shared, svid, scope)?;
+    serve_api(listener, shared, svid, KEEPALIVE, scope)?;
     ready.set_ready();
     Ok(())
 }
 
-/// Serves the gRPC API on `listener`.
+/// Serves the gRPC API on `listener`; [`KEEPALIVE`] is what the process pings sidecars with.
 ///
 /// # Errors
 /// The certificate cannot be used for TLS.
@@ -147,13 +149,14 @@ pub fn serve_api(
     listener: TcpListener,
     shared: Arc<Shared>,
     svid: &Svid,
+    keepalive: Keepalive,
     scope: &Scope,
 ) -> anyhow::Result<()> {
     let service = OperatorServer::new(OperatorApi::new(shared));
     let router = tonic::service::Routes::new(service).into_axum_router();
     let server = Server::new("operator-api", listener, router)
         .tls(tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?)
-        .keepalive(KEEPALIVE);
+        .keepalive(keepalive);
     scope.spawn("operator-api-server", server.run(scope.clone()));
     Ok(())
 }

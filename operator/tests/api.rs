@@ -239,3 +239,37 @@ async fn stop_ends_open_streams_in_order() {
     assert!(ended.is_ok(), "{ended:?}");
     assert!(stopped.is_ok(), "{stopped:?}");
 }
+
+/// A moment before now, as the API server prints it.
+fn minutes_ago(minutes: i64) -> String {
+    let then = runtime::clock::now() - jiff::SignedDuration::from_mins(minutes);
+    then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[tokio::test]
+async fn what_was_written_while_there_was_no_operator_is_told_once() {
+    let world = World::start().await;
+    world.pod("orders-1", &[("enabled", "true"), ("app-id", "orders"), ("config", "mine")]);
+    for (name, minutes) in [("foreign", 1), ("mine", 1)] {
+        let mut configuration = object("Configuration", name, "1", &json!({"spec": {}}));
+        configuration["metadata"]["managedFields"] = json!([{"time": minutes_ago(minutes)}]);
+        world.put(&configuration);
+    }
+    world.synced();
+    let mut orders = world.configurations("orders").await;
+    assert_eq!(orders.next().await, (ResourceEventType::Updated, "mine".into()));
+    drop(orders);
+
+    // The same sidecar again, as after a new start; and one that uses what is long known.
+    let mut orders = world.configurations("orders").await;
+    world.pod("bills-1", &[("enabled", "true"), ("app-id", "bills"), ("config", "old")]);
+    let mut old = object("Configuration", "old", "1", &json!({"spec": {}}));
+    old["metadata"]["managedFields"] = json!([{"time": minutes_ago(60)}]);
+    world.put(&old);
+    let mut bills = world.configurations("bills").await;
+    // Nothing came before these.
+    for (stream, name) in [(&mut orders, "mine"), (&mut bills, "old")] {
+        world.delete(&object("Configuration", name, "2", &json!({"spec": {}})));
+        assert_eq!(stream.next().await, (ResourceEventType::Deleted, name.into()));
+    }
+}

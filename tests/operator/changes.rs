@@ -1,14 +1,10 @@
 //! What changes while the operator runs: rotated Secrets, Services that others touch.
 
-use std::time::Duration;
-
 use blackbox::until;
 use proto::operator::{HttpEndpointUpdateRequest, ListHttpEndpointsRequest, ResourceEventType};
 use serde_json::{Value, json};
 
-use crate::{
-    component, component_with_secret, name, patience, secret, stage::PATIENCE, stage::Stage,
-};
+use crate::{component, component_with_secret, name, patience, secret, stage::Stage};
 
 fn endpoint(name: &str, secret: &str) -> String {
     format!(
@@ -53,10 +49,7 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
     stage.apply(&namespace, &(component("last", "") + &endpoint("last", "redis")));
     let (event, body) = app.next(&mut components);
     assert_eq!((event, name(&body)), (ResourceEventType::Created, "last"));
-    let limit = Duration::from_secs(PATIENCE);
-    let event =
-        app.runtime.block_on(async { tokio::time::timeout(limit, endpoints.message()).await });
-    let event = event.expect("no event came").unwrap().unwrap();
+    let event = app.event(&mut endpoints);
     let body: Value = serde_json::from_slice(&event.http_endpoints).unwrap();
     assert_eq!((event.r#type(), name(&body)), (ResourceEventType::Created, "last"));
 }

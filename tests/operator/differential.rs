@@ -35,7 +35,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    comparable, name, patience,
+    comparable, name, patience, pod_of,
     stage::{PATIENCE, Sidecar, Stage},
 };
 use ResourceEventType::{Created, Deleted, Updated};
@@ -48,7 +48,7 @@ type Event = (ResourceEventType, Value);
 type Heard = BTreeMap<Key, Vec<Event>>;
 
 /// The kinds that have streams.
-const KINDS: [&str; 7] = [
+pub(crate) const KINDS: [&str; 7] = [
     "components",
     "configurations",
     "subscriptions",
@@ -303,9 +303,11 @@ impl Audience<'_> {
         }
     }
 
-    /// A stream is open when it has carried something; then all older events are taken off.
+    /// A stream is open when it has carried something; then all older events are taken off. That
+    /// takes a second round: after a new list, which a change of the CRD brings about, objects come
+    /// in another order than they were made in.
     fn wait_until_open(&mut self) {
-        let mut tries = 0;
+        let (mut tries, mut rounds) = (0, 0);
         until(patience(), "all streams to be open", || {
             tries += 1;
             let mark = format!("open-{tries}");
@@ -315,7 +317,8 @@ impl Audience<'_> {
                 let marked = |_, body: &Value| body["metadata"]["labels"]["mark"] == *mark;
                 open &= ear.until_fence(Duration::from_secs(5), marked).is_some();
             }
-            Ok(open.then_some(()))
+            rounds += usize::from(open);
+            Ok((rounds == 2).then_some(()))
         })
         .unwrap();
     }
@@ -342,14 +345,6 @@ impl Audience<'_> {
     }
 }
 
-fn pod_of(app: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {app}-0, annotations: {{dapr.io/enabled: \
-         'true', dapr.io/app-id: {app}, dapr.io/config: {ASSIGNED}}}}}\n\
-         spec: {{containers: [{{name: c, image: 'localhost/pause:1'}}]}}\n---\n"
-    )
-}
-
 #[test]
 fn streams_say_what_the_reference_says() {
     let stage = Stage::shared();
@@ -360,7 +355,10 @@ fn streams_say_what_the_reference_says() {
     let samples = fs::read_to_string(samples).unwrap();
     let reference = stage.reference_operator();
     // The Secret is part of the samples and stays: without it the reference goes silent.
-    stage.apply(&namespace, &(APPS.map(pod_of).concat() + FENCES + "---\n" + &samples));
+    stage.apply(
+        &namespace,
+        &(APPS.map(|app| pod_of(app, ASSIGNED)).concat() + FENCES + "---\n" + &samples),
+    );
     let assigned = ["label", "configurations.dapr.io", ASSIGNED, "role=fence", "-n", &namespace];
     stage.bed.kubectl(&assigned).unwrap();
 

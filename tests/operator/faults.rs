@@ -8,8 +8,11 @@ use serde_json::Value;
 use tonic::Code;
 
 use crate::{
-    component, component_with_secret, name, patience,
+    component, component_with_secret,
+    differential::KINDS,
+    name, patience, pod_of,
     proxy::{Asked, Fate, Proxy},
+    rights::{does_its_work, whole_operator},
     secret,
     stage::{Operator, Sidecar, Stage},
 };
@@ -54,8 +57,9 @@ enum Trouble {
 /// A watch of this age is taken up again where it was cut.
 const OLD_ENOUGH: Duration = Duration::from_secs(3);
 
-const TROUBLES: [(&str, Fate, Trouble); 10] = [
+const TROUBLES: [(&str, Fate, Trouble); 11] = [
     ("slow", Fate::Late(Duration::from_secs(2)), Trouble::Stays),
+    ("watches-end-after-one-event", Fate::Brief, Trouble::Stays),
     ("watches-end-at-once", Fate::Empty, Trouble::Stays),
     ("watches-say-gone", Fate::Gone, Trouble::Stays),
     ("watches-are-refused-as-gone", Fate::Refused(410), Trouble::Stays),
@@ -151,11 +155,8 @@ fn an_api_server_that_knows_less_than_usual_is_enough() {
     // The Configuration of the app is known from its pod.
     let configuration = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: mine}\n\
                          spec: {}\n---\n";
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: orders-0, annotations: {dapr.io/enabled: \
-               'true', dapr.io/app-id: orders, dapr.io/config: mine}}\n\
-               spec: {containers: [{name: c, image: 'localhost/pause:1'}]}\n";
     let mut stream = app.open_configurations();
-    stage.apply(&namespace, pod);
+    stage.apply(&namespace, &pod_of("orders", "mine"));
     // The pod is seen by another watch than the Configuration.
     stage.apply(&namespace, configuration);
     let heard = until(patience(), "the event of the assigned Configuration", || {
@@ -169,6 +170,32 @@ fn an_api_server_that_knows_less_than_usual_is_enough() {
     let asked = proxy.paths();
     let used: Vec<_> = discovery.iter().filter(|path| asked.contains(**path)).collect();
     assert!(used.is_empty(), "known kinds need no discovery: {used:?}");
+}
+
+#[test]
+fn an_api_server_of_old_is_enough() {
+    let stage = Stage::shared();
+    let (bed, webhook) = stage.of_old();
+    let namespace = bed.namespace("old").unwrap();
+    let streamed = format!(
+        "/apis/dapr.io/v1alpha1/namespaces/{namespace}/components?watch=true&sendInitialEvents=true\
+         &resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
+    );
+    let refused = bed.kubectl(&["get", "--raw", &streamed]).unwrap_err();
+    assert!(format!("{refused:#}").contains("sendInitialEvents"), "{refused:#}");
+    let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    proxy.rule(|asked| {
+        let list = asked.path.starts_with("/apis/") && !asked.watch;
+        if list && KINDS.iter().any(|kind| asked.path.ends_with(kind)) {
+            Fate::Bare
+        } else {
+            Fate::Pass
+        }
+    });
+    let only = ["--watch-namespace", &namespace];
+    let operator = whole_operator(stage, &namespace, &proxy, webhook, &only);
+    does_its_work(stage, bed, &namespace, &operator);
+    assert!(proxy.spoiled() >= KINDS.len(), "lists were asked for");
 }
 
 #[test]

@@ -46,6 +46,10 @@ pub(crate) enum Fate {
     Deaf,
     /// The answer is an error with this status, as the API server words it.
     Refused(u16),
+    /// It does, but an empty list is `null`, and nobody knows when anything was made.
+    Bare,
+    /// A watch ends with what comes first of it.
+    Brief,
     /// A watch begins and ends without an event.
     Empty,
     /// A watch begins and says that its place is lost.
@@ -183,10 +187,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
     }
     let gone = json!({"type": "ERROR", "object": status(410)});
     match fate {
-        Fate::Pass | Fate::Deaf => forward(&state, request, fate, cut).await,
+        Fate::Pass | Fate::Deaf | Fate::Brief => forward(&state, request, fate, cut).await,
         Fate::Late(time) => {
             tokio::time::sleep(time).await;
             forward(&state, request, fate, cut).await
+        }
+        Fate::Bare => {
+            let answer = forward(&state, request, fate, cut).await?;
+            let (head, body) = answer.into_parts();
+            let mut list: Value = serde_json::from_slice(&body.collect().await?.to_bytes())?;
+            bare(&mut list);
+            Ok(whole(head.status.as_u16(), &list.to_string()))
         }
         Fate::Refused(code) => Ok(whole(code, &status(code).to_string())),
         Fate::Empty => Ok(whole(200, "")),
@@ -198,6 +209,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Res
 fn status(code: u16) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": "Test", "message": format!("spoiled with {code}"), "code": code})
+}
+
+/// A list as some servers print it.
+fn bare(list: &mut Value) {
+    let Some(items) = list["items"].as_array_mut() else { return };
+    for item in &mut *items {
+        item["metadata"]["creationTimestamp"] = Value::Null;
+    }
+    if items.is_empty() {
+        list["items"] = Value::Null;
+    }
 }
 
 fn whole(code: u16, text: &str) -> Response<Body> {
@@ -236,7 +258,8 @@ async fn forward(
             died.map(Some).into_stream(),
             |(): &mut ()| PollNext::Left,
         );
-        let data = data.take_while(|part| std::future::ready(part.is_some()));
+        let parts = if fate == Fate::Brief { 1 } else { usize::MAX };
+        let data = data.take(parts).take_while(|part| std::future::ready(part.is_some()));
         BodyExt::boxed_unsync(StreamBody::new(data.filter_map(std::future::ready)))
     }))
 }

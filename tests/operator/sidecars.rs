@@ -6,7 +6,7 @@ use blackbox::{Daprd, DaprdBuilder, Deadline, Redis, SubscriberApp, Tool, http, 
 use serde_json::json;
 
 use crate::{
-    component, component_with_secret, patience, secret,
+    component, component_with_secret, patience, pod_of, secret,
     stage::{self, Operator, Stage},
 };
 
@@ -123,9 +123,10 @@ impl<'a> Scene<'a> {
         let name = format!("{}-again", self.namespace);
         let spawn =
             self.stage.spawn(&name).args(["--disable-service-reconciler", "--watch-secrets"]);
-        let port = format!("--port={}", self.operator.port);
+        let port = self.operator.port;
         // Of several ports the last one wins.
-        self.operator = spawn.arg(&port).start_operator().unwrap();
+        let again = spawn.arg(&format!("--port={port}")).start_operator().unwrap();
+        self.operator = Operator { port, ..again };
         self.operator.wait_ready().unwrap();
     }
 }
@@ -270,10 +271,11 @@ fn official_sidecar_starts_anew_for_its_own_configuration_alone() {
          spec: {baseUrl: 'http://a', headers: [{name: h, secretKeyRef: {name: redis, key: password}}]}\n---\n";
     let resiliency = "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: r}\n\
          spec: {policies: {timeouts: {fast: 1s}}, targets: {}}\n---\n";
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: orders-0, annotations: {dapr.io/enabled: \
-         'true', dapr.io/app-id: orders, dapr.io/config: appconfig}}\n\
-         spec: {containers: [{name: c, image: 'localhost/pause:1'}]}\n---\n";
-    let manifests = configuration("0") + &secret("redis") + endpoint + resiliency + pod;
+    let manifests = configuration("0")
+        + &secret("redis")
+        + endpoint
+        + resiliency
+        + &pod_of("orders", "appconfig");
     let mut scene = Scene::start(Tool::DAPRD, "configurations", &manifests);
 
     // None of this is a change for it: a foreign Configuration, labels, a Secret of an endpoint
@@ -292,6 +294,19 @@ fn official_sidecar_starts_anew_for_its_own_configuration_alone() {
     // This is.
     scene.apply(&configuration("1"));
     scene.wait_for("a new start with the new Configuration", || starts(&scene.sidecar) == 2);
+    // And so is what comes while there is no operator: this kind the sidecar does not list anew.
+    scene.lose_operator();
+    scene.apply(&configuration("0.5"));
+    scene.restart_operator();
+    scene.wait_for("a new start after the operator's", || starts(&scene.sidecar) == 3);
+    scene.lose_operator();
+    scene.apply(&resiliency.replace("1s", "2s"));
+    scene.restart_operator();
+    scene.wait_for("a new start with the new Resiliency", || starts(&scene.sidecar) == 4);
+    // It hears of it once.
+    scene.apply(&component("second-fence", ""));
+    scene.wait_until_loaded("second-fence", 1);
+    assert_eq!(starts(&scene.sidecar), 4, "{}", scene.sidecar.log());
     assert!(scene.sidecar.process().is_running(), "in the same process");
 }
 

@@ -3,10 +3,16 @@ use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use blackbox::{ApiBed, Scratch, admission::AdmissionClient, environment, http, until};
+use proto::operator::{
+    ConfigurationUpdateEvent, McpServerUpdateEvent, McpServerUpdateRequest,
+    ResourceEventType::{self, Created, Updated},
+    SubscriptionUpdateEvent, SubscriptionUpdateRequest,
+};
 use testkit::ca::Ca;
+use tonic::{Code, Streaming};
 
 use crate::{
-    component, name, patience,
+    component, name, patience, pod_of,
     proxy::{Fate, Proxy},
     stage::{Operator, SYSTEM, Sidecar, Stage},
 };
@@ -79,23 +85,94 @@ fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
              spec: {{endpoint: {{sse: {{url: 'http://a', timeout: '{timeout}'}}}}}}\n---\n"
         )
     };
-    stage.apply(&namespace, &(subscription("bad", "3000000000") + &server("bad", "1 minute")));
-    stage.apply(&namespace, &(subscription("good", "10") + &server("good", "1m")));
+    let configuration = |name: &str, timeout: &str| {
+        format!(
+            "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: {name}}}\n\
+             spec: {{tracing: {{samplingRate: '1', otel: {{protocol: grpc, endpointAddress: 'c:1', \
+             isSecure: false, timeout: {timeout}}}}}}}\n---\n"
+        )
+    };
+    let all = |name: &str, [count, timeout]: [&str; 2]| {
+        subscription(name, count) + &server(name, timeout) + &configuration(name, timeout)
+    };
+    let (broken, right) = (["3000000000", "1 minute"], ["10", "1m"]);
+    stage.apply(&namespace, &(pod_of("orders", "good") + &all("bad", broken)));
+    stage.apply(&namespace, &all("good", right));
     // For one that finds them there when it starts, and for one that saw them made.
     let late = stage.another_operator();
-    for port in [late.port, stage.operator.port] {
-        let mut app = stage.sidecar(&namespace, "orders", port);
-        until(patience(), "the good ones", || {
-            let all = app.everything();
-            let names = |kind: &str| {
-                let (_, objects) = all.iter().find(|(plural, _)| *plural == kind).unwrap();
-                objects.iter().map(|object| name(object).to_owned()).collect::<Vec<_>>()
-            };
-            let good = ["good".to_owned()];
-            Ok((names("subscriptions") == good && names("mcpservers") == good).then_some(()))
+    let mut listeners: Vec<_> = [late.port, stage.operator.port]
+        .map(|port| {
+            let mut app = stage.sidecar(&namespace, "orders", port);
+            until(patience(), "the good ones", || {
+                let all = app.everything();
+                let names = |kind: &str| {
+                    let (_, objects) = all.iter().find(|(plural, _)| *plural == kind).unwrap();
+                    objects.iter().map(|object| name(object).to_owned()).collect::<Vec<_>>()
+                };
+                let good = ["good".to_owned()];
+                let listed = names("subscriptions") == good && names("mcpservers") == good;
+                Ok((listed && app.configuration("good").is_ok()).then_some(()))
+            })
+            .unwrap();
+            assert_eq!(app.configuration("bad").unwrap_err().code(), Code::NotFound);
+            Listener::new(app)
         })
-        .unwrap();
+        .into();
+    // One more is made, one is changed, and then the bad ones are put right.
+    stage.apply(&namespace, &(subscription("more", "10") + &server("more", "1m")));
+    stage.apply(&namespace, &configuration("good", "2m"));
+    let want = [(Created, "more"), (Created, "more"), (Updated, "good")];
+    for listener in &mut listeners {
+        assert_eq!(listener.next(), want.map(|(event, name)| (event, name.to_owned())));
     }
+    stage.apply(&namespace, &all("bad", right));
+    for listener in &mut listeners {
+        assert_eq!(listener.subscription(), (Created, "bad".to_owned()));
+        assert_eq!(listener.server(), (Created, "bad".to_owned()));
+    }
+}
+
+/// An app with open streams of the kinds that can be undecodable.
+struct Listener {
+    app: Sidecar,
+    subscriptions: Streaming<SubscriptionUpdateEvent>,
+    servers: Streaming<McpServerUpdateEvent>,
+    configurations: Streaming<ConfigurationUpdateEvent>,
+}
+
+type Heard = (ResourceEventType, String);
+
+impl Listener {
+    fn new(mut app: Sidecar) -> Self {
+        let configurations = app.open_configurations();
+        let request = SubscriptionUpdateRequest { namespace: app.namespace.clone() };
+        let subscriptions = app.runtime.block_on(app.client.subscription_update(request));
+        let request = McpServerUpdateRequest { namespace: app.namespace.clone() };
+        let servers = app.runtime.block_on(app.client.mcp_server_update(request));
+        let (subscriptions, servers) = (subscriptions.unwrap(), servers.unwrap());
+        let (subscriptions, servers) = (subscriptions.into_inner(), servers.into_inner());
+        Self { app, subscriptions, servers, configurations }
+    }
+
+    fn subscription(&mut self) -> Heard {
+        let event = self.app.event(&mut self.subscriptions);
+        (event.r#type(), named(&event.subscription))
+    }
+
+    fn server(&mut self) -> Heard {
+        let event = self.app.event(&mut self.servers);
+        (event.r#type(), named(&event.mcp_server))
+    }
+
+    fn next(&mut self) -> [Heard; 3] {
+        let event = self.app.event(&mut self.configurations);
+        let configuration = (event.r#type(), named(&event.configuration));
+        [self.subscription(), self.server(), configuration]
+    }
+}
+
+fn named(body: &[u8]) -> String {
+    name(&serde_json::from_slice(body).unwrap()).to_owned()
 }
 
 /// Replaces a file as `mv` does.

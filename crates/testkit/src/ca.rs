@@ -7,6 +7,7 @@ use identity::{
     Succession, TrustAnchors, TrustDomain,
 };
 use jiff::Timestamp;
+use rcgen::{CertificateParams, DistinguishedName, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
 /// The trust domain of everything that [`Ca`] issues unless asked otherwise.
 pub const TRUST_DOMAIN: &str = "cluster.local";
@@ -110,6 +111,27 @@ impl Ca {
             clock_skew: SKEW,
         };
         TestSvid { chain: self.bundle.issue(&request, now()).unwrap().chain, key }
+    }
+
+    /// A leaf with these URI names, SPIFFE ids or not, which sentry would never issue.
+    ///
+    /// # Panics
+    /// A name is no ASCII.
+    #[expect(clippy::unwrap_used, reason = "a test with bad names is wrong")]
+    pub fn leaf_named(&self, uris: &[&str]) -> TestSvid {
+        let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
+        let pair = KeyPair::try_from(key.pkcs8_der()).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names =
+            uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let signer = KeyPair::from_pem(&self.pem.issuer_key).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&self.pem.issuer_chain, signer).unwrap();
+        let leaf = params.signed_by(&pair, &issuer).unwrap().der().clone();
+        let issuers = CertChain::parse_pem(self.pem.issuer_chain.as_bytes()).unwrap();
+        let chain = std::iter::once(leaf).chain(issuers.certs().iter().cloned()).collect();
+        TestSvid { chain: CertChain::from_der(chain).unwrap(), key }
     }
 
     /// The root.

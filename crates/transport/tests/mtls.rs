@@ -12,6 +12,8 @@ use proto::sentry::ca_client::CaClient;
 use proto::sentry::ca_server::{Ca as CaService, CaServer};
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
 use runtime::Scope;
+use rustls::ClientConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use testkit::ca::{Ca, TestSvid};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -136,6 +138,26 @@ async fn each_end_sees_the_other_by_its_spiffe_id() {
     scope.shutdown().await.unwrap();
 }
 
+/// How the server at `address` breaks off the handshake with such a client.
+async fn refusal(client: Arc<ClientConfig>, address: &str) -> String {
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(client);
+    // TLS 1.3 tells the client of the refusal with the first read.
+    let outcome = async {
+        let mut stream = connector.connect(name, tcp).await?;
+        let mut byte = [0];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut byte).await
+    };
+    tokio::time::timeout(LIMIT, outcome).await.unwrap().unwrap_err().to_string()
+}
+
+/// A client without certificate.
+fn anonymous(ca: &Ca) -> Arc<ClientConfig> {
+    let anchors = watch::channel(Arc::new(ca.anchors())).1;
+    tls::anonymous_client(anchors, id("dapr-operator")).unwrap()
+}
+
 #[tokio::test]
 async fn refuses_clients_of_another_authority_and_clients_without_certificate() {
     let (scope, ca, stranger) = (Scope::for_test(), Arc::new(Ca::new()), Ca::new());
@@ -145,20 +167,36 @@ async fn refuses_clients_of_another_authority_and_clients_without_certificate() 
     let foreign = fixed(&stranger.svid("shop", "cart"), ca.anchors());
     assert!(ask(&foreign, &address, id("dapr-operator")).await.is_err());
 
-    let anonymous =
-        tls::anonymous_client(watch::channel(Arc::new(ca.anchors())).1, id("dapr-operator"))
-            .unwrap();
-    let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
-    let connector = tokio_rustls::TlsConnector::from(anonymous);
-    // TLS 1.3 tells the client of the refusal with the first read.
-    let outcome = async {
-        let mut stream = connector.connect(name, tcp).await?;
-        let mut byte = [0];
-        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut byte).await
-    };
-    let refusal = tokio::time::timeout(LIMIT, outcome).await.unwrap().unwrap_err();
-    assert!(refusal.to_string().contains("CertificateRequired"), "{refusal}");
+    let refusal = refusal(anonymous(&ca), &address).await;
+    assert!(refusal.contains("CertificateRequired"), "{refusal}");
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn refuses_certificates_of_its_own_authority_that_name_nobody() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
+    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+    let names: [&[&str]; 5] = [
+        &[],
+        &["spiffe://public"],
+        &["https://cluster.local/ns/shop/cart"],
+        &["spiffe://cluster.local/ns/shop/cart", "spiffe://cluster.local/ns/shop/other"],
+        &["spiffe://"],
+    ];
+    for uris in names {
+        let TestSvid { chain, key } = ca.leaf_named(uris);
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key.into()).unwrap();
+        let certified = CertifiedKey::new(chain.certs().to_vec(), key);
+        let mut client = (*anonymous(&ca)).clone();
+        client.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        let refusal = refusal(Arc::new(client), &address).await;
+        assert!(refusal.contains("received fatal alert"), "{uris:?}: {refusal}");
+    }
+    let cart = fixed(&ca.leaf_named(&["spiffe://cluster.local/ns/shop/cart"]), ca.anchors());
+    let known = ask(&cart, &address, id("dapr-operator")).await.unwrap();
+    assert_eq!(known, "spiffe://cluster.local/ns/shop/cart", "and goes on serving others");
     scope.shutdown().await.unwrap();
 }
 

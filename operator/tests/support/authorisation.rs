@@ -120,6 +120,21 @@ async fn control_plane_id_has_no_more_rights_than_its_namespace() {
 }
 
 #[tokio::test]
+async fn ids_that_name_no_app_of_a_namespace_are_refused() {
+    let world = world().await;
+    for id in [
+        "spiffe://cluster.local/ns/shop",
+        "spiffe://cluster.local/xx/shop/orders",
+        "spiffe://cluster.local/a/ns/shop/orders",
+    ] {
+        let answers = call_all(&mut world.client_named(id), "shop").await;
+        assert_refused(&answers, "failed to determine identity");
+    }
+    let more = "spiffe://cluster.local/ns/shop/orders/more/z";
+    assert_served(&call_all(&mut world.client_named(more), "shop").await);
+}
+
+#[tokio::test]
 async fn strangers_do_not_get_past_the_handshake() {
     let world = world().await;
     let broken = |answers: Vec<Answer>| {

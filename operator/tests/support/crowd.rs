@@ -1,9 +1,16 @@
-//! Many streams, one of them of a sidecar that does not read.
+//! Many streams, one of them of a sidecar that does not read, or is gone without a word.
+use std::time::Duration;
+
 use proto::operator::ResourceEventType::{Created, Deleted, Updated};
 use serde_json::json;
-use tokio::task::JoinSet;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use transport::Keepalive;
 
-use crate::world::{World, component};
+use crate::world::{World, component, components_of};
 
 /// Sidecars that read.
 const READERS: usize = 20;
@@ -59,4 +66,38 @@ async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
     assert!(heard.len() < STATES / 2, "{} events of {STATES}", heard.len());
     let end = [(Deleted, "big".to_owned()), (Created, "last".to_owned())];
     assert_eq!(heard.split_off(heard.len() - 2), end);
+}
+
+/// A way to `address` for one connection, which carries nothing any more once it is cut, and keeps
+/// both ends open: as when a node loses its power. Returns where it begins.
+async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let begin = listener.local_addr().unwrap().to_string();
+    tasks.spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(address).await.unwrap();
+        let carried = tokio::io::copy_bidirectional(&mut near, &mut far);
+        if cut.run_until_cancelled(carried).await.is_none() {
+            std::future::pending::<()>().await; // holds the sockets
+        }
+    });
+    begin
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_gone_without_a_word_is_dropped_alone() {
+    let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
+    let world = World::start_with(Keepalive { interval, timeout }).await;
+    world.synced();
+    let (cut, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let way = way_to(world.address().to_owned(), cut.clone(), &mut tasks).await;
+    let _gone = components_of(world.client_by(&way, "gone")).await;
+    let mut stays = world.components("stays").await;
+    assert_eq!(world.open_streams(), 2);
+    cut.cancel();
+    world.put(&component("first", "1", &json!([]), &[]));
+    assert_eq!(stays.next().await, (Created, "first".to_owned()));
+    testkit::until("the dead stream is dropped", async || world.open_streams() == 1).await;
+    world.put(&component("last", "1", &json!([]), &[]));
+    assert_eq!(stays.next().await, (Created, "last".to_owned()));
 }

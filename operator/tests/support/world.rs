@@ -18,6 +18,7 @@ use operator::{
     api::{Shared, Stores},
     cluster::Cluster,
     metrics::Metrics,
+    outage::Outage,
     report::Reports,
 };
 use proto::operator::{
@@ -29,7 +30,7 @@ use serde_json::{Value, json};
 use testkit::ca::{Ca, SvidOptions, TestSvid};
 use tokio::sync::watch;
 use tonic::{Status, Streaming, transport::Channel};
-use transport::{Svid, svid::CertifiedSvid};
+use transport::{Keepalive, Svid, svid::CertifiedSvid};
 
 type Secrets = Arc<Mutex<BTreeMap<String, Value>>>;
 
@@ -45,6 +46,11 @@ pub(crate) struct World {
 impl World {
     /// Starts the API with empty stores that have not been listed.
     pub(crate) async fn start() -> Self {
+        Self::start_with(operator::KEEPALIVE).await
+    }
+
+    /// The same, with an eye on its peers that is quicker to notice that they are gone.
+    pub(crate) async fn start_with(keepalive: Keepalive) -> Self {
         let (ca, scope, secrets) = (Ca::new(), Scope::for_test(), Secrets::default());
         let cluster = Cluster::new(api_server(secrets.clone()), None, "test".to_owned());
         let shared = Arc::new(Shared {
@@ -52,12 +58,13 @@ impl World {
             cluster: cluster.clone(),
             reports: Reports::new(cluster, scope.clone()),
             metrics: Metrics::register(scope.metrics()).unwrap(),
+            outage: Outage::default(),
             token: scope.token().clone(),
         });
         let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let own = svid(&ca, &ca.svid("dapr-system", "dapr-operator"));
-        operator::serve_api(listener, shared.clone(), &own, &scope).unwrap();
+        operator::serve_api(listener, shared.clone(), &own, keepalive, &scope).unwrap();
         Self { ca, address, shared, scope, secrets }
     }
 
@@ -94,15 +101,34 @@ impl World {
         OperatorClient::new(Channel::from_shared(uri).unwrap().connect_lazy())
     }
 
+    /// A client with a certificate of our CA for this id.
+    pub(crate) fn client_named(&self, id: &str) -> OperatorClient<Channel> {
+        self.connect(&svid(&self.ca, &self.ca.leaf_named(&[id])))
+    }
+
+    /// A sidecar's client that reaches us by another address.
+    pub(crate) fn client_by(&self, address: &str, app: &str) -> OperatorClient<Channel> {
+        let own = svid(&self.ca, &self.ca.svid("shop", app));
+        OperatorClient::new(transport::channel(&own, address, operator_id()).unwrap())
+    }
+
     fn connect(&self, own: &Svid) -> OperatorClient<Channel> {
         OperatorClient::new(transport::channel(own, &self.address, operator_id()).unwrap())
     }
 
+    /// Where the API is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// How many streams of Components are open.
+    pub(crate) fn open_streams(&self) -> usize {
+        self.shared.stores.components.streams().0
+    }
+
     /// An open stream of Components.
     pub(crate) async fn components(&self, app: &str) -> Stream<ComponentUpdateEvent> {
-        let request = ComponentUpdateRequest { namespace: "shop".to_owned() };
-        let answer = self.client("shop", app).component_update(request).await;
-        Stream(answer.unwrap().into_inner())
+        components_of(self.client("shop", app)).await
     }
 
     /// An open stream of Configurations.
@@ -162,6 +188,7 @@ impl World {
         stores.http_endpoints.apply(Event::InitDone).unwrap();
         stores.mcp_servers.apply(Event::InitDone).unwrap();
         stores.workflow_access_policies.apply(Event::InitDone).unwrap();
+        stores.assignments.apply(Event::InitDone);
     }
 
     /// The API server knows none of the kinds.
@@ -176,6 +203,14 @@ impl World {
     pub(crate) async fn stop(&self) -> anyhow::Result<()> {
         self.scope.shutdown().await
     }
+}
+
+/// An open stream of Components of this client.
+pub(crate) async fn components_of(
+    mut client: OperatorClient<Channel>,
+) -> Stream<ComponentUpdateEvent> {
+    let request = ComponentUpdateRequest { namespace: "shop".to_owned() };
+    Stream(client.component_update(request).await.unwrap().into_inner())
 }
 
 /// An open stream.
