@@ -29,8 +29,8 @@ use serde_json::json;
 use compare::{Outcome, compare};
 use corpus::{Corpus, Question};
 use differences::DIFFERENCES;
-use generator::Choice;
 use sides::{Processes, SETTINGS};
+use testkit::Choice;
 
 /// At least so many pods are generated.
 const PODS: usize = 600;

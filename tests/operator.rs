@@ -246,6 +246,9 @@ fn secret_of_a_component_is_filled_in_and_a_missing_one_harms_only_its_app() {
     );
     assert_eq!(orders.component_names(), ["good"]);
     until(patience(), "the event", || Ok(warnings(stage, &namespace, "broken").pop())).unwrap();
+    let failures = "dapr_operator_secret_failures_total";
+    let failures = format!("{failures}{{kind=\"Component\",namespace=\"{namespace}\"}}");
+    assert!(stage.operator.metric(&failures) >= 1.0);
 
     stage.apply(&namespace, &secret("gone"));
     assert_eq!(bills.component_names(), ["broken"], "secrets are read when they are needed");
@@ -341,6 +344,9 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
         .kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", reset])
         .unwrap();
     until(patience(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
+    let repairs = "dapr_operator_crd_checks_total";
+    let repairs = format!("{repairs}{{crd=\"subscriptions.dapr.io\",result=\"patched\"}}");
+    assert!(stage.operator.metric(&repairs) >= 1.0);
 }
 
 #[test]
@@ -363,6 +369,16 @@ fn services_follow_their_workloads() {
     let again = until(patience(), "the service again", || Ok(service("orders"))).unwrap();
     assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
 
+    // Somebody edits it: what is ours comes back, and nothing else is touched.
+    let edit = r#"{"metadata": {"labels": {"mine": "x"}}, "spec": {"selector": {"app": "other"}}}"#;
+    stage.bed.kubectl(&["patch", "service", "orders-dapr", "-n", &namespace, "-p", edit]).unwrap();
+    let repaired = until(patience(), "the repair", || {
+        Ok(service("orders").filter(|service| service["spec"]["selector"]["app"] == "orders"))
+    });
+    let repaired = repaired.unwrap();
+    assert_eq!(repaired["metadata"]["labels"]["mine"], "x");
+    assert_eq!(repaired["metadata"]["uid"], again["metadata"]["uid"]);
+
     stage.apply(&namespace, &deployment("bills"));
     until(patience(), "the new service", || Ok(service("bills"))).unwrap();
     until(patience(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
@@ -379,6 +395,13 @@ fn services_follow_their_workloads() {
     let said =
         until(patience(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
     assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
+
+    // With the workload goes its Service, by the garbage collector of Kubernetes.
+    stage.apply(&namespace, &deployment("last"));
+    until(patience(), "the last service", || Ok(service("last"))).unwrap();
+    stage.bed.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
+    until(patience(), "the service to go too", || Ok(service("last").is_none().then_some(())))
+        .unwrap();
 }
 
 #[test]

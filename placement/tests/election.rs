@@ -10,17 +10,14 @@
 mod client;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 
-use client::{LIMIT, Server, Sidecar, host};
+use client::{LIMIT, Server, Sidecar, host, svid};
 use testkit::ca::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use transport::Svid;
-use transport::svid::CertifiedSvid;
 
 /// Replicas `p0`, `p1`, ..., each with the election port that the others know.
 struct Replicas {
@@ -152,11 +149,7 @@ async fn foreign_bytes_on_the_election_port_are_harmless() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tls_only_replicas_are_heard() {
     let ca = Ca::new();
-    let fixed = |app_id: &str| {
-        let svid = ca.svid("dapr-system", app_id);
-        let certified = CertifiedSvid::new(svid.chain.clone(), &svid.key).unwrap();
-        Svid::fixed(certified, watch::channel(Arc::new(ca.anchors())).1)
-    };
+    let fixed = |app_id: &str| svid(&ca, &ca.svid("dapr-system", app_id));
     let own = fixed("dapr-placement");
     let replicas = Replicas::start(3, Some(&own)).await;
     let leader = replicas.leader(None).await;

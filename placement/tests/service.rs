@@ -9,23 +9,20 @@
 #[path = "support/client.rs"]
 mod client;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host};
+use client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host, svid};
 use identity::SpiffeId;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
 use rstest::rstest;
-use testkit::ca::{Ca, TestSvid};
-use tokio::sync::{mpsc, watch};
+use testkit::ca::Ca;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
-use transport::Svid;
-use transport::svid::CertifiedSvid;
 
 fn monotonic() -> Instant {
     runtime::clock::monotonic()
@@ -147,18 +144,13 @@ async fn unknown_methods_are_unimplemented() {
     assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
 }
 
-fn fixed(ca: &Ca, svid: &TestSvid) -> Svid {
-    let certified = CertifiedSvid::new(svid.chain.clone(), &svid.key).unwrap();
-    Svid::fixed(certified, watch::channel(Arc::new(ca.anchors())).1)
-}
-
 /// A placement with mTLS and a connection of `app-1` in `shop` to it.
 async fn with_tls() -> (Server, Channel) {
     let ca = Ca::new();
     let own = ca.svid("dapr-system", "dapr-placement");
     let id: SpiffeId = own.chain.leaf_id().unwrap();
-    let server = Server::start_with(&[], Some(&fixed(&ca, &own))).await;
-    let app = fixed(&ca, &ca.svid("shop", "app-1"));
+    let server = Server::start_with(&[], Some(&svid(&ca, &own))).await;
+    let app = svid(&ca, &ca.svid("shop", "app-1"));
     let channel = transport::channel(&app, &server.address.to_string(), id).unwrap();
     (server, channel)
 }

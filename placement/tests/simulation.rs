@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use placement::membership::{Effect, Event, Membership, Rules};
 use placement::message::{Host, Message, Operation, Step, StreamId};
 use placement::outbox::{Order, Outbox};
+use testkit::Choice;
 
 const TIMEOUT: Duration = Duration::from_secs(8);
 const SEEDS: u64 = 2_000;
@@ -33,31 +34,6 @@ fn invariants_hold_whatever_happens_in_whatever_order() {
         completed += Simulation::new(seed).run();
     }
     assert!(completed > 100 || wanted.is_some(), "only {completed} rounds: it shows nothing");
-}
-
-/// `SplitMix64`: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.below(from.len())].clone())
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +69,7 @@ struct Peer {
 }
 
 struct Simulation {
-    random: Random,
+    random: Choice,
     core: Membership,
     rules: Rules,
     now: Instant,
@@ -108,7 +84,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Choice::new(seed);
         let hold_off = [0, 100, 700][random.below(3)];
         let rules = Rules { round_timeout: TIMEOUT, hold_off: Duration::from_millis(hold_off) };
         Self {

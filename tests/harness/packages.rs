@@ -40,6 +40,8 @@ pub(crate) const NODE_JS: [Needed; 1] = [needed("node", "nodejs")];
 /// Python.
 pub(crate) const PYTHON: [Needed; 1] = [needed("python3", "python3")];
 
+/// Run a program as in a pod.
+const POD: [Needed; 2] = [needed("unshare", "util-linux"), needed("mount", "mount")];
 /// Checks certificates independently of us.
 const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
 
@@ -49,7 +51,7 @@ const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn require_for_tests() -> Result<()> {
-    let groups: [&[Needed]; 4] = [&REDIS, &NODE_JS, &PYTHON, &OPENSSL];
+    let groups: [&[Needed]; 5] = [&REDIS, &NODE_JS, &PYTHON, &POD, &OPENSSL];
     groups.into_iter().try_for_each(require)
 }
 

@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 
 use crate::compare::Outcome;
 use crate::differences::DIFFERENCES;
-use crate::generator::{self, Choice};
+use testkit::Choice;
+
+use crate::generator;
 use crate::sides::SETTINGS;
 
 /// Another seed makes other pods, whose answers have to be recorded anew.

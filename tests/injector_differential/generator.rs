@@ -1,42 +1,10 @@
 //! Pods of all sorts, valid and invalid, the same ones for the same seed on every machine.
 
 use serde_json::{Map, Value, json};
+use testkit::Choice;
 
 /// The namespace whose Components bring containers.
 pub(crate) const PLUGGABLE: &str = "plug";
-
-/// A stream of choices: `SplitMix64`, so that no library's next version changes the pods.
-#[derive(Debug)]
-pub(crate) struct Choice(u64);
-
-impl Choice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// True in `percent` of 100 cases.
-    fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-
-    /// A number from 0 to `limit`, exclusive.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    /// One of the items.
-    pub(crate) fn of<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
-        items[self.below(items.len())]
-    }
-}
 
 /// What an annotation is read as; decides which values are tried.
 #[derive(Debug, Clone, Copy)]
@@ -254,7 +222,7 @@ fn enabled(choice: &mut Choice) -> &'static str {
 fn app_id(choice: &mut Choice) -> Option<String> {
     const ODD: &[&str] =
         &["", "Node", "a.b", "a b", "-a", "dash-", "9", "a--b", "my_app", "ünal", "app\n"];
-    match choice.next() % 100 {
+    match choice.number() % 100 {
         0..86 => Some("app".to_owned()),
         86..88 => Some("a".repeat(58)),
         88..90 => Some("a".repeat(59)),
@@ -265,7 +233,7 @@ fn app_id(choice: &mut Choice) -> Option<String> {
 
 fn user(choice: &mut Choice) -> Value {
     let controller = "system:serviceaccount:kube-system:replicaset-controller";
-    match choice.next() % 100 {
+    match choice.number() % 100 {
         0..88 => json!({"username": controller, "groups": ["system:serviceaccounts"]}),
         88..92 => json!({"username": "admin", "groups": ["system:masters"]}),
         92..95 => json!({"username": "system:serviceaccount:ci:deployer", "groups": []}),
@@ -281,7 +249,7 @@ fn object(choice: &mut Choice, annotations: Map<String, Value>) -> Value {
     } else {
         json!({"generateName": "app-5d-"})
     };
-    match choice.next() % 4 {
+    match choice.number() % 4 {
         0 => {}
         1 => metadata["labels"] = json!({}),
         2 => metadata["labels"] = json!({"app": "app"}),

@@ -4,7 +4,7 @@
 use resources::annotations::POD;
 use serde_json::{Value, json};
 
-use crate::generator::Choice;
+use testkit::Choice;
 
 /// What parsers of annotations take for something: separators, signs, units, words.
 const FRAGMENTS: &[&str] = &[

@@ -126,6 +126,16 @@ fn the_rights_of_daprs_chart_are_enough() {
     let proxy = as_account(bed, "rights-of-dapr");
     let operator = whole_operator(stage, "rights-of-dapr", &proxy, webhook, &[]);
     does_its_work(stage, bed, "rights-of-dapr", &operator);
+    // Trouble that stays is told once, however often it is tried.
+    let kind = "kind=\"CustomResourceDefinition\"";
+    let failures = format!("dapr_operator_watch_failures_total{{{kind}}}");
+    until(patience(), "more tries", || Ok((operator.metric(&failures) >= 3.0).then_some(())))
+        .unwrap();
+    let log = operator.process.log();
+    let told = log.lines().filter(|line| {
+        line.contains("watch failed, trying again") && line.contains("customresourcedefinitions")
+    });
+    assert_eq!(told.count(), 1, "{log}");
     // It is told about what it may not do, and does the rest.
     let forbidden = proxy.forbidden();
     let expected = |said: &&String| {

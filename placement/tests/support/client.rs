@@ -2,17 +2,20 @@
 #![allow(dead_code, reason = "every test binary uses only a part of it")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use placement::{Config, Flags};
 use proto::placement::placement_client::PlacementClient;
 use proto::placement::{Host, PlacementOrder};
 use runtime::Scope;
-use tokio::sync::mpsc;
+use testkit::ca::{Ca, TestSvid};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use transport::Svid;
+use transport::svid::CertifiedSvid;
 
 pub(crate) const REPORT: i32 = 1;
 pub(crate) const LOCK: i32 = 2;
@@ -21,6 +24,12 @@ pub(crate) const UNLOCK: i32 = 4;
 
 /// Longer than anything here takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a process with this certificate has, whose peers are of the same CA.
+pub(crate) fn svid(ca: &Ca, own: &TestSvid) -> Svid {
+    let certified = CertifiedSvid::new(own.chain.clone(), &own.key).unwrap();
+    Svid::fixed(certified, watch::channel(Arc::new(ca.anchors())).1)
+}
 
 /// A placement in this process.
 pub(crate) struct Server {
