@@ -24,6 +24,8 @@ mod stage;
 mod start;
 #[path = "operator/status.rs"]
 mod status;
+#[path = "operator/stored.rs"]
+mod stored;
 
 use std::{fs, time::Duration};
 

@@ -1,0 +1,91 @@
+//! Subscriptions that an old Dapr left behind in the API server's storage.
+use std::fs;
+
+use blackbox::{environment, until};
+use serde_json::json;
+
+use crate::{patience, proxy::Proxy, rights::whole_operator, stage::Stage};
+
+const DEFINITION: &str = "subscriptions.dapr.io";
+
+/// The versions of the definition, with the one at `stored` as the one that is stored.
+fn storing(stored: usize) -> String {
+    let storage = |at: usize| {
+        let path = format!("/spec/versions/{at}/storage");
+        json!({"op": "replace", "path": path, "value": at == stored})
+    };
+    json!([storage(0), storage(1)]).to_string()
+}
+
+/// The words of the commands that the documentation gives, without `kubectl`: one that reads, one
+/// that writes what it read, one that changes the definition.
+fn documented() -> [Vec<String>; 3] {
+    let text = fs::read_to_string(environment::workspace().join("docs/upgrade.md")).unwrap();
+    let begin = text.find("kubectl get subscriptions.v2alpha1").unwrap();
+    let commands = text[begin..].split("```").next().unwrap().replace("\\\n", " ");
+    let (get, rest) = commands.split_once(" | ").unwrap();
+    let (replace, patch) = rest.split_once('\n').unwrap();
+    [get, replace, patch].map(|command| {
+        let mut words = Vec::new();
+        // Words are between blanks, but for what is quoted.
+        for (at, part) in command.split('\'').enumerate() {
+            if at % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        assert_eq!(words.remove(0), "kubectl");
+        words
+    })
+}
+
+fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
+    let stage = Stage::shared();
+    let (_turn, bed) = stage.second();
+    stage.install_on(bed).unwrap();
+    let stored_versions = || {
+        let definition = bed.get(&["crd", DEFINITION]).unwrap();
+        definition["status"]["storedVersions"].clone()
+    };
+    let store = |version: usize| {
+        bed.kubectl(&["patch", "crd", DEFINITION, "--type=json", "-p", &storing(version)]).unwrap();
+    };
+    let namespace = "left-behind";
+    store(0);
+    until(patience(), "the old version to be stored", || {
+        Ok(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")).then_some(()))
+    })
+    .unwrap();
+    let old = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
+               spec: {pubsubname: p, topic: t, route: /r}\n";
+    stage.apply_on(bed, namespace, old);
+    store(1);
+    // The address of this webhook, beside.
+    let webhook = stage.install_on(bed).unwrap();
+    let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    let mut operator =
+        whole_operator(stage, namespace, &proxy, webhook, &["--watch-namespace", namespace]);
+    let mut app = stage.sidecar(namespace, "orders", operator.port);
+    let served = until(patience(), "the Subscription", || Ok(app.subscriptions().pop())).unwrap();
+    assert_eq!(served["spec"]["routes"], json!({"default": "/r"}));
+    assert!(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")));
+
+    let [get, replace, patch] = documented();
+    let all = bed.kubectl(&words(&get)).unwrap();
+    bed.cluster().kubectl_with_input(&words(&replace), &all).unwrap();
+    bed.kubectl(&words(&patch)).unwrap();
+    assert_eq!(stored_versions(), json!(["v2alpha1"]));
+    // Nobody is there to convert it any more, and nobody has to.
+    operator.process.kill();
+    let kind = "subscriptions.v2alpha1.dapr.io";
+    let stored = bed.get(&[kind, "old", "-n", namespace]).unwrap();
+    assert_eq!(stored["spec"]["routes"], json!({"default": "/r"}));
+    assert!(bed.get(&["subscriptions.v1alpha1.dapr.io", "old", "-n", namespace]).is_err());
+    bed.kubectl(&["delete", kind, "old", "-n", namespace]).unwrap();
+}
