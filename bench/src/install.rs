@@ -1,13 +1,19 @@
 //! Row `install`: Helm installs each side's own chart on a node with real pods; then a Deployment
 //! that asks for a sidecar is applied.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use blackbox::{
     Cluster, Deadline, NodeBed, Service, environment, node_bed::TemporaryNode, peer_images,
     progress::step, reference, until,
 };
+use flate2::{Compression, write::GzEncoder};
 use runtime::clock::monotonic;
 use serde_json::Value;
 
@@ -15,7 +21,7 @@ use crate::{
     plane::NAMESPACE,
     programs::Programs,
     row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::milliseconds,
+    usage::{megabytes, milliseconds},
 };
 
 /// The application's namespace; gone after each round.
@@ -38,7 +44,8 @@ impl Row for Install {
         "A node with real pods: Helm installs each side's own chart (the reference's without its \
          scheduler) until all pods are Ready, how often their containers were restarted on the way; \
          then a Deployment asks for a sidecar until its pod has both containers ready; images are \
-         on the node"
+         on the node, made in the same way for both (program, certificate authorities, our bill of \
+         materials); their size is compressed"
     }
 
     fn services(&self) -> &'static [Service] {
@@ -48,33 +55,66 @@ impl Row for Install {
     fn prepare(&self, programs: &Programs, _size: Size) -> Result<Box<dyn Prepared>> {
         let bed = NodeBed::temporary()?;
         let cluster = bed.up()?;
-        step("make and import images", || import_images(&bed, programs.profile()))?;
-        Ok(Box::new(Installed { cluster, reference_chart: reference::chart()?, _bed: bed }))
+        let sizes = step("make and import images", || import_images(&bed, programs.profile()))?;
+        Ok(Box::new(Installed { cluster, sizes, reference_chart: reference::chart()?, _bed: bed }))
     }
 }
 
 struct Installed {
     cluster: Cluster,
+    /// Sizes of images: they do not change from round to round.
+    sizes: Vec<(Side, Reading)>,
     reference_chart: PathBuf,
     _bed: TemporaryNode,
 }
 
-fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
+/// Brings all images to the node; the sizes of both sides' own.
+fn import_images(bed: &NodeBed, profile: &str) -> Result<Vec<(Side, Reading)>> {
     let folder = environment::workspace().join("target/images");
     let import = |name: &str, image: blackbox::Image| {
         let archive = folder.join(format!("bench-{name}.tar"));
         image.write(&archive)?;
-        bed.import_image(&archive)
+        bed.import_image(&archive)?;
+        anyhow::Ok(archive)
+    };
+    let mut sizes = Vec::new();
+    let mut note = |side, service: Service, archive: PathBuf| {
+        let metric = format!("{}: image", service.binary());
+        let size = megabytes(compressed(&archive)?);
+        sizes.push((side, Reading::new(metric, Unit::Megabytes, size)));
+        anyhow::Ok(())
     };
     for service in Service::ALL {
         let binary = service.binary();
         let ours = peer_images::service(service, &image(Side::Trilby, service), profile)?;
-        import(&format!("trilby-{binary}"), ours)?;
+        note(Side::Trilby, service, import(&format!("trilby-{binary}"), ours)?)?;
         let theirs = reference::image(service, &image(Side::Reference, service))?;
-        import(&format!("reference-{binary}"), theirs)?;
+        note(Side::Reference, service, import(&format!("reference-{binary}"), theirs)?)?;
     }
     import("daprd", peer_images::daprd(DAPRD)?)?;
-    import("app", peer_images::redis(APP_IMAGE)?)
+    import("app", peer_images::redis(APP_IMAGE)?)?;
+    Ok(sizes)
+}
+
+/// The size of an image as registries keep it: compressed with gzip.
+fn compressed(archive: &Path) -> Result<u64> {
+    let mut encoder = GzEncoder::new(Count(0), Compression::default());
+    io::copy(&mut File::open(archive)?, &mut encoder)?;
+    Ok(encoder.finish()?.0)
+}
+
+/// Counts what is written to it.
+struct Count(u64);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn registry(side: Side) -> String {
@@ -100,11 +140,14 @@ impl Prepared for Installed {
         let restarts = restarts(&self.cluster.get(&["pods", "-n", NAMESPACE])?);
         let deployed = self.deploy()?;
         self.remove()?;
-        Ok(vec![
+        let mut readings = vec![
             Reading::new("helm install to all Ready", Unit::Milliseconds, milliseconds(installed)),
             Reading::new("restarts until all are Ready", Unit::Count, restarts),
             Reading::new("annotated Deployment to 2/2", Unit::Milliseconds, milliseconds(deployed)),
-        ])
+        ];
+        let sizes = self.sizes.iter().filter(|(of, _)| *of == side);
+        readings.extend(sizes.map(|(_, reading)| reading.clone()));
+        Ok(readings)
     }
 }
 

@@ -18,8 +18,9 @@ pub fn all() -> Vec<Box<dyn Row>> {
         Box::new(OperatorMemory::FIRST),
         Box::new(OperatorMemory::LARGE),
         Box::new(OperatorFanout),
-        Box::new(Install),
         Box::new(PlacementJoin),
+        // Last: making images reads every program, and the kernel then maps more of them at a start.
+        Box::new(Install),
     ]
 }
 
