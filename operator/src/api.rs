@@ -283,12 +283,15 @@ impl<K: Served> Watcher<K> {
         }
     }
 
-    /// What the sidecar may not have heard of, as updates: it does nothing about what it knows.
+    /// What the sidecar may not have heard of, as updates: it does nothing about what it knows. An
+    /// object with Secrets is left out: every sidecar would cost reads, and a rotated Secret, for
+    /// which none shall start anew, would look like a change.
     fn missed(&self, since: Timestamp) -> Vec<Pending<K>> {
         let Caller { namespace, app_id, .. } = &self.caller;
         let mut entries = self.store.list(namespace);
         entries.retain(|entry| {
-            entry.written.is_some_and(|at| at >= since) && entry.object.in_scope(app_id)
+            let (object, late) = (&entry.object, entry.written.is_some_and(|at| at >= since));
+            late && object.in_scope(app_id) && object.needed_secrets().is_empty()
         });
         let event = ResourceEventType::Updated;
         let delivery = |entry| Arc::new(Delivery::new(entry));

@@ -246,30 +246,43 @@ fn minutes_ago(minutes: i64) -> String {
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// A Configuration that was written so many minutes ago.
+fn configuration(name: &str, minutes: i64, spec: &Value) -> Value {
+    let mut object = object("Configuration", name, "1", &json!({"spec": spec}));
+    object["metadata"]["managedFields"] = json!([{"time": minutes_ago(minutes)}]);
+    object
+}
+
 #[tokio::test]
 async fn what_was_written_while_there_was_no_operator_is_told_once() {
     let world = World::start().await;
-    world.pod("orders-1", &[("enabled", "true"), ("app-id", "orders"), ("config", "mine")]);
-    for (name, minutes) in [("foreign", 1), ("mine", 1)] {
-        let mut configuration = object("Configuration", name, "1", &json!({"spec": {}}));
-        configuration["metadata"]["managedFields"] = json!([{"time": minutes_ago(minutes)}]);
-        world.put(&configuration);
+    for (app, used) in [("orders", "mine"), ("bills", "old"), ("carts", "secretive")] {
+        let annotations = [("enabled", "true"), ("app-id", app), ("config", used)];
+        world.pod(&format!("{app}-1"), &annotations);
     }
+    world.secret("shop", "otel", &[("token", "t")]);
+    let header = json!({"name": "h", "secretKeyRef": {"name": "otel", "key": "token"}});
+    let otel = json!({"protocol": "grpc", "endpointAddress": "c:1", "isSecure": false,
+        "headers": [header]});
+    world.put(&configuration("mine", 1, &json!({})));
+    world.put(&configuration("foreign", 1, &json!({})));
+    world.put(&configuration("old", 60, &json!({})));
+    let secretive = json!({"tracing": {"samplingRate": "1", "otel": otel}});
+    world.put(&configuration("secretive", 1, &secretive));
     world.synced();
     let mut orders = world.configurations("orders").await;
     assert_eq!(orders.next().await, (ResourceEventType::Updated, "mine".into()));
     drop(orders);
 
-    // The same sidecar again, as after a new start; and one that uses what is long known.
+    // The same sidecar again, as after a new start of it; one that uses what is long known; one for
+    // whom a rotated Secret would look like a change.
     let mut orders = world.configurations("orders").await;
-    world.pod("bills-1", &[("enabled", "true"), ("app-id", "bills"), ("config", "old")]);
-    let mut old = object("Configuration", "old", "1", &json!({"spec": {}}));
-    old["metadata"]["managedFields"] = json!([{"time": minutes_ago(60)}]);
-    world.put(&old);
     let mut bills = world.configurations("bills").await;
-    // Nothing came before these.
-    for (stream, name) in [(&mut orders, "mine"), (&mut bills, "old")] {
-        world.delete(&object("Configuration", name, "2", &json!({"spec": {}})));
-        assert_eq!(stream.next().await, (ResourceEventType::Deleted, name.into()));
+    let mut carts = world.configurations("carts").await;
+    let streams = [(&mut orders, "mine"), (&mut bills, "old"), (&mut carts, "secretive")];
+    for (stream, name) in streams {
+        world.delete(&configuration(name, 0, &json!({})));
+        let first = stream.next().await;
+        assert_eq!(first, (ResourceEventType::Deleted, name.into()), "nothing came before");
     }
 }
