@@ -99,7 +99,10 @@ impl Joining {
     fn start(&self, side: Side, name: &str, args: &[&str]) -> Result<Running> {
         let program = self.programs.path(side, Service::Placement)?;
         let name = format!("{}-{name}", side.name());
-        Ok(Start::new(&name, program, self.folder.path())?.args(args).ready()?.0)
+        Ok(Start::new(&name, Service::Placement, program, self.folder.path())?
+            .args(args)
+            .ready()?
+            .0)
     }
 
     fn join(&self, side: Side, count: usize, time: Duration) -> Result<Vec<Reading>> {

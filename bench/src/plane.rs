@@ -101,7 +101,7 @@ impl Plane {
         more: &[&str],
     ) -> Result<Start> {
         let name = format!("{}-{}", side.name(), service.binary());
-        let start = Start::new(&name, programs.path(side, service)?, self.folder.path())?;
+        let start = Start::new(&name, service, programs.path(side, service)?, self.folder.path())?;
         let anchors = self.anchors();
         let start = match service {
             Service::Sentry => start
@@ -150,7 +150,7 @@ fn start_authority(programs: &Programs, folder: &Scratch) -> Result<Running> {
          spec: {mtls: {enabled: true}}\n",
     )?;
     let program = programs.path(Side::Trilby, Service::Sentry)?;
-    let start = Start::new("authority", program, folder.path())?
+    let start = Start::new("authority", Service::Sentry, program, folder.path())?
         .flag("--config", &config)
         .flag("--issuer-credentials", &credentials)
         .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
@@ -203,16 +203,14 @@ pub struct Start {
 }
 
 impl Start {
-    /// Any program that takes the flags that all services share.
+    /// The program of a service of either side, with the environment of our images.
     ///
     /// # Errors
     /// When the machine has no free port.
-    pub fn new(name: &str, program: &Path, logs: &Path) -> Result<Self> {
+    pub fn new(name: &str, service: Service, program: &Path, logs: &Path) -> Result<Self> {
         let ports = Ports::free()?;
-        let spawn = Spawn::new(name, program, logs)
-            .service_at(ports)
-            .env("NAMESPACE", NAMESPACE)
-            .env("MIMALLOC_ALLOW_THP", "0"); // as in the images
+        let spawn = Spawn::new(name, program, logs).service_at(ports).env("NAMESPACE", NAMESPACE);
+        let spawn = service.environment().iter().fold(spawn, |spawn, (k, v)| spawn.env(k, v));
         Ok(Self { spawn, ports })
     }
 

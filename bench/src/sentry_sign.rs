@@ -176,10 +176,15 @@ impl Signing {
         fs::write(&config, settings)?;
         let credentials = self.plane.folder().join("credentials");
         let program = self.programs.path(side, Service::Sentry)?;
-        let start = Start::new(&format!("{}-{what}", side.name()), program, self.plane.folder())?
-            .flag("--config", &config)
-            .flag("--issuer-credentials", &credentials)
-            .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
+        let start = Start::new(
+            &format!("{}-{what}", side.name()),
+            Service::Sentry,
+            program,
+            self.plane.folder(),
+        )?
+        .flag("--config", &config)
+        .flag("--issuer-credentials", &credentials)
+        .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
         start.ready().map(|(running, _)| running)
     }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use rstest::rstest;
 use serde_json::json;
 
@@ -23,7 +25,7 @@ fn spec(spec: &Value) -> Component {
 
 /// What is said about `checked` beside `others`, with the app `orders` and the Secret `redis`.
 fn said(checked: &Component, others: &[Component], seconds: i64) -> Vec<(Reason, String)> {
-    let data = [("password".to_owned(), b"hunter2".to_vec())].into();
+    let data = Arc::new([("password".to_owned(), b"hunter2".to_vec())].into());
     let secrets = [
         ("redis".to_owned(), Ok(data)),
         ("gone".to_owned(), Err(FetchError::NotFound("gone".to_owned()))),

@@ -5,10 +5,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod, Secret, Service},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -32,14 +32,11 @@ use crate::{
     cache::Key,
     component_status::FIELD_MANAGER,
     follow::pause_before_watch,
-    secrets::{FetchError, Fetched, SecretData},
+    secret_reads::{Outcome, SecretReads},
+    secrets::{FetchError, Fetched},
     workload::WorkloadKind,
 };
 
-/// Limit of one read. Sidecars wait 5 s for an answer (Dapr 1.18).
-const READ_LIMIT: Duration = Duration::from_secs(3);
-/// Secrets read at once for one call.
-const PARALLEL_READS: usize = 8;
 /// Objects per page of a list, where the API server cannot send a list one by one.
 const PAGE: u32 = 500;
 /// In the query of a watch that begins with the list (Kubernetes, streaming lists).
@@ -54,6 +51,7 @@ pub struct Cluster {
     /// Whether lists come object by object.
     streams: Arc<AtomicBool>,
     recorder: Recorder,
+    reads: SecretReads,
 }
 
 impl Cluster {
@@ -64,7 +62,9 @@ impl Cluster {
         let reporter =
             Reporter { controller: "dapr-operator".to_owned(), instance: Some(instance) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, watch_namespace, streams, recorder }
+        let reader = client.clone();
+        let reads = SecretReads::new(move |key| read_secret(reader.clone(), key));
+        Self { client, watch_namespace, streams, recorder, reads }
     }
 
     /// The client itself, for the other `cluster` modules.
@@ -153,18 +153,7 @@ impl Cluster {
 
     /// Reads Secrets of a namespace; one that fails leaves the others alone.
     pub async fn secrets(&self, namespace: &str, names: BTreeSet<String>) -> Fetched {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        stream::iter(names)
-            .map(|name| {
-                let api = api.clone();
-                async move {
-                    let outcome = read_secret(&api, &name).await;
-                    (name, outcome)
-                }
-            })
-            .buffer_unordered(PARALLEL_READS)
-            .collect()
-            .await
+        self.reads.all(namespace, names).await
     }
 
     /// Records a Warning Event on an object.
@@ -319,18 +308,18 @@ fn map_event<A, B>(event: watcher::Event<A>, map: impl Fn(A) -> B) -> watcher::E
     }
 }
 
-async fn read_secret(api: &Api<Secret>, name: &str) -> Result<SecretData, FetchError> {
-    let failed = |reason: String| FetchError::Failed { name: name.to_owned(), reason };
-    match tokio::time::timeout(READ_LIMIT, api.get_opt(name)).await {
-        Ok(Ok(Some(secret))) => {
+async fn read_secret(client: Client, Key { namespace, name }: Key) -> Outcome {
+    let api: Api<Secret> = Api::namespaced(client, &namespace);
+    let failed = |reason: String| FetchError::Failed { name: name.clone(), reason };
+    match api.get_opt(&name).await {
+        Ok(Some(secret)) => {
             let data = secret.data.unwrap_or_default();
-            Ok(data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect())
+            Ok(Arc::new(data.into_iter().map(|(key, bytes)| (key, bytes.0)).collect()))
         }
-        Ok(Ok(None)) => Err(FetchError::NotFound(name.to_owned())),
+        Ok(None) => Err(FetchError::NotFound(name)),
         // A decoding error could quote the Secret, so its text stays here.
-        Ok(Err(kube::Error::SerdeError(_))) => Err(failed("unreadable answer".to_owned())),
-        Ok(Err(error)) => Err(failed(api_text(&error))),
-        Err(_) => Err(failed(format!("no answer within {} s", READ_LIMIT.as_secs()))),
+        Err(kube::Error::SerdeError(_)) => Err(failed("unreadable answer".to_owned())),
+        Err(error) => Err(failed(api_text(&error))),
     }
 }
 

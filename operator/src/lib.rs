@@ -44,6 +44,7 @@ pub mod outage;
 pub mod reconcile;
 pub mod report;
 pub mod secret_push;
+pub mod secret_reads;
 pub mod secrets;
 pub mod self_test;
 pub mod server;

@@ -2,7 +2,7 @@
 //!
 //! Pure: the caller fetches. Objects in the caches are never changed; a filled copy lives for one
 //! answer. Source of every rule and text: Dapr 1.18, operator API.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use resources::{
@@ -15,7 +15,7 @@ use serde_json::Value;
 pub type SecretData = BTreeMap<String, Vec<u8>>;
 
 /// What fetching the secrets of an object gave, by name of the Secret.
-pub type Fetched = BTreeMap<String, Result<SecretData, FetchError>>;
+pub type Fetched = BTreeMap<String, Result<Arc<SecretData>, FetchError>>;
 
 /// Why a Secret could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::*;
 
 fn fetched() -> Fetched {
     let data = |pairs: &[(&str, &[u8])]| {
-        Ok(pairs.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect())
+        Ok(Arc::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), v.to_vec())).collect()))
     };
     [
         ("redis".to_owned(), data(&[("password", b"hunter2"), ("redis", b"own"), ("empty", b"")])),

@@ -44,14 +44,13 @@ pub fn service_for(
 ) -> Result<Image> {
     let entry = format!("/{}", service.binary());
     let materials = format!("{:#}\n", sbom::of(service, architecture)?);
-    Ok(Image::new(name)
+    let image = Image::new(name)
         .architecture(architecture)
         .file(service.build_for(architecture, profile)?, &entry)?
         .ca_roots()
-        .bytes(materials, &sbom::path_in_image(service))
-        // The allocator's huge pages of 2 MB cost an idle service more than all of its data.
-        .env("MIMALLOC_ALLOW_THP", "0")
-        .entrypoint(&[&entry]))
+        .bytes(materials, &sbom::path_in_image(service));
+    let image = service.environment().iter().fold(image, |image, (k, v)| image.env(k, v));
+    Ok(image.entrypoint(&[&entry]))
 }
 
 /// The tag of [`daprd`] images: its version without the `v`.

@@ -48,6 +48,17 @@ impl Service {
         }
     }
 
+    /// The environment of its image. The allocator's huge pages of 2 MB cost an idle service more
+    /// than all of its data. The operator holds large lists for a moment when sidecars start, and
+    /// then nothing for hours, so what it frees goes back at once; the other services would pay for
+    /// that with every request.
+    pub const fn environment(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Operator => &[("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")],
+            Self::Injector | Self::Sentry | Self::Placement => &[("MIMALLOC_ALLOW_THP", "0")],
+        }
+    }
+
     /// The service whose package or program has that name.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use resources::names;
 
-use crate::{chain, environment};
+use crate::{api_client, chain, environment};
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
@@ -49,7 +49,7 @@ pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow
         (None, None) if in_cluster() => incluster()?,
         (None, None) => from_file(&home_config()?).await?,
     };
-    Client::try_from(config).context("make the Kubernetes client")
+    api_client::client(&config).context("make the Kubernetes client")
 }
 
 /// A client for a person's command: the cluster of a context of `--kubeconfig`, of the files in

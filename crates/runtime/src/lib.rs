@@ -12,6 +12,7 @@
 //! The environment, the wall clock and randomness are read here and nowhere else, so that every
 //! decision elsewhere is a function of its arguments.
 
+mod api_client;
 pub mod clock;
 pub mod environment;
 pub mod flags;

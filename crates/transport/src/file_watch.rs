@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use notify::{RecursiveMode, Watcher as _};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 /// One change comes as several events.
@@ -24,7 +25,11 @@ impl FileWatch {
     /// A directory does not exist or cannot be watched; the text names it.
     pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<Self> {
         let (wake, woken) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |_| {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // What the watch could not tell may have been a change.
+            if event.is_ok_and(|event| is_read(event.kind)) {
+                return;
+            }
             // Full: a wake-up is pending already.
             let _ = wake.try_send(());
         })
@@ -49,6 +54,39 @@ impl FileWatch {
     }
 }
 
+/// Whether files stay as they were. Who looks at its files must not wake itself by that.
+fn is_read(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
 fn directory(path: &Path) -> PathBuf {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Longer than a wake-up takes; what is waited for comes at once, or never.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const NEVER: Duration = Duration::from_hours(1);
+
+    #[tokio::test]
+    async fn a_change_wakes_and_a_read_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("ca.crt"), folder.path().join("ca.new"));
+        std::fs::write(&file, "a").unwrap();
+        let mut watch = FileWatch::new([file.as_path()]).unwrap();
+        std::fs::write(&file, "b").unwrap();
+        timeout(PATIENCE, watch.changed(NEVER)).await.unwrap();
+        for _ in 0..3 {
+            std::fs::read(&file).unwrap();
+        }
+        assert!(timeout(SETTLE * 4, watch.changed(NEVER)).await.is_err(), "a read is no change");
+        std::fs::write(&other, "c").unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        timeout(PATIENCE, watch.changed(NEVER)).await.unwrap();
+    }
 }

@@ -9,8 +9,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
@@ -55,14 +55,13 @@ pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Ar
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
     let resolver = Arc::new(Resolver(svid.clone()));
-    let mut config = match clients {
+    let config = match clients {
         ClientAuth::None => builder.with_no_client_auth().with_cert_resolver(resolver),
         ClientAuth::Spiffe => builder
             .with_client_cert_verifier(Arc::new(SpiffeVerifier::new(svid.anchors(), None)))
             .with_cert_resolver(resolver),
     };
-    config.alpn_protocols = alpn.protocols();
-    Ok(Arc::new(config))
+    Ok(fresh_sessions(config, alpn))
 }
 
 /// A server configuration for HTTPS whose clients must have a certificate of one of these CAs
@@ -77,12 +76,11 @@ pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> anyhow::Result<Arc<S
     }
     let clients =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(Resolver(svid.clone())));
-    config.alpn_protocols = Alpn::Https.protocols();
-    Ok(Arc::new(config))
+    Ok(fresh_sessions(config, Alpn::Https))
 }
 
 /// A server configuration without client certificates, for whatever certificate `resolver` has.
@@ -90,12 +88,20 @@ pub(crate) fn server_with(
     resolver: Arc<dyn rustls::server::ResolvesServerCert>,
     alpn: Alpn,
 ) -> anyhow::Result<Arc<ServerConfig>> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(resolver);
+    Ok(fresh_sessions(config, alpn))
+}
+
+/// No session is resumed: a resumed one would keep a peer whose anchor is gone. Sidecars and API
+/// servers never ask for it, so nothing is kept for the case that they might.
+fn fresh_sessions(mut config: ServerConfig, alpn: Alpn) -> Arc<ServerConfig> {
     config.alpn_protocols = alpn.protocols();
-    Ok(Arc::new(config))
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
 }
 
 /// A client configuration that presents the current SVID and accepts exactly the server `expected`.
