@@ -43,8 +43,8 @@ const AIMS: &[Aim] = &[
     aim("placement-join", "500 hosts: sent", 20.0),
     aim("placement-join", "500 hosts: CPU", 300.0),
     aim("placement-join", "500 hosts: RSS", 40.0),
-    aim("placement-join", "leader killed: every host uses the new table", 1500.0),
-    aim("placement-join", "leader stopped: every host uses the new table", 500.0),
+    aim("placement-join", "leader killed: first lock of the next", 1500.0),
+    aim("placement-join", "leader stopped: first lock of the next", 500.0),
 ];
 
 impl Aim {

@@ -60,6 +60,8 @@ pub struct Hosts {
 struct Shared {
     bytes: Arc<AtomicU64>,
     lost: AtomicU64,
+    /// The first lock since somebody began to wait for it.
+    locked: Mutex<Option<Instant>>,
     /// The first table that came of the version that came last; one for all, because thousands of
     /// copies of a large one fill a machine.
     table: Mutex<(u64, RawTable)>,
@@ -142,6 +144,16 @@ impl Hosts {
         agreed.filter(|_| complete).map(|(_, at)| Agreed { at })
     }
 
+    /// From now on the next lock of any host is waited for.
+    pub fn await_lock(&self) {
+        *lock(&self.shared.locked) = None;
+    }
+
+    /// The first lock of any host after [`Self::await_lock`].
+    pub fn first_lock(&self) -> Option<Instant> {
+        *lock(&self.shared.locked)
+    }
+
     /// Bytes that all hosts together received on their connections so far.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
@@ -214,6 +226,7 @@ impl Sidecar {
         let operation = match order {
             Order::Lock(version) => {
                 seen.locked.get_or_insert(now);
+                lock(&self.shared.locked).get_or_insert(now);
                 seen.version = version;
                 2
             }

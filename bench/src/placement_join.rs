@@ -46,7 +46,7 @@ impl Row for PlacementJoin {
         "N hosts of one app with 3 actor types join one namespace, evenly within 2 or 5 seconds, and \
          acknowledge at once, in plain text; then one leaves, and one is replaced. A side that has \
          no common table within a minute has no figures. With 3 replicas and 100 hosts the leader \
-         is killed, and in another round stopped: time until every host uses one table with all"
+         is killed, and in another round stopped: time until the next leader locks, and until every host uses one table with all"
     }
 
     fn services(&self) -> &'static [Service] {
@@ -140,17 +140,25 @@ impl Joining {
             hosts.join(BEREFT, Duration::from_secs(1)).await;
             hosts.agreed(begin, LIMIT).await?;
             let leader = leader(&replicas)?;
+            hosts.await_lock();
             let lost = monotonic();
             leader.process.signal(signal)?;
             let table = hosts.agreed(lost, LIMIT).await?;
-            anyhow::Ok(table.at.saturating_duration_since(lost))
+            let lock = hosts.first_lock().context("a table without a lock")?;
+            anyhow::Ok([lock, table.at].map(|at| at.saturating_duration_since(lost)))
         })?;
-        let metric = format!("leader {what}: every host uses the new table");
         for replica in replicas {
             // The one that was lost has ended already.
             replica.stop().ok();
         }
-        Ok(vec![Reading::new(metric, Unit::Milliseconds, milliseconds(took))])
+        let reading = |until: &str, took| {
+            Reading::new(format!("leader {what}: {until}"), Unit::Milliseconds, milliseconds(took))
+        };
+        let [lock, table] = took;
+        Ok(vec![
+            reading("first lock of the next", lock),
+            reading("every host uses the new table", table),
+        ])
     }
 }
 

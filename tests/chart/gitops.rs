@@ -2,7 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, Spawn, build_binary, environment, injector_bed::kubeconfig};
+use blackbox::{Scratch, Spawn, accounts::kubeconfig, build_binary, environment};
 use serde_json::Value;
 
 use crate::{

@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    ApiBed, Deadline, Process, Scratch, Service, Spawn, build_binary, environment,
-    injector_bed::{bound_token, kubeconfig},
-    until,
+    ApiBed, Deadline, Process, Scratch, Service, Spawn,
+    accounts::{bound_token, kubeconfig},
+    build_binary, environment, until,
 };
 use rstest::rstest;
 use serde_json::{Value, json};

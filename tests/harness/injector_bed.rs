@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use crate::accounts::{bound_token, kubeconfig};
 use crate::admission::AdmissionClient;
 use crate::{
     ApiBed, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
@@ -17,8 +18,6 @@ use crate::{
 
 /// Namespace of the control plane.
 pub const NAMESPACE: &str = "dapr-system";
-/// Audience of the tokens that sentry accepts.
-const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 /// The object that makes kube-apiserver call the injector.
 const WEBHOOK: &str = "dapr-sidecar-injector";
 /// Variables of every injector of a bed.
@@ -466,38 +465,4 @@ webhooks:
 "#
     ))
     .map(|_| ())
-}
-
-/// Writes a token of an account that only its pod may use, which sentry accepts.
-///
-/// # Errors
-/// When there is no such account or pod.
-pub fn bound_token(
-    bed: &ApiBed,
-    scratch: &Scratch,
-    file: &str,
-    account: &str,
-    pod: &str,
-) -> Result<PathBuf> {
-    let args = ["create", "token", account, "-n", NAMESPACE, "--audience", AUDIENCE];
-    let bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod];
-    scratch.write(file, bed.kubectl(&[&args[..], &bound].concat())?.trim())
-}
-
-/// Writes the way in of an account.
-///
-/// # Errors
-/// When there is no such account.
-pub fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
-    let token = bed.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
-    scratch.write("api-ca.crt", bed.ca_pem()?)?;
-    let config = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "it",
-        "clusters": [{"name": "it", "cluster": {
-            "server": bed.server(), "certificate-authority": scratch.path().join("api-ca.crt"),
-        }}],
-        "users": [{"name": "it", "user": {"token": token.trim()}}],
-        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-    });
-    scratch.write(file, config.to_string())
 }

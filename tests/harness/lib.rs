@@ -13,6 +13,7 @@
 //!
 //! Start reading at [`ApiBed`]; `cargo xtask cluster up` is the same code behind a command line.
 
+pub mod accounts;
 pub mod actor_app;
 pub mod admission;
 pub mod api_bed;

@@ -1,0 +1,45 @@
+//! How a process outside of the cluster acts as an account of the control plane.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{ApiBed, Scratch, injector_bed::NAMESPACE};
+
+/// Audience of the tokens that sentry accepts.
+const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
+
+/// Writes a token of an account that only its pod may use, which sentry accepts.
+///
+/// # Errors
+/// When there is no such account or pod.
+pub fn bound_token(
+    bed: &ApiBed,
+    scratch: &Scratch,
+    file: &str,
+    account: &str,
+    pod: &str,
+) -> Result<PathBuf> {
+    let args = ["create", "token", account, "-n", NAMESPACE, "--audience", AUDIENCE];
+    let bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod];
+    scratch.write(file, bed.kubectl(&[&args[..], &bound].concat())?.trim())
+}
+
+/// Writes the way in of an account.
+///
+/// # Errors
+/// When there is no such account.
+pub fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
+    let token = bed.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
+    scratch.write("api-ca.crt", bed.ca_pem()?)?;
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": {
+            "server": bed.server(), "certificate-authority": scratch.path().join("api-ca.crt"),
+        }}],
+        "users": [{"name": "it", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    });
+    scratch.write(file, config.to_string())
+}
