@@ -63,7 +63,9 @@ impl Kubernetes {
     /// # Errors
     /// There are no credentials.
     pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
-        let client = runtime::kubernetes::client(kubeconfig, Precedence::InCluster).await?;
+        // A TokenReview for each certificate.
+        let client =
+            runtime::kubernetes::client_of_short_calls(kubeconfig, Precedence::InCluster).await?;
         Ok(Self {
             client,
             pods: Cache::default(),

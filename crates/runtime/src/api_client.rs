@@ -1,5 +1,5 @@
 //! How the API server is spoken to: HTTP/2, so that all watches and calls of a process share one
-//! connection and its buffers, or HTTP/1.1 where the server has no HTTP/2.
+//! connection and its buffers, or HTTP/1.1 where the server has no HTTP/2 or speed counts.
 
 use std::time::Duration;
 
@@ -25,11 +25,20 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Buffer of a connection without HTTP/2, of which each watch has its own. Holds an answer's head.
 const HTTP1_BUFFER: usize = 32 * 1024;
 
+/// What is sent over the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// Watches, and now and then a call: one connection for all.
+    Watches,
+    /// Many short calls at once, which go through faster on connections of their own.
+    ShortCalls,
+}
+
 /// A client of the API server of `config`.
 ///
 /// # Errors
 /// The credentials cannot be used.
-pub(crate) fn client(config: &Config) -> anyhow::Result<Client> {
+pub(crate) fn client(config: &Config, traffic: Traffic) -> anyhow::Result<Client> {
     let mut http = legacy::Client::builder(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -46,11 +55,11 @@ pub(crate) fn client(config: &Config) -> anyhow::Result<Client> {
         .layer(config.extra_headers_layer().context("use the extra headers")?)
         .map_err(BoxError::from)
         .timeout(ANSWER)
-        .service(http.build::<_, Body>(connector(config)?));
+        .service(http.build::<_, Body>(connector(config, traffic)?));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-fn connector(config: &Config) -> anyhow::Result<HttpsConnector<HttpConnector>> {
+fn connector(config: &Config, traffic: Traffic) -> anyhow::Result<HttpsConnector<HttpConnector>> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -63,5 +72,8 @@ fn connector(config: &Config) -> anyhow::Result<HttpsConnector<HttpConnector>> {
         let name = name.clone().try_into().context("use the cluster's TLS server name")?;
         builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
-    Ok(builder.enable_all_versions().wrap_connector(tcp))
+    Ok(match traffic {
+        Traffic::Watches => builder.enable_all_versions().wrap_connector(tcp),
+        Traffic::ShortCalls => builder.enable_http1().wrap_connector(tcp),
+    })
 }

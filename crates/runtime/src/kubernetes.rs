@@ -11,7 +11,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use resources::names;
 
-use crate::{api_client, chain, environment};
+use crate::{
+    api_client::{self, Traffic},
+    chain, environment,
+};
 
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
@@ -42,6 +45,25 @@ pub enum Precedence {
 /// # Errors
 /// There are no credentials, or the kubeconfig is unreadable; the text names the file.
 pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow::Result<Client> {
+    client_for(Traffic::Watches, kubeconfig, precedence).await
+}
+
+/// As [`client`], for a service that makes hundreds of short calls a second.
+///
+/// # Errors
+/// As [`client`].
+pub async fn client_of_short_calls(
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> anyhow::Result<Client> {
+    client_for(Traffic::ShortCalls, kubeconfig, precedence).await
+}
+
+async fn client_for(
+    traffic: Traffic,
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> anyhow::Result<Client> {
     let config = match (kubeconfig, set("KUBECONFIG")) {
         _ if precedence == Precedence::InCluster && in_cluster() => incluster()?,
         (Some(path), _) => from_file(path).await?,
@@ -49,7 +71,7 @@ pub async fn client(kubeconfig: Option<&Path>, precedence: Precedence) -> anyhow
         (None, None) if in_cluster() => incluster()?,
         (None, None) => from_file(&home_config()?).await?,
     };
-    api_client::client(&config).context("make the Kubernetes client")
+    api_client::client(&config, traffic).context("make the Kubernetes client")
 }
 
 /// A client for a person's command: the cluster of a context of `--kubeconfig`, of the files in
