@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -11,8 +11,6 @@ use kube::client::{Body, ConfigExt as _, retry::RetryPolicy};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-/// Limit of making a connection.
-const CONNECT: Duration = Duration::from_secs(30);
 /// From a request to the head of its answer. The API server gives up after a minute by itself; the
 /// body of a watch may take as long as it likes.
 const ANSWER: Duration = Duration::from_secs(90);
@@ -37,8 +35,12 @@ pub(crate) enum Traffic {
 /// A client of the API server of `config`.
 ///
 /// # Errors
-/// The credentials cannot be used.
+/// The credentials cannot be used, or the API server is to be reached through a proxy.
 pub(crate) fn client(config: &Config, traffic: Traffic) -> anyhow::Result<Client> {
+    if let Some(proxy) = &config.proxy_url {
+        let host = proxy.host().unwrap_or_default(); // what stands before it may be a password
+        bail!("the proxy {host:?} of the kubeconfig or the environment cannot be used: remove it");
+    }
     let mut http = legacy::Client::builder(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -63,7 +65,7 @@ fn connector(config: &Config, traffic: Traffic) -> anyhow::Result<HttpsConnector
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(config.connect_timeout);
     // Finds the end of a connection without HTTP/2, which has no pings.
     tcp.set_keepalive(Some(PING));
     let tls = config.rustls_client_config().context("use the cluster's certificate authority")?;
@@ -76,4 +78,18 @@ fn connector(config: &Config, traffic: Traffic) -> anyhow::Result<HttpsConnector
         Traffic::Watches => builder.enable_all_versions().wrap_connector(tcp),
         Traffic::ShortCalls => builder.enable_http1().wrap_connector(tcp),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_proxy_is_refused_and_its_password_not_told() {
+        let mut config = Config::new("https://127.0.0.1:6443".parse().unwrap());
+        assert!(client(&config, Traffic::Watches).is_ok());
+        config.proxy_url = Some("http://me:secret@proxy.example:3128".parse().unwrap());
+        let error = client(&config, Traffic::Watches).err().unwrap().to_string();
+        assert!(error.contains("proxy.example") && !error.contains("secret"), "{error}");
+    }
 }
