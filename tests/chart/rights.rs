@@ -20,19 +20,19 @@ const PATIENCE: u64 = 90;
 
 /// Rights that no request of this test needs, and the suite or the part of Kubernetes that does.
 const ARGUED: &[(&str, &str, &str)] = &[
-    // Only a pod elects: tests/e2e.rs.
+    // Only a pod elects: tests/e2e/main.rs.
     ("dapr-operator", "leases", "get"),
     ("dapr-operator", "leases", "update"),
     ("dapr-operator", "leases", "create"),
     // Asked by the admission plug-in OwnerReferencesPermissionEnforcement, in the service's name.
     ("dapr-operator", "deployments/finalizers", "update"),
     ("dapr-operator", "statefulsets/finalizers", "update"),
-    // An app whose port changes, or that is gone: tests/operator.rs.
+    // An app whose port changes, or that is gone: tests/operator/main.rs.
     ("dapr-operator", "services", "update"),
     ("dapr-operator", "services", "delete"),
     // The same Event once more is counted on the Event.
     ("dapr-operator", "events", "patch"),
-    // The watchdog deletes only once the injector is reached: tests/injector.rs.
+    // The watchdog deletes only once the injector is reached: tests/injector/main.rs.
     ("dapr-operator", "pods", "get"),
     ("dapr-operator", "pods", "delete"),
     ("dapr-operator", "pods", "create"),
@@ -42,12 +42,12 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-operator", "configmaps", "get"),
     ("dapr-injector", "configmaps", "get"),
     ("dapr-placement", "configmaps", "get"),
-    // Tells owners of pods: tests/injector_admission.rs. It looks for pods when nobody calls for long.
+    // Tells owners of pods: tests/injector_admission/main.rs. It looks for pods when nobody calls for long.
     ("dapr-injector", "events", "create"),
     ("dapr-injector", "pods", "list"),
-    // What happens to the CA: a rotation, an expiry: tests/sentry.rs.
+    // What happens to the CA: a rotation, an expiry: tests/sentry/main.rs.
     ("dapr-sentry", "events", "create"),
-    // A pod or Configuration that the watch has not brought yet: tests/sentry.rs.
+    // A pod or Configuration that the watch has not brought yet: tests/sentry/main.rs.
     ("dapr-sentry", "pods", "get"),
 ];
 

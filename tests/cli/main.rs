@@ -2,11 +2,8 @@
 //! an API server without nodes, with our chart repository, and with an Internet of the test's own.
 //! What needs running pods is in `upgrade.rs`. Source of commands and words: Dapr CLI 1.16.5.
 
-#[path = "cli/annotate.rs"]
 mod annotate;
-#[path = "cli/internet.rs"]
 mod internet;
-#[path = "cli/self_hosted.rs"]
 mod self_hosted;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

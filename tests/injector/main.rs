@@ -8,11 +8,8 @@ use blackbox::injector_bed::{Rights, names_of, pod};
 use blackbox::{Deadline, InjectorBed, until};
 use serde_json::{Value, json};
 
-#[path = "injector/manifests.rs"]
 mod manifests;
-#[path = "injector/namespaces.rs"]
 mod namespaces;
-#[path = "injector/watchdog.rs"]
 mod watchdog;
 
 /// The one that the tests that disturb nobody share.

@@ -2,9 +2,7 @@
 //! the admission guard around our injector.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
-#[path = "injector_admission/neighbour.rs"]
 mod neighbour;
-#[path = "injector_admission/outages.rs"]
 mod outages;
 
 use std::sync::OnceLock;

@@ -2,29 +2,17 @@
 //! reference operator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
-#[path = "operator/advice.rs"]
 mod advice;
-#[path = "operator/changes.rs"]
 mod changes;
-#[path = "operator/differential.rs"]
 mod differential;
-#[path = "operator/faults.rs"]
 mod faults;
-#[path = "operator/leader.rs"]
 mod leader;
-#[path = "operator/proxy.rs"]
 mod proxy;
-#[path = "operator/rights.rs"]
 mod rights;
-#[path = "operator/sidecars.rs"]
 mod sidecars;
-#[path = "operator/stage.rs"]
 mod stage;
-#[path = "operator/start.rs"]
 mod start;
-#[path = "operator/status.rs"]
 mod status;
-#[path = "operator/stored.rs"]
 mod stored;
 
 use std::{fs, time::Duration};

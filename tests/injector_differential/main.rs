@@ -6,17 +6,11 @@
 //! process; the other test asks both. `TRILBY_RECORD=1` writes its answers down anew.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
-#[path = "injector_differential/compare.rs"]
 mod compare;
-#[path = "injector_differential/corpus.rs"]
 mod corpus;
-#[path = "injector_differential/differences.rs"]
 mod differences;
-#[path = "injector_differential/generator.rs"]
 mod generator;
-#[path = "injector_differential/mutants.rs"]
 mod mutants;
-#[path = "injector_differential/sides.rs"]
 mod sides;
 
 use std::collections::BTreeSet;

@@ -6,13 +6,9 @@
     reason = "a test fails loudly"
 )]
 
-#[path = "placement/bed.rs"]
 mod bed;
-#[path = "placement/crowd.rs"]
 mod crowd;
-#[path = "placement/lease.rs"]
 mod lease;
-#[path = "placement/replicas.rs"]
 mod replicas;
 
 use std::collections::BTreeMap;

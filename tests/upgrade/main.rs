@@ -4,13 +4,9 @@
 //! One cluster serves the whole file, so it is one test with named steps. It needs root.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-#[path = "upgrade/cli.rs"]
 mod cli;
-#[path = "upgrade/client.rs"]
 mod client;
-#[path = "upgrade/picture.rs"]
 mod picture;
-#[path = "upgrade/releases.rs"]
 mod releases;
 
 use anyhow::{Context as _, Result, ensure};

@@ -2,7 +2,6 @@
 //! is well, and one that is spoilt in one way after the other.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-#[path = "check/bed.rs"]
 mod bed;
 
 use anyhow::{Context as _, Result, ensure};
