@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".dapr.proto.operator.v1")
         .codec_path("crate::codec::SmallBuffers")
+        // Stored and sent on as it came, whatever a later version adds to it.
+        .extern_path(".dapr.proto.scheduler.v1.JobMetadata", "crate::job_metadata::JobMetadata")
         .compile_fds(descriptors)?;
     Ok(())
 }
