@@ -22,8 +22,17 @@ const VALUES: [&str; 9] = [
 /// First words of metrics of our services.
 const METRICS: [&str; 4] = ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_"];
 /// Folders with the sources of all that documentation names.
-const SOURCES: [&str; 8] =
-    ["crates", "operator", "sidecar-injector", "sentry", "placement", "daprctl", "tests", "xtask"];
+const SOURCES: [&str; 9] = [
+    "crates",
+    "operator",
+    "sidecar-injector",
+    "sentry",
+    "placement",
+    "scheduler",
+    "daprctl",
+    "tests",
+    "xtask",
+];
 /// A word with so many underscores, and so long, names a test.
 const TEST_UNDERSCORES: usize = 4;
 

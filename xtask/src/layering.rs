@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 7] = [
     &["identity", "resources", "proto"],
     &["runtime"],
     &["transport"],
-    &["operator", "sidecar-injector", "sentry", "placement", "daprctl"],
+    &["operator", "sidecar-injector", "sentry", "placement", "scheduler", "daprctl"],
     &["blackbox"],
     &["bench"],
     &["xtask"],
@@ -64,7 +64,9 @@ const CONFINED: [Confined; 3] = [
 /// Fails on the first list of offences, all named.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut offences = edges(&cargo_metadata::read(&["--no-deps"])?);
-    for folder in ["crates", "operator", "sidecar-injector", "sentry", "placement", "daprctl"] {
+    for folder in
+        ["crates", "operator", "sidecar-injector", "sentry", "placement", "scheduler", "daprctl"]
+    {
         scan(root, &root.join(folder), &mut offences)?;
     }
     ensure!(offences.is_empty(), "layering:\n  {}", offences.join("\n  "));

@@ -1,0 +1,264 @@
+//! Inputs and outputs of the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::job::{Counter, Job, JobId};
+
+/// A live `WatchJobs` stream. The shell chooses a new number for every stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StreamId(pub(crate) u64);
+
+/// What happened. Events about one key arrive in the order of the store's revisions.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A job was written, or was read when the service started.
+    JobPut {
+        /// Key without `dapr/jobs/`.
+        key: Arc<str>,
+        /// `mod_revision` of the job record.
+        revision: u64,
+        /// The record.
+        job: Job,
+        /// The counter record of the key, whatever version of the job it counts.
+        counter: Option<Counter>,
+        /// How the record came into the store.
+        origin: Origin,
+    },
+    /// A job key was deleted by someone other than the engine. An unknown key is harmless.
+    JobDeleted {
+        /// Key without `dapr/jobs/`.
+        key: Arc<str>,
+    },
+    /// A counter record was written over the client port, not by the engine.
+    CounterPut {
+        /// Key without `dapr/counters/`.
+        key: Arc<str>,
+    },
+    /// The first message of a stream was authorised and checked.
+    StreamOpened(Registration),
+    /// A stream ended, for any reason. Repeating it is harmless.
+    StreamClosed {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// The transport took all deliveries of a stream up to and including this id.
+    Taken {
+        /// The stream.
+        stream: StreamId,
+        /// The highest id that left the process.
+        through: u64,
+    },
+    /// A stream answered a delivery.
+    Ack {
+        /// The stream.
+        stream: StreamId,
+        /// `WatchJobsRequestResult.id`.
+        id: u64,
+        /// `WatchJobsRequestResult.status`.
+        result: AckResult,
+    },
+    /// A delivery did not leave the process.
+    Undeliverable {
+        /// The stream.
+        stream: StreamId,
+        /// The id of the delivery.
+        id: u64,
+        /// Why.
+        reason: Undeliverable,
+    },
+    /// The store answered [`Effect::Persist`] or [`Effect::Finish`].
+    Persisted {
+        /// The job of the effect.
+        job: JobId,
+        /// What became of the write.
+        outcome: WriteOutcome,
+    },
+    /// The store answered [`Effect::Load`].
+    Loaded {
+        /// The job of the effect.
+        job: JobId,
+        /// What was read.
+        outcome: LoadOutcome,
+    },
+    /// The replicas among which concurrency limits are shared have changed.
+    Share(Share),
+    /// No delivery starts until [`Event::Resume`]: the store or the lease is lost, or the process
+    /// stops. Results are still processed.
+    Pause,
+    /// Deliveries start again.
+    Resume,
+    /// [`super::Engine::wake_at`] has passed, or the wall clock was set.
+    Tick,
+}
+
+/// How a job record came into the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `ScheduleJob`.
+    Api,
+    /// A put over the client port. An overdue job waits for a second, so that a counter that is
+    /// imported after it still counts.
+    ClientPort,
+    /// The scan of the store at start, or after its watch was lost.
+    Scan,
+}
+
+/// `WatchJobsRequestInitial`, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    /// The stream.
+    pub(crate) stream: StreamId,
+    /// Namespace of the sidecar.
+    pub(crate) namespace: Arc<str>,
+    /// App id of the sidecar, when the stream accepts jobs.
+    pub(crate) app_id: Option<Arc<str>>,
+    /// Actor types of the sidecar, empty unless the stream accepts reminders.
+    pub(crate) actor_types: Vec<Arc<str>>,
+    /// Limits with a value above zero and an actor target.
+    pub(crate) limits: Vec<ConcurrencyLimit>,
+}
+
+/// `ConcurrencyLimit` of an actor target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ConcurrencyLimit {
+    /// Actor type.
+    pub(crate) actor_type: Arc<str>,
+    /// `JobMetadata.concurrency_key` that is limited; the whole type when unset.
+    pub(crate) name: Option<Arc<str>>,
+    /// Deliveries without an answer, over all replicas; at least 1.
+    pub(crate) max_concurrent: u32,
+}
+
+/// The part of each concurrency limit that this replica may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Position of this replica among the sorted broadcast addresses.
+    pub(crate) index: u32,
+    /// Number of replicas; 0 counts as 1.
+    pub(crate) total: u32,
+}
+
+/// `WatchJobsRequestResultStatus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AckResult {
+    /// SUCCESS.
+    Success,
+    /// FAILED.
+    Failed,
+}
+
+/// Why a delivery did not leave the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undeliverable {
+    /// The job key is gone or has another revision. The event that says so follows or has arrived.
+    Superseded,
+    /// The stream cannot take it, or the store cannot be read. The engine delivers the job again.
+    Failed,
+}
+
+/// What became of a conditional write. The shell retries while the store cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteOutcome {
+    /// It is durable.
+    Stored,
+    /// The job key has another revision or is gone. The event that says so follows or has arrived.
+    Superseded,
+    /// The store is full and refuses puts. The job continues from memory, and the counter is
+    /// written again after a back-off.
+    Full,
+}
+
+/// What a load found.
+#[derive(Debug)]
+pub(crate) enum LoadOutcome {
+    /// The record with the revision of the effect.
+    Found {
+        /// The record.
+        job: Box<Job>,
+        /// The counter record of the key, whatever version of the job it counts.
+        counter: Option<Counter>,
+    },
+    /// The key is gone or has another revision. The event that says so follows or has arrived.
+    Superseded,
+    /// The record cannot be decoded. The engine forgets the job; the record stays stored.
+    Corrupt,
+}
+
+/// What the shell does, in this order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Send a delivery.
+    Deliver {
+        /// To this stream.
+        stream: StreamId,
+        /// `WatchJobsResponse.id`: 1, 2, 3 … for each stream.
+        id: u64,
+        /// Key of the job, without prefix. The shell reads the payload when the transport takes the
+        /// delivery.
+        key: Arc<str>,
+        /// `mod_revision` of the job record.
+        revision: u64,
+    },
+    /// Put the counter record if the job key still has this revision. The shell answers with
+    /// [`Event::Persisted`].
+    Persist {
+        /// The job.
+        job: JobId,
+        /// Key without prefix.
+        key: Arc<str>,
+        /// `mod_revision` of the job record.
+        revision: u64,
+        /// The record.
+        counter: Counter,
+    },
+    /// The job is finished: delete the job record and the counter record if the job key still has
+    /// this revision, else nothing. The shell answers with [`Event::Persisted`].
+    Finish {
+        /// The job.
+        job: JobId,
+        /// Key without prefix.
+        key: Arc<str>,
+        /// `mod_revision` of the job record.
+        revision: u64,
+    },
+    /// Read the job record and its counter record, a short time before the job is due. The shell answers with [`Event::Loaded`].
+    Load {
+        /// The job.
+        job: JobId,
+        /// Key without prefix.
+        key: Arc<str>,
+        /// `mod_revision` of the job record.
+        revision: u64,
+    },
+    /// Record a metric or a log line.
+    Observe(Observation),
+}
+
+/// What metrics and logs record.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Observation {
+    /// A delivery was answered SUCCESS: `jobs_triggered_total`, `trigger_latency`.
+    Succeeded(TargetKind, Duration),
+    /// A delivery was answered FAILED: `jobs_failed_total`, `trigger_latency`.
+    Failed(TargetKind, Duration),
+    /// The queue of a concurrency gate was full, which counts as a failed delivery:
+    /// `jobs_failed_total`.
+    Overflowed(TargetKind),
+    /// A due job found no stream, or its stream ended before the answer:
+    /// `jobs_undelivered_total`.
+    Undelivered(TargetKind),
+    /// A delivery waits for a slot of this gate: `concurrency_throttled_total`.
+    Throttled(Arc<str>),
+    /// An answer with an id that the stream does not wait for. It is dropped.
+    UnknownAck(StreamId, u64),
+}
+
+/// Label `type` of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TargetKind {
+    /// `job`.
+    Job,
+    /// `actor`.
+    Actor,
+}
