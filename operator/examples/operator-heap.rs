@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use operator::config::{Environment, Flags};
+use operator::{Environment, Flags};
 
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();

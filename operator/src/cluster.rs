@@ -29,14 +29,16 @@ use runtime::{clock, kubernetes::api_text};
 use serde_json::Value;
 
 use crate::{
-    cache::Key,
-    component_status::FIELD_MANAGER,
     follow::pause_before_watch,
-    secret_reads::{Outcome, SecretReads},
-    secrets::{FetchError, Fetched},
-    workload::WorkloadKind,
+    key::ObjectKey,
+    secrets::{
+        reads::{Outcome, SecretReads},
+        resolution::{FetchError, Fetched},
+    },
 };
 
+/// Owner of the applied fields (Kubernetes, server-side apply).
+const FIELD_MANAGER: &str = "dapr-operator";
 /// Objects per page of a list, where the API server cannot send a list one by one.
 const PAGE: u32 = 500;
 /// In the query of a watch that begins with the list (Kubernetes, streaming lists).
@@ -44,7 +46,7 @@ const STREAMED: &str = "sendInitialEvents=true";
 
 /// The API server.
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
     /// The only namespace to watch; `None` for all.
     watch_namespace: Option<String>,
@@ -56,7 +58,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Calls through `client`, watching one namespace or all.
-    pub fn new(client: Client, watch_namespace: Option<String>, instance: String) -> Self {
+    pub(crate) fn new(client: Client, watch_namespace: Option<String>, instance: String) -> Self {
         let streams = Arc::new(AtomicBool::new(true));
         let client = observed(client, streams.clone());
         let reporter =
@@ -68,12 +70,12 @@ impl Cluster {
     }
 
     /// The client itself, for the other `cluster` modules.
-    pub fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
     /// The only namespace that is watched; `None` for all.
-    pub fn watch_namespace(&self) -> Option<&str> {
+    pub(crate) fn watch_namespace(&self) -> Option<&str> {
         self.watch_namespace.as_deref()
     }
 
@@ -81,7 +83,7 @@ impl Cluster {
     ///
     /// # Errors
     /// It is forbidden or undecodable.
-    pub async fn configuration(
+    pub(crate) async fn configuration(
         &self,
         namespace: &str,
         name: &str,
@@ -90,19 +92,18 @@ impl Cluster {
     }
 
     /// Watches a kind as untyped objects, so that each is decoded by itself.
-    pub fn watch_kind<K: CustomResource>(
+    pub(crate) fn watch_kind<K: CustomResource>(
         &self,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<DynamicObject>>> + use<K> {
         self.watch_untyped(&resource(GROUP, K::VERSION, K::KIND, K::PLURAL))
     }
 
     /// Watches a kind of workload, keeping of each what `reduce` makes of it.
-    pub fn watch_workloads<T>(
+    pub(crate) fn watch_workloads<T>(
         &self,
-        kind: WorkloadKind,
+        (group, version, kind, plural): (&str, &str, &str, &str),
         reduce: impl Fn(DynamicObject) -> T + Clone,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<T>>> {
-        let (group, version, kind, plural) = kind.names();
         let events = self.watch_untyped(&resource(group, version, kind, plural));
         events.map(move |event| event.map(|event| map_event(event, reduce.clone())))
     }
@@ -119,7 +120,7 @@ impl Cluster {
     }
 
     /// Watches the metadata of all pods.
-    pub fn watch_pods(
+    pub(crate) fn watch_pods(
         &self,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
         let events = watcher(self.api::<PartialObjectMeta<Pod>>(), self.watch_config());
@@ -127,7 +128,7 @@ impl Cluster {
     }
 
     /// Watches the metadata of all Secrets.
-    pub fn watch_secrets(
+    pub(crate) fn watch_secrets(
         &self,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
         let events = watcher(self.api::<PartialObjectMeta<Secret>>(), self.watch_config());
@@ -135,7 +136,7 @@ impl Cluster {
     }
 
     /// Watches a kind of Kubernetes, keeping of each object what `reduce` makes of it.
-    pub fn watch_reduced<K, T>(
+    pub(crate) fn watch_reduced<K, T>(
         &self,
         reduce: impl Fn(K) -> T + Clone,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<T>>>
@@ -152,7 +153,7 @@ impl Cluster {
     }
 
     /// Reads Secrets of a namespace; one that fails leaves the others alone.
-    pub async fn secrets(&self, namespace: &str, names: BTreeSet<String>) -> Fetched {
+    pub(crate) async fn secrets(&self, namespace: &str, names: BTreeSet<String>) -> Fetched {
         self.reads.all(namespace, names).await
     }
 
@@ -160,7 +161,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says; nothing depends on it.
-    pub async fn warn(
+    pub(crate) async fn warn(
         &self,
         about: &ObjectReference,
         reason: &str,
@@ -180,22 +181,20 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says; so for all writes.
-    pub async fn create_service(&self, service: &Service) -> kube::Result<()> {
+    pub(crate) async fn create_service(&self, service: &Service) -> kube::Result<()> {
         let api = self.services(service.metadata.namespace.as_deref());
         api.create(&PostParams::default(), service).await.map(drop)
     }
 
     /// Replaces a Service of the same resource version.
-    #[expect(clippy::missing_errors_doc, reason = "as `create_service`")]
-    pub async fn replace_service(&self, service: &Service) -> kube::Result<()> {
+    pub(crate) async fn replace_service(&self, service: &Service) -> kube::Result<()> {
         let api = self.services(service.metadata.namespace.as_deref());
         let name = service.metadata.name.as_deref().unwrap_or_default();
         api.replace(name, &PostParams::default(), service).await.map(drop)
     }
 
     /// Removes the Service with this unique id, and no other of the same name.
-    #[expect(clippy::missing_errors_doc, reason = "as `create_service`")]
-    pub async fn delete_service(&self, key: &Key, uid: &str) -> kube::Result<()> {
+    pub(crate) async fn delete_service(&self, key: &ObjectKey, uid: &str) -> kube::Result<()> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match self.services(Some(&key.namespace)).delete(&key.name, &params).await {
@@ -212,7 +211,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn crd(&self, name: &str) -> kube::Result<Value> {
+    pub(crate) async fn crd(&self, name: &str) -> kube::Result<Value> {
         let object = self.crds().get(name).await?;
         serde_json::to_value(object).map_err(kube::Error::SerdeError)
     }
@@ -221,7 +220,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn patch_crd(&self, name: &str, operations: Vec<Value>) -> kube::Result<()> {
+    pub(crate) async fn patch_crd(&self, name: &str, operations: Vec<Value>) -> kube::Result<()> {
         let operations = serde_json::from_value(Value::Array(operations));
         let operations = operations.map_err(kube::Error::SerdeError)?;
         let patch = Patch::Json::<()>(operations);
@@ -229,7 +228,7 @@ impl Cluster {
     }
 
     /// Watches the metadata of one CRD.
-    pub fn watch_crd(
+    pub(crate) fn watch_crd(
         &self,
         name: &str,
     ) -> impl Stream<Item = watcher::Result<watcher::Event<ObjectMeta>>> + use<> {
@@ -243,7 +242,7 @@ impl Cluster {
     ///
     /// # Errors
     /// What the API server says.
-    pub async fn apply_status<K: CustomResource>(
+    pub(crate) async fn apply_status<K: CustomResource>(
         &self,
         object: &K,
         status: &Value,
@@ -308,7 +307,7 @@ fn map_event<A, B>(event: watcher::Event<A>, map: impl Fn(A) -> B) -> watcher::E
     }
 }
 
-async fn read_secret(client: Client, Key { namespace, name }: Key) -> Outcome {
+async fn read_secret(client: Client, ObjectKey { namespace, name }: ObjectKey) -> Outcome {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
     let failed = |reason: String| FetchError::Failed { name: name.clone(), reason };
     match api.get_opt(&name).await {

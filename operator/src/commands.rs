@@ -1,26 +1,29 @@
-//! The commands that the chart runs from the operator's image, beside the service itself.
+//! The commands of the operator's image: hooks and tests that the chart runs.
+pub mod apply_crds;
+pub mod self_test;
+
 use clap::{Parser, Subcommand};
 
-use crate::{crds::ApplyFlags, self_test::SelfTestFlags};
+use self::{apply_crds::ApplyFlags, self_test::SelfTestFlags};
 
-/// Their words on the command line; anything else starts the service.
+/// The names of the commands; without one the image runs the operator.
 pub const WORDS: [&str; 2] = ["apply-crds", "self-test"];
 
-/// The command line, as typed.
+/// The command line of a command.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "operator", about = "A command of the operator's image")]
+#[command(name = "operator", about = "Runs a command of the operator's image")]
 pub struct Flags {
-    /// Which one.
+    /// The command and its flags.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the image can do beside being the operator.
+/// A command of the image.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Bring the custom resource definitions of the cluster to this version
+    /// Upgrade the custom resource definitions of the cluster to this version
     ApplyCrds(Box<ApplyFlags>),
-    /// Find out whether the control plane works
+    /// Test whether the control plane works
     SelfTest(Box<SelfTestFlags>),
 }
 
@@ -29,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_known_by_its_word_and_takes_its_flags() {
+    fn parses_each_command_and_its_flags() {
         let [apply, test] = WORDS;
         let flags = Flags::parse_from(["operator", apply, "--log-level=debug"]);
         assert!(matches!(flags.command, Command::ApplyCrds(_)));

@@ -1,7 +1,6 @@
 //! Flags and environment of the operator, raw and checked.
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
 use clap::{ArgAction, Parser};
 use runtime::{
     ProcessFlags,
@@ -9,14 +8,20 @@ use runtime::{
     kubernetes::KubeFlags,
 };
 
-use crate::{watchdog::Options, workload::WorkloadKind};
+use crate::{
+    services::workload::WorkloadKind,
+    watchdog::{Options, WatchInterval},
+};
+
+/// Shortest interval of the watchdog (Dapr 1.18).
+const SHORTEST_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The command line, as typed. Names and defaults are those of Dapr 1.18.
 #[derive(Clone, Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(
     name = "operator",
-    about = "Serves custom resources to sidecars and keeps their Services"
+    about = "Serves custom resources to sidecars and reconciles the Services of apps"
 )]
 pub struct Flags {
     /// Flags of every service.
@@ -31,71 +36,73 @@ pub struct Flags {
     /// Port of the gRPC API
     #[arg(long, default_value_t = 6500, value_name = "PORT")]
     pub port: u16,
-    /// Address of the gRPC API; empty means all
+    /// Address that the gRPC API listens on; empty means all addresses
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub listen_address: String,
     /// Port of the conversion webhook
     #[arg(long, default_value_t = 19443, value_name = "PORT")]
     pub webhook_server_port: u16,
-    /// Address of the conversion webhook; empty means all
+    /// Address that the conversion webhook listens on; empty means all addresses
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub webhook_server_listen_address: String,
-    /// PEM file of the trust anchors
+    /// PEM file with the trust anchors
     #[arg(long, default_value = "/var/run/secrets/dapr.io/tls/ca.crt", value_name = "PATH")]
     pub trust_anchors_file: PathBuf,
-    /// Write Services without holding the lease; for a single replica
+    /// Reconcile without leader election; use with a single replica only
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub disable_leader_election: bool,
-    /// Do not keep the Services of apps
+    /// Do not reconcile the Services of apps
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub disable_service_reconciler: bool,
-    /// Keep the Services of Argo Rollouts too
+    /// Reconcile the Services of Argo Rollouts too
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub enable_argo_rollout_service_reconciler: bool,
-    /// Keep the Services of daemon sets too
+    /// Reconcile the Services of daemon sets too
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub enable_daemonset_service_reconciler: bool,
-    /// Tell sidecars at once when a Secret that a resource refers to has changed
+    /// Update sidecars immediately when a Secret that a resource references changes; requires the
+    /// right to list and watch Secrets
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub watch_secrets: bool,
-    /// Write what is wrong with a Component into its status, and give the CRD a place for it
+    /// Write problems of a Component to its status; adds a status subresource to the CRD
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub component_status: bool,
-    /// The only namespace to watch; empty means all
+    /// Namespace to watch; empty means all namespaces
     #[arg(long, default_value = "", value_name = "NAMESPACE", hide_default_value = true)]
     pub watch_namespace: String,
-    /// How often to look for pods without sidecar: 0, once, or a Go duration of at least 1s
+    /// Interval at which the watchdog checks for pods without sidecar: 0 (off), once, or a Go duration
+    /// of at least 1s
     #[arg(long, default_value = "0", value_name = "INTERVAL")]
     pub watch_interval: String,
-    /// Pods that the watchdog may delete per minute; 0 or less means any number
+    /// Pods that the watchdog deletes per minute at most; 0 or less means no limit
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_pod_restarts_per_minute: i64,
-    /// The watchdog may label pods that have a sidecar
+    /// Let the watchdog label pods that have a sidecar
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub watchdog_can_patch_pod_labels: bool,
-    /// Accepted for compatibility; the caches need no resync
+    /// Accepted for compatibility and ignored: the caches need no resync
     #[arg(long, default_value = "0", value_parser = go_duration, value_name = "DURATION")]
     pub cache_sync_period: Duration,
 }
 
-/// What the environment says.
+/// The environment variables that the operator reads.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
-    /// `NAMESPACE`: where the control plane is.
+    /// `NAMESPACE`: the namespace of the control plane; required.
     pub namespace: Option<String>,
-    /// `ENABLE_WEBHOOKS`: `false` switches conversion off.
+    /// `ENABLE_WEBHOOKS`: `false` disables the conversion webhook; default enabled.
     pub enable_webhooks: Option<String>,
 }
 
 impl Environment {
-    /// Reads the process's environment.
+    /// Reads the environment of the process.
     pub fn read() -> Self {
         Self {
             namespace: runtime::environment::var("NAMESPACE"),
@@ -104,82 +111,86 @@ impl Environment {
     }
 }
 
-/// Where the control plane is, as `NAMESPACE` says.
+/// Why the flags or the environment are not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `NAMESPACE` is not set.
+    #[error("'NAMESPACE' environment variable not set")]
+    NamespaceUnset,
+    /// `NAMESPACE` is empty.
+    #[error("'NAMESPACE' environment variable is empty")]
+    NamespaceEmpty,
+    /// `--watch-interval` is not a word or duration.
+    #[error("--watch-interval {text:?} is not a duration")]
+    WatchInterval {
+        /// Value of the flag.
+        text: String,
+        /// Why it is not a duration.
+        source: runtime::go_duration::GoDurationError,
+    },
+    /// `--watch-interval` is below one second.
+    #[error("--watch-interval {0:?} is shorter than 1s")]
+    WatchIntervalTooShort(String),
+}
+
+/// Checks the namespace of the control plane, the value of `NAMESPACE`.
 ///
 /// # Errors
-/// It is unset or empty.
-pub fn namespace(variable: Option<String>) -> anyhow::Result<String> {
-    match variable {
-        None => bail!("'NAMESPACE' environment variable not set"),
-        Some(empty) if empty.is_empty() => bail!("'NAMESPACE' environment variable is empty"),
-        Some(namespace) => Ok(namespace),
-    }
+/// [`ConfigError::NamespaceUnset`] and [`ConfigError::NamespaceEmpty`].
+pub fn namespace(variable: Option<String>) -> Result<String, ConfigError> {
+    let namespace = variable.ok_or(ConfigError::NamespaceUnset)?;
+    if namespace.is_empty() { Err(ConfigError::NamespaceEmpty) } else { Ok(namespace) }
 }
 
-/// When the watchdog looks for pods without sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WatchInterval {
-    /// Never.
-    Off,
-    /// Until one pass succeeded.
-    Once,
-    /// Again and again.
-    Every(Duration),
-}
-
-impl WatchInterval {
-    /// Reads `0 false f no off` (any case), `once`, or a Go duration of at least a second.
-    ///
-    /// # Errors
-    /// Anything else.
-    pub fn parse(text: &str) -> anyhow::Result<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "0" | "false" | "f" | "no" | "off" => return Ok(Self::Off),
-            "once" => return Ok(Self::Once),
-            _ => {}
-        }
-        let interval = runtime::go_duration::parse(text)
-            .with_context(|| format!("--watch-interval {text:?} is not a duration"))?;
-        ensure!(interval >= Duration::from_secs(1), "--watch-interval {text:?} is below 1s");
-        Ok(Self::Every(interval))
+/// Parses `0 false f no off` (any case), `once`, or a Go duration of at least one second.
+fn parse_watch_interval(text: &str) -> Result<WatchInterval, ConfigError> {
+    match text.to_ascii_lowercase().as_str() {
+        "0" | "false" | "f" | "no" | "off" => return Ok(WatchInterval::Off),
+        "once" => return Ok(WatchInterval::Once),
+        _ => {}
     }
+    let interval = runtime::go_duration::parse(text)
+        .map_err(|source| ConfigError::WatchInterval { text: text.to_owned(), source })?;
+    if interval < SHORTEST_WATCH_INTERVAL {
+        return Err(ConfigError::WatchIntervalTooShort(text.to_owned()));
+    }
+    Ok(WatchInterval::Every(interval))
 }
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the control plane is.
+    /// Namespace of the control plane.
     pub namespace: String,
     /// Name of the control plane's Configuration.
     pub configuration: String,
-    /// A kubeconfig that wins over everything.
+    /// Path of a kubeconfig; takes precedence over the in-cluster configuration.
     pub kubeconfig: Option<PathBuf>,
     /// Address and port of the gRPC API.
     pub api: (String, u16),
-    /// Address and port of the conversion webhook; `None` when it is switched off.
+    /// Address and port of the conversion webhook; `None` when it is disabled.
     pub webhook: Option<(String, u16)>,
-    /// PEM file of the trust anchors.
+    /// PEM file with the trust anchors.
     pub trust_anchors: PathBuf,
-    /// Whether only one replica at a time writes Services.
+    /// Whether leader election is enabled.
     pub elect: bool,
-    /// Kinds of workloads that get Services.
-    pub workloads: Vec<WorkloadKind>,
-    /// Whether sidecars hear of changed Secrets; takes the right to list and watch them.
+    /// Kinds of workloads whose Services are reconciled; empty disables the reconciler.
+    pub(crate) workloads: Vec<WorkloadKind>,
+    /// Whether a changed Secret updates sidecars; requires the right to list and watch Secrets.
     pub push_secrets: bool,
-    /// Whether the leader writes what it finds into the status of Components.
+    /// Whether the leader writes the status of Components.
     pub component_status: bool,
-    /// The only namespace to watch.
+    /// Namespace to watch; `None` for all.
     pub watch_namespace: Option<String>,
-    /// How the watchdog works.
-    pub watchdog: Options,
+    pub(crate) watchdog: Options,
 }
 
 impl Flags {
-    /// Checks everything.
+    /// Checks the flags and the environment.
     ///
     /// # Errors
-    /// `NAMESPACE` is unset or empty, or a flag has no meaning.
-    pub fn into_config(self, environment: Environment) -> anyhow::Result<Config> {
+    /// [`ConfigError`]: `NAMESPACE` is unset or empty, or `--watch-interval` is not valid.
+    pub fn into_config(self, environment: Environment) -> Result<Config, ConfigError> {
         let namespace = namespace(environment.namespace)?;
         let webhooks = environment.enable_webhooks.unwrap_or_default();
         let webhook = (self.webhook_server_listen_address, self.webhook_server_port);
@@ -203,7 +214,7 @@ impl Flags {
             component_status: self.component_status,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
             watchdog: Options {
-                interval: WatchInterval::parse(&self.watch_interval)?,
+                interval: parse_watch_interval(&self.watch_interval)?,
                 per_minute: self.max_pod_restarts_per_minute,
                 may_label: self.watchdog_can_patch_pod_labels,
             },
@@ -238,7 +249,7 @@ mod tests {
     #[case("ONCE", WatchInterval::Once)]
     #[case("1m", WatchInterval::Every(Duration::from_mins(1)))]
     fn reads_watch_intervals(#[case] text: &str, #[case] want: WatchInterval) {
-        assert_eq!(WatchInterval::parse(text).unwrap(), want);
+        assert_eq!(parse_watch_interval(text).unwrap(), want);
     }
 
     #[rstest]
@@ -246,7 +257,7 @@ mod tests {
     #[case("5")]
     #[case("")]
     fn refuses_other_watch_intervals(#[case] text: &str) {
-        assert!(WatchInterval::parse(text).is_err());
+        assert!(parse_watch_interval(text).is_err());
     }
 
     #[rstest]
@@ -260,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_can_be_switched_off() {
+    fn webhooks_can_be_disabled() {
         let environment = Environment { enable_webhooks: Some("FALSE".into()), ..environment() };
         assert_eq!(flags(&[]).into_config(environment).unwrap().webhook, None);
     }
@@ -274,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_workloads_are_switched_on_one_by_one() {
+    fn kinds_of_workloads_are_enabled_separately() {
         use WorkloadKind::{DaemonSet, Deployment, Rollout, StatefulSet};
         let kinds = |args: &[&str]| flags(args).into_config(environment()).unwrap().workloads;
         let more =

@@ -30,7 +30,7 @@ const SHORT_WATCH: Duration = Duration::from_secs(1);
 const SHORT_WATCH_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the consumer of a watch is told.
-pub enum Seen<T> {
+pub(crate) enum Seen<T> {
     /// Objects.
     Event(watcher::Event<T>),
     /// The API server does not know the kind.
@@ -38,7 +38,7 @@ pub enum Seen<T> {
 }
 
 /// Feeds `sink` from the watches of a kind that `open` makes, for ever. Dropping the future is safe.
-pub async fn follow<T, S>(
+pub(crate) async fn follow<T, S>(
     kind: &'static str,
     metrics: &Metrics,
     open: impl Fn() -> S,
@@ -197,7 +197,7 @@ impl Backoff {
 /// The pause before what takes the place of a watch that began at `last` and has ended; zero when it
 /// did its work. The watcher opens the next watch without one, and an API server in trouble would
 /// see a storm of them.
-pub fn pause_before_watch(last: Option<Instant>, now: Instant) -> Duration {
+pub(crate) fn pause_before_watch(last: Option<Instant>, now: Instant) -> Duration {
     match last.map(|last| now.saturating_duration_since(last)) {
         Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE.saturating_sub(age),
         _ => Duration::ZERO,

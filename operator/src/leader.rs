@@ -1,9 +1,9 @@
-//! Work that one replica at a time does.
+//! Work of the leader.
 use tokio::sync::watch;
 
-/// Runs the work that `start` makes whenever `leading` is true, and drops it when it is not. Never
-/// returns; dropping the future is as safe as dropping the work.
-pub async fn while_leading<F: Future<Output = ()>>(
+/// Runs the future that `start` creates while `leading` is true and drops it when leadership is lost.
+/// Never returns. Cancel safe if the work is.
+pub(crate) async fn while_leading<F: Future<Output = ()>>(
     mut leading: watch::Receiver<bool>,
     start: impl Fn() -> F,
 ) {
@@ -13,10 +13,10 @@ pub async fn while_leading<F: Future<Output = ()>>(
             () = lost(&mut leading) => {}
         }
     }
-    std::future::pending::<()>().await; // the process is about to end
+    std::future::pending::<()>().await; // the process is ending
 }
 
-/// Waits until this replica leads no more; for ever, when there is nobody who could say so.
+/// Waits until this replica loses leadership; forever when the election has ended.
 async fn lost(leading: &mut watch::Receiver<bool>) {
     if leading.wait_for(|leading| !*leading).await.is_err() {
         std::future::pending::<()>().await;
@@ -35,8 +35,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_runs_while_leading_and_begins_anew_with_each_term() {
-        let (running, begun) = (AtomicUsize::new(0), Cell::new(0));
+    fn work_restarts_with_each_term() {
+        let (running, started) = (AtomicUsize::new(0), Cell::new(0));
         let (leader, leading) = watch::channel(false);
         let work = || async {
             struct Running<'a>(&'a AtomicUsize);
@@ -45,21 +45,24 @@ mod tests {
                     self.0.fetch_sub(1, Ordering::Relaxed);
                 }
             }
-            begun.set(begun.get() + 1);
+            started.set(started.get() + 1);
             running.fetch_add(1, Ordering::Relaxed);
             let _running = Running(&running);
             std::future::pending::<()>().await;
         };
         let mut all = std::pin::pin!(while_leading(leading, work));
-        for (lead, want_running, want_begun) in
+        for (lead, want_running, want_started) in
             [(false, 0, 0), (true, 1, 1), (false, 0, 1), (true, 1, 2)]
         {
             leader.send_replace(lead);
             assert!(all.as_mut().now_or_never().is_none());
-            assert_eq!((running.load(Ordering::Relaxed), begun.get()), (want_running, want_begun));
+            assert_eq!(
+                (running.load(Ordering::Relaxed), started.get()),
+                (want_running, want_started)
+            );
         }
         drop(leader);
-        assert!(all.as_mut().now_or_never().is_none(), "the last word stays");
+        assert!(all.as_mut().now_or_never().is_none(), "the last state remains");
         assert_eq!(running.load(Ordering::Relaxed), 1);
     }
 }

@@ -1,59 +1,46 @@
-//! The operator: serves custom resources to sidecars and keeps their Services.
+//! The operator serves custom resources to sidecars and reconciles the Services of apps.
 //!
 //! ```text
-//!                     ┌ follow ─► store (cache + feed) ─► api ─► server   gRPC, mTLS
-//!  API server ─ cluster ┤                                 ▲
-//!                     │ secrets: read per answer ─────────┤
-//!                     │ secret_push: when one has changed ┘
-//!                     ├ store ─► advisor ─► checks, component_status      Events, status of Components
-//!                     ├ follow ─► desk ─► reconcile                       <app-id>-dapr Services
-//!                     ├ follow ─► watchdog                                pods without sidecar
-//!                     └ webhook ─► conversion, crd_patch                  Subscriptions
+//!                      ┌ watch ─► cache (store, broadcaster) ─► api ─► gRPC over mTLS
+//!  API server ─ cluster ┤                   │                    ▲
+//!                      │                   │   secrets: resolved per response
+//!                      │                   └► advice ─► Events, status of Components
+//!                      ├ watch ─► services ─► <app-id>-dapr Services
+//!                      ├ watch ─► watchdog ─► deletes pods without a sidecar
+//!                      └ subscriptions: conversion webhook and its CRD
 //! ```
-//! Start reading at [`run`], then [`cache`] (what changed), [`feed`] (who hears of it),
-//! [`secrets`] (what is filled in), [`service`] (what an app's Service looks like).
+//! Start reading at [`run`], then `cache` (what changed), `api` (who receives it), `secrets` (which
+//! values are resolved) and `services` (what the Service of an app looks like).
 //!
-//! Invariants: an object in a cache is never changed and holds no secret; an object or a secret
-//! that is broken disturbs no other; a stream costs one entry per changed object; losing the lease
-//! stops the reconciler and the watchdog and nothing else; what was written in an [`outage`] is told
-//! once, and only what sidecars do not ask for themselves; the watchdog deletes nothing unless a
-//! probe pod has just got its sidecar. Deliberately absent: a cache of Secrets.
+//! Invariants:
+//! 1. A cached object is never modified and holds no Secret value.
+//! 2. An undecodable object or a failed Secret affects no other object.
+//! 3. A stream holds at most one pending event per changed object.
+//! 4. Losing the lease stops the Service reconciler, the advisor and the watchdog, nothing else.
+//! 5. A change made while no operator was running is sent once, and only for kinds that sidecars do
+//!    not list again after a reconnect.
+//! 6. The watchdog deletes a pod only after a probe pod received its sidecar.
+//!
+//! Deliberately absent: a cache of Secrets.
 
-pub mod access;
-pub mod advisor;
-pub mod api;
-pub mod assignment;
-pub mod cache;
-pub mod checks;
-pub mod cluster;
+mod advice;
+mod api;
+mod cache;
+mod cluster;
 pub mod commands;
-pub mod component_status;
-pub mod component_types;
-pub mod config;
-pub mod conversion;
-pub mod crd_patch;
-pub mod crds;
-pub mod desk;
-pub mod error;
-pub mod feed;
-pub mod follow;
-pub mod gauges;
-pub mod leader;
-pub mod metrics;
-pub mod outage;
-pub mod reconcile;
-pub mod report;
-pub mod secret_push;
-pub mod secret_reads;
-pub mod secrets;
-pub mod self_test;
-pub mod server;
-pub mod service;
-mod statuses;
-pub mod store;
-pub mod watchdog;
-pub mod webhook;
+mod config;
+mod follow;
+mod in_process;
+mod key;
+mod leader;
+mod metrics;
+mod report;
+mod secrets;
+mod services;
+mod subscriptions;
+mod watchdog;
 mod wiring;
-pub mod workload;
 
-pub use wiring::{KEEPALIVE, run, serve_api};
+pub use config::{Config, ConfigError, Environment, Flags, namespace};
+pub use in_process::InProcessApi;
+pub use wiring::{KEEPALIVE, run};

@@ -2,10 +2,13 @@
 use std::process::ExitCode;
 
 use operator::{
-    commands::{self, Command},
-    config::{Environment, Flags, namespace},
-    crds::{self, ApplyFlags},
-    self_test::{self, SelfTestFlags},
+    Environment, Flags,
+    commands::{
+        self, Command,
+        apply_crds::{self, ApplyFlags},
+        self_test::{self, SelfTestFlags},
+    },
+    namespace,
 };
 
 #[global_allocator]
@@ -15,7 +18,7 @@ fn main() -> ExitCode {
     if runtime::flags::first_is_one_of(&commands::WORDS) {
         return match runtime::flags::parse::<commands::Flags>().command {
             Command::ApplyCrds(flags) => apply_crds(*flags),
-            Command::SelfTest(flags) => test_installation(*flags),
+            Command::SelfTest(flags) => self_test(*flags),
         };
     }
     let flags: Flags = runtime::flags::parse();
@@ -27,13 +30,14 @@ fn main() -> ExitCode {
 fn apply_crds(flags: ApplyFlags) -> ExitCode {
     runtime::main("dapr.operator.crds", &flags.process, async move |scope| {
         runtime::refuse_root()?;
-        crds::apply(flags.kube.kubeconfig, &namespace(Environment::read().namespace)?).await?;
+        let namespace = namespace(Environment::read().namespace)?;
+        apply_crds::apply(flags.kube.kubeconfig, &namespace).await?;
         scope.token().cancel();
         Ok(())
     })
 }
 
-fn test_installation(flags: SelfTestFlags) -> ExitCode {
+fn self_test(flags: SelfTestFlags) -> ExitCode {
     let process = flags.operator.process.clone();
     runtime::main("dapr.operator.selftest", &process, async move |scope| {
         runtime::refuse_root()?;

@@ -1,4 +1,6 @@
-//! Every metric of the operator.
+//! The metrics of the operator. [`cache_gauges`] are collected from the caches at each scrape.
+pub(crate) mod cache_gauges;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -21,7 +23,7 @@ const FINDINGS: &str = "dapr_operator_component_findings";
 const LEADER: &str = "dapr_operator_leader";
 const WATCHDOG_DELETED: &str = "dapr_operator_watchdog_deleted_pods_total";
 const WATCHDOG_PASSES: &str = "dapr_operator_watchdog_passes_total";
-const WATCHDOG_SUSPECTS: &str = "dapr_operator_watchdog_suspects";
+const WATCHDOG_CANDIDATES: &str = "dapr_operator_watchdog_candidates";
 const WATCHDOG_GIVEN_UP: &str = "dapr_operator_watchdog_given_up_owners";
 
 /// Upper bounds in seconds. Sidecars wait 5 s for an answer (Dapr 1.18).
@@ -29,30 +31,30 @@ const BUCKETS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
 
 /// How a pass of the watchdog ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
+pub(crate) enum Pass {
     /// Every pod was looked at.
     Complete,
     /// It is not proven that injection works.
-    Unproven,
+    InjectionUnverified,
 }
 
 impl Pass {
     /// The end of a pass.
-    pub fn of(complete: bool) -> Self {
-        if complete { Self::Complete } else { Self::Unproven }
+    pub(crate) fn of(complete: bool) -> Self {
+        if complete { Self::Complete } else { Self::InjectionUnverified }
     }
 
     fn label(self) -> &'static str {
         match self {
             Self::Complete => "complete",
-            Self::Unproven => "unproven",
+            Self::InjectionUnverified => "unproven",
         }
     }
 }
 
 /// What came of a look at a CRD that this operator has a part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CrdCheck {
+pub(crate) enum CrdCheck {
     /// It was as it shall be.
     Right,
     /// It was not, and was changed.
@@ -73,7 +75,7 @@ impl CrdCheck {
 
 /// The metrics of the operator; the first three are those of Dapr 1.18.
 #[derive(Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     created: IntCounterVec,
     updated: IntCounterVec,
     deleted: IntCounterVec,
@@ -89,7 +91,7 @@ pub struct Metrics {
     leader: IntGauge,
     watchdog_deleted: IntCounter,
     watchdog_passes: IntCounterVec,
-    watchdog_suspects: IntGauge,
+    watchdog_candidates: IntGauge,
     watchdog_given_up: IntGauge,
 }
 
@@ -98,7 +100,7 @@ impl Metrics {
     ///
     /// # Errors
     /// A name is registered already.
-    pub fn register(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn register(r: &Registry) -> prometheus::Result<Self> {
         let build = gauges(r, BUILD, "1, with the version of this release", &["version"])?;
         build.with_label_values(&[runtime::VERSION]).set(1);
         Ok(Self {
@@ -127,7 +129,7 @@ impl Metrics {
             leader: gauge(r, LEADER, "1 while this replica leads")?,
             watchdog_deleted: counter(r, WATCHDOG_DELETED, "pods deleted for want of a sidecar")?,
             watchdog_passes: counters(r, WATCHDOG_PASSES, "passes of the watchdog", &["result"])?,
-            watchdog_suspects: gauge(r, WATCHDOG_SUSPECTS, "pods that may lack their sidecar")?,
+            watchdog_candidates: gauge(r, WATCHDOG_CANDIDATES, "pods that may lack their sidecar")?,
             watchdog_given_up: gauge(
                 r,
                 WATCHDOG_GIVEN_UP,
@@ -137,62 +139,62 @@ impl Metrics {
     }
 
     /// A Service was created.
-    pub fn service_created(&self, app_id: &str) {
+    pub(crate) fn service_created(&self, app_id: &str) {
         self.created.with_label_values(&[app_id]).inc();
     }
 
     /// A Service was updated.
-    pub fn service_updated(&self, app_id: &str) {
+    pub(crate) fn service_updated(&self, app_id: &str) {
         self.updated.with_label_values(&[app_id]).inc();
     }
 
     /// A Service was deleted.
-    pub fn service_deleted(&self, app_id: &str) {
+    pub(crate) fn service_deleted(&self, app_id: &str) {
         self.deleted.with_label_values(&[app_id]).inc();
     }
 
     /// A call was answered; for a stream: accepted or refused.
-    pub fn answered(&self, method: &'static str, code: tonic::Code) {
+    pub(crate) fn answered(&self, method: &'static str, code: tonic::Code) {
         self.requests.with_label_values(&[method, &format!("{code:?}")]).inc();
     }
 
     /// A call was worked on for so long; streams are not counted.
-    pub fn took(&self, method: &'static str, time: Duration) {
+    pub(crate) fn took(&self, method: &'static str, time: Duration) {
         self.seconds.with_label_values(&[method]).observe(time.as_secs_f64());
     }
 
     /// A sidecar was sent an event.
-    pub fn sent(&self, kind: &'static str, event: ResourceEventType) {
+    pub(crate) fn sent(&self, kind: &'static str, event: ResourceEventType) {
         self.events.with_label_values(&[kind, event.as_str_name()]).inc();
     }
 
     /// All objects of a kind are listed (again).
-    pub fn listing(&self, kind: &'static str) {
+    pub(crate) fn listing(&self, kind: &'static str) {
         self.lists.with_label_values(&[kind]).inc();
     }
 
     /// A list or a watch of a kind failed.
-    pub fn watch_failed(&self, kind: &'static str) {
+    pub(crate) fn watch_failed(&self, kind: &'static str) {
         self.watch_failures.with_label_values(&[kind]).inc();
     }
 
     /// A CRD was looked at.
-    pub fn crd_checked(&self, name: &'static str, result: CrdCheck) {
+    pub(crate) fn crd_checked(&self, name: &'static str, result: CrdCheck) {
         self.crd_checks.with_label_values(&[name, result.label()]).inc();
     }
 
     /// An object was left out because it cannot be decoded.
-    pub fn undecodable(&self, kind: &'static str) {
+    pub(crate) fn undecodable(&self, kind: &'static str) {
         self.undecodable.with_label_values(&[kind]).inc();
     }
 
     /// The secrets of an object could not be filled in.
-    pub fn secret_failed(&self, kind: &'static str, namespace: &str) {
+    pub(crate) fn secret_failed(&self, kind: &'static str, namespace: &str) {
         self.secrets.with_label_values(&[kind, namespace]).inc();
     }
 
     /// How many Components have something wrong, by reason.
-    pub fn component_findings(&self, counts: &BTreeMap<&'static str, i64>) {
+    pub(crate) fn component_findings(&self, counts: &BTreeMap<&'static str, i64>) {
         self.findings.reset();
         for (reason, count) in counts {
             self.findings.with_label_values(&[reason]).set(*count);
@@ -200,24 +202,24 @@ impl Metrics {
     }
 
     /// Whether this replica leads.
-    pub fn leading(&self, leading: bool) {
+    pub(crate) fn leading(&self, leading: bool) {
         self.leader.set(i64::from(leading));
     }
 
     /// The watchdog deleted a pod.
-    pub fn watchdog_deleted(&self) {
+    pub(crate) fn watchdog_deleted(&self) {
         self.watchdog_deleted.inc();
     }
 
     /// A pass of the watchdog ended.
-    pub fn watchdog_passed(&self, pass: Pass) {
+    pub(crate) fn watchdog_passed(&self, pass: Pass) {
         self.watchdog_passes.with_label_values(&[pass.label()]).inc();
     }
 
     /// What the watchdog has before it.
-    pub fn watchdog_sees(&self, suspects: usize, given_up: usize) {
+    pub(crate) fn watchdog_state(&self, candidates: usize, given_up: usize) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.watchdog_suspects.set(count(suspects));
+        self.watchdog_candidates.set(count(candidates));
         self.watchdog_given_up.set(count(given_up));
     }
 }

@@ -1,19 +1,19 @@
-//! Deletes pods that came up without their sidecar, so that their owners make them anew.
+//! Deletes pods that started without their sidecar, so that their controllers create new ones.
 //!
 //! ```text
-//!  pods (metadata watch) ─► book: who may lack a sidecar, and of whom one more may be deleted
-//!                             │ next
-//!            pace (a minute's budget) ─► fetch ─► verdict ─► prove ─► delete
+//!  pods (metadata watch) ─► pod_tracker: candidates, at most one deletion per owner at a time
+//!                              │ next
+//!     rate_limiter (deletions per minute) ─► get pod ─► pod_state ─► verify injection ─► delete
 //! ```
-//! Before anything is deleted it is proven that a new pod gets its sidecar: the API server is
-//! offered a probe pod that is never stored. Never touched are pods without controller, mirror
-//! pods, pods that have ended or are about to, pods that the injector left alone on purpose, and
-//! pods that its webhook is not called for. State is kept in memory: a new leader starts afresh and
-//! may delete three more pods of an owner that was given up.
-pub mod book;
-pub mod cluster;
-pub mod pace;
-pub mod verdict;
+//! Start at [`Watchdog`]. A pod is deleted only after a probe pod, a dry run in the control plane's
+//! namespace, received its sidecar. Never deleted are pods without a controller, mirror pods, pods
+//! that are finished or terminating, pods that the injector skipped intentionally, and pods that its
+//! webhook does not select. State is kept in memory: after a change of leader up to three more pods
+//! of an owner are deleted before the watchdog gives up on it again.
+pub(crate) mod pod_client;
+pub(crate) mod pod_state;
+pub(crate) mod pod_tracker;
+pub(crate) mod rate_limiter;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,96 +27,106 @@ use runtime::{Scope, clock, kubernetes};
 use tokio::sync::{Notify, watch};
 
 use self::{
-    book::{Book, Next, Owner, Suspect},
-    cluster::{Hands, Unproven},
-    pace::Pace,
-    verdict::{Verdict, verdict},
+    pod_client::{InjectionUnverified, PodClient},
+    pod_state::{PodState, classify},
+    pod_tracker::{Candidate, NextStep, PodOwner, PodTracker},
+    rate_limiter::RateLimiter,
 };
 use crate::{
+    cache::store::SyncState,
     cluster::Cluster,
-    config::WatchInterval,
     leader,
     metrics::{Metrics, Pass},
-    report::{Reason, Reports},
+    report::Reports,
 };
 
-/// A pass that failed is made again after this time (Dapr 1.18).
+/// Delay before a failed pass is retried (Dapr 1.18).
 const RETRY: Duration = Duration::from_secs(5);
-/// A proof that injection works is good for so long; an injector may die in a long pass.
-const PROOF: Duration = Duration::from_secs(10);
+/// How long a successful probe is trusted; the injector may fail during a long pass.
+const VERIFIED_FOR: Duration = Duration::from_secs(10);
 
-/// How the watchdog works.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// When it looks.
-    pub interval: WatchInterval,
-    /// Pods that it may delete a minute; 0 and less means any number.
-    pub per_minute: i64,
-    /// Whether it labels pods that have a sidecar without the injector's label.
-    pub may_label: bool,
+/// Reasons of the Events on the owners of pods.
+const SIDECAR_MISSING: &str = "SidecarMissing";
+const SIDECAR_STILL_MISSING: &str = "SidecarStillMissing";
+
+/// When the watchdog checks for pods without sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WatchInterval {
+    Off,
+    /// Until one pass succeeds.
+    Once,
+    Every(Duration),
 }
 
-/// The watchdog of this replica; only the leader's works.
-pub struct Watchdog {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) interval: WatchInterval,
+    /// Pods deleted per minute; 0 or less means no limit.
+    pub(crate) per_minute: i64,
+    /// Whether pods that have a sidecar without the injector's label are labelled.
+    pub(crate) may_label: bool,
+}
+
+/// The watchdog; it is active only while this replica is the leader.
+pub(crate) struct Watchdog {
     options: Options,
-    hands: Hands,
+    pod_client: PodClient,
     cluster: Cluster,
     reports: Reports,
     metrics: Metrics,
-    book: Mutex<Book>,
+    tracker: Mutex<PodTracker>,
     woken: Notify,
 }
 
-struct Proof {
+struct VerifiedInjection {
     at: Instant,
     selection: Selection,
 }
 
 impl Watchdog {
-    /// A watchdog that offers its probe pods in `namespace`.
-    pub fn new(
+    /// `namespace` is the namespace of the probe pod.
+    pub(crate) fn new(
         options: Options,
         cluster: Cluster,
         namespace: String,
         reports: Reports,
         metrics: Metrics,
     ) -> Self {
-        let hands = Hands::new(cluster.client().clone(), namespace);
-        let (book, woken) = (Mutex::default(), Notify::new());
-        Self { options, hands, cluster, reports, metrics, book, woken }
+        let pod_client = PodClient::new(cluster.client().clone(), namespace);
+        let (tracker, woken) = (Mutex::default(), Notify::new());
+        Self { options, pod_client, cluster, reports, metrics, tracker, woken }
     }
 
-    /// Takes in what the watch of pods saw.
-    pub fn observe(&self, event: &Event<ObjectMeta>) {
-        self.book().apply(event, clock::monotonic());
+    /// Applies a watch event of a pod.
+    pub(crate) fn observe(&self, event: &Event<ObjectMeta>) {
+        self.tracker().apply(event, clock::monotonic());
         self.woken.notify_one();
     }
 
-    /// Works whenever `leading` is true, until the scope ends. `pods` turns true when all pods are
-    /// known.
+    /// Runs while `leading` is true, until the scope ends. Starts after all pods have been listed.
     ///
     /// # Errors
-    /// None today; the type is what [`Scope::spawn`] takes.
-    pub async fn run(
+    /// None; the type is the one that [`Scope::spawn`] takes.
+    pub(crate) async fn run(
         self: Arc<Self>,
         leading: watch::Receiver<bool>,
-        mut pods: watch::Receiver<crate::store::Sync>,
+        mut pods: watch::Receiver<SyncState>,
         scope: Scope,
     ) -> anyhow::Result<()> {
         let work = async {
-            // The watch of pods ends with the process only.
-            let _ = pods.wait_for(|sync| *sync != crate::store::Sync::Starting).await;
-            leader::while_leading(leading, || self.work()).await;
+            // The watch of pods ends with the process.
+            let _ = pods.wait_for(|sync| *sync != SyncState::Pending).await;
+            leader::while_leading(leading, || self.run_term()).await;
         };
         scope.token().run_until_cancelled(work).await;
         Ok(())
     }
 
-    async fn work(&self) {
-        let mut pace = Pace::per_minute(self.options.per_minute);
+    async fn run_term(&self) {
+        let mut limiter = RateLimiter::per_minute(self.options.per_minute);
         let mut last = None;
         loop {
-            let outcome = self.pass(&mut pace).await;
+            let outcome = self.pass(&mut limiter).await;
             self.metrics.watchdog_passed(Pass::of(outcome.is_ok()));
             let pause = match (&outcome, self.options.interval) {
                 (Ok(()), WatchInterval::Every(interval)) => interval,
@@ -124,88 +134,91 @@ impl Watchdog {
                 (Err(_), _) => RETRY,
                 (Ok(()), _) => break,
             };
-            let trouble = outcome.err().map(|error| runtime::chain(&error));
-            if let Some(text) = trouble.as_ref().filter(|text| last.as_ref() != Some(*text)) {
-                tracing::warn!(target: "dapr.operator.watchdog", "no pod is deleted: {text}");
+            let problem = outcome.err().map(|error| runtime::chain(&error));
+            if let Some(text) = problem.as_ref().filter(|text| last.as_ref() != Some(*text)) {
+                tracing::warn!(target: "dapr.operator.watchdog", "injection is not verified, deleting no pod: {text}");
             }
-            last = trouble;
+            last = problem;
             tokio::time::sleep(pause).await;
         }
-        tracing::info!(target: "dapr.operator.watchdog", "the one pass is done");
+        tracing::info!(target: "dapr.operator.watchdog", "completed the only pass");
         std::future::pending::<()>().await;
     }
 
-    /// Looks at every pod that may lack its sidecar.
-    async fn pass(&self, pace: &mut Pace) -> Result<(), Unproven> {
-        self.book().begin_pass();
-        let mut proof = None;
+    /// Checks every candidate once.
+    async fn pass(&self, limiter: &mut RateLimiter) -> Result<(), InjectionUnverified> {
+        self.tracker().begin_pass();
+        let mut verified = None;
         loop {
-            self.tell_given_up().await;
+            self.report_given_up().await;
             let now = clock::monotonic();
-            let next = self.book().next(now);
+            let next = self.tracker().next(now);
             match next {
-                Next::Nothing => return Ok(()),
-                Next::Wait(until) => {
+                NextStep::Done => return Ok(()),
+                NextStep::Wait(until) => {
                     let pause = until.saturating_duration_since(now);
                     let _ = tokio::time::timeout(pause, self.woken.notified()).await;
                 }
-                Next::Look(pod) => {
-                    tokio::time::sleep(pace.pause(now)).await;
-                    self.look_at(&pod, pace, &mut proof).await?;
+                NextStep::Check(pod) => {
+                    tokio::time::sleep(limiter.pause(now)).await;
+                    self.check_pod(&pod, limiter, &mut verified).await?;
                 }
             }
         }
     }
 
-    async fn look_at(
+    async fn check_pod(
         &self,
-        pod: &Suspect,
-        pace: &mut Pace,
-        proof: &mut Option<Proof>,
-    ) -> Result<(), Unproven> {
-        let fetched = match self.hands.pod(&pod.key).await {
+        pod: &Candidate,
+        limiter: &mut RateLimiter,
+        verified: &mut Option<VerifiedInjection>,
+    ) -> Result<(), InjectionUnverified> {
+        let fetched = match self.pod_client.pod(&pod.key).await {
             Ok(Some(fetched)) => fetched,
-            Ok(None) => return self.put_off(pod, None),
-            Err(said) => return self.put_off(pod, Some(&said)),
+            Ok(None) => return self.skip_this_pass(pod, None),
+            Err(error) => return self.skip_this_pass(pod, Some(&error)),
         };
-        match verdict(&fetched, &pod.uid) {
-            Verdict::Gone => self.put_off(pod, None),
-            Verdict::Finished => {
-                self.book().cleared(pod);
+        match classify(&fetched, &pod.uid) {
+            PodState::Gone => self.skip_this_pass(pod, None),
+            PodState::Finished => {
+                self.tracker().cleared(pod);
                 Ok(())
             }
-            Verdict::HasSidecar => {
-                self.book().cleared(pod);
+            PodState::HasSidecar => {
+                self.tracker().cleared(pod);
                 if self.options.may_label
-                    && let Err(said) = self.hands.label(&pod.key).await
+                    && let Err(error) = self.pod_client.label(&pod.key).await
                 {
                     tracing::warn!(target: "dapr.operator.watchdog", namespace = pod.key.namespace,
-                        pod = pod.key.name, "pod was not labelled: {said}");
+                        pod = pod.key.name, "failed to label pod: {error}");
                 }
                 Ok(())
             }
-            Verdict::Naked => {
-                let fresh = proof.take().filter(|proof| proof.at.elapsed() < PROOF);
+            PodState::MissingSidecar => {
+                let fresh = verified.take().filter(|verified| verified.at.elapsed() < VERIFIED_FOR);
                 let current = match fresh {
-                    Some(proof) => proof,
-                    None => Proof { selection: self.hands.prove().await?, at: clock::monotonic() },
+                    Some(verified) => verified,
+                    None => VerifiedInjection {
+                        selection: self.pod_client.verify_injection().await?,
+                        at: clock::monotonic(),
+                    },
                 };
                 let covered = self.covered(&current.selection, &fetched).await;
-                *proof = Some(current);
+                *verified = Some(current);
                 match covered {
-                    Ok(true) => self.delete(pod, &fetched, pace).await,
-                    Ok(false) => self.put_off(pod, None),
-                    Err(said) => self.put_off(pod, Some(&said)),
+                    Ok(true) => self.delete(pod, &fetched, limiter).await,
+                    Ok(false) => self.skip_this_pass(pod, None),
+                    Err(error) => self.skip_this_pass(pod, Some(&error)),
                 }
             }
         }
     }
 
-    /// Whether the injector is called for a new pod like this one.
+    /// Whether the injector's webhook selects a new pod like this one.
     async fn covered(&self, selection: &Selection, pod: &DynamicObject) -> Result<bool, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let labels = if selection.needs_namespace() {
-            self.hands.namespace_labels(namespace).await?
+            self.pod_client.namespace_labels(namespace).await?
         } else {
             [(injection::NAMESPACE_NAME.to_owned(), namespace.to_owned())].into()
         };
@@ -214,66 +227,68 @@ impl Watchdog {
 
     async fn delete(
         &self,
-        pod: &Suspect,
+        pod: &Candidate,
         fetched: &DynamicObject,
-        pace: &mut Pace,
-    ) -> Result<(), Unproven> {
-        // Before the call: the replacement may be seen before the call returns.
-        self.book().deleted(pod, clock::monotonic());
-        if let Err(said) = self.hands.delete(fetched).await {
-            self.book().not_deleted(pod);
-            return self.put_off(pod, Some(&said));
+        limiter: &mut RateLimiter,
+    ) -> Result<(), InjectionUnverified> {
+        // Before the call: the replacement may be observed before the call returns.
+        self.tracker().deleted(pod, clock::monotonic());
+        if let Err(error) = self.pod_client.delete(fetched).await {
+            self.tracker().not_deleted(pod);
+            return self.skip_this_pass(pod, Some(&error));
         }
-        pace.spend(clock::monotonic());
+        limiter.acquire(clock::monotonic());
         self.metrics.watchdog_deleted();
         let (namespace, name) = (&pod.key.namespace, &pod.key.name);
         tracing::info!(target: "dapr.operator.watchdog", namespace, pod = name, "Deleted pod {namespace}/{name}");
         let note = format!(
-            "pod {name} came up without its Dapr sidecar and was deleted, so that a new one gets it"
+            "deleted pod {name}, which started without its Dapr sidecar; its replacement will have one"
         );
-        self.reports.warn(reference(&pod.owner), Reason::SidecarMissing, note);
+        self.reports.warn(reference(&pod.owner), SIDECAR_MISSING, note);
         Ok(())
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the answer of its callers")]
-    fn put_off(&self, pod: &Suspect, why: Option<&str>) -> Result<(), Unproven> {
+    #[expect(clippy::unnecessary_wraps, reason = "callers return it")]
+    fn skip_this_pass(
+        &self,
+        pod: &Candidate,
+        why: Option<&str>,
+    ) -> Result<(), InjectionUnverified> {
         if let Some(why) = why {
             tracing::warn!(target: "dapr.operator.watchdog", namespace = pod.key.namespace,
-                pod = pod.key.name, "pod without sidecar is left for the next pass: {why}");
+                pod = pod.key.name, "skipping pod without sidecar until the next pass: {why}");
         }
-        self.book().put_off(pod);
+        self.tracker().skip_this_pass(pod);
         Ok(())
     }
 
-    /// Says on the owner that nothing more is done about its pods.
-    async fn tell_given_up(&self) {
-        let (given_up, total, suspects) = {
-            let mut book = self.book();
-            (book.take_given_up(), book.given_up(), book.suspects())
+    /// Records an Event on each owner whose pods are no longer deleted.
+    async fn report_given_up(&self) {
+        let (given_up, total, candidates) = {
+            let mut tracker = self.tracker();
+            (tracker.take_given_up(), tracker.given_up(), tracker.candidates())
         };
-        self.metrics.watchdog_sees(suspects, total);
+        self.metrics.watchdog_state(candidates, total);
         for owner in given_up {
-            let note = "its pods came up without their Dapr sidecar three times in a row although the \
-                injector works; they are left as they are. Look for another webhook that removes the \
-                container, or for warnings about annotations dapr.io/*";
+            let note = "replacement pods started without their Dapr sidecar three times in a row although \
+                injection works; the watchdog deletes no more pods of this owner. Check for another \
+                webhook that removes the container and for warnings about dapr.io/* annotations";
             let owner = reference(&owner);
             tracing::error!(target: "dapr.operator.watchdog", namespace = owner.namespace,
                 kind = owner.kind, name = owner.name, "{note}");
-            if let Err(error) =
-                self.cluster.warn(&owner, Reason::SidecarStillMissing.text(), note).await
-            {
+            if let Err(error) = self.cluster.warn(&owner, SIDECAR_STILL_MISSING, note).await {
                 let error = kubernetes::api_text(&error);
                 tracing::debug!(target: "dapr.operator.watchdog", "event was not recorded: {error}");
             }
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tracker(&self) -> MutexGuard<'_, PodTracker> {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn reference(owner: &Owner) -> ObjectReference {
+fn reference(owner: &PodOwner) -> ObjectReference {
     ObjectReference {
         api_version: Some(owner.reference.api_version.clone()),
         kind: Some(owner.reference.kind.clone()),

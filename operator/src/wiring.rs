@@ -1,4 +1,4 @@
-//! Puts the parts together and decides nothing.
+//! Starts the parts of the operator.
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
@@ -19,40 +19,42 @@ use transport::{
 };
 
 use crate::{
-    advisor,
-    api::{Shared, Stores},
+    advice::advisor,
+    api::{
+        context::{Context, Stores},
+        missed_updates::MissedUpdates,
+        secret_push,
+        server::OperatorApi,
+    },
+    cache::store::{Store, SyncState},
     cluster::Cluster,
-    config::{Config, WatchInterval},
+    config::Config,
     follow::{Seen, follow},
-    gauges,
-    metrics::Metrics,
-    outage::Outage,
-    reconcile::Reconciler,
+    metrics::{Metrics, cache_gauges},
     report::Reports,
-    secret_push,
-    secrets::Served,
-    server::OperatorApi,
-    store::{Store, Sync},
-    watchdog::Watchdog,
-    webhook::{self, CrdKeeper},
+    secrets::resolution::ServedKind,
+    services::reconciler::Reconciler,
+    subscriptions::{crd_controller::CrdController, webhook},
+    watchdog::{WatchInterval, Watchdog},
 };
 
-/// Id of the operator in its certificate (Dapr 1.18).
+/// App id in the operator's SPIFFE id (Dapr 1.18).
 const APP_ID: &str = "dapr-operator";
-/// Name of the lease (Dapr 1.18); mixed replicas of the reference and this operator share it.
+/// Name of the lease (Dapr 1.18). Replicas of the reference and of this operator share it.
 const LEASE: &str = "operator.dapr.io";
-/// Pings that find dead sidecars.
+/// HTTP/2 pings that detect dead sidecars.
 pub const KEEPALIVE: Keepalive =
     Keepalive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
-/// A kind that is not listed by then no longer holds readiness back: its calls wait one by one,
-/// and Subscriptions may need this replica's own webhook, which is reached only when it is ready.
+/// Time after which a kind that is not listed no longer delays readiness. Calls for it wait
+/// individually, and Subscriptions may need this replica's webhook, which is reachable only when the
+/// replica is ready.
 const LIST_GRACE: Duration = Duration::from_secs(15);
 
-/// Starts every part of the operator in `scope` and returns.
+/// Starts all parts of the operator in `scope` and returns.
 ///
 /// # Errors
-/// The API server cannot be used, the control plane's Configuration is missing or incomplete, or a
-/// port is taken.
+/// There are no credentials for the API server, the control plane's Configuration does not exist or is
+/// incomplete, or a port is in use.
 pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     runtime::refuse_root()?;
     tracing::info!(target: "dapr.operator", "Starting Dapr Operator -- version {}", runtime::VERSION);
@@ -66,24 +68,24 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     secured.set_ready();
 
     let reports = Reports::new(cluster.clone(), scope.clone());
-    let shared = Arc::new(Shared {
+    let context = Arc::new(Context {
         stores: Stores::default(),
         cluster: cluster.clone(),
         reports: reports.clone(),
         metrics: metrics.clone(),
-        outage: Outage::default(),
+        missed_updates: MissedUpdates::default(),
         token: scope.token().clone(),
     });
-    gauges::register(scope.metrics(), &shared.stores)?;
+    cache_gauges::register(scope.metrics(), &context.stores)?;
     start_webhook(&config, &cluster, &metrics, &svid, &scope).await?;
-    let watchdog = watchdog(&config, &shared);
-    let pods = start_caches(&shared, watchdog.clone(), &scope);
+    let watchdog = watchdog(&config, &context);
+    let pods = start_caches(&context, watchdog.clone(), &scope);
     if config.push_secrets {
-        secret_push::start(&shared, &scope);
+        secret_push::start(&context, &scope);
     }
-    start_api(&config, shared.clone(), &svid, &scope).await?;
+    start_api(&config, context.clone(), &svid, &scope).await?;
     let leading = lead(&cluster, election, &metrics, &scope);
-    let advice = advisor::run(shared, config.component_status, leading.clone(), scope.clone());
+    let advice = advisor::run(context, config.component_status, leading.clone(), scope.clone());
     scope.spawn("operator-advisor", advice);
     if !config.workloads.is_empty() {
         let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads);
@@ -99,7 +101,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who we are, from the control plane's own Configuration.
+/// The operator's identity, from the control plane's Configuration.
 pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
     let name = format!("{}/{}", config.namespace, config.configuration);
     let ask = || cluster.configuration(&config.namespace, &config.configuration);
@@ -121,7 +123,7 @@ pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Resu
             path: config.trust_anchors.clone(),
             fallback: Some(fallback),
         },
-        // API servers refuse Ed25519; the same certificate serves the webhook.
+        // API servers reject Ed25519 certificates; the same certificate serves the webhook.
         key_kind: KeyKind::Rsa2048,
         mode: Mode::Kubernetes,
     })
@@ -129,30 +131,30 @@ pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Resu
 
 async fn start_api(
     config: &Config,
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     svid: &Svid,
     scope: &Scope,
 ) -> anyhow::Result<()> {
     let ready = scope.ready("operator-api-server");
     let listener = runtime::listen(&config.api.0, config.api.1).await?;
     tracing::info!(target: "dapr.operator.api", "Starting gRPC server on {}", listener.local_addr()?);
-    serve_api(listener, shared, svid, KEEPALIVE, scope)?;
+    serve_api(listener, context, svid, KEEPALIVE, scope)?;
     ready.set_ready();
     Ok(())
 }
 
-/// Serves the gRPC API on `listener`; [`KEEPALIVE`] is what the process pings sidecars with.
+/// Serves the gRPC API on `listener`.
 ///
 /// # Errors
 /// The certificate cannot be used for TLS.
-pub fn serve_api(
+pub(crate) fn serve_api(
     listener: TcpListener,
-    shared: Arc<Shared>,
+    context: Arc<Context>,
     svid: &Svid,
     keepalive: Keepalive,
     scope: &Scope,
 ) -> anyhow::Result<()> {
-    let service = OperatorServer::new(OperatorApi::new(shared));
+    let service = OperatorServer::new(OperatorApi::new(context));
     let router = tonic::service::Routes::new(service).into_axum_router();
     let server = Server::new("operator-api", listener, router)
         .tls(tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?)
@@ -181,115 +183,115 @@ async fn start_webhook(
     )?);
     scope.spawn("operator-webhook", server.run(scope.clone()));
     let namespace = config.namespace.clone();
-    let keeper = CrdKeeper { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
+    let keeper = CrdController { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
     scope.spawn("operator-crd", keeper.run(svid.anchors(), ready, scope.clone()));
     Ok(())
 }
 
-/// The answer says whether all pods are known.
+/// Returns the sync state of the pods.
 fn start_caches(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     watchdog: Option<Arc<Watchdog>>,
     scope: &Scope,
-) -> watch::Receiver<Sync> {
-    let stores = &shared.stores;
-    let pods = start_pods(shared, watchdog, scope);
+) -> watch::Receiver<SyncState> {
+    let stores = &context.stores;
+    let pods = start_pods(context, watchdog, scope);
     let all = vec![
-        start_kind(&stores.components, shared, scope),
-        start_kind(&stores.configurations, shared, scope),
-        start_kind(&stores.subscriptions, shared, scope),
-        start_kind(&stores.resiliencies, shared, scope),
-        start_kind(&stores.http_endpoints, shared, scope),
-        start_kind(&stores.mcp_servers, shared, scope),
-        start_kind(&stores.workflow_access_policies, shared, scope),
+        start_kind(&stores.components, context, scope),
+        start_kind(&stores.configurations, context, scope),
+        start_kind(&stores.subscriptions, context, scope),
+        start_kind(&stores.resiliencies, context, scope),
+        start_kind(&stores.http_endpoints, context, scope),
+        start_kind(&stores.mcp_servers, context, scope),
+        start_kind(&stores.workflow_access_policies, context, scope),
         pods.clone(),
     ];
     let ready = scope.ready("operator-cache");
     let token = scope.token().clone();
     scope.spawn_detached("operator-cache", async move {
-        token.run_until_cancelled(announce(all, ready)).await;
+        token.run_until_cancelled(set_ready_when_listed(all, ready)).await;
     });
     pods
 }
 
-/// Ready when every kind is known, or was given time enough.
-async fn announce(kinds: Vec<watch::Receiver<Sync>>, ready: ReadyGuard) {
+/// Sets readiness when every kind is listed, at the latest after [`LIST_GRACE`].
+async fn set_ready_when_listed(kinds: Vec<watch::Receiver<SyncState>>, ready: ReadyGuard) {
     let known = async {
         for mut kind in kinds {
-            // An ended watch task ends the process, so an error needs no answer here.
-            let _ = kind.wait_for(|sync| *sync != Sync::Starting).await;
+            // A watch task that ends terminates the process, so an error needs no handling here.
+            let _ = kind.wait_for(|sync| *sync != SyncState::Pending).await;
         }
     };
     if tokio::time::timeout(LIST_GRACE, known).await.is_err() {
         tracing::warn!(target: "dapr.operator",
-            "not every kind could be listed within {} s; calls about the others are served", LIST_GRACE.as_secs());
+            "not all kinds could be listed within {} s; serving the others", LIST_GRACE.as_secs());
     }
     ready.set_ready();
 }
 
-fn start_kind<K: Served>(
+fn start_kind<K: ServedKind>(
     store: &Arc<Store<K>>,
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     scope: &Scope,
-) -> watch::Receiver<Sync> {
+) -> watch::Receiver<SyncState> {
     let sync = store.sync();
-    let (store, shared, token) = (store.clone(), shared.clone(), scope.token().clone());
+    let (store, context, token) = (store.clone(), context.clone(), scope.token().clone());
     scope.spawn("operator-watch", async move {
-        let open = || shared.cluster.watch_kind::<K>();
+        let open = || context.cluster.watch_kind::<K>();
         let take = |seen| match seen {
             Seen::NoSuchKind => store.no_crd(),
             Seen::Event(event) => {
                 if let Err(bad) = store.apply(event) {
-                    shared.undecodable(&bad);
+                    context.report_undecodable(&bad);
                 }
             }
         };
-        token.run_until_cancelled(follow(K::KIND, &shared.metrics, open, take)).await;
+        token.run_until_cancelled(follow(K::KIND, &context.metrics, open, take)).await;
         Ok(())
     });
     sync
 }
 
 fn start_pods(
-    shared: &Arc<Shared>,
+    context: &Arc<Context>,
     watchdog: Option<Arc<Watchdog>>,
     scope: &Scope,
-) -> watch::Receiver<Sync> {
-    let (sync, answer) = watch::channel(Sync::Starting);
-    let (shared, token) = (shared.clone(), scope.token().clone());
+) -> watch::Receiver<SyncState> {
+    let (sync, answer) = watch::channel(SyncState::Pending);
+    let (context, token) = (context.clone(), scope.token().clone());
     scope.spawn("operator-watch", async move {
-        let open = || shared.cluster.watch_pods();
+        let open = || context.cluster.watch_pods();
         let take = |seen| {
             if let Seen::Event(event) = seen {
                 let listed = matches!(event, Event::InitDone);
                 if let Some(watchdog) = &watchdog {
                     watchdog.observe(&event);
                 }
-                shared.stores.assignments.apply(event);
+                context.stores.assignments.apply(event);
                 if listed {
-                    sync.send_replace(Sync::Complete);
+                    sync.send_replace(SyncState::Synced);
                 }
             }
         };
-        token.run_until_cancelled(follow("Pod", &shared.metrics, open, take)).await;
+        token.run_until_cancelled(follow("Pod", &context.metrics, open, take)).await;
         Ok(())
     });
     answer
 }
 
-fn watchdog(config: &Config, shared: &Shared) -> Option<Arc<Watchdog>> {
+fn watchdog(config: &Config, context: &Context) -> Option<Arc<Watchdog>> {
     (config.watchdog.interval != WatchInterval::Off).then(|| {
         Arc::new(Watchdog::new(
             config.watchdog,
-            shared.cluster.clone(),
+            context.cluster.clone(),
             config.namespace.clone(),
-            shared.reports.clone(),
-            shared.metrics.clone(),
+            context.reports.clone(),
+            context.metrics.clone(),
         ))
     })
 }
 
-/// Which lease to stand for; `None` to lead without one.
+/// The options of the leader election; `None` when it is disabled or not needed.
 fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
     let idle = config.workloads.is_empty() && config.watchdog.interval == WatchInterval::Off;
     if !config.elect || idle {
@@ -304,7 +306,7 @@ fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
     }))
 }
 
-/// Whether this replica leads, now and later.
+/// Whether this replica is the leader, and changes of it.
 fn lead(
     cluster: &Cluster,
     election: Option<LeaseOptions>,

@@ -1,0 +1,319 @@
+//! Static checks of a Component.
+//!
+//! Pure. Findings are advisory: a Component with findings is served like any other. A check reports
+//! only what a sidecar would reject or use differently than intended; where the data about official
+//! components may be incomplete, it reports nothing.
+use std::{collections::BTreeSet, time::Duration};
+
+use resources::{
+    Component, CustomResource as _, NameValuePair, SECRET_STORE_KUBERNETES,
+    annotations::ANNOTATION_COMPONENT_CONTAINER, go_duration, is_kubernetes_store, spelling,
+};
+use serde_json::Value;
+
+use crate::{
+    advice::component_types::{self, ComponentType},
+    secrets::resolution::{FetchError, Fetched},
+};
+
+/// Minimum age of a Component before an unknown app id in its scopes is reported: the app may be
+/// deployed after its Components.
+pub(crate) const SCOPE_GRACE: Duration = Duration::from_mins(2);
+/// Metadata that daprd reads for every component type (Dapr 1.18).
+const COMMON: [&str; 12] = [
+    "actorStateStore",
+    "keyPrefix",
+    "primaryEncryptionKey",
+    "secondaryEncryptionKey",
+    "outboxPublishPubsub",
+    "outboxPublishTopic",
+    "outboxPubsub",
+    "outboxDiscardWhenMissingState",
+    "consumerID",
+    "direction",
+    "route",
+    "ttlInSeconds",
+];
+/// Categories that daprd loads as Components (Dapr 1.18).
+const CATEGORIES: [&str; 9] = [
+    "bindings",
+    "configuration",
+    "conversation",
+    "crypto",
+    "lock",
+    "middleware",
+    "pubsub",
+    "secretstores",
+    "state",
+];
+
+/// The kind of a finding; the reason of its Event and of its status condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    SecretNotFound,
+    SecretKeyNotFound,
+    UnknownType,
+    UnknownVersion,
+    MissingMetadata,
+    UnknownMetadata,
+    SecretStoreNotFound,
+    DuplicateActorStateStore,
+    UnknownScope,
+    NameClash,
+    InvalidDuration,
+}
+
+impl Reason {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::SecretNotFound => "SecretNotFound",
+            Self::SecretKeyNotFound => "SecretKeyNotFound",
+            Self::UnknownType => "UnknownType",
+            Self::UnknownVersion => "UnknownVersion",
+            Self::MissingMetadata => "MissingMetadata",
+            Self::UnknownMetadata => "UnknownMetadata",
+            Self::SecretStoreNotFound => "SecretStoreNotFound",
+            Self::DuplicateActorStateStore => "DuplicateActorStateStore",
+            Self::UnknownScope => "UnknownScope",
+            Self::NameClash => "NameClash",
+            Self::InvalidDuration => "InvalidDuration",
+        }
+    }
+}
+
+/// A problem of a Component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) reason: Reason,
+    /// Names the member, the problem and what to do.
+    pub(crate) note: String,
+}
+
+/// What the checks need to know about the namespace of a Component.
+pub(crate) struct CheckContext<'a> {
+    /// All Components of the namespace, including the checked one.
+    pub(crate) components: Vec<&'a Component>,
+    /// The app ids of the pods of the namespace.
+    pub(crate) apps: BTreeSet<String>,
+    /// The Secrets that were read; one that is absent here is not checked.
+    pub(crate) secrets: &'a Fetched,
+    pub(crate) now: jiff::Timestamp,
+}
+
+/// Runs all checks.
+pub(crate) fn check(component: &Component, context: &CheckContext<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut report = |reason, note: String| findings.push(Finding { reason, note });
+    check_type(component, &mut report);
+    check_name(component, &mut report);
+    check_timeout(component, &mut report);
+    check_secrets(component, context, &mut report);
+    check_actor_store(component, context, &mut report);
+    check_scopes(component, context, &mut report);
+    findings
+}
+
+type Report<'a> = dyn FnMut(Reason, String) + 'a;
+
+fn check_type(component: &Component, report: &mut Report<'_>) {
+    let spec = &component.spec;
+    let container = component.metadata.annotations.as_ref();
+    if container.is_some_and(|annotations| annotations.contains_key(ANNOTATION_COMPONENT_CONTAINER))
+    {
+        return; // a pluggable component: its metadata is defined by its own container
+    }
+    let versions = component_types::versions(&spec.type_);
+    if versions.is_empty() {
+        report(Reason::UnknownType, unknown_type(&spec.type_));
+        return;
+    }
+    let Some(version) = versions.iter().find(|known| same_version(known.version, &spec.version))
+    else {
+        let known: Vec<_> = versions.iter().map(|known| known.version).collect();
+        let (type_, version) = (&spec.type_, &spec.version);
+        let note = format!("{type_} has no version {version:?}; available: {}", known.join(", "));
+        report(Reason::UnknownVersion, note);
+        return;
+    };
+    check_metadata(component, *version, report);
+}
+
+fn unknown_type(type_: &str) -> String {
+    let category = type_.split('.').next().unwrap_or_default();
+    if let Some(near) = spelling::nearest(type_, component_types::names()) {
+        return format!("unknown component type {type_:?}; did you mean {near}?");
+    }
+    if CATEGORIES.contains(&category) {
+        return format!(
+            "unknown component type {type_:?}; it is valid only for a pluggable component"
+        );
+    }
+    format!(
+        "unknown component category in type {type_:?}; known categories: {}",
+        CATEGORIES.join(", ")
+    )
+}
+
+/// An empty version and `v0` select the first version (Dapr 1.18).
+fn same_version(known: &str, given: &str) -> bool {
+    known.eq_ignore_ascii_case(given)
+        || (known == "v1" && matches!(given.to_ascii_lowercase().as_str(), "" | "v0"))
+}
+
+fn check_metadata(component: &Component, version: ComponentType, report: &mut Report<'_>) {
+    let Some(settings) = version.settings() else { return };
+    let settings: Vec<_> = settings.collect();
+    let items = component.spec.metadata.as_deref().unwrap_or_default();
+    let known = || settings.iter().map(|setting| setting.name).chain(COMMON);
+    let mut all_known = true;
+    for item in items {
+        let name = item.name.as_str();
+        if known().any(|known| known.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        all_known = false;
+        // A name without a similar known one may be missing from the data.
+        if let Some(near) = spelling::nearest(name, known()) {
+            let type_ = &component.spec.type_;
+            let note = format!("{type_} has no metadata field {name:?}; did you mean {near}?");
+            report(Reason::UnknownMetadata, note);
+        }
+    }
+    let given = |name: &str| {
+        items.iter().any(|item| item.name.eq_ignore_ascii_case(name) && has_value(item))
+    };
+    let missing: Vec<_> = settings.iter().filter(|s| s.required && !given(s.name)).collect();
+    // An unknown name may be a misspelling of the missing one.
+    if all_known && !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(|setting| setting.name).collect();
+        let note = format!("{} requires metadata {}", component.spec.type_, names.join(", "));
+        report(Reason::MissingMetadata, note);
+    }
+}
+
+fn has_value(item: &NameValuePair) -> bool {
+    let literal = match &item.value {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    };
+    literal || !item.secret_key_ref.name.is_empty() || !item.env_ref.is_empty()
+}
+
+fn check_name(component: &Component, report: &mut Report<'_>) {
+    let built_in = component.metadata.name.as_deref() == Some(SECRET_STORE_KUBERNETES);
+    if built_in && component.spec.type_ != "secretstores.kubernetes" {
+        let note = "the name \"kubernetes\" is reserved for the built-in secret store; rename the Component";
+        report(Reason::NameClash, note.to_owned());
+    }
+}
+
+fn check_timeout(component: &Component, report: &mut Report<'_>) {
+    let text = &component.spec.init_timeout;
+    if !text.is_empty() && go_duration::parse(text).is_err() {
+        let note = format!(
+            "initTimeout {text:?} is not a duration such as 30s; sidecars use the default of 5s"
+        );
+        report(Reason::InvalidDuration, note);
+    }
+}
+
+fn check_secrets(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
+    let store = &component.auth.secret_store;
+    let references: Vec<_> = component
+        .spec
+        .metadata
+        .iter()
+        .flatten()
+        .filter(|item| !item.secret_key_ref.name.is_empty())
+        .collect();
+    if references.is_empty() {
+        return;
+    }
+    if !is_kubernetes_store(store) {
+        let exists = context.components.iter().any(|other| {
+            other.metadata.name.as_ref() == Some(store)
+                && other.spec.type_.starts_with("secretstores.")
+        });
+        if !exists {
+            let note = format!("secret store {store:?} does not exist in this namespace");
+            report(Reason::SecretStoreNotFound, note);
+        }
+        return;
+    }
+    for item in references {
+        let reference = &item.secret_key_ref;
+        let key = if reference.key.is_empty() { &reference.name } else { &reference.key };
+        match context.secrets.get(&reference.name) {
+            Some(Err(error @ FetchError::NotFound(_))) => {
+                report(Reason::SecretNotFound, error.to_string());
+            }
+            Some(Ok(data)) if !data.contains_key(key) => {
+                let (name, secret) = (&item.name, &reference.name);
+                let note = format!(
+                    "Secret {secret:?} has no key {key:?}, which metadata {name} references"
+                );
+                report(Reason::SecretKeyNotFound, note);
+            }
+            // A failed read is not a problem of the Component.
+            Some(Ok(_) | Err(FetchError::Failed { .. })) | None => {}
+        }
+    }
+}
+
+fn check_actor_store(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
+    if !is_actor_store(component) {
+        return;
+    }
+    let own = component.metadata.name.as_deref();
+    let others: Vec<_> = context
+        .components
+        .iter()
+        .filter(|other| other.metadata.name.as_deref() != own && is_actor_store(other))
+        .filter(|other| share_an_app(component.scopes(), other.scopes()))
+        .filter_map(|other| other.metadata.name.as_deref())
+        .collect();
+    if !others.is_empty() {
+        let note = format!(
+            "an app can use one actor state store; {} is also one for the same apps",
+            others.join(", ")
+        );
+        report(Reason::DuplicateActorStateStore, note);
+    }
+}
+
+fn is_actor_store(component: &Component) -> bool {
+    let marked = |item: &NameValuePair| {
+        let truthy = match &item.value {
+            Value::Bool(value) => *value,
+            Value::String(text) => resources::annotations::is_truthy(text),
+            _ => false,
+        };
+        item.name.eq_ignore_ascii_case("actorStateStore") && truthy
+    };
+    component.spec.type_.starts_with("state.")
+        && component.spec.metadata.iter().flatten().any(marked)
+}
+
+/// Whether an app is in both scopes; empty scopes contain every app.
+fn share_an_app(a: &[String], b: &[String]) -> bool {
+    a.is_empty() || b.is_empty() || a.iter().any(|app| b.contains(app))
+}
+
+fn check_scopes(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
+    let created = component.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let old = created.is_some_and(|created| {
+        context.now.duration_since(created)
+            >= jiff::SignedDuration::try_from(SCOPE_GRACE).unwrap_or(jiff::SignedDuration::ZERO)
+    });
+    let absent: Vec<_> =
+        component.scopes().iter().filter(|app| old && !context.apps.contains(*app)).collect();
+    for app in absent {
+        let near = spelling::nearest(app, context.apps.iter().map(String::as_str));
+        let guess = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        report(Reason::UnknownScope, format!("no pod in this namespace has app id {app:?}{guess}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Writes the status of Components, if enabled.
+use std::time::{Duration, Instant};
+
+use resources::Component;
+use runtime::{clock, kubernetes::api_text};
+
+use crate::{
+    advice::{checks::Finding, status},
+    cache::objects::Entry,
+    cluster::Cluster,
+    metrics::{CrdCheck, Metrics},
+};
+
+/// Interval between checks of the CRD: applying the upstream file removes the status subresource.
+const CHECK_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Writes status during one term of leadership.
+pub(crate) struct StatusWriter {
+    cluster: Cluster,
+    metrics: Metrics,
+    /// Time of the last check of the CRD.
+    checked: Option<Instant>,
+    /// Whether the CRD has the status subresource.
+    usable: bool,
+}
+
+impl StatusWriter {
+    pub(crate) fn new(cluster: Cluster, metrics: Metrics) -> Self {
+        Self { cluster, metrics, checked: None, usable: false }
+    }
+
+    /// Adds the status subresource to the CRD, if it is absent.
+    pub(crate) async fn prepare(&mut self) {
+        let now = clock::monotonic();
+        if self.checked.is_some_and(|at| now.saturating_duration_since(at) < CHECK_INTERVAL) {
+            return;
+        }
+        self.checked = Some(now);
+        let outcome = self.ensure_crd().await;
+        let result = *outcome.as_ref().unwrap_or(&CrdCheck::Failed);
+        self.metrics.crd_checked(status::CRD, result);
+        self.usable = match outcome {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(target: "dapr.operator", "failed to add the status subresource to CRD {}: {}",
+                    status::CRD, api_text(&error));
+                false
+            }
+        };
+    }
+
+    async fn ensure_crd(&self) -> kube::Result<CrdCheck> {
+        let crd = self.cluster.crd(status::CRD).await?;
+        let operations = status::crd_patch(&crd);
+        if operations.is_empty() {
+            return Ok(CrdCheck::Right);
+        }
+        self.cluster.patch_crd(status::CRD, operations).await?;
+        tracing::info!(target: "dapr.operator", "added the status subresource to CRD {}", status::CRD);
+        Ok(CrdCheck::Patched)
+    }
+
+    /// Writes the status of a Component, if it changed.
+    pub(crate) async fn write(&mut self, entry: &Entry<Component>, findings: &[Finding]) {
+        let generation = entry.object.metadata.generation;
+        let status = status::status(&entry.status, generation, findings, clock::now());
+        let Some(status) = status.filter(|_| self.usable) else { return };
+        match self.cluster.apply_status(&entry.object, &status).await {
+            Ok(()) => {}
+            // The Component was deleted, or the CRD has no status subresource.
+            Err(kube::Error::Api(answer)) if answer.code == 404 => self.checked = None,
+            Err(error) => {
+                let name = entry.name();
+                tracing::warn!(target: "dapr.operator", name, "failed to write status: {}", api_text(&error));
+            }
+        }
+    }
+}

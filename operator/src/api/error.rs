@@ -1,0 +1,82 @@
+//! Errors of the gRPC API and their mapping to gRPC status codes.
+use crate::{cache::store::NotListed, secrets::resolution::FillError};
+
+/// Why a call fails. The texts are those of Dapr 1.18. The codes are more specific where sidecars do
+/// not distinguish them: a sidecar retries only after `Unavailable`, `ResourceExhausted` and its own
+/// deadline.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The SPIFFE id of the caller contains no namespace and app id.
+    #[error("failed to determine identity")]
+    NoIdentity,
+    /// The namespace of the request is not the caller's.
+    #[error("identity does not match requested namespace exp={requested} got={own}")]
+    WrongNamespace { requested: String, own: String },
+    /// An authorization error of the Configuration stream, which has its own text.
+    #[error(
+        "failed to authorize configuration update request: rpc error: code = PermissionDenied desc = {0}"
+    )]
+    ConfigurationStream(Box<ApiError>),
+    #[error(transparent)]
+    NotListed(#[from] NotListed),
+    #[error("operator watches namespace {0:?} only")]
+    NotWatched(String),
+    /// The CRD is not installed.
+    #[error("{doing}: no matches for kind {kind:?} in version \"dapr.io/{version}\"")]
+    NoCrd { doing: String, kind: &'static str, version: &'static str },
+    #[error("error getting {doing}: {kind}.dapr.io {name:?} not found")]
+    NotFound { doing: String, kind: &'static str, name: String },
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    #[error("serialize an object")]
+    Serialize(#[from] serde_json::Error),
+}
+
+impl From<ApiError> for tonic::Status {
+    fn from(error: ApiError) -> Self {
+        let text = error.to_string();
+        match error {
+            ApiError::NoIdentity
+            | ApiError::WrongNamespace { .. }
+            | ApiError::ConfigurationStream(_) => Self::permission_denied(text),
+            ApiError::NotListed(_) => Self::unavailable(text),
+            ApiError::NotFound { .. } => Self::not_found(text),
+            ApiError::Fill(cause) if cause.is_transient() => Self::unavailable(text),
+            ApiError::Fill(_) => Self::failed_precondition(text),
+            ApiError::NotWatched(_) | ApiError::NoCrd { .. } | ApiError::Serialize(_) => {
+                Self::unknown(text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+    use crate::secrets::resolution::FetchError;
+
+    #[test]
+    fn texts_and_codes_are_those_of_dapr() {
+        let status = |e: ApiError| {
+            let status = Status::from(e);
+            (status.code(), status.message().to_owned())
+        };
+        let missing = FillError::Secret(FetchError::NotFound("s".into()));
+        assert_eq!(
+            [
+                status(ApiError::ConfigurationStream(Box::new(ApiError::NoIdentity))),
+                status(ApiError::NotFound { doing: "configuration n/c".into(), kind: "Configuration", name: "c".into() }),
+                status(ApiError::NoCrd { doing: "error listing resiliencies".into(), kind: "Resiliency", version: "v1alpha1" }),
+                status(ApiError::Fill(missing)),
+            ],
+            [
+                (Code::PermissionDenied, "failed to authorize configuration update request: rpc error: code = PermissionDenied desc = failed to determine identity".to_owned()),
+                (Code::NotFound, "error getting configuration n/c: Configuration.dapr.io \"c\" not found".to_owned()),
+                (Code::Unknown, "error listing resiliencies: no matches for kind \"Resiliency\" in version \"dapr.io/v1alpha1\"".to_owned()),
+                (Code::FailedPrecondition, "Secret \"s\" not found".to_owned()),
+            ]
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! One update stream of a sidecar.
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
+use proto::operator::ResourceEventType;
+use resources::{Configuration, CustomResource as _};
+use runtime::{clock, random};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    api::{access::Caller, context::Context, error::ApiError},
+    cache::{
+        broadcaster::{self, ResolvedEvent, StreamEvent},
+        store::{Store, SyncState},
+    },
+    secrets::resolution::ServedKind,
+};
+
+/// Interval between attempts to send an event whose Secrets could not be resolved.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The JSON of an object and the type of its event.
+pub(crate) type Event = (Bytes, ResourceEventType);
+
+impl Context {
+    /// The changes of a kind in the caller's scope. Ends when the caller disconnects or the operator
+    /// stops.
+    pub(crate) fn stream<K: ServedKind>(
+        self: &Arc<Self>,
+        store: &Arc<Store<K>>,
+        caller: Caller,
+    ) -> impl Stream<Item = Event> + Send + use<K> {
+        let synced = *store.sync().borrow() != SyncState::Pending;
+        let subscription = synced.then(|| store.subscribe(&caller.namespace, &caller.app_id));
+        tracing::info!(target: "dapr.operator.api", app_id = caller.app_id,
+            namespace = caller.namespace, "sidecar connected for {} updates", K::WHAT);
+        let missed_since = K::RESEND_AFTER_RESTART
+            .then(|| self.missed_updates.since(K::KIND, &caller, clock::monotonic()))
+            .flatten();
+        let stream = EventStream {
+            context: self.clone(),
+            missed_since,
+            store: store.clone(),
+            caller,
+            subscription,
+            failed: BTreeMap::new(),
+            retry_at: Instant::now(),
+        };
+        let events = stream::unfold(stream, |mut stream| async move {
+            let event = stream.next().await;
+            Some((event, stream))
+        });
+        events.take_until(self.token.clone().cancelled_owned())
+    }
+}
+
+struct EventStream<K: ServedKind> {
+    context: Arc<Context>,
+    store: Arc<Store<K>>,
+    caller: Caller,
+    /// `None` until the kind has been listed.
+    subscription: Option<broadcaster::Subscription<K>>,
+    /// Objects written since this time are sent before any other event.
+    missed_since: Option<Timestamp>,
+    /// Events whose Secrets could not be resolved, by name of the object.
+    failed: BTreeMap<String, StreamEvent<K>>,
+    retry_at: Instant,
+}
+
+impl<K: ServedKind> EventStream<K> {
+    async fn next(&mut self) -> Event {
+        loop {
+            let event = self.next_unresolved().await;
+            let name = event.resolved.entry.name().to_owned();
+            self.failed.remove(&name);
+            if !self.is_relevant(&name) {
+                continue;
+            }
+            match self.body(&event).await {
+                Ok(body) => {
+                    self.context.metrics.sent(K::KIND, event.event);
+                    return (body, event.event);
+                }
+                Err(_) => self.retry_later(name, &event),
+            }
+        }
+    }
+
+    /// The next event from the subscription, or one whose Secrets are to be resolved again.
+    async fn next_unresolved(&mut self) -> StreamEvent<K> {
+        loop {
+            let Some(subscription) = &self.subscription else {
+                self.store.wait_synced().await;
+                let caller = &self.caller;
+                self.subscription = Some(self.store.subscribe(&caller.namespace, &caller.app_id));
+                continue;
+            };
+            if let Some(since) = self.missed_since {
+                // The assigned Configuration is known only when all pods are.
+                self.context.stores.assignments.wait_synced().await;
+                self.missed_since = None;
+                for missed in self.missed(since) {
+                    subscription.put_back(missed);
+                }
+            }
+            tokio::select! {
+                event = subscription.next() => return event,
+                () = sleep_until(self.retry_at), if !self.failed.is_empty() => {
+                    for (_, event) in std::mem::take(&mut self.failed) {
+                        subscription.put_back(event);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Updates that the sidecar may have missed; it ignores an object that equals its own copy.
+    /// Objects that reference Secrets are omitted: each sidecar would cause reads, and a rotated
+    /// Secret would look like a change and restart it.
+    fn missed(&self, since: Timestamp) -> Vec<StreamEvent<K>> {
+        let Caller { namespace, app_id, .. } = &self.caller;
+        let mut entries = self.store.list(namespace);
+        entries.retain(|entry| {
+            let (object, recent) = (&entry.object, entry.written.is_some_and(|at| at >= since));
+            recent && object.in_scope(app_id) && object.needed_secrets().is_empty()
+        });
+        let event = ResourceEventType::Updated;
+        let resolved = |entry| Arc::new(ResolvedEvent::new(entry));
+        entries.into_iter().map(|entry| StreamEvent { event, resolved: resolved(entry) }).collect()
+    }
+
+    /// A sidecar restarts when it receives a Configuration that it does not use; all other kinds
+    /// have scopes.
+    fn is_relevant(&self, name: &str) -> bool {
+        let Caller { namespace, app_id, .. } = &self.caller;
+        K::KIND != Configuration::KIND
+            || self.context.stores.assignments.uses(namespace, app_id, name)
+    }
+
+    /// The JSON to send. Secrets of a deleted object are not resolved: sidecars read its name only,
+    /// and the Secret may be deleted too.
+    async fn body(&self, event: &StreamEvent<K>) -> Result<Bytes, ApiError> {
+        let entry = &event.resolved.entry;
+        if event.event == ResourceEventType::Deleted {
+            return Ok(entry.json()?);
+        }
+        let body = event.resolved.body.get_or_init(|| self.context.resolve(entry)).await;
+        body.clone().map_err(ApiError::Fill)
+    }
+
+    /// Keeps the event for a later attempt; the stream stays open.
+    fn retry_later(&mut self, name: String, event: &StreamEvent<K>) {
+        let resolved = Arc::new(ResolvedEvent::new(event.resolved.entry.clone()));
+        if self.failed.is_empty() {
+            self.retry_at = Instant::now() + random::jittered(RETRY, 0.2);
+        }
+        self.failed.insert(name, StreamEvent { event: event.event, resolved });
+    }
+}

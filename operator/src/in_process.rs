@@ -1,0 +1,100 @@
+//! The gRPC API without watches, for tests that run it in process.
+use std::sync::Arc;
+
+use kube::{
+    Client,
+    core::{DynamicObject, ObjectMeta},
+    runtime::watcher::Event,
+};
+use resources::{
+    Component, Configuration, CustomResource as _, HTTPEndpoint, MCPServer, Resiliency,
+    Subscription, WorkflowAccessPolicy,
+};
+use runtime::Scope;
+use tokio::net::TcpListener;
+use transport::{Keepalive, Svid};
+
+use crate::{
+    api::{
+        context::{Context, Stores},
+        missed_updates::MissedUpdates,
+    },
+    cluster::Cluster,
+    metrics::Metrics,
+    report::Reports,
+    wiring::serve_api,
+};
+
+/// The gRPC API whose caches are filled by [`InProcessApi::apply`] instead of watches.
+pub struct InProcessApi(Arc<Context>);
+
+impl InProcessApi {
+    /// Reads Secrets and records Events through `client`. No kind is listed yet.
+    ///
+    /// # Errors
+    /// The metrics are registered in `scope` already.
+    pub fn new(client: Client, scope: &Scope) -> prometheus::Result<Self> {
+        let cluster = Cluster::new(client, None, "in-process".to_owned());
+        Ok(Self(Arc::new(Context {
+            stores: Stores::default(),
+            cluster: cluster.clone(),
+            reports: Reports::new(cluster, scope.clone()),
+            metrics: Metrics::register(scope.metrics())?,
+            missed_updates: MissedUpdates::default(),
+            token: scope.token().clone(),
+        })))
+    }
+
+    /// Serves the API on `listener` until the scope ends.
+    ///
+    /// # Errors
+    /// The certificate cannot be used for TLS.
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        svid: &Svid,
+        keepalive: Keepalive,
+        scope: &Scope,
+    ) -> anyhow::Result<()> {
+        serve_api(listener, self.0.clone(), svid, keepalive, scope)
+    }
+
+    /// Applies a watch event of a kind. An undecodable object is skipped, as in the operator.
+    ///
+    /// # Panics
+    /// The kind is not served.
+    pub fn apply(&self, kind: &str, event: Event<DynamicObject>) {
+        let stores = &self.0.stores;
+        let outcome = match kind {
+            Component::KIND => stores.components.apply(event),
+            Configuration::KIND => stores.configurations.apply(event),
+            Subscription::KIND => stores.subscriptions.apply(event),
+            Resiliency::KIND => stores.resiliencies.apply(event),
+            HTTPEndpoint::KIND => stores.http_endpoints.apply(event),
+            MCPServer::KIND => stores.mcp_servers.apply(event),
+            WorkflowAccessPolicy::KIND => stores.workflow_access_policies.apply(event),
+            other => unreachable!("kind {other} is not served"),
+        };
+        if let Err(bad) = outcome {
+            self.0.report_undecodable(&bad);
+        }
+    }
+
+    /// Applies a watch event of a pod's metadata.
+    pub fn apply_pod(&self, event: Event<ObjectMeta>) {
+        self.0.stores.assignments.apply(event);
+    }
+
+    /// The CRDs of Resiliencies, MCPServers and WorkflowAccessPolicies are not installed.
+    pub fn remove_optional_crds(&self) {
+        let stores = &self.0.stores;
+        stores.resiliencies.no_crd();
+        stores.mcp_servers.no_crd();
+        stores.workflow_access_policies.no_crd();
+    }
+
+    /// Number of open streams of Components.
+    pub fn open_component_streams(&self) -> usize {
+        self.0.stores.components.streams().0
+    }
+}

@@ -1,0 +1,364 @@
+//! Index of the workloads and Services, and the decision for each Service.
+//!
+//! Pure. A watch event queues the Services that it may affect; the decision depends on the current
+//! state only, never on the event.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use k8s_openapi::api::core::v1::Service;
+use kube::runtime::watcher::Event;
+
+use crate::{
+    key::ObjectKey,
+    services::{
+        plan::{Invalid, Plan, owned_by, plan, service_name},
+        work_queue::WorkQueue,
+        workload::{Workload, WorkloadKey, WorkloadKind},
+    },
+};
+
+/// The workloads and Services as last observed, and the Services to reconcile.
+#[derive(Default)]
+pub(crate) struct ServiceIndex {
+    workloads: BTreeMap<WorkloadKey, Workload>,
+    services: BTreeMap<ObjectKey, Service>,
+    /// The objects seen by a list that is not complete, by kind; `None` is the kind Service.
+    listed: BTreeMap<Option<WorkloadKind>, BTreeSet<ObjectKey>>,
+    complete: BTreeSet<Option<WorkloadKind>>,
+    queue: WorkQueue,
+}
+
+/// What to do with one Service.
+pub(crate) struct Decision {
+    pub(crate) plan: Plan,
+    /// The workload that the Service belongs to.
+    pub(crate) owner: Option<Workload>,
+    /// Other workloads with the same app id.
+    pub(crate) conflicting: Vec<Workload>,
+    /// Why `owner` cannot have a Service.
+    pub(crate) invalid: Option<Invalid>,
+}
+
+impl ServiceIndex {
+    /// Whether Services and these kinds of workloads have been listed; before that no Service may
+    /// be reconciled.
+    pub(crate) fn is_complete(&self, kinds: &[WorkloadKind]) -> bool {
+        self.complete.contains(&None)
+            && kinds.iter().all(|kind| self.complete.contains(&Some(*kind)))
+    }
+
+    /// Applies a watch event of a workload; `None` is a workload that is being deleted. A workload
+    /// without sidecars is kept only while it owns a Service, so Services must be listed first.
+    pub(crate) fn apply_workload(
+        &mut self,
+        kind: WorkloadKind,
+        event: Event<(ObjectKey, Option<Workload>)>,
+        now: Instant,
+    ) {
+        match event {
+            Event::Init => self.begin_list(Some(kind)),
+            Event::InitApply((key, workload)) => {
+                self.record_listed(Some(kind), &key);
+                self.put_workload(kind, key, workload, now);
+            }
+            Event::Apply((key, workload)) => self.put_workload(kind, key, workload, now),
+            Event::Delete((key, _)) => self.put_workload(kind, key, None, now),
+            Event::InitDone => {
+                let seen = self.end_list(Some(kind));
+                let gone = |key: &&WorkloadKey| {
+                    let plain =
+                        ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() };
+                    key.kind == kind && !seen.contains(&plain)
+                };
+                let gone: Vec<_> = self.workloads.keys().filter(gone).cloned().collect();
+                for key in gone {
+                    let plain = ObjectKey { namespace: key.namespace, name: key.name };
+                    self.put_workload(kind, plain, None, now);
+                }
+            }
+        }
+    }
+
+    /// Applies a watch event of a Service.
+    pub(crate) fn apply_service(&mut self, event: Event<Service>, now: Instant) {
+        let of = |service: &Service| ObjectKey::of(&service.metadata);
+        match event {
+            Event::Init => self.begin_list(None),
+            Event::InitApply(service) => {
+                self.record_listed(None, &of(&service));
+                self.put_service(of(&service), Some(service), now);
+            }
+            Event::Apply(service) => self.put_service(of(&service), Some(service), now),
+            Event::Delete(service) => self.put_service(of(&service), None, now),
+            Event::InitDone => {
+                let seen = self.end_list(None);
+                let gone: Vec<_> =
+                    self.services.keys().filter(|key| !seen.contains(key)).cloned().collect();
+                for key in gone {
+                    self.put_service(key, None, now);
+                }
+            }
+        }
+    }
+
+    /// Queues every Service.
+    pub(crate) fn resync(&mut self, now: Instant) {
+        let enabled = self.workloads.values().filter(|workload| workload.enabled);
+        let keys: Vec<_> = enabled.map(service_key).collect();
+        let keys = keys.into_iter().chain(self.services.keys().cloned());
+        for key in keys.collect::<Vec<_>>() {
+            self.queue.push_resync(key, now);
+        }
+    }
+
+    /// The Services to reconcile.
+    pub(crate) fn queue(&mut self) -> &mut WorkQueue {
+        &mut self.queue
+    }
+
+    /// Decides what to do with a Service.
+    pub(crate) fn decide(&self, key: &ObjectKey) -> Decision {
+        let wants = |workload: &&Workload| workload.enabled && service_key(workload) == *key;
+        let mut candidates: Vec<&Workload> =
+            self.in_namespace(&key.namespace).filter(wants).collect();
+        // The current owner keeps the Service when another workload gets the same app id; without
+        // an owner the oldest workload gets it.
+        let current = self.services.get(key);
+        let owns =
+            |workload: &Workload| current.is_some_and(|service| owned_by(service, &workload.uid));
+        candidates.sort_by_key(|workload| (!owns(workload), workload.created, &workload.key));
+        let owner = candidates.first().copied();
+        let planned = plan(owner, self.services.get(key), self.in_namespace(&key.namespace));
+        let (plan, invalid) = match planned {
+            Ok(plan) => (plan, None),
+            Err(invalid) => (Plan::Keep, Some(invalid)),
+        };
+        Decision {
+            plan,
+            owner: owner.cloned(),
+            conflicting: candidates.into_iter().skip(1).cloned().collect(),
+            invalid,
+        }
+    }
+
+    fn in_namespace<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Workload> {
+        self.workloads.values().filter(move |workload| workload.key.namespace == namespace)
+    }
+
+    /// The Services that a workload controls.
+    fn services_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a ObjectKey> {
+        let namespace = &workload.key.namespace;
+        let first = ObjectKey { namespace: namespace.clone(), name: String::new() };
+        let all = self.services.range(first..).take_while(|(key, _)| key.namespace == *namespace);
+        all.filter(|(_, service)| owned_by(service, &workload.uid)).map(|(key, _)| key)
+    }
+
+    fn put_workload(
+        &mut self,
+        kind: WorkloadKind,
+        key: ObjectKey,
+        workload: Option<Workload>,
+        now: Instant,
+    ) {
+        let key = WorkloadKey { kind, namespace: key.namespace, name: key.name };
+        let workload = workload.filter(|w| w.enabled || self.services_of(w).next().is_some());
+        let old = self.workloads.get(&key);
+        if old == workload.as_ref() {
+            return; // most changes concern the status only
+        }
+        let wanting = old.into_iter().chain(&workload).filter(|workload| workload.enabled);
+        // A finished rollout may release the Service of the previous app id.
+        let owned = workload.iter().flat_map(|workload| self.services_of(workload).cloned());
+        let affected: BTreeSet<_> = wanting.map(service_key).chain(owned).collect();
+        match workload {
+            Some(workload) => self.workloads.insert(key, workload),
+            None => self.workloads.remove(&key),
+        };
+        for key in affected {
+            self.queue.push(key, now);
+        }
+    }
+
+    fn put_service(&mut self, key: ObjectKey, service: Option<Service>, now: Instant) {
+        let ours = service.filter(|_| key.name.ends_with("-dapr"));
+        let old = match ours {
+            Some(service) => self.services.insert(key.clone(), service),
+            None => self.services.remove(&key),
+        };
+        if old.as_ref() != self.services.get(&key) {
+            self.queue.push(key, now);
+        }
+    }
+
+    fn begin_list(&mut self, kind: Option<WorkloadKind>) {
+        self.listed.insert(kind, BTreeSet::new());
+    }
+
+    fn record_listed(&mut self, kind: Option<WorkloadKind>, key: &ObjectKey) {
+        self.listed.entry(kind).or_default().insert(key.clone());
+    }
+
+    fn end_list(&mut self, kind: Option<WorkloadKind>) -> BTreeSet<ObjectKey> {
+        self.complete.insert(kind);
+        self.listed.remove(&kind).unwrap_or_default()
+    }
+}
+
+fn service_key(workload: &Workload) -> ObjectKey {
+    ObjectKey { namespace: workload.key.namespace.clone(), name: service_name(workload.app_id()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::clock;
+    use serde_json::json;
+
+    use super::*;
+
+    const KIND: WorkloadKind = WorkloadKind::Deployment;
+
+    fn observed(name: &str, app_id: &str, created: &str) -> (ObjectKey, Option<Workload>) {
+        let object = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": created},
+            "spec": {"selector": {"matchLabels": {"app": name}}, "template": {"metadata":
+                {"annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": app_id}}}}
+        }))
+        .unwrap();
+        let key = ObjectKey { namespace: "n".to_owned(), name: name.to_owned() };
+        (key, Workload::of(KIND, &object))
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey { namespace: "n".to_owned(), name: name.to_owned() }
+    }
+
+    /// As [`observed`], without the sidecar annotation in the template.
+    fn without_sidecar(
+        name: &str,
+        app_id: &str,
+        rolled_out: bool,
+    ) -> (ObjectKey, Option<Workload>) {
+        let (key, workload) = observed(name, app_id, "2026-01-01T00:00:00Z");
+        (key, workload.map(|w| Workload { enabled: false, rolled_out, ..w }))
+    }
+
+    #[test]
+    fn service_is_deleted_when_no_pod_has_a_sidecar() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        let Plan::Create(mut service) = index.decide(&key("a-dapr")).plan else {
+            panic!("no plan")
+        };
+        service.metadata.uid = Some("u".to_owned());
+        index.apply_service(Event::Apply((*service).clone()), now);
+        index.queue().pop_ready(now);
+        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", false)), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        assert!(
+            matches!(index.decide(&key("a-dapr")).plan, Plan::Keep),
+            "pods of the previous template still run"
+        );
+        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        assert_eq!(index.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        index.apply_service(Event::Delete((*service).clone()), now);
+        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Keep), "it is not created again");
+
+        // The same for a new leader, which lists Services first.
+        let mut index = ServiceIndex::default();
+        index.apply_service(Event::Apply(*service), now);
+        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        assert_eq!(index.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        index.apply_workload(KIND, Event::Apply(without_sidecar("other", "b", true)), now);
+        assert_eq!(index.workloads.len(), 1, "a workload without sidecar and Service is not kept");
+    }
+
+    #[test]
+    fn oldest_workload_gets_the_service() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(
+            KIND,
+            Event::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
+            now,
+        );
+        index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
+        let decision = index.decide(&key("a-dapr"));
+        assert_eq!(decision.owner.unwrap().key.name, "old");
+        assert_eq!(decision.conflicting[0].key.name, "young");
+        assert!(matches!(decision.plan, Plan::Create(_)));
+    }
+
+    #[test]
+    fn current_owner_keeps_the_service() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(
+            KIND,
+            Event::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
+            now,
+        );
+        let Plan::Create(service) = index.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        index.apply_service(Event::Apply(*service), now);
+        index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
+        let decision = index.decide(&key("a-dapr"));
+        assert_eq!(decision.owner.unwrap().key.name, "young");
+        assert!(matches!(decision.plan, Plan::Keep));
+        index.apply_workload(
+            KIND,
+            Event::Delete(observed("young", "a", "2026-02-01T00:00:00Z")),
+            now,
+        );
+        let decision = index.decide(&key("a-dapr"));
+        assert_eq!(decision.owner.unwrap().key.name, "old");
+        assert!(matches!(decision.plan, Plan::Update(_)));
+    }
+
+    #[test]
+    fn change_of_a_workload_queues_its_services() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        assert!(index.queue().pop_ready(now).is_empty(), "no relevant change");
+        index.apply_workload(KIND, Event::Apply(observed("w", "b", "2026-01-01T00:00:00Z")), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr"), key("b-dapr")]);
+        index.apply_workload(KIND, Event::Delete(observed("w", "b", "2026-01-01T00:00:00Z")), now);
+        assert_eq!(index.queue().pop_ready(now), [key("b-dapr")]);
+    }
+
+    #[test]
+    fn relist_removes_objects_that_it_does_not_contain() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.queue().pop_ready(now);
+        index.apply_workload(KIND, Event::Init, now);
+        index.apply_workload(KIND, Event::InitDone, now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        assert!(index.decide(&key("a-dapr")).owner.is_none());
+        assert!(!index.is_complete(&[KIND]), "Services are not listed");
+        index.apply_service(Event::Init, now);
+        index.apply_service(Event::InitDone, now);
+        assert!(index.is_complete(&[KIND]));
+    }
+
+    #[test]
+    fn edited_and_deleted_services_are_queued() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        let Plan::Create(service) = index.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        index.queue().pop_ready(now);
+        index.apply_service(Event::Apply((*service).clone()), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Keep));
+        index.apply_service(Event::Delete(*service), now);
+        assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
+        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Create(_)));
+    }
+}

@@ -1,0 +1,241 @@
+//! Reconciles the Services of apps while this replica is the leader.
+//!
+//! Watches fill the [`ServiceIndex`]. One loop pops the Services that are ready, plans and writes
+//! them; a change and the resync timer take the same path.
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, future::join_all, stream};
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use kube::{core::DynamicObject, runtime::watcher::Event};
+use runtime::{Scope, clock, kubernetes::api_text, random};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    cluster::Cluster,
+    follow::{Seen, follow},
+    key::ObjectKey,
+    leader,
+    metrics::Metrics,
+    report::Reports,
+    services::{
+        index::{Decision, ServiceIndex},
+        plan::Plan,
+        workload::{Workload, WorkloadKind},
+    },
+};
+
+/// Interval between reconciliations of all Services, independent of watch events.
+const RESYNC: Duration = Duration::from_mins(5);
+/// Concurrent writes.
+const PARALLEL: usize = 16;
+/// Status codes of the API server that only a change of the workload can resolve.
+const REFUSED: [u16; 2] = [400, 422];
+
+/// Reasons of the Events on workloads.
+const INVALID_ANNOTATION: &str = "InvalidAnnotation";
+const DUPLICATE_APP_ID: &str = "DuplicateAppId";
+const SERVICE_CONFLICT: &str = "ServiceConflict";
+
+/// Reconciles the Services of the configured kinds of workloads.
+pub(crate) struct Reconciler {
+    cluster: Cluster,
+    reports: Reports,
+    metrics: Metrics,
+    kinds: Vec<WorkloadKind>,
+    index: Mutex<ServiceIndex>,
+    woken: Notify,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        cluster: Cluster,
+        reports: Reports,
+        metrics: Metrics,
+        kinds: Vec<WorkloadKind>,
+    ) -> Self {
+        Self { cluster, reports, metrics, kinds, index: Mutex::default(), woken: Notify::new() }
+    }
+
+    /// Reconciles while `leading` is true, until the scope ends. Each term starts with new lists.
+    ///
+    /// # Errors
+    /// None; the type is the one that [`Scope::spawn`] takes.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        leading: watch::Receiver<bool>,
+        scope: Scope,
+    ) -> anyhow::Result<()> {
+        let terms = leader::while_leading(leading, || self.run_term());
+        scope.token().run_until_cancelled(terms).await;
+        Ok(())
+    }
+
+    async fn run_term(&self) {
+        *self.index() = ServiceIndex::default();
+        let kinds = self.kinds.clone();
+        let services_listed = Notify::new();
+        let workloads = async {
+            services_listed.notified().await;
+            join_all(kinds.into_iter().map(|kind| self.watch_workloads(kind))).await;
+        };
+        tokio::join!(workloads, self.watch_services(&services_listed), self.reconcile_forever());
+    }
+
+    async fn watch_workloads(&self, kind: WorkloadKind) {
+        let reduce = move |object: DynamicObject| {
+            (ObjectKey::of(&object.metadata), Workload::of(kind, &object))
+        };
+        let open = || self.cluster.watch_workloads(kind.names(), reduce);
+        let (_, _, name, _) = kind.names();
+        follow(name, &self.metrics, open, |seen| {
+            self.observe(seen, |index, event, now| index.apply_workload(kind, event, now));
+        })
+        .await;
+    }
+
+    async fn watch_services(&self, listed: &Notify) {
+        let open = || self.cluster.watch_reduced(strip);
+        follow("Service", &self.metrics, open, |seen| {
+            let complete = matches!(seen, Seen::Event(Event::InitDone));
+            self.observe(seen, ServiceIndex::apply_service);
+            if complete {
+                listed.notify_one();
+            }
+        })
+        .await;
+    }
+
+    fn observe<T>(&self, seen: Seen<T>, apply: impl Fn(&mut ServiceIndex, Event<T>, Instant)) {
+        let now = clock::monotonic();
+        let mut index = self.index();
+        match seen {
+            Seen::Event(event) => apply(&mut index, event, now),
+            // Rollouts are a custom resource; without its CRD there are none.
+            Seen::NoSuchKind => {
+                apply(&mut index, Event::Init, now);
+                apply(&mut index, Event::InitDone, now);
+            }
+        }
+        drop(index);
+        self.woken.notify_one();
+    }
+
+    async fn reconcile_forever(&self) {
+        let mut resync = tokio::time::interval(RESYNC);
+        loop {
+            let ready = {
+                let mut index = self.index();
+                if index.is_complete(&self.kinds) {
+                    index.queue().pop_ready(clock::monotonic())
+                } else {
+                    Vec::new()
+                }
+            };
+            stream::iter(ready).for_each_concurrent(PARALLEL, |key| self.reconcile(key)).await;
+            let pause = self.pause();
+            tokio::select! {
+                () = self.woken.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                _ = resync.tick() => self.index().resync(clock::monotonic()),
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let mut index = self.index();
+        let until = |at: Instant| at.saturating_duration_since(clock::monotonic());
+        // Queued Services wait for incomplete lists, not for the clock.
+        if !index.is_complete(&self.kinds) {
+            return RESYNC;
+        }
+        index.queue().next_ready().map_or(RESYNC, until)
+    }
+
+    async fn reconcile(&self, key: ObjectKey) {
+        let decision = self.index().decide(&key);
+        self.report(&key, &decision);
+        match self.apply(&key, &decision).await {
+            Ok(()) => self.index().queue().reconciled(&key),
+            Err(error) => self.failed(key, &decision, &error),
+        }
+    }
+
+    /// Records Warning Events on the workloads that cause a problem.
+    fn report(&self, key: &ObjectKey, decision: &Decision) {
+        let service = &key.name;
+        if let (Some(owner), Some(invalid)) = (&decision.owner, &decision.invalid) {
+            tracing::error!(target: "dapr.operator.handlers", namespace = key.namespace,
+                workload = owner.key.name, "Service cannot be created: {invalid}");
+            self.reports.warn(reference(owner), INVALID_ANNOTATION, invalid.to_string());
+        }
+        for conflicting in &decision.conflicting {
+            let owner = decision.owner.as_ref().map_or("", |owner| owner.key.name.as_str());
+            let note = format!("Service {service} belongs to {owner}, which has the same app id");
+            self.reports.warn(reference(conflicting), DUPLICATE_APP_ID, note);
+        }
+        if let (Plan::Foreign, Some(owner)) = (&decision.plan, &decision.owner) {
+            let note =
+                format!("Service {service} exists and was not created by Dapr; it is not modified");
+            self.reports.warn(reference(owner), SERVICE_CONFLICT, note);
+        }
+    }
+
+    async fn apply(&self, key: &ObjectKey, decision: &Decision) -> kube::Result<()> {
+        let app_id = key.name.strip_suffix("-dapr").unwrap_or(&key.name);
+        match &decision.plan {
+            Plan::Keep | Plan::Foreign => return Ok(()),
+            Plan::Create(service) => {
+                self.cluster.create_service(service).await?;
+                self.metrics.service_created(app_id);
+            }
+            Plan::Update(service) => {
+                self.cluster.replace_service(service).await?;
+                self.metrics.service_updated(app_id);
+            }
+            Plan::Delete(uid) => {
+                self.cluster.delete_service(key, uid).await?;
+                self.metrics.service_deleted(app_id);
+            }
+        }
+        tracing::info!(target: "dapr.operator.handlers", namespace = key.namespace,
+            service = key.name, "reconciled Service");
+        Ok(())
+    }
+
+    fn failed(&self, key: ObjectKey, decision: &Decision, error: &kube::Error) {
+        let text = api_text(error);
+        tracing::warn!(target: "dapr.operator.handlers", namespace = key.namespace,
+            service = key.name, "failed to write Service, retrying: {text}");
+        let refused = matches!(error, kube::Error::Api(status) if REFUSED.contains(&status.code));
+        if let (true, Some(owner)) = (refused, &decision.owner) {
+            self.reports.warn(reference(owner), INVALID_ANNOTATION, text);
+        }
+        self.index().queue().failed(key, clock::monotonic(), random::fraction());
+    }
+
+    fn index(&self) -> MutexGuard<'_, ServiceIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps only the members that plans compare.
+fn strip(mut service: Service) -> Service {
+    service.metadata.managed_fields = None;
+    service.status = None;
+    service
+}
+
+fn reference(workload: &Workload) -> ObjectReference {
+    let (group, version, kind, _) = workload.key.kind.names();
+    ObjectReference {
+        api_version: Some(format!("{group}/{version}")),
+        kind: Some(kind.to_owned()),
+        name: Some(workload.key.name.clone()),
+        namespace: Some(workload.key.namespace.clone()),
+        uid: Some(workload.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
