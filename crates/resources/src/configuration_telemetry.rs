@@ -79,6 +79,26 @@ pub struct Metric {
     /// Milliseconds; an empty list is kept.
     #[serde(skip_serializing_if = "is_default")]
     pub latency_distribution_buckets: Option<Vec<i64>>,
+    /// Workflow and activity metrics (Dapr 1.19); `{}` is kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub workflow: Option<MetricWorkflow>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Workflow and activity metrics (Dapr 1.19).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct MetricWorkflow {
+    /// Bounds of the latency buckets, in `latency_distribution_units`; an empty list is kept. Absent
+    /// or empty, sidecars use the shared buckets of [`Metric`].
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency_distribution_buckets: Option<Vec<i64>>,
+    /// Unit of the bounds; sidecars take 1 ms when absent, zero or negative.
+    #[serde(skip_serializing_if = "is_default")]
+    pub latency_distribution_units: Option<GoDuration>,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,

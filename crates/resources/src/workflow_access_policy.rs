@@ -64,6 +64,9 @@ pub struct WorkflowRule {
     pub name: String,
     /// `schedule`, `terminate`, `raise`, `pause`, `resume`, `purge`, `get`, `rerun`.
     pub operations: Option<Vec<String>>,
+    /// History events that the caller must prove, in order (Dapr 1.19); empty grants without proof.
+    #[serde(skip_serializing_if = "is_default")]
+    pub requires: Vec<RequiredEvent>,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
@@ -76,6 +79,28 @@ pub struct WorkflowRule {
 pub struct ActivityRule {
     /// Exact name or glob.
     pub name: String,
+    /// History events that the caller must prove, in order (Dapr 1.19); empty grants without proof.
+    #[serde(skip_serializing_if = "is_default")]
+    pub requires: Vec<RequiredEvent>,
+    /// Members that this version does not know; they pass through unchanged.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// A history event that the caller of a rule must prove; all three members are always printed.
+/// Sidecars older than 1.19 ignore the requirement and grant (Dapr 1.19).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequiredEvent {
+    /// `activity.started`, `activity.completed`, `workflow.started`, `workflow.completed` or
+    /// `event.raised`.
+    pub event_type: String,
+    /// Exact name of the activity, child workflow or external event; no glob.
+    pub name: String,
+    /// The app whose propagated history must hold the event.
+    #[serde(rename = "appID")]
+    pub app_id: String,
     /// Members that this version does not know; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,

@@ -164,6 +164,12 @@ fn resiliencies(#[case] stored: Value, #[case] want: Value) {
         "nameResolution": {"component": "", "version": "", "configuration": null},
         "appHttpPipeline": {"handlers": [{"name": "", "type": "", "selector": {"fields": null}}]},
         "tracing": {"samplingRate": "", "zipkin": {"endpointAddress": ""}}}}))]
+#[case::workflow_metrics(json!({"spec": {"metric": {"enabled": true, "workflow": {}},
+        "metrics": {"enabled": true, "workflow": {"latencyDistributionBuckets": [],
+            "latencyDistributionUnits": "0", "later": [1]}}}}),
+    json!({"spec": {"metric": {"enabled": true, "workflow": {}},
+        "metrics": {"enabled": true, "workflow": {"latencyDistributionBuckets": [],
+            "latencyDistributionUnits": "0s", "later": [1]}}}}))]
 fn configurations(#[case] stored: Value, #[case] want: Value) {
     assert_eq!(printed::<Configuration>(stored), want);
 }
@@ -194,6 +200,15 @@ fn mcp_servers(#[case] stored: Value, #[case] want: Value) {
         {"callers": [{"appID": "x"}], "workflows": [{"name": "w", "operations": ["get"]}]}]}}),
     json!({"spec": {"rules": [{"callers": null, "activities": [{"name": "a"}]},
         {"callers": [{"appID": "x"}], "workflows": [{"name": "w", "operations": ["get"]}]}]}}))]
+#[case::requirements(json!({"spec": {"rules": [{"callers": [{"appID": "x"}],
+        "workflows": [{"name": "w", "operations": ["schedule"], "requires": [{}]}],
+        "activities": [{"name": "a", "requires": []}, {"name": "b",
+            "requires": [{"eventType": "event.raised", "name": "paid", "appID": "till", "within": "1h"}]}]}]}}),
+    json!({"spec": {"rules": [{"callers": [{"appID": "x"}],
+        "workflows": [{"name": "w", "operations": ["schedule"],
+            "requires": [{"eventType": "", "name": "", "appID": ""}]}],
+        "activities": [{"name": "a"}, {"name": "b",
+            "requires": [{"eventType": "event.raised", "name": "paid", "appID": "till", "within": "1h"}]}]}]}}))]
 fn workflow_access_policies(#[case] stored: Value, #[case] want: Value) {
     assert_eq!(printed::<WorkflowAccessPolicy>(stored), want);
 }
