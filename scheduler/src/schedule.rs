@@ -13,6 +13,11 @@ mod iso;
 mod point;
 mod zone;
 
+#[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 

@@ -17,7 +17,8 @@ pub(super) struct IsoDuration {
 
 impl IsoDuration {
     /// Parses `[R<int>[/]][P[<int>Y|M|W|D]…[T[<int>H|M|S]…]]`. Units may repeat and come in any
-    /// order, and text after the last unit is ignored. `None` when the text is something else or
+    /// order; of several years or months the last counts, other units add up. Text after the last
+    /// unit is ignored. `None` when the text is something else or
     /// a sum exceeds 64 bits.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() < 2 {
@@ -52,9 +53,16 @@ impl IsoDuration {
                 }
                 return None;
             }
+            let number = number(digits)?;
             let (total, scale) = match (unit, in_time) {
-                ('Y', false) => (&mut self.years, 1),
-                ('M', false) => (&mut self.months, 1),
+                ('Y', false) => {
+                    self.years = number;
+                    continue;
+                }
+                ('M', false) => {
+                    self.months = number;
+                    continue;
+                }
                 ('W', false) => (&mut self.days, 7),
                 ('D', false) => (&mut self.days, 1),
                 ('H', true) => (&mut self.seconds, 3600),
@@ -62,7 +70,7 @@ impl IsoDuration {
                 ('S', true) => (&mut self.seconds, 1),
                 _ => return None,
             };
-            *total = number(digits)?.checked_mul(scale)?.checked_add(*total)?;
+            *total = number.checked_mul(scale)?.checked_add(*total)?;
         }
         Some(())
     }
