@@ -12,7 +12,7 @@ use runtime::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use transport::{
-    Keepalive, Server, Svid,
+    Keepalive, Limits, Server, Svid,
     anchors::AnchorSource,
     svid::{self, Mode},
     tls::{self, Alpn, ClientAuth},
@@ -45,6 +45,16 @@ const LEASE: &str = "operator.dapr.io";
 /// HTTP/2 pings that detect dead sidecars.
 pub const KEEPALIVE: Keepalive =
     Keepalive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
+/// Calls that stay open for the life of a sidecar.
+const STREAMS: [&str; 7] = [
+    "/dapr.proto.operator.v1.Operator/ComponentUpdate",
+    "/dapr.proto.operator.v1.Operator/SubscriptionUpdate",
+    "/dapr.proto.operator.v1.Operator/HTTPEndpointUpdate",
+    "/dapr.proto.operator.v1.Operator/MCPServerUpdate",
+    "/dapr.proto.operator.v1.Operator/ConfigurationUpdate",
+    "/dapr.proto.operator.v1.Operator/ResiliencyUpdate",
+    "/dapr.proto.operator.v1.Operator/WorkflowAccessPolicyUpdate",
+];
 /// Time after which a kind that is not listed no longer delays readiness. Calls for it wait
 /// individually, and Subscriptions may need this replica's webhook, which is reachable only when the
 /// replica is ready.
@@ -158,9 +168,14 @@ pub(crate) fn serve_api(
     let router = tonic::service::Routes::new(service).into_axum_router();
     let server = Server::new("operator-api", listener, router)
         .tls(tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?)
+        .limits(api_limits())
         .keepalive(keepalive);
     scope.spawn("operator-api-server", server.run(scope.clone()));
     Ok(())
+}
+
+fn api_limits() -> Limits {
+    Limits { streaming_paths: &STREAMS, ..Limits::default() }
 }
 
 async fn start_webhook(
@@ -176,11 +191,10 @@ async fn start_webhook(
         return Ok(());
     };
     let listener = runtime::listen(address, *port).await?;
-    let server = Server::new("operator-webhook", listener, webhook::router()).tls(tls::server(
-        svid,
-        ClientAuth::None,
-        Alpn::Https,
-    )?);
+    let limits = Limits { body_bytes: webhook::MAX_BODY_BYTES, ..Limits::default() };
+    let server = Server::new("operator-webhook", listener, webhook::router())
+        .tls(tls::server(svid, ClientAuth::None, Alpn::Https)?)
+        .limits(limits);
     scope.spawn("operator-webhook", server.run(scope.clone()));
     let namespace = config.namespace.clone();
     let keeper = CrdController { cluster: cluster.clone(), metrics: metrics.clone(), namespace };

@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transport::tls::{Alpn, ClientAuth};
-use transport::{Server, Svid};
+use transport::{Limits, Server, Svid};
 
 use network::{Replica, Standing, Wires};
 use store::Types;
@@ -50,6 +50,23 @@ const STAGGER: Duration = Duration::from_millis(150);
 const RETRY: Duration = Duration::from_millis(150);
 /// Log entries, one per change of the leader, after which the log is cut.
 const LOG: u64 = 64;
+/// Limits of the election port. Replicas are few and share one identity and perhaps one address; each
+/// opens one connection to each other, and sends messages of a few hundred bytes.
+fn peer_limits() -> Limits {
+    Limits {
+        connections: 256,
+        connections_per_address: 64,
+        connections_per_identity: 64,
+        handshakes: 128,
+        handshakes_per_address: 32,
+        body_bytes: network::MAX_BODY,
+        streams: 64,
+        streams_unauthenticated: 64,
+        request: Duration::from_secs(5),
+        ..Limits::default()
+    }
+}
+
 /// Pod names resolve late: time between tries to open the election port, and how many.
 const LISTEN: (Duration, u32) = (Duration::from_millis(500), 240);
 
@@ -188,12 +205,14 @@ fn serve(
     ending: CancellationToken,
     scope: &Scope,
 ) -> anyhow::Result<()> {
-    let mut server =
-        Server::new("placement-peers", listener, network::router(replica.clone())).drain(ASK);
-    if let Some((svid, _)) = &replica.identity {
-        server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
+    let mut server = Server::new("placement-peers", listener, network::router(replica.clone()))
+        .limits(peer_limits())
+        .drain(ASK);
+    if let Some((svid, id)) = &replica.identity {
+        let replicas = ClientAuth::Only(id.clone());
+        server = server.tls(transport::tls::server(svid, replicas, Alpn::Grpc)?);
     }
-    scope.spawn("placement-peers", server.run_until(ending));
+    scope.spawn("placement-peers", server.run_until(ending, scope.clone()));
     Ok(())
 }
 

@@ -41,7 +41,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use transport::anchors::AnchorSource;
 use transport::tls::{Alpn, ClientAuth};
-use transport::{Server, Svid, svid};
+use transport::{Limits, Server, Svid, svid};
 
 use election::Role;
 
@@ -141,17 +141,22 @@ async fn start(
         roles,
         streams: Arc::new(AtomicU64::new(0)),
     };
+    let limits = Limits {
+        streams_unauthenticated: STREAMS,
+        streaming_paths: &[server::METHOD],
+        ..Limits::default()
+    };
     let mut server = Server::new("placement", listener, service.router())
         .keepalive(config.keepalive)
-        .max_streams(STREAMS)
-        .close_unused()
+        .limits(limits)
         .drain(DRAIN);
     if let Some(svid) = svid {
         server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
     }
     tracing::info!(target: "dapr.placement.server", "Running Placement gRPC server on {address}");
+    let server_scope = scope.clone();
     scope.spawn("placement-grpc-server", async move {
-        let outcome = server.run_until(ending).await;
+        let outcome = server.run_until(ending, server_scope).await;
         tracing::info!(target: "dapr.placement.server", "Placement GRPC server stopped");
         outcome
     });

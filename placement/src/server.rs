@@ -31,7 +31,7 @@ use crate::owner::Owner;
 use crate::wire::{Encoding, Format};
 
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
-const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
+pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 
 /// gRPC's names for what a client can decompress, and for what a message may be compressed with.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";

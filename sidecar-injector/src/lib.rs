@@ -55,6 +55,7 @@ use identity::KeyKind;
 use runtime::kubernetes::Precedence;
 use runtime::{Scope, environment};
 use tokio::sync::{mpsc, oneshot, watch};
+use transport::Limits;
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 use transport::tls::{self, Alpn, ClientAuth};
@@ -164,8 +165,10 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         called,
         reports,
     };
+    let limits = Limits { body_bytes: server::MAX_BODY_BYTES, ..Limits::default() };
     let server = transport::Server::new("injector-service", listener, server::router(webhook))
         .tls(tls)
+        .limits(limits)
         .lame_duck(delay)
         .drain(DRAIN);
     scope.spawn("injector-service", server.run(scope.clone()));

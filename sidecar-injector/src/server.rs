@@ -24,7 +24,7 @@ use crate::namespace::NamespacePolicy;
 use crate::review::{Creators, Ending, Review, Verdict};
 
 /// Largest body. The API server stores objects of at most 1.5 MiB and a review carries two.
-const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 /// How long a body may take to arrive; the API server gives up after 10 seconds by default.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 

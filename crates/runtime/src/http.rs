@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 use crate::health::Readiness;
+use crate::server::{Limits, PlainText, Server};
 use crate::{ProcessFlags, Scope};
 
 /// Binds a listener. An empty address means all interfaces of both IP versions, and of IPv4 alone
@@ -43,7 +44,10 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result
             format!("--metrics-port {:?} is not a port number", flags.metrics_port)
         })?;
         let listener = listen(&flags.metrics_listen_address, port).await?;
-        scope.spawn("metrics-exporter", serve(listener, metrics_router(scope.metrics()), scope));
+        scope.spawn(
+            "metrics-exporter",
+            serve("metrics", listener, metrics_router(scope.metrics()), scope),
+        );
     }
     metrics.set_ready();
 
@@ -51,20 +55,23 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result
     let listener = listen(&flags.healthz_listen_address, flags.healthz_port).await?;
     tracing::info!(target: "dapr.healthz", port = flags.healthz_port, "Healthz server is listening");
     let router = health_router(scope.readiness().clone(), scope.extra_routes());
-    scope.spawn("healthz-server", serve(listener, router, scope));
+    scope.spawn("healthz-server", serve("healthz", listener, router, scope));
     health.set_ready();
     Ok(())
 }
 
+/// A server with connections and descriptors of its own, so that the health port answers whatever
+/// happens to the main port.
 fn serve(
+    name: &'static str,
     listener: TcpListener,
     router: Router,
     scope: &Scope,
 ) -> impl Future<Output = anyhow::Result<()>> + use<> {
-    let drained = scope.drained().clone();
+    let scope = scope.clone();
     async move {
-        let stop = async move { drained.cancelled().await };
-        axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+        let server = Server::new(name, listener, router, PlainText).limits(Limits::PROBES);
+        server.run_until(scope.drained().clone(), &scope).await;
         Ok(())
     }
 }
@@ -100,4 +107,60 @@ fn health_router(readiness: Readiness, extra: Arc<OnceLock<Router>>) -> Router {
             Some(routes) => routes.clone().oneshot(request).await.into_response(),
             None => StatusCode::NOT_FOUND.into_response(),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpSocket, TcpStream};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    async fn health_server(scope: &Scope) -> SocketAddr {
+        let listener = listen("127.0.0.1", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        scope.ready("part").set_ready();
+        let router = health_router(scope.readiness().clone(), scope.extra_routes());
+        scope.spawn("healthz-server", serve("healthz", listener, router, scope));
+        address
+    }
+
+    /// The answer to a probe from another machine than that of the flood.
+    async fn probe(address: SocketAddr) -> String {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        tokio::time::timeout(LIMIT, read).await.unwrap().unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn idle_connections_neither_pile_up_nor_silence_the_health_port() {
+        let scope = Scope::for_test();
+        let address = health_server(&scope).await;
+        let mut idle = Vec::new();
+        for _ in 0..=Limits::PROBES.connections {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let refused = idle.last_mut().unwrap().read_u8();
+        let refused = tokio::time::timeout(LIMIT, refused).await.unwrap();
+        assert!(refused.is_err(), "the last one is closed at once: {refused:?}");
+
+        let answer = probe(address).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+        for mut stream in idle {
+            let ended = tokio::time::timeout(LIMIT, stream.read_u8()).await;
+            assert!(ended.is_ok(), "a connection without a request outlives its deadline");
+        }
+        scope.drain(LIMIT).await;
+    }
 }

@@ -14,6 +14,7 @@
 
 mod api_client;
 pub mod clock;
+pub mod descriptors;
 pub mod environment;
 pub mod flags;
 mod health;
@@ -25,6 +26,7 @@ pub mod metrics;
 mod process;
 pub mod random;
 mod scope;
+pub mod server;
 
 pub use flags::ProcessFlags;
 pub use health::ReadyGuard;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{ProcessFlags, Scope, environment, http, logging};
+use crate::{ProcessFlags, Scope, descriptors, environment, http, logging};
 
 /// The version of this release, which follows Dapr's.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -35,6 +35,7 @@ where
         eprintln!("{name}: {e:#}");
         return ExitCode::FAILURE;
     }
+    descriptors::raise();
     let outcome = runtime().and_then(|rt| rt.block_on(supervise(name, flags, run)));
     match outcome {
         Ok(()) => {

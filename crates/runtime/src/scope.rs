@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ReadyGuard;
 use crate::health::Readiness;
+use crate::server::ServerMetrics;
 
 /// The life of a process (or of one test). Cheap to clone.
 ///
@@ -24,6 +25,7 @@ pub struct Scope {
     last_tasks: TaskTracker,
     readiness: Readiness,
     registry: Registry,
+    server_metrics: Arc<OnceLock<ServerMetrics>>,
     /// What the service itself has to say on the health port.
     extra_routes: Arc<OnceLock<Router>>,
     failure: Arc<Mutex<Option<anyhow::Error>>>,
@@ -81,6 +83,13 @@ impl Scope {
     /// The metrics of this process.
     pub fn metrics(&self) -> &Registry {
         &self.registry
+    }
+
+    /// The metrics of this process's listeners.
+    pub(crate) fn server_metrics(&self) -> &ServerMetrics {
+        self.server_metrics.get_or_init(|| {
+            ServerMetrics::register(&self.registry).expect("names of server metrics are not taken")
+        })
     }
 
     /// Cancels the scope and waits for its tasks, at most 30 seconds.

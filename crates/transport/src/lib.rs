@@ -24,5 +24,6 @@ pub mod tls;
 
 pub use channel::{channel, dial};
 pub use peer::Peer;
-pub use server::{Keepalive, Server};
+pub use runtime::server::{Keepalive, Limits};
+pub use server::Server;
 pub use svid::Svid;

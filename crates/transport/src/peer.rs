@@ -1,9 +1,9 @@
-//! Who is at the other end of a connection.
+//! The other end of a connection.
 
 use std::net::SocketAddr;
 
 use identity::SpiffeId;
-use tokio_util::sync::CancellationToken;
+use runtime::server::Connection;
 
 /// The other end of a connection, in the extensions of every request that [`crate::Server`] hands
 /// on (`request.extensions().get::<Peer>()`, with tonic and axum alike).
@@ -14,25 +14,24 @@ pub struct Peer {
     pub id: Option<SpiffeId>,
     /// Where the connection comes from.
     pub addr: SocketAddr,
-    pub(crate) connection: CancellationToken,
-    pub(crate) last: CancellationToken,
+    connection: Connection,
 }
 
 impl Peer {
-    /// `last` ends the connection in good order.
-    pub(crate) fn new(id: Option<SpiffeId>, addr: SocketAddr, last: CancellationToken) -> Self {
-        Self { id, addr, connection: CancellationToken::new(), last }
+    pub(crate) fn new(id: Option<SpiffeId>, connection: Connection) -> Self {
+        Self { id, addr: connection.addr, connection }
     }
 
     /// Takes no new request on this connection (GOAWAY) and closes it once the open ones are
-    /// answered: for peers that dial anew for each request and leave their connections open.
+    /// answered, or 5 seconds later: for peers that dial again for each request and leave their
+    /// connections open.
     pub fn retire(&self) {
-        self.last.cancel();
+        self.connection.retire();
     }
 
-    /// Cuts the connection, with every request on it, without another word: for a peer that does
-    /// not read, and would otherwise keep what is left to send for ever.
+    /// Cuts the connection at once, with every request on it: for a peer that does not read, and
+    /// would otherwise keep what is left to send for ever.
     pub fn hang_up(&self) {
-        self.connection.cancel();
+        self.connection.hang_up();
     }
 }

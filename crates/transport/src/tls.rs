@@ -20,12 +20,14 @@ use tokio::sync::watch;
 use crate::svid::Svid;
 
 /// Whether a server asks its clients for a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuth {
     /// No client certificate: sentry (callers have no identity yet) and webhooks.
     None,
     /// A valid SVID of any trust domain is required; what it may do is decided per request.
     Spiffe,
+    /// A valid SVID of exactly this id is required; the handshake fails for all others.
+    Only(SpiffeId),
 }
 
 /// What a server speaks.
@@ -55,12 +57,17 @@ pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Ar
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
     let resolver = Arc::new(Resolver(svid.clone()));
-    let config = match clients {
-        ClientAuth::None => builder.with_no_client_auth().with_cert_resolver(resolver),
-        ClientAuth::Spiffe => builder
-            .with_client_cert_verifier(Arc::new(SpiffeVerifier::new(svid.anchors(), None)))
-            .with_cert_resolver(resolver),
+    let expected = match clients {
+        ClientAuth::None => {
+            let config = builder.with_no_client_auth().with_cert_resolver(resolver);
+            return Ok(fresh_sessions(config, alpn));
+        }
+        ClientAuth::Spiffe => None,
+        ClientAuth::Only(id) => Some(id),
     };
+    let config = builder
+        .with_client_cert_verifier(Arc::new(SpiffeVerifier::new(svid.anchors(), expected)))
+        .with_cert_resolver(resolver);
     Ok(fresh_sessions(config, alpn))
 }
 

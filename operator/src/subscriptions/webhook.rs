@@ -11,7 +11,7 @@ use axum::{
 use crate::subscriptions::{conversion, crd_patch};
 
 /// Largest review: the API server sends pages of 500 objects.
-const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 /// The routes of the webhook; every other path is 404.
 pub(crate) fn router() -> Router {

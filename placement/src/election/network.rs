@@ -35,7 +35,7 @@ use super::ledger::Ledger;
 use super::store::{Store, Types};
 
 /// Body of one message; they are a few hundred bytes long.
-const MAX_BODY: usize = 64 * 1024;
+pub(super) const MAX_BODY: usize = 64 * 1024;
 
 /// Pause before a replica that does not answer is spoken to again.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,215 @@
+//! What one listener grants its peers.
+
+use std::time::Duration;
+
+/// Descriptors that a process keeps for everything but the connections of its main listeners:
+/// health and metrics ports, connections to the API server and to other services, files.
+const RESERVED_DESCRIPTORS: u64 = 512;
+
+/// A service has two main listeners at most (for example gRPC and webhook); each may use this part of
+/// the descriptors that are not reserved.
+const LISTENERS: u64 = 2;
+
+/// A listener accepts at least this many connections, however few descriptors there are.
+const FEWEST_CONNECTIONS: usize = 64;
+
+/// Everything that one listener limits. A service takes [`Limits::default`] and changes the fields
+/// in which it differs.
+///
+/// A connection over a limit of number is closed at once. When [`Limits::connections`] or
+/// [`Limits::handshakes`] is reached, a peer address with fewer connections takes the place of the
+/// oldest idle connection of the address that has the most. Each limit that is hit is counted in
+/// `trilby_server_limit_hits_total`.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections; 16,384 by default, fewer where the process has few descriptors. Each
+    /// sidecar holds one, and one service is built for ten thousand sidecars.
+    pub connections: usize,
+    /// Open connections of one peer address; 5,120 by default. Behind a NAT gateway or a service
+    /// mesh many sidecars share an address: 2,000 that start at once open two connections each at
+    /// most, with a quarter for retries.
+    pub connections_per_address: usize,
+    /// Open connections of one SPIFFE id; 5,120 by default. All replicas of an application share
+    /// its id.
+    pub connections_per_identity: usize,
+    /// TLS handshakes under way; 4,096 by default. One takes about 20 KiB.
+    pub handshakes: usize,
+    /// TLS handshakes under way of one peer address; 2,560 by default: 2,000 sidecars that start
+    /// at once behind one address, with a quarter for retries.
+    pub handshakes_per_address: usize,
+    /// Bytes of the headers of one request; 16 KiB by default. The peers send less than 1 KiB.
+    pub header_bytes: u32,
+    /// Bytes of the body of one request, streams excepted; 4 MiB by default. Services whose requests
+    /// are smaller should say so.
+    pub body_bytes: usize,
+    /// Open requests of an HTTP/2 connection whose peer has proved its identity by a certificate;
+    /// 256 by default. Sidecars hold a handful.
+    pub streams: u32,
+    /// The same for a peer without certificate; 16 by default, so that one connection of an unknown
+    /// peer holds little memory. Clients open another connection when they need more.
+    pub streams_unauthenticated: u32,
+    /// HTTP/2 flow control window of one stream, in bytes; 64 KiB by default: what a peer can send
+    /// before the service has read any of it.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 flow control window of one connection, in bytes; 256 KiB by default.
+    pub connection_window_bytes: u32,
+    /// Bytes of answers that wait on one stream for a peer that does not read; 64 KiB by default.
+    pub send_buffer_bytes: usize,
+    /// From the accept to the end of the TLS handshake; 10 s by default.
+    pub handshake: Duration,
+    /// From the accept to the first request, the HTTP/2 preface included; 30 s by default.
+    pub first_request: Duration,
+    /// From the end of the last open request to the end of the connection; 2 min by default.
+    /// Clients connect again when they need to.
+    pub idle: Duration,
+    /// From the headers of a request to the last byte of its answer; 30 s by default. The service
+    /// stops working on a request at this time; a peer that has not read its answer
+    /// [`Limits::GRACE`] later is disconnected. Does not apply to [`Limits::streaming_paths`].
+    pub request: Duration,
+    /// How long a peer may accept no byte of what it is sent; 30 s by default.
+    pub write_stall: Duration,
+    /// Paths of requests that stay open by design, for example `/package.Service/Watch`: neither
+    /// [`Limits::request`] nor [`Limits::body_bytes`] apply. None by default.
+    pub streaming_paths: &'static [&'static str],
+}
+
+impl Limits {
+    /// How long a connection may take to close after it was asked to.
+    pub const GRACE: Duration = Duration::from_secs(5);
+
+    /// The limits of the health and metrics ports. 64 connections are more than probes and
+    /// scrapers open; their requests have no body and are answered at once.
+    pub const PROBES: Self = Self {
+        connections: 64,
+        connections_per_address: 64,
+        connections_per_identity: 64,
+        handshakes: 64,
+        handshakes_per_address: 64,
+        body_bytes: 64 * 1024,
+        streams: 16,
+        handshake: Duration::from_secs(5),
+        first_request: Duration::from_secs(5),
+        idle: Duration::from_mins(2),
+        ..Self::DEFAULT
+    };
+
+    const DEFAULT: Self = Self {
+        connections: 16_384,
+        connections_per_address: 5_120,
+        connections_per_identity: 5_120,
+        handshakes: 4_096,
+        handshakes_per_address: 2_560,
+        header_bytes: 16 * 1024,
+        body_bytes: 4 * 1024 * 1024,
+        streams: 256,
+        streams_unauthenticated: 16,
+        stream_window_bytes: 64 * 1024,
+        connection_window_bytes: 256 * 1024,
+        send_buffer_bytes: 64 * 1024,
+        handshake: Duration::from_secs(10),
+        first_request: Duration::from_secs(30),
+        idle: Duration::from_mins(2),
+        request: Duration::from_secs(30),
+        write_stall: Duration::from_secs(30),
+        streaming_paths: &[],
+    };
+
+    /// The same limits with as many connections and handshakes as that many descriptors allow.
+    #[must_use]
+    pub(super) fn for_descriptors(self, descriptors: u64) -> Self {
+        let share = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / LISTENERS;
+        let share = usize::try_from(share).unwrap_or(usize::MAX).max(FEWEST_CONNECTIONS);
+        Self {
+            connections: self.connections.min(share),
+            handshakes: self.handshakes.min(share),
+            ..self
+        }
+    }
+
+    /// True if requests of this path stay open by design.
+    pub(super) fn is_streaming(&self, path: &str) -> bool {
+        self.streaming_paths.contains(&path)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A limit that was hit, as a label of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Limit {
+    Connections,
+    ConnectionsPerAddress,
+    ConnectionsPerIdentity,
+    Handshakes,
+    HandshakesPerAddress,
+    BodyBytes,
+    Handshake,
+    FirstRequest,
+    Idle,
+    Request,
+    WriteStall,
+    Descriptors,
+}
+
+impl Limit {
+    /// The value of the metric's label `limit`.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::ConnectionsPerIdentity => "connections_per_identity",
+            Self::Handshakes => "handshakes",
+            Self::HandshakesPerAddress => "handshakes_per_address",
+            Self::BodyBytes => "body_bytes",
+            Self::Handshake => "handshake_deadline",
+            Self::FirstRequest => "first_request_deadline",
+            Self::Idle => "idle_deadline",
+            Self::Request => "request_deadline",
+            Self::WriteStall => "write_stall",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// True if hitting it is ordinary: clients leave idle connections behind.
+    pub(super) fn is_ordinary(self) -> bool {
+        matches!(self, Self::FirstRequest | Self::Idle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_thousand_sidecars_behind_one_address_fit_with_two_connections_each() {
+        let limits = Limits::default();
+        assert!(
+            limits.connections_per_address >= 2 * 2_000 && limits.handshakes_per_address >= 2_000
+        );
+        assert!(limits.connections_per_address < limits.connections / 3);
+    }
+
+    #[test]
+    fn connections_are_sized_by_the_descriptors() {
+        for (descriptors, want) in [
+            (0, FEWEST_CONNECTIONS),
+            (RESERVED_DESCRIPTORS + 2 * 64 + 1, 64),
+            (RESERVED_DESCRIPTORS + 2 * 65, 65),
+            (1_024, 256),
+            (RESERVED_DESCRIPTORS + 2 * 16_384 - 1, 16_383),
+            (RESERVED_DESCRIPTORS + 2 * 16_384, 16_384),
+            (u64::MAX, 16_384),
+        ] {
+            assert_eq!(
+                Limits::default().for_descriptors(descriptors).connections,
+                want,
+                "{descriptors}"
+            );
+        }
+        assert_eq!(Limits::default().for_descriptors(1_024).handshakes, 256);
+    }
+}

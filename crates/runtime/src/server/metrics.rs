@@ -1,0 +1,118 @@
+//! What listeners count.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use tokio::time::Instant;
+
+use super::limits::Limit;
+use crate::metrics::{counters, gauges};
+
+const LIMIT_HITS: &str = "trilby_server_limit_hits_total";
+const CONNECTIONS: &str = "trilby_server_connections";
+const PANICS: &str = "trilby_server_panics_total";
+
+/// A limit that is hit again within this time is not logged again.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The metrics of all listeners of a process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerMetrics {
+    limit_hits: IntCounterVec,
+    connections: IntGaugeVec,
+    panics: IntCounterVec,
+}
+
+impl ServerMetrics {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let help = "Connections and requests that were refused or ended by a limit, by listener";
+        Ok(Self {
+            limit_hits: counters(registry, LIMIT_HITS, help, &["server", "limit"])?,
+            connections: gauges(
+                registry,
+                CONNECTIONS,
+                "Open connections, by listener",
+                &["server"],
+            )?,
+            panics: counters(registry, PANICS, "Panics while serving, by listener", &["server"])?,
+        })
+    }
+
+    /// The metrics of one listener.
+    pub(super) fn of(&self, server: &'static str) -> Meter {
+        Meter {
+            server,
+            limit_hits: self.limit_hits.clone(),
+            connections: self.connections.with_label_values(&[server]),
+            panics: self.panics.with_label_values(&[server]),
+            logged: Arc::default(),
+        }
+    }
+}
+
+/// The metrics of one listener. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Meter {
+    server: &'static str,
+    limit_hits: IntCounterVec,
+    connections: IntGauge,
+    panics: IntCounter,
+    logged: Arc<Mutex<BTreeMap<Limit, Instant>>>,
+}
+
+impl Meter {
+    /// A limit was hit. Logged once a minute, unless hitting it is ordinary.
+    pub(super) fn hit(&self, limit: Limit) {
+        self.limit_hits.with_label_values(&[self.server, limit.label()]).inc();
+        if limit.is_ordinary() {
+            return;
+        }
+        let (now, mut logged) =
+            (Instant::now(), self.logged.lock().unwrap_or_else(PoisonError::into_inner));
+        if logged.get(&limit).is_none_or(|at| now >= *at + LOG_INTERVAL) {
+            logged.insert(limit, now);
+            drop(logged);
+            tracing::warn!(
+                server = self.server,
+                limit = limit.label(),
+                "a limit of the server was reached; {LIMIT_HITS} counts how often"
+            );
+        }
+    }
+
+    /// A connection was accepted; it counts until the answer is dropped.
+    pub(super) fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// Counts and logs a panic of the task that drops the answer.
+    pub(super) fn watch_panic(&self) -> PanicWatch {
+        PanicWatch(self.clone())
+    }
+}
+
+/// Counts an open connection.
+#[derive(Debug)]
+pub(super) struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Part of a task: notices when the task panics.
+#[derive(Debug)]
+pub(super) struct PanicWatch(Meter);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panics.inc();
+            tracing::error!(server = self.0.server, "a task that serves a connection panicked");
+        }
+    }
+}

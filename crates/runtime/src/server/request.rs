@@ -1,0 +1,122 @@
+//! One request: its deadline, the limit of its body, and that it counts as open until the last byte
+//! of its answer is on its way.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+use tower::ServiceExt as _;
+
+use super::activity::{Activity, OpenRequest};
+use super::limits::{Limit, Limits};
+use super::metrics::Meter;
+
+/// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
+const DEADLINE_EXCEEDED: &str = "4";
+const RESOURCE_EXHAUSTED: &str = "8";
+
+/// Serves one request with the router.
+pub(super) async fn serve(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    activity: Arc<Activity>,
+    limits: Limits,
+    meter: Meter,
+) -> Result<Response<Body>, Infallible> {
+    if limits.is_streaming(request.uri().path()) {
+        let open = activity.begin(None);
+        let response = router.oneshot(request.map(Body::new)).await?;
+        return Ok(tracked(response, open));
+    }
+    let deadline = Instant::now() + limits.request;
+    let open = activity.begin(Some(deadline));
+    let grpc = is_grpc(request.headers());
+    if request.body().size_hint().lower() > limits.body_bytes as u64 {
+        meter.hit(Limit::BodyBytes);
+        let response = refusal(
+            grpc,
+            StatusCode::PAYLOAD_TOO_LARGE,
+            RESOURCE_EXHAUSTED,
+            "the request is larger than this server accepts",
+        );
+        return Ok(tracked(response, open));
+    }
+    let counter = meter.clone();
+    let request = request.map(|body| {
+        let body = Limited::new(body, limits.body_bytes);
+        Body::new(body.map_err(move |error| {
+            if error.is::<LengthLimitError>() {
+                counter.hit(Limit::BodyBytes);
+            }
+            error
+        }))
+    });
+    let answered = tokio::time::timeout_at(deadline, router.oneshot(request)).await;
+    let response = answered.unwrap_or_else(|_| {
+        meter.hit(Limit::Request);
+        let text = "the request was not complete, or not answered, in time";
+        Ok(refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text))
+    })?;
+    Ok(tracked(response, open))
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.starts_with("application/grpc"))
+}
+
+/// An answer in the form that the client reads.
+fn refusal(
+    grpc: bool,
+    status: StatusCode,
+    grpc_status: &'static str,
+    text: &'static str,
+) -> Response<Body> {
+    if !grpc {
+        return (status, text).into_response();
+    }
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
+    headers.insert("grpc-message", HeaderValue::from_static(text));
+    response
+}
+
+fn tracked(response: Response<Body>, open: OpenRequest) -> Response<Body> {
+    response.map(|body| Body::new(Tracked { body, _open: open }))
+}
+
+/// The body of an answer. The request is open until it is dropped.
+struct Tracked {
+    body: Body,
+    _open: OpenRequest,
+}
+
+impl hyper::body::Body for Tracked {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
