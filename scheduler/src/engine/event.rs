@@ -81,6 +81,11 @@ pub(crate) enum Event {
         /// What was read.
         outcome: LoadOutcome,
     },
+    /// The store is about to be read as a whole: at start, or after its feed was lost.
+    ScanBegun,
+    /// Every job of the store had its [`Event::JobPut`] since [`Event::ScanBegun`]. Jobs without one
+    /// are gone.
+    ScanEnded,
     /// The replicas among which concurrency limits are shared have changed.
     Share(Share),
     /// No delivery starts until [`Event::Resume`]: the store or the lease is lost, or the process

@@ -1,0 +1,124 @@
+//! All jobs, by key and by id.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::job::JobId;
+use super::pool::PoolId;
+use super::progress::Progress;
+
+/// A job that the engine keeps.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: Arc<str>,
+    /// `mod_revision` of the job record.
+    pub(super) revision: u64,
+    pub(super) state: State,
+    /// Present unless the job is far from due, being loaded, or stale.
+    pub(super) plan: Option<Box<Plan>>,
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Far from due: loaded again at this time.
+    Far(Timestamp),
+    /// Its record is being read, and is read `again` when the counter changed meanwhile.
+    Loading { again: bool },
+    /// Waits for this time.
+    Armed(Timestamp),
+    /// Due, waits in its pool for a stream or a slot.
+    Waiting,
+    /// On a stream, without an answer.
+    Delivered,
+    /// A result is being written. The job ends afterwards or is armed again.
+    Writing { finish: bool },
+    /// The store has another version of the job, or a record that cannot be decoded.
+    Stale,
+}
+
+/// What is needed to deliver a job and to apply its results.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) progress: Progress,
+    pub(super) pool: PoolId,
+    /// `JobMetadata.concurrency_key` of an actor job.
+    pub(super) name: Option<Arc<str>>,
+    /// Position in the pool while waiting.
+    pub(super) order: i64,
+    /// When the job began to wait in the pool.
+    pub(super) since: Timestamp,
+    /// Counter writes that the store has not answered.
+    pub(super) writes: u32,
+    /// The store was full at the last counter write.
+    pub(super) unsaved: bool,
+}
+
+/// The jobs in slots that are reused.
+#[derive(Debug, Default)]
+pub(super) struct JobTable {
+    by_key: HashMap<Arc<str>, u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    entry: Option<Entry>,
+}
+
+impl JobTable {
+    /// Adds a job whose key is not in the table.
+    pub(super) fn insert(&mut self, entry: Entry) -> JobId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 jobs")
+        });
+        self.by_key.insert(Arc::clone(&entry.key), index);
+        let slot = self.slots.get_mut(index as usize).expect("a slot that was just made or freed");
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.entry = Some(entry);
+        JobId { index, generation: slot.generation }
+    }
+
+    pub(super) fn remove(&mut self, id: JobId) -> Option<Entry> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation != id.generation {
+            return None;
+        }
+        let entry = slot.entry.take()?;
+        self.by_key.remove(&entry.key);
+        self.free.push(id.index);
+        Some(entry)
+    }
+
+    pub(super) fn find(&self, key: &str) -> Option<JobId> {
+        let index = *self.by_key.get(key)?;
+        Some(JobId { index, generation: self.slots.get(index as usize)?.generation })
+    }
+
+    pub(super) fn get(&self, id: JobId) -> Option<&Entry> {
+        let slot = self.slots.get(id.index as usize)?;
+        slot.entry.as_ref().filter(|_| slot.generation == id.generation)
+    }
+
+    pub(super) fn get_mut(&mut self, id: JobId) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        slot.entry.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The keys of all jobs that are not in the set.
+    pub(super) fn keys_except(&self, kept: &HashSet<JobId>) -> Vec<Arc<str>> {
+        let id = |index: u32, slot: &Slot| JobId { index, generation: slot.generation };
+        let slots =
+            (0..).zip(&self.slots).filter(|(index, slot)| !kept.contains(&id(*index, slot)));
+        slots.filter_map(|(_, slot)| Some(Arc::clone(&slot.entry.as_ref()?.key))).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+}
