@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, Request, header::CONTENT_TYPE};
 use kube::Client;
-use runtime::kubernetes::{self, Precedence};
+use kubernetes::Precedence;
 use serde_json::{Value, json};
 
 /// Requests under way at once while objects are made. More make the API server no faster.

@@ -29,7 +29,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runtime::{clock, kubernetes};
+use runtime::clock;
 
 use cluster::Cluster;
 

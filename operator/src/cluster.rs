@@ -24,8 +24,9 @@ use kube::{
         watcher,
     },
 };
+use kubernetes::{FIELD_MANAGER, api_text};
 use resources::{Configuration, CustomResource, GROUP};
-use runtime::{clock, kubernetes::api_text};
+use runtime::clock;
 use serde_json::Value;
 
 use crate::{
@@ -37,8 +38,6 @@ use crate::{
     },
 };
 
-/// Owner of the applied fields (Kubernetes, server-side apply).
-const FIELD_MANAGER: &str = "dapr-operator";
 /// Objects per page of a list, where the API server cannot send a list one by one.
 const PAGE: u32 = 500;
 /// In the query of a watch that begins with the list (Kubernetes, streaming lists).

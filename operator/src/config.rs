@@ -2,10 +2,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser};
+use kubernetes::KubeFlags;
 use runtime::{
     ProcessFlags,
     flags::{go_bool, go_duration},
-    kubernetes::KubeFlags,
 };
 
 use crate::{

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use kube::runtime::watcher;
-use runtime::{clock, kubernetes::api_text, random};
+use kubernetes::api_text;
+use runtime::{clock, random};
 
 use crate::metrics::Metrics;
 

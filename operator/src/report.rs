@@ -6,7 +6,8 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use runtime::{Scope, clock, kubernetes::api_text};
+use kubernetes::api_text;
+use runtime::{Scope, clock};
 use tokio::sync::Semaphore;
 
 use crate::cluster::Cluster;

@@ -23,7 +23,7 @@ use std::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{core::DynamicObject, core::ObjectMeta, runtime::watcher::Event};
 use resources::injection::{self, Selection};
-use runtime::{Scope, clock, kubernetes};
+use runtime::{Scope, clock};
 use tokio::sync::{Notify, watch};
 
 use self::{

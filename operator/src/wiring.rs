@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use identity::{KeyKind, TrustDomain};
 use kube::runtime::watcher::Event;
-use proto::operator::operator_server::OperatorServer;
-use runtime::{
-    ReadyGuard, Scope,
-    kubernetes::{self, Precedence, api_text},
+use kubernetes::{
+    Precedence, Recorder, api_text,
     lease::{self, LeaseOptions, Timing},
 };
+use proto::operator::operator_server::OperatorServer;
+use runtime::{ReadyGuard, Scope};
 use tokio::{net::TcpListener, sync::watch};
 use transport::{
     Keepalive, Limits, Server, Svid,
@@ -115,7 +115,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
     let name = format!("{}/{}", config.namespace, config.configuration);
     let ask = || cluster.configuration(&config.namespace, &config.configuration);
-    let found = kubernetes::appearing(ask)
+    let found = kubernetes::wait_until_found(ask)
         .await
         .map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?
         .with_context(|| format!("read Configuration {name}: not found"))?;
@@ -328,7 +328,11 @@ fn lead(
     scope: &Scope,
 ) -> watch::Receiver<bool> {
     let leading = match election {
-        Some(options) => lease::elect(cluster.client().clone(), options, scope),
+        Some(options) => {
+            let instance = runtime::environment::hostname();
+            let recorder = Recorder::new(cluster.client().clone(), APP_ID, instance);
+            lease::run_leader_election(cluster.client().clone(), options, recorder, scope)
+        }
         None => watch::Sender::new(true).subscribe(),
     };
     let (mut changes, metrics, token) = (leading.clone(), metrics.clone(), scope.token().clone());

@@ -36,7 +36,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runtime::{ReadyGuard, Scope, kubernetes};
+use runtime::{ReadyGuard, Scope};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use transport::anchors::AnchorSource;
@@ -203,6 +203,9 @@ async fn read_anchors_early(options: &mut svid::Options) {
         Ok(client) => {
             *fallback = Some(kubernetes::trust_bundle(client, &options.control_plane_namespace));
         }
-        Err(e) => tracing::debug!(target: "dapr.placement", "no Kubernetes client: {e:#}"),
+        Err(e) => {
+            let e = runtime::chain(&e);
+            tracing::debug!(target: "dapr.placement", "no Kubernetes client: {e}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use kube::api::PostParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use kubernetes::api_text;
 use resources::names;
-use runtime::kubernetes::api_text;
 
 use crate::bundle_record::{Change, Keys, Snapshot};
 use crate::census::Census;

@@ -7,8 +7,8 @@ use kube::api::ListParams;
 use kube::core::object::NotUsed;
 use kube::core::{ApiResource, Object};
 use kube::{Api, Client};
+use kubernetes::api_text;
 use resources::labels::LABEL_SIDECAR_INJECTED;
-use runtime::kubernetes::api_text;
 use serde::{Deserialize, Serialize};
 
 use crate::rotation::Followers;

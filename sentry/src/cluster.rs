@@ -15,8 +15,8 @@ use kube::core::object::NotUsed;
 use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, ObjectMeta, Resource};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
+use kubernetes::{Precedence, api_text};
 use resources::Mtls;
-use runtime::kubernetes::{Precedence, api_text};
 use runtime::{ReadyGuard, Scope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -64,8 +64,7 @@ impl Kubernetes {
     /// There are no credentials.
     pub async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
         // A TokenReview for each certificate.
-        let client =
-            runtime::kubernetes::client_of_short_calls(kubeconfig, Precedence::InCluster).await?;
+        let client = kubernetes::client_for_short_calls(kubeconfig, Precedence::InCluster).await?;
         Ok(Self {
             client,
             pods: Cache::default(),
@@ -195,7 +194,7 @@ impl Kubernetes {
     pub async fn mtls(&self, namespace: &str, name: &str) -> anyhow::Result<Mtls> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
-        let object = runtime::kubernetes::appearing(|| api.get_opt(name)).await;
+        let object = kubernetes::wait_until_found(|| api.get_opt(name)).await;
         let object = object.map_err(|e| anyhow!("{}", api_text(&e)))?;
         let object = object.context("config CRD not found")?;
         mtls_of(&object)

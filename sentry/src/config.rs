@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use identity::{KeyKind, TrustDomain};
+use kubernetes::KubeFlags;
 use runtime::flags::go_duration;
-use runtime::{ProcessFlags, environment, kubernetes::KubeFlags};
+use runtime::{ProcessFlags, environment};
 
 use crate::config_jwt::JwtFlags;
 pub use crate::config_jwt::{JwtConfig, OidcConfig};

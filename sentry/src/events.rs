@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use kubernetes::api_text;
 use runtime::clock;
-use runtime::kubernetes::api_text;
 use sha2::{Digest as _, Sha256};
 
 use crate::bundle_objects::NAME;

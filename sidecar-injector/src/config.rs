@@ -45,7 +45,7 @@ pub struct Flags {
     pub shutdown_delay: Duration,
     /// Credentials of the API server
     #[command(flatten)]
-    pub kube: runtime::kubernetes::KubeFlags,
+    pub kube: kubernetes::KubeFlags,
     /// Logs, metrics and health
     #[command(flatten)]
     pub process: runtime::ProcessFlags,

@@ -52,7 +52,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use identity::KeyKind;
-use runtime::kubernetes::Precedence;
+use kubernetes::Precedence;
 use runtime::{Scope, environment};
 use tokio::sync::{mpsc, oneshot, watch};
 use transport::Limits;
@@ -102,14 +102,13 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
     let service_ready = scope.ready("injector-service");
     let webhook_ready = scope.ready("webhook-configuration");
-    let client =
-        runtime::kubernetes::client(config.kubeconfig.as_deref(), Precedence::InCluster).await?;
+    let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::InCluster).await?;
     let namespace = config.settings.namespace.clone();
     let cluster = Cluster::new(client.clone(), &namespace);
     let live = Live::default();
     let namespaces = follow(&cluster, &live, &config, &scope);
 
-    let fallback = runtime::kubernetes::trust_bundle(client, &namespace);
+    let fallback = kubernetes::trust_bundle(client, &namespace);
     let options = svid::Options {
         app_id: config.app_id.clone(),
         namespace: namespace.clone(),

@@ -28,7 +28,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use runtime::kubernetes::{self, Precedence};
+use kubernetes::Precedence;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -156,7 +156,7 @@ impl Proxy {
 }
 
 async fn upstream(kubeconfig: &Path) -> Result<Client> {
-    kubernetes::client(Some(kubeconfig), Precedence::Kubeconfig).await
+    Ok(kubernetes::client(Some(kubeconfig), Precedence::Kubeconfig).await?)
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {

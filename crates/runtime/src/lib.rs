@@ -1,5 +1,5 @@
-//! The process around a control plane service: flags, logs, health, metrics, signals, tasks and
-//! the Kubernetes client. It decides nothing about Dapr.
+//! The process around a control plane service: flags, logs, health, metrics, signals, tasks and the
+//! environment. It contains no knowledge about Dapr or Kubernetes.
 //!
 //! ```text
 //!  flags::parse ──► main ──► logging::start
@@ -12,15 +12,12 @@
 //! The environment, the wall clock and randomness are read here and nowhere else, so that every
 //! decision elsewhere is a function of its arguments.
 
-mod api_client;
 pub mod clock;
 pub mod descriptors;
 pub mod environment;
 pub mod flags;
 mod health;
 mod http;
-pub mod kubernetes;
-pub mod lease;
 mod logging;
 pub mod metrics;
 mod process;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use kube::Client;
 use kube::client::Body;
-use runtime::kubernetes::api_text;
+use kubernetes::api_text;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 

@@ -1,8 +1,9 @@
 //! Writes the status of Components, if enabled.
 use std::time::{Duration, Instant};
 
+use kubernetes::api_text;
 use resources::Component;
-use runtime::{clock, kubernetes::api_text};
+use runtime::clock;
 
 use crate::{
     advice::{checks::Finding, status},

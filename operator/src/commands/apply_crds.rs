@@ -8,10 +8,8 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
-use runtime::{
-    ProcessFlags,
-    kubernetes::{self, KubeFlags, Precedence, api_text},
-};
+use kubernetes::{KubeFlags, Precedence, api_text};
+use runtime::ProcessFlags;
 use serde_json::{Value, json};
 
 use crate::subscriptions::crd_patch;

@@ -8,11 +8,8 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
 };
-use runtime::{
-    Scope,
-    flags::go_bool,
-    kubernetes::{self, Precedence, api_text},
-};
+use kubernetes::{Precedence, api_text};
+use runtime::{Scope, flags::go_bool};
 use serde_json::json;
 use tokio::{net::TcpStream, time::timeout};
 use transport::svid;

@@ -10,7 +10,8 @@ use std::{
 use futures::{StreamExt as _, future::join_all, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kube::{core::DynamicObject, runtime::watcher::Event};
-use runtime::{Scope, clock, kubernetes::api_text, random};
+use kubernetes::api_text;
+use runtime::{Scope, clock, random};
 use tokio::sync::{Notify, watch};
 
 use crate::{

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 use futures::future;
 use identity::TrustAnchors;
 use kube::runtime::watcher::Event;
-use runtime::{ReadyGuard, Scope, kubernetes::api_text, random};
+use kubernetes::api_text;
+use runtime::{ReadyGuard, Scope, random};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},

@@ -8,12 +8,12 @@ use kube::{
         ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
     },
 };
+use kubernetes::api_text;
 use resources::{
     injection::{BadRegistration, Selection, has_sidecar, probe},
     labels::LABEL_WATCHDOG_PATCHED,
     names,
 };
-use runtime::kubernetes::api_text;
 use serde_json::json;
 
 use crate::key::ObjectKey;

@@ -4,9 +4,9 @@
 //! The epoch is the Lease's count of holders, so versions grow as long as nobody deletes it.
 
 use anyhow::Context as _;
-use runtime::kubernetes::{self, Precedence};
-use runtime::lease::{self, LeaseOptions, Standing, Timing};
-use runtime::{ReadyGuard, Scope};
+use kubernetes::lease::{self, LeaseOptions, LeaseState, Timing};
+use kubernetes::{Precedence, Recorder};
+use runtime::{ReadyGuard, Scope, environment};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,8 @@ use super::{Cluster, Role, answer, listen_late};
 
 /// Name of the Lease, which the chart's Role allows.
 const NAME: &str = "placement.dapr.io";
+/// Who records Events about it.
+const CONTROLLER: &str = "dapr-placement";
 
 /// Stands for the Lease in `namespace` until the process stops.
 ///
@@ -30,7 +32,8 @@ pub(super) async fn start(
     let client = client.context("--leader-election=lease needs an API server")?;
     let (name, timing) = (NAME.to_owned(), Timing::BRISK);
     let options = LeaseOptions { namespace, name, identity: lease::identity(), timing };
-    let mut standing = lease::stand(client, options, scope);
+    let recorder = Recorder::new(client.clone(), CONTROLLER, environment::hostname());
+    let mut state = lease::run_election(client, options, recorder, scope);
     ready.set_ready();
 
     let (roles, known) = watch::channel(Role::Nobody);
@@ -38,9 +41,9 @@ pub(super) async fn start(
     scope.spawn("placement-lease", async move {
         let follow = async {
             loop {
-                let role = role(*standing.borrow_and_update());
+                let role = role(*state.borrow_and_update());
                 roles.send_if_modified(|was| std::mem::replace(was, role) != role);
-                if standing.changed().await.is_err() {
+                if state.changed().await.is_err() {
                     return; // the process stops
                 }
             }
@@ -64,10 +67,10 @@ pub(super) async fn start(
     Ok(known)
 }
 
-fn role(standing: Standing) -> Role {
-    match standing {
-        Standing::Unknown => Role::Nobody,
-        Standing::Follows => Role::Follower,
-        Standing::Leads { transitions } => Role::Leader { epoch: transitions },
+fn role(state: LeaseState) -> Role {
+    match state {
+        LeaseState::Unknown => Role::Nobody,
+        LeaseState::Follower => Role::Follower,
+        LeaseState::Leader { transitions } => Role::Leader { epoch: transitions },
     }
 }

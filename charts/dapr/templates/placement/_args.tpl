@@ -74,7 +74,7 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 {{- end }}

@@ -1,9 +1,8 @@
-//! How the API server is spoken to: HTTP/2, so that all watches and calls of a process share one
-//! connection and its buffers, or HTTP/1.1 where the server has no HTTP/2 or speed counts.
+//! Connections to the API server: HTTP/2, so that all watches and calls of a process share one
+//! connection and its buffers, or HTTP/1.1 for services that make many short calls.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -11,35 +10,37 @@ use kube::client::{Body, ConfigExt as _, retry::RetryPolicy};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-/// From a request to the head of its answer. The API server gives up after a minute by itself; the
-/// body of a watch may take as long as it likes.
-const ANSWER: Duration = Duration::from_secs(90);
-/// Idle time before a ping, and how long its answer may take: as `client-go` has it.
+use super::ClientError;
+
+/// Limit from a request to the head of its response. The API server itself gives up after a
+/// minute; the body of a watch has no limit.
+const RESPONSE: Duration = Duration::from_secs(90);
+/// Idle time before a ping, and time limit of its answer: the values of `client-go`.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(15);
-/// Bytes that the server may send ahead of their reader, for one answer and for all together.
+/// Bytes that the server may send ahead of their reader, per response and per connection.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Buffer of a connection without HTTP/2, of which each watch has its own. Holds an answer's head.
+/// Buffer of an HTTP/1.1 connection, of which each watch needs one. Holds the head of a response.
 const HTTP1_BUFFER: usize = 32 * 1024;
 
 /// What is sent over the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
-    /// Watches, and now and then a call: one connection for all.
+    /// Watches and occasional calls: one HTTP/2 connection.
     Watches,
-    /// Many short calls at once, which go through faster on connections of their own.
+    /// Many short concurrent calls: HTTP/1.1, which has the higher throughput.
     ShortCalls,
 }
 
 /// A client of the API server of `config`.
 ///
 /// # Errors
-/// The credentials cannot be used, or the API server is to be reached through a proxy.
-pub(crate) fn client(config: &Config, traffic: Traffic) -> anyhow::Result<Client> {
+/// [`ClientError::Unusable`], [`ClientError::Proxy`] or [`ClientError::ServerName`].
+pub(crate) fn client(config: &Config, traffic: Traffic) -> Result<Client, ClientError> {
     if let Some(proxy) = &config.proxy_url {
-        let host = proxy.host().unwrap_or_default(); // what stands before it may be a password
-        bail!("the proxy {host:?} of the kubeconfig or the environment cannot be used: remove it");
+        // The user info of the URL may be a password.
+        return Err(ClientError::Proxy(proxy.host().unwrap_or_default().to_owned()));
     }
     let mut http = legacy::Client::builder(TokioExecutor::new());
     http.timer(TokioTimer::new())
@@ -53,26 +54,30 @@ pub(crate) fn client(config: &Config, traffic: Traffic) -> anyhow::Result<Client
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(retry)
-        .option_layer(config.auth_layer().context("use the credentials")?)
-        .layer(config.extra_headers_layer().context("use the extra headers")?)
+        .option_layer(config.auth_layer().map_err(unusable("credentials"))?)
+        .layer(config.extra_headers_layer().map_err(unusable("extra headers"))?)
         .map_err(BoxError::from)
-        .timeout(ANSWER)
+        .timeout(RESPONSE)
         .service(http.build::<_, Body>(connector(config, traffic)?));
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-fn connector(config: &Config, traffic: Traffic) -> anyhow::Result<HttpsConnector<HttpConnector>> {
+fn connector(
+    config: &Config,
+    traffic: Traffic,
+) -> Result<HttpsConnector<HttpConnector>, ClientError> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(config.connect_timeout);
-    // Finds the end of a connection without HTTP/2, which has no pings.
+    // Detects dead HTTP/1.1 connections, which have no pings.
     tcp.set_keepalive(Some(PING));
-    let tls = config.rustls_client_config().context("use the cluster's certificate authority")?;
+    let tls = config.rustls_client_config();
+    let tls = tls.map_err(unusable("cluster's certificate authority"))?;
     let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
-        let name = name.clone().try_into().context("use the cluster's TLS server name")?;
-        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+        let parsed = name.clone().try_into().map_err(|_| ClientError::ServerName(name.clone()))?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(parsed));
     }
     Ok(match traffic {
         Traffic::Watches => builder.enable_all_versions().wrap_connector(tcp),
@@ -80,16 +85,21 @@ fn connector(config: &Config, traffic: Traffic) -> anyhow::Result<HttpsConnector
     })
 }
 
+pub(super) fn unusable(part: &'static str) -> impl Fn(kube::Error) -> ClientError {
+    move |source| ClientError::Unusable { part, source: Box::new(source) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_proxy_is_refused_and_its_password_not_told() {
+    async fn a_proxy_is_rejected_and_its_password_is_not_printed() {
         let mut config = Config::new("https://127.0.0.1:6443".parse().unwrap());
         assert!(client(&config, Traffic::Watches).is_ok());
         config.proxy_url = Some("http://me:secret@proxy.example:3128".parse().unwrap());
-        let error = client(&config, Traffic::Watches).err().unwrap().to_string();
-        assert!(error.contains("proxy.example") && !error.contains("secret"), "{error}");
+        let error = client(&config, Traffic::Watches).err().unwrap();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("proxy.example") && !text.contains("secret"), "{text}");
     }
 }

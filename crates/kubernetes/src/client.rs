@@ -1,0 +1,193 @@
+//! Clients of the API server: where the credentials come from, and how connections are made.
+
+mod connection;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use runtime::{chain, environment};
+
+use connection::Traffic;
+
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+const CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+
+/// The flags of every service that uses the API server.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct KubeFlags {
+    /// Path of a kubeconfig, for running outside of a cluster
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Which credentials win when a process has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precedence {
+    /// The pod's own, then the kubeconfig. Source: Dapr 1.18, sentry and injector.
+    InCluster,
+    /// `--kubeconfig`, then `KUBECONFIG`, then the pod's own, then `$HOME/.kube/config`.
+    /// Source: Dapr 1.18, operator.
+    Kubeconfig,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The process has no credentials at all.
+    #[error(
+        "no Kubernetes credentials: not in a pod, and neither --kubeconfig, KUBECONFIG nor HOME is set"
+    )]
+    NoCredentials,
+    /// The files of the pod's service account cannot be used.
+    #[error("read the pod's service account")]
+    ServiceAccount(#[source] InClusterError),
+    /// This kubeconfig cannot be read, or has no such context.
+    #[error("read kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// Path of the file.
+        path: PathBuf,
+        /// Cause.
+        source: KubeconfigError,
+    },
+    /// The kubeconfig that `KUBECONFIG` or `HOME` names cannot be read, or has no such context.
+    #[error("read the kubeconfig")]
+    DefaultKubeconfig(#[source] KubeconfigError),
+    /// A proxy is configured, which the client does not support. Contains its host.
+    #[error(
+        "the proxy {0:?} of the kubeconfig or the environment cannot be used: remove it from the kubeconfig and unset HTTPS_PROXY"
+    )]
+    Proxy(String),
+    /// The server name for TLS is not a name. Contains it.
+    #[error("the TLS server name {0:?} of the kubeconfig is not a DNS name or IP address")]
+    ServerName(String),
+    /// Credentials or certificates cannot be used; the text names the part.
+    #[error("make the Kubernetes client: use the {part}")]
+    Unusable {
+        /// The part of the configuration.
+        part: &'static str,
+        /// Cause.
+        source: Box<kube::Error>,
+    },
+}
+
+/// A client for watches and occasional calls: all share one HTTP/2 connection where the API server
+/// offers HTTP/2. It has no client-side rate limit.
+///
+/// In-cluster credentials count as present only if `KUBERNETES_SERVICE_HOST` and
+/// `KUBERNETES_SERVICE_PORT` are both non-empty and the service account files are readable.
+///
+/// # Errors
+/// There are no credentials, or the kubeconfig is unreadable; the text names the file.
+pub async fn client(
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> Result<Client, ClientError> {
+    connect(Traffic::Watches, kubeconfig, precedence).await
+}
+
+/// As [`client`], for a service that makes hundreds of short calls a second: HTTP/1.1, a connection
+/// per concurrent call.
+///
+/// # Errors
+/// As [`client`].
+pub async fn client_for_short_calls(
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> Result<Client, ClientError> {
+    connect(Traffic::ShortCalls, kubeconfig, precedence).await
+}
+
+async fn connect(
+    traffic: Traffic,
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> Result<Client, ClientError> {
+    let config = match (kubeconfig, set("KUBECONFIG")) {
+        _ if precedence == Precedence::InCluster && in_cluster() => incluster()?,
+        (Some(path), _) => from_file(path).await?,
+        (None, Some(path)) => from_file(Path::new(&path)).await?,
+        (None, None) if in_cluster() => incluster()?,
+        (None, None) => from_file(&home_config()?).await?,
+    };
+    connection::client(&config, traffic)
+}
+
+/// A client for an interactive command: the cluster of a context of `--kubeconfig`, of the files in
+/// `KUBECONFIG`, or of `$HOME/.kube/config`, as kubectl resolves them; without any of them the
+/// pod's own. `timeout` bounds each call. Credential plugins that a kubeconfig names are run.
+///
+/// # Errors
+/// There are no credentials, no such context, or the kubeconfig is unreadable.
+pub async fn user_client(
+    kubeconfig: Option<&Path>,
+    context: Option<&str>,
+    timeout: Duration,
+) -> Result<Client, ClientError> {
+    let mut config = match kubeconfig {
+        None if set("KUBECONFIG").is_none() && context.is_none() && in_cluster() => incluster()?,
+        path => {
+            let named = |source| match path {
+                Some(path) => ClientError::Kubeconfig { path: path.to_owned(), source },
+                None => ClientError::DefaultKubeconfig(source),
+            };
+            let file = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(named)?;
+            let context = context.map(str::to_owned);
+            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(file, &options).await.map_err(named)?
+        }
+    };
+    config.connect_timeout = Some(timeout);
+    config.read_timeout = Some(timeout);
+    Client::try_from(config).map_err(connection::unusable("configuration"))
+}
+
+/// The message of the API server, or why there is none, with all causes on one line.
+pub fn api_text(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    }
+}
+
+fn set(name: &str) -> Option<String> {
+    environment::var(name).filter(|value| !value.is_empty())
+}
+
+fn in_cluster() -> bool {
+    let readable = |path| std::fs::File::open(path).is_ok();
+    set("KUBERNETES_SERVICE_HOST").is_some()
+        && set("KUBERNETES_SERVICE_PORT").is_some()
+        && readable(TOKEN)
+        && readable(CA)
+}
+
+fn incluster() -> Result<Config, ClientError> {
+    Config::incluster_env().map_err(ClientError::ServiceAccount)
+}
+
+fn home_config() -> Result<PathBuf, ClientError> {
+    let home = set("HOME").ok_or(ClientError::NoCredentials)?;
+    Ok(Path::new(&home).join(".kube/config"))
+}
+
+async fn from_file(path: &Path) -> Result<Config, ClientError> {
+    let named = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
+    let file = Kubeconfig::read_from(path).map_err(named)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unreadable_kubeconfig_is_named() {
+        let path = Path::new("/nonexistent/kubeconfig");
+        let error = client(Some(path), Precedence::Kubeconfig).await.err().unwrap();
+        assert_eq!(error.to_string(), "read kubeconfig /nonexistent/kubeconfig");
+        let error = user_client(Some(path), None, Duration::from_secs(1)).await.err().unwrap();
+        assert_eq!(error.to_string(), "read kubeconfig /nonexistent/kubeconfig");
+    }
+}
