@@ -44,7 +44,7 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result
             format!("--metrics-port {:?} is not a port number", flags.metrics_port)
         })?;
         let listener = listen(&flags.metrics_listen_address, port).await?;
-        scope.spawn(
+        scope.spawn_last(
             "metrics-exporter",
             serve("metrics", listener, metrics_router(scope.metrics()), scope),
         );
@@ -55,7 +55,7 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result
     let listener = listen(&flags.healthz_listen_address, flags.healthz_port).await?;
     tracing::info!(target: "dapr.healthz", port = flags.healthz_port, "Healthz server is listening");
     let router = health_router(scope.readiness().clone(), scope.extra_routes());
-    scope.spawn("healthz-server", serve("healthz", listener, router, scope));
+    scope.spawn_last("healthz-server", serve("healthz", listener, router, scope));
     health.set_ready();
     Ok(())
 }

@@ -12,21 +12,22 @@ use crate::ReadyGuard;
 use crate::health::Readiness;
 use crate::server::ServerMetrics;
 
-/// The life of a process (or of one test). Cheap to clone.
+/// The lifetime of a process (or of one test). Cheap to clone.
 ///
-/// Every task has a name and belongs to the scope: one that fails, panics or ends before the scope
-/// is cancelled takes the process down, because a restart is the recovery.
+/// Every task has a name and belongs to the scope. A task that fails, panics or ends before the
+/// scope is cancelled stops the process, because a restart is the recovery. The method that spawns
+/// a task determines its lifetime; names are for messages only.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
     token: CancellationToken,
-    /// Cancelled once the other tasks are done: health and metrics answer until then.
+    /// Cancelled when the other tasks have ended: health and metrics answer until then.
     drained: CancellationToken,
     tasks: TaskTracker,
     last_tasks: TaskTracker,
     readiness: Readiness,
     registry: Registry,
     server_metrics: Arc<OnceLock<ServerMetrics>>,
-    /// What the service itself has to say on the health port.
+    /// Routes of the service on the health port.
     extra_routes: Arc<OnceLock<Router>>,
     failure: Arc<Mutex<Option<anyhow::Error>>>,
 }
@@ -42,26 +43,52 @@ impl Scope {
         &self.token
     }
 
-    /// Runs a part of the process until the scope is cancelled. Ending earlier, with or without
-    /// an error, stops the process with exit code 1.
+    /// Runs a part of the process that stops itself when the scope is cancelled, for example to
+    /// finish what it has accepted. Returning earlier, with or without an error, stops the process
+    /// with exit code 1.
     pub fn spawn(
         &self,
         name: &'static str,
         work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        let lifetime = if matches!(name, "healthz-server" | "metrics-exporter") {
-            (self.drained.clone(), &self.last_tasks)
-        } else {
-            (self.token.clone(), &self.tasks)
-        };
-        let watch = TaskWatch { name, scope: self.clone(), end: lifetime.0, ended: false };
-        lifetime.1.spawn(async move {
+        let watch = TaskWatch { name, scope: self.clone(), end: self.token.clone(), ended: false };
+        self.tasks.spawn(async move {
             let outcome = work.await;
             watch.ended(outcome);
         });
     }
 
-    /// Runs a short piece of work that may end by itself. It is waited for at shutdown.
+    /// Runs a part of the process that is dropped when the scope is cancelled. Returning earlier
+    /// stops the process with exit code 1. Dropping `work` at any `.await` must be safe.
+    pub fn spawn_until_cancelled(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let token = self.token.clone();
+        self.spawn(name, async move {
+            token.run_until_cancelled(work).await;
+            Ok(())
+        });
+    }
+
+    /// Runs a part of the process that outlives all others, for example the health port. `work`
+    /// stops itself when [`Scope::drained`] is cancelled; returning earlier stops the process with
+    /// exit code 1.
+    pub fn spawn_last(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        let end = self.drained.clone();
+        let watch = TaskWatch { name, scope: self.clone(), end, ended: false };
+        self.last_tasks.spawn(async move {
+            let outcome = work.await;
+            watch.ended(outcome);
+        });
+    }
+
+    /// Runs work that ends at any time. A shutdown waits for it.
     pub fn spawn_detached(
         &self,
         _name: &'static str,
@@ -116,7 +143,8 @@ impl Scope {
         &self.readiness
     }
 
-    pub(crate) fn drained(&self) -> &CancellationToken {
+    /// Cancelled after the tasks of a cancelled scope have ended, or their time limit has passed.
+    pub fn drained(&self) -> &CancellationToken {
         &self.drained
     }
 
@@ -149,7 +177,7 @@ impl Scope {
     }
 }
 
-/// Tells an ordered end of a task from an early one, a failure and a panic.
+/// Distinguishes the ordered end of a task from an early one, a failure and a panic.
 struct TaskWatch {
     name: &'static str,
     scope: Scope,
@@ -198,6 +226,37 @@ mod tests {
         scope.spawn("owner", async { panic!("on purpose") });
         scope.token().cancelled().await;
         assert_eq!(scope.shutdown().await.unwrap_err().to_string(), "owner panicked");
+    }
+
+    #[tokio::test]
+    async fn a_task_until_cancelled_is_dropped_and_may_not_end_early() {
+        let scope = Scope::for_test();
+        scope.spawn_until_cancelled("watch", std::future::pending());
+        assert!(scope.shutdown().await.is_ok());
+        let scope = Scope::for_test();
+        scope.spawn_until_cancelled("watch", async {});
+        scope.token().cancelled().await;
+        let text = scope.shutdown().await.unwrap_err().to_string();
+        assert_eq!(text, "watch ended before the process was stopped");
+    }
+
+    #[tokio::test]
+    async fn the_last_tasks_outlive_the_others_whatever_their_names_are() {
+        let scope = Scope::for_test();
+        let (token, drained) = (scope.token().clone(), scope.drained().clone());
+        scope.spawn("healthz-server", {
+            let drained = drained.clone();
+            async move {
+                token.cancelled().await;
+                assert!(!drained.is_cancelled());
+                Ok(())
+            }
+        });
+        scope.spawn_last("last", async move {
+            drained.cancelled().await;
+            Ok(())
+        });
+        assert!(scope.shutdown().await.is_ok());
     }
 
     #[tokio::test]
