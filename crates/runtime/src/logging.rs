@@ -21,16 +21,20 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{ProcessFlags, VERSION, clock, environment};
 
-/// Crates whose events follow `--log-level`; all others are heard from `warn` on.
-const OUR_CRATES: [&str; 9] = [
+/// First parts of the targets that follow `--log-level`: the scopes of the services, and the crates
+/// of this workspace that run in a service. All others are logged from `warn` on.
+const OUR_TARGETS: [&str; 12] = [
     "dapr",
     "identity",
-    "injector",
+    "kubernetes",
     "operator",
     "placement",
+    "proto",
     "resources",
     "runtime",
+    "scheduler",
     "sentry",
+    "sidecar_injector",
     "transport",
 ];
 
@@ -89,11 +93,11 @@ struct Lines {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         let krate = metadata.target().split([':', '.']).next().unwrap_or_default();
-        let limit = if OUR_CRATES.contains(&krate) {
+        let limit = if OUR_TARGETS.contains(&krate) {
             self.level
         } else if krate == "openraft" && self.level < LevelFilter::DEBUG {
-            // It calls every heartbeat that a stopped replica does not answer an error. Placement
-            // itself says who does not answer, once.
+            // It logs every heartbeat that a stopped replica does not answer as an error. Placement
+            // itself logs once which replica does not answer.
             LevelFilter::OFF
         } else {
             self.level.min(LevelFilter::WARN)
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_heard_from_warn_on_and_debug_is_off() {
+    fn libraries_are_logged_from_warn_on_and_debug_is_off() {
         let text = logged(Style::Text, || {
             tracing::info!(target: "hyper::proto", "chatter");
             tracing::debug!(target: "dapr.probe", "detail");
@@ -317,8 +321,33 @@ mod tests {
         assert!(text.contains("level=warning msg=\"trouble\""), "{text}");
     }
 
+    /// Members of the workspace that run in no service.
+    const NO_SERVICE: [&str; 5] = ["bench", "blackbox", "daprctl", "testkit", "xtask"];
+
     #[test]
-    fn unknown_levels_are_refused_by_name() {
+    fn every_crate_of_a_service_follows_the_log_level() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+        let workspace = read(&root.join("Cargo.toml"));
+        let members = workspace.split_once("members = [").unwrap().1.split_once(']').unwrap().0;
+        let mut crates: Vec<String> = members
+            .split(',')
+            .map(|member| member.trim().trim_matches('"'))
+            .filter(|member| !member.is_empty())
+            .map(|member| {
+                let manifest = read(&root.join(member).join("Cargo.toml"));
+                let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).unwrap();
+                name.trim_matches('"').replace('-', "_")
+            })
+            .filter(|name| !NO_SERVICE.contains(&name.as_str()))
+            .collect();
+        crates.push("dapr".to_owned());
+        crates.sort();
+        assert_eq!(crates, OUR_TARGETS);
+    }
+
+    #[test]
+    fn unknown_levels_are_rejected_by_name() {
         assert!(level("loud").unwrap_err().to_string().contains("\"loud\""));
         assert_eq!(level("WARN").unwrap(), LevelFilter::WARN);
     }
