@@ -21,6 +21,8 @@ mod lifecycle;
 mod pool;
 mod pools;
 mod progress;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod table;
 #[cfg(test)]

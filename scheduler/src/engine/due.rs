@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::job::JobId;
 
-/// An ordered set: the simplest structure with removal, and fast enough (see `benches`).
+/// An ordered set: the simplest structure with removal.
 #[derive(Debug, Default)]
 pub(super) struct DueQueue(BTreeSet<(Timestamp, JobId)>);
 

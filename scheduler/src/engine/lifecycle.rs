@@ -69,10 +69,11 @@ impl Engine {
 
     /// Arms a job that is due soon and drops the plan of one that is not.
     fn arm_or_park(&mut self, id: JobId, planned: Timestamp, now: Timestamp) {
-        let busy = self.jobs.get(id).and_then(|entry| entry.plan.as_ref());
-        if planned <= later(now, LOOK_AHEAD)
-            || busy.is_some_and(|plan| plan.unsaved || plan.writes > 0)
-        {
+        let plan = self.jobs.get(id).and_then(|entry| entry.plan.as_ref());
+        // The records do not say what such a plan says.
+        let unlike_store =
+            plan.is_some_and(|plan| plan.unsaved || plan.writes > 0 || plan.progress.is_retry());
+        if planned <= later(now, LOOK_AHEAD) || unlike_store {
             self.arm(id, planned);
             return;
         }
@@ -241,9 +242,11 @@ impl Engine {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         entry.state = State::Writing { finish: true };
         self.writing += 1;
+        if let Some(plan) = entry.plan.as_mut() {
+            plan.writes += 1;
+        }
         let (key, revision) = (Arc::clone(&entry.key), entry.revision);
         self.effects.push(Effect::Finish { job: id, key, revision });
-        self.drop_plan(id);
     }
 
     /// Takes the answer of a write: the next tick is armed when nothing is being written.
@@ -257,12 +260,13 @@ impl Engine {
             }
             return;
         }
-        if state == (State::Writing { finish: true }) {
-            let key = Arc::clone(&entry.key);
-            self.delete(&key);
+        let key = Arc::clone(&entry.key);
+        let Some(plan) = entry.plan.as_mut() else {
+            if state == (State::Writing { finish: true }) {
+                self.delete(&key);
+            }
             return;
-        }
-        let Some(plan) = entry.plan.as_mut() else { return };
+        };
         plan.writes = plan.writes.saturating_sub(1);
         if outcome == WriteOutcome::Full && !plan.unsaved {
             plan.unsaved = true;
@@ -276,11 +280,12 @@ impl Engine {
         }
         let planned = plan.progress.planned();
         match state {
-            State::Writing { .. } => {
+            State::Writing { finish: true } => self.delete(&key),
+            State::Writing { finish: false } => {
                 self.writing -= 1;
                 self.arm_or_park(id, planned, now);
             }
-            State::Armed(at) if at == planned && planned > later(now, LOOK_AHEAD) => {
+            State::Armed(at) if at == planned => {
                 self.leave_queues(id);
                 self.arm_or_park(id, planned, now);
             }

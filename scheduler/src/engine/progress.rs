@@ -51,6 +51,11 @@ impl Progress {
         self.planned
     }
 
+    /// Whether a retry is planned. Its time is in memory only.
+    pub(super) fn is_retry(&self) -> bool {
+        self.planned != self.tick
+    }
+
     /// Applies the result of a delivery.
     pub(super) fn settle(&mut self, result: AckResult) -> Verdict {
         if result == AckResult::Failed
