@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{authority::Authority, row::Size};
+use crate::{environment::authority::Authority, scenario::Size};
 
 /// Measures the services against the reference control plane.
 #[derive(Debug, Parser)]
@@ -28,7 +28,7 @@ pub enum Task {
     /// Names the rows and what they measure
     List,
     /// Puts one row's load on a service that already runs
-    Load(Against),
+    Load(Target),
     /// Writes the report and its pictures from the JSON of a run
     Report {
         /// What a run wrote with `--json`; several runs of different rows make one report
@@ -77,9 +77,9 @@ impl Run {
 
 /// A service that runs somewhere, and the way in.
 #[derive(Clone, Debug, Args)]
-pub struct Against {
+pub struct Target {
     /// The row whose load it is
-    pub row: String,
+    pub scenario: String,
     /// `host:port` of the service
     #[arg(long)]
     pub address: String,
@@ -106,7 +106,7 @@ pub struct Against {
     pub quick: bool,
 }
 
-impl Against {
+impl Target {
     /// The trust anchors (PEM).
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Against {
     /// Who gives the load its certificates: without `--sentry`, the service itself is the sentry.
     ///
     /// # Errors
-    /// As [`Against::anchors`].
+    /// As [`Target::anchors`].
     pub fn authority(&self) -> Result<Authority> {
         Ok(Authority {
             sentry: self.sentry.clone().unwrap_or_else(|| self.address.clone()),

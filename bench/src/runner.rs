@@ -5,13 +5,14 @@ use blackbox::progress::{say, step};
 use runtime::clock::monotonic;
 
 use crate::{
-    flags::{Against, Flags, Run, Task},
-    machine::Machine,
-    programs::Programs,
-    report,
-    results::{self, Results, RowResults},
-    row::{Prepared, Reading, Row, Side, Size},
-    rows, stats,
+    environment::programs::Programs,
+    flags::{Flags, Run, Target, Task},
+    report::machine::Machine,
+    report::results::{self, Results, ScenarioResults},
+    report::stats,
+    report::text,
+    scenario::{Prepared, Reading, Scenario, Side, Size},
+    scenarios::registry,
 };
 
 /// Does what the command line says.
@@ -20,60 +21,68 @@ use crate::{
 /// When a row cannot be set up or measured, or a file cannot be written.
 pub fn run(flags: &Flags) -> Result<()> {
     match &flags.task {
-        None => run_rows(&flags.run),
+        None => run_scenarios(&flags.run),
         Some(Task::List) => {
             list();
             Ok(())
         }
-        Some(Task::Load(against)) => load(against),
-        Some(Task::Report { json, docs }) => report::write(&results::read_all(json)?, docs),
+        Some(Task::Load(target)) => load(target),
+        Some(Task::Report { json, docs }) => text::write(&results::read_all(json)?, docs),
     }
 }
 
 fn list() {
-    for row in rows::all() {
-        results::line(&format!("{:<18} {}", row.name(), row.about()));
+    for scenario in registry::all() {
+        results::line(&format!("{:<18} {}", scenario.name(), scenario.about()));
     }
 }
 
-fn load(against: &Against) -> Result<()> {
-    let row = rows::all().into_iter().find(|row| row.name() == against.row);
-    let row = row.with_context(|| format!("no row {:?}; see the list", against.row))?;
-    for Reading { metric, unit, value } in row.load(against)? {
+fn load(target: &Target) -> Result<()> {
+    let scenario = registry::all().into_iter().find(|scenario| scenario.name() == target.scenario);
+    let scenario =
+        scenario.with_context(|| format!("no row {:?}; see the list", target.scenario))?;
+    for Reading { metric, unit, value } in scenario.load(target)? {
         results::line(&format!("{metric:<60} {} {}", results::number(value), unit.symbol()));
     }
     Ok(())
 }
 
-fn run_rows(run: &Run) -> Result<()> {
-    let rows = rows::chosen(&run.only)?;
-    let services: Vec<_> = rows.iter().flat_map(|row| row.services().iter().copied()).collect();
+fn run_scenarios(run: &Run) -> Result<()> {
+    let scenarios = registry::chosen(&run.only)?;
+    let services: Vec<_> =
+        scenarios.iter().flat_map(|scenario| scenario.services().iter().copied()).collect();
     let programs = step("programs of both sides", || Programs::build(&run.profile, &services))?;
     let mut results = Results::new(Machine::of_this_run(), run);
-    for row in rows {
-        let measured = measure(row.as_ref(), &programs, run.rounds(), run.size());
-        let measured = measured.with_context(|| format!("row {}", row.name()))?;
+    for scenario in scenarios {
+        let measured = measure(scenario.as_ref(), &programs, run.rounds(), run.size());
+        let measured = measured.with_context(|| format!("row {}", scenario.name()))?;
         results::line(&results::table(&measured, run.quick));
-        results.rows.push(measured);
+        results.scenarios.push(measured);
         if let Some(file) = &run.json {
-            results.write(file)?; // after each row: a long run that is cut keeps what it has
+            results.write(file)?; // after each scenario: a long run that is cut keeps what it has
         }
     }
-    results::line(&results::times(&results.rows));
+    results::line(&results::times(&results.scenarios));
     if run.report {
-        report::write(&results, &blackbox::environment::workspace().join("docs"))?;
+        text::write(&results, &blackbox::environment::workspace().join("docs"))?;
     }
     Ok(())
 }
 
-fn measure(row: &dyn Row, programs: &Programs, rounds: u32, size: Size) -> Result<RowResults> {
+fn measure(
+    scenario: &dyn Scenario,
+    programs: &Programs,
+    rounds: u32,
+    size: Size,
+) -> Result<ScenarioResults> {
     let begin = monotonic();
-    let mut prepared = step(&format!("{}: set up", row.name()), || row.prepare(programs, size))?;
-    let readings = take_turns(prepared.as_mut(), row.name(), rounds)?;
+    let mut prepared =
+        step(&format!("{}: set up", scenario.name()), || scenario.prepare(programs, size))?;
+    let readings = take_turns(prepared.as_mut(), scenario.name(), rounds)?;
     drop(prepared);
-    Ok(RowResults {
-        name: row.name().to_owned(),
-        about: row.about().to_owned(),
+    Ok(ScenarioResults {
+        name: scenario.name().to_owned(),
+        about: scenario.about().to_owned(),
         seconds: begin.elapsed().as_secs(),
         figures: stats::figures(&readings),
     })
@@ -103,7 +112,7 @@ fn take_turns(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Unit;
+    use crate::scenario::Unit;
 
     struct Recorder(Vec<Side>);
 

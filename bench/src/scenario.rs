@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use blackbox::Service;
 use serde::{Deserialize, Serialize};
 
-use crate::{flags::Against, programs::Programs};
+use crate::{environment::programs::Programs, flags::Target};
 
 /// Whose services are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ impl Reading {
 }
 
 /// One row: a load and what is reported of it.
-pub trait Row {
+pub trait Scenario {
     /// Its name, as in `--only`.
     fn name(&self) -> &'static str;
 
@@ -129,11 +129,11 @@ pub trait Row {
     ///
     /// # Errors
     /// When the service cannot be reached, or the row starts what it measures itself.
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
         bail!(
             "row {} starts what it measures; there is no load for {}",
             self.name(),
-            against.address
+            target.address
         )
     }
 }

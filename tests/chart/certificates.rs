@@ -5,23 +5,25 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{ApiBed, DaprCli, Deadline, Ports, Process, Scratch, Spawn, build_binary, until};
+use blackbox::{
+    ApiCluster, DaprCli, Deadline, Ports, Process, Scratch, Spawn, build_binary, until,
+};
 use identity::{CertChain, PrivateKey, TrustAnchors};
 use serde_json::{Value, json};
 
-use crate::cluster::{alone, bed, clean};
+use crate::cluster::{alone, api, clean};
 use crate::helm::NAMESPACE;
 
 const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
 const SECRET: [&str; 4] = ["secret", "dapr-trust-bundle", "-n", NAMESPACE];
 
-/// Our sentry beside the chart, whose own pod nobody runs on this bed.
-fn sentry(bed: &ApiBed, logs: &Scratch) -> Result<Process> {
+/// Our sentry beside the chart, whose own pod nobody runs on this test cluster.
+fn sentry(api: &ApiCluster, logs: &Scratch) -> Result<Process> {
     let ports = Ports::free()?;
     let mut process = Spawn::new("sentry", build_binary("sentry")?, logs.path())
         .args(["--mode=kubernetes", "--trust-domain=cluster.local"])
         .arg("--kubeconfig")
-        .arg(bed.kubeconfig())
+        .arg(api.kubeconfig())
         .service_at(ports)
         .env("NAMESPACE", NAMESPACE)
         .start()?;
@@ -29,37 +31,37 @@ fn sentry(bed: &ApiBed, logs: &Scratch) -> Result<Process> {
     Ok(process)
 }
 
-fn stored(bed: &ApiBed, key: &str) -> Result<String> {
-    let secret = bed.get(&SECRET)?;
+fn stored(api: &ApiCluster, key: &str) -> Result<String> {
+    let secret = api.get(&SECRET)?;
     let text = secret.pointer(&format!("/data/{key}")).and_then(Value::as_str);
     Ok(String::from_utf8(STANDARD.decode(text.with_context(|| format!("no {key}"))?)?)?)
 }
 
-fn stage(bed: &ApiBed) -> Result<Option<String>> {
-    let secret = bed.get(&SECRET)?;
+fn stage(api: &ApiCluster) -> Result<Option<String>> {
+    let secret = api.get(&SECRET)?;
     let stage = secret.pointer("/metadata/annotations/dapr.io~1ca-rotation-stage");
     Ok(stage.and_then(Value::as_str).map(str::to_owned))
 }
 
-fn wait_for_stage(bed: &ApiBed, want: Option<&str>) -> Result<()> {
+fn wait_for_stage(api: &ApiCluster, want: Option<&str>) -> Result<()> {
     until(Deadline::seconds(120), &format!("stage {want:?}"), || {
-        Ok((stage(bed)?.as_deref() == want).then_some(()))
+        Ok((stage(api)?.as_deref() == want).then_some(()))
     })
 }
 
-fn rotate(bed: &ApiBed) -> Result<()> {
-    bed.kubectl(&[&["annotate"], &SECRET[..], &["dapr.io/rotate-ca=now"]].concat()).map(drop)
+fn rotate(api: &ApiCluster) -> Result<()> {
+    api.kubectl(&[&["annotate"], &SECRET[..], &["dapr.io/rotate-ca=now"]].concat()).map(drop)
 }
 
 /// `dapr mtls export` and `dapr mtls expiry`, with the answers checked against the Secret.
-fn reads(bed: &ApiBed, cli: &DaprCli) -> Result<()> {
+fn reads(api: &ApiCluster, cli: &DaprCli) -> Result<()> {
     let folder = Scratch::new("export")?;
     let out = folder.path().join("certificates");
     cli.run(&["mtls", "export", "-o", &out.to_string_lossy()])?;
     let mut texts = Vec::new();
     for name in FILES {
         let text = std::fs::read_to_string(out.join(name))?;
-        ensure!(text == stored(bed, name)?, "{name} is exported as it stands in the Secret");
+        ensure!(text == stored(api, name)?, "{name} is exported as it stands in the Secret");
         texts.push(text);
     }
     let [anchors, chain, key] = texts.as_slice() else { anyhow::bail!("three files") };
@@ -80,46 +82,46 @@ fn reads(bed: &ApiBed, cli: &DaprCli) -> Result<()> {
 #[test]
 fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
-    clean(bed)?;
-    let cli = DaprCli::with_repository(bed.cluster().clone(), None, None)?;
+    let api = api()?;
+    clean(api)?;
+    let cli = DaprCli::with_repository(api.cluster().clone(), None, None)?;
     crate::cluster::install(
-        bed,
+        api,
         &["global.mtls.workloadCertTTL=6s", "global.mtls.allowedClockSkew=2s"],
     )?;
     let logs = Scratch::new("certificates")?;
-    let mut process = sentry(bed, &logs)?;
-    reads(bed, &cli).context("at rest")?;
-    rotate(bed)?;
-    wait_for_stage(bed, Some("distribute"))?;
-    reads(bed, &cli).context("while both roots are distributed")?;
-    wait_for_stage(bed, Some("sign"))?;
-    reads(bed, &cli).context("while the new issuer signs")?;
-    wait_for_stage(bed, None)?;
-    reads(bed, &cli).context("at rest again")?;
+    let mut process = sentry(api, &logs)?;
+    reads(api, &cli).context("at rest")?;
+    rotate(api)?;
+    wait_for_stage(api, Some("distribute"))?;
+    reads(api, &cli).context("while both roots are distributed")?;
+    wait_for_stage(api, Some("sign"))?;
+    reads(api, &cli).context("while the new issuer signs")?;
+    wait_for_stage(api, None)?;
+    reads(api, &cli).context("at rest again")?;
 
     // A renewal by the CLI wins over a rotation under way.
-    rotate(bed)?;
-    wait_for_stage(bed, Some("distribute"))?;
-    let before = stored(bed, "ca.crt")?;
+    rotate(api)?;
+    wait_for_stage(api, Some("distribute"))?;
+    let before = stored(api, "ca.crt")?;
     let renew = ["mtls", "renew-certificate", "-k", "--valid-until", "90", "--timeout", "20"];
     if let Err(error) = cli.run(&renew) {
-        // It has written everything by then and waits for pods, which nobody runs on this bed.
+        // It has written everything by then and waits for pods, which nobody runs on this test cluster.
         ensure!(format!("{error:#}").contains("context deadline exceeded"), "{error:#}");
     }
-    let renewed = stored(bed, "ca.crt")?;
+    let renewed = stored(api, "ca.crt")?;
     ensure!(renewed != before && TrustAnchors::parse_pem(renewed.as_bytes())?.certs().len() == 1);
-    wait_for_stage(bed, None)?;
+    wait_for_stage(api, None)?;
     process.wait_for_log("CA rotation: given up", Deadline::seconds(30))?;
     until(Deadline::seconds(30), "the renewed root to be published", || {
-        let published = bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let published = api.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         Ok((published.pointer("/data/ca.crt") == Some(&json!(renewed))).then_some(()))
     })?;
-    ensure!(stored(bed, "ca.crt")? == renewed, "what the CLI wrote stays");
-    let chain = CertChain::parse_pem(stored(bed, "issuer.crt")?.as_bytes())?;
-    ensure!(PrivateKey::from_pem(stored(bed, "issuer.key")?.as_bytes()).is_ok());
+    ensure!(stored(api, "ca.crt")? == renewed, "what the CLI wrote stays");
+    let chain = CertChain::parse_pem(stored(api, "issuer.crt")?.as_bytes())?;
+    ensure!(PrivateKey::from_pem(stored(api, "issuer.key")?.as_bytes()).is_ok());
     ensure!(chain.not_after() < runtime::clock::now() + Duration::from_hours(24 * 91));
-    reads(bed, &cli).context("after the renewal")?;
+    reads(api, &cli).context("after the renewal")?;
     drop(process);
-    clean(bed)
+    clean(api)
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
-use blackbox::{ApiBed, Deadline, environment, until};
+use blackbox::{ApiCluster, Deadline, environment, until};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -15,34 +15,34 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The shared bed with the CRDs and the namespace of the control plane.
-pub(crate) fn bed() -> Result<&'static ApiBed> {
+/// The shared cluster with the CRDs and the namespace of the control plane.
+pub(crate) fn api() -> Result<&'static ApiCluster> {
     static PREPARED: OnceLock<Result<()>> = OnceLock::new();
-    let bed = ApiBed::shared()?;
-    let prepared = PREPARED.get_or_init(|| prepare(bed));
-    prepared.as_ref().map_err(|error| anyhow!("prepare the bed: {error:#}"))?;
-    Ok(bed)
+    let api = ApiCluster::shared()?;
+    let prepared = PREPARED.get_or_init(|| prepare(api));
+    prepared.as_ref().map_err(|error| anyhow!("prepare the cluster: {error:#}"))?;
+    Ok(api)
 }
 
-fn prepare(bed: &ApiBed) -> Result<()> {
-    bed.kubectl(&["create", "namespace", NAMESPACE])?;
+fn prepare(api: &ApiCluster) -> Result<()> {
+    api.kubectl(&["create", "namespace", NAMESPACE])?;
     let crds = folder().join("crds");
     let crds = crds.to_string_lossy();
-    bed.kubectl(&["apply", "--server-side", "-f", &crds])?;
-    bed.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds]).map(drop)
+    api.kubectl(&["apply", "--server-side", "-f", &crds])?;
+    api.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds]).map(drop)
 }
 
 /// Removes what another test installed, the CA that a release leaves behind included.
-pub(crate) fn clean(bed: &ApiBed) -> Result<()> {
+pub(crate) fn clean(api: &ApiCluster) -> Result<()> {
     let namespace = ["--namespace", NAMESPACE];
     let uninstall = ["uninstall", "dapr", "--ignore-not-found", "--wait"];
-    bed.cluster().helm(&[&uninstall[..], &namespace].concat())?;
+    api.cluster().helm(&[&uninstall[..], &namespace].concat())?;
     let delete = ["delete", "secret,configmap", "dapr-trust-bundle", "--ignore-not-found"];
-    bed.kubectl(&[&delete[..], &namespace].concat()).map(drop)
+    api.kubectl(&[&delete[..], &namespace].concat()).map(drop)
 }
 
-fn dry_run(bed: &ApiBed, manifests: &str) -> Result<String> {
-    bed.cluster().kubectl_with_input(&["apply", "--dry-run=server", "-f", "-"], manifests)
+fn dry_run(api: &ApiCluster, manifests: &str) -> Result<String> {
+    api.cluster().kubectl_with_input(&["apply", "--dry-run=server", "-f", "-"], manifests)
 }
 
 #[rstest]
@@ -68,14 +68,14 @@ fn dry_run(bed: &ApiBed, manifests: &str) -> Result<String> {
 ])]
 fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
+    let api = api()?;
     let mut all = vec![REGISTRY];
     all.extend(sets);
     // The pod of `helm test` has an account that only a dry run has made.
     let account = "serviceAccountName: dapr-operator\n  restartPolicy";
     let manifests =
         template(&all)?.replace(account, "serviceAccountName: default\n  restartPolicy");
-    let accepted = dry_run(bed, &manifests)?;
+    let accepted = dry_run(api, &manifests)?;
     let documents = manifests.lines().filter(|line| line.starts_with("kind: ")).count();
     assert_eq!(accepted.lines().count(), documents, "{accepted}");
     Ok(())
@@ -84,10 +84,10 @@ fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
 #[test]
 fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
-    let restricted = bed.namespace("restricted")?;
+    let api = api()?;
+    let restricted = api.namespace("restricted")?;
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
-    bed.kubectl(&["label", "namespace", &restricted, enforce])?;
+    api.kubectl(&["label", "namespace", &restricted, enforce])?;
     let objects = crate::helm::Objects::parse(&template(&[REGISTRY])?)?;
     for workload in [
         "Deployment/dapr-operator",
@@ -101,7 +101,7 @@ fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
         template["spec"]["serviceAccountName"] = "default".into();
         template["apiVersion"] = "v1".into();
         template["kind"] = "Pod".into();
-        dry_run(bed, &template.to_string()).with_context(|| workload.to_owned())?;
+        dry_run(api, &template.to_string()).with_context(|| workload.to_owned())?;
     }
     Ok(())
 }
@@ -110,64 +110,64 @@ fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
 #[test]
 fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
-    clean(bed)?;
-    install(bed, &[])?;
+    let api = api()?;
+    clean(api)?;
+    install(api, &[])?;
 
     // Sentry writes its CA, the injector its caBundle.
     let ours = json!({"stringData": {"ca.crt": "own", "issuer.crt": "own", "issuer.key": "own"}});
-    patch(bed, "secret/dapr-trust-bundle", &ours)?;
-    patch(bed, "configmap/dapr-trust-bundle", &json!({"data": {"ca.crt": "own"}}))?;
-    set_ca_bundle(bed, "b3du")?;
+    patch(api, "secret/dapr-trust-bundle", &ours)?;
+    patch(api, "configmap/dapr-trust-bundle", &json!({"data": {"ca.crt": "own"}}))?;
+    set_ca_bundle(api, "b3du")?;
 
-    install(bed, &["global.logAsJson=true"])?;
-    assert_eq!(ca(bed)?, ["own", "own", "own"], "an upgrade must leave the CA alone");
-    assert_eq!(ca_bundle(bed)?, "b3du", "an upgrade must leave the caBundle alone");
+    install(api, &["global.logAsJson=true"])?;
+    assert_eq!(ca(api)?, ["own", "own", "own"], "an upgrade must leave the CA alone");
+    assert_eq!(ca_bundle(api)?, "b3du", "an upgrade must leave the caBundle alone");
 
     // `dapr mtls renew-certificate` stores the new CA in the release's values.
     install(
-        bed,
+        api,
         &[
             "dapr_sentry.tls.root.certPEM=new",
             "dapr_sentry.tls.issuer.certPEM=new",
             "dapr_sentry.tls.issuer.keyPEM=new",
         ],
     )?;
-    assert_eq!(ca(bed)?, ["new", "new", "new"], "values must replace the CA");
+    assert_eq!(ca(api)?, ["new", "new", "new"], "values must replace the CA");
 
     // The next upgrade does not know them any more.
-    install(bed, &[])?;
+    install(api, &[])?;
     assert_eq!(
-        ca(bed)?,
+        ca(api)?,
         ["new", "new", "new"],
         "values that are gone must not take the CA with them"
     );
 
-    bed.cluster().helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
-    assert_eq!(ca(bed)?, ["new", "new", "new"], "the CA must outlive the release");
-    install(bed, &[])?;
-    assert_eq!(ca(bed)?, ["new", "new", "new"], "a new release must take over the CA");
-    clean(bed)
+    api.cluster().helm(&["uninstall", "dapr", "--namespace", NAMESPACE, "--wait"])?;
+    assert_eq!(ca(api)?, ["new", "new", "new"], "the CA must outlive the release");
+    install(api, &[])?;
+    assert_eq!(ca(api)?, ["new", "new", "new"], "a new release must take over the CA");
+    clean(api)
 }
 
-pub(crate) fn install(bed: &ApiBed, sets: &[&str]) -> Result<()> {
+pub(crate) fn install(api: &ApiCluster, sets: &[&str]) -> Result<()> {
     let chart = folder();
     let chart = chart.to_string_lossy();
     let mut args = vec!["upgrade", "--install", "dapr", &chart, "--namespace", NAMESPACE];
-    // Nobody runs the hook's pod on this bed.
+    // Nobody runs the hook's pod on this test cluster.
     args.extend(["--reset-values", "--set", REGISTRY, "--set", "crds.upgradeJob.enabled=false"]);
     for set in sets {
         args.extend(["--set", set]);
     }
-    bed.cluster().helm(&args).map(drop)
+    api.cluster().helm(&args).map(drop)
 }
 
-fn patch(bed: &ApiBed, object: &str, patch: &Value) -> Result<()> {
-    bed.kubectl(&["patch", object, "-n", NAMESPACE, "-p", &patch.to_string()]).map(drop)
+fn patch(api: &ApiCluster, object: &str, patch: &Value) -> Result<()> {
+    api.kubectl(&["patch", object, "-n", NAMESPACE, "-p", &patch.to_string()]).map(drop)
 }
 
-fn ca(bed: &ApiBed) -> Result<Vec<String>> {
-    let secret = bed.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+fn ca(api: &ApiCluster) -> Result<Vec<String>> {
+    let secret = api.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
     let data = secret.get("data").context("the Secret is empty")?;
     ["ca.crt", "issuer.crt", "issuer.key"].iter().map(|key| decode(data.get(key))).collect()
 }
@@ -180,14 +180,14 @@ fn decode(value: Option<&Value>) -> Result<String> {
 
 const WEBHOOK: &str = "mutatingwebhookconfiguration/dapr-sidecar-injector";
 
-fn set_ca_bundle(bed: &ApiBed, bundle: &str) -> Result<()> {
+fn set_ca_bundle(api: &ApiCluster, bundle: &str) -> Result<()> {
     let place = "/webhooks/0/clientConfig/caBundle";
     let patch = json!([{"op": "add", "path": place, "value": bundle}]).to_string();
-    bed.kubectl(&["patch", WEBHOOK, "--type=json", "-p", &patch]).map(drop)
+    api.kubectl(&["patch", WEBHOOK, "--type=json", "-p", &patch]).map(drop)
 }
 
-fn ca_bundle(bed: &ApiBed) -> Result<String> {
-    let webhook = bed.get(&[WEBHOOK])?;
+fn ca_bundle(api: &ApiCluster) -> Result<String> {
+    let webhook = api.get(&[WEBHOOK])?;
     let bundle = webhook.pointer("/webhooks/0/clientConfig/caBundle").and_then(Value::as_str);
     bundle.map(str::to_owned).context("the caBundle is gone")
 }
@@ -195,9 +195,9 @@ fn ca_bundle(bed: &ApiBed) -> Result<String> {
 #[test]
 fn the_notes_name_what_has_no_effect() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
+    let api = api()?;
     let chart = folder();
-    let notes = bed.cluster().helm(&[
+    let notes = api.cluster().helm(&[
         "install",
         "dapr",
         &chart.to_string_lossy(),
@@ -252,23 +252,23 @@ const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
 #[test]
 fn a_service_has_its_rights_and_no_more() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
+    let api = api()?;
     let manifests = template(&[REGISTRY])?;
     let roles: Vec<&str> =
         manifests.split("\n---\n").filter(|document| is_role(document)).collect();
-    bed.apply(&roles.join("\n---\n"))?;
+    api.apply(&roles.join("\n---\n"))?;
     // The authorizer knows of a new role a moment after the API server has stored it.
     for right in RIGHTS {
-        until(Deadline::seconds(10), &format!("{right:?}"), || Ok(may(bed, right)?.then_some(())))?;
+        until(Deadline::seconds(10), &format!("{right:?}"), || Ok(may(api, right)?.then_some(())))?;
     }
     for right in NO_RIGHTS {
-        assert!(!may(bed, right)?, "{right:?} is allowed");
+        assert!(!may(api, right)?, "{right:?} is allowed");
     }
-    bed.cluster().kubectl_with_input(&["delete", "-f", "-"], &roles.join("\n---\n")).map(drop)
+    api.cluster().kubectl_with_input(&["delete", "-f", "-"], &roles.join("\n---\n")).map(drop)
 }
 
 /// Asks the API server, not the text of the role.
-fn may(bed: &ApiBed, right: (&str, &str, &str, &str)) -> Result<bool> {
+fn may(api: &ApiCluster, right: (&str, &str, &str, &str)) -> Result<bool> {
     let (account, verb, resource, namespace) = right;
     let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
     let (resource, name) = resource.split_once('/').unwrap_or((resource, ""));
@@ -281,7 +281,7 @@ fn may(bed: &ApiBed, right: (&str, &str, &str, &str)) -> Result<bool> {
         }},
     });
     let args = ["create", "-o", "json", "-f", "-"];
-    let answer = bed.cluster().kubectl_with_input(&args, &review.to_string())?;
+    let answer = api.cluster().kubectl_with_input(&args, &review.to_string())?;
     let answer: Value = serde_json::from_str(&answer)?;
     answer.pointer("/status/allowed").and_then(Value::as_bool).context("no answer")
 }
@@ -302,16 +302,16 @@ fn is_role(document: &str) -> bool {
 #[test]
 fn the_sample_fits_into_a_restricted_namespace() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
-    let namespace = bed.namespace("sample")?;
+    let api = api()?;
+    let namespace = api.namespace("sample")?;
     let mode = "pod-security.kubernetes.io/warn=restricted";
-    bed.kubectl(&["label", "namespace", &namespace, mode])?;
+    api.kubectl(&["label", "namespace", &namespace, mode])?;
     let sample = environment::workspace().join("deploy/samples/hello-kubernetes");
-    for overlay in [sample.clone(), sample.join("bed")] {
-        let manifests = bed.kubectl(&["kustomize", &overlay.to_string_lossy()])?;
+    for overlay in [sample.clone(), sample.join("cluster")] {
+        let manifests = api.kubectl(&["kustomize", &overlay.to_string_lossy()])?;
         let args =
             ["apply", "--dry-run=server", "--warnings-as-errors", "-n", &namespace, "-f", "-"];
-        let accepted = bed.cluster().kubectl_with_input(&args, &manifests)?;
+        let accepted = api.cluster().kubectl_with_input(&args, &manifests)?;
         assert_eq!(accepted.lines().count(), 11, "{accepted}");
     }
     Ok(())

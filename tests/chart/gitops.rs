@@ -13,10 +13,10 @@ use crate::{
 /// Kind, name and version of everything that the chart renders.
 fn versions(installed: &Installed) -> Result<Vec<String>> {
     let get = ["get", "-o", "json", "-f", "-"];
-    let list = installed.bed.cluster().kubectl_with_input(&get, &installed.manifests)?;
+    let list = installed.api.cluster().kubectl_with_input(&get, &installed.manifests)?;
     let list: Value = serde_json::from_str(&list)?;
     let items = list["items"].as_array().context("no list")?;
-    let crds = installed.bed.get(&["crd"])?;
+    let crds = installed.api.get(&["crd"])?;
     let crds = crds["items"].as_array().cloned().unwrap_or_default();
     // The status of workloads is their controllers' and changes by itself.
     let version = |object: &Value| {
@@ -47,7 +47,7 @@ fn what_is_applied_again_changes_nothing_and_conflicts_with_nobody() -> Result<(
 
 /// The hook's program with the hook's rights, while the operator runs.
 fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
-    let bed = &installed.bed;
+    let api = &installed.api;
     let rendered = template(&[REGISTRY])?;
     let rights: Vec<&str> = rendered
         .split("\n---\n")
@@ -56,20 +56,20 @@ fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
         })
         .collect();
     ensure!(rights.len() == 3, "account, role and binding, not {}", rights.len());
-    bed.apply(&rights.join("\n---\n"))?;
+    api.apply(&rights.join("\n---\n"))?;
 
     let name = "workflowaccesspolicies.dapr.io";
-    bed.kubectl(&["delete", "crd", name])?;
+    api.kubectl(&["delete", "crd", name])?;
     let gone = r#"[{"op": "remove", "path": "/metadata/labels"}]"#;
-    bed.kubectl(&["patch", "crd", "components.dapr.io", "--type=json", "-p", gone])?;
+    api.kubectl(&["patch", "crd", "components.dapr.io", "--type=json", "-p", gone])?;
     let conversion = || -> Result<Value> {
-        let crd = bed.get(&["crd", "subscriptions.dapr.io"])?;
+        let crd = api.get(&["crd", "subscriptions.dapr.io"])?;
         Ok(crd["spec"]["conversion"]["webhook"]["clientConfig"].clone())
     };
     let before = conversion()?;
 
     let scratch = Scratch::new("crds")?;
-    let way = kubeconfig(bed, &scratch, "kubeconfig", "dapr-crds")?;
+    let way = kubeconfig(api, &scratch, "kubeconfig", "dapr-crds")?;
     let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
         .args(["apply-crds", "--kubeconfig"])
         .arg(way)
@@ -85,8 +85,8 @@ fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
         Ok(hook.exit_status())
     })?;
     ensure!(status.success(), "{status}: {}", hook.log());
-    bed.get(&["crd", name])?;
-    let components = bed.get(&["crd", "components.dapr.io"])?;
+    api.get(&["crd", name])?;
+    let components = api.get(&["crd", "components.dapr.io"])?;
     assert_eq!(components["metadata"]["labels"]["app.kubernetes.io/part-of"], "dapr");
     assert_eq!(conversion()?, before, "conversion goes on meanwhile");
     Ok(())

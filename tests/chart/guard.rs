@@ -2,12 +2,12 @@
 //! that reaches it is as its author wrote it: what an unreachable webhook leads to.
 
 use anyhow::{Context as _, Result};
-use blackbox::{ApiBed, Deadline, until};
+use blackbox::{ApiCluster, Deadline, until};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{alone, bed},
+    cluster::{alone, api},
     helm::{REGISTRY, template},
 };
 
@@ -85,8 +85,8 @@ fn leaves_the_excluded_namespace_alone() -> Result<()> {
 #[test]
 fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
     let _alone = alone();
-    let bed = guarded()?;
-    let namespace = bed.namespace("guard")?;
+    let api = guarded()?;
+    let namespace = api.namespace("guard")?;
     let deployment = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -100,9 +100,9 @@ fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
             },
         },
     });
-    bed.apply(&deployment.to_string())?;
+    api.apply(&deployment.to_string())?;
     let message = until(Deadline::seconds(30), "the ReplicaSet's complaint", || {
-        let sets = bed.get(&["replicaset", "-n", &namespace])?;
+        let sets = api.get(&["replicaset", "-n", &namespace])?;
         let message = sets.pointer("/items/0/status/conditions/0/message").and_then(Value::as_str);
         Ok(message.map(str::to_owned))
     })?;
@@ -110,21 +110,21 @@ fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
     // The sidecar can be had again: here because the guard is gone.
-    remove(bed)?;
+    remove(api)?;
     until(Deadline::seconds(60), "the pod", || {
-        let pods = bed.get(&["pod", "-n", &namespace])?;
+        let pods = api.get(&["pod", "-n", &namespace])?;
         Ok(pods["items"].as_array().is_some_and(|items| items.len() == 1).then_some(()))
     })
 }
 
-/// The shared bed with the guard in force.
-fn guarded() -> Result<&'static ApiBed> {
-    let bed = bed()?;
-    bed.apply(&guard()?)?;
+/// The shared cluster with the guard in force.
+fn guarded() -> Result<&'static ApiCluster> {
+    let api = api()?;
+    api.apply(&guard()?)?;
     until(Deadline::seconds(30), "the guard to be in force", || {
-        Ok((verdict(bed, "default", &enabled("true"))? == Denied).then_some(()))
+        Ok((verdict(api, "default", &enabled("true"))? == Denied).then_some(()))
     })?;
-    Ok(bed)
+    Ok(api)
 }
 
 fn guard() -> Result<String> {
@@ -138,14 +138,14 @@ fn guard() -> Result<String> {
     Ok(documents.join("\n---\n"))
 }
 
-fn remove(bed: &ApiBed) -> Result<()> {
+fn remove(api: &ApiCluster) -> Result<()> {
     let kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy";
-    bed.kubectl(&["delete", kinds, "dapr-sidecar-guard"]).map(drop)
+    api.kubectl(&["delete", kinds, "dapr-sidecar-guard"]).map(drop)
 }
 
-fn verdict(bed: &ApiBed, namespace: &str, pod: &Value) -> Result<Verdict> {
+fn verdict(api: &ApiCluster, namespace: &str, pod: &Value) -> Result<Verdict> {
     let args = ["create", "--dry-run=server", "-n", namespace, "-f", "-"];
-    match bed.cluster().kubectl_with_input(&args, &pod.to_string()) {
+    match api.cluster().kubectl_with_input(&args, &pod.to_string()) {
         Ok(_) => Ok(Admitted),
         Err(error)
             if format!("{error:#}").contains("ValidatingAdmissionPolicy 'dapr-sidecar-guard'") =>

@@ -5,11 +5,11 @@
 )]
 
 use anyhow::Result;
-use blackbox::{ApiBed, Deadline, until};
+use blackbox::{ApiCluster, Deadline, until};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{alone, bed},
+    cluster::{alone, api},
     helm::{Objects, REGISTRY, template},
 };
 
@@ -141,24 +141,24 @@ fn good() -> Vec<Value> {
 #[test]
 fn doubtful_objects_are_named_and_good_ones_left_alone() -> Result<()> {
     let _alone = alone();
-    let bed = bed()?;
+    let api = api()?;
     let policies = rendered()?;
-    bed.apply(&policies)?;
-    let outcome = judge_all(bed);
-    bed.cluster().kubectl_with_input(&["delete", "-f", "-"], &policies)?; // others install the chart
+    api.apply(&policies)?;
+    let outcome = judge_all(api);
+    api.cluster().kubectl_with_input(&["delete", "-f", "-"], &policies)?; // others install the chart
     outcome
 }
 
-fn judge_all(bed: &ApiBed) -> Result<()> {
+fn judge_all(api: &ApiCluster) -> Result<()> {
     for (object, want) in doubtful() {
         // The API server takes a moment to compile a policy.
         let said = until(Deadline::seconds(60), &format!("a refusal of {object}"), || {
-            refusal(bed, &object)
+            refusal(api, &object)
         })?;
         anyhow::ensure!(said.contains(want), "{want:?} is not in: {said}");
     }
     for object in good() {
-        let said = refusal(bed, &object)?;
+        let said = refusal(api, &object)?;
         anyhow::ensure!(said.is_none(), "{object}: {said:?}");
     }
     Ok(())
@@ -193,9 +193,9 @@ fn rendered() -> Result<String> {
 }
 
 /// What a policy says against an object; `None` when it is admitted.
-fn refusal(bed: &ApiBed, object: &Value) -> Result<Option<String>> {
+fn refusal(api: &ApiCluster, object: &Value) -> Result<Option<String>> {
     let args = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
-    match bed.cluster().kubectl_with_input(&args, &object.to_string()) {
+    match api.cluster().kubectl_with_input(&args, &object.to_string()) {
         Ok(_) => Ok(None),
         Err(error) => {
             let text = format!("{error:#}");

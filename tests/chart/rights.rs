@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    ApiBed, Deadline, Process, Scratch, Service, Spawn,
+    ApiCluster, Deadline, Process, Scratch, Service, Spawn,
     accounts::{bound_token, kubeconfig},
     build_binary, environment, until,
 };
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::helm::{NAMESPACE, Objects, REGISTRY, folder, template_with};
 
 /// Far more than anything takes.
-const PATIENCE: u64 = 90;
+const TIMEOUT: u64 = 90;
 
 /// Rights that no request of this test needs, and the suite or the part of Kubernetes that does.
 const ARGUED: &[(&str, &str, &str)] = &[
@@ -51,9 +51,9 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-sentry", "pods", "get"),
 ];
 
-/// A bed with the chart's objects, applied as a `GitOps` tool does.
+/// A test cluster with the chart's objects, applied as a `GitOps` tool does.
 pub(crate) struct Installed {
-    pub(crate) bed: ApiBed,
+    pub(crate) api: ApiCluster,
     pub(crate) manifests: String,
     objects: Objects,
     scratch: Scratch,
@@ -62,15 +62,15 @@ pub(crate) struct Installed {
 
 impl Installed {
     pub(crate) fn new(sets: &[&str]) -> Result<Self> {
-        let bed = ApiBed::start()?;
+        let api = ApiCluster::start()?;
         let sentry_port = environment::free_port()?;
         let address = format!("global.mtls.sentryAddress=127.0.0.1:{sentry_port}");
         let all = [&[REGISTRY, &address], sets].concat();
         let manifests = template_with(&all, &["--no-hooks"])?;
         let objects = Objects::parse(&manifests)?;
-        bed.kubectl(&["create", "namespace", NAMESPACE])?;
+        api.kubectl(&["create", "namespace", NAMESPACE])?;
         let installed =
-            Self { bed, manifests, objects, scratch: Scratch::new("rights")?, sentry_port };
+            Self { api, manifests, objects, scratch: Scratch::new("rights")?, sentry_port };
         installed.apply_crds()?;
         installed.apply()?;
         Ok(installed)
@@ -81,15 +81,15 @@ impl Installed {
         let crds = folder().join("crds");
         let crds = crds.to_string_lossy();
         let apply = ["apply", "--server-side", "--field-manager=gitops", "-f", &crds];
-        self.bed.kubectl(&apply)?;
+        self.api.kubectl(&apply)?;
         let wait = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds];
-        self.bed.kubectl(&wait).map(drop)
+        self.api.kubectl(&wait).map(drop)
     }
 
     /// The same of everything else.
     pub(crate) fn apply(&self) -> Result<String> {
         let apply = ["apply", "--server-side", "--field-manager=gitops", "-f", "-"];
-        self.bed.cluster().kubectl_with_input(&apply, &self.manifests)
+        self.api.cluster().kubectl_with_input(&apply, &self.manifests)
     }
 
     /// Starts the service of this workload as its account, with the arguments and the environment
@@ -108,13 +108,13 @@ impl Installed {
         spawn = spawn.args(self.args(workload)?);
         if service != Service::Placement {
             let way =
-                kubeconfig(&self.bed, &self.scratch, &format!("{name}.kubeconfig"), &account)?;
+                kubeconfig(&self.api, &self.scratch, &format!("{name}.kubeconfig"), &account)?;
             spawn = spawn.arg("--kubeconfig").arg(way);
         }
         if service != Service::Sentry {
             let pod = self.pod_of(workload)?;
             let token = format!("{name}.token");
-            let token = bound_token(&self.bed, &self.scratch, &token, &account, &pod)?;
+            let token = bound_token(&self.api, &self.scratch, &token, &account, &pod)?;
             spawn = spawn.env("DAPR_SENTRY_TOKEN_FILE", token);
             spawn = spawn.env("DAPR_TRUST_ANCHORS_FILE", self.anchors());
         }
@@ -125,7 +125,7 @@ impl Installed {
             .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
             .env_remove("KUBERNETES_SERVICE_HOST")
             .start()?;
-        process.wait_for_http(healthz, "/healthz", Deadline::seconds(PATIENCE))?;
+        process.wait_for_http(healthz, "/healthz", Deadline::seconds(TIMEOUT))?;
         Ok(process)
     }
 
@@ -141,8 +141,8 @@ impl Installed {
     fn pod_of(&self, workload: &str) -> Result<String> {
         let app = workload.rsplit('/').next().unwrap_or_default();
         let label = format!("app={app}");
-        until(Deadline::seconds(PATIENCE), &format!("a pod of {workload}"), || {
-            let pods = self.bed.get(&["pods", "-n", NAMESPACE, "-l", &label])?;
+        until(Deadline::seconds(TIMEOUT), &format!("a pod of {workload}"), || {
+            let pods = self.api.get(&["pods", "-n", NAMESPACE, "-l", &label])?;
             Ok(pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned))
         })
     }
@@ -161,8 +161,8 @@ impl Installed {
                 format!("--issuer-credentials={}", credentials.display()),
             ],
         )?;
-        let published = until(Deadline::seconds(PATIENCE), "the CA", || {
-            let found = self.bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let published = until(Deadline::seconds(TIMEOUT), "the CA", || {
+            let found = self.api.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
             Ok(found["data"]["ca.crt"].as_str().map(str::to_owned))
         })?;
         self.scratch.write("ca.crt", published)?;
@@ -197,9 +197,9 @@ impl Installed {
 
     /// What the services write at run time is there.
     pub(crate) fn wait_for_what_is_written(&self) -> Result<()> {
-        until(Deadline::seconds(PATIENCE), "the caBundles", || {
-            let hook = self.bed.get(&["mutatingwebhookconfiguration", "dapr-sidecar-injector"])?;
-            let crd = self.bed.get(&["crd", "subscriptions.dapr.io"])?;
+        until(Deadline::seconds(TIMEOUT), "the caBundles", || {
+            let hook = self.api.get(&["mutatingwebhookconfiguration", "dapr-sidecar-injector"])?;
+            let crd = self.api.get(&["crd", "subscriptions.dapr.io"])?;
             let conversion = &crd["spec"]["conversion"]["webhook"]["clientConfig"];
             let both = hook["webhooks"][0]["clientConfig"]["caBundle"].is_string()
                 && conversion["caBundle"].is_string();
@@ -223,13 +223,13 @@ impl Installed {
             "spec": {"type": "state.redis", "version": "v1", "metadata": [
                 {"name": "redisPassword", "secretKeyRef": {"name": "absent", "key": "password"}}]},
         });
-        self.bed.apply(&app.to_string())?;
-        self.bed.apply(&component.to_string())?;
-        until(Deadline::seconds(PATIENCE), "the app's Service", || {
-            Ok(self.bed.get(&["service", "orders-dapr", "-n", namespace]).ok())
+        self.api.apply(&app.to_string())?;
+        self.api.apply(&component.to_string())?;
+        until(Deadline::seconds(TIMEOUT), "the app's Service", || {
+            Ok(self.api.get(&["service", "orders-dapr", "-n", namespace]).ok())
         })?;
-        until(Deadline::seconds(PATIENCE), "an Event about the Secret", || {
-            let events = self.bed.get(&["events", "-n", namespace])?;
+        until(Deadline::seconds(TIMEOUT), "an Event about the Secret", || {
+            let events = self.api.get(&["events", "-n", namespace])?;
             Ok(events.to_string().contains("absent").then_some(()))
         })
     }
@@ -281,7 +281,7 @@ fn services_ask_for_what_they_may_and_may_what_they_ask_for(
 ) -> Result<()> {
     let installed = Installed::new(sets)?;
     if apps != NAMESPACE {
-        installed.bed.kubectl(&["create", "namespace", apps])?;
+        installed.api.kubectl(&["create", "namespace", apps])?;
     }
     let services = installed.start_services()?;
     installed.wait_for_what_is_written()?;
@@ -289,14 +289,14 @@ fn services_ask_for_what_they_may_and_may_what_they_ask_for(
     // Some of it is asked for only after something else was tried.
     let granted = granted(&installed.objects);
     let mut idle = Vec::new();
-    let used = until(Deadline::seconds(PATIENCE), "every right to be used", || {
-        idle = unused(&granted, &installed.bed.audit()?);
+    let used = until(Deadline::seconds(TIMEOUT), "every right to be used", || {
+        idle = unused(&granted, &installed.api.audit()?);
         Ok(idle.is_empty().then_some(()))
     });
     ensure!(used.is_ok(), "granted and not needed: {idle:#?}");
     drop(services);
 
-    let events = installed.bed.audit()?;
+    let events = installed.api.audit()?;
     let forbidden: Vec<_> = events
         .iter()
         .filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid")

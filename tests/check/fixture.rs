@@ -4,16 +4,16 @@
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::injector_bed::{NAMESPACE, Rights};
+use blackbox::injector_fixture::{NAMESPACE, Rights};
 use blackbox::{
-    ApiBed, Cluster, Deadline, InjectorBed, Ports, Process, Tool, build_daprctl, environment,
-    process, until,
+    ApiCluster, Cluster, Deadline, InjectorFixture, Ports, Process, Tool, build_daprctl,
+    environment, process, until,
 };
 use serde_json::{Value, json};
 
 /// Enough for a process to start, or an object to be seen, on a machine that others use too.
 pub(crate) const START: u64 = 60;
-/// What the bed makes itself: the API server reaches our processes by it, not by addresses of pods.
+/// What the test cluster makes itself: the API server reaches our processes by it, not by addresses of pods.
 const OWN: [&str; 6] = [
     "Secret/dapr-trust-bundle",
     "ConfigMap/dapr-trust-bundle",
@@ -25,7 +25,7 @@ const OWN: [&str; 6] = [
 
 /// Cluster, chart, injector, sentry, operator.
 pub(crate) struct Installed {
-    pub(crate) it: InjectorBed,
+    pub(crate) it: InjectorFixture,
     _operator: Process,
 }
 
@@ -76,9 +76,9 @@ pub(crate) fn run(cluster: &Cluster, args: &[&str]) -> Result<Run> {
 
 impl Installed {
     pub(crate) fn start() -> Result<Self> {
-        let it = InjectorBed::start(Rights::Ours)?;
+        let it = InjectorFixture::start(Rights::Ours)?;
         let manifests = chart()?;
-        it.bed.apply(&manifests)?;
+        it.api.apply(&manifests)?;
         let operator = start_operator(&it)?;
         let installed = Self { it, _operator: operator };
         installed.add_node()?;
@@ -88,38 +88,38 @@ impl Installed {
         Ok(installed)
     }
 
-    pub(crate) fn bed(&self) -> &ApiBed {
-        &self.it.bed
+    pub(crate) fn api(&self) -> &ApiCluster {
+        &self.it.api
     }
 
     /// Checks with a cluster administrator's rights.
     pub(crate) fn check(&self, args: &[&str]) -> Result<Run> {
-        beat(self.bed())?;
+        beat(self.api())?;
         // The operator is in no pod, so it leads without election.
-        renew(self.bed(), NAMESPACE, "operator.dapr.io")?;
-        run(self.bed().cluster(), args)
+        renew(self.api(), NAMESPACE, "operator.dapr.io")?;
+        run(self.api().cluster(), args)
     }
 
     /// Puts the chart's objects back.
     pub(crate) fn repair(&self) -> Result<()> {
-        self.bed().apply(&chart()?)?;
+        self.api().apply(&chart()?)?;
         let crds = environment::workspace().join("crds");
         let crds = crds.to_string_lossy();
-        // Only what is gone: the port of the conversion webhook is the bed's.
-        self.bed().kubectl(&["create", "-f", &crds]).ok();
+        // Only what is gone: the port of the conversion webhook is the cluster's.
+        self.api().kubectl(&["create", "-f", &crds]).ok();
         Ok(())
     }
 
     fn add_node(&self) -> Result<()> {
-        node(self.bed())?;
-        beat(self.bed())
+        node(self.api())?;
+        beat(self.api())
     }
 
     /// Says that the containers of the control plane's pods run, as scheduler and kubelet would: only
     /// pods on a node become addresses of Services.
     fn pods_become_ready(&self) -> Result<Option<()>> {
         let list =
-            self.bed().get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/part-of=dapr"])?;
+            self.api().get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/part-of=dapr"])?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
         for (at, pod) in pods.iter().enumerate() {
             let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
@@ -135,7 +135,7 @@ impl Installed {
                 "conditions": [{"type": "Ready", "status": "True"}]}});
             let name = text(&pod["metadata"]["name"]);
             if pod["spec"]["nodeName"].is_null() {
-                bind(self.bed(), name)?;
+                bind(self.api(), name)?;
             }
             let args = [
                 "patch",
@@ -147,21 +147,21 @@ impl Installed {
                 "--type=merge",
                 "-p",
             ];
-            self.bed().kubectl(&[&args[..], &[&status.to_string()]].concat())?;
+            self.api().kubectl(&[&args[..], &[&status.to_string()]].concat())?;
         }
         Ok((pods.len() == 4).then_some(()))
     }
 }
 
-fn bind(bed: &ApiBed, pod: &str) -> Result<()> {
+fn bind(api: &ApiCluster, pod: &str) -> Result<()> {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/binding");
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod},
         "target": {"apiVersion": "v1", "kind": "Node", "name": "node1"}});
     let args = ["create", "--raw", &path, "-f", "-"];
-    bed.cluster().kubectl_with_input(&args, &binding.to_string()).map(drop)
+    api.cluster().kubectl_with_input(&args, &binding.to_string()).map(drop)
 }
 
-/// The chart's objects, without those that the bed makes.
+/// The chart's objects, without those that the test cluster makes.
 fn chart() -> Result<String> {
     let folder = environment::workspace().join("charts/dapr");
     let mut helm = std::process::Command::new(Tool::HELM.path()?);
@@ -177,48 +177,48 @@ fn chart() -> Result<String> {
 }
 
 /// A node that takes pods, as far as the API server knows.
-pub(crate) fn node(bed: &ApiBed) -> Result<()> {
-    bed.apply(
+pub(crate) fn node(api: &ApiCluster) -> Result<()> {
+    api.apply(
         &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}}).to_string(),
     )?;
     let info = json!({"architecture": "amd64", "operatingSystem": "linux", "bootID": "", "machineID": "",
         "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "", "kubeletVersion": "",
         "kubeProxyVersion": "", "systemUUID": ""});
-    patch_node(bed, &json!({"status": {"nodeInfo": info}}))
+    patch_node(api, &json!({"status": {"nodeInfo": info}}))
 }
 
 /// What a kubelet does every ten seconds.
-pub(crate) fn beat(bed: &ApiBed) -> Result<()> {
+pub(crate) fn beat(api: &ApiCluster) -> Result<()> {
     let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady",
         "lastHeartbeatTime": now("%Y-%m-%dT%H:%M:%SZ")});
-    patch_node(bed, &json!({"status": {"conditions": [ready]}}))?;
-    // Every node begins with a taint, which is not every bed's controllers' to take away.
-    bed.kubectl(&["patch", "node", "node1", "--type=merge", "-p", r#"{"spec":{"taints":null}}"#])?;
-    renew(bed, "kube-node-lease", "node1")
+    patch_node(api, &json!({"status": {"conditions": [ready]}}))?;
+    // Every node begins with a taint, which is not every cluster's controllers' to take away.
+    api.kubectl(&["patch", "node", "node1", "--type=merge", "-p", r#"{"spec":{"taints":null}}"#])?;
+    renew(api, "kube-node-lease", "node1")
 }
 
 /// Renews a Lease in the name of its holder.
-fn renew(bed: &ApiBed, namespace: &str, name: &str) -> Result<()> {
+fn renew(api: &ApiCluster, namespace: &str, name: &str) -> Result<()> {
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"holderIdentity": name, "leaseDurationSeconds": 40,
             "renewTime": now("%Y-%m-%dT%H:%M:%S.%6fZ")}});
-    bed.apply(&lease.to_string()).map(drop)
+    api.apply(&lease.to_string()).map(drop)
 }
 
 fn now(format: &str) -> String {
     runtime::clock::now().strftime(format).to_string()
 }
 
-fn patch_node(bed: &ApiBed, patch: &Value) -> Result<()> {
+fn patch_node(api: &ApiCluster, patch: &Value) -> Result<()> {
     let args = ["patch", "node", "node1", "--subresource=status", "--type=merge", "-p"];
-    bed.kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
+    api.kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
 }
 
 /// The operator as the chart starts it, with its webhook where the API server finds it.
-fn start_operator(it: &InjectorBed) -> Result<Process> {
+fn start_operator(it: &InjectorFixture) -> Result<Process> {
     let (ports, webhook) = (Ports::free()?, environment::free_port()?);
-    it.bed.apply(&format!(
+    it.api.apply(&format!(
         "
 apiVersion: v1
 kind: Service
@@ -228,7 +228,7 @@ spec: {{type: ExternalName, externalName: 127.0.0.1, ports: [{{port: {webhook}}}
     ))?;
     let place = "/spec/conversion/webhook/clientConfig/service/port";
     let patch = json!([{"op": "add", "path": place, "value": webhook}]).to_string();
-    it.bed.kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", &patch])?;
+    it.api.kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", &patch])?;
     let mut operator =
         it.spawn_operator(ports)?.args(["--webhook-server-port", &webhook.to_string()]).start()?;
     operator.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(START))?;

@@ -2,39 +2,42 @@
 //! is well, and one that is spoilt in one way after the other.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-mod bed;
+mod fixture;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::injector_bed::NAMESPACE;
+use blackbox::injector_fixture::NAMESPACE;
 use blackbox::progress::step;
-use blackbox::{ApiBed, ApiBedOptions, Cluster, Deadline, Scratch, environment, until};
+use blackbox::{ApiCluster, ApiClusterOptions, Cluster, Deadline, Scratch, environment, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 use testkit::ca::Ca;
 
-use bed::{Installed, Run, START, beat, node, run};
+use fixture::{Installed, Run, START, beat, node, run};
 
-/// For how long the command itself waits where a bed needs a moment.
+/// For how long the command itself waits where a test cluster needs a moment.
 const WAIT: [&str; 2] = ["--wait", "10s"];
 
 #[test]
 fn a_cluster_is_judged_before_the_installation() -> Result<()> {
-    let bed = ApiBed::start_with(ApiBedOptions { controllers: false, ..ApiBedOptions::default() })?;
-    let first = run(bed.cluster(), &["--pre"])?;
+    let api = ApiCluster::start_with(ApiClusterOptions {
+        controllers: false,
+        ..ApiClusterOptions::default()
+    })?;
+    let first = run(api.cluster(), &["--pre"])?;
     ensure!(first.code == Some(1), "{}", first.text);
     let expected = ["nodes-usable error", "storage-class warning"];
     ensure!(first.troubles() == expected, "{:?}", first.troubles());
 
-    node(&bed)?;
-    beat(&bed)?;
-    let second = run(bed.cluster(), &["--pre"])?;
+    node(&api)?;
+    beat(&api)?;
+    let second = run(api.cluster(), &["--pre"])?;
     ensure!(second.code == Some(0), "{}", second.text);
     ensure!(second.troubles() == ["storage-class warning"], "{:?}", second.troubles());
 
-    let nobody = run(&person(&bed, "nobody")?, &["--pre"])?;
+    let nobody = run(&person(&api, "nobody")?, &["--pre"])?;
     ensure!(nobody.code == Some(1), "{}", nobody.text);
     nobody.expect("clusterroles", "error", "you cannot create clusterroles")?;
     nobody.expect("nodes-usable", "unknown", "cannot list nodes: you are not allowed to")
@@ -74,12 +77,12 @@ fn nothing_is_wrong(all: &Installed) -> Result<()> {
     let found = is_well(all)?;
     ensure!(found.code == Some(0), "{}", found.text);
     ensure!(found.report["installation"] == "trilby", "{}", found.text);
-    let secret = all.bed().get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+    let secret = all.api().get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
     let key = STANDARD.decode(secret["data"]["issuer.key"].as_str().unwrap_or_default())?;
     let key = String::from_utf8(key)?;
     let line = key.lines().nth(1).unwrap_or_default();
     ensure!(line.len() > 40 && !found.text.contains(line), "a key is printed");
-    let left = all.bed().kubectl(&["get", "pods,subscriptions", "-A", "-o", "name"])?;
+    let left = all.api().kubectl(&["get", "pods,subscriptions", "-A", "-o", "name"])?;
     ensure!(!left.contains("daprctl"), "something was stored: {left}");
     Ok(())
 }
@@ -121,7 +124,7 @@ fn foreign_ca_bundle(all: &Installed) -> Result<()> {
     let place = "/webhooks/0/clientConfig/caBundle";
     let patch = json!([{"op": "replace", "path": place, "value": bundle}]).to_string();
     let object = ["mutatingwebhookconfiguration", "dapr-sidecar-injector"];
-    all.bed().kubectl(&[&["patch"], &object[..], &["--type=json", "-p", &patch]].concat())?;
+    all.api().kubectl(&[&["patch"], &object[..], &["--type=json", "-p", &patch]].concat())?;
     let found = all.check(&[])?;
     all.it.injector.process.signal(Signal::CONT)?;
     found.expect("webhook-ca", "error", "does not vouch for the CA")?;
@@ -130,7 +133,7 @@ fn foreign_ca_bundle(all: &Installed) -> Result<()> {
 }
 
 fn definition_gone(all: &Installed) -> Result<()> {
-    all.bed().kubectl(&["delete", "crd", "resiliencies.dapr.io"])?;
+    all.api().kubectl(&["delete", "crd", "resiliencies.dapr.io"])?;
     let found = all.check(&[])?;
     found.expect("definitions-present", "error", "resiliencies.dapr.io")?;
     ensure!(found.code == Some(1), "{}", found.text);
@@ -139,7 +142,7 @@ fn definition_gone(all: &Installed) -> Result<()> {
 }
 
 fn rights_gone(all: &Installed) -> Result<()> {
-    all.bed().kubectl(&["delete", "clusterrolebinding", "dapr-sentry"])?;
+    all.api().kubectl(&["delete", "clusterrolebinding", "dapr-sentry"])?;
     let found = until(Deadline::seconds(START), "the rights to be gone", || {
         let found = all.check(&[])?;
         Ok((found.finding("rights-sentry")?["status"] == "error").then_some(found))
@@ -151,7 +154,7 @@ fn rights_gone(all: &Installed) -> Result<()> {
 
 /// Whatever cannot be read is unknown, and nothing is an error because of it.
 fn caller_without_rights(all: &Installed) -> Result<()> {
-    let found = run(&person(all.bed(), "nobody")?, &[])?;
+    let found = run(&person(all.api(), "nobody")?, &[])?;
     ensure!(found.code == Some(0), "{}", found.text);
     let troubles = found.troubles();
     ensure!(troubles.iter().all(|trouble| trouble.ends_with(" unknown")), "{troubles:?}");
@@ -189,23 +192,23 @@ fn expired_ca(all: &mut Installed) -> Result<()> {
 
 fn patch(all: &Installed, kind: &str, patch: &Value) -> Result<()> {
     let args = ["patch", kind, "dapr-trust-bundle", "-n", NAMESPACE, "--type=merge", "-p"];
-    all.bed().kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
+    all.api().kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
 }
 
 /// Somebody with no rights but those of everybody.
-fn person(bed: &ApiBed, name: &str) -> Result<Cluster> {
-    bed.apply(
+fn person(api: &ApiCluster, name: &str) -> Result<Cluster> {
+    api.apply(
         &json!({"apiVersion": "v1", "kind": "ServiceAccount",
         "metadata": {"name": name, "namespace": "default"}})
         .to_string(),
     )?;
-    let token = bed.kubectl(&["create", "token", name, "-n", "default"])?;
-    let scratch = bed.scratch().map_or_else(|| "".as_ref(), Scratch::path);
+    let token = api.kubectl(&["create", "token", name, "-n", "default"])?;
+    let scratch = api.scratch().map_or_else(|| "".as_ref(), Scratch::path);
     let (ca, file) = (scratch.join("person-ca.crt"), scratch.join(format!("{name}.kubeconfig")));
-    std::fs::write(&ca, bed.ca_pem()?)?;
+    std::fs::write(&ca, api.ca_pem()?)?;
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": bed.server(), "certificate-authority": ca}}],
+        "clusters": [{"name": "c", "cluster": {"server": api.server(), "certificate-authority": ca}}],
         "users": [{"name": "c", "user": {"token": token.trim()}}],
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
     });

@@ -58,7 +58,7 @@ impl Internet {
     /// The CLI with this Internet and no other.
     pub(crate) fn seen_by(&self, cli: DaprCli) -> DaprCli {
         cli.env("HTTPS_PROXY", &self.proxy)
-            .env("NO_PROXY", "10.89.0.1") // a node bed's API server; loopback never has a proxy
+            .env("NO_PROXY", "10.89.0.1") // a node cluster's API server; loopback never has a proxy
             .env("SSL_CERT_FILE", self.authorities.to_string_lossy())
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{ApiBed, DaprCli, Scratch, reference};
+use blackbox::{ApiCluster, DaprCli, Scratch, reference};
 use serde_json::{Value, json};
 
 use crate::internet::Internet;
@@ -30,7 +30,7 @@ const SUCCESS: &str = "Success! Dapr has been installed to namespace dapr-system
 
 /// The cluster without a control plane, for one test at a time, and the CLI.
 struct Stage {
-    bed: &'static ApiBed,
+    api: &'static ApiCluster,
     cli: DaprCli,
     _internet: Internet,
     _alone: MutexGuard<'static, ()>,
@@ -40,9 +40,9 @@ impl Stage {
     fn new(internet: Internet) -> Result<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let bed = ApiBed::shared()?;
-        let cli = DaprCli::with_repository(bed.cluster().clone(), None, None)?;
-        let stage = Self { bed, cli: internet.seen_by(cli), _internet: internet, _alone: alone };
+        let api = ApiCluster::shared()?;
+        let cli = DaprCli::with_repository(api.cluster().clone(), None, None)?;
+        let stage = Self { api, cli: internet.seen_by(cli), _internet: internet, _alone: alone };
         stage.clean()?;
         Ok(stage)
     }
@@ -61,28 +61,28 @@ impl Stage {
     fn clean(&self) -> Result<()> {
         let namespace = ["--namespace", NAMESPACE];
         let uninstall = ["uninstall", "dapr", "dapr-dashboard", "--ignore-not-found", "--wait"];
-        self.bed.cluster().helm(&[&uninstall[..], &namespace].concat())?;
+        self.api.cluster().helm(&[&uninstall[..], &namespace].concat())?;
         let dev = ["uninstall", "dapr-dev-redis", "dapr-dev-zipkin", "--ignore-not-found"];
-        self.bed.cluster().helm(&[&dev[..], &["--namespace", "default"]].concat())?;
+        self.api.cluster().helm(&[&dev[..], &["--namespace", "default"]].concat())?;
         let trust = ["delete", "secret,configmap", "dapr-trust-bundle", "--ignore-not-found"];
-        self.bed.kubectl(&[&trust[..], &namespace].concat())?;
-        let definitions = self.bed.kubectl(&["get", "crd", "-o", "name"])?;
+        self.api.kubectl(&[&trust[..], &namespace].concat())?;
+        let definitions = self.api.kubectl(&["get", "crd", "-o", "name"])?;
         let definitions = definitions.lines().filter(|name| name.ends_with(".dapr.io"));
         let delete: Vec<_> =
             ["delete", "--ignore-not-found"].into_iter().chain(definitions).collect();
         if delete.len() > 2 {
-            self.bed.kubectl(&delete)?;
+            self.api.kubectl(&delete)?;
         }
         Ok(())
     }
 
     fn values(&self) -> Result<Value> {
         let args = ["get", "values", "dapr", "--namespace", NAMESPACE, "--output", "json"];
-        serde_json::from_str(&self.bed.cluster().helm(&args)?).context("helm printed no JSON")
+        serde_json::from_str(&self.api.cluster().helm(&args)?).context("helm printed no JSON")
     }
 
     fn secret(&self, key: &str) -> Result<String> {
-        let secret = self.bed.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let secret = self.api.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE])?;
         let text = secret.pointer(&format!("/data/{key}")).and_then(Value::as_str);
         Ok(String::from_utf8(STANDARD.decode(text.with_context(|| format!("no {key}"))?)?)?)
     }
@@ -100,7 +100,7 @@ fn init_status_and_uninstall() -> Result<()> {
     }
     let mtls = stage.cli.run(&["mtls", "-k"])?;
     ensure!(mtls.contains("Mutual TLS is enabled"), "{mtls}");
-    let injector = stage.bed.get(&["deployment", "dapr-sidecar-injector", "-n", NAMESPACE])?;
+    let injector = stage.api.get(&["deployment", "dapr-sidecar-injector", "-n", NAMESPACE])?;
     let daprd = format!("mirror.example/dapr/daprd:{VERSION}");
     ensure!(injector.to_string().contains(&daprd), "the mirror holds daprd too");
 
@@ -113,12 +113,12 @@ fn init_status_and_uninstall() -> Result<()> {
 
     let said = stage.cli.run(&["uninstall", "-k"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let left = stage.bed.kubectl(&["get", "crd", "-o", "name"])?;
+    let left = stage.api.kubectl(&["get", "crd", "-o", "name"])?;
     ensure!(left.contains("components.dapr.io"), "only --all takes the definitions with it");
     stage.init(&[])?; // over the CA and the definitions that stayed
     let said = stage.cli.run(&["uninstall", "-k", "--all"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let left = stage.bed.kubectl(&["get", "crd", "-o", "name"])?;
+    let left = stage.api.kubectl(&["get", "crd", "-o", "name"])?;
     for kind in ["components", "configurations", "httpendpoints", "resiliencies", "subscriptions"] {
         ensure!(!left.contains(kind), "--all left {left}");
     }
@@ -143,7 +143,7 @@ fn init_flags_become_values_of_the_chart() -> Result<()> {
             "registry": "mirror.example/dapr", "tag": format!("{VERSION}-mariner")},
     });
     ensure!(values == wanted, "the CLI sets {values}");
-    let placement = stage.bed.get(&["statefulset", "dapr-placement-server", "-n", NAMESPACE])?;
+    let placement = stage.api.get(&["statefulset", "dapr-placement-server", "-n", NAMESPACE])?;
     ensure!(placement.pointer("/spec/replicas") == Some(&json!(3)), "{placement}");
     let mtls = stage.cli.run(&["mtls", "-k"])?;
     ensure!(mtls.contains("Mutual TLS is disabled"), "{mtls}");
@@ -190,7 +190,7 @@ fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
         let file = reference::chart()?.join("crds").join(file);
         // Exits with 1 where the API server has something else.
         let diff = ["diff", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()];
-        stage.bed.kubectl(&diff).context("that definition is not the reference's")?;
+        stage.api.kubectl(&diff).context("that definition is not the reference's")?;
     }
     let components = stage.cli.run(&["components", "-k", "-A"])?;
     for row in [["statestore", "state.redis"], ["pubsub", "pubsub.redis"]] {
@@ -203,7 +203,7 @@ fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
     let configurations = stage.cli.run(&["configurations", "-k", "-A"])?;
     ensure!(configurations.contains("appconfig"), "{configurations}");
     ensure!(!configurations.contains("daprsystem"), "the CLI hides it: {configurations}");
-    let component = stage.bed.get(&["component", "statestore", "-n", "default"])?;
+    let component = stage.api.get(&["component", "statestore", "-n", "default"])?;
     let host = component.pointer("/spec/metadata").map(ToString::to_string).unwrap_or_default();
     ensure!(
         host.contains("dapr-dev-redis-master:6379") && host.contains("dapr-dev-redis"),
@@ -212,7 +212,7 @@ fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
 
     let said = stage.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let releases = stage.bed.cluster().helm(&["list", "--all-namespaces", "--short"])?;
+    let releases = stage.api.cluster().helm(&["list", "--all-namespaces", "--short"])?;
     ensure!(!releases.contains("dapr-dev"), "left: {releases}");
     Ok(())
 }

@@ -10,7 +10,7 @@ use blackbox::{
 };
 
 /// Enough for a process to start on a machine that others use too.
-const PATIENCE: u64 = 120;
+const TIMEOUT: u64 = 120;
 /// Keeps the state of actors in daprd itself.
 const STATE_STORE: &str = "apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -58,7 +58,7 @@ fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> 
     let port = environment::free_port()?;
     let flags = ["--placement-host-address", &nobody, "--scheduler-host-address", &nobody];
     let mut run = start(cli, files, app, port, &flags)?;
-    run.wait_for_http(port, "/v1.0/healthz/outbound", Deadline::seconds(PATIENCE))?;
+    run.wait_for_http(port, "/v1.0/healthz/outbound", Deadline::seconds(TIMEOUT))?;
     let health = http::get(port, "/v1.0/healthz")?;
     ensure!(health.status == 500 && health.body.contains("not ready"), "{health:?}");
     let list = cli.run(&["list"])?;
@@ -68,7 +68,7 @@ fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> 
     let (app, port) = (&format!("{app}-content"), environment::free_port()?);
     let flags = ["--placement-host-address", "", "--scheduler-host-address", ""];
     let mut run = start(cli, files, app, port, &flags)?;
-    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(PATIENCE))?;
+    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(TIMEOUT))?;
     stop(cli, app, run)
 }
 
@@ -83,7 +83,7 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
             .arg(format!("--metrics-port={metrics}"))
             .env_remove("KUBERNETES_SERVICE_HOST")
             .start()?;
-    placement.wait_for_http(health, "/healthz", Deadline::seconds(PATIENCE))?;
+    placement.wait_for_http(health, "/healthz", Deadline::seconds(TIMEOUT))?;
     files.write("resources/state.yaml", STATE_STORE)?;
     let resources = files.path().join("resources").to_string_lossy().into_owned();
     let (port, host) = (environment::free_port()?, ActorApp::start("host", &["Counter"])?);
@@ -99,8 +99,8 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
         &app_port,
     ];
     let mut run = start(cli, files, app, port, &flags)?;
-    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(PATIENCE))?;
-    until(Deadline::seconds(PATIENCE), "the actor", || {
+    run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(TIMEOUT))?;
+    until(Deadline::seconds(TIMEOUT), "the actor", || {
         let answer = http::request(port, "PUT", "/v1.0/actors/Counter/7/method/call", &[], None);
         Ok(answer.ok().filter(|answer| answer.status == 200 && answer.body == "host 7"))
     })
@@ -125,13 +125,13 @@ fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -
         spawn = spawn.arg(flag).arg(environment::free_port()?.to_string());
     }
     let mut run = spawn.args(flags).folder(cli.home()).start()?;
-    run.wait_for_log("You're up and running!", Deadline::seconds(PATIENCE))?;
+    run.wait_for_log("You're up and running!", Deadline::seconds(TIMEOUT))?;
     Ok(run)
 }
 
 fn stop(cli: &DaprCli, app: &str, mut run: Process) -> Result<()> {
     let said = cli.run(&["stop", "--app-id", app])?;
     ensure!(said.contains("app stopped successfully"), "{said}");
-    until(Deadline::seconds(PATIENCE), "dapr run to end", || Ok(run.exit_status().map(drop)))
+    until(Deadline::seconds(TIMEOUT), "dapr run to end", || Ok(run.exit_status().map(drop)))
         .with_context(|| process::tail(&run.log()))
 }

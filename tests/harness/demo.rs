@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Cluster, Deadline, Image, NodeBed, Service, environment, peer_images, until};
+use crate::{Cluster, Deadline, Image, NodeCluster, Service, environment, peer_images, until};
 
 /// Where the control plane is installed.
 pub const CONTROL_PLANE: &str = "dapr-system";
@@ -26,17 +26,17 @@ const APPS: [&str; 3] = ["node", "python", "actor"];
 /// Registry part of the names of images that were made on this machine.
 pub const LOCAL: &str = "localhost";
 
-/// Makes the images of the control plane and of the sample and brings them to the bed's node.
+/// Makes the images of the control plane and of the sample and brings them to the cluster's node.
 /// `profile` is cargo's profile for our services.
 ///
 /// # Errors
 /// A service does not compile, or a program of the sample is missing on this machine.
-pub fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
+pub fn import_images(node: &NodeCluster, profile: &str) -> Result<()> {
     let folder = environment::workspace().join("target/images");
     let import = |name: &str, image: Image| {
         let archive = folder.join(format!("{name}.tar"));
         image.write(&archive)?;
-        bed.import_image(&archive)
+        node.import_image(&archive)
     };
     for service in Service::ALL {
         let tag = env!("CARGO_PKG_VERSION");
@@ -54,9 +54,9 @@ pub fn daprd_image() -> String {
     format!("{LOCAL}/daprd:{}", peer_images::daprd_tag())
 }
 
-/// The sample on a bed, with the images that [`import_images`] made.
-pub fn on_bed(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
-    Demo { overlay: "bed", ..Demo::new(cluster, root, namespace) }
+/// The sample on a test cluster, with the images that [`import_images`] made.
+pub fn on_cluster(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
+    Demo { overlay: "local", ..Demo::new(cluster, root, namespace) }
         .value(format!("global.controlPlane.registry={LOCAL}"))
         .value(format!("dapr_sidecar_injector.image.name={}", daprd_image()))
 }

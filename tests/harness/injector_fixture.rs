@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::accounts::{bound_token, kubeconfig};
 use crate::admission::AdmissionClient;
 use crate::{
-    ApiBed, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    ApiCluster, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
     process, until,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub const NAMESPACE: &str = "dapr-system";
 /// The object that makes kube-apiserver call the injector.
 const WEBHOOK: &str = "dapr-sidecar-injector";
-/// Variables of every injector of a bed.
+/// Variables of every injector of a test cluster.
 pub const SETTINGS: &[(&str, &str)] = &[
     ("NAMESPACE", NAMESPACE),
     ("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3"),
@@ -43,14 +43,14 @@ pub enum Rights {
 
 /// A cluster, sentry, and the webhook's registration with the injector behind it.
 #[derive(Debug)]
-pub struct InjectorBed {
+pub struct InjectorFixture {
     /// The injector that kube-apiserver calls: ours.
     pub injector: Injector,
     /// Sentry.
     pub sentry: Process,
     sentry_port: u16,
     /// The cluster.
-    pub bed: ApiBed,
+    pub api: ApiCluster,
     scratch: Scratch,
 }
 
@@ -67,23 +67,23 @@ pub struct Injector {
     pub metrics_port: u16,
 }
 
-impl InjectorBed {
+impl InjectorFixture {
     /// A cluster with our injector, ready and called by kube-apiserver.
     ///
     /// # Errors
     /// When a part does not start; the error holds the end of its log.
     pub fn start(rights: Rights) -> Result<Self> {
-        let bed = ApiBed::start()?;
+        let api = ApiCluster::start()?;
         let scratch = Scratch::new("injector")?;
-        prepare(&bed, rights)?;
+        prepare(&api, rights)?;
         let sentry_port = environment::free_port()?;
-        let sentry = start_sentry(&bed, &scratch, sentry_port)?;
-        bound_token(&bed, &scratch, "token", "dapr-injector", "injector")?;
-        kubeconfig(&bed, &scratch, "kubeconfig", "dapr-injector")?;
+        let sentry = start_sentry(&api, &scratch, sentry_port)?;
+        bound_token(&api, &scratch, "token", "dapr-injector", "injector")?;
+        kubeconfig(&api, &scratch, "kubeconfig", "dapr-injector")?;
         let port = environment::free_port()?;
-        register(&bed, port)?;
+        register(&api, port)?;
         let injector = Injector::start(ours(&scratch, "injector", sentry_port)?, port)?;
-        let installed = Self { injector, sentry, sentry_port, bed, scratch };
+        let installed = Self { injector, sentry, sentry_port, api, scratch };
         installed.wait_until_called()?;
         Ok(installed)
     }
@@ -92,7 +92,7 @@ impl InjectorBed {
     /// reference's, with the same settings but for these flags and variables.
     ///
     /// # Errors
-    /// As [`InjectorBed::start`].
+    /// As [`InjectorFixture::start`].
     pub fn another(
         &self,
         name: &str,
@@ -110,7 +110,7 @@ impl InjectorBed {
     /// Starts our injector again at the port that kube-apiserver calls, after its end.
     ///
     /// # Errors
-    /// As [`InjectorBed::start`].
+    /// As [`InjectorFixture::start`].
     pub fn restart_injector(&mut self) -> Result<()> {
         let spawn = ours(&self.scratch, "injector", self.sentry_port)?;
         self.injector = Injector::start(spawn, self.injector.port)?;
@@ -123,8 +123,8 @@ impl InjectorBed {
     /// # Errors
     /// When there is no such account or pod.
     pub fn spawn_as(&self, account: &str, pod: &str, program: PathBuf) -> Result<Spawn> {
-        let token = bound_token(&self.bed, &self.scratch, &format!("{pod}-token"), account, pod)?;
-        let way = kubeconfig(&self.bed, &self.scratch, &format!("{pod}.kubeconfig"), account)?;
+        let token = bound_token(&self.api, &self.scratch, &format!("{pod}-token"), account, pod)?;
+        let way = kubeconfig(&self.api, &self.scratch, &format!("{pod}.kubeconfig"), account)?;
         let spawn = Spawn::new(pod, program, self.scratch.path())
             .arg("--kubeconfig")
             .arg(way)
@@ -142,7 +142,7 @@ impl InjectorBed {
     /// # Errors
     /// When its account does not exist.
     pub fn spawn_operator(&self, ports: Ports) -> Result<Spawn> {
-        self.bed.apply(&format!(
+        self.api.apply(&format!(
             "
 apiVersion: v1
 kind: Pod
@@ -168,7 +168,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
     /// The injector of the next version beside the one that is called, as in a rolling upgrade.
     ///
     /// # Errors
-    /// As [`InjectorBed::start`].
+    /// As [`InjectorFixture::start`].
     pub fn next_injector(&self) -> Result<Injector> {
         let spawn = ours(&self.scratch, "next-injector", self.sentry_port)?;
         Injector::start(spawn, environment::free_port()?)
@@ -183,7 +183,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         let patch = json!([{"op": "replace", "path": place, "value": port}]).to_string();
         let object = ["mutatingwebhookconfiguration", WEBHOOK];
         let args = [&["patch"], &object[..], &["--type=json", "-p", &patch]].concat();
-        self.bed.kubectl(&args).map(drop)
+        self.api.kubectl(&args).map(drop)
     }
 
     /// Puts the chart's admission guard in force.
@@ -195,7 +195,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         helm.arg("template").arg("dapr").arg(environment::workspace().join("charts/dapr"));
         helm.args(["--namespace", NAMESPACE, "--set", "global.controlPlane.registry=none"]);
         helm.args(["--show-only", "templates/sidecar-injector/guard.yaml"]);
-        self.bed.apply(&process::output(&mut helm)?)?;
+        self.api.apply(&process::output(&mut helm)?)?;
         // It is in force when it denies; it looks after the webhook, which passes this pod by.
         let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
         probe["metadata"]["namespace"] = json!("default");
@@ -207,7 +207,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         })
     }
 
-    /// Sends reviews to an injector of this bed as kube-apiserver does.
+    /// Sends reviews to an injector of this test cluster as kube-apiserver does.
     ///
     /// # Errors
     /// When the trust anchors cannot be read.
@@ -235,7 +235,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
     /// # Errors
     /// When it cannot be run.
     pub fn kubectl(&self, args: &[&str], input: &Value) -> Result<Output> {
-        self.bed.cluster().kubectl_output(args, &input.to_string())
+        self.api.cluster().kubectl_output(args, &input.to_string())
     }
 
     /// Creates an object; returns whether it was accepted and what kubectl wrote to standard error.
@@ -253,7 +253,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
     /// # Errors
     /// When the registration is gone.
     pub fn ca_bundle(&self) -> Result<String> {
-        let found = self.bed.get(&["mutatingwebhookconfigurations", WEBHOOK])?;
+        let found = self.api.get(&["mutatingwebhookconfigurations", WEBHOOK])?;
         let bundle = found["webhooks"][0]["clientConfig"]["caBundle"].as_str();
         Ok(bundle.unwrap_or_default().to_owned())
     }
@@ -293,7 +293,7 @@ impl Injector {
     }
 }
 
-/// An injector with the settings that all of a bed share.
+/// An injector with the settings that all of a test cluster share.
 fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> Spawn {
     let file = |name: &str| scratch.path().join(name);
     let mut spawn = Spawn::new(name, program, scratch.path());
@@ -338,15 +338,15 @@ const MORE_RULES: &str = "- {apiGroups: [events.k8s.io], resources: [events], ve
 - {apiGroups: [\"\"], resources: [pods], verbs: [list]}";
 
 /// Namespace, kinds, accounts, rights, and the pod that the injector's token is bound to.
-fn prepare(bed: &ApiBed, rights: Rights) -> Result<()> {
+fn prepare(api: &ApiCluster, rights: Rights) -> Result<()> {
     let crds = environment::workspace().join("crds");
-    bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
-    bed.kubectl(&["create", "namespace", NAMESPACE])?;
+    api.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
+    api.kubectl(&["create", "namespace", NAMESPACE])?;
     let (hook_verbs, component_verbs, more_rules) = match rights {
         Rights::Ours => ("list, watch, patch", "list, watch", MORE_RULES),
         Rights::Dapr => ("patch", "get, list", ""),
     };
-    bed.apply(&format!(
+    api.apply(&format!(
         r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -414,7 +414,7 @@ metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
 }
 
 /// Starts our sentry and waits for its CA, which goes where the kubelet would project it.
-fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
+fn start_sentry(api: &ApiCluster, scratch: &Scratch, port: u16) -> Result<Process> {
     let ports = Ports::with_main(port)?;
     let mut sentry = Spawn::new("sentry", build_binary("sentry")?, scratch.path())
         .args(["--mode", "kubernetes", "--trust-domain", "cluster.local"])
@@ -422,12 +422,12 @@ fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
         .arg("--issuer-credentials")
         .arg(scratch.path().join("credentials"))
         .arg("--kubeconfig")
-        .arg(bed.kubeconfig())
+        .arg(api.kubeconfig())
         .env("NAMESPACE", NAMESPACE)
         .start()?;
     let anchors = until(Deadline::seconds(START_SECONDS), "the CA of sentry", || {
         anyhow::ensure!(sentry.is_running(), "sentry ended: {}", sentry.log());
-        let found = bed.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let found = api.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         Ok(found["data"]["ca.crt"].as_str().map(str::to_owned))
     })?;
     scratch.write("ca.crt", anchors)?;
@@ -437,8 +437,8 @@ fn start_sentry(bed: &ApiBed, scratch: &Scratch, port: u16) -> Result<Process> {
 
 /// Registers the webhook as the chart does. The Service leads to this machine: kube-apiserver dials
 /// it by its external name, and verifies the certificate by the name of the Service.
-fn register(bed: &ApiBed, port: u16) -> Result<()> {
-    bed.apply(&format!(
+fn register(api: &ApiCluster, port: u16) -> Result<()> {
+    api.apply(&format!(
         r#"
 apiVersion: v1
 kind: Service

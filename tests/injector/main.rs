@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 
 use base64::Engine as _;
-use blackbox::injector_bed::{Rights, names_of, pod};
-use blackbox::{Deadline, InjectorBed, until};
+use blackbox::injector_fixture::{Rights, names_of, pod};
+use blackbox::{Deadline, InjectorFixture, until};
 use serde_json::{Value, json};
 
 mod manifests;
@@ -13,9 +13,9 @@ mod namespaces;
 mod watchdog;
 
 /// The one that the tests that disturb nobody share.
-fn shared() -> &'static InjectorBed {
-    static SHARED: OnceLock<InjectorBed> = OnceLock::new();
-    SHARED.get_or_init(|| InjectorBed::start(Rights::Ours).unwrap())
+fn shared() -> &'static InjectorFixture {
+    static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
+    SHARED.get_or_init(|| InjectorFixture::start(Rights::Ours).unwrap())
 }
 
 /// Enough for a process to start on a machine that others use too.
@@ -56,12 +56,12 @@ fn deployment(annotations: &Value) -> Value {
 #[test]
 fn pods_of_a_deployment_get_their_sidecar() {
     let it = shared();
-    let namespace = it.bed.namespace("web").unwrap();
+    let namespace = it.api.namespace("web").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "3000"}));
     let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]).unwrap();
     assert!(ok, "{errors}");
     let pod = until(Deadline::seconds(START), "the deployment's pod", || {
-        Ok(it.bed.get(&["pods", "-n", &namespace])?.pointer("/items/0").cloned())
+        Ok(it.api.get(&["pods", "-n", &namespace])?.pointer("/items/0").cloned())
     });
     let pod = pod.unwrap();
     assert_eq!(names_of(&pod), ["app", "daprd"]);
@@ -89,7 +89,7 @@ fn pods_of_a_deployment_get_their_sidecar() {
 #[test]
 fn kubectl_shows_a_warning_for_an_unknown_annotation_and_a_bad_value() {
     let it = shared();
-    let namespace = it.bed.namespace("warn").unwrap();
+    let namespace = it.api.namespace("warn").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-prot": "3000", "dapr.io/metrics-port": "many"}));
     let (ok, errors) = it.create(&namespace, &pod("warned", &annotations), &[]).unwrap();
     assert!(ok, "{errors}");
@@ -100,14 +100,14 @@ fn kubectl_shows_a_warning_for_an_unknown_annotation_and_a_bad_value() {
     for warning in shown {
         assert!(errors.contains(warning), "{errors}");
     }
-    let stored = it.bed.get(&["pod", "warned", "-n", &namespace]).unwrap();
+    let stored = it.api.get(&["pod", "warned", "-n", &namespace]).unwrap();
     assert_eq!(names_of(&stored), ["app", "daprd"]);
 }
 
 #[test]
 fn an_invalid_app_id_is_refused_and_kubectl_says_why() {
     let it = shared();
-    let namespace = it.bed.namespace("bad").unwrap();
+    let namespace = it.api.namespace("bad").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "Bad_Id"}));
     let (ok, errors) = it.create(&namespace, &pod("bad", &annotations), &[]).unwrap();
     assert!(!ok);
@@ -122,11 +122,11 @@ fn an_invalid_app_id_is_refused_and_kubectl_says_why() {
 #[test]
 fn a_deployment_without_an_app_id_tells_its_owner() {
     let it = shared();
-    let namespace = it.bed.namespace("owner").unwrap();
+    let namespace = it.api.namespace("owner").unwrap();
     let (ok, errors) = it.create(&namespace, &deployment(&enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
     let message = until(Deadline::seconds(START), "the event of the replica set", || {
-        let events = it.bed.get(&["events", "-n", &namespace])?;
+        let events = it.api.get(&["events", "-n", &namespace])?;
         let events = events["items"].as_array().cloned().unwrap_or_default();
         let failed = events.iter().find(|event| event["reason"] == "FailedCreate");
         Ok(failed.and_then(|event| event["message"].as_str().map(str::to_owned)))
@@ -139,12 +139,12 @@ fn a_deployment_without_an_app_id_tells_its_owner() {
 #[test]
 fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
     let it = shared();
-    let namespace = it.bed.namespace("event").unwrap();
+    let namespace = it.api.namespace("event").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "x"}));
     let (ok, errors) = it.create(&namespace, &deployment(&annotations), &[]).unwrap();
     assert!(ok, "{errors}");
     let event = until(Deadline::seconds(START), "the injector's event", || {
-        let events = it.bed.get(&["events", "-n", &namespace])?;
+        let events = it.api.get(&["events", "-n", &namespace])?;
         let events = events["items"].as_array().cloned().unwrap_or_default();
         Ok(events.into_iter().find(|event| event["reason"] == "DaprInjected"))
     });
@@ -158,8 +158,8 @@ fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
 #[test]
 fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
     let it = shared();
-    let namespace = it.bed.namespace("jane").unwrap();
-    it.bed
+    let namespace = it.api.namespace("jane").unwrap();
+    it.api
         .kubectl(&[
             "create",
             "rolebinding",
@@ -175,7 +175,7 @@ fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
     assert!(ok, "{errors}");
     let want = "Warning: dapr: sidecar not injected: user \"jane\" is neither in group system:masters nor in ALLOWED_SERVICE_ACCOUNTS";
     assert!(errors.contains(want), "{errors}");
-    let stored = it.bed.get(&["pod", "hers", "-n", &namespace]).unwrap();
+    let stored = it.api.get(&["pod", "hers", "-n", &namespace]).unwrap();
     assert_eq!(names_of(&stored), ["app"]);
     assert_eq!(
         stored["metadata"]["annotations"]["dapr.io/injection-skipped"],
@@ -186,10 +186,10 @@ fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
 #[test]
 fn pods_that_do_not_ask_and_dry_runs() {
     let it = shared();
-    let namespace = it.bed.namespace("plain").unwrap();
+    let namespace = it.api.namespace("plain").unwrap();
     let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
     assert!(ok && errors.is_empty(), "{errors}");
-    let stored = it.bed.get(&["pod", "plain", "-n", &namespace]).unwrap();
+    let stored = it.api.get(&["pod", "plain", "-n", &namespace]).unwrap();
     assert_eq!(names_of(&stored), ["app"]);
     let dry = it
         .kubectl(
@@ -204,7 +204,7 @@ fn pods_that_do_not_ask_and_dry_runs() {
 #[test]
 fn the_container_of_a_component_comes_along() {
     let it = shared();
-    let namespace = it.bed.namespace("plug").unwrap();
+    let namespace = it.api.namespace("plug").unwrap();
     let component = json!({
         "apiVersion": "dapr.io/v1alpha1", "kind": "Component",
         "metadata": {"name": "store", "namespace": namespace, "annotations": {
@@ -212,14 +212,14 @@ fn the_container_of_a_component_comes_along() {
         }},
         "spec": {"type": "state.store", "version": "v1", "metadata": []},
     });
-    it.bed.apply(&component.to_string()).unwrap();
+    it.api.apply(&component.to_string()).unwrap();
     let annotations = enabled(&json!({"dapr.io/inject-pluggable-components": "true"}));
     let mut attempt = 0;
     let stored = until(Deadline::seconds(START), "the watch to see the Component", || {
         attempt += 1;
         let name = format!("app-{attempt}");
         it.create(&namespace, &pod(&name, &annotations), &[]).unwrap();
-        let stored = it.bed.get(&["pod", &name, "-n", &namespace])?;
+        let stored = it.api.get(&["pod", &name, "-n", &namespace])?;
         Ok((names_of(&stored).len() == 3).then_some(stored))
     });
     let stored = stored.unwrap();
@@ -229,14 +229,14 @@ fn the_container_of_a_component_comes_along() {
 
 #[test]
 fn keeps_the_api_servers_trust_whatever_happens_to_it() {
-    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     let anchors = it.anchors().unwrap();
     assert_eq!(it.ca_bundle().unwrap(), base64(&anchors));
 
     // Somebody applies the chart again: the bundle is gone, and back within seconds.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
-    it.bed.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
+    it.api.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
     let restored = Deadline::seconds(RECONCILE);
     until(restored, "the caBundle", || {
         Ok((it.ca_bundle().unwrap() == base64(&anchors)).then_some(()))
@@ -246,7 +246,7 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
 
     // Sentry is away: injection needs nothing of it.
     it.sentry.kill();
-    let namespace = it.bed.namespace("alone").unwrap();
+    let namespace = it.api.namespace("alone").unwrap();
     until(Deadline::seconds(START), "the API server to use the bundle", || {
         let (ok, errors) = it
             .create(
@@ -274,7 +274,7 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
     .unwrap();
     let (ok, errors) = it.create(&namespace, &pod("late", &enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
-    let stored = it.bed.get(&["pod", "late", "-n", &namespace]).unwrap();
+    let stored = it.api.get(&["pod", "late", "-n", &namespace]).unwrap();
     let env = container(&stored, "daprd")["env"].as_array().unwrap();
     let trusted = env.iter().find(|v| v["name"] == "DAPR_TRUST_ANCHORS").unwrap();
     assert_eq!(trusted["value"], json!(rotated));
@@ -282,24 +282,24 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
 
 #[test]
 fn runs_with_the_rights_of_daprs_own_chart_and_stops_without_dropping_pods() {
-    let mut it = InjectorBed::start(Rights::Dapr).unwrap();
+    let mut it = InjectorFixture::start(Rights::Dapr).unwrap();
     let anchors = it.anchors().unwrap();
 
     // Without the right to look, the bundle is written again and again.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
-    it.bed.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
+    it.api.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
     until(Deadline::seconds(RECONCILE), "the caBundle", || {
         Ok((it.ca_bundle().unwrap() == base64(&anchors)).then_some(()))
     })
     .unwrap();
 
     // A stop: not ready at once, but pods are still served while the API server learns of it.
-    let namespace = it.bed.namespace("stop").unwrap();
+    let namespace = it.api.namespace("stop").unwrap();
     let injected = |name: &str| {
         let (ok, errors) = it.create(&namespace, &pod(name, &enabled(&json!({}))), &[]).unwrap();
         assert!(ok, "{errors}");
-        names_of(&it.bed.get(&["pod", name, "-n", &namespace]).unwrap()).len() == 2
+        names_of(&it.api.get(&["pod", name, "-n", &namespace]).unwrap()).len() == 2
     };
     let mut attempt = 0;
     until(Deadline::seconds(START), "the API server to use the bundle", || {

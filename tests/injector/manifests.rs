@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use blackbox::build_binary;
-use blackbox::injector_bed::{SETTINGS, pod};
+use blackbox::injector_fixture::{SETTINGS, pod};
 use serde_json::{Value, json};
 
 use super::{enabled, shared};
@@ -62,7 +62,7 @@ fn tempfile() -> std::path::PathBuf {
 
 #[test]
 fn a_manifest_injected_offline_becomes_the_pod_that_the_webhook_makes() {
-    let namespace = shared().bed.namespace("offline").unwrap();
+    let namespace = shared().api.namespace("offline").unwrap();
     let mut object = pod(
         "same",
         &enabled(&json!({

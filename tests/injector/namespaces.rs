@@ -1,6 +1,6 @@
 //! What Namespaces say about the sidecars of their pods, through a real kube-apiserver.
 
-use blackbox::injector_bed::{names_of, pod};
+use blackbox::injector_fixture::{names_of, pod};
 use blackbox::{Deadline, until};
 use serde_json::{Value, json};
 
@@ -20,11 +20,11 @@ fn pod_that(namespace: &str, object: &Value, wanted: impl Fn(&Value) -> bool) ->
 #[test]
 fn a_restricted_namespace_with_defaults_admits_its_injected_pods() {
     let it = shared();
-    let namespace = it.bed.namespace("strict").unwrap();
-    let bed = &it.bed;
+    let namespace = it.api.namespace("strict").unwrap();
+    let api = &it.api;
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
-    bed.kubectl(&["label", "namespace", &namespace, enforce]).unwrap();
-    bed.kubectl(&["annotate", "namespace", &namespace, "dapr.io/log-level=debug"]).unwrap();
+    api.kubectl(&["label", "namespace", &namespace, enforce]).unwrap();
+    api.kubectl(&["annotate", "namespace", &namespace, "dapr.io/log-level=debug"]).unwrap();
     let mut object = pod("strict", &enabled(&json!({})));
     object["spec"]["securityContext"] =
         json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
@@ -44,14 +44,14 @@ fn a_restricted_namespace_with_defaults_admits_its_injected_pods() {
 #[test]
 fn a_namespace_switches_its_pods_on_and_off() {
     let it = shared();
-    let namespace = it.bed.namespace("switch").unwrap();
-    it.bed.kubectl(&["label", "namespace", &namespace, "dapr.io/injection=enabled"]).unwrap();
+    let namespace = it.api.namespace("switch").unwrap();
+    it.api.kubectl(&["label", "namespace", &namespace, "dapr.io/injection=enabled"]).unwrap();
     let object = pod("opted", &json!({"dapr.io/app-id": "opted"}));
     let stored = pod_that(&namespace, &object, |stored| names_of(stored) == ["app", "daprd"]);
     assert_eq!(stored["metadata"]["annotations"]["dapr.io/enabled"], "true");
 
     let off = ["label", "namespace", &namespace, "dapr.io/injection=disabled", "--overwrite"];
-    it.bed.kubectl(&off).unwrap();
+    it.api.kubectl(&off).unwrap();
     let object = pod("asks", &enabled(&json!({})));
     let stored = pod_that(&namespace, &object, |stored| names_of(stored) == ["app"]);
     assert_eq!(

@@ -1,8 +1,8 @@
 //! The operator's watchdog and the injector: pods that came up while the injector was not there.
 
 use anyhow::Result;
-use blackbox::injector_bed::{NAMESPACE, Rights, names_of};
-use blackbox::{ApiBed, Deadline, InjectorBed, Ports, Process, environment, http, until};
+use blackbox::injector_fixture::{NAMESPACE, Rights, names_of};
+use blackbox::{ApiCluster, Deadline, InjectorFixture, Ports, Process, environment, http, until};
 use serde_json::{Value, json};
 
 use crate::START;
@@ -26,14 +26,14 @@ fn deployment(name: &str, replicas: u32, containers: &Value) -> Value {
     })
 }
 
-fn apply(bed: &ApiBed, namespace: &str, object: &Value) -> Result<()> {
+fn apply(api: &ApiCluster, namespace: &str, object: &Value) -> Result<()> {
     let args = ["apply", "-n", namespace, "-f", "-"];
-    bed.cluster().kubectl_with_input(&args, &object.to_string()).map(drop)
+    api.cluster().kubectl_with_input(&args, &object.to_string()).map(drop)
 }
 
 /// Pods of one app, those that are about to go left out.
-fn pods(bed: &ApiBed, namespace: &str, app: &str) -> Result<Vec<Value>> {
-    let list = bed.get(&["pods", "-n", namespace, "-l", &format!("app={app}")])?;
+fn pods(api: &ApiCluster, namespace: &str, app: &str) -> Result<Vec<Value>> {
+    let list = api.get(&["pods", "-n", namespace, "-l", &format!("app={app}")])?;
     let pods = list["items"].as_array().cloned().unwrap_or_default();
     Ok(pods.into_iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect())
 }
@@ -50,9 +50,9 @@ fn metric(port: u16, series: &str) -> f64 {
 }
 
 /// The operator with the rights that the chart gives it, and nothing of the chart but those.
-fn start_operator(it: &InjectorBed, metrics_port: u16) -> Result<Process> {
+fn start_operator(it: &InjectorFixture, metrics_port: u16) -> Result<Process> {
     let chart = environment::workspace().join("charts/dapr");
-    let rights = it.bed.cluster().helm(&[
+    let rights = it.api.cluster().helm(&[
         "template",
         "dapr",
         &chart.to_string_lossy(),
@@ -63,7 +63,7 @@ fn start_operator(it: &InjectorBed, metrics_port: u16) -> Result<Process> {
         "--show-only",
         "templates/operator/rbac.yaml",
     ])?;
-    it.bed.apply(&rights)?;
+    it.api.apply(&rights)?;
     let ports = Ports { metrics: metrics_port, ..Ports::free()? };
     let mut operator = it
         .spawn_operator(ports)?
@@ -78,40 +78,40 @@ const APPS: &str = "apps";
 
 /// Pods that nobody may delete: without controller, with a sidecar of their own, and where the
 /// webhook is not called.
-fn spared(bed: &ApiBed) -> Result<Vec<Value>> {
-    let mut all = pods(bed, APPS, "bare")?;
-    all.extend(pods(bed, APPS, "own")?);
-    all.extend(pods(bed, "kube-system", "system")?);
+fn spared(api: &ApiCluster) -> Result<Vec<Value>> {
+    let mut all = pods(api, APPS, "bare")?;
+    all.extend(pods(api, APPS, "own")?);
+    all.extend(pods(api, "kube-system", "system")?);
     Ok(all)
 }
 
 /// Makes pods that ask for a sidecar; returns those that the injector should have seen, and those
 /// that nobody may delete.
-fn make_pods(bed: &ApiBed) -> Result<(Vec<String>, Vec<String>)> {
-    bed.kubectl(&["create", "namespace", APPS])?;
+fn make_pods(api: &ApiCluster) -> Result<(Vec<String>, Vec<String>)> {
+    api.kubectl(&["create", "namespace", APPS])?;
     until(Deadline::seconds(START), "the namespace's service account", || {
-        Ok(bed.kubectl(&["get", "serviceaccount", "default", "-n", APPS]).ok())
+        Ok(api.kubectl(&["get", "serviceaccount", "default", "-n", APPS]).ok())
     })?;
     let app = json!([{"name": "app", "image": "app"}]);
-    apply(bed, APPS, &deployment("web", 3, &app))?;
+    apply(api, APPS, &deployment("web", 3, &app))?;
     let with_sidecar = json!([{"name": "app", "image": "app"}, {"name": "daprd", "image": "d"}]);
-    apply(bed, APPS, &deployment("own", 1, &with_sidecar))?;
-    apply(bed, "kube-system", &deployment("system", 1, &app))?;
-    let mut bare = blackbox::injector_bed::pod("bare", &json!({"dapr.io/enabled": "true"}));
+    apply(api, APPS, &deployment("own", 1, &with_sidecar))?;
+    apply(api, "kube-system", &deployment("system", 1, &app))?;
+    let mut bare = blackbox::injector_fixture::pod("bare", &json!({"dapr.io/enabled": "true"}));
     bare["metadata"]["labels"] = json!({"app": "bare"});
-    apply(bed, APPS, &bare)?;
+    apply(api, APPS, &bare)?;
     until(Deadline::seconds(START), "the pods", || {
-        let (naked, spared) = (pods(bed, APPS, "web")?, spared(bed)?);
+        let (naked, spared) = (pods(api, APPS, "web")?, spared(api)?);
         Ok((naked.len() == 3 && spared.len() == 3).then_some((uids(&naked), uids(&spared))))
     })
 }
 
 #[test]
 fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others() {
-    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     it.injector.process.kill();
-    let (naked, untouchable) = make_pods(&it.bed).unwrap();
-    assert_eq!(names_of(&pods(&it.bed, APPS, "web").unwrap()[0]), ["app"], "not naked");
+    let (naked, untouchable) = make_pods(&it.api).unwrap();
+    assert_eq!(names_of(&pods(&it.api, APPS, "web").unwrap()[0]), ["app"], "not naked");
     let metrics = environment::free_port().unwrap();
     let operator = start_operator(&it, metrics).unwrap();
     let passes = |series: &str, more: f64| {
@@ -122,22 +122,22 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
     };
     // It looks, cannot prove that injection works, and leaves every pod alone.
     passes(UNPROVEN, 3.0);
-    assert_eq!(uids(&pods(&it.bed, APPS, "web").unwrap()), naked, "deleted too early");
+    assert_eq!(uids(&pods(&it.api, APPS, "web").unwrap()), naked, "deleted too early");
 
     it.restart_injector().unwrap();
     let web = until(Deadline::seconds(START), "every pod to have its sidecar", || {
-        let web = pods(&it.bed, APPS, "web")?;
+        let web = pods(&it.api, APPS, "web")?;
         let all = web.iter().all(|pod| names_of(pod) == ["app", "daprd"]);
         Ok((web.len() == 3 && all).then_some(web))
     });
     let web = web.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
     assert!(uids(&web).iter().all(|uid| !naked.contains(uid)));
     passes(COMPLETE, 2.0); // these have seen everything that is there
-    assert_eq!(uids(&spared(&it.bed).unwrap()), untouchable, "{}", operator.log());
-    assert_eq!(uids(&pods(&it.bed, APPS, "web").unwrap()), uids(&web), "{}", operator.log());
+    assert_eq!(uids(&spared(&it.api).unwrap()), untouchable, "{}", operator.log());
+    assert_eq!(uids(&pods(&it.api, APPS, "web").unwrap()), uids(&web), "{}", operator.log());
     assert!((metric(metrics, DELETED) - 3.0).abs() < f64::EPSILON, "{}", operator.log());
 
-    let events = it.bed.get(&["events", "-n", APPS]).unwrap();
+    let events = it.api.get(&["events", "-n", APPS]).unwrap();
     let missing = events["items"].as_array().into_iter().flatten();
     let missing: Vec<_> = missing.filter(|event| event["reason"] == "SidecarMissing").collect();
     assert_eq!(missing.len(), 1, "once per owner");

@@ -7,21 +7,21 @@ mod outages;
 
 use std::sync::OnceLock;
 
-use blackbox::injector_bed::{Rights, names_of, pod};
-use blackbox::{Deadline, InjectorBed, until};
+use blackbox::injector_fixture::{Rights, names_of, pod};
+use blackbox::{Deadline, InjectorFixture, until};
 use rstest::rstest;
 use serde_json::{Value, json};
 
 /// Enough for controllers on a busy machine; a `CronJob` waits for the full minute.
-const PATIENCE: u64 = 120;
+const TIMEOUT: u64 = 120;
 
-/// The bed of the tests that leave the injector alone, with the guard in force.
-fn shared() -> &'static InjectorBed {
-    static SHARED: OnceLock<InjectorBed> = OnceLock::new();
+/// The test cluster of the tests that leave the injector alone, with the guard in force.
+fn shared() -> &'static InjectorFixture {
+    static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let bed = InjectorBed::start(Rights::Ours).unwrap();
-        bed.guard().unwrap();
-        bed
+        let api = InjectorFixture::start(Rights::Ours).unwrap();
+        api.guard().unwrap();
+        api
     })
 }
 
@@ -64,9 +64,9 @@ fn workload(kind: &str) -> Value {
 }
 
 /// The first pod of a namespace.
-fn first_pod(it: &InjectorBed, namespace: &str) -> Value {
-    let pod = until(Deadline::seconds(PATIENCE), "a pod", || {
-        Ok(it.bed.get(&["pods", "-n", namespace])?.pointer("/items/0").cloned())
+fn first_pod(it: &InjectorFixture, namespace: &str) -> Value {
+    let pod = until(Deadline::seconds(TIMEOUT), "a pod", || {
+        Ok(it.api.get(&["pods", "-n", namespace])?.pointer("/items/0").cloned())
     });
     pod.unwrap()
 }
@@ -93,9 +93,9 @@ fn pods_of_every_workload_get_their_sidecar(#[case] kind: &str) {
     let it = shared();
     if kind == "DaemonSet" {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}});
-        it.bed.apply(&node.to_string()).unwrap();
+        it.api.apply(&node.to_string()).unwrap();
     }
-    let namespace = it.bed.namespace("kind").unwrap();
+    let namespace = it.api.namespace("kind").unwrap();
     let (ok, errors) = it.create(&namespace, &workload(kind), &[]).unwrap();
     assert!(ok, "{errors}");
     let pod = first_pod(it, &namespace);
@@ -103,14 +103,14 @@ fn pods_of_every_workload_get_their_sidecar(#[case] kind: &str) {
     assert_eq!(variables(&pod, "app"), OURS);
     assert_eq!(pod["metadata"]["labels"]["dapr.io/app-id"], "app");
     // A second sidecar, or none, would be stored by now.
-    it.bed.kubectl(&["delete", kind, "app", "-n", &namespace, "--wait=false"]).unwrap();
+    it.api.kubectl(&["delete", kind, "app", "-n", &namespace, "--wait=false"]).unwrap();
 }
 
 /// Argo Rollouts: a resource of its own, whose controller makes `ReplicaSets` that it owns.
 #[test]
 fn pods_of_a_rollout_get_their_sidecar() {
     let it = shared();
-    let namespace = it.bed.namespace("rollout").unwrap();
+    let namespace = it.api.namespace("rollout").unwrap();
     let names = json!({"plural": "rollouts", "singular": "rollout", "kind": "Rollout"});
     let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let version = json!({"name": "v1alpha1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}});
@@ -119,8 +119,8 @@ fn pods_of_a_rollout_get_their_sidecar() {
         "metadata": {"name": "rollouts.argoproj.io"},
         "spec": {"group": "argoproj.io", "scope": "Namespaced", "names": names, "versions": [version]},
     });
-    it.bed.apply(&crd.to_string()).unwrap();
-    it.bed
+    it.api.apply(&crd.to_string()).unwrap();
+    it.api
         .kubectl(&["wait", "crd", "rollouts.argoproj.io", "--for=condition=Established"])
         .unwrap();
     let mut rollout = workload("Deployment");
@@ -129,7 +129,7 @@ fn pods_of_a_rollout_get_their_sidecar() {
     let (ok, errors) = it.create(&namespace, &rollout, &[]).unwrap();
     assert!(ok, "{errors}");
     // What its controller does.
-    let rollout = it.bed.get(&["rollout", "app", "-n", &namespace]).unwrap();
+    let rollout = it.api.get(&["rollout", "app", "-n", &namespace]).unwrap();
     let mut set = workload("ReplicaSet");
     set["metadata"]["ownerReferences"] = json!([{
         "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "app",
@@ -143,7 +143,7 @@ fn pods_of_a_rollout_get_their_sidecar() {
 #[test]
 fn a_dry_run_shows_the_sidecar_and_leaves_nothing() {
     let it = shared();
-    let namespace = it.bed.namespace("dry").unwrap();
+    let namespace = it.api.namespace("dry").unwrap();
     let annotations = json!({"dapr.io/enabled": "true", "dapr.io/app-port": "many"});
     for verb in [&["create"][..], &["apply"], &["apply", "--server-side"]] {
         let more = ["-n", &namespace, "--dry-run=server", "-o", "json", "-f", "-"];
@@ -151,21 +151,21 @@ fn a_dry_run_shows_the_sidecar_and_leaves_nothing() {
         let shown: Value = serde_json::from_slice(&answer.stdout).unwrap();
         assert_eq!(names_of(&shown), ["app", "daprd"], "{verb:?}");
     }
-    let left = it.bed.get(&["pods,events", "-n", &namespace]).unwrap();
+    let left = it.api.get(&["pods,events", "-n", &namespace]).unwrap();
     assert_eq!(left["items"], json!([]));
 }
 
 #[test]
 fn a_pod_can_be_applied_again_and_again_on_the_servers_side() {
     let it = shared();
-    let namespace = it.bed.namespace("apply").unwrap();
+    let namespace = it.api.namespace("apply").unwrap();
     let args = ["apply", "--server-side", "-n", &namespace, "-f", "-"];
     let mut pod = pod("app", &json!({"dapr.io/enabled": "true"}));
     for round in 0..3 {
         pod["metadata"]["labels"] = json!({"round": round.to_string()});
         let answer = it.kubectl(&args, &pod).unwrap();
         assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
-        let stored = it.bed.get(&["pod", "app", "-n", &namespace]).unwrap();
+        let stored = it.api.get(&["pod", "app", "-n", &namespace]).unwrap();
         assert_eq!(names_of(&stored), ["app", "daprd"]);
         assert_eq!(stored["metadata"]["labels"]["dapr.io/sidecar-injected"], "true");
         assert_eq!(stored["metadata"]["labels"]["round"], round.to_string());
@@ -176,20 +176,20 @@ fn a_pod_can_be_applied_again_and_again_on_the_servers_side() {
 fn webhooks_before_and_after_ours_may_switch_injection_on() {
     let it = shared();
     for name in ["a-before-ours", "z-after-ours"] {
-        let namespace = it.bed.namespace("switch").unwrap();
-        neighbour::install(&it.bed, name, &namespace, |_| {
+        let namespace = it.api.namespace("switch").unwrap();
+        neighbour::install(&it.api, name, &namespace, |_| {
             let annotations = json!({"dapr.io/enabled": "true"});
             json!([{"op": "add", "path": "/metadata/annotations", "value": annotations}])
         })
         .unwrap();
         let mut attempt = 0;
         // The API server learns of a webhook a moment after its registration.
-        let stored = until(Deadline::seconds(PATIENCE), "the webhook to be called", || {
+        let stored = until(Deadline::seconds(TIMEOUT), "the webhook to be called", || {
             attempt += 1;
             let pod = pod(&format!("app-{attempt}"), &Value::Null);
             let (ok, errors) = it.create(&namespace, &pod, &[])?;
             assert!(ok, "{errors}");
-            let stored = it.bed.get(&["pod", &format!("app-{attempt}"), "-n", &namespace])?;
+            let stored = it.api.get(&["pod", &format!("app-{attempt}"), "-n", &namespace])?;
             Ok(stored.pointer("/metadata/annotations").is_some().then_some(stored))
         });
         assert_eq!(names_of(&stored.unwrap()), ["app", "daprd"], "{name}");
@@ -199,21 +199,21 @@ fn webhooks_before_and_after_ours_may_switch_injection_on() {
 #[test]
 fn containers_that_other_webhooks_add_are_completed() {
     let it = shared();
-    let namespace = it.bed.namespace("add").unwrap();
-    neighbour::install(&it.bed, "a-before-ours-adds", &namespace, |pod| {
+    let namespace = it.api.namespace("add").unwrap();
+    neighbour::install(&it.api, "a-before-ours-adds", &namespace, |pod| {
         add_container(pod, "early")
     })
     .unwrap();
-    neighbour::install(&it.bed, "z-after-ours-adds", &namespace, |pod| add_container(pod, "late"))
+    neighbour::install(&it.api, "z-after-ours-adds", &namespace, |pod| add_container(pod, "late"))
         .unwrap();
     let sockets = json!({"dapr.io/enabled": "true", "dapr.io/unix-domain-socket-path": "/sockets"});
     let mut attempt = 0;
-    let stored = until(Deadline::seconds(PATIENCE), "both webhooks to be called", || {
+    let stored = until(Deadline::seconds(TIMEOUT), "both webhooks to be called", || {
         attempt += 1;
         let name = format!("app-{attempt}");
         let (ok, errors) = it.create(&namespace, &pod(&name, &sockets), &[])?;
         assert!(ok, "{errors}");
-        let stored = it.bed.get(&["pod", &name, "-n", &namespace])?;
+        let stored = it.api.get(&["pod", &name, "-n", &namespace])?;
         let names = names_of(&stored);
         Ok(["early", "late"].iter().all(|n| names.contains(&(*n).to_owned())).then_some(stored))
     });

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
-use blackbox::ApiBed;
+use blackbox::ApiCluster;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use testkit::ca::{Ca, SvidOptions};
 pub(crate) type Change = fn(&Value) -> Value;
 
 /// Registers a webhook that answers each pod of a namespace with the JSON Patch of `change`.
-pub(crate) fn install(bed: &ApiBed, name: &str, namespace: &str, change: Change) -> Result<()> {
+pub(crate) fn install(api: &ApiCluster, name: &str, namespace: &str, change: Change) -> Result<()> {
     let ca = Ca::new();
     let options = SvidOptions {
         key_kind: identity::KeyKind::EcdsaP256,
@@ -56,7 +56,7 @@ pub(crate) fn install(bed: &ApiBed, name: &str, namespace: &str, change: Change)
             "admissionReviewVersions": ["v1"],
         }],
     });
-    bed.apply(&registration.to_string()).map(drop)
+    api.apply(&registration.to_string()).map(drop)
 }
 
 fn serve(stream: TcpStream, tls: Arc<ServerConfig>, change: Change) -> Result<()> {

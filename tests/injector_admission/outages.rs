@@ -7,12 +7,12 @@
 
 use std::net::TcpListener;
 
-use blackbox::injector_bed::{Rights, names_of, pod};
-use blackbox::{Deadline, InjectorBed, until};
+use blackbox::injector_fixture::{Rights, names_of, pod};
+use blackbox::{Deadline, InjectorFixture, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, template};
+use crate::{TIMEOUT, template};
 
 /// Controllers wait longer after each failure.
 const RECOVERY: u64 = 180;
@@ -30,31 +30,31 @@ fn deployment(name: &str, replicas: usize) -> Value {
     })
 }
 
-fn pods(it: &InjectorBed, namespace: &str, app: &str) -> Vec<Value> {
-    let list = it.bed.get(&["pods", "-n", namespace, "-l", &format!("app={app}")]).unwrap();
+fn pods(it: &InjectorFixture, namespace: &str, app: &str) -> Vec<Value> {
+    let list = it.api.get(&["pods", "-n", namespace, "-l", &format!("app={app}")]).unwrap();
     list["items"].as_array().unwrap().clone()
 }
 
-fn naked(it: &InjectorBed, namespace: &str) -> Vec<String> {
-    let list = it.bed.get(&["pods", "-n", namespace]).unwrap();
+fn naked(it: &InjectorFixture, namespace: &str) -> Vec<String> {
+    let list = it.api.get(&["pods", "-n", namespace]).unwrap();
     let pods = list["items"].as_array().unwrap().iter();
     let naked = pods.filter(|pod| !names_of(pod).contains(&"daprd".to_owned()));
     naked.map(|pod| pod["metadata"]["name"].to_string()).collect()
 }
 
 /// A Deployment whose pods are refused as long as the injector is away.
-fn create_refused(it: &InjectorBed, namespace: &str, name: &str) {
+fn create_refused(it: &InjectorFixture, namespace: &str, name: &str) {
     let (ok, errors) = it.create(namespace, &deployment(name, 3), &[]).unwrap();
     assert!(ok, "{errors}");
-    until(Deadline::seconds(PATIENCE), "the ReplicaSet to be told", || {
-        let events = it.bed.get(&["events", "-n", namespace])?.to_string();
+    until(Deadline::seconds(TIMEOUT), "the ReplicaSet to be told", || {
+        let events = it.api.get(&["events", "-n", namespace])?.to_string();
         Ok((events.contains("dapr-sidecar-guard") && events.contains(name)).then_some(()))
     })
     .unwrap();
     assert_eq!(pods(it, namespace, name), [Value::Null; 0]);
 }
 
-fn recovers(it: &InjectorBed, namespace: &str, name: &str, replicas: usize) {
+fn recovers(it: &InjectorFixture, namespace: &str, name: &str, replicas: usize) {
     until(Deadline::seconds(RECOVERY), &format!("the pods of {name}"), || {
         Ok((pods(it, namespace, name).len() == replicas).then_some(()))
     })
@@ -64,9 +64,9 @@ fn recovers(it: &InjectorBed, namespace: &str, name: &str, replicas: usize) {
 
 #[test]
 fn no_pod_is_without_its_sidecar_after_any_outage() {
-    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     it.guard().unwrap();
-    let namespace = it.bed.namespace("outage").unwrap();
+    let namespace = it.api.namespace("outage").unwrap();
 
     // The cluster starts with everything registered and no injector yet.
     it.injector.process.kill();
@@ -77,7 +77,7 @@ fn no_pod_is_without_its_sidecar_after_any_outage() {
     // Pods without the annotation are none of the guard's business.
     let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
     assert!(ok, "{errors}");
-    it.bed.kubectl(&["delete", "pod", "plain", "-n", &namespace, "--now"]).unwrap();
+    it.api.kubectl(&["delete", "pod", "plain", "-n", &namespace, "--now"]).unwrap();
     it.restart_injector().unwrap();
     recovers(&it, &namespace, "early", 3);
 
@@ -86,7 +86,7 @@ fn no_pod_is_without_its_sidecar_after_any_outage() {
     assert!(ok, "{errors}");
     for replicas in [8, 16, 24] {
         let wanted = format!("--replicas={replicas}");
-        it.bed.kubectl(&["scale", "deployment/crash", "-n", &namespace, &wanted]).unwrap();
+        it.api.kubectl(&["scale", "deployment/crash", "-n", &namespace, &wanted]).unwrap();
         it.injector.process.kill();
         it.restart_injector().unwrap();
     }
@@ -102,26 +102,26 @@ fn no_pod_is_without_its_sidecar_after_any_outage() {
 
 #[test]
 fn a_rolling_upgrade_costs_no_sidecar() {
-    let mut it = InjectorBed::start(Rights::Ours).unwrap();
+    let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     it.guard().unwrap();
-    let namespace = it.bed.namespace("upgrade").unwrap();
+    let namespace = it.api.namespace("upgrade").unwrap();
     let (ok, errors) = it.create(&namespace, &deployment("app", 1), &[]).unwrap();
     assert!(ok, "{errors}");
     for replicas in [20, 40] {
         let next = it.next_injector().unwrap();
         let wanted = format!("--replicas={replicas}");
-        it.bed.kubectl(&["scale", "deployment/app", "-n", &namespace, &wanted]).unwrap();
+        it.api.kubectl(&["scale", "deployment/app", "-n", &namespace, &wanted]).unwrap();
         // The order of a rollout: the next is ready, the old one is told to end, and only then is
         // it taken out of the Service.
         it.injector.process.signal(Signal::TERM).unwrap();
         it.call_port(next.port).unwrap();
-        let ended = until(Deadline::seconds(PATIENCE), "the old injector to end", || {
+        let ended = until(Deadline::seconds(TIMEOUT), "the old injector to end", || {
             Ok(it.injector.process.exit_status())
         });
         assert_eq!(ended.unwrap().code(), Some(0));
         it.injector = next;
         recovers(&it, &namespace, "app", replicas);
     }
-    let events = it.bed.get(&["events", "-n", &namespace]).unwrap().to_string();
+    let events = it.api.get(&["events", "-n", &namespace]).unwrap().to_string();
     assert!(!events.contains("dapr-sidecar-guard"), "a pod was refused meanwhile: {events}");
 }

@@ -43,7 +43,7 @@ impl Outcome {
     }
 
     /// Without the token that proves the sidecar's identity. Each injector gives sidecars one if it
-    /// has one itself; on this bed only ours finds its own, because Dapr's looks in a fixed folder
+    /// has one itself; on this test cluster only ours finds its own, because Dapr's looks in a fixed folder
     /// of the machine.
     pub(crate) fn without_token(mut self) -> Self {
         let named = |item: &Value| item["name"] == "dapr-identity-token";

@@ -15,8 +15,8 @@ mod sides;
 
 use std::collections::BTreeSet;
 
-use blackbox::injector_bed::Rights;
-use blackbox::{InjectorBed, environment};
+use blackbox::injector_fixture::Rights;
+use blackbox::{InjectorFixture, environment};
 use resources::annotations::POD;
 use serde_json::json;
 
@@ -50,10 +50,10 @@ fn answers_as_dapr_recorded_but_for_the_listed_differences() {
 
 #[test]
 fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
-    let bed = InjectorBed::start(Rights::Ours).unwrap();
-    sides::create_components(&bed);
-    let anchors = bed.anchors().unwrap();
-    let pairs: Vec<Processes> = SETTINGS.iter().map(|s| Processes::start(&bed, s)).collect();
+    let api = InjectorFixture::start(Rights::Ours).unwrap();
+    sides::create_components(&api);
+    let anchors = api.anchors().unwrap();
+    let pairs: Vec<Processes> = SETTINGS.iter().map(|s| Processes::start(&api, s)).collect();
     let (mut wrong, mut telling) = (Vec::new(), BTreeSet::new());
     let mut recorded = Corpus::default();
     for (name, setting, request) in corpus::requests(PODS) {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use blackbox::admission::{AdmissionClient, Decision};
-use blackbox::injector_bed::Injector;
-use blackbox::{InjectorBed, Tool, build_binary};
+use blackbox::injector_fixture::Injector;
+use blackbox::{InjectorFixture, Tool, build_binary};
 use clap::Parser as _;
 use serde_json::{Value, json};
 use sidecar_injector::components::ComponentContainer;
@@ -72,16 +72,16 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    pub(crate) fn start(bed: &InjectorBed, setting: &Setting) -> Self {
+    pub(crate) fn start(api: &InjectorFixture, setting: &Setting) -> Self {
         let start = |who: &str, program: PathBuf| {
             let name = format!("{who}-{}", setting.name);
-            bed.another(&name, program, setting.flags, setting.variables).unwrap()
+            api.another(&name, program, setting.flags, setting.variables).unwrap()
         };
         let ours = start("ours", build_binary("injector").unwrap());
         let reference = start("reference", Tool::REFERENCE_INJECTOR.path().unwrap());
         Self {
-            ours: bed.admission_client(&ours).unwrap(),
-            reference: bed.admission_client(&reference).unwrap(),
+            ours: api.admission_client(&ours).unwrap(),
+            reference: api.admission_client(&reference).unwrap(),
             _injectors: [ours, reference],
         }
     }
@@ -98,7 +98,7 @@ pub(crate) struct Core {
 pub(crate) fn cores() -> Vec<Core> {
     let core = |setting: &Setting| {
         let flags = std::iter::once("injector").chain(setting.flags.iter().copied());
-        let variables = blackbox::injector_bed::SETTINGS.iter().chain(setting.variables);
+        let variables = blackbox::injector_fixture::SETTINGS.iter().chain(setting.variables);
         let find = |name: &str| {
             variables.clone().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
@@ -175,9 +175,9 @@ const COMPONENTS: &[(&str, &[&str], &str)] = &[
     ("g-no-container", &[], ""),
 ];
 
-/// Brings the Components to a bed.
-pub(crate) fn create_components(bed: &InjectorBed) {
-    bed.bed.kubectl(&["create", "namespace", PLUGGABLE]).unwrap();
+/// Brings the Components to a test cluster.
+pub(crate) fn create_components(api: &InjectorFixture) {
+    api.api.kubectl(&["create", "namespace", PLUGGABLE]).unwrap();
     for (name, scopes, container) in COMPONENTS {
         let component = json!({
             "apiVersion": "dapr.io/v1alpha1", "kind": "Component",
@@ -187,6 +187,6 @@ pub(crate) fn create_components(bed: &InjectorBed) {
             "spec": {"type": "state.store", "version": "v1", "metadata": []},
             "scopes": scopes,
         });
-        bed.bed.apply(&component.to_string()).unwrap();
+        api.api.apply(&component.to_string()).unwrap();
     }
 }

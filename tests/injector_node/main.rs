@@ -11,29 +11,30 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, Demo};
-use blackbox::injector_bed::names_of;
+use blackbox::injector_fixture::names_of;
 use blackbox::progress::step;
 use blackbox::{
-    Deadline, Image, NodeBed, Scratch, Tool, environment, image_profile, peer_images, process,
+    Deadline, Image, NodeCluster, Scratch, Tool, environment, image_profile, peer_images, process,
     until,
 };
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "restricted";
 /// A pod on a busy machine: its image is there, its sidecar has to get a certificate.
-const PATIENCE: u64 = 180;
+const TIMEOUT: u64 = 180;
 /// The application of all pods: Node.js with a script of one line.
 const APP: &str = "localhost/trilby-sample-node:1";
 const OLD_DAPRD: &str = "localhost/daprd:1.15.0";
 const DEBUG_DAPRD: &str = "localhost/daprd-debug:1";
 
 #[test]
+#[ignore = "needs root: runs real Pods"]
 fn official_sidecars_accept_every_argument_that_annotations_can_produce() -> Result<()> {
-    let Some(bed) = NodeBed::for_test()? else { return Ok(()) };
-    let cluster = step("bring up a cluster", || bed.up())?;
+    let node = NodeCluster::temporary()?;
+    let cluster = step("bring up a cluster", || node.up())?;
     let profile = image_profile();
-    step("make and import images", || import_images(&bed, &profile))?;
-    let demo = demo::on_bed(cluster, environment::workspace(), NAMESPACE)
+    step("make and import images", || import_images(&node, &profile))?;
+    let demo = demo::on_cluster(cluster, environment::workspace(), NAMESPACE)
         .value("dapr_sidecar_injector.sidecarDropALLCapabilities=true");
     step("install the chart", || demo.install())?;
     prepare(&demo)?;
@@ -106,7 +107,7 @@ fn everything() -> Value {
 }
 
 /// What annotations alone decide. `--app-binding-options-timeout` came with daprd 1.18.3, of which
-/// the bed has no module: it must *not* be there.
+/// the test cluster has no module: it must *not* be there.
 const ARGUMENTS: [&str; 38] = [
     "--dapr-http-port",
     "--dapr-grpc-port",
@@ -163,13 +164,13 @@ const ASK_SOCKET: &str = "require('http').get({socketPath: \
     '/tmp/sockets/dapr-sockets-http.socket', path: '/v1.0/metadata'}, \
     a => { console.log('status', a.statusCode); process.exit(0) })";
 
-fn import_images(bed: &NodeBed, profile: &str) -> Result<()> {
-    demo::import_images(bed, profile)?;
+fn import_images(node: &NodeCluster, profile: &str) -> Result<()> {
+    demo::import_images(node, profile)?;
     let folder = Scratch::new("images")?;
     let import = |image: Image| {
         let archive = folder.path().join("image.tar");
         image.write(&archive)?;
-        bed.import_image(&archive)
+        node.import_image(&archive)
     };
     let old = Image::new(OLD_DAPRD).file(Tool::DAPRD_1_15.path()?, "/daprd")?;
     import(old.ca_roots().shared_folder("/tmp"))?;
@@ -205,7 +206,7 @@ stringData: {{token: secret}}
 "
     );
     demo.cluster().apply(&manifests)?;
-    until(Deadline::seconds(PATIENCE), "the namespace's service account", || {
+    until(Deadline::seconds(TIMEOUT), "the namespace's service account", || {
         Ok(demo.kubectl(&["get", "serviceaccount", "default"]).ok())
     })
     .map(drop)
@@ -259,7 +260,7 @@ fn create(demo: &Demo, object: &Value) -> Result<()> {
 }
 
 fn ready(demo: &Demo, pod: &str) -> Result<()> {
-    let wait = ["wait", "--for=condition=Ready", "pod", pod, &format!("--timeout={PATIENCE}s")];
+    let wait = ["wait", "--for=condition=Ready", "pod", pod, &format!("--timeout={TIMEOUT}s")];
     demo.kubectl(&wait).map(drop).map_err(|error| {
         let log = demo.kubectl(&["logs", pod, "-c", "daprd", "--tail=20"]).unwrap_or_default();
         let events = demo.kubectl(&["describe", "pod", pod]).unwrap_or_default();
@@ -293,7 +294,7 @@ fn runs_under_the_debugger(demo: &Demo) -> Result<()> {
 }
 
 fn completes(demo: &Demo) -> Result<()> {
-    let wait = ["wait", "--for=condition=Complete", "job/job", &format!("--timeout={PATIENCE}s")];
+    let wait = ["wait", "--for=condition=Complete", "job/job", &format!("--timeout={TIMEOUT}s")];
     demo.kubectl(&wait)?;
     let list = demo.cluster().get(&["pods", "-n", NAMESPACE, "-l", "job-name=job"])?;
     let pod = &list["items"][0];
@@ -306,7 +307,7 @@ fn completes(demo: &Demo) -> Result<()> {
 fn outlives_the_stop_signal(demo: &Demo) -> Result<()> {
     ready(demo, "block")?;
     demo.kubectl(&["delete", "pod", "block", "--wait=false"])?;
-    until(Deadline::seconds(PATIENCE), "the application's call after its stop signal", || {
+    until(Deadline::seconds(TIMEOUT), "the application's call after its stop signal", || {
         let log = demo.kubectl(&["logs", "block", "-c", "app"])?;
         ensure!(!log.contains("refused"), "the sidecar had ended: {log}");
         Ok(log.contains("answered 200").then_some(()))

@@ -4,7 +4,7 @@ use std::fs;
 use blackbox::{environment, until};
 use serde_json::{Value, json};
 
-use crate::{component, patience, stage::Stage, warnings};
+use crate::{component, stage::Stage, timeout, warnings};
 
 fn about(name: &str, spec: &Value, more: &Value) -> String {
     let mut object = json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
@@ -63,7 +63,7 @@ fn mistakes_in_components_are_said_on_the_components() {
     }
     stage.apply(&namespace, &manifests);
     for (name, _, _, reason) in &cases {
-        let said = until(patience(), "the event", || {
+        let said = until(timeout(), "the event", || {
             let said = warnings(stage, &namespace, name);
             Ok(said.into_iter().find(|said| said.starts_with(&format!("{reason}: "))))
         });
@@ -74,7 +74,7 @@ fn mistakes_in_components_are_said_on_the_components() {
     assert_eq!(warnings(stage, &namespace, "good"), Vec::<String>::new());
     // Nothing is withheld from a sidecar because of a finding.
     let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
-    let served = until(patience(), "all of them", || {
+    let served = until(timeout(), "all of them", || {
         Ok(app.components().ok().filter(|served| served.len() == cases.len() + 1))
     });
     served.unwrap();
@@ -91,7 +91,7 @@ fn conversion_survives_that_the_upstream_file_is_applied_again() {
     let crd = || stage.bed.get(&["crd", "subscriptions.dapr.io"]).unwrap();
     let client = |crd: &Value| crd["spec"]["conversion"]["webhook"]["clientConfig"].clone();
     let port = client(&crd())["service"]["port"].clone();
-    // As `dapr upgrade -k` does; only the port is the bed's own.
+    // As `dapr upgrade -k` does; only the port is the cluster's own.
     let file = environment::workspace().join("crds/subscription.yaml");
     let upstream = fs::read_to_string(file).unwrap();
     let upstream = upstream.replace("namespace: dapr-system", "namespace: replaceme");
@@ -102,14 +102,14 @@ fn conversion_survives_that_the_upstream_file_is_applied_again() {
         [&["apply", "-f", "-"], &["apply", "--server-side", "--force-conflicts", "-f", "-"]];
     for args in ways {
         stage.bed.cluster().kubectl_with_input(args, &upstream).unwrap();
-        let right = until(patience(), "the repair", || {
+        let right = until(timeout(), "the repair", || {
             let client = client(&crd());
             let right = client["service"]["namespace"] == "dapr-system"
                 && client["caBundle"].as_str().is_some_and(|bundle| !bundle.is_empty());
             Ok(right.then_some(client))
         });
         assert_eq!(right.unwrap()["service"]["name"], "dapr-webhook");
-        let old = until(patience(), "both versions", || {
+        let old = until(timeout(), "both versions", || {
             Ok(stage.bed.get(&["subscriptions.v1alpha1.dapr.io", "s", "-n", &namespace]).ok())
         });
         assert_eq!(old.unwrap()["spec"]["route"], "/r");

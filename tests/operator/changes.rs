@@ -4,7 +4,7 @@ use blackbox::until;
 use proto::operator::{HttpEndpointUpdateRequest, ListHttpEndpointsRequest, ResourceEventType};
 use serde_json::{Value, json};
 
-use crate::{component, component_with_secret, name, patience, secret, stage::Stage};
+use crate::{component, component_with_secret, name, secret, stage::Stage, timeout};
 
 fn endpoint(name: &str, secret: &str) -> String {
     format!(
@@ -27,7 +27,7 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
     );
     let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
     // What a sidecar does at its start: from here on it has the values.
-    until(patience(), "both components", || Ok((app.components()?.len() == 2).then_some(())))
+    until(timeout(), "both components", || Ok((app.components()?.len() == 2).then_some(())))
         .unwrap();
     let request = ListHttpEndpointsRequest { namespace: namespace.clone() };
     app.runtime.block_on(app.client.list_http_endpoints(request)).unwrap();
@@ -61,7 +61,7 @@ fn a_secret_that_appears_is_sent_at_once() {
     let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
     let mut components = app.open_components();
     stage.apply(&namespace, &component_with_secret("waits", "late", ""));
-    until(patience(), "the refusal", || Ok(app.components().err())).unwrap();
+    until(timeout(), "the refusal", || Ok(app.components().err())).unwrap();
     stage.apply(&namespace, &secret("late"));
     let (event, body) = app.next(&mut components);
     assert_ne!(event, ResourceEventType::Deleted);
@@ -85,14 +85,14 @@ fn daemon_sets_get_services_and_what_others_wrote_there_stays() {
     let service = |name: &str| stage.bed.get(&["service", name, "-n", &namespace]).ok();
     let kubectl = |args: &[&str]| stage.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
     stage.apply(&namespace, &daemon_set("agent", "50001"));
-    let made = until(patience(), "the service", || Ok(service("agent-dapr"))).unwrap();
+    let made = until(timeout(), "the service", || Ok(service("agent-dapr"))).unwrap();
     assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "DaemonSet");
     assert_eq!(made["spec"]["selector"], json!({"app": "agent"}));
 
     kubectl(&["label", "service", "agent-dapr", "mesh=on"]);
     kubectl(&["annotate", "service", "agent-dapr", "external-dns=name"]);
     stage.apply(&namespace, &daemon_set("agent", "50011"));
-    let changed = until(patience(), "the new port", || {
+    let changed = until(timeout(), "the new port", || {
         Ok(service("agent-dapr").filter(|service| service["spec"]["ports"][1]["port"] == 50011))
     });
     let changed = changed.unwrap();
@@ -102,7 +102,7 @@ fn daemon_sets_get_services_and_what_others_wrote_there_stays() {
     // A change that means nothing to the Service; the one after it shows that it was seen.
     kubectl(&["annotate", "daemonset", "agent", "note=x"]);
     stage.apply(&namespace, &daemon_set("second", "50001"));
-    until(patience(), "the second service", || Ok(service("second-dapr"))).unwrap();
+    until(timeout(), "the second service", || Ok(service("second-dapr"))).unwrap();
     let now = service("agent-dapr").unwrap();
     assert_eq!(now["metadata"]["resourceVersion"], changed["metadata"]["resourceVersion"]);
 }

@@ -35,8 +35,9 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    comparable, name, patience, pod_of,
-    stage::{PATIENCE, Sidecar, Stage},
+    comparable, name, pod_of,
+    stage::{Sidecar, Stage, TIMEOUT},
+    timeout,
 };
 use ResourceEventType::{Created, Deleted, Updated};
 
@@ -308,7 +309,7 @@ impl Audience<'_> {
     /// in another order than they were made in.
     fn wait_until_open(&mut self) {
         let (mut tries, mut rounds) = (0, 0);
-        until(patience(), "all streams to be open", || {
+        until(timeout(), "all streams to be open", || {
             tries += 1;
             let mark = format!("open-{tries}");
             self.mark_fences(&mark);
@@ -326,7 +327,7 @@ impl Audience<'_> {
     /// Compares what everybody hears until the fences are `passed`.
     fn listen(&mut self, step: &str, passed: impl Fn(ResourceEventType, &Value) -> bool) {
         for (app, (ours, theirs)) in APPS.iter().zip(self.ours.iter_mut().zip(&mut self.theirs)) {
-            let limit = Duration::from_secs(PATIENCE);
+            let limit = Duration::from_secs(TIMEOUT);
             let ours = ours.until_fence(limit, &passed);
             let ours = ours.with_context(|| format!("{step}, {app}: ours is silent")).unwrap();
             let theirs = theirs.until_fence(limit, &passed);
@@ -388,7 +389,7 @@ fn streams_say_what_the_reference_says() {
     all.step(ROTATED, |all| {
         all.kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"password": "new"}}"#]);
         // Ours hears of it by another watch than that of the fence.
-        until(patience(), "ours to have told", || {
+        until(timeout(), "ours to have told", || {
             let log = stage.operator.process.log();
             let told = log.lines().filter(|line| {
                 line.contains("a Secret has changed") && line.contains(&all.namespace)

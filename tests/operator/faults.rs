@@ -2,7 +2,7 @@
 //! than it should: what it knew it goes on serving, and what changed meanwhile arrives once.
 use std::{thread, time::Duration};
 
-use blackbox::{ApiBed, until};
+use blackbox::{ApiCluster, until};
 use proto::operator::ResourceEventType::{self, Created, Deleted, Updated};
 use serde_json::Value;
 use tonic::Code;
@@ -10,11 +10,12 @@ use tonic::Code;
 use crate::{
     component, component_with_secret,
     differential::KINDS,
-    name, patience, pod_of,
+    name, pod_of,
     proxy::{Asked, Fate, Proxy},
     rights::{does_its_work, whole_operator},
     secret,
     stage::{Operator, Sidecar, Stage},
+    timeout,
 };
 
 /// An operator that reaches the API server by this way.
@@ -101,7 +102,7 @@ fn meet_trouble(prefix: &str, fate: Fate, trouble: Trouble) {
         let spoiled = is_about_components(asked) && (lists_too || asked.watch);
         if spoiled { fate } else { Fate::Pass }
     });
-    until(patience(), "the trouble to be met", || {
+    until(timeout(), "the trouble to be met", || {
         let met = proxy.spoiled() >= 1;
         if !met {
             // A watch that lasted for less than a second is followed by a list, which goes on as a
@@ -115,7 +116,7 @@ fn meet_trouble(prefix: &str, fate: Fate, trouble: Trouble) {
     stage.apply(&namespace, &(component("changes", "scopes: [orders]") + &component("comes", "")));
     stage.bed.kubectl(&["delete", "component.dapr.io", "goes", "-n", &namespace]).unwrap();
     if trouble == Trouble::Passes {
-        until(patience(), "a second try", || Ok((proxy.spoiled() >= 2).then_some(()))).unwrap();
+        until(timeout(), "a second try", || Ok((proxy.spoiled() >= 2).then_some(()))).unwrap();
         // Nothing new is known, so what was known is served.
         assert_eq!(app.component_names(), ["changes", "goes", "same"]);
         proxy.rule(|_| Fate::Pass);
@@ -159,7 +160,7 @@ fn an_api_server_that_knows_less_than_usual_is_enough() {
     stage.apply(&namespace, &pod_of("orders", "mine"));
     // The pod is seen by another watch than the Configuration.
     stage.apply(&namespace, configuration);
-    let heard = until(patience(), "the event of the assigned Configuration", || {
+    let heard = until(timeout(), "the event of the assigned Configuration", || {
         let label = format!("note={}", blackbox::environment::secret()?);
         let object = ["configuration.dapr.io", "mine", "-n", &namespace];
         stage.bed.kubectl(&[&["label", "--overwrite"], &object[..], &[&label]].concat())?;
@@ -212,7 +213,7 @@ fn an_api_server_with_another_history_is_read_anew() {
     let restored =
         component("same", "") + &component("changes", "scopes: [orders]") + &component("comes", "");
     stage.apply_on(other, &namespace, &restored);
-    let version = |bed: &ApiBed| {
+    let version = |bed: &ApiCluster| {
         let list = bed.get(&["components.dapr.io", "-n", &namespace]).unwrap();
         let newest = |item: &Value| item["metadata"]["resourceVersion"].as_str()?.parse().ok();
         list["items"].as_array().unwrap().iter().filter_map(newest).max().unwrap_or(0_u64)
@@ -228,11 +229,11 @@ fn an_api_server_with_another_history_is_read_anew() {
     let mut stream = app.open_components();
     assert_eq!(app.component_names(), ["changes", "goes", "same"]);
     proxy.rule(|_| Fate::Lost);
-    until(patience(), "the API server to be missed", || Ok((proxy.spoiled() >= 8).then_some(())))
+    until(timeout(), "the API server to be missed", || Ok((proxy.spoiled() >= 8).then_some(())))
         .unwrap();
     proxy.lead_to(other.kubeconfig()).unwrap();
     proxy.rule(|_| Fate::Pass);
-    until(patience(), "what is there now", || {
+    until(timeout(), "what is there now", || {
         Ok((app.component_names() == ["changes", "comes", "same"]).then_some(()))
     })
     .unwrap();
@@ -281,7 +282,7 @@ fn a_kind_that_appears_later_is_served_and_streamed() {
         remove();
         let (event, body) = app.next(&mut stream);
         assert_eq!((event, name(&body)), (Deleted, "store"), "round {round}");
-        until(patience(), "the kind to be missed", || {
+        until(timeout(), "the kind to be missed", || {
             Ok(app.components().is_err_and(|status| status.message() == text).then_some(()))
         })
         .unwrap();

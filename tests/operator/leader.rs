@@ -2,15 +2,16 @@
 //! served noticing.
 use std::collections::BTreeSet;
 
-use blackbox::{ApiBed, Deadline, until};
+use blackbox::{ApiCluster, Deadline, until};
 use proto::operator::{ComponentUpdateEvent, ResourceEventType::Created};
 use serde_json::Value;
 use tonic::Streaming;
 
 use crate::{
-    deployment, name, patience,
+    deployment, name,
     proxy::{Fate, Proxy},
     stage::{Operator, Sidecar, Stage},
+    timeout,
 };
 
 const LEASE: &str = "operator.dapr.io";
@@ -27,7 +28,7 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(stage: &Stage, bed: &ApiBed, namespace: &str, name: &str) -> Self {
+    fn start(stage: &Stage, bed: &ApiCluster, namespace: &str, name: &str) -> Self {
         let proxy = Proxy::start(bed.kubeconfig()).unwrap();
         let mut spawn = stage
             .spawn(name)
@@ -48,13 +49,13 @@ impl Replica {
     }
 
     fn wait_until_it_leads(&self) {
-        until(patience(), "the lease", || Ok(self.leads().then_some(()))).unwrap();
+        until(timeout(), "the lease", || Ok(self.leads().then_some(()))).unwrap();
     }
 
     fn wait_for_a_pass_of_the_watchdog(&self) {
         let before = self.operator.metric(PASSES);
         let passed = || Ok((self.operator.metric(PASSES) > before).then_some(()));
-        until(patience(), "a pass of the watchdog", passed).unwrap();
+        until(timeout(), "a pass of the watchdog", passed).unwrap();
     }
 
     /// The kinds that only a writer has to know.
@@ -71,14 +72,14 @@ impl Replica {
 }
 
 /// Who holds the lease, and how often it changed hands.
-fn lease(bed: &ApiBed, namespace: &str) -> (String, Value) {
+fn lease(bed: &ApiCluster, namespace: &str) -> (String, Value) {
     let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     (holder.to_owned(), lease["spec"]["leaseTransitions"].clone())
 }
 
 /// What the Events on the lease say happened, and how often.
-fn said(bed: &ApiBed, namespace: &str) -> [usize; 2] {
+fn said(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
     let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
     let events = bed.get(&["events", "-n", namespace]).unwrap();
     let events = events["items"].as_array().unwrap().iter();
@@ -103,7 +104,7 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     let made_anew = || {
         let before = service();
         bed.kubectl(&["delete", "service", "orders-dapr", "-n", namespace]).unwrap();
-        until(patience(), "the Service again", || Ok(service().filter(|_| service() != before)))
+        until(timeout(), "the Service again", || Ok(service().filter(|_| service() != before)))
             .unwrap();
     };
     let announce =
@@ -111,7 +112,7 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     stage.apply_on(bed, namespace, &deployment("orders", "orders"));
     let mut first = Replica::start(stage, bed, namespace, "first-replica");
     first.wait_until_it_leads();
-    until(patience(), "the Service", || Ok(service())).unwrap();
+    until(timeout(), "the Service", || Ok(service())).unwrap();
     first.wait_for_a_pass_of_the_watchdog();
     let mut second = Replica::start(stage, bed, namespace, "second-replica");
     made_anew();
@@ -131,7 +132,7 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
             if asked.path.contains("/leases") { Fate::Refused(500) } else { Fate::Pass }
         },
     );
-    until(patience(), "the end of its term", || Ok((!first.leads()).then_some(()))).unwrap();
+    until(timeout(), "the end of its term", || Ok((!first.leads()).then_some(()))).unwrap();
     assert!(!second.leads(), "nobody may, for a while");
     announce("two");
     first.hears_of("two");
@@ -160,7 +161,7 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     first.hears_of("four");
 
     assert_eq!(lease(bed, namespace).1, 2, "of the lease's holder changes");
-    until(patience(), "the Events", || Ok((said(bed, namespace) == [3, 2]).then_some(()))).unwrap();
+    until(timeout(), "the Events", || Ok((said(bed, namespace) == [3, 2]).then_some(()))).unwrap();
     let names: BTreeSet<_> = first.sidecar.component_names().into_iter().collect();
     assert_eq!(names, ["four", "one", "three", "two"].map(str::to_owned).into());
 }

@@ -27,10 +27,10 @@ use proto::operator::{
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming};
 
-use stage::{PATIENCE, Sidecar, Stage};
+use stage::{Sidecar, Stage, TIMEOUT};
 
-fn patience() -> Deadline {
-    Deadline::seconds(PATIENCE)
+fn timeout() -> Deadline {
+    Deadline::seconds(TIMEOUT)
 }
 
 fn parsed(bodies: &[Bytes]) -> Vec<Value> {
@@ -111,7 +111,7 @@ impl Sidecar {
 
     /// The next event; waits for one.
     fn event<E>(&self, stream: &mut Streaming<E>) -> E {
-        let limit = Duration::from_secs(PATIENCE);
+        let limit = Duration::from_secs(TIMEOUT);
         let event =
             self.runtime.block_on(async { tokio::time::timeout(limit, stream.message()).await });
         event.expect("no event came").unwrap().expect("the stream ended")
@@ -226,16 +226,16 @@ fn secret_of_a_component_is_filled_in_and_a_missing_one_harms_only_its_app() {
     let port = stage.operator.port;
     let mut orders = stage.sidecar(&namespace, "orders", port);
     let mut bills = stage.sidecar(&namespace, "bills", port);
-    let got = until(patience(), "the component", || Ok(orders.components()?.pop())).unwrap();
+    let got = until(timeout(), "the component", || Ok(orders.components()?.pop())).unwrap();
     assert_eq!(got["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
 
-    let status = until(patience(), "the refusal", || Ok(bills.components().err())).unwrap();
+    let status = until(timeout(), "the refusal", || Ok(bills.components().err())).unwrap();
     assert_eq!(
         (status.code(), status.message()),
         (Code::FailedPrecondition, "Secret \"gone\" not found")
     );
     assert_eq!(orders.component_names(), ["good"]);
-    until(patience(), "the event", || Ok(warnings(stage, &namespace, "broken").pop())).unwrap();
+    until(timeout(), "the event", || Ok(warnings(stage, &namespace, "broken").pop())).unwrap();
     let failures = "dapr_operator_secret_failures_total";
     let failures = format!("{failures}{{kind=\"Component\",namespace=\"{namespace}\"}}");
     assert!(stage.operator.metric(&failures) >= 1.0);
@@ -260,13 +260,12 @@ fn undecodable_object_is_left_out_and_reported() {
     let late = stage.another_operator();
     for port in [stage.operator.port, late.port] {
         let mut app = stage.sidecar(&namespace, "orders", port);
-        let good =
-            until(patience(), "the good one", || Ok(app.configuration("good").ok())).unwrap();
+        let good = until(timeout(), "the good one", || Ok(app.configuration("good").ok())).unwrap();
         assert_eq!(good["spec"]["tracing"]["otel"]["timeout"], "5s");
         assert_eq!(app.configuration("bad").unwrap_err().code(), Code::NotFound);
     }
     let said =
-        until(patience(), "the event", || Ok(warnings(stage, &namespace, "bad").pop())).unwrap();
+        until(timeout(), "the event", || Ok(warnings(stage, &namespace, "bad").pop())).unwrap();
     assert!(said.starts_with("Undecodable: ") && said.contains("1d"), "{said}");
 }
 
@@ -322,7 +321,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
 
     let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
     let served =
-        until(patience(), "both", || Ok(Some(app.subscriptions()).filter(|s| s.len() == 2)));
+        until(timeout(), "both", || Ok(Some(app.subscriptions()).filter(|s| s.len() == 2)));
     let served = served.unwrap();
     assert_eq!(served[1]["apiVersion"], "dapr.io/v2alpha1");
     assert_eq!(served[1]["spec"]["routes"]["default"], "/r");
@@ -333,7 +332,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
         .bed
         .kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", reset])
         .unwrap();
-    until(patience(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
+    until(timeout(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
     let repairs = "dapr_operator_crd_checks_total";
     let repairs = format!("{repairs}{{crd=\"subscriptions.dapr.io\",result=\"patched\"}}");
     assert!(stage.operator.metric(&repairs) >= 1.0);
@@ -349,20 +348,20 @@ fn services_follow_their_workloads() {
         stage.bed.get(&["service", &name, "-n", &namespace]).ok()
     };
     stage.apply(&namespace, &deployment("orders"));
-    let made = until(patience(), "the service", || Ok(service("orders"))).unwrap();
+    let made = until(timeout(), "the service", || Ok(service("orders"))).unwrap();
     assert_eq!(made["spec"]["clusterIP"], "None");
     assert_eq!(made["spec"]["selector"], json!({"app": "orders"}));
     assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "Deployment");
     assert_eq!(made["spec"]["ports"][2]["port"], 50002);
 
     stage.bed.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
-    let again = until(patience(), "the service again", || Ok(service("orders"))).unwrap();
+    let again = until(timeout(), "the service again", || Ok(service("orders"))).unwrap();
     assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
 
     // Somebody edits it: what is ours comes back, and nothing else is touched.
     let edit = r#"{"metadata": {"labels": {"mine": "x"}}, "spec": {"selector": {"app": "other"}}}"#;
     stage.bed.kubectl(&["patch", "service", "orders-dapr", "-n", &namespace, "-p", edit]).unwrap();
-    let repaired = until(patience(), "the repair", || {
+    let repaired = until(timeout(), "the repair", || {
         Ok(service("orders").filter(|service| service["spec"]["selector"]["app"] == "orders"))
     });
     let repaired = repaired.unwrap();
@@ -370,27 +369,27 @@ fn services_follow_their_workloads() {
     assert_eq!(repaired["metadata"]["uid"], again["metadata"]["uid"]);
 
     stage.apply(&namespace, &deployment("bills"));
-    until(patience(), "the new service", || Ok(service("bills"))).unwrap();
-    until(patience(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
+    until(timeout(), "the new service", || Ok(service("bills"))).unwrap();
+    until(timeout(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
         .unwrap();
 
     let plain = deployment("bills").replace("dapr.io/enabled: 'true'", "dapr.io/enabled: 'false'");
     stage.apply(&namespace, &plain);
-    until(patience(), "the service of no sidecar to go", || {
+    until(timeout(), "the service of no sidecar to go", || {
         Ok(service("bills").is_none().then_some(()))
     })
     .unwrap();
 
     stage.apply(&namespace, &deployment("'Not Valid'"));
     let said =
-        until(patience(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
+        until(timeout(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
     assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
 
     // With the workload goes its Service, by the garbage collector of Kubernetes.
     stage.apply(&namespace, &deployment("last"));
-    until(patience(), "the last service", || Ok(service("last"))).unwrap();
+    until(timeout(), "the last service", || Ok(service("last"))).unwrap();
     stage.bed.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
-    until(patience(), "the service to go too", || Ok(service("last").is_none().then_some(())))
+    until(timeout(), "the service to go too", || Ok(service("last").is_none().then_some(())))
         .unwrap();
 }
 
@@ -403,12 +402,12 @@ fn json_is_what_the_reference_sends() {
     let reference = stage.reference_operator();
     let mut ours = stage.sidecar(&namespace, "orders", stage.operator.port);
     let mut theirs = stage.sidecar(&namespace, "orders", reference.port);
-    let wanted = until(patience(), "the reference's answers", || {
+    let wanted = until(timeout(), "the reference's answers", || {
         let all = theirs.everything();
         Ok(all.iter().all(|(_, objects)| !objects.is_empty()).then_some(all))
     });
     let wanted = wanted.unwrap();
-    let got = until(patience(), "as many from ours", || {
+    let got = until(timeout(), "as many from ours", || {
         let all = ours.everything();
         let sizes = |all: &[(_, Vec<Value>)]| all.iter().map(|(_, o)| o.len()).collect::<Vec<_>>();
         Ok((sizes(&all) == sizes(&wanted)).then_some(all))
@@ -444,7 +443,7 @@ fn start_fails_with_a_clear_word() {
     let stage = Stage::shared();
     let outcome = |spawn: stage::OperatorSpawn| {
         let mut operator = spawn.start_operator().unwrap();
-        let status = until(patience(), "the end", || Ok(operator.process.exit_status())).unwrap();
+        let status = until(timeout(), "the end", || Ok(operator.process.exit_status())).unwrap();
         (status.code(), operator.process.log())
     };
     let (code, log) = outcome(stage.spawn("bad-flag").arg("--no-such-flag"));

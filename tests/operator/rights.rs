@@ -1,16 +1,17 @@
 //! What the operator does with the rights that it is given, as the API server itself decides them.
 use std::fs;
 
-use blackbox::{ApiBed, Scratch, environment, until};
+use blackbox::{ApiCluster, Scratch, environment, until};
 use proto::operator::ResourceEventType::{Created, Updated};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::{
-    component, component_with_secret, deployment, name, patience,
+    component, component_with_secret, deployment, name,
     proxy::{Fate, Proxy},
     secret,
     stage::{Operator, SYSTEM, Stage},
+    timeout,
 };
 
 /// The rights that the chart of Dapr 1.18.3 grants.
@@ -51,7 +52,7 @@ subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
 ";
 
 /// A way to an API server with the rights of an account of the control plane's namespace.
-fn as_account(bed: &ApiBed, account: &str) -> Proxy {
+fn as_account(bed: &ApiCluster, account: &str) -> Proxy {
     let config = fs::read_to_string(bed.kubeconfig()).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{SYSTEM}:{account}"));
@@ -81,7 +82,7 @@ pub(crate) fn whole_operator(
 
 /// Services are made and repaired, Secrets are filled in and followed, changes are streamed, and
 /// Subscriptions are converted.
-pub(crate) fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operator: &Operator) {
+pub(crate) fn does_its_work(stage: &Stage, bed: &ApiCluster, namespace: &str, operator: &Operator) {
     let kubectl = |args: &[&str]| bed.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
     let get = |kind: &str, name: &str| bed.get(&[kind, name, "-n", namespace]).ok();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
@@ -89,9 +90,9 @@ pub(crate) fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operat
     let manifests = secret("redis") + &component_with_secret("store", "redis", "") + subscription;
     stage.apply_on(bed, namespace, &(manifests + &deployment("orders", "orders")));
     let mut app = stage.sidecar(namespace, "orders", operator.port);
-    let served = until(patience(), "the Component", || Ok(app.components()?.pop())).unwrap();
+    let served = until(timeout(), "the Component", || Ok(app.components()?.pop())).unwrap();
     assert_eq!(served["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
-    until(patience(), "the Subscription", || {
+    until(timeout(), "the Subscription", || {
         Ok(app.subscriptions().pop().filter(|s| s["spec"]["routes"]["default"] == "/r"))
     })
     .unwrap();
@@ -109,9 +110,9 @@ pub(crate) fn does_its_work(stage: &Stage, bed: &ApiBed, namespace: &str, operat
     assert_eq!(body["spec"]["metadata"][0]["value"], "cm90YXRlZA==");
 
     let service = || get("service", "orders-dapr");
-    let made = until(patience(), "the Service", || Ok(service())).unwrap();
+    let made = until(timeout(), "the Service", || Ok(service())).unwrap();
     kubectl(&["delete", "service", "orders-dapr"]);
-    until(patience(), "the Service again", || {
+    until(timeout(), "the Service again", || {
         Ok(service().filter(|again| again["metadata"]["uid"] != made["metadata"]["uid"]))
     })
     .unwrap();
@@ -129,7 +130,7 @@ fn the_rights_of_daprs_chart_are_enough() {
     // Trouble that stays is told once, however often it is tried.
     let kind = "kind=\"CustomResourceDefinition\"";
     let failures = format!("dapr_operator_watch_failures_total{{{kind}}}");
-    until(patience(), "more tries", || Ok((operator.metric(&failures) >= 3.0).then_some(())))
+    until(timeout(), "more tries", || Ok((operator.metric(&failures) >= 3.0).then_some(())))
         .unwrap();
     let log = operator.process.log();
     let told = log.lines().filter(|line| {
@@ -186,7 +187,7 @@ fn one_namespace_needs_no_rights_in_others_and_gets_over_their_loss() {
     // Watches that are open go on; this ends them.
     proxy.rule(|_| Fate::Pass);
     let is_components = |said: &String| said.ends_with("/components");
-    until(patience(), "the refusal", || Ok(proxy.forbidden().into_iter().find(is_components)))
+    until(timeout(), "the refusal", || Ok(proxy.forbidden().into_iter().find(is_components)))
         .unwrap();
     let status = app.components().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "the Secret cannot be read: {status:?}");

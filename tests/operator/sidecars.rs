@@ -6,8 +6,9 @@ use blackbox::{Daprd, DaprdBuilder, Deadline, Redis, SubscriberApp, Tool, http, 
 use serde_json::json;
 
 use crate::{
-    component, component_with_secret, patience, pod_of, secret,
+    component, component_with_secret, pod_of, secret,
     stage::{self, Operator, Stage},
+    timeout,
 };
 
 /// The official sidecar in Kubernetes mode, as the injector would start it.
@@ -43,7 +44,7 @@ fn starts(sidecar: &Daprd) -> usize {
 }
 
 fn wait_for(sidecar: &Daprd, what: &str, mut probe: impl FnMut() -> bool) {
-    let result = until(patience(), what, || Ok(probe().then_some(())));
+    let result = until(timeout(), what, || Ok(probe().then_some(())));
     result.with_context(|| sidecar.log()).unwrap();
 }
 
@@ -71,7 +72,7 @@ impl<'a> Scene<'a> {
             .args(["--app-port", &app.port().to_string()])
             .start()
             .unwrap();
-        sidecar.wait_outbound_ready(patience()).unwrap();
+        sidecar.wait_outbound_ready(timeout()).unwrap();
         Self { stage, namespace, operator, app, sidecar }
     }
 
@@ -329,15 +330,15 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     );
     let mut operator = stage.another_operator();
     let mut app = daprd(stage, &namespace, operator.port).start().unwrap();
-    app.wait_outbound_ready(patience()).unwrap();
+    app.wait_outbound_ready(timeout()).unwrap();
     let items = json!([{"key": "k", "value": "v"}]);
     let saved = http::post(app.http_port, "/v1.0/state/store", &items);
     assert!(saved.unwrap().is_success(), "the password of the Secret opened Redis");
 
     stage.apply(&namespace, &component("added", ""));
-    until(patience(), "the reload", || Ok(has(&app, "added").then_some(()))).unwrap();
+    until(timeout(), "the reload", || Ok(has(&app, "added").then_some(()))).unwrap();
     stage.bed.kubectl(&["delete", "component.dapr.io", "added", "-n", &namespace]).unwrap();
-    until(patience(), "the unload", || Ok((!has(&app, "added")).then_some(()))).unwrap();
+    until(timeout(), "the unload", || Ok((!has(&app, "added")).then_some(()))).unwrap();
 
     // SIGTERM with seven open streams: an orderly end, at once.
     let stop = Deadline::seconds(10);
@@ -348,7 +349,7 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     // Go's flags and ours: the last one wins.
     let mut operator = spawn.arg(&format!("--port={}", operator.port)).start_operator().unwrap();
     operator.wait_ready().unwrap();
-    until(patience(), "what changed meanwhile", || Ok(has(&app, "meanwhile").then_some(())))
+    until(timeout(), "what changed meanwhile", || Ok(has(&app, "meanwhile").then_some(())))
         .unwrap();
     assert!(app.process().is_running());
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    ApiBed, ApiBedOptions, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary,
+    ApiCluster, ApiClusterOptions, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary,
     environment, http,
 };
 use identity::{KeyKind, SpiffeId, TrustAnchors, TrustDomain};
@@ -21,11 +21,11 @@ use transport::{Svid, anchors::AnchorSource, svid};
 /// Namespace of the control plane.
 pub(crate) const SYSTEM: &str = "dapr-system";
 /// How long anything may take; far more than it needs.
-pub(crate) const PATIENCE: u64 = 60;
+pub(crate) const TIMEOUT: u64 = 60;
 
 /// What all tests share.
 pub(crate) struct Stage {
-    pub(crate) bed: &'static ApiBed,
+    pub(crate) bed: &'static ApiCluster,
     pub(crate) sentry_port: u16,
     pub(crate) operator: Operator,
     pub(crate) anchors: String,
@@ -48,7 +48,7 @@ impl Stage {
     }
 
     fn new() -> Result<Self> {
-        let bed = ApiBed::shared()?;
+        let bed = ApiCluster::shared()?;
         let folder = Scratch::new("operator-suite")?;
         let sentry_port = environment::free_port()?;
         let webhook_port = environment::free_port()?;
@@ -110,24 +110,24 @@ impl Stage {
 
     /// A second API server, which no operator uses but those of the test that holds the guard.
     #[expect(clippy::unused_self, reason = "what it needs is on this stage")]
-    pub(crate) fn second(&self) -> (MutexGuard<'static, ()>, &'static ApiBed) {
-        static BED: OnceLock<ApiBed> = OnceLock::new();
+    pub(crate) fn second(&self) -> (MutexGuard<'static, ()>, &'static ApiCluster) {
+        static BED: OnceLock<ApiCluster> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let bed = BED.get_or_init(|| {
-            let options = ApiBedOptions { controllers: false, ..ApiBedOptions::default() };
-            ApiBed::start_with(options).expect("start a second bed")
+            let options = ApiClusterOptions { controllers: false, ..ApiClusterOptions::default() };
+            ApiCluster::start_with(options).expect("start a second bed")
         });
         (turn, bed)
     }
 
     /// A third one, which cannot stream lists, and its conversion webhook's port. Tests on it keep to
     /// namespaces of their own.
-    pub(crate) fn of_old(&self) -> (&'static ApiBed, u16) {
-        static BED: OnceLock<(ApiBed, u16)> = OnceLock::new();
+    pub(crate) fn of_old(&self) -> (&'static ApiCluster, u16) {
+        static BED: OnceLock<(ApiCluster, u16)> = OnceLock::new();
         let (bed, webhook) = BED.get_or_init(|| {
-            let options = ApiBedOptions { controllers: false, streamed_lists: false };
-            let bed = ApiBed::start_with(options).expect("start a bed as of old");
+            let options = ApiClusterOptions { controllers: false, streamed_lists: false };
+            let bed = ApiCluster::start_with(options).expect("start a cluster as of old");
             let webhook = self.install_on(&bed).expect("install the CRDs");
             (bed, webhook)
         });
@@ -136,7 +136,7 @@ impl Stage {
 
     /// What an operator needs of another API server; the answer is the port that its conversion
     /// webhook is called at.
-    pub(crate) fn install_on(&self, other: &ApiBed) -> Result<u16> {
+    pub(crate) fn install_on(&self, other: &ApiCluster) -> Result<u16> {
         let port = environment::free_port()?;
         install(other, self.sentry_port, port)?;
         Ok(port)
@@ -144,7 +144,7 @@ impl Stage {
 
     /// Applies manifests to a namespace of another API server, which is made if need be.
     #[expect(clippy::unused_self, reason = "beside `apply`")]
-    pub(crate) fn apply_on(&self, other: &ApiBed, namespace: &str, manifests: &str) {
+    pub(crate) fn apply_on(&self, other: &ApiCluster, namespace: &str, manifests: &str) {
         let _ = other.kubectl(&["create", "namespace", namespace]);
         let args = ["apply", "-n", namespace, "-f", "-"];
         other.cluster().kubectl_with_input(&args, manifests).expect("apply manifests");
@@ -158,7 +158,7 @@ impl Stage {
 }
 
 /// Namespace, CRDs and the control plane's Configuration.
-fn install(bed: &ApiBed, sentry_port: u16, webhook_port: u16) -> Result<()> {
+fn install(bed: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
     for entry in fs::read_dir(environment::workspace().join("crds"))? {
         let manifest = fs::read_to_string(entry?.path())?;
         // The API server reaches the webhook by the Service below, at our port.
@@ -201,7 +201,7 @@ fn start_sentry(folder: &Scratch, port: u16) -> Result<Process> {
         .service_at(ports)
         .env("NAMESPACE", SYSTEM)
         .start()?;
-    sentry.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(PATIENCE))?;
+    sentry.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(TIMEOUT))?;
     Ok(sentry)
 }
 
@@ -230,7 +230,7 @@ impl OperatorSpawn {
 
 impl Operator {
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
-        self.process.wait_for_http(self.ports.healthz, "/healthz", Deadline::seconds(PATIENCE))
+        self.process.wait_for_http(self.ports.healthz, "/healthz", Deadline::seconds(TIMEOUT))
     }
 
     /// The value of a series; 0 for one that does not exist.

@@ -2,7 +2,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use blackbox::{ApiBed, Scratch, admission::AdmissionClient, environment, http, until};
+use blackbox::{ApiCluster, Scratch, admission::AdmissionClient, environment, http, until};
 use proto::operator::{
     ConfigurationUpdateEvent, McpServerUpdateEvent, McpServerUpdateRequest,
     ResourceEventType::{self, Created, Updated},
@@ -12,9 +12,10 @@ use testkit::ca::Ca;
 use tonic::{Code, Streaming};
 
 use crate::{
-    component, name, patience, pod_of,
+    component, name, pod_of,
     proxy::{Fate, Proxy},
     stage::{Operator, SYSTEM, Sidecar, Stage},
+    timeout,
 };
 
 /// `rsaEncryption` as it stands in certificates (RFC 8017).
@@ -46,14 +47,14 @@ fn every_port_is_where_it_was_asked_for_and_ready_means_listed() {
         .env("KUBERNETES_SERVICE_PORT", "443");
     let mut operator = spawn.start_operator().unwrap();
     for port in ports {
-        operator.process.wait_for_port(port, patience()).unwrap();
+        operator.process.wait_for_port(port, timeout()).unwrap();
     }
     let health = |path: &str| http::get(ports[1], path).map(|answer| answer.status);
-    until(patience(), "the list to be tried", || Ok((proxy.spoiled() >= 1).then_some(()))).unwrap();
+    until(timeout(), "the list to be tried", || Ok((proxy.spoiled() >= 1).then_some(()))).unwrap();
     assert_eq!(health("/healthz").unwrap(), 503, "Components are not known");
     assert_eq!(health("/elsewhere").unwrap(), 404);
     proxy.rule(|_| Fate::Pass);
-    until(patience(), "readiness", || Ok((health("/healthz")? == 200).then_some(()))).unwrap();
+    until(timeout(), "readiness", || Ok((health("/healthz")? == 200).then_some(()))).unwrap();
     for path in ["/", "/metrics"] {
         assert!(http::get(ports[3], path).unwrap().is_success(), "{path}: any will do");
     }
@@ -103,7 +104,7 @@ fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
     let mut listeners: Vec<_> = [late.port, stage.operator.port]
         .map(|port| {
             let mut app = stage.sidecar(&namespace, "orders", port);
-            until(patience(), "the good ones", || {
+            until(timeout(), "the good ones", || {
                 let all = app.everything();
                 let names = |kind: &str| {
                     let (_, objects) = all.iter().find(|(plural, _)| *plural == kind).unwrap();
@@ -192,7 +193,7 @@ fn swap_link(file: &Path, version: &str, content: &str) {
     fs::rename(link, file).unwrap();
 }
 
-fn operator_trusting(stage: &Stage, bed: &ApiBed, webhook: u16, anchors: &Path) -> Operator {
+fn operator_trusting(stage: &Stage, bed: &ApiCluster, webhook: u16, anchors: &Path) -> Operator {
     let mut spawn = stage
         .spawn("anchors")
         .args(["--kubeconfig", bed.kubeconfig().to_str().unwrap()])
@@ -216,7 +217,7 @@ fn every_change_of_the_trust_anchors_is_followed() {
     let mut operator = operator_trusting(stage, bed, webhook, &file);
     let wait_for_bundle = |anchors: &str| {
         let want = STANDARD.encode(anchors);
-        until(patience(), "the bundle in the CRD", || {
+        until(timeout(), "the bundle in the CRD", || {
             let crd = bed.get(&["crd", "subscriptions.dapr.io"])?;
             let bundle = &crd["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"];
             Ok((*bundle == *want).then_some(()))
@@ -233,7 +234,7 @@ fn every_change_of_the_trust_anchors_is_followed() {
     let other = Ca::new();
     let both = format!("{own}{}", other.anchors().pem());
     let served = |accepted: bool| {
-        until(patience(), "the sidecar to be treated accordingly", || {
+        until(timeout(), "the sidecar to be treated accordingly", || {
             let mut app = Sidecar::of_authority(stage, &other, "shop", operator.port)?;
             Ok((app.components().is_ok() == accepted).then_some(()))
         })

@@ -5,7 +5,7 @@ use blackbox::{environment, until};
 use proto::operator::ResourceEventType;
 use serde_json::{Value, json};
 
-use crate::{component, name, patience, stage::Stage};
+use crate::{component, name, stage::Stage, timeout};
 
 /// The status of the condition `Ready` and its reason, for the generation that is stored.
 fn ready(stage: &Stage, namespace: &str, component: &str) -> Option<(String, String)> {
@@ -19,7 +19,7 @@ fn ready(stage: &Stage, namespace: &str, component: &str) -> Option<(String, Str
 
 fn wait_for(stage: &Stage, namespace: &str, component: &str, status: &str, reason: &str) {
     let want = (status.to_owned(), reason.to_owned());
-    let seen = until(patience(), "the status", || {
+    let seen = until(timeout(), "the status", || {
         Ok(ready(stage, namespace, component).filter(|seen| *seen == want))
     });
     assert!(seen.is_ok(), "{component}: {seen:?}");
@@ -95,10 +95,10 @@ fn findings_become_the_status_that_kubectl_shows_and_no_sidecar_hears_of_it() {
     let file = environment::workspace().join("crds/components.yaml");
     let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
     stage.bed.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
-    let mut timeout = 0;
-    let back = until(patience(), "the status of the CRD", || {
-        timeout += 1; // something to write, so that the leader need not wait for its next look
-        let patch = json!({"spec": {"initTimeout": format!("{timeout}s")}}).to_string();
+    let mut waited = 0;
+    let back = until(timeout(), "the status of the CRD", || {
+        waited += 1; // something to write, so that the leader need not wait for its next look
+        let patch = json!({"spec": {"initTimeout": format!("{waited}s")}}).to_string();
         let args = ["patch", "component", "good", "-n", &namespace, "--type=merge", "-p", &patch];
         stage.bed.kubectl(&args)?;
         let version: &Value = &crd()["spec"]["versions"][0];

@@ -4,7 +4,7 @@ use std::fs;
 use blackbox::{environment, until};
 use serde_json::json;
 
-use crate::{patience, proxy::Proxy, rights::whole_operator, stage::Stage};
+use crate::{proxy::Proxy, rights::whole_operator, stage::Stage, timeout};
 
 const DEFINITION: &str = "subscriptions.dapr.io";
 
@@ -58,7 +58,7 @@ fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
     };
     let namespace = "left-behind";
     store(0);
-    until(patience(), "the old version to be stored", || {
+    until(timeout(), "the old version to be stored", || {
         Ok(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")).then_some(()))
     })
     .unwrap();
@@ -72,7 +72,7 @@ fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
     let mut operator =
         whole_operator(stage, namespace, &proxy, webhook, &["--watch-namespace", namespace]);
     let mut app = stage.sidecar(namespace, "orders", operator.port);
-    let served = until(patience(), "the Subscription", || Ok(app.subscriptions().pop())).unwrap();
+    let served = until(timeout(), "the Subscription", || Ok(app.subscriptions().pop())).unwrap();
     assert_eq!(served["spec"]["routes"], json!({"default": "/r"}));
     assert!(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")));
 

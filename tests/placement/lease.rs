@@ -1,6 +1,6 @@
 //! Three replicas that stand for a Lease instead of voting.
 
-use blackbox::ApiBed;
+use blackbox::ApiCluster;
 use rustix::process::Signal;
 
 use crate::bed::Sidecar;
@@ -8,7 +8,7 @@ use crate::replicas::Replicas;
 
 #[test]
 fn a_lease_makes_one_leader_who_is_replaced_when_it_is_gone() {
-    let bed = ApiBed::shared().unwrap();
+    let bed = ApiCluster::shared().unwrap();
     let namespace = bed.namespace("placement").unwrap();
     let kubeconfig = bed.kubeconfig().to_string_lossy().into_owned();
     let env = [("KUBECONFIG", kubeconfig.as_str()), ("NAMESPACE", namespace.as_str())];

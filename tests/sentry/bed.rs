@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blackbox::{
-    ApiBed, Deadline, Ports, Process, Scratch, Spawn, build_binary, environment, http, until,
+    ApiCluster, Deadline, Ports, Process, Scratch, Spawn, build_binary, environment, http, until,
 };
 use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::ca_client::CaClient;
@@ -23,9 +23,9 @@ pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
 /// How long a sentry may take to be ready, in seconds.
 const START: u64 = 60;
 
-/// A control plane namespace as the chart leaves it, on the shared bed.
+/// A control plane namespace as the chart leaves it, on the shared cluster.
 pub(crate) struct System {
-    pub(crate) bed: &'static ApiBed,
+    pub(crate) bed: &'static ApiCluster,
     pub(crate) namespace: String,
     logs: Scratch,
 }
@@ -37,7 +37,7 @@ impl System {
 
     /// One whose leaves live so long, with clocks that may differ so much.
     pub(crate) fn with_lifetimes(ttl: &str, clock_skew: &str) -> Result<Self> {
-        let bed = ApiBed::shared()?;
+        let bed = ApiCluster::shared()?;
         install_crd(bed)?;
         let namespace = bed.namespace("system")?;
         let system = Self { bed, namespace, logs: Scratch::new("sentry-logs")? };
@@ -176,7 +176,7 @@ spec:
     }
 }
 
-fn install_crd(bed: &ApiBed) -> Result<()> {
+fn install_crd(bed: &ApiCluster) -> Result<()> {
     static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
     let install = || {
         let file = environment::workspace().join("crds/configuration.yaml");

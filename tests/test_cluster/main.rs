@@ -1,15 +1,15 @@
-//! The test bed itself: what the other suites rely on.
+//! The test cluster itself: what the other suites rely on.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{
-    env, fs,
+    fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use blackbox::{
-    ApiBed, Cluster, Daprd, Deadline, NodeBed, Redis, Scratch, environment, peer_images, until,
+    ApiCluster, Cluster, Daprd, Deadline, NodeCluster, Redis, Scratch, peer_images, until,
 };
 
 const DEPLOYMENT: &str = r#"
@@ -26,11 +26,11 @@ spec:
 
 #[test]
 fn a_deployment_becomes_a_pod_with_a_service_account() {
-    let bed = ApiBed::shared().unwrap();
-    let namespace = bed.namespace("bed").unwrap();
-    bed.cluster().kubectl_with_input(&["apply", "-n", &namespace, "-f", "-"], DEPLOYMENT).unwrap();
+    let api = ApiCluster::shared().unwrap();
+    let namespace = api.namespace("cluster").unwrap();
+    api.cluster().kubectl_with_input(&["apply", "-n", &namespace, "-f", "-"], DEPLOYMENT).unwrap();
     let pod = until(Deadline::seconds(60), "the pod", || {
-        let pods = bed.get(&["pods", "-n", &namespace])?;
+        let pods = api.get(&["pods", "-n", &namespace])?;
         Ok(pods.pointer("/items/0").cloned())
     });
     let pod = pod.unwrap();
@@ -40,14 +40,14 @@ fn a_deployment_becomes_a_pod_with_a_service_account() {
 
 #[test]
 fn tokens_are_issued_for_an_audience() {
-    let bed = ApiBed::shared().unwrap();
-    let namespace = bed.namespace("bed").unwrap();
-    let token = bed.cluster().token(&namespace, "default", "spiffe://here").unwrap();
+    let api = ApiCluster::shared().unwrap();
+    let namespace = api.namespace("cluster").unwrap();
+    let token = api.cluster().token(&namespace, "default", "spiffe://here").unwrap();
     let review = format!(
         r#"{{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
              "spec": {{"token": "{token}", "audiences": ["spiffe://here"]}}}}"#
     );
-    let answer = bed.cluster().kubectl_with_input(&["create", "-o", "json", "-f", "-"], &review);
+    let answer = api.cluster().kubectl_with_input(&["create", "-o", "json", "-f", "-"], &review);
     let answer: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
     assert_eq!(answer["status"]["authenticated"], true);
     let user = format!("system:serviceaccount:{namespace}:default");
@@ -56,27 +56,16 @@ fn tokens_are_issued_for_an_audience() {
 
 #[test]
 fn a_refusal_holds_the_words_of_the_api_server() {
-    let bed = ApiBed::shared().unwrap();
+    let api = ApiCluster::shared().unwrap();
     let manifest = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "UPPER"}}"#;
-    let error = bed.apply(manifest);
+    let error = api.apply(manifest);
     let text = format!("{:#}", error.unwrap_err());
     assert!(text.contains("Invalid value: \"UPPER\""), "{text}");
 }
 
 #[test]
-#[ignore = "what nothing_stays_of_a_test_process_that_is_killed starts and kills"]
-fn victim() {
-    if environment::var("TRILBY_VICTIM").is_none() {
-        return;
-    }
-    let bed = ApiBed::start().unwrap();
-    println!("\nvictim {}", bed.scratch().unwrap().path().display());
-    std::thread::park();
-}
-
-#[test]
 fn nothing_stays_of_a_test_process_that_is_killed() {
-    let (mut victim, folder) = start_victim("victim");
+    let (mut victim, folder) = start_victim("api");
     assert!(!programs_that_mention(&folder).is_empty());
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -86,11 +75,10 @@ fn nothing_stays_of_a_test_process_that_is_killed() {
     .unwrap();
 }
 
-/// Runs one of the ignored tests in a process of its own, up to the line that names its folder.
-fn start_victim(test: &str) -> (Child, PathBuf) {
-    let mut victim = Command::new(env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env("TRILBY_VICTIM", "1")
+/// Starts the program that owns a test cluster and waits for the line that names its folder.
+fn start_victim(kind: &str) -> (Child, PathBuf) {
+    let mut victim = Command::new(env!("CARGO_BIN_EXE_victim"))
+        .arg(kind)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -99,7 +87,7 @@ fn start_victim(test: &str) -> (Child, PathBuf) {
     let folder = lines
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("victim ").map(PathBuf::from));
-    (victim, folder.expect("the victim's bed starts"))
+    (victim, folder.expect("the victim's cluster starts"))
 }
 
 fn programs_that_mention(folder: &Path) -> Vec<String> {
@@ -155,47 +143,29 @@ spec:
 "#;
 
 #[test]
+#[ignore = "needs root: runs real Pods"]
 fn a_node_runs_pods_comes_back_after_a_crash_and_leaves_nothing() {
-    if !environment::is_root() {
-        eprintln!("skipped: a node needs root");
-        return;
-    }
-    let bed = NodeBed::temporary().unwrap();
-    let cluster = bed.up().unwrap();
-    runs_a_pod_that_resolves_names(&bed, &cluster);
+    let api = NodeCluster::temporary().unwrap();
+    let cluster = api.up().unwrap();
+    runs_a_pod_that_resolves_names(&api, &cluster);
 
-    let state = bed.logs().parent().unwrap().to_path_buf();
+    let state = api.logs().parent().unwrap().to_path_buf();
     let pid = fs::read_to_string(state.join("pids/kubelet")).unwrap();
     Command::new("kill").args(["-9", pid.split(' ').next().unwrap()]).status().unwrap();
-    until(Deadline::seconds(10), "the crash", || Ok((!bed.is_up()).then_some(()))).unwrap();
-    let cluster = bed.up().unwrap();
-    assert!(bed.is_up());
+    until(Deadline::seconds(10), "the crash", || Ok((!api.is_up()).then_some(()))).unwrap();
+    let cluster = api.up().unwrap();
+    assert!(api.is_up());
     assert!(cluster.kubectl(&["get", "pods"]).unwrap().is_empty(), "a new cluster");
 
-    let run = bed.network_handle().parent().unwrap().to_path_buf();
-    drop(bed);
+    let run = api.network_handle().parent().unwrap().to_path_buf();
+    drop(api);
     assert_nothing_is_left(&run, &state);
 }
 
 #[test]
-#[ignore = "what the_next_node_removes_one_whose_test_was_killed starts and kills"]
-fn node_victim() {
-    if environment::var("TRILBY_VICTIM").is_none() {
-        return;
-    }
-    let bed = NodeBed::temporary().unwrap();
-    bed.up().unwrap();
-    println!("\nvictim {}", bed.network_handle().parent().unwrap().display());
-    std::thread::park();
-}
-
-#[test]
+#[ignore = "needs root: runs real Pods"]
 fn the_next_node_removes_one_whose_test_was_killed() {
-    if !environment::is_root() {
-        eprintln!("skipped: a node needs root");
-        return;
-    }
-    let (mut victim, run) = start_victim("node_victim");
+    let (mut victim, run) = start_victim("node");
     let state = fs::read_link(run.join("state")).unwrap();
     victim.kill().unwrap();
     victim.wait().unwrap();
@@ -204,7 +174,7 @@ fn the_next_node_removes_one_whose_test_was_killed() {
         Ok((!programs.iter().any(|words| words.contains("kube-apiserver"))).then_some(()))
     })
     .unwrap();
-    let next = NodeBed::temporary().unwrap();
+    let next = NodeCluster::temporary().unwrap();
     next.up().unwrap();
     assert_nothing_is_left(&run, &state);
 }
@@ -218,11 +188,11 @@ fn assert_nothing_is_left(run: &Path, state: &Path) {
     assert!(hierarchies.map(|entry| entry.path()).all(|root| !root.join(name).exists()));
 }
 
-fn runs_a_pod_that_resolves_names(bed: &NodeBed, cluster: &Cluster) {
+fn runs_a_pod_that_resolves_names(api: &NodeCluster, cluster: &Cluster) {
     let scratch = Scratch::new("image").unwrap();
     let archive = scratch.path().join("python.tar");
     peer_images::python("localhost/python:test").unwrap().write(&archive).unwrap();
-    bed.import_image(&archive).unwrap();
+    api.import_image(&archive).unwrap();
     cluster.apply(RESOLVER).unwrap();
     let succeeded = until(Deadline::seconds(60), "the pod to succeed", || {
         let pod = cluster.get(&["pod", "resolver"])?;

@@ -3,17 +3,17 @@
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::step;
-use blackbox::{DaprCli, Deadline, NodeBed, until};
+use blackbox::{DaprCli, Deadline, NodeCluster, until};
 
-use crate::{PATIENCE, Side, is_all_of, picture::Picture, settings};
+use crate::{Side, TIMEOUT, is_all_of, picture::Picture, settings};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// From the reference to ours by `dapr upgrade`, then everything else that needs running pods.
-pub(crate) fn goes_all_the_way(bed: &NodeBed, demo: &Demo) -> Result<()> {
-    let network = Some(bed.network_handle());
+pub(crate) fn goes_all_the_way(node: &NodeCluster, demo: &Demo) -> Result<()> {
+    let network = Some(node.network_handle());
     let cli = DaprCli::with_repository(demo.cluster().clone(), network, Some(demo::LOCAL))?
-        // Nothing leaves the bed; asking takes long.
+        // Nothing leaves the test cluster; asking takes long.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
         .env("NO_PROXY", "10.89.0.1");
     let before = Picture::take(demo)?;
@@ -80,7 +80,7 @@ fn renews(cli: &DaprCli, demo: &Demo) -> Result<()> {
 fn uninstalls(cli: &DaprCli, demo: &Demo) -> Result<()> {
     let said = cli.run(&["uninstall", "-k"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    until(Deadline::seconds(PATIENCE), "the control plane's pods to be gone", || {
+    until(Deadline::seconds(TIMEOUT), "the control plane's pods to be gone", || {
         let selector = "app!=dapr-scheduler-server"; // no part of the release any more
         let pods = demo.cluster().get(&["-n", CONTROL_PLANE, "pods", "-l", selector])?;
         Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))

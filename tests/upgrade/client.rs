@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::{Deadline, demo::Demo, until};
 use serde_json::{Value, json};
 
-use crate::PATIENCE;
+use crate::TIMEOUT;
 
 /// What it does: `invoke` calls the order service of the sample, `actor…` its actors; `job` is how
 /// often the scheduler called back.
@@ -34,7 +34,7 @@ pub(crate) fn start(demo: &Demo) -> Result<()> {
 pub(crate) fn goes_on(demo: &Demo) -> Result<()> {
     let before = Report::take(demo)?;
     let mut waiting = CALLS.to_vec();
-    until(Deadline::seconds(PATIENCE), "an answer to each of the client's calls", || {
+    until(Deadline::seconds(TIMEOUT), "an answer to each of the client's calls", || {
         let now = Report::take(demo)?;
         waiting.retain(|call| now.done(call) <= before.done(call));
         Ok(waiting.is_empty().then_some(()))

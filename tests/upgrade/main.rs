@@ -12,13 +12,13 @@ mod releases;
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::{say, step};
-use blackbox::{Deadline, NodeBed, environment, image_profile, reference, until};
+use blackbox::{Deadline, NodeCluster, environment, image_profile, reference, until};
 use serde_json::{Value, json};
 
 use crate::{client::Report, picture::Picture};
 
 /// A pod on a busy machine: its image is there, its sidecar has to get a certificate.
-const PATIENCE: u64 = 180;
+const TIMEOUT: u64 = 180;
 /// The application of the test's own pods: Node.js with a script.
 const NODE_JS: &str = "localhost/trilby-sample-node:1";
 
@@ -53,15 +53,16 @@ impl Side {
 }
 
 #[test]
+#[ignore = "needs root: runs real Pods"]
 fn an_upgrade_from_the_reference_and_back_disturbs_no_application() -> Result<()> {
-    let Some(bed) = NodeBed::for_test()? else { return Ok(()) };
-    let cluster = step("bring up a cluster", || bed.up())?;
+    let node = NodeCluster::temporary()?;
+    let cluster = step("bring up a cluster", || node.up())?;
     let profile = image_profile();
     step("make and import images", || {
-        demo::import_images(&bed, &profile)?;
-        reference::import_images(&bed)
+        demo::import_images(&node, &profile)?;
+        reference::import_images(&node)
     })?;
-    let demo = demo::on_bed(cluster, environment::workspace(), "hello");
+    let demo = demo::on_cluster(cluster, environment::workspace(), "hello");
 
     step("install the reference", || install_reference(&demo))?;
     is_all_of(&demo, Side::Reference)?;
@@ -72,11 +73,11 @@ fn an_upgrade_from_the_reference_and_back_disturbs_no_application() -> Result<()
 
     change_to(&demo, Side::Trilby)?;
     change_to(&demo, Side::Reference)?;
-    cli::goes_all_the_way(&bed, &demo)
+    cli::goes_all_the_way(&node, &demo)
 }
 
 /// What the user of this installation has chosen, on either side: certificates that live so shortly
-/// that running sidecars ask each of the sentries for one, and the bed's image of daprd.
+/// that running sidecars ask each of the sentries for one, and the cluster's image of daprd.
 fn settings() -> [String; 3] {
     [
         format!("dapr_sidecar_injector.image.name={}", demo::daprd_image()),
@@ -125,7 +126,7 @@ fn change_to(demo: &Demo, side: Side) -> Result<()> {
     step("a sidecar that starts again gets ready", || starts_again(demo))
 }
 
-/// What the README says, with the names of the bed's images.
+/// What the README says, with the names of the cluster's images.
 fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     let chart = match side {
         Side::Reference => reference::chart()?,
@@ -159,7 +160,7 @@ fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
     let other = |image: &str| {
         image.rsplit_once('/').is_none_or(|(registry, _)| registry != side.registry())
     };
-    until(Deadline::seconds(PATIENCE), &format!("the pods of {side:?} alone"), || {
+    until(Deadline::seconds(TIMEOUT), &format!("the pods of {side:?} alone"), || {
         let selector = "app!=dapr-scheduler-server";
         let pods = demo.cluster().get(&["-n", CONTROL_PLANE, "pods", "-l", selector])?;
         let pods = pods["items"].as_array().context("no pods")?;
@@ -181,7 +182,7 @@ fn starts_again(demo: &Demo) -> Result<()> {
     let stop = "import urllib.request as r; r.urlopen(r.Request(\
         'http://127.0.0.1:3500/v1.0/shutdown', method='POST'))";
     demo.kubectl(&["exec", "deployment/pythonapp", "-c", "python", "--", "python3", "-c", stop])?;
-    until(Deadline::seconds(PATIENCE), "the sidecar to be ready again", || {
+    until(Deadline::seconds(TIMEOUT), "the sidecar to be ready again", || {
         let now = sidecar()?;
         let again = now["restartCount"].as_i64() > before["restartCount"].as_i64();
         Ok((again && now["ready"] == true).then_some(()))
@@ -201,18 +202,14 @@ fn new_component(demo: &Demo, side: Side) -> Result<()> {
         .to_string(),
     )?;
     let loaded = || anyhow::Ok(demo.metadata()?["components"].to_string().contains(&name));
-    until(Deadline::seconds(PATIENCE), "the sidecar to load it", || Ok(loaded()?.then_some(())))?;
+    until(Deadline::seconds(TIMEOUT), "the sidecar to load it", || Ok(loaded()?.then_some(())))?;
     demo.kubectl(&["delete", "component", &name])?;
-    until(
-        Deadline::seconds(PATIENCE),
-        "the sidecar to forget it",
-        || Ok((!loaded()?).then_some(())),
-    )
+    until(Deadline::seconds(TIMEOUT), "the sidecar to forget it", || Ok((!loaded()?).then_some(())))
 }
 
 /// A sidecar that was there before asks the new sentry, and the CA is still the same.
 fn next_certificate(demo: &Demo, before: &Value) -> Result<()> {
-    until(Deadline::seconds(PATIENCE), "another certificate of the same issuer", || {
+    until(Deadline::seconds(TIMEOUT), "another certificate of the same issuer", || {
         let now = demo.svid()?;
         ensure!(now["issuer"] == before["issuer"], "the issuer was {before}, is {now}");
         Ok((now["serial"] != before["serial"]).then_some(()))

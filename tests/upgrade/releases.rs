@@ -2,7 +2,7 @@
 //! server has a say: what it refuses to change, and what is left.
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{ApiBed, environment, reference};
+use blackbox::{ApiCluster, environment, reference};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn ours() -> Vec<String> {
         "global.tag=",
         "global.controlPlane.registry=registry.example/trilby",
         "global.scheduler.enabled=false",
-        "crds.upgradeJob.enabled=false", // nobody runs its pod on this bed
+        "crds.upgradeJob.enabled=false", // nobody runs its pod on this cluster
     ];
     [chart].into_iter().chain(sets.map(|set| format!("--set={set}"))).collect()
 }
@@ -29,13 +29,13 @@ fn theirs() -> Result<Vec<String>> {
 }
 
 struct Release {
-    bed: ApiBed,
+    api: ApiCluster,
 }
 
 impl Release {
     /// A release of the reference with those settings.
     fn of_the_reference(sets: &[&str]) -> Result<Self> {
-        let release = Self { bed: ApiBed::start()? };
+        let release = Self { api: ApiCluster::start()? };
         let sets: Vec<_> = sets.iter().map(|set| format!("--set={set}")).collect();
         release.helm(&["install", "dapr", "--create-namespace"], &[theirs()?, sets].concat())?;
         Ok(release)
@@ -48,12 +48,12 @@ impl Release {
     fn helm(&self, verb: &[&str], rest: &[String]) -> Result<()> {
         let rest = rest.iter().map(String::as_str);
         let args: Vec<_> = verb.iter().copied().chain(NAMESPACE).chain(rest).collect();
-        self.bed.cluster().helm(&args).map(drop)
+        self.api.cluster().helm(&args).map(drop)
     }
 
     /// The StatefulSets by name, each with its number of replicas and its first image.
     fn stateful_sets(&self) -> Result<Vec<(String, i64, String)>> {
-        let list = self.bed.get(&["statefulsets", NAMESPACE[0], NAMESPACE[1]])?;
+        let list = self.api.get(&["statefulsets", NAMESPACE[0], NAMESPACE[1]])?;
         let sets = list.get("items").and_then(Value::as_array).context("no list")?;
         let text = |set: &Value, at: &str| {
             set.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
@@ -68,7 +68,7 @@ impl Release {
 
     /// Lets the StatefulSet go and its pods run on: the next one adopts them.
     fn orphan_placement(&self) -> Result<()> {
-        self.bed.kubectl(&["delete", PLACEMENT, "--cascade=orphan", "-n", NAMESPACE[1]]).map(drop)
+        self.api.kubectl(&["delete", PLACEMENT, "--cascade=orphan", "-n", NAMESPACE[1]]).map(drop)
     }
 }
 
@@ -76,11 +76,11 @@ impl Release {
 fn write_ca(release: &Release) -> Result<()> {
     let data = json!({"stringData": {"ca.crt": "a", "issuer.crt": "b", "issuer.key": "c"}});
     let secret = ["patch", "secret", "dapr-trust-bundle", "-n", NAMESPACE[1], "-p"];
-    release.bed.kubectl(&[&secret[..], &[&data.to_string()]].concat()).map(drop)
+    release.api.kubectl(&[&secret[..], &[&data.to_string()]].concat()).map(drop)
 }
 
 fn ca(release: &Release) -> Result<Value> {
-    let secret = release.bed.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE[1]])?;
+    let secret = release.api.get(&["secret", "dapr-trust-bundle", "-n", NAMESPACE[1]])?;
     secret.get("data").cloned().context("the CA is gone")
 }
 
@@ -92,14 +92,14 @@ fn a_release_changes_charts_in_place(#[case] sets: &[&str], #[case] replicas: i6
     write_ca(&release)?;
     let before = ca(&release)?;
     let system = ["configuration", "daprsystem", "-n", NAMESPACE[1]];
-    let configured = release.bed.get(&system)?;
+    let configured = release.api.get(&system)?;
 
     release.upgrade(&ours())?;
     let placement = "registry.example/trilby/placement:1.18.3";
     let wanted = [("dapr-placement-server".to_owned(), replicas, placement.to_owned())];
     ensure!(release.stateful_sets()? == wanted, "{:?}", release.stateful_sets()?);
     ensure!(ca(&release)? == before, "the CA must stay");
-    let now = release.bed.get(&system)?;
+    let now = release.api.get(&system)?;
     ensure!(now.get("spec") == configured.get("spec"), "was {configured}, is {now}");
 
     release.upgrade(&theirs()?)?;

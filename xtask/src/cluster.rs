@@ -1,10 +1,10 @@
-//! `cargo xtask cluster`: the test bed behind a command line.
+//! `cargo xtask cluster`: the test cluster behind a command line.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use blackbox::{
-    Cluster, LocalApi, NodeBed, Tool, environment,
+    Cluster, LocalApi, NodeCluster, Tool, environment,
     progress::{say, step},
     tools,
 };
@@ -42,7 +42,7 @@ enum Action {
         /// Files written by `cargo xtask image`
         archives: Vec<PathBuf>,
     },
-    /// Build the programs the bed needs into the cache and print where each is
+    /// Build the programs the test cluster needs into the cache and print where each is
     Tools {
         /// `name` or `name@version`; all of them when none is given
         names: Vec<String>,
@@ -87,9 +87,9 @@ fn up(which: &Which) -> Result<()> {
         let cluster = step("API-only cluster", || LocalApi::here().up())?;
         return how_to_reach(&cluster);
     }
-    let bed = NodeBed::here()?;
-    step("cluster", || bed.up())?;
-    how_to_reach_node(&bed)
+    let node = NodeCluster::here()?;
+    step("cluster", || node.up())?;
+    how_to_reach_node(&node)
 }
 
 fn down(which: &Which) -> Result<()> {
@@ -100,16 +100,16 @@ fn down(which: &Which) -> Result<()> {
     if which.api_only() {
         return Ok(());
     }
-    step("cluster down", || NodeBed::here()?.down())
+    step("cluster down", || NodeCluster::here()?.down())
 }
 
 fn status(context: Option<&str>) -> Result<()> {
     if let Some(context) = context {
         return answers(context);
     }
-    let (api, bed) = (LocalApi::here(), NodeBed::here()?);
+    let (api, node) = (LocalApi::here(), NodeCluster::here()?);
     let mut any = false;
-    for (title, programs) in [("API-only cluster", api.programs()), ("cluster", bed.programs())] {
+    for (title, programs) in [("API-only cluster", api.programs()), ("cluster", node.programs())] {
         for (name, running) in &programs {
             print(&format!("{title}\t{name}\t{}", if *running { "running" } else { "ended" }))?;
         }
@@ -121,8 +121,8 @@ fn status(context: Option<&str>) -> Result<()> {
     if api.is_up() {
         how_to_reach(&api.cluster())?;
     }
-    if bed.is_up() {
-        how_to_reach_node(&bed)?;
+    if node.is_up() {
+        how_to_reach_node(&node)?;
     }
     Ok(())
 }
@@ -134,9 +134,9 @@ fn answers(context: &str) -> Result<()> {
 }
 
 fn import(archives: &[PathBuf]) -> Result<()> {
-    let bed = NodeBed::here()?;
+    let node = NodeCluster::here()?;
     archives.iter().try_for_each(|archive| {
-        step(&format!("import {}", archive.display()), || bed.import_image(archive))
+        step(&format!("import {}", archive.display()), || node.import_image(archive))
     })
 }
 
@@ -157,9 +157,9 @@ fn how_to_reach(cluster: &Cluster) -> Result<()> {
     }
 }
 
-fn how_to_reach_node(bed: &NodeBed) -> Result<()> {
-    how_to_reach(&bed.cluster())?;
-    let network = bed.network_handle().display();
+fn how_to_reach_node(node: &NodeCluster) -> Result<()> {
+    how_to_reach(&node.cluster())?;
+    let network = node.network_handle().display();
     print(&format!("nsenter --net={network} kubectl get pods --all-namespaces"))?;
-    print(&format!("logs of the cluster's programs: {}", bed.logs().display()))
+    print(&format!("logs of the cluster's programs: {}", node.logs().display()))
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Result, bail, ensure};
 use blackbox::demo::{self, Demo};
 use blackbox::progress::{elapsed, say, step};
-use blackbox::{Cluster, NodeBed, environment};
+use blackbox::{Cluster, NodeCluster, environment};
 use clap::{Args, ValueEnum};
 
 use crate::output::print;
@@ -67,7 +67,7 @@ impl From<Mode> for demo::Mode {
 pub(crate) fn run(flags: &Flags) -> Result<()> {
     match &flags.context {
         Some(context) => on_existing(flags, context),
-        None => on_bed(flags),
+        None => on_cluster(flags),
     }
 }
 
@@ -92,33 +92,33 @@ fn on_existing(flags: &Flags, context: &str) -> Result<()> {
     step("remove the sample and the chart", || demo.remove())
 }
 
-fn on_bed(flags: &Flags) -> Result<()> {
+fn on_cluster(flags: &Flags) -> Result<()> {
     ensure!(
         environment::is_root(),
         "a cluster with real pods on this machine needs root; as another user give one that \
          exists with --context NAME --registry REGISTRY"
     );
-    let bed = NodeBed::here()?;
+    let node = NodeCluster::here()?;
     if flags.down {
-        return step("remove the cluster", || bed.down());
+        return step("remove the cluster", || node.down());
     }
-    let outcome = step("bring up a cluster", || bed.up()).and_then(|cluster| {
-        step("make and import images", || demo::import_images(&bed, &flags.profile))?;
-        let demo = demo::on_bed(cluster, environment::workspace(), &flags.namespace);
+    let outcome = step("bring up a cluster", || node.up()).and_then(|cluster| {
+        step("make and import images", || demo::import_images(&node, &flags.profile))?;
+        let demo = demo::on_cluster(cluster, environment::workspace(), &flags.namespace);
         show(&with_settings(demo, flags), flags.mode)
     });
     if flags.keep {
         print(&format!(
             "\nleft running. To look around:\n  export KUBECONFIG={}\n  alias k='nsenter --net={} kubectl'\n  \
              k -n {} get pods; k -n {} get pods\nRemove it with: cargo xtask demo --down",
-            bed.cluster().kubeconfig().unwrap_or_else(|| "".as_ref()).display(),
-            bed.network_handle().display(),
+            node.cluster().kubeconfig().unwrap_or_else(|| "".as_ref()).display(),
+            node.network_handle().display(),
             demo::CONTROL_PLANE,
             flags.namespace,
         ))?;
         return outcome;
     }
-    let removed = step("remove the cluster", || bed.down());
+    let removed = step("remove the cluster", || node.down());
     outcome.and(removed)
 }
 

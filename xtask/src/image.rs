@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Architecture, Image, NodeBed, Service, environment, peer_images,
+    Architecture, Image, NodeCluster, Service, environment, peer_images,
     progress::{say, step},
     registry,
 };
@@ -139,7 +139,7 @@ fn finish(image: &Image, name: &str, out: &Path, flags: &Flags) -> Result<PathBu
     let archive = out.join(format!("{name}.tar"));
     image.write(&archive)?;
     if flags.import {
-        NodeBed::here()?.import_image(&archive)?;
+        NodeCluster::here()?.import_image(&archive)?;
         say(format_args!("imported {}", image.name()));
     }
     let size = fs::metadata(&archive)?.len();

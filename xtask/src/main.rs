@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 mod image;
 mod layering;
+mod nextest;
 mod output;
 mod sbom;
 mod test;

@@ -1,33 +1,40 @@
 //! `cargo xtask test`: every test, with all set-up included.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::progress::step;
-use blackbox::{Service, Tool, environment, node_bed, packages, peer_images, tools};
+use blackbox::{
+    Service, Tool, build_daprctl, environment, node_cluster, packages,
+    progress::{say, step},
+    tools,
+};
 use clap::Args;
 
-use crate::check;
+use crate::{check, nextest};
 
 /// Every test: static checks, unit and package tests, black-box suites against a real
 /// kube-apiserver and the official daprd, and, as root, the demo on a cluster with real pods.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct Flags {
     /// Leave out the static checks (format, lints, layering)
     #[arg(long)]
     no_check: bool,
-    /// Leave out the end-to-end test, which needs root and takes minutes
+    /// Leave out the tests on a node with real pods, which need root and take minutes
     #[arg(long)]
     no_e2e: bool,
+    /// Only unit and package tests: no cluster, no peers, nothing to build but this workspace
+    #[arg(long)]
+    quick: bool,
     /// Also with the official sidecars 1.14 and 1.16, which are built first (minutes each)
     #[arg(long)]
     every_sidecar: bool,
-    /// Arguments for `cargo test`, for example a name filter
+    /// Arguments for `cargo nextest run`, for example a name filter
     #[arg(last = true)]
     rest: Vec<String>,
 }
 
-/// What the black-box suites need beside the bed's own programs.
+/// Peers of the black-box suites, beside the programs of a cluster.
 const PEERS: [Tool; 13] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
@@ -45,47 +52,67 @@ const PEERS: [Tool; 13] = [
 ];
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let end_to_end = environment::is_root() && !flags.no_e2e;
+    let on_a_node = environment::is_root() && !flags.no_e2e && !flags.quick;
     if !flags.no_check {
         check::quick()?;
     }
-    prepare(end_to_end, flags.every_sidecar)?;
-    let mut test = Command::new(env!("CARGO"));
-    test.current_dir(environment::workspace());
-    test.args(["test", "--workspace", "--no-fail-fast"]);
-    if !end_to_end {
-        // Every target but `e2e`, which says itself that it is skipped when not root.
-        test.env(node_bed::SKIP, "1");
+    let runner = nextest::provide()?;
+    if !flags.quick {
+        prepare(on_a_node, flags.every_sidecar)?;
+    }
+    let mut test = Command::new(runner);
+    test.current_dir(environment::workspace()).args(["nextest", "run", "--workspace"]);
+    if flags.quick {
+        test.args(["--exclude", "blackbox"]);
+    } else {
+        test.env(environment::PROGRAMS, programs()?);
+    }
+    if on_a_node {
+        test.args(["--run-ignored", "all"]);
+    } else {
+        say("tests that run real pods need root and are ignored");
     }
     if flags.every_sidecar {
         test.env(tools::EVERY_SIDECAR, "1");
     }
-    let status = test.args(&flags.rest).status().context("run cargo test")?;
+    let status = test.args(&flags.rest).status().context("run cargo nextest")?;
+    list_slowest()?;
     ensure!(status.success(), "tests failed: {status}");
     Ok(())
 }
 
 /// Builds what takes long before the tests, where its progress can be seen.
-fn prepare(end_to_end: bool, every_sidecar: bool) -> Result<()> {
+fn prepare(on_a_node: bool, every_sidecar: bool) -> Result<()> {
     packages::require_for_tests()?;
-    step("programs of the test bed", || {
+    step("programs of the test clusters", || {
         let wanted: Vec<Tool> = PEERS
             .into_iter()
-            .chain(end_to_end.then_some(node_bed::TOOLS).into_iter().flatten())
+            .chain(on_a_node.then_some(node_cluster::TOOLS).into_iter().flatten())
             .chain([Tool::DAPRD_1_15]) // an older sidecar
             .chain(
                 every_sidecar.then_some([Tool::DAPRD_1_16, Tool::DAPRD_1_14]).into_iter().flatten(),
             )
             .collect();
         tools::provide(&wanted)
-    })?;
-    if end_to_end {
-        step("release builds of the services", || {
-            for service in Service::ALL {
-                peer_images::service(service, service.binary(), "release")?;
-            }
-            Ok(())
-        })?;
+    })
+}
+
+/// The folder with the development builds of our programs, all up to date.
+fn programs() -> Result<PathBuf> {
+    step("development builds of the services", || {
+        for service in Service::ALL {
+            service.build()?;
+        }
+        let program = build_daprctl()?;
+        program.parent().map(PathBuf::from).context("daprctl has no folder")
+    })
+}
+
+fn list_slowest() -> Result<()> {
+    let target = environment::target_folder();
+    say("the slowest tests:");
+    for line in nextest::slowest(&target)? {
+        say(line);
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use runtime::clock::monotonic;
 use tokio::{task::JoinSet, time::sleep_until};
 
-use crate::row::{Reading, Unit};
+use crate::scenario::{Reading, Unit};
 
 /// Latencies are kept in microseconds with three digits, up to this.
 const LONGEST: Duration = Duration::from_mins(2);

@@ -14,7 +14,7 @@ use proto::placement::Host;
 use runtime::{clock::monotonic, random};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::order_stream::{Order, OrderStream, RawTable};
+use crate::clients::order_stream::{Order, OrderStream, RawTable};
 
 /// Actor types of each host.
 const TYPES: [&str; 3] = ["cat", "dog", "mouse"];

@@ -22,7 +22,7 @@ use transport::{
     svid::{self, Svid},
 };
 
-use crate::authority::Authority;
+use crate::environment::authority::Authority;
 
 /// Requests under way at once while sidecars connect or list, as in the first figures.
 const PARALLEL: usize = 8;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, path::PathBuf};
 use anyhow::{Context as _, Result};
 use blackbox::Service;
 
-use crate::row::Side;
+use crate::scenario::Side;
 
 /// Where each side's programs are.
 #[derive(Clone, Debug)]

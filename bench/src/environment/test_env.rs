@@ -10,15 +10,15 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use blackbox::{
-    ApiBed, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http, process,
+    ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http, process,
 };
 use runtime::clock::monotonic;
 
 use crate::{
-    authority::Authority,
-    programs::Programs,
-    row::Side,
-    usage::{self, Memory},
+    environment::authority::Authority,
+    environment::programs::Programs,
+    environment::usage::{self, Memory},
+    scenario::Side,
 };
 
 /// The control plane's namespace.
@@ -28,41 +28,41 @@ pub const TRUST_DOMAIN: &str = "cluster.local";
 /// Where a cluster would mount the bundle into sentry's pod; both sentries watch it.
 const MOUNT: &str = "mount";
 /// How long a service may take to be ready.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// How often is asked whether a service is ready: the error of a start time.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// A cluster without nodes, prepared as the chart prepares one.
 #[derive(Debug)]
-pub struct Plane {
-    // Dropped in this order: services before the folder with their files, the bed last.
+pub struct TestEnv {
+    // Dropped in this order: services before the folder with their files, the test cluster last.
     authority: Running,
     folder: Scratch,
-    bed: ApiBed,
+    api: ApiCluster,
 }
 
-impl Plane {
-    /// Starts the bed and the authority: our sentry, self-hosted, whose certificates both sides
+impl TestEnv {
+    /// Starts the test cluster and the authority: our sentry, self-hosted, whose certificates both sides
     /// use, so that no difference between two sentries shows in a row about something else.
     ///
     /// # Errors
     /// When one does not start.
     pub fn start(programs: &Programs) -> Result<Self> {
-        let bed = ApiBed::start()?;
+        let api = ApiCluster::start()?;
         let crds = environment::workspace().join("crds");
-        bed.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
-        bed.kubectl(&["create", "namespace", NAMESPACE])?;
-        bed.kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
+        api.kubectl(&["apply", "--server-side", "-f", &crds.to_string_lossy()])?;
+        api.kubectl(&["create", "namespace", NAMESPACE])?;
+        api.kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
         let folder = Scratch::new("bench")?;
         fs::create_dir_all(folder.path().join(MOUNT))?;
         let authority = start_authority(programs, &folder)?;
-        bed.apply(&control_plane_objects(authority.port))?;
-        Ok(Self { authority, folder, bed })
+        api.apply(&control_plane_objects(authority.port))?;
+        Ok(Self { authority, folder, api })
     }
 
     /// The cluster.
-    pub fn bed(&self) -> &ApiBed {
-        &self.bed
+    pub fn api(&self) -> &ApiCluster {
+        &self.api
     }
 
     /// A folder that is gone with the plane.
@@ -105,11 +105,11 @@ impl Plane {
         let anchors = self.anchors();
         let start = match service {
             Service::Sentry => start
-                .flag("--kubeconfig", self.bed.kubeconfig())
+                .flag("--kubeconfig", self.api.kubeconfig())
                 .flag("--issuer-credentials", &self.folder.path().join(MOUNT))
                 .args(&["--mode=kubernetes", &format!("--trust-domain={TRUST_DOMAIN}")]),
             Service::Operator => start
-                .flag("--kubeconfig", self.bed.kubeconfig())
+                .flag("--kubeconfig", self.api.kubeconfig())
                 .flag("--trust-anchors-file", &anchors)
                 .args(&[
                     // The reference cannot elect outside a cluster, so neither side does.
@@ -122,7 +122,7 @@ impl Plane {
                     Side::Reference => &[],
                 }),
             Service::Injector => start
-                .flag("--kubeconfig", self.bed.kubeconfig())
+                .flag("--kubeconfig", self.api.kubeconfig())
                 .env("DAPR_TRUST_ANCHORS_FILE", &anchors.to_string_lossy())
                 .env("DAPR_SENTRY_ADDRESS", &format!("127.0.0.1:{}", self.authority.port))
                 .env("SIDECAR_IMAGE", "ghcr.io/dapr/daprd:1.18.3")
@@ -178,7 +178,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
 ---
-# An injector needs its registration to fill in the caBundle. This one matches no pod; a row that
+# An injector needs its registration to fill in the caBundle. This one matches no pod; a scenario that
 # wants the webhook called replaces it.
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingWebhookConfiguration
@@ -310,7 +310,7 @@ impl Running {
                     self.tail()
                 );
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIMEOUT {
                 bail!("{} is not ready:\n{}", self.process.name(), self.tail());
             }
             thread::sleep(LOOK);
@@ -328,7 +328,7 @@ impl Running {
     /// When it does not end in time.
     pub fn stop(mut self) -> Result<()> {
         let name = self.process.name().to_owned();
-        self.process.terminate(Deadline::after(PATIENCE)).with_context(|| name)?;
+        self.process.terminate(Deadline::after(TIMEOUT)).with_context(|| name)?;
         Ok(())
     }
 }

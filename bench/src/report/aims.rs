@@ -1,18 +1,18 @@
 //! What the product is to reach: the aims that the report and the pictures mark. Rows measure more
 //! than there are aims for, and a cut run has none.
 
-use crate::{row::Unit, stats::Figure};
+use crate::{report::stats::Figure, scenario::Unit};
 
 /// A figure of a row and what it is to be: at least this where more is better, else at most.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aim {
-    row: &'static str,
+    scenario: &'static str,
     metric: &'static str,
     value: f64,
 }
 
-const fn aim(row: &'static str, metric: &'static str, value: f64) -> Aim {
-    Aim { row, metric, value }
+const fn aim(scenario: &'static str, metric: &'static str, value: f64) -> Aim {
+    Aim { scenario, metric, value }
 }
 
 const AIMS: &[Aim] = &[
@@ -49,8 +49,10 @@ const AIMS: &[Aim] = &[
 
 impl Aim {
     /// The aim of a figure, if it has one.
-    pub fn of(row: &str, figure: &Figure) -> Option<Self> {
-        AIMS.iter().find(|aim| (aim.row, aim.metric) == (row, figure.metric.as_str())).copied()
+    pub fn of(scenario: &str, figure: &Figure) -> Option<Self> {
+        AIMS.iter()
+            .find(|aim| (aim.scenario, aim.metric) == (scenario, figure.metric.as_str()))
+            .copied()
     }
 
     /// In the figure's unit.
@@ -65,15 +67,19 @@ impl Aim {
 }
 
 /// The metrics of a row that have an aim and no figure: the row calls them something else now.
-pub fn without_figure(row: &str, figures: &[Figure]) -> Vec<&'static str> {
+pub fn without_figure(scenario: &str, figures: &[Figure]) -> Vec<&'static str> {
     let missing = |aim: &&Aim| figures.iter().all(|figure| figure.metric != aim.metric);
-    AIMS.iter().filter(|aim| aim.row == row).filter(missing).map(|aim| aim.metric).collect()
+    AIMS.iter()
+        .filter(|aim| aim.scenario == scenario)
+        .filter(missing)
+        .map(|aim| aim.metric)
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows;
+    use crate::scenarios::registry;
 
     #[test]
     fn an_aim_is_a_lower_bound_where_more_is_better() {
@@ -85,7 +91,10 @@ mod tests {
     #[test]
     fn every_aim_is_of_a_row() {
         for aim in AIMS {
-            assert!(rows::all().iter().any(|row| row.name() == aim.row), "{aim:?}");
+            assert!(
+                scenarios::all().iter().any(|scenario| scenario.name() == aim.scenario),
+                "{aim:?}"
+            );
         }
     }
 

@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::{
-    aims::Aim,
-    results::{self, RowResults},
-    stats::{Figure, Spread},
+    report::aims::Aim,
+    report::results::{self, ScenarioResults},
+    report::stats::{Figure, Spread},
 };
 
 const WIDTH: f64 = 900.0;
@@ -25,20 +25,20 @@ const MISSED_COLOUR: &str = "#a3271f";
 const WHISKER_COLOUR: &str = "#222222";
 
 /// The picture of a row; a cut run has no aims.
-pub fn svg(row: &RowResults, quick: bool) -> String {
-    let shown: Vec<_> = row.figures.iter().filter(|figure| largest(figure) > 0.0).collect();
+pub fn svg(scenario: &ScenarioResults, quick: bool) -> String {
+    let shown: Vec<_> = scenario.figures.iter().filter(|figure| largest(figure) > 0.0).collect();
     let height = TOP + shown.iter().map(|_| FIGURE).sum::<f64>() + 10.0;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"8\" y=\"22\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
-        escaped(&row.name)
+        escaped(&scenario.name)
     );
     legend(&mut out);
     let mut y = TOP;
     for figure in shown {
-        draw(&mut out, figure, row.aim(figure, quick), y);
+        draw(&mut out, figure, scenario.aim(figure, quick), y);
         y += FIGURE;
     }
     out.push_str("</svg>\n");
@@ -155,11 +155,11 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Unit;
+    use crate::scenario::Unit;
 
-    fn row(name: &str, metric: &str, reference: f64, trilby: f64) -> RowResults {
+    fn scenario(name: &str, metric: &str, reference: f64, trilby: f64) -> ScenarioResults {
         let one = |median: f64| Some(Spread { median, min: median, max: median });
-        RowResults {
+        ScenarioResults {
             name: name.into(),
             about: String::new(),
             seconds: 0,
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_larger_side_fills_the_width() {
-        let picture = svg(&row("a < b", "rate", 50.0, 100.0), false);
+        let picture = svg(&scenario("a < b", "rate", 50.0, 100.0), false);
         assert!(
             picture
                 .contains(&format!("width=\"165.0\" height=\"{BAR}\" fill=\"{REFERENCE_COLOUR}\""))
@@ -188,25 +188,25 @@ mod tests {
     #[test]
     fn an_aim_is_a_line_when_it_is_near_and_always_words() {
         let dashed = |picture: &str| picture.matches("stroke-dasharray").count() - 1; // the legend
-        let near = svg(&row("injector", "8 at once: rate", 800.0, 9000.0), false);
+        let near = svg(&scenario("injector", "8 at once: rate", 800.0, 9000.0), false);
         assert_eq!(dashed(&near), 1);
         assert!(near.contains("aim ≥ 10000: missed"), "{near}");
-        let far = svg(&row("injector", "8 at once: rate", 80.0, 900.0), false);
+        let far = svg(&scenario("injector", "8 at once: rate", 80.0, 900.0), false);
         assert_eq!(dashed(&far), 0);
         assert!(far.contains("aim ≥ 10000: missed"), "{far}");
-        let cut = svg(&row("injector", "8 at once: rate", 800.0, 9000.0), true);
+        let cut = svg(&scenario("injector", "8 at once: rate", 800.0, 9000.0), true);
         assert!(!cut.contains("missed"), "{cut}");
     }
 
     #[test]
     fn a_figure_of_zeros_is_left_out() {
-        assert!(!svg(&row("a", "errors", 0.0, 0.0), false).contains("errors"));
+        assert!(!svg(&scenario("a", "errors", 0.0, 0.0), false).contains("errors"));
     }
 
     #[test]
     fn a_side_without_a_figure_says_so() {
-        let mut row = row("a", "rate", 1.0, 2.0);
-        row.figures[0].reference = None;
-        assert!(svg(&row, false).contains("no figure"));
+        let mut scenario = scenario("a", "rate", 1.0, 2.0);
+        scenario.figures[0].reference = None;
+        assert!(svg(&scenario, false).contains("no figure"));
     }
 }

@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    aims::Aim,
     flags::Run,
-    machine::Machine,
-    stats::{Figure, Spread},
+    report::aims::Aim,
+    report::machine::Machine,
+    report::stats::{Figure, Spread},
 };
 
 /// A whole run.
@@ -22,12 +22,12 @@ pub struct Results {
     /// Whether the loads were cut.
     pub quick: bool,
     /// One entry for each row that ran.
-    pub rows: Vec<RowResults>,
+    pub scenarios: Vec<ScenarioResults>,
 }
 
 /// The figures of one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RowResults {
+pub struct ScenarioResults {
     /// The row.
     pub name: String,
     /// Its load.
@@ -39,7 +39,7 @@ pub struct RowResults {
     pub figures: Vec<Figure>,
 }
 
-impl RowResults {
+impl ScenarioResults {
     /// What a figure is to reach.
     pub fn aim(&self, figure: &Figure, quick: bool) -> Option<Aim> {
         Aim::of(&self.name, figure).filter(|_| !quick)
@@ -49,7 +49,7 @@ impl RowResults {
 impl Results {
     /// A run that has not begun.
     pub fn new(machine: Machine, run: &Run) -> Self {
-        Self { machine, rounds: run.rounds(), quick: run.quick, rows: Vec::new() }
+        Self { machine, rounds: run.rounds(), quick: run.quick, scenarios: Vec::new() }
     }
 
     /// Writes the JSON.
@@ -83,21 +83,21 @@ pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
         let run = run?;
         let alike = (&run.machine, run.rounds, run.quick) == (&all.machine, all.rounds, all.quick);
         ensure!(alike, "{} is of another machine, day, version or length", file.display());
-        for row in run.rows {
-            let known = all.rows.iter().any(|known| known.name == row.name);
-            ensure!(!known, "{} has row {} again", file.display(), row.name);
-            all.rows.push(row);
+        for scenario in run.scenarios {
+            let known = all.scenarios.iter().any(|known| known.name == scenario.name);
+            ensure!(!known, "{} has row {} again", file.display(), scenario.name);
+            all.scenarios.push(scenario);
         }
     }
     Ok(all)
 }
 
 /// A row as a table of plain text; a cut run has no aims.
-pub fn table(row: &RowResults, quick: bool) -> String {
+pub fn table(scenario: &ScenarioResults, quick: bool) -> String {
     let heads = ["reference", "trilby", "ratio", "aim"].map(str::to_owned);
     let [reference, trilby, ratio, aim] = heads;
-    let mut lines = vec![[row.name.clone(), reference, trilby, ratio, aim]];
-    lines.extend(row.figures.iter().map(|figure| cells(figure, row.aim(figure, quick))));
+    let mut lines = vec![[scenario.name.clone(), reference, trilby, ratio, aim]];
+    lines.extend(scenario.figures.iter().map(|figure| cells(figure, scenario.aim(figure, quick))));
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
     };
@@ -129,9 +129,9 @@ pub fn label(figure: &Figure) -> String {
 }
 
 /// How long each row took, and all together.
-pub fn times(rows: &[RowResults]) -> String {
-    let total = rows.iter().map(|row| row.seconds).sum();
-    let each = rows.iter().map(|row| (row.name.as_str(), row.seconds));
+pub fn times(scenarios: &[ScenarioResults]) -> String {
+    let total = scenarios.iter().map(|scenario| scenario.seconds).sum();
+    let each = scenarios.iter().map(|scenario| (scenario.name.as_str(), scenario.seconds));
     let line = |(name, seconds)| format!("{name:<24}{}\n", minutes(seconds));
     each.chain([("all rows", total)]).map(line).collect()
 }
@@ -169,12 +169,12 @@ pub fn line(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Unit;
+    use crate::scenario::Unit;
 
     #[test]
     fn a_table_lines_up_and_holds_the_spread() {
         let one = |median| Some(Spread { median, min: median / 2.0, max: median * 2.0 });
-        let row = RowResults {
+        let scenario = ScenarioResults {
             name: "start".into(),
             about: String::new(),
             seconds: 61,
@@ -197,9 +197,9 @@ mod tests {
                     sentry: start to ready (ms) 400 [200-800] 20.0 [10.0-40.0] 20.0x ≤ 300: reached \
                     errors - 0 [0-0] -";
         let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(squeeze(&table(&row, false)), want);
-        assert!(!table(&row, true).contains("reached"), "a cut run has no aims");
-        assert_eq!(squeeze(&times(&[row])), "start 1 min 01 s all rows 1 min 01 s");
+        assert_eq!(squeeze(&table(&scenario, false)), want);
+        assert!(!table(&scenario, true).contains("reached"), "a cut run has no aims");
+        assert_eq!(squeeze(&times(&[scenario])), "start 1 min 01 s all rows 1 min 01 s");
     }
 
     #[test]

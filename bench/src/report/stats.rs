@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::row::{Reading, Side, Unit};
+use crate::scenario::{Reading, Side, Unit};
 
 /// Median and spread of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use blackbox::progress::say;
 
 use crate::{
-    aims, picture,
-    results::{self, Results, RowResults},
+    report::aims,
+    report::picture,
+    report::results::{self, Results, ScenarioResults},
 };
 
 /// The page, in the folder of the report.
@@ -20,15 +21,15 @@ const METHOD: &str = "\
 ## How it is measured
 
 - Both sides are built from source: Trilby's programs as they are shipped, the reference's from its published Go module of the version above.
-- The same flags, see `Plane::service` in [plane.rs](../bench/src/plane.rs), with one exception: Trilby's operator runs with `--watch-secrets`, which its chart sets and the reference does not know.
+- The same flags, see `TestEnv::service` in [env.rs](../bench/src/env.rs), with one exception: Trilby's operator runs with `--watch-secrets`, which its chart sets and the reference does not know.
 - The same API server and the same objects for both sides and all rounds; etcd does not wait for the disk. One sentry gives both sides and the load their certificates, so that a difference between two sentries shows in `sentry-sign` only, where each side has its own.
 - The same client for both, ours, on the same cores as the service; what it takes is not subtracted. Sidecars, reviews and certificate requests come over TLS as in a cluster, each with the handshakes that it says; placement is measured in plain text.
-- A rate and its latencies are of a closed loop: so many callers, each as fast as it is answered. Where a row names requests per second, the loop is open: they are due at that rate whatever the answers do, and waiting for a free connection counts. A failed request is an error and has no latency.
+- A rate and its latencies are of a closed loop: so many callers, each as fast as it is answered. Where a scenario names requests per second, the loop is open: they are due at that rate whatever the answers do, and waiting for a free connection counts. A failed request is an error and has no latency.
 - Not counted, as warm-up: 2 s of reviews (`injector`), 2 s of requests (`sentry-sign`, insecure and jwks), 20 pods (`webhook-path`), the first change of each component (`operator-fanout`). The other loads meet a service that has just become ready, as sidecars do after a restart.
 - Processor time is that of the process, user and system, from `/proc/PID/stat` (in steps of 10 ms); memory is `VmRSS` and `RssAnon` from `/proc/PID/status`; a peak is the largest value seen, every 50 ms.
 - Pods change for 30 s in each round of `operator-memory` and `operator-memory-large`, 20 in a second, so that three rounds of both sides end within ten minutes; ten minutes of it cost twenty times the processor time.
 - `webhook-path` creates its pods at an API server without nodes: what a kubelet does afterwards is no part of the webhook.
-- The time of a row counts everything but builds. `cargo xtask bench --quick` cuts the loads to about a tenth and makes one round.
+- The time of a scenario counts everything but builds. `cargo xtask bench --quick` cuts the loads to about a tenth and makes one round.
 
 ";
 
@@ -39,13 +40,17 @@ const METHOD: &str = "\
 pub fn write(results: &Results, docs: &Path) -> Result<()> {
     let pictures = docs.join(PICTURES);
     fs::create_dir_all(&pictures).with_context(|| format!("create {}", pictures.display()))?;
-    for row in &results.rows {
-        for metric in
-            aims::without_figure(&row.name, &row.figures).iter().filter(|_| !results.quick)
+    for scenario in &results.scenarios {
+        for metric in aims::without_figure(&scenario.name, &scenario.figures)
+            .iter()
+            .filter(|_| !results.quick)
         {
-            say(format_args!("{}: no figure {metric:?}, so its aim is not shown", row.name));
+            say(format_args!("{}: no figure {metric:?}, so its aim is not shown", scenario.name));
         }
-        fs::write(pictures.join(format!("{}.svg", row.name)), picture::svg(row, results.quick))?;
+        fs::write(
+            pictures.join(format!("{}.svg", scenario.name)),
+            picture::svg(scenario, results.quick),
+        )?;
     }
     results.write(&pictures.join("results.json"))?;
     fs::write(docs.join(PAGE), page(results))?;
@@ -80,19 +85,23 @@ fn page(results: &Results) -> String {
         machine.kubernetes
     );
     out.push_str(METHOD);
-    for row in &results.rows {
-        section(&mut out, row, results.quick);
+    for scenario in &results.scenarios {
+        section(&mut out, scenario, results.quick);
     }
     out
 }
 
-fn section(out: &mut String, row: &RowResults, quick: bool) {
-    let took = results::minutes(row.seconds);
-    let _ = write!(out, "## {}\n\n{}. The row took {took}.\n\n", row.name, row.about);
-    let _ = write!(out, "![{0}]({PICTURES}/{0}.svg)\n\n", row.name);
+fn section(out: &mut String, scenario: &ScenarioResults, quick: bool) {
+    let took = results::minutes(scenario.seconds);
+    let _ = write!(out, "## {}\n\n{}. The row took {took}.\n\n", scenario.name, scenario.about);
+    let _ = write!(out, "![{0}]({PICTURES}/{0}.svg)\n\n", scenario.name);
     out.push_str("| | reference | Trilby | ratio | aim |\n|---|---|---|---|---|\n");
-    for figure in &row.figures {
-        let _ = writeln!(out, "| {} |", results::cells(figure, row.aim(figure, quick)).join(" | "));
+    for figure in &scenario.figures {
+        let _ = writeln!(
+            out,
+            "| {} |",
+            results::cells(figure, scenario.aim(figure, quick)).join(" | ")
+        );
     }
     out.push('\n');
 }
@@ -101,9 +110,9 @@ fn section(out: &mut String, row: &RowResults, quick: bool) {
 mod tests {
     use super::*;
     use crate::{
-        machine::Machine,
-        row::Unit,
-        stats::{Figure, Spread},
+        report::machine::Machine,
+        report::stats::{Figure, Spread},
+        scenario::Unit,
     };
 
     #[test]
@@ -115,21 +124,25 @@ mod tests {
             reference: spread,
             trilby: spread,
         };
-        let row = RowResults {
+        let scenario = ScenarioResults {
             name: "a-row".into(),
             about: "A load".into(),
             seconds: 384,
             figures: vec![figure],
         };
-        let results =
-            Results { machine: Machine::of_this_run(), rounds: 3, quick: false, rows: vec![row] };
+        let results = Results {
+            machine: Machine::of_this_run(),
+            rounds: 3,
+            quick: false,
+            scenarios: vec![scenario],
+        };
         let folder = blackbox::Scratch::new("report").unwrap();
         write(&results, folder.path()).unwrap();
         let file = folder.path().join("performance/results.json");
         assert_eq!(results::read(&file).unwrap(), results);
         let twice = results::read_all(&[&file, &file]).unwrap_err().to_string();
         assert!(twice.contains("row a-row again"), "{twice}");
-        let other = Results { rows: Vec::new(), ..results.clone() };
+        let other = Results { scenarios: Vec::new(), ..results.clone() };
         let second = folder.path().join("other.json");
         other.write(&second).unwrap();
         assert_eq!(results::read_all(&[&second, &file]).unwrap(), results);

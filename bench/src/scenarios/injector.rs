@@ -1,4 +1,4 @@
-//! Row `injector`: admission reviews of different pods over TLS.
+//! Scenario `injector`: admission reviews of different pods over TLS.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::{
-    flags::Against,
-    https::{Connection, Server},
-    load::{self, Caller},
-    plane::{NAMESPACE, Plane},
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::{Peak, megabytes, milliseconds},
+    clients::https::{Connection, Server},
+    clients::load::{self, Caller},
+    environment::programs::Programs,
+    environment::test_env::{NAMESPACE, TestEnv},
+    environment::usage::{Peak, megabytes, milliseconds},
+    flags::Target,
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// How many ask at once.
@@ -32,13 +32,13 @@ const CREATOR: &str = "system:serviceaccount:kube-system:replicaset-controller";
 pub struct Injector;
 
 struct Reviews {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     measured: Duration,
     runtime: Runtime,
 }
 
-impl Row for Injector {
+impl Scenario for Injector {
     fn name(&self) -> &'static str {
         "injector"
     }
@@ -54,7 +54,7 @@ impl Row for Injector {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let plane = Plane::start(programs)?;
+        let env = TestEnv::start(programs)?;
         let container =
             json!({"image": "store:1", "volumeMounts": [{"name": "d", "mountPath": "/d"}]});
         let component = json!({
@@ -64,16 +64,16 @@ impl Row for Injector {
             }},
             "spec": {"type": "state.store", "version": "v1", "metadata": []},
         });
-        plane.bed().apply(&component.to_string())?;
+        env.api().apply(&component.to_string())?;
         let measured = measured(size);
         let (programs, runtime) = (programs.clone(), load::runtime()?);
-        Ok(Box::new(Reviews { plane, programs, measured, runtime }))
+        Ok(Box::new(Reviews { env, programs, measured, runtime }))
     }
 
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let name = format!("dapr-sidecar-injector.{}.svc", against.namespace);
-        let server = Server::new(&against.address, &name, &against.anchors()?)?;
-        let measured = measured(against.size());
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
+        let name = format!("dapr-sidecar-injector.{}.svc", target.namespace);
+        let server = Server::new(&target.address, &name, &target.anchors()?)?;
+        let measured = measured(target.size());
         let runtime = load::runtime()?;
         let mut readings = Vec::new();
         for callers in CONCURRENCY {
@@ -87,9 +87,9 @@ impl Row for Injector {
 impl Prepared for Reviews {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let service = Service::Injector;
-        let (injector, _) = self.plane.service(&self.programs, side, service, &[])?.ready()?;
+        let (injector, _) = self.env.service(&self.programs, side, service, &[])?.ready()?;
         let name = format!("dapr-sidecar-injector.{NAMESPACE}.svc");
-        let anchors = fs::read_to_string(self.plane.anchors())?;
+        let anchors = fs::read_to_string(self.env.anchors())?;
         let server = Server::new(&injector.address(), &name, &anchors)?;
         self.runtime.block_on(closed(&server, 8, WARM_UP))?;
         let peak = Peak::watch(injector.pid());

@@ -1,4 +1,4 @@
-//! Row `install`: Helm installs each side's own chart on a node with real pods; then a Deployment
+//! Scenario `install`: Helm installs each side's own chart on a node with real pods; then a Deployment
 //! that asks for a sidecar is applied.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Cluster, Deadline, NodeBed, Service, environment, node_bed::TemporaryNode, peer_images,
+    Cluster, Deadline, NodeCluster, Service, environment, node_cluster::TemporaryNode, peer_images,
     progress::step, reference, until,
 };
 use flate2::{Compression, write::GzEncoder};
@@ -18,10 +18,10 @@ use runtime::clock::monotonic;
 use serde_json::Value;
 
 use crate::{
-    plane::NAMESPACE,
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::{megabytes, milliseconds},
+    environment::programs::Programs,
+    environment::test_env::NAMESPACE,
+    environment::usage::{megabytes, milliseconds},
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// The application's namespace; gone after each round.
@@ -29,13 +29,13 @@ const APPLICATION: &str = "bench";
 const DAPRD: &str = "localhost/daprd:bench";
 const APP_IMAGE: &str = "localhost/bench-app:1";
 /// How long an object may take to be gone.
-const PATIENCE: u64 = 180;
+const TIMEOUT: u64 = 180;
 
 /// The row.
 #[derive(Debug)]
 pub struct Install;
 
-impl Row for Install {
+impl Scenario for Install {
     fn name(&self) -> &'static str {
         "install"
     }
@@ -53,10 +53,10 @@ impl Row for Install {
     }
 
     fn prepare(&self, programs: &Programs, _size: Size) -> Result<Box<dyn Prepared>> {
-        let bed = NodeBed::temporary()?;
-        let cluster = bed.up()?;
-        let sizes = step("make and import images", || import_images(&bed, programs.profile()))?;
-        Ok(Box::new(Installed { cluster, sizes, reference_chart: reference::chart()?, _bed: bed }))
+        let node = NodeCluster::temporary()?;
+        let cluster = node.up()?;
+        let sizes = step("make and import images", || import_images(&node, programs.profile()))?;
+        Ok(Box::new(Installed { cluster, sizes, reference_chart: reference::chart()?, _bed: node }))
     }
 }
 
@@ -69,12 +69,12 @@ struct Installed {
 }
 
 /// Brings all images to the node; the sizes of both sides' own.
-fn import_images(bed: &NodeBed, profile: &str) -> Result<Vec<(Side, Reading)>> {
+fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading)>> {
     let folder = environment::workspace().join("target/images");
     let import = |name: &str, image: blackbox::Image| {
         let archive = folder.join(format!("bench-{name}.tar"));
         image.write(&archive)?;
-        bed.import_image(&archive)?;
+        node.import_image(&archive)?;
         anyhow::Ok(archive)
     };
     let mut sizes = Vec::new();
@@ -191,7 +191,7 @@ spec:
 "#
             ),
         )?;
-        until(Deadline::seconds(PATIENCE), "application and sidecar", || {
+        until(Deadline::seconds(TIMEOUT), "application and sidecar", || {
             let pods = self.cluster.get(&["pods", "-n", APPLICATION])?;
             Ok((ready_containers(&pods) == 2).then_some(()))
         })?;

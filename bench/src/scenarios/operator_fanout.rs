@@ -1,4 +1,4 @@
-//! Row `operator-fanout`: a component changes, and all sidecars of its namespace have to know.
+//! Scenario `operator-fanout`: a component changes, and all sidecars of its namespace have to know.
 
 use std::{
     path::PathBuf,
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
-    cluster::ApiServer,
-    flags::Against,
-    load,
-    plane::Plane,
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    sidecars::{Heard, Sidecars},
-    usage::milliseconds,
+    clients::cluster::ApiServer,
+    clients::load,
+    clients::sidecars::{Heard, Sidecars},
+    environment::programs::Programs,
+    environment::test_env::TestEnv,
+    environment::usage::milliseconds,
+    flags::Target,
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Where everything is.
@@ -35,7 +35,7 @@ const CHANGES: usize = 20;
 /// Between two changes, so that they do not meet.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a change may take to reach everybody.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// What an operator might read to serve a change.
 const RESOURCES: [&str; 4] = ["secrets", "components", "pods", "configurations"];
 
@@ -44,13 +44,13 @@ const RESOURCES: [&str; 4] = ["secrets", "components", "pods", "configurations"]
 pub struct OperatorFanout;
 
 struct Namespace {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     kubeconfig: PathBuf,
     streams: [usize; 2],
 }
 
-impl Row for OperatorFanout {
+impl Scenario for OperatorFanout {
     fn name(&self) -> &'static str {
         "operator-fanout"
     }
@@ -67,29 +67,29 @@ impl Row for OperatorFanout {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let plane = Plane::start(programs)?;
-        plane.bed().kubectl(&["create", "namespace", SPACE])?;
-        let kubeconfig = plane.bed().kubeconfig().to_path_buf();
+        let env = TestEnv::start(programs)?;
+        env.api().kubectl(&["create", "namespace", SPACE])?;
+        let kubeconfig = env.api().kubeconfig().to_path_buf();
         load::runtime()?.block_on(async {
             let api = ApiServer::connect(&kubeconfig).await?;
             Changes { api: &api, space: SPACE }.fill().await
         })?;
         let programs = programs.clone();
-        Ok(Box::new(Namespace { plane, programs, kubeconfig, streams: streams(size) }))
+        Ok(Box::new(Namespace { env, programs, kubeconfig, streams: streams(size) }))
     }
 
     /// Makes what changes in the namespace of the apps, and removes it in the end.
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let (authority, space) = (against.authority()?, against.apps.as_str());
-        let kubeconfig = against.kubeconfig()?;
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
+        let (authority, space) = (target.authority()?, target.apps.as_str());
+        let kubeconfig = target.kubeconfig()?;
         load::runtime()?.block_on(async {
             let api = ApiServer::connect(kubeconfig).await?;
             let changes = Changes { api: &api, space };
             changes.fill().await?;
             let measured = async {
-                let [_, count] = streams(against.size());
+                let [_, count] = streams(target.size());
                 let sidecars =
-                    Sidecars::new(&authority, &against.address, space, APPS, count).await?;
+                    Sidecars::new(&authority, &target.address, space, APPS, count).await?;
                 let mut heard = sidecars.watch_components(count).await?;
                 let mut readings = Vec::new();
                 for name in NAMES {
@@ -114,14 +114,14 @@ fn streams(size: Size) -> [usize; 2] {
 impl Prepared for Namespace {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let more = ["--disable-service-reconciler"]; // Services are another matter
-        let start = self.plane.service(&self.programs, side, Service::Operator, &more)?;
+        let start = self.env.service(&self.programs, side, Service::Operator, &more)?;
         let (operator, _) = start.ready()?;
         let address = operator.address();
         let [few, all] = self.streams;
         let readings = load::runtime()?.block_on(async {
             let api = ApiServer::connect(&self.kubeconfig).await?;
             let changes = Changes { api: &api, space: SPACE };
-            let authority = self.plane.authority()?;
+            let authority = self.env.authority()?;
             let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, all).await?;
             sidecars.list(1).await?; // the reference reads its Secrets now
             let mut readings = Vec::new();
@@ -222,7 +222,7 @@ impl Changes<'_> {
         let labels = json!({"version": runtime::clock::now().as_nanosecond().to_string()});
         let begin = monotonic();
         let request = self.api.merge(&path, json!({"metadata": {"labels": labels}}));
-        let (patched, heard) = tokio::join!(request, heard.next(streams, begin + PATIENCE));
+        let (patched, heard) = tokio::join!(request, heard.next(streams, begin + TIMEOUT));
         patched?;
         Spread::of(begin, &heard?).context("there are no streams")
     }

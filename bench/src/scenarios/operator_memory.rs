@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    cluster::ApiServer,
-    flags::Against,
-    load,
-    plane::{Plane, Running},
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    sidecars::{Sidecars, app_id},
-    usage::{Peak, megabytes, milliseconds},
+    clients::cluster::ApiServer,
+    clients::load,
+    clients::sidecars::{Sidecars, app_id},
+    environment::programs::Programs,
+    environment::test_env::{Running, TestEnv},
+    environment::usage::{Peak, megabytes, milliseconds},
+    flags::Target,
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Where everything is.
@@ -78,7 +78,7 @@ impl OperatorMemory {
 }
 
 struct Cluster {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     kubeconfig: PathBuf,
     scale: Scale,
@@ -86,7 +86,7 @@ struct Cluster {
     changes: u32,
 }
 
-impl Row for OperatorMemory {
+impl Scenario for OperatorMemory {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -100,10 +100,10 @@ impl Row for OperatorMemory {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let plane = Plane::start(programs)?;
-        plane.bed().kubectl(&["create", "namespace", SPACE])?;
+        let env = TestEnv::start(programs)?;
+        env.api().kubectl(&["create", "namespace", SPACE])?;
         let scale = size.pick(self.full, self.full.tenth());
-        let kubeconfig = plane.bed().kubeconfig().to_path_buf();
+        let kubeconfig = env.api().kubeconfig().to_path_buf();
         load::runtime()?.block_on(async {
             let api = ApiServer::connect(&kubeconfig).await?;
             fill(&api, SPACE, scale).await
@@ -111,19 +111,19 @@ impl Row for OperatorMemory {
         let settle = size.pick(Duration::from_secs(8), Duration::from_secs(3));
         let changes = size.pick(600, 100);
         let programs = programs.clone();
-        Ok(Box::new(Cluster { plane, programs, kubeconfig, scale, settle, changes }))
+        Ok(Box::new(Cluster { env, programs, kubeconfig, scale, settle, changes }))
     }
 
     /// Makes the row's objects first where it is told the cluster; they stay.
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let scale = against.size().pick(self.full, self.full.tenth());
-        let (authority, space) = (against.authority()?, &against.apps);
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
+        let scale = target.size().pick(self.full, self.full.tenth());
+        let (authority, space) = (target.authority()?, &target.apps);
         load::runtime()?.block_on(async {
-            if let Some(kubeconfig) = &against.kubeconfig {
+            if let Some(kubeconfig) = &target.kubeconfig {
                 fill(&ApiServer::connect(kubeconfig).await?, space, scale).await?;
             }
             let sidecars =
-                Sidecars::new(&authority, &against.address, space, APPS, scale.streams).await?;
+                Sidecars::new(&authority, &target.address, space, APPS, scale.streams).await?;
             let heard = sidecars.watch_components(sidecars.len()).await?;
             let begin = monotonic();
             let listed = sidecars.list(sidecars.len()).await?;
@@ -199,7 +199,7 @@ async fn touch(api: &ApiServer, path: &str) -> Result<()> {
 impl Prepared for Cluster {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let more = ["--disable-service-reconciler"]; // Services are another matter
-        let start = self.plane.service(&self.programs, side, Service::Operator, &more)?;
+        let start = self.env.service(&self.programs, side, Service::Operator, &more)?;
         let (operator, _) = start.ready()?;
         let peak = Peak::watch(operator.pid());
         let mut readings = load::runtime()?.block_on(self.steps(&operator))?;
@@ -221,7 +221,7 @@ impl Cluster {
         sleep(self.settle).await;
         readings.push(rss("ready")?);
         let address = operator.address();
-        let authority = self.plane.authority()?;
+        let authority = self.env.authority()?;
         let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, self.scale.streams).await?;
         let configuration = sidecars.watch_configuration().await?;
         // The reference begins to follow pods with the first change of a Configuration.

@@ -1,4 +1,4 @@
-//! Row `placement-join`: hosts join a namespace, one is replaced, the leader of three replicas is
+//! Scenario `placement-join`: hosts join a namespace, one is replaced, the leader of three replicas is
 //! lost.
 
 use std::time::Duration;
@@ -9,13 +9,13 @@ use runtime::clock::monotonic;
 use rustix::process::Signal;
 
 use crate::{
-    flags::Against,
-    load,
-    placement_hosts::Hosts,
-    plane::{Running, Start},
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::{kilobytes, megabytes, milliseconds},
+    clients::load,
+    clients::placement_hosts::Hosts,
+    environment::programs::Programs,
+    environment::test_env::{Running, Start},
+    environment::usage::{kilobytes, megabytes, milliseconds},
+    flags::Target,
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// How long any step may take, time-outs of rounds included.
@@ -37,7 +37,7 @@ struct Joining {
     runtime: tokio::runtime::Runtime,
 }
 
-impl Row for PlacementJoin {
+impl Scenario for PlacementJoin {
     fn name(&self) -> &'static str {
         "placement-join"
     }
@@ -62,14 +62,14 @@ impl Row for PlacementJoin {
         }))
     }
 
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let size = if against.quick { Size::Quick } else { Size::Full };
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
+        let size = if target.quick { Size::Quick } else { Size::Full };
         let runtime = load::runtime()?;
         let mut readings = Vec::new();
         for (count, time) in shapes(size) {
-            let mut hosts = Hosts::new(vec![against.address.clone()]);
+            let mut hosts = Hosts::new(vec![target.address.clone()]);
             let measured = runtime.block_on(join(&mut hosts, count, time));
-            readings.extend(or_none(measured, &against.address, count));
+            readings.extend(or_none(measured, &target.address, count));
         }
         Ok(readings)
     }

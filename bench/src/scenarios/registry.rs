@@ -3,13 +3,14 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    injector::Injector, install::Install, operator_fanout::OperatorFanout,
-    operator_memory::OperatorMemory, placement_join::PlacementJoin, row::Row,
-    sentry_sign::SentrySign, start::Start, webhook_path::WebhookPath,
+    scenario::Scenario, scenarios::injector::Injector, scenarios::install::Install,
+    scenarios::operator_fanout::OperatorFanout, scenarios::operator_memory::OperatorMemory,
+    scenarios::placement_join::PlacementJoin, scenarios::sentry_sign::SentrySign,
+    scenarios::start::Start, scenarios::webhook_path::WebhookPath,
 };
 
 /// All rows.
-pub fn all() -> Vec<Box<dyn Row>> {
+pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![
         Box::new(Start),
         Box::new(SentrySign),
@@ -28,16 +29,16 @@ pub fn all() -> Vec<Box<dyn Row>> {
 ///
 /// # Errors
 /// When a word fits no row.
-pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Row>>> {
-    let rows = all();
-    let names: Vec<_> = rows.iter().map(|row| row.name()).collect();
+pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
+    let scenarios = all();
+    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name()).collect();
     for word in words {
         let known = names.iter().any(|name| name.contains(word.as_str()));
         ensure!(known, "no row {word:?}: there are {}", names.join(", "));
     }
     let wanted =
         |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    Ok(rows.into_iter().filter(|row| wanted(row.name())).collect())
+    Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.name())).collect())
 }
 
 #[cfg(test)]
@@ -48,6 +49,6 @@ mod tests {
     fn a_word_that_fits_no_row_is_an_error_that_names_them() {
         let error = chosen(&["nonsense".to_owned()]).err().map(|e| e.to_string());
         assert!(error.is_some_and(|text| text.contains("start")));
-        assert_eq!(chosen(&["start".to_owned()]).map(|rows| rows.len()).ok(), Some(1));
+        assert_eq!(chosen(&["start".to_owned()]).map(|scenarios| scenarios.len()).ok(), Some(1));
     }
 }

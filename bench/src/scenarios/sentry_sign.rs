@@ -1,4 +1,4 @@
-//! Row `sentry-sign`: certificates for sidecars, with each of the three ways to prove an identity.
+//! Scenario `sentry-sign`: certificates for sidecars, with each of the three ways to prove an identity.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use tokio::sync::watch;
 use tonic::{Code, transport::Channel};
 
 use crate::{
-    authority::Authority,
-    cluster::ApiServer,
-    flags::Against,
-    load::{self, Caller, Outcome},
-    plane::{NAMESPACE, Plane, Running, Start, TRUST_DOMAIN},
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::milliseconds,
+    clients::cluster::ApiServer,
+    clients::load::{self, Caller, Outcome},
+    environment::authority::Authority,
+    environment::programs::Programs,
+    environment::test_env::{NAMESPACE, Running, Start, TRUST_DOMAIN, TestEnv},
+    environment::usage::milliseconds,
+    flags::Target,
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Namespaces that the sidecars are spread over.
@@ -44,7 +44,7 @@ const BETWEEN: Duration = Duration::from_millis(50);
 pub struct SentrySign;
 
 struct Signing {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     /// One request of each sidecar of the cluster, with its own pod, token and key.
     sidecars: Vec<SignCertificateRequest>,
@@ -68,7 +68,7 @@ impl Times {
     }
 }
 
-impl Row for SentrySign {
+impl Scenario for SentrySign {
     fn name(&self) -> &'static str {
         "sentry-sign"
     }
@@ -85,19 +85,19 @@ impl Row for SentrySign {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let plane = Plane::start(programs)?;
+        let env = TestEnv::start(programs)?;
         let count = size.pick(2000, 200);
-        let sidecars = load::runtime()?.block_on(sidecars(&plane, count))?;
-        let provider = Provider::new(plane.folder())?;
+        let sidecars = load::runtime()?.block_on(sidecars(&env, count))?;
+        let provider = Provider::new(env.folder())?;
         let programs = programs.clone();
-        Ok(Box::new(Signing { plane, programs, sidecars, provider, times: Times::of(size) }))
+        Ok(Box::new(Signing { env, programs, sidecars, provider, times: Times::of(size) }))
     }
 
     /// Clients without a token: a self-hosted sentry without token validators answers them.
-    fn load(&self, against: &Against) -> Result<Vec<Reading>> {
-        let dial = Dial::new(against.address.clone(), &against.authority()?)?;
+    fn load(&self, target: &Target) -> Result<Vec<Reading>> {
+        let dial = Dial::new(target.address.clone(), &target.authority()?)?;
         let request = request("public", "bench", TokenValidator::Insecure)?;
-        let times = Times::of(against.size());
+        let times = Times::of(target.size());
         let outcome = load::runtime()?.block_on(async {
             load::closed(dial.kept(&request, CONCURRENT).await?, times.warm_up, times.measured)
                 .await
@@ -115,7 +115,7 @@ impl Prepared for Signing {
             ("jwks", self.provider.settings(), self.provider.request(TokenValidator::Jwks)?),
         ] {
             let sentry = self.standalone(side, what, &settings)?;
-            let dial = Dial::new(sentry.address(), &self.plane.authority()?)?;
+            let dial = Dial::new(sentry.address(), &self.env.authority()?)?;
             let outcome = load::runtime()?.block_on(async {
                 let callers = dial.kept(&request, CONCURRENT).await?;
                 load::closed(callers, self.times.warm_up, Duration::ZERO).await?;
@@ -136,12 +136,12 @@ impl Prepared for Signing {
 
 impl Signing {
     fn kubernetes(&self, side: Side) -> Result<Vec<Reading>> {
-        let start = self.plane.service(&self.programs, side, Service::Sentry, &[])?;
+        let start = self.env.service(&self.programs, side, Service::Sentry, &[])?;
         let (sentry, _) = start.ready()?;
-        let bundle = self.plane.bed().get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
+        let bundle = self.env.api().get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         let anchors = bundle.pointer("/data/ca.crt").and_then(Value::as_str);
         let anchors = anchors.context("no published anchors")?.to_owned();
-        let dial = Dial::new(sentry.address(), &Authority { anchors, ..self.plane.authority()? })?;
+        let dial = Dial::new(sentry.address(), &Authority { anchors, ..self.env.authority()? })?;
         let readings = load::runtime()?.block_on(async {
             // Each caller has its share of the sidecars and takes one after the other.
             let share = self.sidecars.len() / CONCURRENT;
@@ -172,15 +172,15 @@ impl Signing {
     }
 
     fn standalone(&self, side: Side, what: &str, settings: &str) -> Result<Running> {
-        let config = self.plane.folder().join(format!("{what}.yaml"));
+        let config = self.env.folder().join(format!("{what}.yaml"));
         fs::write(&config, settings)?;
-        let credentials = self.plane.folder().join("credentials");
+        let credentials = self.env.folder().join("credentials");
         let program = self.programs.path(side, Service::Sentry)?;
         let start = Start::new(
             &format!("{}-{what}", side.name()),
             Service::Sentry,
             program,
-            self.plane.folder(),
+            self.env.folder(),
         )?
         .flag("--config", &config)
         .flag("--issuer-credentials", &credentials)
@@ -293,12 +293,12 @@ struct Cluster {
     dial: Dial,
     sidecars: Vec<SignCertificateRequest>,
     next: usize,
-    patience: Patience,
+    timeout: Patience,
 }
 
 impl Cluster {
-    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], patience: Patience) -> Self {
-        Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, patience }
+    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], timeout: Patience) -> Self {
+        Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, timeout }
     }
 
     async fn sign(&self, request: &SignCertificateRequest) -> Result<(), String> {
@@ -306,11 +306,11 @@ impl Cluster {
             match self.dial.connect().await {
                 Ok(client) => break client,
                 // daprd goes on dialling for ever.
-                Err(_) if self.patience == Patience::Daprd => tokio::time::sleep(BETWEEN).await,
+                Err(_) if self.timeout == Patience::Daprd => tokio::time::sleep(BETWEEN).await,
                 Err(e) => return Err(format!("connect: {e:#}")),
             }
         };
-        let attempts = if self.patience == Patience::Daprd { ATTEMPTS } else { 1 };
+        let attempts = if self.timeout == Patience::Daprd { ATTEMPTS } else { 1 };
         let mut code = Code::Unknown;
         for _ in 0..attempts {
             let call = client.sign_certificate(request.clone());
@@ -398,11 +398,11 @@ fn request(namespace: &str, id: &str, validator: TokenValidator) -> Result<SignC
 }
 
 /// Makes `count` pods, and the request of each with a token that is bound to it.
-async fn sidecars(plane: &Plane, count: usize) -> Result<Vec<SignCertificateRequest>> {
-    let api = ApiServer::connect(plane.bed().kubeconfig()).await?;
+async fn sidecars(env: &TestEnv, count: usize) -> Result<Vec<SignCertificateRequest>> {
+    let api = ApiServer::connect(env.api().kubeconfig()).await?;
     let mut namespaces = Vec::new();
     for _ in 0..NAMESPACES {
-        namespaces.push(plane.bed().namespace("shop")?);
+        namespaces.push(env.api().namespace("shop")?);
     }
     let pods = (0..count).zip(namespaces.iter().cycle());
     stream::iter(pods.map(|(n, namespace)| sidecar(&api, namespace, format!("pod-{n}"))))

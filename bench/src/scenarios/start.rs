@@ -1,4 +1,4 @@
-//! Row `start`: from the start of the process to ready, memory of an idle service, size of its
+//! Scenario `start`: from the start of the process to ready, memory of an idle service, size of its
 //! program.
 
 use std::{fs, thread, time::Duration};
@@ -7,10 +7,10 @@ use anyhow::Result;
 use blackbox::Service;
 
 use crate::{
-    plane::Plane,
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
-    usage::{megabytes, milliseconds},
+    environment::programs::Programs,
+    environment::test_env::TestEnv,
+    environment::usage::{megabytes, milliseconds},
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// The row.
@@ -18,18 +18,18 @@ use crate::{
 pub struct Start;
 
 struct Started {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     settle: Duration,
 }
 
-impl Row for Start {
+impl Scenario for Start {
     fn name(&self) -> &'static str {
         "start"
     }
 
     fn about(&self) -> &'static str {
-        "Each service as a process against a real API server, with certificates from a sentry: time \
+        "Each service as a process target a real API server, with certificates from a sentry: time \
          until /healthz answers 200; memory after a minute without work; size of the program"
     }
 
@@ -39,8 +39,8 @@ impl Row for Start {
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
         let settle = size.pick(Duration::from_mins(1), Duration::from_secs(10));
-        let plane = Plane::start(programs)?;
-        Ok(Box::new(Started { plane, programs: programs.clone(), settle }))
+        let env = TestEnv::start(programs)?;
+        Ok(Box::new(Started { env, programs: programs.clone(), settle }))
     }
 }
 
@@ -50,7 +50,7 @@ impl Prepared for Started {
         let mut running = Vec::new();
         for service in Service::ALL {
             let name = service.binary();
-            let start = self.plane.service(&self.programs, side, service, &[])?;
+            let start = self.env.service(&self.programs, side, service, &[])?;
             let (service_running, took) = start.ready()?;
             let metric = format!("{name}: start to ready");
             readings.push(Reading::new(metric, Unit::Milliseconds, milliseconds(took)));

@@ -1,4 +1,4 @@
-//! Row `webhook-path`: what the webhook adds to the creation of a pod.
+//! Scenario `webhook-path`: what the webhook adds to the creation of a pod.
 
 use std::{fs, time::Duration};
 
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::{
-    https::{Connection, Server},
-    load,
-    plane::{NAMESPACE, Plane},
-    programs::Programs,
-    row::{Prepared, Reading, Row, Side, Size, Unit},
+    clients::https::{Connection, Server},
+    clients::load,
+    environment::programs::Programs,
+    environment::test_env::{NAMESPACE, TestEnv},
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Label of the pods for which the webhook is called.
@@ -24,21 +24,21 @@ const CALLED: &str = "bench.trilby/call";
 const WARM_UP: u32 = 10;
 
 /// How long kube-apiserver may take to learn of the registration.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The row.
 #[derive(Debug)]
 pub struct WebhookPath;
 
 struct Creates {
-    plane: Plane,
+    env: TestEnv,
     programs: Programs,
     pods: u32,
     runtime: Runtime,
     round: u32,
 }
 
-impl Row for WebhookPath {
+impl Scenario for WebhookPath {
     fn name(&self) -> &'static str {
         "webhook-path"
     }
@@ -53,25 +53,25 @@ impl Row for WebhookPath {
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
-        let plane = Plane::start(programs)?;
+        let env = TestEnv::start(programs)?;
         // kube-apiserver dials the Service by its external name: this machine.
-        plane.bed().apply(&format!(
+        env.api().apply(&format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: dapr-sidecar-injector, namespace: {NAMESPACE}}}\n\
              spec: {{type: ExternalName, externalName: localhost}}\n"
         ))?;
         let (programs, runtime) = (programs.clone(), load::runtime()?);
         let pods = size.pick(200, 40);
-        Ok(Box::new(Creates { plane, programs, pods, runtime, round: 0 }))
+        Ok(Box::new(Creates { env, programs, pods, runtime, round: 0 }))
     }
 }
 
 impl Prepared for Creates {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let service = Service::Injector;
-        let (injector, _) = self.plane.service(&self.programs, side, service, &[])?.ready()?;
+        let (injector, _) = self.env.service(&self.programs, side, service, &[])?.ready()?;
         self.round += 1;
         let namespace = format!("round-{}", self.round);
-        self.plane.bed().kubectl(&["create", "namespace", &namespace])?;
+        self.env.api().kubectl(&["create", "namespace", &namespace])?;
         self.call(injector.port)?;
         let mut client = self.client(&namespace)?;
         self.runtime.block_on(client.wait_until_called())?;
@@ -84,7 +84,7 @@ impl Prepared for Creates {
             with.saturating_record(self.runtime.block_on(client.create(true))?);
             without.saturating_record(self.runtime.block_on(client.create(false))?);
         }
-        self.plane.bed().kubectl(&["delete", "namespace", &namespace, "--wait=false"])?;
+        self.env.api().kubectl(&["delete", "namespace", &namespace, "--wait=false"])?;
         injector.stop()?;
         let mut readings = Vec::new();
         for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
@@ -112,15 +112,15 @@ impl Creates {
         ]);
         let object = ["patch", "mutatingwebhookconfiguration", "dapr-sidecar-injector"];
         let how = ["--type=json", "-p", &patch.to_string()];
-        self.plane.bed().kubectl(&[&object[..], &how].concat()).map(drop)
+        self.env.api().kubectl(&[&object[..], &how].concat()).map(drop)
     }
 
     fn client(&self, namespace: &str) -> Result<Client> {
-        let bed = self.plane.bed();
-        let address = bed.server();
+        let api = self.env.api();
+        let address = api.server();
         let address = address.strip_prefix("https://").context("kube-apiserver without TLS")?;
-        let server = Server::new(address, "127.0.0.1", &bed.ca_pem()?)?;
-        let kubeconfig: Value = serde_json::from_str(&fs::read_to_string(bed.kubeconfig())?)?;
+        let server = Server::new(address, "127.0.0.1", &api.ca_pem()?)?;
+        let kubeconfig: Value = serde_json::from_str(&fs::read_to_string(api.kubeconfig())?)?;
         let token = kubeconfig.pointer("/users/0/user/token").and_then(Value::as_str);
         Ok(Client {
             connection: self.runtime.block_on(server.connect())?,
@@ -151,7 +151,7 @@ impl Client {
 
     /// kube-apiserver learns of a changed registration a moment later.
     async fn wait_until_called(&mut self) -> Result<()> {
-        let deadline = Deadline::after(PATIENCE);
+        let deadline = Deadline::after(TIMEOUT);
         loop {
             match self.post(true, "?dryRun=All").await {
                 Ok(pod) if has_sidecar(&pod) => return Ok(()),

@@ -1,4 +1,4 @@
-//! The API-only bed: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1. Needs no root,
+//! The API-only cluster: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1. Needs no root,
 //! is ready in seconds, and is gone when the process that started it is.
 //!
 //! Pods stay Pending, there is no node; but they are admitted, mutated and defaulted for real,
@@ -27,25 +27,25 @@ use crate::{
 /// Another process may take a port between our look and the server's start.
 const ATTEMPTS: u32 = 3;
 
-/// What an [`ApiBed`] consists of.
+/// What an [`ApiCluster`] consists of.
 #[derive(Clone, Copy, Debug)]
-pub struct ApiBedOptions {
-    /// Whether kube-controller-manager runs. Without it the bed is ready a second earlier, Pods
+pub struct ApiClusterOptions {
+    /// Whether kube-controller-manager runs. Without it the test cluster is ready a second earlier, Pods
     /// need no service account, and namespaces are never removed.
     pub controllers: bool,
     /// Whether kube-apiserver can send a list as the begin of a watch, as from Kubernetes 1.34 on.
     pub streamed_lists: bool,
 }
 
-impl Default for ApiBedOptions {
+impl Default for ApiClusterOptions {
     fn default() -> Self {
         Self { controllers: true, streamed_lists: true }
     }
 }
 
-/// A running API-only bed.
+/// A running API-only cluster.
 #[derive(Debug)]
-pub struct ApiBed {
+pub struct ApiCluster {
     cluster: Cluster,
     kubeconfig: PathBuf,
     // Dropped in this order: clients before servers, the folder last.
@@ -54,28 +54,28 @@ pub struct ApiBed {
     scratch: Option<Scratch>,
 }
 
-impl ApiBed {
-    /// Starts a bed of its own with controllers.
+impl ApiCluster {
+    /// Starts a test cluster of its own with controllers.
     ///
     /// # Errors
     /// When a program is missing and cannot be built, or does not start; the error holds the end
     /// of its log.
     pub fn start() -> Result<Self> {
-        Self::start_with(ApiBedOptions::default())
+        Self::start_with(ApiClusterOptions::default())
     }
 
-    /// Starts a bed of its own.
+    /// Starts a test cluster of its own.
     ///
     /// # Errors
-    /// As [`ApiBed::start`].
-    pub fn start_with(options: ApiBedOptions) -> Result<Self> {
+    /// As [`ApiCluster::start`].
+    pub fn start_with(options: ApiClusterOptions) -> Result<Self> {
         let mut attempt = 1;
         loop {
-            let scratch = Scratch::new("bed")?;
+            let scratch = Scratch::new("cluster")?;
             match Self::boot(scratch.path(), Lifetime::Bound, options, &|_| Ok(())) {
-                Ok(bed) => return Ok(Self { scratch: Some(scratch), ..bed }),
+                Ok(api) => return Ok(Self { scratch: Some(scratch), ..api }),
                 Err(error) if attempt < ATTEMPTS && is_port_taken(&error) => {
-                    say(format_args!("a port was taken meanwhile, starting the bed again"));
+                    say(format_args!("a port was taken meanwhile, starting the cluster again"));
                     attempt += 1;
                 }
                 Err(error) => return Err(error),
@@ -83,21 +83,21 @@ impl ApiBed {
         }
     }
 
-    /// The bed that all tests of this process share; started by the first who asks.
+    /// The test cluster that all tests of this process share; started by the first who asks.
     ///
     /// # Errors
-    /// As [`ApiBed::start`]; every later caller gets the first one's error.
+    /// As [`ApiCluster::start`]; every later caller gets the first one's error.
     pub fn shared() -> Result<&'static Self> {
-        static SHARED: OnceLock<Result<ApiBed>> = OnceLock::new();
-        let bed = SHARED.get_or_init(Self::start);
-        bed.as_ref().map_err(|error| anyhow!("shared bed: {error:#}"))
+        static SHARED: OnceLock<Result<ApiCluster>> = OnceLock::new();
+        let api = SHARED.get_or_init(Self::start);
+        api.as_ref().map_err(|error| anyhow!("shared cluster: {error:#}"))
     }
 
-    /// Starts the bed's programs with their state below `state`; `started` hears of each at once.
+    /// Starts the cluster's programs with their state below `state`; `started` hears of each at once.
     pub(crate) fn boot(
         state: &Path,
         lifetime: Lifetime,
-        options: ApiBedOptions,
+        options: ApiClusterOptions,
         started: &dyn Fn(&Process) -> Result<()>,
     ) -> Result<Self> {
         let layout = Layout {
@@ -134,7 +134,7 @@ impl ApiBed {
         &self.kubeconfig
     }
 
-    /// kubectl and helm against this bed.
+    /// kubectl and helm against this test cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -189,7 +189,7 @@ impl ApiBed {
         whole.lines().map(|line| serde_json::from_str(line).context("read the audit log")).collect()
     }
 
-    /// A new namespace whose name starts with `prefix`, so that tests on a shared bed do not meet.
+    /// A new namespace whose name starts with `prefix`, so that tests on a shared cluster do not meet.
     ///
     /// # Errors
     /// When the API server refuses it, or its service account does not appear.
@@ -208,7 +208,7 @@ impl ApiBed {
         self.processes.iter().all(|process| process.name() != "kube-controller-manager")
     }
 
-    /// The folder that goes away with the bed; `None` for one that stays.
+    /// The folder that goes away with the test cluster; `None` for one that stays.
     pub fn scratch(&self) -> Option<&Scratch> {
         self.scratch.as_ref()
     }

@@ -1,4 +1,4 @@
-//! kubectl and helm against a bed, or against a cluster that exists.
+//! kubectl and helm against a test cluster, or against a cluster that exists.
 
 use std::{
     io::Write as _,

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use crate::{Process, control_plane::Layout, environment, host, process};
+use super::host;
+use crate::{Process, control_plane::Layout, environment, process};
 
 /// Debian's folder of the CNI plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
@@ -48,7 +49,7 @@ impl Containerd {
     pub(crate) fn start(&self, layout: &Layout) -> Result<Process> {
         let networks = self.root.join("net.d");
         fs::create_dir_all(&networks)?;
-        fs::write(networks.join("10-bed.conflist"), self.network())?;
+        fs::write(networks.join("10-api.conflist"), self.network())?;
         let file = self.root.join("config.toml");
         fs::write(&file, self.config(&networks)).context("write containerd's configuration")?;
         let program = environment::find_program("containerd").context("containerd is missing")?;

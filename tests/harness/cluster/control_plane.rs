@@ -1,5 +1,5 @@
 //! Kubernetes' own control plane as processes: etcd, kube-apiserver, kube-controller-manager,
-//! kube-scheduler. Both beds start theirs here.
+//! kube-scheduler. Both clusters start theirs here.
 
 use std::{
     fmt::Write as _,
@@ -28,7 +28,7 @@ pub struct User {
     pub group: &'static str,
 }
 
-/// May do everything; the kubeconfig of the bed is this user's.
+/// May do everything; the kubeconfig of the test cluster is this user's.
 pub const ADMIN: User = User { name: "admin", group: "system:masters" };
 const CONTROLLER_MANAGER: User =
     User { name: "system:kube-controller-manager", group: "system:masters" };
@@ -78,7 +78,7 @@ impl Layout {
         self.certs().join("apiserver.crt")
     }
 
-    /// The key of that certificate. It signs service account tokens too: a bed has no secrets worth
+    /// The key of that certificate. It signs service account tokens too: a test cluster has no secrets worth
     /// a second key, and so nothing but the API server has to make keys.
     fn key_file(&self) -> PathBuf {
         self.certs().join("apiserver.key")
@@ -119,11 +119,11 @@ impl Layout {
             let _ = writeln!(tokens, "{token},{0},{0},{1}", user.name, user.group);
             let server = format!("https://{}:{}", self.address, self.api_port);
             let config = json!({
-                "apiVersion": "v1", "kind": "Config", "current-context": "bed",
-                "clusters": [{"name": "bed", "cluster":
+                "apiVersion": "v1", "kind": "Config", "current-context": "cluster",
+                "clusters": [{"name": "cluster", "cluster":
                     {"server": server, "certificate-authority": self.ca_file()}}],
                 "users": [{"name": user.name, "user": {"token": token}}],
-                "contexts": [{"name": "bed", "context": {"cluster": "bed", "user": user.name}}],
+                "contexts": [{"name": "cluster", "context": {"cluster": "cluster", "user": user.name}}],
             });
             write_private(&self.kubeconfig(user), &format!("{config:#}\n"))?;
         }
@@ -176,7 +176,7 @@ pub fn wait_for_etcd(layout: &Layout, etcd: &mut Process) -> Result<()> {
     etcd.wait_for_port(layout.etcd_port, Deadline::seconds(START_SECONDS))
 }
 
-/// Which API server a bed wants.
+/// Which API server a test cluster wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiServerKind {
     /// No controllers: a Pod needs no service account.

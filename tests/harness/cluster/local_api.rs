@@ -1,15 +1,14 @@
-//! The API-only bed as something that stays until it is taken down: `cargo xtask cluster up
+//! The API-only cluster as something that stays until it is taken down: `cargo xtask cluster up
 //! --api-only`, to try a service against by hand.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{
-    ApiBed, ApiBedOptions, Cluster, Lifetime, control_plane::ADMIN, environment, roster::Roster,
-};
+use super::roster::{Entry, Roster};
+use crate::{ApiCluster, ApiClusterOptions, Cluster, Lifetime, control_plane::ADMIN, environment};
 
-/// The API-only bed of this state folder.
+/// The API-only cluster of this state folder.
 #[derive(Debug)]
 pub struct LocalApi {
     state: PathBuf,
@@ -24,7 +23,7 @@ impl LocalApi {
     /// Starts it, or finds it running.
     ///
     /// # Errors
-    /// As [`ApiBed::start`]. Nothing is left running then.
+    /// As [`ApiCluster::start`]. Nothing is left running then.
     pub fn up(&self) -> Result<Cluster> {
         if self.is_up() {
             return Ok(self.cluster());
@@ -33,12 +32,14 @@ impl LocalApi {
         fs::create_dir_all(&self.state)
             .with_context(|| format!("create {}", self.state.display()))?;
         let roster = Roster::new(&self.state);
-        let booted =
-            ApiBed::boot(&self.state, Lifetime::Detached, ApiBedOptions::default(), &|process| {
-                roster.add(process)
-            });
+        let booted = ApiCluster::boot(
+            &self.state,
+            Lifetime::Detached,
+            ApiClusterOptions::default(),
+            &|process| roster.add(process),
+        );
         match booted {
-            Ok(bed) => Ok(bed.cluster().clone()),
+            Ok(api) => Ok(api.cluster().clone()),
             Err(error) => {
                 self.down()?;
                 Err(error)
@@ -64,7 +65,7 @@ impl LocalApi {
     pub fn is_up(&self) -> bool {
         let entries = Roster::new(&self.state).entries();
         !entries.is_empty()
-            && entries.iter().all(crate::roster::Entry::is_running)
+            && entries.iter().all(Entry::is_running)
             && self.cluster().kubectl(&["get", "--raw=/readyz"]).is_ok()
     }
 

@@ -1,4 +1,4 @@
-//! The node bed: a whole Kubernetes with one node, as root, in a network namespace with no way out.
+//! The node cluster: a whole Kubernetes with one node, as root, in a network namespace with no way out.
 //!
 //! It outlives the command that started it. What it made is found again by the path of its state
 //! folder, so `up` after a crash cleans up first and `down` leaves no process, mount, namespace,
@@ -14,19 +14,21 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
+use super::{
+    containerd::Containerd,
+    host::{self, Cgroups, Network},
+    node_image, node_parts,
+    roster::{Entry, Owner, Roster},
+};
 use crate::{
     Cluster, Deadline, Image, Process, Tool,
-    containerd::Containerd,
     control_plane::{
         self, Layout, User, start_api_server, start_controller_manager, start_etcd,
         start_scheduler, wait_for_api_server, wait_for_etcd, wait_for_service_account,
     },
-    environment,
-    host::{self, Cgroups, Network},
-    node_image, node_parts, packages,
+    environment, packages,
     process::Lifetime,
     progress::{say, step},
-    roster::{Entry, Owner, Roster},
     tools, until,
 };
 
@@ -42,8 +44,6 @@ pub(crate) const POD_CIDR: &str = "10.88.0.0/16";
 const LOG_LINKS: &str = "/var/log/containers";
 /// Where a kubelet listens for device plugins, whatever it is told.
 const KUBELET_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
-/// The variable that leaves out the tests with real pods; `cargo xtask test --no-e2e` sets it.
-pub const SKIP: &str = "TRILBY_SKIP_E2E";
 /// How long a part may take on a busy machine.
 const START_SECONDS: u64 = 120;
 
@@ -52,7 +52,7 @@ pub(crate) const KUBE_PROXY: User =
     User { name: "system:kube-proxy", group: "system:node-proxier" };
 pub(crate) const DNS: User = User { name: "system:coredns", group: "system:dns" };
 
-/// The programs of a node bed that have to be found or built.
+/// The programs of a node cluster that have to be found or built.
 pub const TOOLS: [Tool; 10] = [
     Tool::ETCD,
     Tool::KUBE_APISERVER,
@@ -68,7 +68,7 @@ pub const TOOLS: [Tool; 10] = [
 
 /// A Kubernetes with one node on this machine.
 #[derive(Clone, Debug)]
-pub struct NodeBed {
+pub struct NodeCluster {
     state: PathBuf,
     run: PathBuf,
     network: Network,
@@ -77,11 +77,11 @@ pub struct NodeBed {
     lifetime: Lifetime,
 }
 
-impl NodeBed {
+impl NodeCluster {
     /// The one whose state is in the folder of [`environment::state`].
     ///
     /// # Errors
-    /// As [`NodeBed::at`].
+    /// As [`NodeCluster::at`].
     pub fn here() -> Result<Self> {
         Self::at(&environment::state().join("node"))
     }
@@ -106,27 +106,15 @@ impl NodeBed {
         })
     }
 
-    /// A bed of a test; none, which is said, where it cannot be had: real pods need root.
-    ///
-    /// # Errors
-    /// As [`NodeBed::temporary`].
-    pub fn for_test() -> Result<Option<TemporaryNode>> {
-        if !environment::is_root() || environment::var(SKIP).is_some() {
-            say(format_args!("skipped: a cluster with real pods needs root, and no {SKIP}"));
-            return Ok(None);
-        }
-        Self::temporary().map(Some)
-    }
-
     /// One for a test: taken down on drop. If the test's process is killed, its programs are too,
-    /// and the next bed that starts removes the rest.
+    /// and the next test cluster that starts removes the rest.
     ///
     /// # Errors
     /// When there is no temporary folder.
     pub fn temporary() -> Result<TemporaryNode> {
         let name = format!("trilby-node-{}", environment::secret()?);
-        let bed = Self::at(&std::env::temp_dir().join(name))?;
-        Ok(TemporaryNode(Self { lifetime: Lifetime::Runner, ..bed }))
+        let node = Self::at(&std::env::temp_dir().join(name))?;
+        Ok(TemporaryNode(Self { lifetime: Lifetime::Runner, ..node }))
     }
 
     /// Starts it, or finds it running. The first start on a machine builds programs for minutes.
@@ -207,7 +195,7 @@ impl NodeBed {
     /// Brings an image to the node that is in no archive yet.
     ///
     /// # Errors
-    /// When a file of the image cannot be read, or as [`NodeBed::import_image`].
+    /// When a file of the image cannot be read, or as [`NodeCluster::import_image`].
     pub fn import(&self, image: &Image) -> Result<()> {
         let archive = self.state.join("image.tar");
         image.write(&archive)?;
@@ -220,7 +208,7 @@ impl NodeBed {
         Roster::new(&self.state)
     }
 
-    /// One command at a time. Whoever takes the bed down removes the file while it holds the lock;
+    /// One command at a time. Whoever takes the test cluster down removes the file while it holds the lock;
     /// who waited meanwhile has the lock of no file, and takes that of a new one.
     fn lock(&self) -> Result<File> {
         let path = self.lock_file();
@@ -324,7 +312,7 @@ impl NodeBed {
             let _ = fs::remove_file(KUBELET_SOCKET); // nobody's any more
         }
         for folder in [&self.run, &self.state] {
-            until(Deadline::seconds(START_SECONDS), "the bed's folders to go", || {
+            until(Deadline::seconds(START_SECONDS), "the cluster's folders to go", || {
                 match fs::remove_dir_all(folder) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => Ok(None),
                     _ => Ok(Some(())),
@@ -346,14 +334,14 @@ impl NodeBed {
     }
 }
 
-/// A bed that is taken down on drop.
+/// A test cluster that is taken down on drop.
 #[derive(Debug)]
-pub struct TemporaryNode(NodeBed);
+pub struct TemporaryNode(NodeCluster);
 
 impl std::ops::Deref for TemporaryNode {
-    type Target = NodeBed;
+    type Target = NodeCluster;
 
-    fn deref(&self) -> &NodeBed {
+    fn deref(&self) -> &NodeCluster {
         &self.0
     }
 }
@@ -361,26 +349,29 @@ impl std::ops::Deref for TemporaryNode {
 impl Drop for TemporaryNode {
     fn drop(&mut self) {
         if let Err(error) = self.0.down() {
-            say(format_args!("the bed was not removed: {error:#}"));
+            say(format_args!("the cluster was not removed: {error:#}"));
         }
     }
 }
 
-/// Removes temporary beds whose process is gone.
+/// Removes temporary clusters whose process is gone.
 fn remove_orphans() -> Result<()> {
     for folder in fs::read_dir("/run")?.flatten() {
         if !folder.file_name().to_string_lossy().starts_with(NAME_PREFIX) {
             continue;
         }
         if let Some(owner) = Owner::read(&folder.path()).filter(|owner| !owner.is_running()) {
-            say(format_args!("removing a bed whose test was killed: {}", owner.state.display()));
-            NodeBed::at(&owner.state)?.down()?;
+            say(format_args!(
+                "removing a cluster whose test was killed: {}",
+                owner.state.display()
+            ));
+            NodeCluster::at(&owner.state)?.down()?;
         }
     }
     Ok(())
 }
 
-/// Folders outside the bed's own that its programs make if they are missing. `remove_dir` takes
+/// Folders outside the cluster's own that its programs make if they are missing. `remove_dir` takes
 /// only empty ones.
 fn remove_empty_folders() {
     for folder in [
@@ -407,19 +398,19 @@ mod tests {
     #[test]
     fn whoever_waited_for_a_bed_that_was_taken_down_holds_the_lock_of_a_file_that_exists() {
         let scratch = Scratch::new("lock").unwrap();
-        let bed = NodeBed::at(&scratch.path().join("node")).unwrap();
-        let held = bed.lock().unwrap();
+        let node = NodeCluster::at(&scratch.path().join("node")).unwrap();
+        let held = node.lock().unwrap();
         thread::scope(|threads| {
             let other = threads.spawn(|| {
-                let lock = bed.lock().unwrap();
-                fs::remove_file(bed.lock_file()).unwrap();
+                let lock = node.lock().unwrap();
+                fs::remove_file(node.lock_file()).unwrap();
                 drop(lock);
             });
             thread::sleep(Duration::from_millis(100)); // the other waits by now
-            fs::remove_file(bed.lock_file()).unwrap();
+            fs::remove_file(node.lock_file()).unwrap();
             drop(held);
             other.join().unwrap();
         });
-        assert!(!bed.lock_file().exists());
+        assert!(!node.lock_file().exists());
     }
 }

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{Image, containerd::PAUSE_IMAGE, environment, process};
+use super::containerd::PAUSE_IMAGE;
+use crate::{Image, environment, process};
 
 const SOURCE: &str = include_str!("pause.rs");
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     Cluster, Process, Tool,
     control_plane::Layout,
-    node_bed::{DNS, KUBE_PROXY, KUBELET, NODE_ADDRESS, NODE_NAME, POD_CIDR},
+    node_cluster::{DNS, KUBE_PROXY, KUBELET, NODE_ADDRESS, NODE_NAME, POD_CIDR},
 };
 
 /// Where Pods expect DNS.
@@ -35,7 +35,7 @@ impl Parts<'_> {
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            // Who can reach it is inside the bed's network already.
+            // Who can reach it is inside the cluster's network already.
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs",

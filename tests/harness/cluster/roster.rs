@@ -1,4 +1,4 @@
-//! The programs of a bed that outlives its command, written down so that a later command finds
+//! The programs of a test cluster that outlives its command, written down so that a later command finds
 //! exactly these and nothing else, even after a crash.
 
 use std::{
@@ -67,7 +67,7 @@ impl Roster {
             let _ = kill_process(entry.pid, Signal::TERM);
         }
         let ended = || Ok((!entries.iter().any(Entry::is_running)).then_some(()));
-        if until(Deadline::seconds(END_SECONDS), "the bed's programs to end", ended).is_err() {
+        if until(Deadline::seconds(END_SECONDS), "the cluster's programs to end", ended).is_err() {
             for entry in entries.iter().filter(|entry| entry.is_running()) {
                 let _ = kill_process(entry.pid, Signal::KILL);
             }
@@ -80,11 +80,11 @@ impl Roster {
     }
 }
 
-/// The process that a temporary bed belongs to.
+/// The process that a temporary test cluster belongs to.
 #[derive(Debug)]
 pub(crate) struct Owner {
     entry: Entry,
-    /// State folder of the bed.
+    /// State folder of the test cluster.
     pub(crate) state: PathBuf,
 }
 
@@ -102,7 +102,7 @@ impl Owner {
         self.entry.is_running()
     }
 
-    /// Leaves a note in the bed's folder below /run.
+    /// Leaves a note in the cluster's folder below /run.
     pub(crate) fn write(&self, run: &Path) -> Result<()> {
         let Entry { pid, started, .. } = &self.entry;
         fs::write(run.join(Self::FILE), format!("{} {started}\n", pid.as_raw_nonzero()))?;
@@ -110,7 +110,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Reads the note; `None` where a bed has no owner.
+    /// Reads the note; `None` where a test cluster has no owner.
     pub(crate) fn read(run: &Path) -> Option<Self> {
         let entry = parse(&run.join(Self::FILE))?;
         Some(Self { entry, state: fs::read_link(run.join("state")).ok()? })

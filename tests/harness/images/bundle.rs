@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use crate::{Scratch, architecture::Architecture, process};
+use crate::{Architecture, Scratch, process};
 
 /// The oldest CLI that such a bundle was tried with.
 const CLI: &str = "1.16.5";

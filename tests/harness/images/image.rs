@@ -15,7 +15,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::{architecture::Architecture, environment, process};
+use crate::{Architecture, environment, process};
 
 /// The user of every image: numeric, because `runAsNonRoot` refuses a name, and nobody's.
 pub const USER: &str = "65532";

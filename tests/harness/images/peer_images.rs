@@ -1,12 +1,11 @@
-//! The images of the bed: our services, and the programs of others that Pods run there.
+//! The images of the test cluster: our services, and the programs of others that Pods run there.
 
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::{
-    Daprd, Image, Service, architecture::Architecture, environment, packages, process, sbom, tools,
-};
+use crate::programs::service::Linkage;
+use crate::{Architecture, Daprd, Image, Service, environment, packages, process, sbom, tools};
 
 /// What of Python's library no sample needs, and what differs from run to run.
 const PYTHON_LEFT_OUT: [&str; 11] = [
@@ -44,11 +43,12 @@ pub fn service_for(
 ) -> Result<Image> {
     let entry = format!("/{}", service.binary());
     let materials = format!("{:#}\n", sbom::of(service, architecture)?);
-    let image = Image::new(name)
-        .architecture(architecture)
-        .file(service.build_for(architecture, profile)?, &entry)?
-        .ca_roots()
-        .bytes(materials, &sbom::path_in_image(service));
+    let image = Image::new(name).architecture(architecture);
+    let image = match service.build_for_image(architecture, profile)? {
+        (program, Linkage::Static) => image.file(program, &entry)?,
+        (program, Linkage::Dynamic) => image.program(&program, &entry)?,
+    };
+    let image = image.ca_roots().bytes(materials, &sbom::path_in_image(service));
     let image = service.environment().iter().fold(image, |image, (k, v)| image.env(k, v));
     Ok(image.entrypoint(&[&entry]))
 }

@@ -7,14 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use cargo_metadata::{
+    DependencyKind, Metadata, MetadataCommand, Node, NodeDep, Package, PackageId, TargetKind,
+};
 use serde_json::{Value, json};
 
-use crate::{
-    Service,
-    architecture::Architecture,
-    cargo_metadata::{self, list, text},
-    environment,
-};
+use crate::{Architecture, Service, environment};
 
 /// Where it is in an image; scanners look for files of that ending.
 pub fn path_in_image(service: Service) -> String {
@@ -24,10 +22,14 @@ pub fn path_in_image(service: Service) -> String {
 /// The bill of materials of a service.
 ///
 /// # Errors
-/// When cargo does not know the packages.
+/// When `cargo metadata` fails.
 pub fn of(service: Service, architecture: Architecture) -> Result<Value> {
-    let metadata =
-        cargo_metadata::read(&["--locked", "--filter-platform", &architecture.target()])?;
+    let platform = ["--locked", "--filter-platform", &architecture.target()].map(str::to_owned);
+    let metadata = MetadataCommand::new()
+        .current_dir(environment::workspace())
+        .other_options(platform)
+        .exec()
+        .context("read the packages of the workspace")?;
     let lock = fs::read_to_string(environment::workspace().join("Cargo.lock"))?;
     materials(&metadata, &checksums(&lock), service.package(), service.binary())
         .with_context(|| format!("bill of materials of {}", service.binary()))
@@ -49,93 +51,100 @@ fn field<'a>(package: &'a str, key: &str) -> Option<&'a str> {
 
 /// The `CycloneDX` document of what `package` needs at run time.
 fn materials(
-    metadata: &Value,
+    metadata: &Metadata,
     checksums: &BTreeMap<(&str, &str), &str>,
     package: &str,
     program: &str,
 ) -> Result<Value> {
-    let packages: BTreeMap<&str, &Value> =
-        list(metadata, "packages").map(|package| (text(package, "id"), package)).collect();
-    let resolve = metadata.get("resolve").context("nothing is resolved")?;
-    let nodes: BTreeMap<&str, &Value> =
-        list(resolve, "nodes").map(|node| (text(node, "id"), node)).collect();
-    let root = packages.values().find(|one| text(one, "name") == package && is_ours(one));
-    let root = text(root.with_context(|| format!("no package {package}"))?, "id");
+    let packages: BTreeMap<&PackageId, &Package> =
+        metadata.packages.iter().map(|package| (&package.id, package)).collect();
+    let resolve = metadata.resolve.as_ref().context("cargo resolved nothing")?;
+    let nodes: BTreeMap<&PackageId, &Node> =
+        resolve.nodes.iter().map(|node| (&node.id, node)).collect();
+    let root = packages.values().find(|one| one.name == package && one.source.is_none());
+    let root = root.with_context(|| format!("no package {package}"))?;
 
-    let mut needed = BTreeSet::from([root]);
-    let mut waiting = vec![root];
+    let mut needed = BTreeSet::from([&root.id]);
+    let mut queue = vec![&root.id];
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    while let Some(id) = waiting.pop() {
+    while let Some(id) = queue.pop() {
         let user = packages.get(id).with_context(|| format!("no package {id}"))?;
         let node = nodes.get(id).with_context(|| format!("{id} is not resolved"))?;
         let needs = edges.entry(reference(user)).or_default();
-        for used in list(node, "deps").filter(|edge| is_normal(edge)).map(|edge| text(edge, "pkg"))
-        {
-            let package = packages.get(used).with_context(|| format!("no package {used}"))?;
+        for dependency in node.deps.iter().filter(|dependency| is_normal(dependency)) {
+            let id = &dependency.pkg;
+            let package = packages.get(id).with_context(|| format!("no package {id}"))?;
             if is_macro(package) {
                 continue; // runs in the compiler, and is not in the program
             }
             needs.insert(reference(package));
-            if needed.insert(used) {
-                waiting.push(used);
+            if needed.insert(id) {
+                queue.push(id);
             }
         }
     }
-    let others = needed.iter().filter(|id| **id != root).filter_map(|id| packages.get(id));
-    let mut components: Vec<Value> = others.map(|one| component(one, checksums)).collect();
-    components.sort_by(|a, b| text(a, "bom-ref").cmp(text(b, "bom-ref")));
-    let root = packages.get(root).context("no root")?;
+    let others = needed.iter().filter(|id| **id != &root.id).filter_map(|id| packages.get(*id));
+    let mut components: Vec<(String, Value)> =
+        others.map(|one| (reference(one), component(one, checksums))).collect();
+    components.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let components: Vec<Value> = components.into_iter().map(|(_, component)| component).collect();
     let edge = |(user, uses): (&String, &BTreeSet<String>)| json!({"ref": user, "dependsOn": uses});
     Ok(json!({
         "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1,
         "metadata": {"component": {
             "type": "application", "bom-ref": reference(root), "name": program,
-            "version": text(root, "version"), "licenses": licences(root),
+            "version": root.version, "licenses": licences(root),
         }},
         "components": components,
         "dependencies": edges.iter().map(edge).collect::<Vec<_>>(),
     }))
 }
 
-fn component(package: &Value, checksums: &BTreeMap<(&str, &str), &str>) -> Value {
-    let (name, version) = (text(package, "name"), text(package, "version"));
+fn component(package: &Package, checksums: &BTreeMap<(&str, &str), &str>) -> Value {
+    let version = package.version.to_string();
     let mut component = json!({
-        "type": "library", "bom-ref": reference(package), "name": name, "version": version,
-        "purl": reference(package), "licenses": licences(package),
+        "type": "library", "bom-ref": reference(package), "name": package.name,
+        "version": version, "purl": reference(package), "licenses": licences(package),
     });
-    if let (Some(parts), Some(hash)) = (component.as_object_mut(), checksums.get(&(name, version)))
-    {
+    let hash = checksums.get(&(package.name.as_str(), version.as_str()));
+    if let (Some(parts), Some(hash)) = (component.as_object_mut(), hash) {
         parts.insert("hashes".to_owned(), json!([{"alg": "SHA-256", "content": hash}]));
     }
     component
 }
 
-fn licences(package: &Value) -> Value {
+fn licences(package: &Package) -> Value {
     // Cargo once took `/` for "or".
-    json!([{"expression": text(package, "license").replace('/', " OR ")}])
+    let expression = package.license.as_deref().unwrap_or_default().replace('/', " OR ");
+    json!([{"expression": expression}])
 }
 
-fn reference(package: &Value) -> String {
-    format!("pkg:cargo/{}@{}", text(package, "name"), text(package, "version"))
+fn reference(package: &Package) -> String {
+    format!("pkg:cargo/{}@{}", package.name, package.version)
 }
 
 /// A dependency of the program, not of its tests or build script.
-fn is_normal(edge: &Value) -> bool {
-    list(edge, "dep_kinds").any(|kind| kind.get("kind").is_some_and(Value::is_null))
+fn is_normal(dependency: &NodeDep) -> bool {
+    dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal)
 }
 
-fn is_macro(package: &Value) -> bool {
-    list(package, "targets")
-        .any(|target| list(target, "kind").any(|kind| kind.as_str() == Some("proc-macro")))
-}
-
-fn is_ours(package: &Value) -> bool {
-    package.get("source").is_none_or(Value::is_null)
+fn is_macro(package: &Package) -> bool {
+    package.targets.iter().any(|target| target.kind.contains(&TargetKind::ProcMacro))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The items of a member; none when it is no list.
+    fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+        value.get(key).and_then(Value::as_array).into_iter().flatten()
+    }
+
+    /// The text of a member; empty when it is none.
+    fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+        value.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
 
     fn names(bom: &Value) -> BTreeSet<&str> {
         list(bom, "components").map(|component| text(component, "name")).collect()

@@ -1,12 +1,15 @@
-//! What the bed asks the machine: variables, folders, free ports, randomness.
+//! Variables, folders, free ports and randomness of this machine.
 
 use std::{
-    collections::HashSet,
     env,
     fmt::Write as _,
     fs::{self, File},
     io::Read as _,
     net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -14,7 +17,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// The variable, or `None` when it is unset or empty.
-#[expect(clippy::disallowed_methods, reason = "the bed is no service: it has no runtime to ask")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the harness is no service: it does not use `runtime`"
+)]
 pub fn var(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -23,6 +29,15 @@ pub fn var(name: &str) -> Option<String> {
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// The variable with the folder of development builds that are up to date. `cargo xtask test` sets
+/// it, so that no test calls cargo.
+pub const PROGRAMS: &str = "TRILBY_PROGRAMS";
+
+/// Cargo's folder for what it builds.
+pub fn target_folder() -> PathBuf {
+    var("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 /// Where finished programs are kept between runs: `$TRILBY_CACHE`, else `trilby` below the
@@ -41,10 +56,10 @@ pub fn cache() -> Result<PathBuf> {
         .join("trilby"))
 }
 
-/// Where a bed that outlives its command keeps its state: `$TRILBY_STATE`, else `.bed` in the
-/// work tree.
+/// Where a test cluster that outlives its command keeps its state: `$TRILBY_STATE`, else `.cluster`
+/// in the work tree.
 pub fn state() -> PathBuf {
-    var("TRILBY_STATE").map_or_else(|| workspace().join(".bed"), PathBuf::from)
+    var("TRILBY_STATE").map_or_else(|| workspace().join(".cluster"), PathBuf::from)
 }
 
 /// Removes the folder of [`state`] when nothing is in it.
@@ -66,17 +81,20 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A TCP port of 127.0.0.1 that nothing listens on now and that this process hands out only once.
+/// A TCP port of 127.0.0.1 that nothing listens on now. No other process of the harness gets it
+/// while this one runs.
 ///
 /// # Errors
 /// When the machine has none left.
 pub fn free_port() -> Result<u16> {
-    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = taken.get_or_insert_default();
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..100 {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        if taken.insert(port) {
+        // An abstract socket address needs no file, and the kernel frees it with the process.
+        let claim = SocketAddr::from_abstract_name(format!("trilby-port-{port}"))?;
+        if let Ok(claim) = UnixListener::bind_addr(&claim) {
+            claims.push(claim);
             return Ok(port);
         }
     }
@@ -99,4 +117,17 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_another_process_claims_is_not_handed_out() {
+        let port = free_port().unwrap();
+        let claim = SocketAddr::from_abstract_name(format!("trilby-port-{port}")).unwrap();
+        assert!(UnixListener::bind_addr(&claim).is_err(), "the claim outlives the call");
+        assert_ne!(free_port().unwrap(), port);
+    }
 }

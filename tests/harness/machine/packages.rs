@@ -45,7 +45,7 @@ const POD: [Needed; 2] = [needed("unshare", "util-linux"), needed("mount", "moun
 /// Checks certificates independently of us.
 const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
 
-/// What the suites use beside the bed's own programs. Asked once before the tests, so that no two
+/// What the suites use beside the cluster's own programs. Asked once before the tests, so that no two
 /// of them install at the same time.
 ///
 /// # Errors

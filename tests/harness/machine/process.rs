@@ -1,4 +1,4 @@
-//! One program of the bed: started with a log file, watched until it serves, ended by its id.
+//! One program of the test cluster: started with a log file, watched until it serves, ended by its id.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,10 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{
-    http,
-    wait::{Deadline, until},
-};
+use crate::{Deadline, http, until};
 
 /// How many lines of a log go into an error.
 const LOG_TAIL_LINES: usize = 25;

@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::OnceLock, time::Duration};
 
 use anyhow::Result;
 
-use crate::wait::Deadline;
+use crate::Deadline;
 
 /// The start of this process's work.
 fn clock() -> &'static Deadline {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{ApiBed, Scratch, injector_bed::NAMESPACE};
+use crate::{ApiCluster, Scratch, injector_fixture::NAMESPACE};
 
 /// Audience of the tokens that sentry accepts.
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
@@ -15,7 +15,7 @@ const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 /// # Errors
 /// When there is no such account or pod.
 pub fn bound_token(
-    bed: &ApiBed,
+    api: &ApiCluster,
     scratch: &Scratch,
     file: &str,
     account: &str,
@@ -23,20 +23,25 @@ pub fn bound_token(
 ) -> Result<PathBuf> {
     let args = ["create", "token", account, "-n", NAMESPACE, "--audience", AUDIENCE];
     let bound = ["--bound-object-kind", "Pod", "--bound-object-name", pod];
-    scratch.write(file, bed.kubectl(&[&args[..], &bound].concat())?.trim())
+    scratch.write(file, api.kubectl(&[&args[..], &bound].concat())?.trim())
 }
 
 /// Writes the way in of an account.
 ///
 /// # Errors
 /// When there is no such account.
-pub fn kubeconfig(bed: &ApiBed, scratch: &Scratch, file: &str, account: &str) -> Result<PathBuf> {
-    let token = bed.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
-    scratch.write("api-ca.crt", bed.ca_pem()?)?;
+pub fn kubeconfig(
+    api: &ApiCluster,
+    scratch: &Scratch,
+    file: &str,
+    account: &str,
+) -> Result<PathBuf> {
+    let token = api.kubectl(&["create", "token", account, "-n", NAMESPACE])?;
+    scratch.write("api-ca.crt", api.ca_pem()?)?;
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "it",
         "clusters": [{"name": "it", "cluster": {
-            "server": bed.server(), "certificate-authority": scratch.path().join("api-ca.crt"),
+            "server": api.server(), "certificate-authority": scratch.path().join("api-ca.crt"),
         }}],
         "users": [{"name": "it", "user": {"token": token.trim()}}],
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],

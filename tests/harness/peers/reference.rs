@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::{Image, NodeBed, Service, Tool, gobuild, tools};
+use crate::{Image, NodeCluster, Service, Tool, module_folder, tools};
 
 /// Registry part of the names of the images that [`import_images`] makes.
 pub const REGISTRY: &str = "localhost/reference";
@@ -27,7 +27,7 @@ impl Service {
 /// # Errors
 /// When the module cannot be had.
 pub fn chart() -> Result<PathBuf> {
-    let chart = gobuild::module_folder("github.com/dapr/dapr", tools::DAPR)?.join("charts/dapr");
+    let chart = module_folder("github.com/dapr/dapr", tools::DAPR)?.join("charts/dapr");
     ensure!(chart.join("Chart.yaml").is_file(), "no chart in {}", chart.display());
     Ok(chart)
 }
@@ -46,14 +46,14 @@ pub fn image(service: Service, name: &str) -> Result<Image> {
 }
 
 /// Makes the images of the whole reference control plane, its scheduler included, and brings them
-/// to the bed's node.
+/// to the cluster's node.
 ///
 /// # Errors
 /// When a program is not there and cannot be built.
-pub fn import_images(bed: &NodeBed) -> Result<()> {
+pub fn import_images(node: &NodeCluster) -> Result<()> {
     let services = Service::ALL.map(|service| (service.reference(), service.binary()));
     for (tool, program) in services.into_iter().chain([(Tool::REFERENCE_SCHEDULER, "scheduler")]) {
-        bed.import(&program_image(tool, program, &format!("{REGISTRY}/{program}:{}", tag()))?)?;
+        node.import(&program_image(tool, program, &format!("{REGISTRY}/{program}:{}", tag()))?)?;
     }
     Ok(())
 }

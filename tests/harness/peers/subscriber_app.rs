@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::actor_app::read_request;
+use super::actor_app::read_request;
 
 /// An app that accepts every message on a path below `/events/` and subscribes to nothing by
 /// itself. It ends with the test process.

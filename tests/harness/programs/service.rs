@@ -1,4 +1,4 @@
-//! Our own services as the bed sees them, and their binaries built by cargo.
+//! Our own services as the test cluster sees them, and their binaries built by cargo.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{architecture::Architecture, environment};
+use crate::{Architecture, environment};
 
 /// A service of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,23 @@ impl Service {
     /// # Errors
     /// When it does not compile.
     pub fn build(self) -> Result<PathBuf> {
-        build(self.binary(), Linking::Dynamic, "dev")
+        build(self.binary(), Linking::Dynamic, DEVELOPMENT)
+    }
+
+    /// The program for an image of this machine's processor and whether it is static: what is
+    /// shipped is, a development build needs the C library beside it.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub(crate) fn build_for_image(
+        self,
+        architecture: Architecture,
+        profile: &str,
+    ) -> Result<(PathBuf, Linkage)> {
+        if profile == DEVELOPMENT && architecture == Architecture::here()? {
+            return Ok((self.build()?, Linkage::Dynamic));
+        }
+        Ok((self.build_for(architecture, profile)?, Linkage::Static))
     }
 
     /// A build that needs nothing else to run, not even a C library: for images. `profile` is
@@ -105,6 +121,18 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
 /// Package and program of the command that no image carries.
 const DAPRCTL: &str = "daprctl";
 
+/// Cargo's profile for development.
+const DEVELOPMENT: &str = "dev";
+
+/// Whether a program needs shared libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linkage {
+    /// It needs none.
+    Static,
+    /// It needs the C library.
+    Dynamic,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Linking {
     Dynamic,
@@ -116,13 +144,20 @@ enum Linking {
 /// # Errors
 /// When it does not compile.
 pub fn build_daprctl() -> Result<PathBuf> {
-    build(DAPRCTL, Linking::Dynamic, "dev")
+    build(DAPRCTL, Linking::Dynamic, DEVELOPMENT)
 }
 
 /// Builds all programs with one call of cargo, so that they share its cores and one choice of
 /// features, and returns one of them. Asked again, it answers from memory.
 fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
     static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
+    if let (Linking::Dynamic, DEVELOPMENT, Some(folder)) =
+        (linking, profile, environment::var(environment::PROGRAMS))
+    {
+        let program = PathBuf::from(folder).join(binary);
+        ensure!(program.is_file(), "{} is missing in {}", binary, environment::PROGRAMS);
+        return Ok(program);
+    }
     let key = format!("{linking:?} {profile}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
     let built = built.get_or_insert_default();
@@ -158,10 +193,10 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// Cargo's profile of what goes into images: what is shipped, unless somebody at work on it wants a
-/// quicker build and says so in `TRILBY_PROFILE`.
+/// Cargo's profile of the services in the images of tests: `dev` unless `TRILBY_PROFILE` names
+/// another. Tests then use the programs that the other suites run, without a second build.
 pub fn image_profile() -> String {
-    environment::var("TRILBY_PROFILE").unwrap_or_else(|| "release".to_owned())
+    environment::var("TRILBY_PROFILE").unwrap_or_else(|| DEVELOPMENT.to_owned())
 }
 
 /// The executable that cargo's messages name for a binary.

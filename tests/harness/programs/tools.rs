@@ -1,4 +1,4 @@
-//! Where the programs of the bed come from: this machine, the cache of earlier builds, or a build
+//! Where the programs of the test cluster come from: this machine, the cache of earlier builds, or a build
 //! of their Go module. Nothing is downloaded ready-made, no registry is needed.
 
 use std::{
@@ -11,12 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::gobuild;
 use crate::{
-    environment, gobuild, process,
+    environment, process,
     progress::{say, step},
 };
 
-/// The Kubernetes of the bed. 1.34, because kubelet 1.35 refuses cgroup v1 by default.
+/// The Kubernetes of the test cluster. 1.34, because kubelet 1.35 refuses cgroup v1 by default.
 pub const KUBERNETES: &str = "v1.34.4";
 /// The newest official daprd whose modules can all be had.
 pub const DAPR: &str = "v1.18.1";
@@ -36,7 +37,7 @@ pub(crate) enum Recipe {
     DaprCli { runtime: &'static str },
 }
 
-/// A program of the bed at a fixed version.
+/// A program of the test cluster at a fixed version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tool {
     pub(crate) name: &'static str,

@@ -1,0 +1,11 @@
+//! The programs that our services talk to: the official sidecar and CLI, the reference control
+//! plane, Redis, and small applications that run behind a sidecar.
+
+pub mod accounts;
+pub(crate) mod actor_app;
+pub mod admission;
+pub(crate) mod dapr_cli;
+pub(crate) mod daprd;
+pub(crate) mod redis;
+pub mod reference;
+pub(crate) mod subscriber_app;

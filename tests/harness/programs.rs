@@ -1,0 +1,8 @@
+//! Where programs come from. [`tools`] lists the peers by version and builds them from their Go
+//! modules into a cache; [`service`] builds our own services with cargo.
+
+mod gobuild;
+pub(crate) mod service;
+pub mod tools;
+
+pub use gobuild::module_folder;
