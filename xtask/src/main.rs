@@ -36,6 +36,8 @@ enum Task {
     Test(test::Flags),
     /// Format, lints, layering, documentation, dependencies, chart
     Check(check::Flags),
+    /// The layering check alone, also of another work tree
+    Layering(layering::Flags),
     /// The benchmark against the reference control plane
     Bench(bench::Flags),
     /// Package the chart with a registry as its default
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test(flags) => test::run(&flags),
         Task::Check(flags) => check::run(&flags),
+        Task::Layering(flags) => layering::run(&flags),
         Task::Bench(flags) => bench::run(&flags),
         Task::Chart(flags) => chart::run(&flags),
         Task::Bundle(flags) => bundle::run(&flags),

@@ -92,7 +92,7 @@ mod tests {
     fn every_aim_is_of_a_row() {
         for aim in AIMS {
             assert!(
-                scenarios::all().iter().any(|scenario| scenario.name() == aim.scenario),
+                registry::all().iter().any(|scenario| scenario.name() == aim.scenario),
                 "{aim:?}"
             );
         }

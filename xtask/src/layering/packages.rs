@@ -1,6 +1,8 @@
 //! Edges between packages. A package uses packages of lower layers only, so a reader can
 //! understand each layer without the ones above it.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
@@ -33,8 +35,9 @@ struct Edge {
 }
 
 /// Edges of this workspace that point sideways or up, and impure crates in pure packages.
-pub(super) fn offences() -> Result<Vec<String>> {
-    let metadata = MetadataCommand::new().no_deps().exec().context("read the workspace")?;
+pub(super) fn offences(root: &Path) -> Result<Vec<String>> {
+    let metadata =
+        MetadataCommand::new().current_dir(root).no_deps().exec().context("read the workspace")?;
     let mut offences = Vec::new();
     for package in &metadata.packages {
         if layer(&package.name).is_none() && package.name != TEST_ONLY {
