@@ -78,7 +78,7 @@ fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading
         anyhow::Ok(archive)
     };
     let mut sizes = Vec::new();
-    let mut note = |side, service: Service, archive: PathBuf| {
+    let mut record = |side, service: Service, archive: PathBuf| {
         let metric = format!("{}: image", service.binary());
         let size = megabytes(compressed(&archive)?);
         sizes.push((side, Reading::new(metric, Unit::Megabytes, size)));
@@ -87,9 +87,9 @@ fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading
     for service in Service::ALL {
         let binary = service.binary();
         let ours = peer_images::service(service, &image(Side::Trilby, service), profile)?;
-        note(Side::Trilby, service, import(&format!("trilby-{binary}"), ours)?)?;
+        record(Side::Trilby, service, import(&format!("trilby-{binary}"), ours)?)?;
         let theirs = reference::image(service, &image(Side::Reference, service))?;
-        note(Side::Reference, service, import(&format!("reference-{binary}"), theirs)?)?;
+        record(Side::Reference, service, import(&format!("reference-{binary}"), theirs)?)?;
     }
     import("daprd", peer_images::daprd(DAPRD)?)?;
     import("app", peer_images::redis(APP_IMAGE)?)?;
