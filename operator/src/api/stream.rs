@@ -10,12 +10,13 @@ use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    api::{access::Caller, context::Context, error::ApiError},
+    api::{access::Caller, context::Context},
     cache::{
         broadcaster::{self, ResolvedEvent, StreamEvent},
+        objects::Entry,
         store::{Store, SyncState},
     },
-    secrets::resolution::ServedKind,
+    secrets::resolution::{FillError, ServedKind},
 };
 
 /// Interval between attempts to send an event whose Secrets could not be resolved.
@@ -140,14 +141,19 @@ impl<K: ServedKind> EventStream<K> {
     }
 
     /// The JSON to send. Secrets of a deleted object are not resolved: sidecars read its name only,
-    /// and the Secret may be deleted too.
-    async fn body(&self, event: &StreamEvent<K>) -> Result<Bytes, ApiError> {
-        let entry = &event.resolved.entry;
-        if event.event == ResourceEventType::Deleted {
-            return Ok(entry.json()?);
-        }
-        let body = event.resolved.body.get_or_init(|| self.context.resolve(entry)).await;
-        body.clone().map_err(ApiError::Fill)
+    /// and the Secret may be deleted too. A state is sent either as deleted or as current, so both
+    /// share the cell.
+    async fn body(&self, event: &StreamEvent<K>) -> Result<Bytes, FillError> {
+        let resolve = async || {
+            let entry = &event.resolved.entry;
+            let body = if event.event == ResourceEventType::Deleted {
+                entry.json().map_err(|_| FillError::Unserializable)?
+            } else {
+                self.context.resolve(entry).await?
+            };
+            Entry::<K>::event_json(&body).ok_or(FillError::Unserializable)
+        };
+        event.resolved.body.get_or_init(resolve).await.clone()
     }
 
     /// Keeps the event for a later attempt; the stream stays open.

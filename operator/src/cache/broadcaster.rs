@@ -20,7 +20,7 @@ use crate::{
 /// One state of an object and its JSON, resolved once and shared by all streams.
 pub(crate) struct ResolvedEvent<K> {
     pub(crate) entry: Arc<Entry<K>>,
-    /// The JSON with Secrets resolved; empty until the first stream needs it.
+    /// The JSON of the event, with Secrets resolved; empty until the first stream needs it.
     pub(crate) body: OnceCell<Result<Bytes, FillError>>,
 }
 

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
-use resources::{CustomResource, json, trim_metadata};
+use resources::{CustomResource, GROUP, json, trim_metadata};
 use serde_json::Value;
 
 use crate::key::ObjectKey;
@@ -75,6 +75,17 @@ impl<K: CustomResource> Entry<K> {
         }
         let bytes = Bytes::from(json::to_vec(&self.object)?);
         Ok(self.json.get_or_init(|| bytes).clone())
+    }
+
+    /// The JSON of an event, from the JSON of a list or get: without `kind` and `apiVersion`, as
+    /// sidecars receive objects that the reference obtained from a watch (Dapr 1.19).
+    pub(crate) fn event_json(body: &[u8]) -> Option<Bytes> {
+        let type_meta = format!(r#"{{"kind":"{}","apiVersion":"{GROUP}/{}","#, K::KIND, K::VERSION);
+        let members = body.strip_prefix(type_meta.as_bytes())?;
+        let mut event = Vec::with_capacity(members.len() + 1);
+        event.push(b'{');
+        event.extend_from_slice(members);
+        Some(event.into())
     }
 
     pub(crate) fn name(&self) -> &str {

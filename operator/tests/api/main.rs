@@ -1,12 +1,14 @@
-//! The gRPC API over real mTLS, in process: only the API server is a stand-in.
+//! The gRPC API over mTLS, in process, with a stand-in for the API server.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "test code outside of #[test] functions"
 )]
 mod authorisation;
 mod fan_out;
 mod fixture;
+mod unknown_members;
 
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ fn names(bodies: &[bytes::Bytes]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn components_in_scope_come_sorted_with_their_secrets() {
+async fn components_in_scope_are_sorted_and_resolved() {
     let fixture = Fixture::start().await;
     fixture.secret("shop", "redis", &[("password", "hunter2")]);
     let secret =
@@ -57,7 +59,7 @@ async fn components_in_scope_come_sorted_with_their_secrets() {
 }
 
 #[tokio::test]
-async fn missing_secret_fails_that_list_and_nothing_else() {
+async fn missing_secret_fails_only_that_list() {
     let fixture = Fixture::start().await;
     let secret = json!([{"name": "p", "secretKeyRef": {"name": "gone", "key": "k"}}]);
     fixture.put(&component("store", "1", &secret, &["orders"]));
@@ -121,7 +123,7 @@ async fn calls_wait_for_the_first_list() {
 }
 
 #[tokio::test]
-async fn missing_crds_are_told_apart_from_empty_kinds() {
+async fn missing_crd_is_an_error_or_an_empty_list() {
     let fixture = Fixture::start().await;
     fixture.no_crds();
     let mut client = fixture.client("shop", "orders");
@@ -172,7 +174,7 @@ async fn single_objects_are_found_by_name() {
 }
 
 #[tokio::test]
-async fn streams_carry_changes_as_seen_from_the_scope() {
+async fn streams_carry_changes_from_the_point_of_view_of_the_scope() {
     let fixture = Fixture::start().await;
     fixture.put(&component("store", "1", &json!([]), &[]));
     fixture.synced();
@@ -190,7 +192,7 @@ async fn streams_carry_changes_as_seen_from_the_scope() {
 }
 
 #[tokio::test]
-async fn undecodable_object_disturbs_no_stream() {
+async fn undecodable_object_does_not_affect_the_stream() {
     let fixture = Fixture::start().await;
     fixture.put(&json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
         "metadata": {"name": "bad", "namespace": "shop", "resourceVersion": "1"}, "spec": {"type": 5}}));
@@ -204,7 +206,7 @@ async fn undecodable_object_disturbs_no_stream() {
 }
 
 #[tokio::test]
-async fn missing_secret_makes_no_stream_deaf() {
+async fn stream_continues_after_a_missing_secret() {
     let fixture = Fixture::start().await;
     fixture.synced();
     let mut orders = fixture.components("orders").await;
@@ -228,7 +230,7 @@ async fn only_the_assigned_configuration_is_streamed() {
 }
 
 #[tokio::test]
-async fn stop_ends_open_streams_in_order() {
+async fn shutdown_ends_open_streams_without_error() {
     let fixture = Fixture::start().await;
     fixture.synced();
     let mut orders = fixture.components("orders").await;
@@ -237,13 +239,13 @@ async fn stop_ends_open_streams_in_order() {
     assert!(stopped.is_ok(), "{stopped:?}");
 }
 
-/// A moment before now, as the API server prints it.
+/// A time in the past, as the API server prints it.
 fn minutes_ago(minutes: i64) -> String {
     let then = runtime::clock::now() - jiff::SignedDuration::from_mins(minutes);
     then.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A Configuration that was written so many minutes ago.
+/// A Configuration that was written a number of minutes ago.
 fn configuration(name: &str, minutes: i64, spec: &Value) -> Value {
     let mut object = object("Configuration", name, "1", &json!({"spec": spec}));
     object["metadata"]["managedFields"] = json!([{"time": minutes_ago(minutes)}]);
@@ -251,7 +253,7 @@ fn configuration(name: &str, minutes: i64, spec: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_was_written_while_there_was_no_operator_is_told_once() {
+async fn updates_missed_while_no_operator_was_running_are_sent_once() {
     let fixture = Fixture::start().await;
     for (app, used) in [("orders", "mine"), ("bills", "old"), ("carts", "secretive")] {
         let annotations = [("enabled", "true"), ("app-id", app), ("config", used)];
@@ -271,8 +273,8 @@ async fn what_was_written_while_there_was_no_operator_is_told_once() {
     assert_eq!(orders.next().await, (ResourceEventType::Updated, "mine".into()));
     drop(orders);
 
-    // The same sidecar again, as after a new start of it; one that uses what is long known; one for
-    // whom a rotated Secret would look like a change.
+    // The same sidecar after a restart; one whose Configuration is old; one for which a rotated
+    // Secret would look like a change.
     let mut orders = fixture.configurations("orders").await;
     let mut bills = fixture.configurations("bills").await;
     let mut carts = fixture.configurations("carts").await;
@@ -280,6 +282,32 @@ async fn what_was_written_while_there_was_no_operator_is_told_once() {
     for (stream, name) in streams {
         fixture.delete(&configuration(name, 0, &json!({})));
         let first = stream.next().await;
-        assert_eq!(first, (ResourceEventType::Deleted, name.into()), "nothing came before");
+        assert_eq!(first, (ResourceEventType::Deleted, name.into()), "no event was sent before");
     }
+}
+
+#[tokio::test]
+async fn rotated_secret_is_in_the_next_list() {
+    let fixture = Fixture::start().await;
+    let secret = json!([{"name": "p", "secretKeyRef": {"name": "redis", "key": "password"}}]);
+    fixture.put(&component("store", "1", &secret, &[]));
+    fixture.synced();
+    let mut client = fixture.client("shop", "orders");
+    for (password, base64) in [("one", "b25l"), ("two", "dHdv"), ("one", "b25l")] {
+        fixture.secret("shop", "redis", &[("password", password)]);
+        let request = ListComponentsRequest { namespace: namespace() };
+        let components = client.list_components(request).await.unwrap().into_inner().components;
+        assert_eq!(parsed(&components)[0]["spec"]["metadata"][0]["value"], base64);
+    }
+}
+
+#[tokio::test]
+async fn objects_of_the_first_list_are_not_sent_on_open_streams() {
+    let fixture = Fixture::start().await;
+    let mut orders = fixture.components("orders").await;
+    fixture.put(&component("listed", "1", &json!([]), &[]));
+    fixture.synced();
+    testkit::until("the stream subscribes", async || fixture.open_streams() == 1).await;
+    fixture.put(&component("created", "2", &json!([]), &[]));
+    assert_eq!(orders.next().await, (ResourceEventType::Created, "created".into()));
 }
