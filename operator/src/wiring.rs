@@ -9,6 +9,7 @@ use kubernetes::{
     lease::{self, LeaseOptions, Timing},
 };
 use proto::operator::operator_server::OperatorServer;
+use resources::Configuration;
 use runtime::{ReadyGuard, Scope};
 use tokio::{net::TcpListener, sync::watch};
 use transport::{
@@ -30,10 +31,11 @@ use crate::{
     cluster::Cluster,
     config::Config,
     follow::{Seen, follow},
+    key::ObjectKey,
     metrics::{Metrics, cache_gauges},
     report::Reports,
     secrets::resolution::ServedKind,
-    services::reconciler::Reconciler,
+    services::{mtls, reconciler::Reconciler},
     subscriptions::{crd_controller::CrdController, webhook},
     watchdog::{WatchInterval, Watchdog},
 };
@@ -71,10 +73,12 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let election = election(&config)?;
     let instance = runtime::environment::hostname();
-    let cluster = Cluster::new(client, config.watch_namespace.clone(), instance);
+    let cluster =
+        Cluster::new(client, config.watch_namespace.clone(), config.namespace.clone(), instance);
     let metrics = Metrics::register(scope.metrics())?;
     let secured = scope.ready("operator-security");
-    let svid = svid::start(security(&cluster, &config).await?, &scope).await?;
+    let configuration = control_plane_configuration(&cluster, &config).await?;
+    let svid = svid::start(security(&cluster, &config, &configuration)?, &scope).await?;
     secured.set_ready();
 
     let reports = Reports::new(cluster.clone(), scope.clone());
@@ -95,10 +99,12 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     }
     start_api(&config, context.clone(), &svid, &scope).await?;
     let leading = lead(&cluster, election, &metrics, &scope);
-    let advice = advisor::run(context, config.component_status, leading.clone(), scope.clone());
+    let advice =
+        advisor::run(context.clone(), config.component_status, leading.clone(), scope.clone());
     scope.spawn("operator-advisor", advice);
     if !config.workloads.is_empty() {
-        let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads);
+        let mtls = watch_mtls(&configuration, &context, &config, &scope);
+        let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads, mtls);
         let work = Arc::new(reconciler).run(leading.clone(), scope.clone());
         scope.spawn("operator-services", work);
     }
@@ -111,15 +117,28 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The operator's identity, from the control plane's Configuration.
-pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Result<svid::Options> {
+/// Reads the control plane's Configuration.
+pub(crate) async fn control_plane_configuration(
+    cluster: &Cluster,
+    config: &Config,
+) -> anyhow::Result<Configuration> {
     let name = format!("{}/{}", config.namespace, config.configuration);
-    let ask = || cluster.configuration(&config.namespace, &config.configuration);
-    let found = kubernetes::wait_until_found(ask)
+    let read = || cluster.configuration(&config.namespace, &config.configuration);
+    kubernetes::wait_until_found(read)
         .await
         .map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?
-        .with_context(|| format!("read Configuration {name}: not found"))?;
-    let mtls = found.spec.mtls.with_context(|| format!("Configuration {name} has no spec.mtls"))?;
+        .with_context(|| format!("read Configuration {name}: not found"))
+}
+
+/// The operator's identity, from the control plane's Configuration.
+pub(crate) fn security(
+    cluster: &Cluster,
+    config: &Config,
+    configuration: &Configuration,
+) -> anyhow::Result<svid::Options> {
+    let name = format!("{}/{}", config.namespace, config.configuration);
+    let mtls = configuration.spec.mtls.clone();
+    let mtls = mtls.with_context(|| format!("Configuration {name} has no spec.mtls"))?;
     let trust_domain = TrustDomain::parse(&mtls.control_plane_trust_domain)
         .with_context(|| format!("spec.mtls.controlPlaneTrustDomain of Configuration {name}"))?;
     let fallback = kubernetes::trust_bundle(cluster.client().clone(), &config.namespace);
@@ -137,6 +156,25 @@ pub(crate) async fn security(cluster: &Cluster, config: &Config) -> anyhow::Resu
         key_kind: KeyKind::Rsa2048,
         mode: Mode::Kubernetes,
     })
+}
+
+/// Whether sidecars use mTLS among each other, and changes of it.
+fn watch_mtls(
+    configuration: &Configuration,
+    context: &Arc<Context>,
+    config: &Config,
+    scope: &Scope,
+) -> watch::Receiver<bool> {
+    let (enabled, receiver) = watch::channel(mtls::is_enabled(configuration));
+    let configurations = context.stores.configurations.clone();
+    let key = ObjectKey { namespace: config.namespace.clone(), name: config.configuration.clone() };
+    let token = scope.token().clone();
+    scope.spawn("operator-mtls", async move {
+        let watch = mtls::watch_switch(&configurations, &key, &enabled);
+        token.run_until_cancelled(watch).await;
+        Ok(())
+    });
+    receiver
 }
 
 async fn start_api(
@@ -197,8 +235,9 @@ async fn start_webhook(
         .limits(limits);
     scope.spawn("operator-webhook", server.run(scope.clone()));
     let namespace = config.namespace.clone();
-    let keeper = CrdController { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
-    scope.spawn("operator-crd", keeper.run(svid.anchors(), ready, scope.clone()));
+    let controller =
+        CrdController { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
+    scope.spawn("operator-crd", controller.run(svid.anchors(), ready, scope.clone()));
     Ok(())
 }
 

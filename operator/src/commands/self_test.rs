@@ -18,7 +18,7 @@ use crate::{
     cluster::Cluster,
     config::{Config, Flags},
     watchdog::pod_client::PodClient,
-    wiring::security,
+    wiring::{control_plane_configuration, security},
 };
 
 /// Timeout of each check except the one for an identity.
@@ -85,9 +85,10 @@ async fn reach(address: &str) -> anyhow::Result<()> {
 
 async fn identity(client: &Client, config: &Config, scope: &Scope) -> anyhow::Result<()> {
     let instance = runtime::environment::hostname();
-    let cluster = Cluster::new(client.clone(), None, instance);
+    let cluster = Cluster::new(client.clone(), None, config.namespace.clone(), instance);
     within(IDENTITY_TIMEOUT, async {
-        let options = security(&cluster, config).await?;
+        let configuration = control_plane_configuration(&cluster, config).await?;
+        let options = security(&cluster, config, &configuration)?;
         svid::start(options, scope).await.map(drop)
     })
     .await

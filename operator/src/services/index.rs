@@ -119,7 +119,7 @@ impl ServiceIndex {
     }
 
     /// Decides what to do with a Service.
-    pub(crate) fn decide(&self, key: &ObjectKey) -> Decision {
+    pub(crate) fn decide(&self, key: &ObjectKey, mtls: bool) -> Decision {
         let wants = |workload: &&Workload| workload.enabled && service_key(workload) == *key;
         let mut candidates: Vec<&Workload> =
             self.in_namespace(&key.namespace).filter(wants).collect();
@@ -130,7 +130,7 @@ impl ServiceIndex {
             |workload: &Workload| current.is_some_and(|service| owned_by(service, &workload.uid));
         candidates.sort_by_key(|workload| (!owns(workload), workload.created, &workload.key));
         let owner = candidates.first().copied();
-        let planned = plan(owner, self.services.get(key), self.in_namespace(&key.namespace));
+        let planned = plan(owner, mtls, self.services.get(key), self.in_namespace(&key.namespace));
         let (plan, invalid) = match planned {
             Ok(plan) => (plan, None),
             Err(invalid) => (Plan::Keep, Some(invalid)),
@@ -249,7 +249,7 @@ mod tests {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
         index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
-        let Plan::Create(mut service) = index.decide(&key("a-dapr")).plan else {
+        let Plan::Create(mut service) = index.decide(&key("a-dapr"), true).plan else {
             panic!("no plan")
         };
         service.metadata.uid = Some("u".to_owned());
@@ -258,20 +258,23 @@ mod tests {
         index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", false)), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert!(
-            matches!(index.decide(&key("a-dapr")).plan, Plan::Keep),
+            matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep),
             "pods of the previous template still run"
         );
         index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
-        assert_eq!(index.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        assert_eq!(index.decide(&key("a-dapr"), true).plan, Plan::Delete("u".to_owned()));
         index.apply_service(Event::Delete((*service).clone()), now);
-        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Keep), "it is not created again");
+        assert!(
+            matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep),
+            "it is not created again"
+        );
 
         // The same for a new leader, which lists Services first.
         let mut index = ServiceIndex::default();
         index.apply_service(Event::Apply(*service), now);
         index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
-        assert_eq!(index.decide(&key("a-dapr")).plan, Plan::Delete("u".to_owned()));
+        assert_eq!(index.decide(&key("a-dapr"), true).plan, Plan::Delete("u".to_owned()));
         index.apply_workload(KIND, Event::Apply(without_sidecar("other", "b", true)), now);
         assert_eq!(index.workloads.len(), 1, "a workload without sidecar and Service is not kept");
     }
@@ -286,7 +289,7 @@ mod tests {
             now,
         );
         index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
-        let decision = index.decide(&key("a-dapr"));
+        let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "old");
         assert_eq!(decision.conflicting[0].key.name, "young");
         assert!(matches!(decision.plan, Plan::Create(_)));
@@ -301,10 +304,12 @@ mod tests {
             Event::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
             now,
         );
-        let Plan::Create(service) = index.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        let Plan::Create(service) = index.decide(&key("a-dapr"), true).plan else {
+            panic!("no plan")
+        };
         index.apply_service(Event::Apply(*service), now);
         index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
-        let decision = index.decide(&key("a-dapr"));
+        let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "young");
         assert!(matches!(decision.plan, Plan::Keep));
         index.apply_workload(
@@ -312,7 +317,7 @@ mod tests {
             Event::Delete(observed("young", "a", "2026-02-01T00:00:00Z")),
             now,
         );
-        let decision = index.decide(&key("a-dapr"));
+        let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "old");
         assert!(matches!(decision.plan, Plan::Update(_)));
     }
@@ -340,7 +345,7 @@ mod tests {
         index.apply_workload(KIND, Event::Init, now);
         index.apply_workload(KIND, Event::InitDone, now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
-        assert!(index.decide(&key("a-dapr")).owner.is_none());
+        assert!(index.decide(&key("a-dapr"), true).owner.is_none());
         assert!(!index.is_complete(&[KIND]), "Services are not listed");
         index.apply_service(Event::Init, now);
         index.apply_service(Event::InitDone, now);
@@ -352,13 +357,15 @@ mod tests {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
         index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
-        let Plan::Create(service) = index.decide(&key("a-dapr")).plan else { panic!("no plan") };
+        let Plan::Create(service) = index.decide(&key("a-dapr"), true).plan else {
+            panic!("no plan")
+        };
         index.queue().pop_ready(now);
         index.apply_service(Event::Apply((*service).clone()), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
-        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Keep));
+        assert!(matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep));
         index.apply_service(Event::Delete(*service), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
-        assert!(matches!(index.decide(&key("a-dapr")).plan, Plan::Create(_)));
+        assert!(matches!(index.decide(&key("a-dapr"), true).plan, Plan::Create(_)));
     }
 }

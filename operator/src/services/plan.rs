@@ -72,6 +72,7 @@ pub(crate) enum Plan {
 /// [`Invalid`]: `wanted` cannot have a Service.
 pub(crate) fn plan<'a>(
     wanted: Option<&Workload>,
+    mtls: bool,
     current: Option<&Service>,
     mut owners: impl Iterator<Item = &'a Workload>,
 ) -> Result<Plan, Invalid> {
@@ -84,7 +85,7 @@ pub(crate) fn plan<'a>(
         });
         return Ok(abandoned.map_or(Plan::Keep, Plan::Delete));
     };
-    let desired = desired(workload)?;
+    let desired = desired(workload, mtls)?;
     let Some(current) = current else { return Ok(Plan::Create(Box::new(desired))) };
     if !is_ours(current) && !owned_by(current, &workload.uid) || !is_headless(current) {
         return Ok(Plan::Foreign);
@@ -93,11 +94,11 @@ pub(crate) fn plan<'a>(
     Ok(if updated == *current { Plan::Keep } else { Plan::Update(Box::new(updated)) })
 }
 
-/// The desired Service of a workload.
+/// The desired Service of a workload. `mtls` is whether sidecars use mTLS among each other.
 ///
 /// # Errors
 /// [`Invalid`]: the workload cannot have a Service.
-pub(crate) fn desired(workload: &Workload) -> Result<Service, Invalid> {
+pub(crate) fn desired(workload: &Workload, mtls: bool) -> Result<Service, Invalid> {
     let app_id = workload.app_id();
     if app_id.is_empty() {
         return Err(Invalid::NoAppId);
@@ -129,33 +130,36 @@ pub(crate) fn desired(workload: &Workload) -> Result<Service, Invalid> {
         spec: Some(ServiceSpec {
             selector: Some(workload.selector.clone()),
             cluster_ip: Some("None".to_owned()),
-            ports: Some(service_ports(workload)?),
+            ports: Some(service_ports(workload, mtls)?),
             ..ServiceSpec::default()
         }),
         status: None,
     })
 }
 
-fn service_ports(workload: &Workload) -> Result<Vec<ServicePort>, Invalid> {
+fn service_ports(workload: &Workload, mtls: bool) -> Result<Vec<ServicePort>, Invalid> {
     let own = |annotation, default| port(workload, annotation, default);
     let grpc = own(ANNOTATION_GRPC_PORT, ports::SIDECAR_GRPC);
     let internal = own(ANNOTATION_INTERNAL_GRPC_PORT, ports::SIDECAR_INTERNAL_GRPC);
     let metrics = own(ANNOTATION_METRICS_PORT, ports::SIDECAR_METRICS);
+    // Service meshes read the protocol (Dapr 1.19); metrics have one even when they are disabled.
+    let internal_protocol = if mtls { "tls" } else { "grpc" };
     let list = [
-        (names::PORT_HTTP, i32::from(SERVICE_HTTP), i32::from(ports::SIDECAR_HTTP)),
-        (names::PORT_GRPC, grpc, grpc),
-        (names::PORT_INTERNAL_GRPC, internal, internal),
-        (names::PORT_METRICS, metrics, metrics),
+        (names::PORT_HTTP, i32::from(SERVICE_HTTP), i32::from(ports::SIDECAR_HTTP), "http"),
+        (names::PORT_GRPC, grpc, grpc, "grpc"),
+        (names::PORT_INTERNAL_GRPC, internal, internal, internal_protocol),
+        (names::PORT_METRICS, metrics, metrics, "http"),
     ];
     let mut seen = Vec::new();
-    for (_, port, _) in list {
+    for (_, port, ..) in list {
         if !(1..=65535).contains(&port) || seen.contains(&port) {
             return Err(Invalid::Port(port));
         }
         seen.push(port);
     }
-    let made = list.map(|(name, port, target)| ServicePort {
+    let made = list.map(|(name, port, target, protocol)| ServicePort {
         name: Some(name.to_owned()),
+        app_protocol: Some(protocol.to_owned()),
         protocol: Some("TCP".to_owned()),
         port,
         target_port: Some(IntOrString::Int(target)),
@@ -239,8 +243,10 @@ fn merged(current: &Service, desired: Service) -> Service {
 
 fn ports_differ(current: Option<&[ServicePort]>, wanted: Option<&[ServicePort]>) -> bool {
     let key = |ports: Option<&[ServicePort]>| -> Vec<_> {
-        let own =
-            |p: &ServicePort| (p.name.clone(), p.port, p.target_port.clone(), p.protocol.clone());
+        let own = |p: &ServicePort| {
+            let protocols = (p.protocol.clone(), p.app_protocol.clone());
+            (p.name.clone(), p.port, p.target_port.clone(), protocols)
+        };
         ports.unwrap_or_default().iter().map(own).collect()
     };
     key(current) != key(wanted)

@@ -46,6 +46,8 @@ pub(crate) struct Reconciler {
     reports: Reports,
     metrics: Metrics,
     kinds: Vec<WorkloadKind>,
+    /// Whether sidecars use mTLS among each other.
+    mtls: watch::Receiver<bool>,
     index: Mutex<ServiceIndex>,
     woken: Notify,
 }
@@ -56,8 +58,17 @@ impl Reconciler {
         reports: Reports,
         metrics: Metrics,
         kinds: Vec<WorkloadKind>,
+        mtls: watch::Receiver<bool>,
     ) -> Self {
-        Self { cluster, reports, metrics, kinds, index: Mutex::default(), woken: Notify::new() }
+        Self {
+            cluster,
+            reports,
+            metrics,
+            kinds,
+            mtls,
+            index: Mutex::default(),
+            woken: Notify::new(),
+        }
     }
 
     /// Reconciles while `leading` is true, until the scope ends. Each term starts with new lists.
@@ -126,6 +137,7 @@ impl Reconciler {
 
     async fn reconcile_forever(&self) {
         let mut resync = tokio::time::interval(RESYNC);
+        let mut mtls = self.mtls.clone();
         loop {
             let ready = {
                 let mut index = self.index();
@@ -140,6 +152,7 @@ impl Reconciler {
             tokio::select! {
                 () = self.woken.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                Ok(()) = mtls.changed() => self.index().resync(clock::monotonic()),
                 _ = resync.tick() => self.index().resync(clock::monotonic()),
             }
         }
@@ -156,7 +169,8 @@ impl Reconciler {
     }
 
     async fn reconcile(&self, key: ObjectKey) {
-        let decision = self.index().decide(&key);
+        let mtls = *self.mtls.borrow();
+        let decision = self.index().decide(&key, mtls);
         self.report(&key, &decision);
         match self.apply(&key, &decision).await {
             Ok(()) => self.index().queue().reconciled(&key),

@@ -42,12 +42,12 @@ fn stored(service: Service) -> Service {
 }
 
 fn plan_for(workload: &Workload, current: Option<&Service>) -> Plan {
-    plan(Some(workload), current, std::iter::once(workload)).unwrap()
+    plan(Some(workload), true, current, std::iter::once(workload)).unwrap()
 }
 
 #[test]
 fn desired_service_is_the_one_that_sidecars_resolve() {
-    let service = desired(&orders(&[])).unwrap();
+    let service = desired(&orders(&[]), true).unwrap();
     assert_eq!(
         serde_json::to_value(service).unwrap(),
         json!({
@@ -61,10 +61,10 @@ fn desired_service_is_the_one_that_sidecars_resolve() {
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "orders",
                     "uid": "uid-orders", "controller": true, "blockOwnerDeletion": true}]},
             "spec": {"clusterIP": "None", "selector": {"app": "orders"}, "ports": [
-                {"name": "dapr-http", "protocol": "TCP", "port": 80, "targetPort": 3500},
-                {"name": "dapr-grpc", "protocol": "TCP", "port": 50001, "targetPort": 50001},
-                {"name": "dapr-internal", "protocol": "TCP", "port": 50002, "targetPort": 50002},
-                {"name": "dapr-metrics", "protocol": "TCP", "port": 9090, "targetPort": 9090}]}
+                {"name": "dapr-http", "appProtocol": "http", "protocol": "TCP", "port": 80, "targetPort": 3500},
+                {"name": "dapr-grpc", "appProtocol": "grpc", "protocol": "TCP", "port": 50001, "targetPort": 50001},
+                {"name": "dapr-internal", "appProtocol": "tls", "protocol": "TCP", "port": 50002, "targetPort": 50002},
+                {"name": "dapr-metrics", "appProtocol": "http", "protocol": "TCP", "port": 9090, "targetPort": 9090}]}
         })
     );
 }
@@ -77,7 +77,7 @@ fn desired_service_is_the_one_that_sidecars_resolve() {
 #[case::too_long("99999999999", 9090)]
 #[case::empty("", 9090)]
 fn port_annotation_is_a_number_or_nothing(#[case] text: &str, #[case] want: i32) {
-    let service = desired(&orders(&[("metrics-port", text)])).unwrap();
+    let service = desired(&orders(&[("metrics-port", text)]), true).unwrap();
     let annotation = service.metadata.annotations.unwrap()["prometheus.io/port"].clone();
     assert_eq!(service.spec.unwrap().ports.unwrap()[3].port, want);
     assert_eq!(annotation, want.to_string());
@@ -94,12 +94,12 @@ fn port_annotation_is_a_number_or_nothing(#[case] text: &str, #[case] want: i32)
 #[case::port_of_http(orders(&[("grpc-port", "80")]), Invalid::Port(80))]
 #[case::no_selector(Workload { selector: BTreeMap::new(), ..orders(&[]) }, Invalid::NoSelector)]
 fn invalid_workload_has_no_service(#[case] workload: Workload, #[case] want: Invalid) {
-    assert_eq!(plan(Some(&workload), None, std::iter::empty()), Err(want));
+    assert_eq!(plan(Some(&workload), true, None, std::iter::empty()), Err(want));
 }
 
 #[test]
 fn longest_app_id_is_58() {
-    let with = |length: usize| desired(&workload("w", &[("app-id", &"a".repeat(length))]));
+    let with = |length: usize| desired(&workload("w", &[("app-id", &"a".repeat(length))]), true);
     assert!(with(58).is_ok());
     assert!(with(59).is_err());
 }
@@ -115,7 +115,7 @@ fn service_annotations_are_added(
     #[case] want: &[(&str, &str)],
 ) {
     let workload = orders(&[("enable-metrics", metrics), ("sidecar-svc-annotations", text)]);
-    let mut got = desired(&workload).unwrap().metadata.annotations.unwrap();
+    let mut got = desired(&workload, true).unwrap().metadata.annotations.unwrap();
     assert_eq!(got.remove("dapr.io/app-id").as_deref(), Some("orders"));
     let got: Vec<_> = got.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(got, want);
@@ -131,7 +131,7 @@ fn absent_service_is_created_and_an_equal_one_kept() {
 #[test]
 fn update_keeps_foreign_labels_and_annotations() {
     let workload = orders(&[]);
-    let mut current = stored(desired(&workload).unwrap());
+    let mut current = stored(desired(&workload, true).unwrap());
     current.metadata.labels.as_mut().unwrap().insert("mesh".into(), "on".into());
     current.metadata.annotations.as_mut().unwrap().insert("external-dns".into(), "x".into());
     assert_eq!(plan_for(&workload, Some(&current)), Plan::Keep);
@@ -149,7 +149,7 @@ fn update_keeps_foreign_labels_and_annotations() {
 
 #[test]
 fn metrics_switched_off_removes_their_annotations() {
-    let current = stored(desired(&orders(&[])).unwrap());
+    let current = stored(desired(&orders(&[]), true).unwrap());
     let Plan::Update(updated) = plan_for(&orders(&[("enable-metrics", "false")]), Some(&current))
     else {
         panic!("not updated")
@@ -160,11 +160,11 @@ fn metrics_switched_off_removes_their_annotations() {
 #[test]
 fn service_of_a_user_is_not_modified() {
     let workload = orders(&[]);
-    let mut foreign = stored(desired(&workload).unwrap());
+    let mut foreign = stored(desired(&workload, true).unwrap());
     foreign.metadata.labels = None;
     foreign.metadata.owner_references = None;
     assert_eq!(plan_for(&workload, Some(&foreign)), Plan::Foreign);
-    let mut with_address = stored(desired(&workload).unwrap());
+    let mut with_address = stored(desired(&workload, true).unwrap());
     with_address.spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".to_owned());
     assert_eq!(plan_for(&workload, Some(&with_address)), Plan::Foreign);
 }
@@ -172,7 +172,7 @@ fn service_of_a_user_is_not_modified() {
 #[test]
 fn our_service_without_its_label_is_repaired() {
     let workload = orders(&[]);
-    let mut damaged = stored(desired(&workload).unwrap());
+    let mut damaged = stored(desired(&workload, true).unwrap());
     damaged.metadata.labels = None;
     assert!(matches!(plan_for(&workload, Some(&damaged)), Plan::Update(_)));
 }
@@ -184,13 +184,45 @@ fn service_of_the_previous_app_id_is_deleted_after_the_rollout(
     #[case] rolled_out: bool,
     #[case] want: Plan,
 ) {
-    let old = stored(desired(&orders(&[])).unwrap());
+    let old = stored(desired(&orders(&[]), true).unwrap());
     let renamed = Workload { rolled_out, ..workload("orders", &[("app-id", "bills")]) };
-    assert_eq!(plan(None, Some(&old), std::iter::once(&renamed)), Ok(want));
+    assert_eq!(plan(None, true, Some(&old), std::iter::once(&renamed)), Ok(want));
 }
 
 #[test]
 fn service_without_a_known_owner_is_kept() {
-    let old = stored(desired(&orders(&[])).unwrap());
-    assert_eq!(plan(None, Some(&old), std::iter::empty()), Ok(Plan::Keep));
+    let old = stored(desired(&orders(&[]), true).unwrap());
+    assert_eq!(plan(None, true, Some(&old), std::iter::empty()), Ok(Plan::Keep));
+}
+
+fn app_protocols(service: &Service) -> Vec<&str> {
+    let ports = service.spec.as_ref().unwrap().ports.as_ref().unwrap();
+    ports.iter().map(|port| port.app_protocol.as_deref().unwrap_or_default()).collect()
+}
+
+#[rstest]
+#[case::mtls(true, &["http", "grpc", "tls", "http"])]
+#[case::no_mtls(false, &["http", "grpc", "grpc", "http"])]
+fn app_protocol_of_the_internal_port_depends_on_mtls(#[case] mtls: bool, #[case] want: &[&str]) {
+    assert_eq!(app_protocols(&desired(&orders(&[]), mtls).unwrap()), want);
+}
+
+#[test]
+fn app_protocol_is_added_in_one_write_and_repaired() {
+    let workload = orders(&[]);
+    let mut current = stored(desired(&workload, true).unwrap());
+    for port in current.spec.as_mut().unwrap().ports.iter_mut().flatten() {
+        port.app_protocol = None; // as created by Dapr up to 1.18
+    }
+    let Plan::Update(mut updated) = plan_for(&workload, Some(&current)) else {
+        panic!("not updated")
+    };
+    assert_eq!(app_protocols(&updated), ["http", "grpc", "tls", "http"]);
+    assert_eq!(plan_for(&workload, Some(&updated)), Plan::Keep, "no second update");
+
+    updated.spec.as_mut().unwrap().ports.as_mut().unwrap()[1].app_protocol = Some("tcp".to_owned());
+    let Plan::Update(repaired) = plan_for(&workload, Some(&updated)) else {
+        panic!("not repaired")
+    };
+    assert_eq!(app_protocols(&repaired)[1], "grpc");
 }
