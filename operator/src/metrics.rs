@@ -26,20 +26,18 @@ const WATCHDOG_PASSES: &str = "dapr_operator_watchdog_passes_total";
 const WATCHDOG_CANDIDATES: &str = "dapr_operator_watchdog_candidates";
 const WATCHDOG_GIVEN_UP: &str = "dapr_operator_watchdog_given_up_owners";
 
-/// Upper bounds in seconds. Sidecars wait 5 s for an answer (Dapr 1.18).
+/// Upper bounds in seconds. A sidecar waits 5 s for a response (Dapr 1.18).
 const BUCKETS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
 
-/// How a pass of the watchdog ended.
+/// Outcome of a watchdog pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// Every pod was looked at.
+    /// Every candidate was checked.
     Complete,
-    /// It is not proven that injection works.
     InjectionUnverified,
 }
 
 impl Pass {
-    /// The end of a pass.
     pub(crate) fn of(complete: bool) -> Self {
         if complete { Self::Complete } else { Self::InjectionUnverified }
     }
@@ -52,28 +50,26 @@ impl Pass {
     }
 }
 
-/// What came of a look at a CRD that this operator has a part in.
+/// Outcome of a check of a CRD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CrdCheck {
-    /// It was as it shall be.
-    Right,
-    /// It was not, and was changed.
+    UpToDate,
     Patched,
-    /// It could not be read or changed.
+    /// The CRD could not be read or patched.
     Failed,
 }
 
 impl CrdCheck {
     fn label(self) -> &'static str {
         match self {
-            Self::Right => "right",
+            Self::UpToDate => "right",
             Self::Patched => "patched",
             Self::Failed => "failed",
         }
     }
 }
 
-/// The metrics of the operator; the first three are those of Dapr 1.18.
+/// The metrics of the operator. The first three are those of Dapr 1.18.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     created: IntCounterVec,
@@ -101,99 +97,119 @@ impl Metrics {
     /// # Errors
     /// A name is registered already.
     pub(crate) fn register(r: &Registry) -> prometheus::Result<Self> {
-        let build = gauges(r, BUILD, "1, with the version of this release", &["version"])?;
+        let build =
+            gauges(r, BUILD, "Version of the operator; the value is always 1", &["version"])?;
         build.with_label_values(&[runtime::VERSION]).set(1);
         Ok(Self {
             created: counters(r, CREATED, "Services created for apps", &["app_id"])?,
             updated: counters(r, UPDATED, "Services of apps updated", &["app_id"])?,
             deleted: counters(r, DELETED, "Services of apps deleted", &["app_id"])?,
-            requests: counters(r, REQUESTS, "calls of sidecars", &["method", "code"])?,
-            seconds: histograms(r, SECONDS, "time to an answer", &["method"], &BUCKETS)?,
-            events: counters(r, EVENTS, "events sent on streams", &["kind", "type"])?,
-            lists: counters(r, LISTS, "lists of a kind begun, the first and anew", &["kind"])?,
+            requests: counters(
+                r,
+                REQUESTS,
+                "Requests from sidecars by method and gRPC status code",
+                &["method", "code"],
+            )?,
+            seconds: histograms(
+                r,
+                SECONDS,
+                "Duration of unary requests in seconds",
+                &["method"],
+                &BUCKETS,
+            )?,
+            events: counters(r, EVENTS, "Events sent on update streams", &["kind", "type"])?,
+            lists: counters(r, LISTS, "Lists of a kind started, including relists", &["kind"])?,
             watch_failures: counters(
                 r,
                 WATCH_FAILURES,
-                "lists and watches of a kind that failed",
+                "Failed lists and watches of a kind",
                 &["kind"],
             )?,
-            crd_checks: counters(r, CRD_CHECKS, "looks at CRDs", &["crd", "result"])?,
-            undecodable: counters(r, UNDECODABLE, "objects left out as undecodable", &["kind"])?,
+            crd_checks: counters(r, CRD_CHECKS, "Checks of CRDs by result", &["crd", "result"])?,
+            undecodable: counters(
+                r,
+                UNDECODABLE,
+                "Objects that are not served because they cannot be decoded",
+                &["kind"],
+            )?,
             secrets: counters(
                 r,
                 SECRETS,
-                "objects whose secrets could not be read",
+                "Objects whose Secrets could not be resolved",
                 &["kind", "namespace"],
             )?,
-            findings: gauges(r, FINDINGS, "Components with something wrong", &["reason"])?,
-            leader: gauge(r, LEADER, "1 while this replica leads")?,
-            watchdog_deleted: counter(r, WATCHDOG_DELETED, "pods deleted for want of a sidecar")?,
-            watchdog_passes: counters(r, WATCHDOG_PASSES, "passes of the watchdog", &["result"])?,
-            watchdog_candidates: gauge(r, WATCHDOG_CANDIDATES, "pods that may lack their sidecar")?,
+            findings: gauges(r, FINDINGS, "Components with findings, by reason", &["reason"])?,
+            leader: gauge(r, LEADER, "1 if this replica is the leader, else 0")?,
+            watchdog_deleted: counter(
+                r,
+                WATCHDOG_DELETED,
+                "Pods deleted because they had no sidecar",
+            )?,
+            watchdog_passes: counters(
+                r,
+                WATCHDOG_PASSES,
+                "Watchdog passes by result",
+                &["result"],
+            )?,
+            watchdog_candidates: gauge(r, WATCHDOG_CANDIDATES, "Pods that may lack their sidecar")?,
             watchdog_given_up: gauge(
                 r,
                 WATCHDOG_GIVEN_UP,
-                "owners whose pods come up without sidecar whatever the watchdog does",
+                "Owners whose replacement pods still have no sidecar",
             )?,
         })
     }
 
-    /// A Service was created.
     pub(crate) fn service_created(&self, app_id: &str) {
         self.created.with_label_values(&[app_id]).inc();
     }
 
-    /// A Service was updated.
     pub(crate) fn service_updated(&self, app_id: &str) {
         self.updated.with_label_values(&[app_id]).inc();
     }
 
-    /// A Service was deleted.
     pub(crate) fn service_deleted(&self, app_id: &str) {
         self.deleted.with_label_values(&[app_id]).inc();
     }
 
-    /// A call was answered; for a stream: accepted or refused.
+    /// A unary request was answered, or a stream was accepted or rejected.
     pub(crate) fn answered(&self, method: &'static str, code: tonic::Code) {
         self.requests.with_label_values(&[method, &format!("{code:?}")]).inc();
     }
 
-    /// A call was worked on for so long; streams are not counted.
+    /// Duration of a unary request.
     pub(crate) fn took(&self, method: &'static str, time: Duration) {
         self.seconds.with_label_values(&[method]).observe(time.as_secs_f64());
     }
 
-    /// A sidecar was sent an event.
     pub(crate) fn sent(&self, kind: &'static str, event: ResourceEventType) {
         self.events.with_label_values(&[kind, event.as_str_name()]).inc();
     }
 
-    /// All objects of a kind are listed (again).
+    /// A list of a kind started.
     pub(crate) fn listing(&self, kind: &'static str) {
         self.lists.with_label_values(&[kind]).inc();
     }
 
-    /// A list or a watch of a kind failed.
     pub(crate) fn watch_failed(&self, kind: &'static str) {
         self.watch_failures.with_label_values(&[kind]).inc();
     }
 
-    /// A CRD was looked at.
     pub(crate) fn crd_checked(&self, name: &'static str, result: CrdCheck) {
         self.crd_checks.with_label_values(&[name, result.label()]).inc();
     }
 
-    /// An object was left out because it cannot be decoded.
+    /// An object is not served because it cannot be decoded.
     pub(crate) fn undecodable(&self, kind: &'static str) {
         self.undecodable.with_label_values(&[kind]).inc();
     }
 
-    /// The secrets of an object could not be filled in.
+    /// The Secrets of an object could not be resolved.
     pub(crate) fn secret_failed(&self, kind: &'static str, namespace: &str) {
         self.secrets.with_label_values(&[kind, namespace]).inc();
     }
 
-    /// How many Components have something wrong, by reason.
+    /// Sets the number of Components with findings, by reason.
     pub(crate) fn component_findings(&self, counts: &BTreeMap<&'static str, i64>) {
         self.findings.reset();
         for (reason, count) in counts {
@@ -201,22 +217,19 @@ impl Metrics {
         }
     }
 
-    /// Whether this replica leads.
     pub(crate) fn leading(&self, leading: bool) {
         self.leader.set(i64::from(leading));
     }
 
-    /// The watchdog deleted a pod.
     pub(crate) fn watchdog_deleted(&self) {
         self.watchdog_deleted.inc();
     }
 
-    /// A pass of the watchdog ended.
     pub(crate) fn watchdog_passed(&self, pass: Pass) {
         self.watchdog_passes.with_label_values(&[pass.label()]).inc();
     }
 
-    /// What the watchdog has before it.
+    /// Sets the number of candidates and of owners that were given up.
     pub(crate) fn watchdog_state(&self, candidates: usize, given_up: usize) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.watchdog_candidates.set(count(candidates));

@@ -54,7 +54,7 @@ impl StatusWriter {
         let crd = self.cluster.crd(status::CRD).await?;
         let operations = status::crd_patch(&crd);
         if operations.is_empty() {
-            return Ok(CrdCheck::Right);
+            return Ok(CrdCheck::UpToDate);
         }
         self.cluster.patch_crd(status::CRD, operations).await?;
         tracing::info!(target: "dapr.operator", "added the status subresource to CRD {}", status::CRD);

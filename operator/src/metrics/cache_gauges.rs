@@ -1,4 +1,4 @@
-//! Figures of the caches and streams, taken when somebody asks for the metrics.
+//! Metrics of the caches and streams, collected at each scrape.
 use std::sync::Arc;
 
 use prometheus::{
@@ -17,14 +17,14 @@ const WAITING: &str = "dapr_operator_stream_events_waiting";
 const COALESCED: &str = "dapr_operator_stream_events_coalesced_total";
 const QUIET: &str = "dapr_operator_seconds_since_change";
 
-/// One kind, as the gauges see it.
+/// The store of one kind, without its type.
 trait Measured: Send + Sync {
     fn kind(&self) -> &'static str;
-    /// Objects, open streams, and events that streams have still to take.
+    /// Objects, open streams, and pending events of the streams.
     fn counts(&self) -> [usize; 3];
-    /// Events that took the place of one that a stream had not taken yet.
+    /// Events that replaced a pending one.
     fn coalesced(&self) -> u64;
-    /// Whole seconds since something changed; `None` before the first change.
+    /// Seconds since the last change of an object; `None` before the first change.
     fn quiet(&self) -> Option<u64>;
 }
 
@@ -48,7 +48,7 @@ impl<K: CustomResource> Measured for Store<K> {
     }
 }
 
-/// The gauges of all kinds.
+/// The collector of all kinds.
 struct Gauges {
     kinds: Vec<Arc<dyn Measured>>,
     counts: [IntGaugeVec; 3],
@@ -71,12 +71,12 @@ impl Gauges {
 pub(crate) fn register(registry: &Registry, stores: &Stores) -> prometheus::Result<()> {
     let gauges = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["kind"]);
     let counts = [
-        gauges(OBJECTS, "objects known")?,
-        gauges(STREAMS, "open streams of sidecars")?,
-        gauges(WAITING, "events that streams have still to take, one for each object at most")?,
+        gauges(OBJECTS, "Objects in the cache")?,
+        gauges(STREAMS, "Open update streams of sidecars")?,
+        gauges(WAITING, "Events pending on update streams, at most one per object and stream")?,
     ];
-    let quiet = gauges(QUIET, "time since an object changed")?;
-    let text = "events that took the place of one that a stream had not taken yet";
+    let quiet = gauges(QUIET, "Seconds since the last change of an object")?;
+    let text = "Events that replaced one pending on a stream";
     let coalesced = IntCounterVec::new(Opts::new(COALESCED, text), &["kind"])?;
     let kinds: Vec<Arc<dyn Measured>> = vec![
         stores.components.clone(),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_those_of_the_moment() {
+    fn metrics_are_collected_at_each_scrape() {
         let (registry, stores) = (Registry::new(), Stores::default());
         register(&registry, &stores).unwrap();
         let printed = || {

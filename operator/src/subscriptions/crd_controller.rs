@@ -106,7 +106,7 @@ impl CrdController {
         let operations = crd_patch::patch(&crd, &self.namespace, anchors)?;
         if operations.is_empty() {
             tracing::debug!(target: "dapr.operator", "Conversion webhook for \"{name}\" is up to date");
-            return Ok(CrdCheck::Right);
+            return Ok(CrdCheck::UpToDate);
         }
         self.cluster.patch_crd(name, operations).await?;
         tracing::info!(target: "dapr.operator", "Successfully patched webhook in CRD \"{name}\"");
