@@ -1,4 +1,4 @@
-//! The gRPC API without watches, for tests that run it in process.
+//! The gRPC API without watches and the conversion webhook without TLS, for tests in process.
 use std::sync::Arc;
 
 use kube::{
@@ -22,8 +22,14 @@ use crate::{
     cluster::Cluster,
     metrics::Metrics,
     report::Reports,
+    subscriptions::webhook,
     wiring::serve_api,
 };
+
+/// The HTTP routes of the conversion webhook.
+pub fn conversion_webhook() -> axum::Router {
+    webhook::router()
+}
 
 /// The gRPC API whose caches are filled by [`InProcessApi::apply`] instead of watches.
 pub struct InProcessApi(Arc<Context>);

@@ -42,5 +42,5 @@ mod watchdog;
 mod wiring;
 
 pub use config::{Config, ConfigError, Environment, Flags, namespace};
-pub use in_process::InProcessApi;
+pub use in_process::{InProcessApi, conversion_webhook};
 pub use wiring::{KEEPALIVE, run};

@@ -6,4 +6,5 @@
 pub(crate) mod conversion;
 pub(crate) mod crd_controller;
 pub(crate) mod crd_patch;
+mod raw_object;
 pub(crate) mod webhook;
