@@ -25,7 +25,7 @@ use kube::{
     },
 };
 use kubernetes::{FIELD_MANAGER, api_text};
-use resources::{Configuration, CustomResource, GROUP};
+use resources::{Configuration, CustomResource, GROUP, names};
 use runtime::clock;
 use serde_json::Value;
 
@@ -49,6 +49,8 @@ pub(crate) struct Cluster {
     client: Client,
     /// The only namespace to watch; `None` for all.
     watch_namespace: Option<String>,
+    /// Namespace of the control plane.
+    namespace: String,
     /// Whether lists come object by object.
     streams: Arc<AtomicBool>,
     recorder: Recorder,
@@ -57,7 +59,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Calls through `client`, watching one namespace or all.
-    pub(crate) fn new(client: Client, watch_namespace: Option<String>, instance: String) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        watch_namespace: Option<String>,
+        namespace: String,
+        instance: String,
+    ) -> Self {
         let streams = Arc::new(AtomicBool::new(true));
         let client = observed(client, streams.clone());
         let reporter =
@@ -65,7 +72,7 @@ impl Cluster {
         let recorder = Recorder::new(client.clone(), reporter);
         let reader = client.clone();
         let reads = SecretReads::new(move |key| read_secret(reader.clone(), key));
-        Self { client, watch_namespace, streams, recorder, reads }
+        Self { client, watch_namespace, namespace, streams, recorder, reads }
     }
 
     /// The client itself, for the other `cluster` modules.
@@ -151,9 +158,17 @@ impl Cluster {
         events.map(move |event| event.map(|event| map_event(event, reduce.clone())))
     }
 
-    /// Reads Secrets of a namespace; one that fails leaves the others alone.
-    pub(crate) async fn secrets(&self, namespace: &str, names: BTreeSet<String>) -> Fetched {
-        self.reads.all(namespace, names).await
+    /// Reads Secrets of a namespace. A failed read does not affect the others. The Secret with the key
+    /// of the CA is never read: whoever may create a Component in the control plane's namespace would
+    /// obtain it.
+    pub(crate) async fn secrets(&self, namespace: &str, mut wanted: BTreeSet<String>) -> Fetched {
+        let reserved = namespace == self.namespace && wanted.remove(names::TRUST_BUNDLE);
+        let mut fetched = self.reads.all(namespace, wanted).await;
+        if reserved {
+            let name = names::TRUST_BUNDLE.to_owned();
+            fetched.insert(name.clone(), Err(FetchError::Reserved(name)));
+        }
+        fetched
     }
 
     /// Records a Warning Event on an object.

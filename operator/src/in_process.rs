@@ -35,12 +35,13 @@ pub fn conversion_webhook() -> axum::Router {
 pub struct InProcessApi(Arc<Context>);
 
 impl InProcessApi {
-    /// Reads Secrets and records Events through `client`. No kind is listed yet.
+    /// Reads Secrets and records Events through `client`. No kind is listed yet. `namespace` is that of
+    /// the control plane.
     ///
     /// # Errors
     /// The metrics are registered in `scope` already.
-    pub fn new(client: Client, scope: &Scope) -> prometheus::Result<Self> {
-        let cluster = Cluster::new(client, None, "in-process".to_owned());
+    pub fn new(client: Client, namespace: &str, scope: &Scope) -> prometheus::Result<Self> {
+        let cluster = Cluster::new(client, None, namespace.to_owned(), "in-process".to_owned());
         Ok(Self(Arc::new(Context {
             stores: Stores::default(),
             cluster: cluster.clone(),

@@ -245,7 +245,7 @@ fn check_secrets(component: &Component, context: &CheckContext<'_>, report: &mut
         let reference = &item.secret_key_ref;
         let key = if reference.key.is_empty() { &reference.name } else { &reference.key };
         match context.secrets.get(&reference.name) {
-            Some(Err(error @ FetchError::NotFound(_))) => {
+            Some(Err(error @ (FetchError::NotFound(_) | FetchError::Reserved(_)))) => {
                 report(Reason::SecretNotFound, error.to_string());
             }
             Some(Ok(data)) if !data.contains_key(key) => {

@@ -22,6 +22,9 @@ pub(crate) type Fetched = BTreeMap<String, Result<Arc<SecretData>, FetchError>>;
 pub(crate) enum FetchError {
     #[error("Secret {0:?} not found")]
     NotFound(String),
+    /// The Secret belongs to the control plane.
+    #[error("Secret {0:?} contains the private key of the CA and is not resolved")]
+    Reserved(String),
     /// The API server rejected the request or did not respond.
     #[error("read Secret {name:?}: {reason}")]
     Failed { name: String, reason: String },

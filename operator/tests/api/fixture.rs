@@ -56,7 +56,7 @@ impl Fixture {
     /// Starts the API with another keepalive.
     pub(crate) async fn start_with(keepalive: Keepalive) -> Self {
         let (ca, scope, secrets) = (Ca::new(), Scope::for_test(), Secrets::default());
-        let api = InProcessApi::new(api_server(secrets.clone()), &scope).unwrap();
+        let api = InProcessApi::new(api_server(secrets.clone()), "dapr-system", &scope).unwrap();
         let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let own = svid(&ca, &ca.svid("dapr-system", "dapr-operator"));

@@ -311,3 +311,29 @@ async fn objects_of_the_first_list_are_not_sent_on_open_streams() {
     fixture.put(&component("created", "2", &json!([]), &[]));
     assert_eq!(orders.next().await, (ResourceEventType::Created, "created".into()));
 }
+
+#[tokio::test]
+async fn key_of_the_ca_is_never_resolved() {
+    let fixture = Fixture::start().await;
+    fixture.secret("dapr-system", "dapr-trust-bundle", &[("issuer.key", "private")]);
+    fixture.secret("shop", "dapr-trust-bundle", &[("issuer.key", "of an app")]);
+    let reference = json!({"name": "dapr-trust-bundle", "key": "issuer.key"});
+    let mut thief =
+        component("thief", "1", &json!([{"name": "p", "secretKeyRef": reference}]), &[]);
+    fixture.put(&thief);
+    thief["metadata"]["namespace"] = json!("dapr-system");
+    fixture.put(&thief);
+    fixture.synced();
+
+    let request = ListComponentsRequest { namespace: "dapr-system".to_owned() };
+    let status = fixture.client("dapr-system", "thief").list_components(request).await.unwrap_err();
+    let text =
+        "Secret \"dapr-trust-bundle\" contains the private key of the CA and is not resolved";
+    assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, text));
+
+    // A Secret of that name in another namespace is like any other.
+    let request = ListComponentsRequest { namespace: namespace() };
+    let answer = fixture.client("shop", "orders").list_components(request).await.unwrap();
+    let store = &parsed(&answer.into_inner().components)[0];
+    assert_eq!(store["spec"]["metadata"][0]["value"], "b2YgYW4gYXBw");
+}
