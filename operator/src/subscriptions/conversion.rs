@@ -327,6 +327,7 @@ mod tests {
         Ok(serde_json::to_value(&converted).unwrap())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables pass literals")]
     fn review(review: Value) -> Option<Value> {
         super::review(review.to_string().as_bytes())
             .map(|response| serde_json::from_slice(&response).unwrap())

@@ -6,11 +6,11 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-/// A quarter of the largest body, which the debug build reads in seconds.
-const BODY_BYTES: usize = 8 * 1024 * 1024;
+/// An eighth of the largest body, which the debug build reads in seconds.
+const BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Memory in addition to the body: its copy, the response, and one object at a time. A tree of the
-/// body takes 300 MiB.
-const MARGIN_BYTES: usize = 32 * 1024 * 1024;
+/// body takes 150 MiB.
+const MARGIN_BYTES: usize = 24 * 1024 * 1024;
 
 /// Peak of the resident memory of this process.
 fn peak_bytes() -> usize {
