@@ -2,16 +2,27 @@
 //! is due, at least once for each tick and never early.
 //!
 //! ```text
-//!  request ──► schedule (checks it, computes ticks) ──► store
-//!                                                         │ Event
-//!  sidecar ◄══stream══► shell ──────Event──────► engine::Engine::step (pure)
-//!                         ▲                               │
-//!                         └────── Effect: deliver, persist, finish, load
+//!  sidecar ──call──► api ──schedule (checks it, computes ticks)──► store (one fsync for a group)
+//!                                                                    │ Feed
+//!  sidecar ◄══stream══► streams::dispatcher ──────Event──────► engine::Engine::step (pure)
+//!                         ▲                                        │
+//!                         └──────── Effect: deliver, persist, finish, load
 //! ```
-//! Start reading at [`engine`]: all decisions are made there. The current time is an argument of
-//! every decision.
+//! Start reading at [`engine`]: all decisions are made there. [`service`] wires the parts;
+//! [`streams`] carries the decisions out; [`store`] keeps the records. The current time is an
+//! argument of every decision.
 
-#[expect(dead_code, reason = "no service drives the engine yet")]
+mod api;
+mod config;
 pub(crate) mod engine;
-#[cfg_attr(not(test), expect(dead_code, reason = "no service checks requests yet"))]
+mod error;
+mod membership;
+mod metrics;
 pub(crate) mod schedule;
+mod service;
+mod store;
+mod stored;
+mod streams;
+
+pub use config::{Config, Flags, Password, StoreEngine};
+pub use service::{run, serve};

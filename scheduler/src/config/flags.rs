@@ -1,0 +1,182 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use runtime::ProcessFlags;
+use runtime::flags::go_bool;
+use transport::svid::Mode;
+
+/// The command line. Flags of etcd that the embedded engine has no use for are accepted.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "scheduler",
+    about = "Triggers jobs and actor reminders",
+    args_override_self = true
+)]
+pub struct Flags {
+    /// Logs, health, metrics.
+    #[command(flatten)]
+    pub process: ProcessFlags,
+    /// Name of this member; must be one of --etcd-initial-cluster
+    #[arg(long, default_value = "dapr-scheduler-server-0", value_name = "ID")]
+    pub id: String,
+    /// Port that sidecars connect to
+    #[arg(long, default_value_t = 50006, value_name = "PORT")]
+    pub port: u16,
+    /// Address that the port and the metrics port listen on; empty means all
+    #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
+    pub listen_address: String,
+    /// What sidecars are told to connect to [default: the address of this host]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub override_broadcast_host_port: Option<String>,
+    /// Serve with mTLS, with a certificate from sentry; always so in kubernetes mode
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub tls_enabled: bool,
+    /// Trust domain of the control plane
+    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
+    pub trust_domain: String,
+    /// Trust anchors; the file is watched
+    #[arg(long, default_value = "/var/run/secrets/dapr.io/tls/ca.crt", value_name = "PATH")]
+    pub trust_anchors_file: PathBuf,
+    /// Where sentry is [default: dapr-sentry.$NAMESPACE.svc:443]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub sentry_address: Option<String>,
+    /// How to prove who we are to sentry: standalone or kubernetes
+    #[arg(long, default_value = "standalone", value_parser = mode, value_name = "MODE")]
+    pub mode: Mode,
+    /// Accepted for compatibility
+    #[arg(long, hide = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Accepted for compatibility; the embedded engine has no peers
+    #[arg(long, hide = true)]
+    pub identity_directory_write: Option<PathBuf>,
+    /// Upper bound of jobs that are dispatched at once
+    #[arg(long, default_value_t = 2048, value_name = "NUMBER")]
+    pub workers: u32,
+    /// Where jobs are stored: auto, embedded or etcd
+    #[arg(long, value_enum, default_value_t = StoreEngine::Auto, value_name = "ENGINE",
+          hide_possible_values = true)]
+    pub store_engine: StoreEngine,
+    /// Store jobs in this process
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub etcd_embed: bool,
+    /// All members, as id=url of their peer port
+    #[arg(
+        long,
+        default_value = "dapr-scheduler-server-0=http://localhost:2380",
+        value_delimiter = ',',
+        value_name = "ID=URL"
+    )]
+    pub etcd_initial_cluster: Vec<String>,
+    /// Directory of the stored jobs
+    #[arg(long, default_value = "./data", value_name = "PATH")]
+    pub etcd_data_dir: String,
+    /// Port of the etcd API
+    #[arg(long, default_value_t = 2379, value_name = "PORT")]
+    pub etcd_client_port: u64,
+    /// Address that the etcd API listens on
+    #[arg(long, default_value = "localhost", value_name = "ADDRESS")]
+    pub etcd_client_listen_address: String,
+    /// Stored bytes above which new jobs are refused; 0 for 2Gi, negative for no limit
+    #[arg(long, default_value = "9.2E", value_name = "QUANTITY", allow_hyphen_values = true)]
+    pub etcd_space_quota: String,
+    /// Operations in one transaction of the etcd API
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
+    pub etcd_max_txn_ops: u32,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value = "revision", value_name = "MODE", hide = true)]
+    pub etcd_compaction_mode: String,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value = "1000000", value_name = "RETENTION", hide = true)]
+    pub etcd_compaction_retention: String,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", hide = true)]
+    pub etcd_snapshot_count: u64,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value_t = 10, value_name = "NUMBER", hide = true)]
+    pub etcd_max_snapshots: u32,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value_t = 10, value_name = "NUMBER", hide = true)]
+    pub etcd_max_wals: u32,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value_t = 10_000, value_name = "NUMBER", hide = true)]
+    pub etcd_backend_batch_limit: i64,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value = "100ms", value_name = "DURATION", hide = true)]
+    pub etcd_backend_batch_interval: String,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value_t = 100, value_name = "MEGABYTES", hide = true)]
+    pub etcd_experimental_bootstrap_defrag_threshold_megabytes: u32,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set,
+          hide = true)]
+    pub etcd_initial_election_tick_advance: bool,
+    /// Accepted for compatibility; has no effect on the embedded engine
+    #[arg(long, default_value = "basic", value_name = "KIND", hide = true)]
+    pub etcd_metrics: String,
+    /// Endpoints of an external etcd
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub etcd_client_endpoints: Vec<String>,
+    /// User of an external etcd
+    #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
+    pub etcd_client_username: String,
+    /// Password of an external etcd
+    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true)]
+    pub etcd_client_password: Password,
+}
+
+/// A password, which no `Debug` shows.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl Password {
+    /// True when none was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<String> for Password {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+/// What `--store-engine` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreEngine {
+    /// By the other flags and what is on disk.
+    Auto,
+    /// A store in this process.
+    Embedded,
+    /// An etcd as child process.
+    Etcd,
+}
+
+impl fmt::Display for StoreEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Embedded => "embedded",
+            Self::Etcd => "etcd",
+        })
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "standalone" => Ok(Mode::Standalone),
+        "kubernetes" => Ok(Mode::Kubernetes),
+        _ => Err("write standalone or kubernetes".to_owned()),
+    }
+}

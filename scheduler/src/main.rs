@@ -1,0 +1,15 @@
+//! The scheduler service.
+
+use std::process::ExitCode;
+
+use scheduler::Flags;
+
+#[global_allocator]
+static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let flags: Flags = runtime::flags::parse();
+    runtime::main("dapr.scheduler", &flags.process(), async move |scope| {
+        scheduler::run(flags.into_config()?, scope).await
+    })
+}

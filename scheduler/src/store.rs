@@ -1,0 +1,151 @@
+//! The records of the scheduler, behind one trait. Start reading at [`Store`].
+//!
+//! ```text
+//!  api, engine ──Txn──► Embedded::commit ──► writer thread ──one batch, one fsync──► Backend
+//!                                                 │
+//!                                                 └──Vec<Change> of each revision──► engine
+//! ```
+//! Every write passes through [`group`], which evaluates transactions in order against the
+//! backend and what the same group has written before. The backend stores bytes and decides
+//! nothing: [`disk`] is fjall, `memory` injects faults in tests. [`reserve`] keeps room for
+//! deletions on a full disk, [`format`] says whose directory it is.
+
+pub(crate) mod disk;
+mod embedded;
+pub(crate) mod format;
+mod group;
+pub(crate) mod keys;
+#[cfg(test)]
+pub(crate) mod memory;
+mod record;
+pub(crate) mod reserve;
+mod writer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+pub(crate) use embedded::{Embedded, Options};
+pub(crate) use record::Record;
+pub(crate) use writer::{Feed, Observer, State};
+
+/// Number of a change of the store. An empty store is at 1; each transaction that changes
+/// something adds 1.
+pub(crate) type Revision = u64;
+
+/// One key with its record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: Bytes,
+    pub(crate) record: Record,
+}
+
+/// What must hold for a transaction to write its first branch.
+#[derive(Debug, Clone)]
+pub(crate) enum Condition {
+    /// The key does not exist.
+    Absent(Bytes),
+    /// The key was last written at this revision.
+    Unchanged { key: Bytes, mod_revision: Revision },
+}
+
+/// Decides by key and value whether a stored job is meant.
+pub(crate) type Filter = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
+
+/// One write.
+#[derive(Clone)]
+pub(crate) enum Op {
+    /// Creates or replaces a key.
+    Put { key: Bytes, value: Bytes },
+    /// Deletes a key; an absent one is no error.
+    Delete { key: Bytes },
+    /// Deletes the jobs whose name starts with the prefix and that pass the filter, each with its
+    /// counter. Without a filter counters without a job go too.
+    DeleteJobs { prefix: Bytes, filter: Option<Filter> },
+}
+
+/// Who wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Source {
+    /// A call of the API.
+    #[default]
+    Api,
+    /// The engine, which knows what it wrote.
+    Engine,
+}
+
+/// A transaction: all conditions are evaluated on the state before it, then one branch is written.
+#[derive(Clone, Default)]
+pub(crate) struct Txn {
+    pub(crate) source: Source,
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) then: Vec<Op>,
+    pub(crate) otherwise: Vec<Op>,
+}
+
+/// What a transaction did. It is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// Which branch was written.
+    pub(crate) succeeded: bool,
+    /// The revision of the write, or the current one when nothing changed.
+    pub(crate) revision: Revision,
+    /// Deleted keys.
+    pub(crate) deleted: u64,
+}
+
+/// One changed key, after its transaction is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) key: Bytes,
+    pub(crate) revision: Revision,
+    /// The new value; `None` when the key was deleted.
+    pub(crate) value: Option<Bytes>,
+}
+
+/// Why the store did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The quota is used up, or the disk is full. The text is etcd's, which sidecars pass on.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    /// The store is being opened again or the process stops. Temporary.
+    #[error("the job store is not available: {0}")]
+    Unavailable(String),
+}
+
+/// A page of a scan: keys in order, from after `start`.
+#[derive(Debug, Clone)]
+pub(crate) struct Scan {
+    /// Keys begin with this.
+    pub(crate) prefix: Bytes,
+    /// Only keys after this one; `None` for the first page.
+    pub(crate) after: Option<Bytes>,
+    /// Keys in one page.
+    pub(crate) limit: usize,
+}
+
+/// Ordered keys with revisions. All calls are linearizable: what one has written and returned, the
+/// next one reads. Dropping a call's future does not undo a write that was submitted.
+pub(crate) trait Store: Send + Sync + 'static {
+    /// The record of a key.
+    fn get(&self, key: Bytes) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
+
+    /// A view on the store as it is now, for reads that belong together. It costs disk space while
+    /// it lives, because what it sees cannot be compacted.
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError>;
+
+    /// Runs a transaction; returns when it is durable.
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, StoreError>>;
+}
+
+/// The store at one moment.
+pub(crate) trait Snapshot: Send + Sync + 'static {
+    /// One page, in order of keys, short where records are large. Empty at the end. Blocks on the
+    /// disk.
+    fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, StoreError>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,361 @@
+//! The same cases on both backends, and faults on the one in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rstest::rstest;
+use runtime::Scope;
+use testkit::Choice;
+use tokio::sync::mpsc;
+
+use super::disk::Disk;
+use super::memory::{Fault, Memory};
+use super::*;
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn committed(&self, _: usize, _: Duration, _: u64) {}
+}
+
+/// A disk that is full once a write failed for lack of room, until it is emptied.
+#[derive(Default)]
+struct Room(AtomicBool);
+
+impl writer::Space for Room {
+    fn give_up(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn look(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Memory,
+    Disk,
+}
+
+/// A store that can be opened again with what it wrote.
+struct Fixture {
+    dir: tempfile::TempDir,
+    memory: Memory,
+    kind: Kind,
+    quota_bytes: Option<u64>,
+    room: Arc<Room>,
+    scope: Scope,
+}
+
+type Opened = (Arc<dyn Store>, mpsc::Receiver<Feed>);
+
+impl Fixture {
+    fn new(kind: Kind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, scope) = (Memory::default(), Scope::for_test());
+        Self { dir, memory, kind, quota_bytes: None, room: Arc::default(), scope }
+    }
+
+    fn open(&self) -> Opened {
+        let (quota_bytes, space) = (self.quota_bytes, self.room.clone());
+        let options = Options { quota_bytes, observer: Box::new(Quiet), space };
+        match self.kind {
+            Kind::Memory => {
+                let memory = self.memory.clone();
+                let open = move || Ok(memory.clone());
+                let (store, feed) = Embedded::start(open, options, &self.scope).unwrap();
+                (Arc::new(store), feed)
+            }
+            Kind::Disk => {
+                let path = self.dir.path().join("db");
+                let open = move || Disk::open(&path);
+                let (store, feed) = Embedded::start(open, options, &self.scope).unwrap();
+                (Arc::new(store), feed)
+            }
+        }
+    }
+
+    /// Closes the store, as an ordered stop does.
+    async fn close(&mut self, opened: Opened) {
+        drop(opened);
+        self.scope.shutdown().await.unwrap();
+        self.scope = Scope::for_test();
+    }
+}
+
+fn bytes(text: &str) -> Bytes {
+    text.to_owned().into()
+}
+
+fn put(key: &str, value: &str) -> Txn {
+    let then = vec![Op::Put { key: bytes(key), value: bytes(value) }];
+    Txn { then, ..Txn::default() }
+}
+
+fn delete(keys: &[&str]) -> Txn {
+    let then = keys.iter().map(|key| Op::Delete { key: bytes(key) }).collect();
+    Txn { then, ..Txn::default() }
+}
+
+fn delete_jobs(prefix: &str, filter: Option<Filter>) -> Txn {
+    let then = vec![Op::DeleteJobs { prefix: bytes(prefix), filter }];
+    Txn { then, ..Txn::default() }
+}
+
+fn keys_of(store: &dyn Store) -> Vec<String> {
+    let scan = Scan { prefix: bytes("dapr/"), after: None, limit: usize::MAX };
+    let found = store.snapshot().unwrap().scan(&scan).unwrap();
+    found.iter().map(|entry| String::from_utf8(entry.key.to_vec()).unwrap()).collect()
+}
+
+async fn value(store: &dyn Store, key: &str) -> Option<(u64, u64, u64, Bytes)> {
+    let record = store.get(bytes(key)).await.unwrap()?;
+    Some((record.create_revision, record.mod_revision, record.version, record.value))
+}
+
+#[rstest]
+#[tokio::test]
+async fn revisions_count_changes(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let fixture = Fixture::new(kind);
+    let (store, _feed) = fixture.open();
+    let revision = async |txn| store.commit(txn).await.unwrap().revision;
+    assert_eq!(revision(delete(&["dapr/jobs/a"])).await, 1, "nothing changed");
+    assert_eq!(revision(put("dapr/jobs/a", "1")).await, 2);
+    assert_eq!(revision(put("dapr/jobs/a", "2")).await, 3);
+    assert_eq!(value(&*store, "dapr/jobs/a").await, Some((2, 3, 2, bytes("2"))));
+    assert_eq!(revision(delete(&["dapr/jobs/a", "dapr/jobs/b"])).await, 4);
+    assert_eq!(value(&*store, "dapr/jobs/a").await, None);
+    assert_eq!(revision(put("dapr/jobs/a", "3")).await, 5);
+    assert_eq!(value(&*store, "dapr/jobs/a").await, Some((5, 5, 1, bytes("3"))));
+}
+
+#[rstest]
+#[tokio::test]
+async fn conditions_choose_the_branch(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let fixture = Fixture::new(kind);
+    let (store, _feed) = fixture.open();
+    let absent = || vec![Condition::Absent(bytes("k"))];
+    let create = |value| Txn { conditions: absent(), ..put("k", value) };
+    assert!(store.commit(create("1")).await.unwrap().succeeded);
+    let refused = store.commit(create("2")).await.unwrap();
+    assert_eq!(refused, Committed { succeeded: false, revision: 2, deleted: 0 });
+    let unchanged = |mod_revision| Txn {
+        conditions: vec![Condition::Unchanged { key: bytes("k"), mod_revision }],
+        otherwise: put("else", "x").then,
+        ..delete(&["k"])
+    };
+    assert!(!store.commit(unchanged(3)).await.unwrap().succeeded);
+    assert!(value(&*store, "else").await.is_some());
+    let done = store.commit(unchanged(2)).await.unwrap();
+    assert_eq!((done.succeeded, done.deleted), (true, 1));
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart(
+    #[values(Kind::Memory, Kind::Disk)] kind: Kind,
+) {
+    let mut fixture = Fixture::new(kind);
+    let (store, feed) = fixture.open();
+    for number in 0..100 {
+        store.commit(put(&format!("dapr/jobs/{number:03}"), "v")).await.unwrap();
+    }
+    store.commit(delete(&["dapr/jobs/042"])).await.unwrap();
+    fixture.close((store, feed)).await;
+    let (store, _feed) = fixture.open();
+    let keys = keys_of(&*store);
+    assert_eq!(keys.len(), 99);
+    assert!(keys.is_sorted() && !keys.contains(&"dapr/jobs/042".to_owned()));
+    assert_eq!(store.commit(put("dapr/jobs/042", "v")).await.unwrap().revision, 103);
+}
+
+#[rstest]
+#[tokio::test]
+async fn concurrent_writes_keep_their_own_revisions_and_arrive_in_order(
+    #[values(Kind::Memory, Kind::Disk)] kind: Kind,
+) {
+    const CALLERS: usize = 64;
+    let fixture = Fixture::new(kind);
+    let (store, mut feed) = fixture.open();
+    let commits = (0..CALLERS).map(|caller| {
+        let store = store.clone();
+        async move {
+            let txn = put(&format!("dapr/jobs/{caller}"), "v");
+            store.commit(txn).await.unwrap().revision
+        }
+    });
+    let mut revisions = futures::future::join_all(commits).await;
+    revisions.sort_unstable();
+    assert_eq!(revisions, (2..2 + CALLERS as u64).collect::<Vec<_>>());
+    for want in revisions {
+        let Some(Feed::Changes { changes, .. }) = feed.recv().await else { panic!("no change") };
+        assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [want]);
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn jobs_are_deleted_with_their_counters_and_by_exact_prefix(
+    #[values(Kind::Memory, Kind::Disk)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let (store, _feed) = fixture.open();
+    for name in ["app||n||a||1", "app||n||a||2", "app||n||ab||1", "app||n2||a||1"] {
+        store.commit(put(&format!("dapr/jobs/{name}"), name)).await.unwrap();
+        store.commit(put(&format!("dapr/counters/{name}"), "c")).await.unwrap();
+    }
+    store.commit(put("dapr/counters/app||n||a||orphan", "c")).await.unwrap();
+    let second: Filter = Arc::new(|_, value| value.ends_with(b"2"));
+    let done = store.commit(delete_jobs("app||n||a||", Some(second))).await.unwrap();
+    assert_eq!(done.deleted, 2);
+    let done = store.commit(delete_jobs("app||n||a||", None)).await.unwrap();
+    assert_eq!(done.deleted, 3, "the job, its counter and the counter without a job");
+    let left = [
+        "dapr/counters/app||n2||a||1",
+        "dapr/counters/app||n||ab||1",
+        "dapr/jobs/app||n2||a||1",
+        "dapr/jobs/app||n||ab||1",
+    ];
+    assert_eq!(keys_of(&*store), left);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_page_goes_on_after_the_last_key(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let fixture = Fixture::new(kind);
+    let (store, _feed) = fixture.open();
+    for name in ["a", "b", "c", "d"] {
+        store.commit(put(&format!("dapr/jobs/{name}"), name)).await.unwrap();
+    }
+    let snapshot = store.snapshot().unwrap();
+    store.commit(delete_jobs("", None)).await.unwrap();
+    let page = |after: Option<&str>, limit| {
+        let scan = Scan { prefix: bytes("dapr/jobs/"), after: after.map(bytes), limit };
+        let found = snapshot.scan(&scan).unwrap();
+        found.into_iter().map(|entry| entry.record.value).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 3), ["a", "b", "c"], "the snapshot does not see the deletion");
+    assert_eq!(page(Some("dapr/jobs/c"), 3), ["d"]);
+    assert!(page(Some("dapr/jobs/d"), 3).is_empty());
+}
+
+/// A page of large records is short, and the next one goes on.
+#[rstest]
+#[tokio::test]
+async fn pages_are_bounded_by_bytes(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
+    let fixture = Fixture::new(kind);
+    let (store, _feed) = fixture.open();
+    let value = "x".repeat(writer::PAGE_BYTES / 2);
+    for name in ["a", "b", "c"] {
+        store.commit(put(&format!("dapr/jobs/{name}"), &value)).await.unwrap();
+    }
+    let snapshot = store.snapshot().unwrap();
+    let page = |after: Option<&str>| {
+        let scan = Scan { prefix: bytes("dapr/jobs/"), after: after.map(bytes), limit: 1_000 };
+        snapshot.scan(&scan).unwrap().len()
+    };
+    assert_eq!([page(None), page(Some("dapr/jobs/b")), page(Some("dapr/jobs/c"))], [2, 1, 0]);
+    let done = store.commit(delete_jobs("", None)).await.unwrap();
+    assert_eq!(done.deleted, 3, "a deletion reads every page");
+}
+
+/// A put costs 256 bytes besides its own.
+#[rstest]
+#[tokio::test]
+async fn a_quota_refuses_puts_and_lets_deletes_through(
+    #[values(Kind::Memory, Kind::Disk)] kind: Kind,
+) {
+    let fixture = Fixture { quota_bytes: Some(2 * (256 + 1 + 9) + 1), ..Fixture::new(kind) };
+    let (store, _feed) = fixture.open();
+    store.commit(put("a", "123456789")).await.unwrap();
+    let refused = store.commit(put("b", "1234567890")).await;
+    assert_eq!(refused, Err(StoreError::NoSpace), "at the quota");
+    store.commit(put("b", "123456789")).await.unwrap();
+    assert_eq!(store.commit(put("c", "")).await, Err(StoreError::NoSpace));
+    assert_eq!(value(&*store, "c").await, None);
+    store.commit(delete(&["a"])).await.unwrap();
+    store.commit(put("c", "")).await.unwrap();
+    let text = StoreError::NoSpace.to_string();
+    assert_eq!(text, "etcdserver: mvcc: database space exceeded");
+}
+
+#[rstest]
+#[case(Fault::Lost, None)]
+#[case(Fault::Unanswered, Some("1"))]
+#[tokio::test]
+async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
+    #[case] fault: Fault,
+    #[case] left: Option<&str>,
+) {
+    let fixture = Fixture::new(Kind::Memory);
+    let (store, mut feed) = fixture.open();
+    fixture.memory.fail(&[fault]);
+    let failed = store.commit(put("k", "1")).await;
+    assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+    assert!(matches!(feed.recv().await, Some(Feed::Reopened)));
+    let found = value(&*store, "k").await.map(|(.., value)| value);
+    assert_eq!(found, left.map(bytes));
+    let revision = store.commit(put("other", "1")).await.unwrap().revision;
+    assert_eq!(revision, if left.is_some() { 3 } else { 2 });
+}
+
+#[tokio::test]
+async fn without_room_puts_are_refused_and_deletes_go_on() {
+    let fixture = Fixture::new(Kind::Memory);
+    let (store, mut feed) = fixture.open();
+    store.commit(put("k", "1")).await.unwrap();
+    fixture.memory.fail(&[Fault::NoRoom]);
+    assert!(store.commit(put("l", "1")).await.is_err());
+    while !matches!(feed.recv().await, Some(Feed::Reopened)) {}
+    assert_eq!(store.commit(put("l", "1")).await, Err(StoreError::NoSpace));
+    assert_eq!(store.commit(delete(&["k"])).await.unwrap().deleted, 1);
+    fixture.room.0.store(false, Ordering::Relaxed);
+    testkit::until("puts are taken again", async || store.commit(put("l", "1")).await.is_ok())
+        .await;
+}
+
+/// Random transactions against a map, over several lives of the store.
+#[tokio::test]
+async fn random_transactions_agree_with_a_map() {
+    let mut fixture = Fixture::new(Kind::Disk);
+    let mut model: BTreeMap<String, String> = BTreeMap::new();
+    let mut choice = Choice::new(7);
+    let mut draw = |below| choice.below(below);
+    for life in 0..4 {
+        let (store, feed) = fixture.open();
+        for step in 0..200 {
+            let key = format!("dapr/jobs/{}", draw(20));
+            let value = format!("{life}.{step}");
+            match draw(4) {
+                0 => {
+                    store.commit(delete(&[&key])).await.unwrap();
+                    model.remove(&key);
+                }
+                1 => {
+                    let create = Txn {
+                        conditions: vec![Condition::Absent(bytes(&key))],
+                        ..put(&key, &value)
+                    };
+                    let done = store.commit(create).await.unwrap();
+                    assert_eq!(done.succeeded, !model.contains_key(&key));
+                    model.entry(key).or_insert(value);
+                }
+                2 if step % 50 == 0 => {
+                    store.commit(delete_jobs("1", None)).await.unwrap();
+                    model.retain(|key, _| !key.starts_with("dapr/jobs/1"));
+                }
+                _ => {
+                    store.commit(put(&key, &value)).await.unwrap();
+                    model.insert(key, value);
+                }
+            }
+        }
+        let keys = keys_of(&*store);
+        assert_eq!(keys, model.keys().cloned().collect::<Vec<_>>(), "life {life}");
+        fixture.close((store, feed)).await;
+    }
+}

@@ -1,0 +1,302 @@
+//! The task that owns the engine: it gives it every event and carries out the effects.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+use runtime::{Scope, clock};
+use tokio::sync::mpsc;
+
+use super::mailbox::{Delivery, Mailbox};
+use super::scan::{self, Found};
+use super::writes::{self, Wanted};
+use crate::engine::Engine;
+use crate::engine::event::{Effect, Event, Observation, Origin, Registration, StreamId};
+use crate::metrics::Metrics;
+use crate::store::{Change, Feed, Source, Store, keys};
+
+/// Messages of streams that the dispatcher has not taken yet; streams wait beyond it.
+const INBOX: usize = 4_096;
+/// Messages that are taken together, before the clock is looked at again.
+const TOGETHER: usize = 256;
+/// Writes without an answer of the store. Beyond it no message of a stream is taken, so that
+/// results wait in the transport.
+const MAX_WRITES: usize = 16_384;
+/// Jobs that one task reads back.
+const LOADS: usize = 256;
+/// The wall clock is looked at this often, so that a step of it is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// Gauges are as old as this.
+const MEASURE: Duration = Duration::from_secs(1);
+/// Pages of the scan that are decoded ahead of the engine.
+const PAGES_AHEAD: usize = 2;
+
+/// A handle of the dispatcher. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dispatcher(mpsc::Sender<Message>);
+
+enum Message {
+    Opened(Registration, Arc<Mailbox>),
+    Event(Event),
+    /// What was read back, together.
+    Loaded(Vec<Event>),
+}
+
+impl Dispatcher {
+    /// Reads all stored jobs and starts the task. The feed must have every change from now on.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) async fn start(
+        store: Arc<dyn Store>,
+        feed: mpsc::Receiver<Feed>,
+        metrics: Metrics,
+        scope: &Scope,
+    ) -> anyhow::Result<Self> {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let mut task = Task {
+            engine: Engine::default(),
+            store,
+            mailboxes: HashMap::new(),
+            writes: FuturesUnordered::new(),
+            wanted: Vec::new(),
+            sender: sender.downgrade(),
+            metrics,
+            scope: scope.clone(),
+        };
+        task.scan().await?;
+        let token = scope.token().clone();
+        scope.spawn("scheduler-dispatcher", async move {
+            match token.run_until_cancelled(task.run(feed, inbox)).await {
+                Some(outcome) => outcome,
+                None => Ok(()),
+            }
+        });
+        Ok(Self(sender))
+    }
+
+    /// Makes a stream known.
+    pub(crate) async fn open(&self, registration: Registration, mailbox: Arc<Mailbox>) {
+        self.send_message(Message::Opened(registration, mailbox)).await;
+    }
+
+    /// Passes an event on.
+    pub(crate) async fn send(&self, event: Event) {
+        self.send_message(Message::Event(event)).await;
+    }
+
+    async fn send_message(&self, message: Message) {
+        // Fails only when the process stops, and with it every stream.
+        let _ = self.0.send(message).await;
+    }
+}
+
+struct Task {
+    engine: Engine,
+    store: Arc<dyn Store>,
+    mailboxes: HashMap<StreamId, Arc<Mailbox>>,
+    writes: FuturesUnordered<BoxFuture<'static, Event>>,
+    wanted: Vec<Wanted>,
+    /// For reads; does not keep the dispatcher alive.
+    sender: mpsc::WeakSender<Message>,
+    metrics: Metrics,
+    scope: Scope,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut feed: mpsc::Receiver<Feed>,
+        mut inbox: mpsc::Receiver<Message>,
+    ) -> anyhow::Result<()> {
+        let mut messages = Vec::with_capacity(TOGETHER);
+        let mut measured = clock::monotonic();
+        loop {
+            self.load_wanted();
+            if measured.elapsed() >= MEASURE {
+                self.metrics.engine_holds(&self.engine.gauges());
+                measured = clock::monotonic();
+            }
+            let sleep = tokio::time::sleep(until(self.engine.wake_at(), clock::now()));
+            tokio::select! {
+                change = feed.recv() => {
+                    let Some(change) = change else { bail!("the writer of the job store ended") };
+                    self.take_feed(change).await;
+                    while let Ok(change) = feed.try_recv() {
+                        self.take_feed(change).await;
+                    }
+                }
+                taken = inbox.recv_many(&mut messages, TOGETHER),
+                        if self.writes.len() < MAX_WRITES => {
+                    if taken == 0 {
+                        bail!("every handle of the dispatcher is gone");
+                    }
+                    for message in messages.drain(..) {
+                        self.take(message);
+                    }
+                }
+                Some(event) = self.writes.next(), if !self.writes.is_empty() => self.step(event),
+                () = sleep => self.step(Event::Tick),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Opened(registration, mailbox) => {
+                self.mailboxes.insert(registration.stream, mailbox);
+                self.metrics.sidecar_connected();
+                self.step(Event::StreamOpened(registration));
+            }
+            Message::Event(event) => {
+                if let Event::StreamClosed { stream } = event
+                    && self.mailboxes.remove(&stream).is_some()
+                {
+                    self.metrics.sidecar_disconnected();
+                }
+                self.step(event);
+            }
+            Message::Loaded(events) => events.into_iter().for_each(|event| self.step(event)),
+        }
+    }
+
+    async fn take_feed(&mut self, feed: Feed) {
+        match feed {
+            // The engine knows its own writes.
+            Feed::Changes { source: Source::Engine, .. } => {}
+            Feed::Changes { source: Source::Api, changes } => {
+                for change in &changes {
+                    self.take_change(change);
+                }
+            }
+            Feed::Reopened => {
+                if let Err(error) = self.scan().await {
+                    // It failed again, and will be read when it serves.
+                    tracing::warn!(target: "dapr.scheduler.store", "{error:#}");
+                }
+            }
+        }
+    }
+
+    fn take_change(&mut self, change: &Change) {
+        // A new job has no counter yet: its partition id is new.
+        let Some(name) = keys::job_name(&change.key) else { return };
+        let event = match &change.value {
+            None => match std::str::from_utf8(&name) {
+                Ok(key) => Event::JobDeleted { key: key.into() },
+                Err(_) => return,
+            },
+            Some(value) => match scan::decode(&name, value, &self.metrics) {
+                Some((key, job)) => {
+                    let (revision, counter) = (change.revision, None);
+                    Event::JobPut { key, revision, job, counter, origin: Origin::Api }
+                }
+                None => return,
+            },
+        };
+        self.step(event);
+    }
+
+    /// Gives the engine everything that is stored; it forgets what is not.
+    async fn scan(&mut self) -> anyhow::Result<()> {
+        let snapshot = self.store.snapshot().context("read the stored jobs")?;
+        let (pages, mut found) = mpsc::channel(PAGES_AHEAD);
+        let metrics = self.metrics.clone();
+        let read = tokio::task::spawn_blocking(move || scan::read(&*snapshot, &metrics, &pages));
+        self.step(Event::ScanBegun);
+        while let Some(page) = found.recv().await {
+            for Found { key, revision, job, counter } in page {
+                self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });
+            }
+        }
+        read.await.context("read the stored jobs")?.context("read the stored jobs")?;
+        self.step(Event::ScanEnded);
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.engine.step(event, clock::now()) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Deliver { stream, id, key, revision } => {
+                // A stream that is gone is closed by an event that follows.
+                if let Some(mailbox) = self.mailboxes.get(&stream) {
+                    mailbox.push(Delivery { id, key, revision });
+                }
+            }
+            Effect::Persist { job, key, revision, counter } => {
+                let txn = writes::persist(&key, revision, &counter);
+                self.writes.push(Box::pin(writes::write(self.store.clone(), job, txn)));
+            }
+            Effect::Finish { job, key, revision } => {
+                let txn = writes::finish(&key, revision);
+                self.writes.push(Box::pin(writes::write(self.store.clone(), job, txn)));
+            }
+            Effect::Load { job, key, revision } => self.wanted.push(Wanted { job, key, revision }),
+            Effect::Observe(observation) => self.observe(&observation),
+        }
+    }
+
+    fn observe(&self, observation: &Observation) {
+        if let Observation::UnknownAck(stream, id) = observation {
+            tracing::warn!(target: "dapr.scheduler.server",
+                stream = stream.0, id, "A sidecar answered a trigger that does not wait for it");
+        }
+        self.metrics.observe(observation);
+    }
+
+    /// Reads what the engine wants, in tasks of their own.
+    fn load_wanted(&mut self) {
+        let Some(sender) = self.sender.upgrade() else { return };
+        while !self.wanted.is_empty() {
+            let rest = self.wanted.split_off(self.wanted.len().min(LOADS));
+            let batch = std::mem::replace(&mut self.wanted, rest);
+            let (store, metrics) = (self.store.clone(), self.metrics.clone());
+            let (sender, token) = (sender.clone(), self.scope.token().clone());
+            self.scope.spawn_detached("scheduler-load", async move {
+                let read = async {
+                    let mut events = Vec::with_capacity(batch.len());
+                    for wanted in &batch {
+                        events.push(writes::load(&*store, wanted, &metrics).await);
+                    }
+                    let _ = sender.send(Message::Loaded(events)).await;
+                };
+                token.run_until_cancelled(read).await;
+            });
+        }
+    }
+}
+
+/// How long to sleep before the engine is asked again.
+fn until(wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    let Some(at) = wake_at else { return LONGEST_SLEEP };
+    Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(None, LONGEST_SLEEP)]
+    #[case(Some(5), LONGEST_SLEEP)]
+    #[case(Some(-5), Duration::ZERO)]
+    #[case(Some(0), Duration::ZERO)]
+    fn sleeps_until_the_engine_wakes_and_never_long(
+        #[case] seconds: Option<i64>,
+        #[case] want: Duration,
+    ) {
+        let at = |second| Timestamp::new(second, 0).unwrap();
+        assert_eq!(until(seconds.map(|offset| at(100 + offset)), at(100)), want);
+    }
+}
