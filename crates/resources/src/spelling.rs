@@ -1,39 +1,18 @@
-//! Which known word somebody probably meant.
+//! Suggestions for misspelt names.
 
-/// Two slips at most: with more, the guess is as likely wrong as right.
-const MAX_SLIPS: usize = 2;
+/// Largest edit distance of a suggestion.
+const MAX_DISTANCE: usize = 2;
 
-/// The known word with the fewest slips between it and `word`; `None` when all are too far away.
-/// A guess is for people to read, never to act upon.
-pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distances = known.into_iter().map(|known| (distance(word, known), known));
-    distances.filter(|(slips, _)| *slips <= MAX_SLIPS).min().map(|(_, known)| known)
+/// The known name with the smallest edit distance to `name`; `None` beyond a distance of 2. Two
+/// exchanged neighbours count as one edit. For messages only.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let known = known.into_iter().filter(|known| known.len().abs_diff(name.len()) <= MAX_BYTES);
+    let distances = known.map(|known| (strsim::osa_distance(name, known), known));
+    distances.filter(|(distance, _)| *distance <= MAX_DISTANCE).min().map(|(_, known)| known)
 }
 
-/// Edit distance in characters, two exchanged neighbours counting as one slip.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > MAX_SLIPS {
-        return MAX_SLIPS + 1;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
-            let change = at(&last, j) + usize::from(x != y);
-            let mut best = change.min(at(&last, j + 1) + 1).min(at(&row, j) + 1);
-            let exchanged = i > 0 && j > 0 && a.get(i - 1) == Some(y) && b.get(j - 1) == Some(x);
-            if exchanged {
-                best = best.min(at(&before, j - 1) + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last.last().copied().unwrap_or(0)
-}
+/// Names whose lengths differ by more bytes are not compared: a character has at most four.
+const MAX_BYTES: usize = 4 * MAX_DISTANCE;
 
 #[cfg(test)]
 mod tests {
@@ -48,12 +27,15 @@ mod tests {
     #[case("abc", "abcd", 1)]
     #[case("kitten", "sitten", 1)]
     #[case("ab", "cd", 2)]
-    fn counts_slips(#[case] a: &str, #[case] b: &str, #[case] want: usize) {
-        assert_eq!(distance(a, b), want);
+    #[case("äb", "cd", 2)]
+    #[case("abc", "def", 3)]
+    #[case("ab", "abcde", 3)]
+    fn counts_edits(#[case] a: &str, #[case] b: &str, #[case] want: usize) {
+        assert_eq!(nearest(a, [b]).is_some(), want <= MAX_DISTANCE, "{a} {b}");
     }
 
     #[test]
-    fn a_word_that_is_far_from_all_has_no_guess() {
+    fn a_name_far_from_all_others_has_no_suggestion() {
         let known = ["redisHost", "redisPassword"];
         assert_eq!(nearest("redisHots", known), Some("redisHost"));
         assert_eq!(nearest("brokers", known), None);
