@@ -1,9 +1,9 @@
-//! Facts to findings: every check, one function per question. Pure.
+//! The checks: pure functions of facts to findings, one per question.
 //!
-//! Before an installation `api`, `nodes` and `existing` look at what it needs and what stands in its
-//! way; after it the others look at what is there.
+//! Start at [`findings`]. Before an installation `api`, `nodes`, `rights` and `existing` check its
+//! requirements; the other modules check an installation.
 
-pub mod api;
+pub(crate) mod api;
 mod control_plane;
 mod data_plane;
 mod definitions;
@@ -11,21 +11,21 @@ mod existing;
 mod identity;
 mod injection;
 mod nodes;
-pub mod rights;
+pub(crate) mod rights;
 
-use crate::facts::{Asked, Facts};
+use crate::facts::{Facts, Queries};
 use crate::finding::Finding;
 
-/// All findings about a cluster; the order within a group is that of the checks.
-pub fn findings(facts: &Facts) -> Vec<Finding> {
+/// All findings about a cluster.
+pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = api::findings(facts);
     all.extend(nodes::findings(facts));
-    match &facts.asked {
-        Asked::Before(permissions) => {
+    match &facts.queries {
+        Queries::PreInstall(permissions) => {
             all.extend(rights::of_the_caller(permissions));
             all.extend(existing::findings(facts));
         }
-        Asked::After { accounts, conversion, probe } => {
+        Queries::Installed { accounts, conversion, probe } => {
             all.extend(control_plane::findings(facts));
             all.extend(rights::of_accounts(accounts, facts));
             all.extend(definitions::findings(facts, conversion));

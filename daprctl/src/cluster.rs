@@ -1,6 +1,6 @@
-//! Reads the cluster: every fact by a call of its own, all of them at once. Decides nothing.
+//! Reads the facts about a cluster, each by a call of its own, concurrently.
 
-mod offers;
+mod dry_runs;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -17,41 +17,41 @@ use crate::checks::rights;
 use crate::config::Mode;
 use crate::definitions;
 use crate::facts::{
-    Account, Asked, ClusterWide, Fact, Facts, Own, Right, Trust, Unread, argument, named,
+    Account, ClusterWide, Fact, Facts, NamespaceFacts, Queries, ReadError, Right, Trust, argument,
+    named,
 };
 use crate::pods::{Pod, strings, text};
-use reader::{Offered, Reader};
+use reader::{DryRun, Reader};
 
-/// The API server, as the checks use it.
+/// Client of the API server.
 pub(crate) struct Cluster {
     reader: Reader,
     namespace: String,
 }
 
 impl Cluster {
-    /// Reads through `client`; `namespace` is the control plane's.
+    /// `namespace` is that of the control plane.
     pub(crate) fn new(client: kube::Client, namespace: String) -> Self {
         Self { reader: Reader::new(client), namespace }
     }
 
-    /// Reads everything that the checks of this mode look at. An API server that does not answer
-    /// is asked once.
+    /// Reads the facts for the checks of this mode.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The API server does not answer the first call.
     pub(crate) async fn facts(&self, mode: Mode) -> Fact<Facts> {
         let (version, there) = self.reader.server().await?;
-        let (cluster, own, definitions, asked) =
-            tokio::join!(self.cluster_wide(), self.own(), self.definitions(), self.asked(mode));
+        let (cluster, own, definitions, queries) =
+            tokio::join!(self.cluster_wide(), self.own(), self.definitions(), self.queries(mode));
         let trust = self.trust(own.workloads.as_deref().unwrap_or_default()).await;
         let (namespace, here) = (self.namespace.clone(), clock::now());
-        Ok(Facts { namespace, here, version, there, cluster, own, trust, definitions, asked })
+        Ok(Facts { namespace, here, version, there, cluster, own, trust, definitions, queries })
     }
 
     async fn cluster_wide(&self) -> ClusterWide {
         let reader = &self.reader;
         let hook = format!("{ADMISSION}/mutatingwebhookconfigurations/{WEBHOOK}");
-        // What went wrong with a Component, as the operator said it.
+        // Warnings of the operator about Components.
         let events =
             "/api/v1/events?fieldSelector=type%3DWarning%2CinvolvedObject.kind%3DComponent";
         let (
@@ -74,7 +74,7 @@ impl Cluster {
             ),
             reader.list("list storageclasses", "/apis/storage.k8s.io/v1/storageclasses"),
             self.namespaces(),
-            reader.get("get the registration of the injector's webhook", &hook),
+            reader.get("get the webhook configuration of the injector", &hook),
             self.policies(),
             reader.list_as("list pods", "/api/v1/pods", |pod| Pod::read(&pod)),
             reader.list("list components", "/apis/dapr.io/v1alpha1/components"),
@@ -94,8 +94,8 @@ impl Cluster {
         }
     }
 
-    /// What is in the control plane's namespace.
-    async fn own(&self) -> Own {
+    /// Reads the control plane's namespace.
+    async fn own(&self) -> NamespaceFacts {
         let namespace = &self.namespace;
         let list = |group: &str, plural: &str| {
             let doing = format!("list {plural} in {namespace}");
@@ -119,7 +119,7 @@ impl Cluster {
             all.extend(sets?);
             Ok(all)
         });
-        Own { workloads, services, endpoint_slices, leases, claims, configuration }
+        NamespaceFacts { workloads, services, endpoint_slices, leases, claims, configuration }
     }
 
     async fn namespaces(&self) -> Fact<BTreeMap<String, BTreeMap<String, String>>> {
@@ -156,7 +156,7 @@ impl Cluster {
         join_all(read).await.into_iter().collect()
     }
 
-    /// The CA. Under which keys the Secret holds it is said by sentry's flags (Dapr 1.18).
+    /// Reads the CA. Flags of sentry set the keys in the Secret (Dapr 1.18).
     async fn trust(&self, workloads: &[Value]) -> Trust {
         let name = names::TRUST_BUNDLE;
         let path = |plural: &str| format!("/api/v1/namespaces/{}/{plural}/{name}", self.namespace);
@@ -195,16 +195,16 @@ impl Cluster {
         Trust { stored, published, rotation }
     }
 
-    /// What has to be asked for, and depends on the mode.
-    async fn asked(&self, mode: Mode) -> Asked {
+    /// Access reviews and dry runs of this mode.
+    async fn queries(&self, mode: Mode) -> Queries {
         match mode {
-            Mode::Before => {
+            Mode::PreInstall => {
                 let rights = rights::INSTALLER.iter();
                 let permissions =
                     rights.map(|right| async move { (*right, self.may(right, None).await) });
-                Asked::Before(join_all(permissions).await)
+                Queries::PreInstall(join_all(permissions).await)
             }
-            Mode::After => {
+            Mode::Installed => {
                 let accounts = rights::ACCOUNTS.iter().map(|(name, rights)| async move {
                     let rights = rights
                         .iter()
@@ -213,12 +213,12 @@ impl Cluster {
                 });
                 let (accounts, conversion, probe) =
                     tokio::join!(join_all(accounts), self.convert(), self.probe());
-                Asked::After { accounts, conversion, probe }
+                Queries::Installed { accounts, conversion, probe }
             }
         }
     }
 
-    /// Whether the caller, or an account of the control plane, has a right.
+    /// Whether an account of the control plane has a right; the caller without `account`.
     async fn may(&self, right: &Right, account: Option<&str>) -> Fact<bool> {
         let attributes = json!({
             "verb": right.verb, "group": right.group, "resource": right.resource,
@@ -250,11 +250,11 @@ impl Cluster {
         let path = format!("/apis/authorization.k8s.io/v1/{plural}");
         let doing = format!("create {plural}");
         match self.reader.create(&doing, &path, &review, &HeaderMap::new()).await? {
-            Offered::Taken(answer) => {
+            DryRun::Accepted(answer) => {
                 Ok(answer.pointer("/status/allowed").and_then(Value::as_bool) == Some(true))
             }
-            Offered::Forbidden => Err(Unread::Forbidden(doing)),
-            Offered::Refused(said) => Err(Unread::Failed { doing, said }),
+            DryRun::Forbidden => Err(ReadError::Forbidden(doing)),
+            DryRun::Rejected(said) => Err(ReadError::Failed { doing, said }),
         }
     }
 }

@@ -1,32 +1,32 @@
-//! Flags of the command, and what they come to.
+//! Flags of the command.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use resources::go_duration;
 
-/// Looks at an installation of the Dapr control plane.
+/// Checks an installation of the Dapr control plane.
 #[derive(Debug, clap::Parser)]
 #[command(name = "daprctl", version = runtime::VERSION)]
 pub enum Command {
-    /// Check a cluster before, or an installation after, and say what to do about what is wrong.
-    /// Nothing is changed: objects are read, and two are offered to the API server as dry runs
+    /// Check a cluster before the installation, or an installation, and print a remedy for each
+    /// problem. Nothing is changed: the command reads objects and creates two as dry runs
     Check(Flags),
 }
 
-/// What the checks are about.
+/// The set of checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A cluster that is to get a control plane.
-    Before,
-    /// An installation.
-    After,
+    /// Checks of a cluster before the installation.
+    PreInstall,
+    /// Checks of an installation.
+    Installed,
 }
 
-/// How the findings are printed.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Output {
-    /// Lines for people, in groups.
+    /// A table, grouped.
     Table,
     /// One JSON object, see docs/check.md.
     Json,
@@ -35,48 +35,48 @@ pub enum Output {
 /// The command line of `daprctl check`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Check whether the control plane can be installed, instead of an installation
+    /// Check whether the control plane can be installed
     #[arg(long)]
     pre: bool,
     /// Namespace of the control plane
     #[arg(short, long, value_name = "NAME", default_value = "dapr-system")]
     namespace: String,
-    /// How to print: table or json
+    /// Output format: table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
-    /// Check again, until there is no error or this time is over, such as 5m
+    /// Repeat the checks until none fails or this time has passed, for example 5m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = go_duration::parse)]
     wait: Duration,
-    /// Path of a kubeconfig, instead of `KUBECONFIG` and ~/.kube/config
+    /// Path of the kubeconfig. Default: `KUBECONFIG`, else ~/.kube/config
     #[arg(long, value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig, instead of its current one
+    /// Context of the kubeconfig. Default: its current context
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 }
 
-/// What to do.
+/// Validated flags.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Before or after.
+    /// The set of checks.
     pub mode: Mode,
     /// Namespace of the control plane.
     pub namespace: String,
-    /// How to print.
+    /// Output format.
     pub output: Output,
-    /// For how long errors may go away.
+    /// Time to repeat the checks while one fails. Default 0: once.
     pub wait: Duration,
-    /// Where the credentials are, if not where kubectl looks.
+    /// Path of the kubeconfig; `None` for the default of kubectl.
     pub kubeconfig: Option<PathBuf>,
-    /// Which cluster of them, if not the current one.
+    /// Context of the kubeconfig; `None` for its current context.
     pub context: Option<String>,
 }
 
 impl Flags {
-    /// Every combination is a legal one.
+    /// Converts the flags. Every combination is valid.
     pub fn into_config(self) -> Config {
         let Self { pre, namespace, output, wait, kubeconfig, context } = self;
-        let mode = if pre { Mode::Before } else { Mode::After };
+        let mode = if pre { Mode::PreInstall } else { Mode::Installed };
         Config { mode, namespace, output, wait, kubeconfig, context }
     }
 }

@@ -1,8 +1,8 @@
-//! The custom resource definitions as this version ships them, and what an installed one lacks.
+//! The custom resource definitions of this version, compared with installed ones.
 
 use serde_json::Value;
 
-/// Name and text of every definition.
+/// Name and text of each definition.
 const SHIPPED: [(&str, &str); 7] = [
     ("components.dapr.io", include_str!("../../crds/components.yaml")),
     ("configurations.dapr.io", include_str!("../../crds/configuration.yaml")),
@@ -13,29 +13,29 @@ const SHIPPED: [(&str, &str); 7] = [
     ("workflowaccesspolicies.dapr.io", include_str!("../../crds/workflowaccesspolicy.yaml")),
 ];
 
-/// The definition whose versions the operator converts.
-pub const CONVERTED: &str = "subscriptions.dapr.io";
+/// The definition with a conversion webhook.
+pub(crate) const CONVERTED: &str = "subscriptions.dapr.io";
 
-/// Their names.
-pub fn names() -> impl Iterator<Item = &'static str> {
+/// Names of the definitions.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     SHIPPED.into_iter().map(|(name, _)| name)
 }
 
-/// Versions that should be served and are not.
-pub fn unserved(name: &str, installed: &Value) -> Vec<String> {
+/// Versions of the shipped definition that the installed one does not serve.
+pub(crate) fn unserved(name: &str, installed: &Value) -> Vec<String> {
     let Some(shipped) = shipped(name) else { return Vec::new() };
     let served = |definition: &Value| -> Vec<String> {
         let served = versions(definition)
             .filter(|version| version.get("served").and_then(Value::as_bool) == Some(true));
         served.filter_map(|v| Some(v.get("name")?.as_str()?.to_owned())).collect()
     };
-    let there = served(installed);
-    served(&shipped).into_iter().filter(|version| !there.contains(version)).collect()
+    let installed = served(installed);
+    served(&shipped).into_iter().filter(|version| !installed.contains(version)).collect()
 }
 
-/// Members that the shipped schema has and the installed one has not: the API server drops them
-/// from objects without a word.
-pub fn missing_members(name: &str, installed: &Value) -> Vec<String> {
+/// Members that the installed schema lacks. The API server removes them from objects without a
+/// message.
+pub(crate) fn missing_members(name: &str, installed: &Value) -> Vec<String> {
     let Some(shipped) = shipped(name) else { return Vec::new() };
     let mut missing = Vec::new();
     for version in versions(&shipped) {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shipped_definition_lacks_nothing() {
+    fn a_shipped_definition_is_complete() {
         for name in names() {
             let shipped = shipped(name).expect("a definition that can be read");
             assert_eq!(shipped.pointer("/metadata/name").and_then(Value::as_str), Some(name));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_is_not_there_is_named() {
+    fn names_a_missing_member() {
         let mut old = shipped("components.dapr.io").unwrap();
         let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
         let members = old.pointer_mut(spec).and_then(Value::as_object_mut).unwrap();

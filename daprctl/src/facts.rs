@@ -1,4 +1,4 @@
-//! What was read of a cluster. Values only; no decision is made here.
+//! The facts about a cluster that the checks evaluate.
 
 use std::collections::BTreeMap;
 
@@ -9,228 +9,228 @@ use serde_json::Value;
 
 use crate::pods::{Pod, tag};
 
-/// Something that was read, or why it was not.
-pub type Fact<T> = Result<T, Unread>;
+/// A value, or why it could not be read.
+pub(crate) type Fact<T> = Result<T, ReadError>;
 
-/// Why something is not known.
+/// Why a value could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unread {
-    /// The caller may not do it.
-    #[error("cannot {0}: you are not allowed to")]
+pub(crate) enum ReadError {
+    /// The caller lacks the right.
+    #[error("cannot {0}: you lack the right")]
     Forbidden(String),
-    /// The API server did not answer, or not as it should.
+    /// The call failed.
     #[error("cannot {doing}: {said}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         doing: String,
-        /// What came of it.
+        /// The answer or the error.
         said: String,
     },
 }
 
-impl Unread {
-    /// What to do about it.
-    pub fn remedy(&self) -> &'static str {
+impl ReadError {
+    /// How to make the value readable.
+    pub(crate) fn remedy(&self) -> &'static str {
         match self {
             Self::Forbidden(_) => {
-                "run the check with a user that has this right, or ask for it; nothing else depends on it"
+                "run the check as a user with this right, or request it; other checks do not depend on it"
             }
             Self::Failed { .. } => {
-                "try again; if it stays, look at the API server and the way to it"
+                "run the check again; if the error persists, check the API server and the network path to it"
             }
         }
     }
 }
 
-/// Something that somebody may or may not do.
+/// A right in RBAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Right {
+pub(crate) struct Right {
     /// API verb.
-    pub verb: &'static str,
+    pub(crate) verb: &'static str,
     /// API group; empty for the core group.
-    pub group: &'static str,
+    pub(crate) group: &'static str,
     /// Plural of the kind.
-    pub resource: &'static str,
-    /// One object, or all.
-    pub name: &'static str,
-    /// Whether it is asked for the control plane's namespace, or for the whole cluster.
-    pub namespaced: bool,
+    pub(crate) resource: &'static str,
+    /// Name of an object; empty for all.
+    pub(crate) name: &'static str,
+    /// Whether the right is needed in the control plane's namespace or in the whole cluster.
+    pub(crate) namespaced: bool,
 }
 
-/// An account of the control plane and what it may do.
+/// The rights of a `ServiceAccount` of the control plane.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub(crate) struct Account {
     /// Name of the `ServiceAccount`.
-    pub name: &'static str,
-    /// Each right, and whether it has it.
-    pub rights: Vec<(Right, Fact<bool>)>,
+    pub(crate) name: &'static str,
+    /// Each right, and whether the account has it.
+    pub(crate) rights: Vec<(Right, Fact<bool>)>,
 }
 
-/// What became of a pod that asks for a sidecar and was offered as a dry run.
+/// The result of creating a pod that requests a sidecar, as a dry run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// It got its sidecar, of this image.
+pub(crate) enum Probe {
+    /// The pod got a sidecar with this image.
     Injected(String),
-    /// It came back as it was sent.
-    Naked {
-        /// Whether it was offered as by a controller of workloads, whose pods always count.
+    /// The pod got no sidecar.
+    WithoutSidecar {
+        /// Whether it was created as a workload controller, which is always allowed to inject.
         as_controller: bool,
     },
-    /// Admission refused it with these words.
+    /// Admission rejected the pod with this message.
     Denied(String),
 }
 
-/// Whose control plane it is.
+/// The product that is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Flavour {
-    /// This one.
+pub(crate) enum Distribution {
+    /// Trilby.
     Trilby,
-    /// The reference.
+    /// Dapr's own control plane.
     Dapr,
-    /// There is none, or it cannot be seen.
+    /// None, or not readable.
     None,
 }
 
-/// The CA: what the Secret and the `ConfigMap` hold.
+/// The CA in the Secret and the `ConfigMap`.
 #[derive(Debug, Clone)]
-pub struct Trust {
-    /// The Secret. Prints no key.
-    pub stored: Fact<Option<Stored>>,
-    /// The anchors in the `ConfigMap`; `None` without the object.
-    pub published: Fact<Option<String>>,
-    /// The stage of a rotation under way.
-    pub rotation: Option<String>,
+pub(crate) struct Trust {
+    /// Content of the Secret. `Debug` prints no key.
+    pub(crate) stored: Fact<Option<Stored>>,
+    /// Trust anchors in the `ConfigMap`; `None` if it does not exist.
+    pub(crate) published: Fact<Option<String>>,
+    /// Stage of a running rotation.
+    pub(crate) rotation: Option<String>,
 }
 
-/// What is not in the control plane's namespace, or not only there. Objects are untyped, so that
-/// members newer than our types do no harm.
+/// Facts outside the control plane's namespace. Objects are untyped, so that unknown members are
+/// harmless.
 #[derive(Debug, Clone)]
-pub struct ClusterWide {
-    /// Served groups, as `apps/v1`.
-    pub groups: Fact<Vec<String>>,
+pub(crate) struct ClusterWide {
+    /// Served API versions, for example `apps/v1`.
+    pub(crate) groups: Fact<Vec<String>>,
     /// Nodes.
-    pub nodes: Fact<Vec<Value>>,
-    /// The Leases by which kubelets say that they live.
-    pub heartbeats: Fact<Vec<Value>>,
+    pub(crate) nodes: Fact<Vec<Value>>,
+    /// Leases of kubelets.
+    pub(crate) heartbeats: Fact<Vec<Value>>,
     /// Storage classes.
-    pub storage_classes: Fact<Vec<Value>>,
-    /// Namespaces and their labels.
-    pub namespaces: Fact<BTreeMap<String, BTreeMap<String, String>>>,
-    /// The registration of the injector's webhook.
-    pub webhook: Fact<Option<Value>>,
-    /// Admission policies and what they do, by name; `None` for one without binding.
-    pub policies: Fact<BTreeMap<String, Option<Vec<String>>>>,
+    pub(crate) storage_classes: Fact<Vec<Value>>,
+    /// Labels of Namespaces, by name.
+    pub(crate) namespaces: Fact<BTreeMap<String, BTreeMap<String, String>>>,
+    /// The webhook configuration of the injector.
+    pub(crate) webhook: Fact<Option<Value>>,
+    /// Actions of admission policies, by name; `None` for a policy without binding.
+    pub(crate) policies: Fact<BTreeMap<String, Option<Vec<String>>>>,
     /// All pods.
-    pub pods: Fact<Vec<Pod>>,
+    pub(crate) pods: Fact<Vec<Pod>>,
     /// Components.
-    pub components: Fact<Vec<Value>>,
+    pub(crate) components: Fact<Vec<Value>>,
     /// Warning Events on Components.
-    pub events: Fact<Vec<Value>>,
+    pub(crate) events: Fact<Vec<Value>>,
 }
 
-/// What is in the control plane's namespace.
+/// Facts in the control plane's namespace.
 #[derive(Debug, Clone)]
-pub struct Own {
+pub(crate) struct NamespaceFacts {
     /// Deployments and StatefulSets.
-    pub workloads: Fact<Vec<Value>>,
+    pub(crate) workloads: Fact<Vec<Value>>,
     /// Services.
-    pub services: Fact<Vec<Value>>,
-    /// Their addresses.
-    pub endpoint_slices: Fact<Vec<Value>>,
+    pub(crate) services: Fact<Vec<Value>>,
+    /// Addresses of the Services.
+    pub(crate) endpoint_slices: Fact<Vec<Value>>,
     /// Leases.
-    pub leases: Fact<Vec<Value>>,
+    pub(crate) leases: Fact<Vec<Value>>,
     /// Volume claims.
-    pub claims: Fact<Vec<Value>>,
+    pub(crate) claims: Fact<Vec<Value>>,
     /// The Configuration of the control plane.
-    pub configuration: Fact<Option<Value>>,
+    pub(crate) configuration: Fact<Option<Value>>,
 }
 
-/// What cannot be read but has to be asked for.
+/// The results of access reviews and dry runs.
 #[derive(Debug, Clone)]
-pub enum Asked {
-    /// Before an installation: what it needs the caller to be allowed.
-    Before(Vec<(Right, Fact<bool>)>),
-    /// After it.
-    After {
-        /// The accounts of the control plane.
+pub(crate) enum Queries {
+    /// Before the installation: the rights of the caller that it needs.
+    PreInstall(Vec<(Right, Fact<bool>)>),
+    /// Of an installation.
+    Installed {
+        /// Rights of the accounts of the control plane.
         accounts: Vec<Account>,
-        /// A Subscription of the old version, offered as a dry run; what was wrong with it.
+        /// Result of creating a Subscription of the old version as a dry run.
         conversion: Fact<Result<(), String>>,
-        /// The probe pod.
+        /// Result of the probe pod.
         probe: Fact<Probe>,
     },
 }
 
-/// Everything that is known of a cluster whose API server answers.
+/// The facts about a cluster whose API server answers.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Namespace of the control plane.
-    pub namespace: String,
-    /// This machine's clock.
-    pub here: Timestamp,
-    /// The API server's version.
-    pub version: Value,
-    /// The API server's clock, whole seconds.
-    pub there: Option<Timestamp>,
-    /// Outside of the namespace, or not only in it.
-    pub cluster: ClusterWide,
-    /// In the namespace.
-    pub own: Own,
+    pub(crate) namespace: String,
+    /// Time of this machine.
+    pub(crate) here: Timestamp,
+    /// Version of the API server.
+    pub(crate) version: Value,
+    /// Time of the API server in whole seconds.
+    pub(crate) there: Option<Timestamp>,
+    /// Outside the control plane's namespace.
+    pub(crate) cluster: ClusterWide,
+    /// In the control plane's namespace.
+    pub(crate) own: NamespaceFacts,
     /// The CA.
-    pub trust: Trust,
+    pub(crate) trust: Trust,
     /// The custom resource definitions, by name.
-    pub definitions: BTreeMap<String, Fact<Option<Value>>>,
-    /// Asked for.
-    pub asked: Asked,
+    pub(crate) definitions: BTreeMap<String, Fact<Option<Value>>>,
+    /// Queries for.
+    pub(crate) queries: Queries,
 }
 
 impl Facts {
-    /// The API server's clock, by which certificates are judged; this machine's if unknown.
-    pub fn now(&self) -> Timestamp {
+    /// Time of the API server, for the validity of certificates; of this machine if unknown.
+    pub(crate) fn now(&self) -> Timestamp {
         self.there.unwrap_or(self.here)
     }
 
     /// A Deployment or `StatefulSet` of the control plane.
-    pub fn workload(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn workload(&self, name: &str) -> Option<&Value> {
         named(self.own.workloads.as_deref().unwrap_or_default(), name)
     }
 
-    /// Whose control plane it is: only ours declares the port of the operator's webhook, which
-    /// firewalls have to know (Dapr 1.18.3, chart).
-    pub fn flavour(&self) -> Flavour {
-        let Some(operator) = self.workload("dapr-operator") else { return Flavour::None };
+    /// The installed product. Only Trilby declares the port of the operator's webhook (Dapr 1.18.3,
+    /// chart).
+    pub(crate) fn distribution(&self) -> Distribution {
+        let Some(operator) = self.workload("dapr-operator") else { return Distribution::None };
         let ports = operator.pointer("/spec/template/spec/containers/0/ports");
         let ports = ports.and_then(Value::as_array).into_iter().flatten();
         let is_webhook = |port: &Value| port.get("name").and_then(Value::as_str) == Some("webhook");
-        if ports.into_iter().any(is_webhook) { Flavour::Trilby } else { Flavour::Dapr }
+        if ports.into_iter().any(is_webhook) { Distribution::Trilby } else { Distribution::Dapr }
     }
 
-    /// The image of a workload.
-    pub fn image_of(&self, workload: &str) -> Option<&str> {
+    /// Image of a workload.
+    pub(crate) fn image_of(&self, workload: &str) -> Option<&str> {
         let image = self.workload(workload)?.pointer("/spec/template/spec/containers/0/image");
         image.and_then(Value::as_str)
     }
 
-    /// The version of a workload: the tag of its image (Dapr 1.18, CLI).
-    pub fn version_of(&self, workload: &str) -> Option<String> {
+    /// Version of a workload: the tag of its image (Dapr 1.18, CLI).
+    pub(crate) fn version_of(&self, workload: &str) -> Option<String> {
         let version = tag(self.image_of(workload)?);
         (!version.is_empty()).then(|| version.to_owned())
     }
 
-    /// The value of a flag in the arguments of a workload's container.
-    pub fn argument(&self, workload: &str, flag: &str) -> Option<String> {
+    /// Value of a flag of a workload.
+    pub(crate) fn argument(&self, workload: &str, flag: &str) -> Option<String> {
         argument(self.workload(workload)?, flag)
     }
 }
 
-/// The object of that name.
+/// The object with this name.
 pub(crate) fn named<'a>(objects: &'a [Value], name: &str) -> Option<&'a Value> {
     let is_it = |o: &&Value| o.pointer("/metadata/name").and_then(Value::as_str) == Some(name);
     objects.iter().find(is_it)
 }
 
-/// The value of `--flag value` or `--flag=value` in a workload's first container.
+/// Value of `--flag value` or `--flag=value` in the first container of a workload.
 pub(crate) fn argument(workload: &Value, flag: &str) -> Option<String> {
     let args = workload.pointer("/spec/template/spec/containers/0/args")?.as_array()?;
     let mut words = args.iter().filter_map(Value::as_str);

@@ -1,51 +1,50 @@
-//! What one check came to.
+//! The result of a check.
 
 use runtime::printable;
 use serde::Serialize;
 
-use crate::facts::Unread;
+use crate::facts::ReadError;
 
-/// How a check ended.
+/// Status of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// As it should be.
+pub(crate) enum Status {
+    /// No problem.
     Ok,
-    /// Works, but somebody should look at it.
+    /// Works, but needs attention.
     Warning,
-    /// Does not work. The only one that makes the command fail.
+    /// Does not work. The only status with exit code 1.
     Error,
-    /// Could not be found out.
+    /// A fact could not be read.
     Unknown,
 }
 
-/// What belongs together; printed under one heading, in this order.
+/// Groups of checks, in the order of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Group {
+pub(crate) enum Group {
     /// The API server.
     KubernetesApi,
-    /// Where pods run.
     Nodes,
-    /// What the caller may do. Before an installation only.
+    /// Rights of the caller. Before the installation only.
     Permissions,
-    /// What stands in the way. Before an installation only.
+    /// Objects that prevent an installation. Before the installation only.
     Existing,
-    /// The control plane's own workloads.
+    /// Workloads and settings of the control plane.
     ControlPlane,
-    /// The custom resource definitions and their conversion.
+    /// Custom resource definitions and conversion.
     Definitions,
     /// The CA.
     Identity,
-    /// Sidecars for new pods.
+    /// Injection of sidecars into new pods.
     Injection,
-    /// Sidecars of pods, and Components.
+    /// Sidecars and Components.
     DataPlane,
 }
 
 impl Group {
-    /// The heading, as in JSON.
-    pub fn name(self) -> &'static str {
+    /// Name of the group, as in JSON.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KubernetesApi => "kubernetes-api",
             Self::Nodes => "nodes",
@@ -60,29 +59,29 @@ impl Group {
     }
 }
 
-/// What one check came to: one line, and what to do when it is not well.
+/// The result of a check: one line, and the remedy for a problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Where it belongs.
-    pub group: Group,
-    /// Which check; the same in every version.
-    pub id: &'static str,
-    /// How it ended.
-    pub status: Status,
-    /// What was seen, in one line.
-    pub text: String,
-    /// What to do, unless all is well.
-    pub remedy: Option<String>,
+pub(crate) struct Finding {
+    /// Group of the check.
+    pub(crate) group: Group,
+    /// Id of the check; stable across versions.
+    pub(crate) id: &'static str,
+    /// Status.
+    pub(crate) status: Status,
+    /// The observation in one line.
+    pub(crate) text: String,
+    /// The remedy; `None` for [`Status::Ok`].
+    pub(crate) remedy: Option<String>,
 }
 
 impl Finding {
-    /// All is well.
-    pub fn ok(group: Group, id: &'static str, text: impl AsRef<str>) -> Self {
+    /// A finding without a problem.
+    pub(crate) fn ok(group: Group, id: &'static str, text: impl AsRef<str>) -> Self {
         Self { group, id, status: Status::Ok, text: printable(text.as_ref()), remedy: None }
     }
 
-    /// Works, but somebody should look at it.
-    pub fn warning(
+    /// A finding that needs attention.
+    pub(crate) fn warning(
         group: Group,
         id: &'static str,
         text: impl AsRef<str>,
@@ -91,8 +90,8 @@ impl Finding {
         Self::bad(group, id, Status::Warning, text.as_ref(), remedy.as_ref())
     }
 
-    /// Does not work.
-    pub fn error(
+    /// A finding about a failure.
+    pub(crate) fn error(
         group: Group,
         id: &'static str,
         text: impl AsRef<str>,
@@ -101,9 +100,9 @@ impl Finding {
         Self::bad(group, id, Status::Error, text.as_ref(), remedy.as_ref())
     }
 
-    /// Could not be found out, because something could not be read.
-    pub fn unknown(group: Group, id: &'static str, unread: &Unread) -> Self {
-        Self::bad(group, id, Status::Unknown, &unread.to_string(), unread.remedy())
+    /// A finding without the facts that it needs.
+    pub(crate) fn unknown(group: Group, id: &'static str, error: &ReadError) -> Self {
+        Self::bad(group, id, Status::Unknown, &error.to_string(), error.remedy())
     }
 
     fn bad(group: Group, id: &'static str, status: Status, text: &str, remedy: &str) -> Self {
@@ -112,20 +111,20 @@ impl Finding {
     }
 }
 
-/// The finding about something that was read, or that it could not be.
+/// Evaluates a fact, or returns [`Finding::unknown`].
 pub(crate) fn about<T>(
     group: Group,
     id: &'static str,
-    fact: &Result<T, Unread>,
+    fact: &Result<T, ReadError>,
     judge: impl FnOnce(&T) -> Finding,
 ) -> Finding {
     match fact {
         Ok(value) => judge(value),
-        Err(unread) => Finding::unknown(group, id, unread),
+        Err(error) => Finding::unknown(group, id, error),
     }
 }
 
-/// At most five names of a list, and how many more there are.
+/// The first five names and the number of the others.
 pub(crate) fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -140,14 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_cut() {
+    fn shortens_lists() {
         let names: Vec<String> = (1..=7).map(|n| n.to_string()).collect();
         assert_eq!(some_of(&names), "1, 2, 3, 4, 5 and 2 more");
         assert_eq!(some_of(names.get(..2).unwrap_or_default()), "1, 2");
     }
 
     #[test]
-    fn foreign_text_stays_on_its_line() {
+    fn control_characters_are_replaced() {
         let finding = Finding::error(Group::Nodes, "x", "a\nb\u{1b}[31m", "c\td");
         assert_eq!((finding.text.as_str(), finding.remedy.as_deref()), ("a b [31m", Some("c d")));
     }

@@ -1,29 +1,27 @@
-//! `daprctl check`: what is wrong with an installation of the Dapr control plane, Trilby or the
-//! reference, and what to do about it.
+//! `daprctl check`: checks an installation of the Dapr control plane, Trilby or the reference, and
+//! names a remedy for each problem.
 //!
 //! ```text
 //!  cluster ──► Facts ──► checks::findings ──► Report ──► table or JSON, exit code
-//!  (reads, two dry runs)      (pure)
+//!  (reads, two dry runs)   (pure)
 //! ```
-//! Start reading at [`checks::findings`], then [`Facts`].
+//! Start reading at `checks::findings`, then `Facts`.
 //!
-//! Invariants: nothing in the cluster is changed. A right that the caller lacks makes its check
-//! [`Status::Unknown`] and no other. Keys are read to see whether they fit, and kept by
-//! [`identity::stored::Stored`], which prints none of them. Deliberately absent: repairing anything.
+//! Invariants: the command changes nothing in the cluster. A right that the caller lacks makes only
+//! the checks that need it `unknown`. Private keys are read to compare them with their
+//! certificates and stay in `identity::stored::Stored`, which prints none. Deliberately absent:
+//! repairs.
 
-pub mod checks;
+mod checks;
 mod cluster;
 mod config;
-pub mod definitions;
-pub mod facts;
-pub mod finding;
+mod definitions;
+mod facts;
+mod finding;
 mod pods;
 mod report;
 
 pub use config::{Command, Config, Flags, Mode, Output};
-pub use facts::Facts;
-pub use finding::{Finding, Status};
-pub use report::Report;
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -32,17 +30,18 @@ use anyhow::Context as _;
 use runtime::clock;
 
 use cluster::Cluster;
+use report::Report;
 
-/// Limit of one call to the API server; a webhook may take 30 s of it.
+/// Timeout of a call to the API server, of which a webhook can take 30 s.
 const CALL_LIMIT: Duration = Duration::from_secs(40);
-/// Pause between two looks of `--wait`.
+/// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Checks, prints, and returns whether there was no error.
+/// Runs the checks, prints the report and returns whether no check failed.
 ///
 /// # Errors
-/// There are no usable credentials, or standard output is closed. What the cluster says is a
-/// finding and no error.
+/// There are no usable credentials, or standard output is closed. Problems of the cluster are
+/// findings.
 pub async fn check(config: Config) -> anyhow::Result<bool> {
     let (file, context) = (config.kubeconfig.as_deref(), config.context.as_deref());
     let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
@@ -51,7 +50,7 @@ pub async fn check(config: Config) -> anyhow::Result<bool> {
     let report = loop {
         let report = match Box::pin(cluster.facts(config.mode)).await {
             Ok(facts) => Report::new(&facts, checks::findings(&facts)),
-            Err(unread) => Report::unreachable(&config.namespace, &unread),
+            Err(error) => Report::unreachable(&config.namespace, &error),
         };
         if report.success() || clock::monotonic() >= deadline {
             break report;

@@ -1,4 +1,4 @@
-//! `daprctl`: a person's look at an installation.
+//! The command `daprctl`.
 
 use std::process::ExitCode;
 

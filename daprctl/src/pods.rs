@@ -1,4 +1,4 @@
-//! A pod as the checks see it.
+//! The part of a pod that the checks read.
 
 use std::collections::BTreeMap;
 
@@ -9,47 +9,47 @@ use resources::annotations::{
 use resources::names;
 use serde_json::Value;
 
-/// What is kept of a pod, so that a cluster with many of them fits into memory.
+/// The stored part of a pod; a large cluster has many.
 #[derive(Debug, Clone, Default)]
-pub struct Pod {
+pub(crate) struct Pod {
     /// Its namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Its `dapr.io` annotations.
-    pub annotations: BTreeMap<String, String>,
-    /// Kind and name of the controller, without the hash of a `ReplicaSet`; its own name otherwise.
-    pub owner: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// Name of the controller without the hash of a `ReplicaSet`; the pod name without controller.
+    pub(crate) owner: String,
     /// Pending, Running, Succeeded, Failed.
-    pub phase: String,
-    /// When it was made.
-    pub created: Option<Timestamp>,
-    /// Whether it is about to go.
-    pub deleting: bool,
-    /// Why no node takes it.
-    pub unschedulable: Option<String>,
+    pub(crate) phase: String,
+    /// Time of creation.
+    pub(crate) created: Option<Timestamp>,
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+    /// Why the scheduler found no node.
+    pub(crate) unschedulable: Option<String>,
     /// Ordinary and init containers.
-    pub containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
 }
 
 /// A container of a pod.
 #[derive(Debug, Clone, Default)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its name.
-    pub name: String,
-    /// Its image as the pod names it.
-    pub image: String,
+    pub(crate) name: String,
+    /// Its image, as in the spec.
+    pub(crate) image: String,
     /// Whether it is ready.
-    pub ready: bool,
-    /// Reason and message of its waiting, if it waits.
-    pub waiting: Option<(String, String)>,
+    pub(crate) ready: bool,
+    /// Reason and message of the waiting state.
+    pub(crate) waiting: Option<(String, String)>,
 }
 
 impl Pod {
-    /// Reads a pod of the API; what is absent stays empty.
-    pub fn read(pod: &Value) -> Self {
+    /// Reads a pod of the API. Absent members stay empty.
+    pub(crate) fn read(pod: &Value) -> Self {
         let metadata = |key: &str| text(pod.pointer(&format!("/metadata/{key}")));
         let mut annotations = strings(pod.pointer("/metadata/annotations"));
         annotations.retain(|key, _| key.starts_with(PREFIX));
@@ -69,35 +69,34 @@ impl Pod {
     }
 
     /// Namespace and name.
-    pub fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
 
     /// The sidecar.
-    pub fn sidecar(&self) -> Option<&Container> {
+    pub(crate) fn sidecar(&self) -> Option<&Container> {
         self.containers.iter().find(|c| c.name == names::SIDECAR_CONTAINER)
     }
 
-    /// Whether it is there for a while: neither finished nor about to go.
-    pub fn lives(&self) -> bool {
+    /// Whether it has neither finished nor is being deleted.
+    pub(crate) fn is_alive(&self) -> bool {
         !self.deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// Whether it asks for a sidecar, has none, and the injector did not leave it alone on purpose.
-    pub fn is_naked(&self) -> bool {
+    /// Whether it requests a sidecar and has none, and the injector did not skip it deliberately.
+    pub(crate) fn lacks_sidecar(&self) -> bool {
         let asks = self.annotations.get(ANNOTATION_ENABLED).is_some_and(|text| is_truthy(text));
         let skipped = self.annotations.contains_key(ANNOTATION_INJECTION_SKIPPED);
-        asks && !skipped && self.lives() && self.sidecar().is_none()
+        asks && !skipped && self.is_alive() && self.sidecar().is_none()
     }
 
-    /// Its app id, as the injector takes it.
-    pub fn app_id(&self) -> &str {
+    /// Its app id, as the injector derives it.
+    pub(crate) fn app_id(&self) -> &str {
         self.annotations.get(ANNOTATION_APP_ID).map_or(&self.name, String::as_str)
     }
 }
 
-/// The text after the last `:` of an image, which names the version (Dapr 1.18, CLI); empty for one
-/// that is pinned by digest alone.
+/// The tag of an image, which is the version (Dapr 1.18, CLI); empty without a tag.
 pub(crate) fn tag(image: &str) -> &str {
     let name = image.split('@').next().unwrap_or_default();
     let last = name.rsplit('/').next().unwrap_or_default();
@@ -147,12 +146,12 @@ fn containers(pod: &Value) -> Vec<Container> {
     .collect()
 }
 
-/// The text of a member; empty when it is absent or no text.
+/// A member as string; empty if it is absent or of another type.
 pub(crate) fn text(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// A map of texts.
+/// A map of strings.
 pub(crate) fn strings(value: Option<&Value>) -> BTreeMap<String, String> {
     let members = value.and_then(Value::as_object).into_iter().flatten();
     members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
@@ -170,7 +169,7 @@ mod tests {
     #[case::port("localhost:5000/daprd", "")]
     #[case::port_and_tag("localhost:5000/daprd:1", "1")]
     #[case::digest("r/daprd:1.18.3@sha256:ab", "1.18.3")]
-    fn tags_are_read(#[case] image: &str, #[case] want: &str) {
+    fn parses_tags(#[case] image: &str, #[case] want: &str) {
         assert_eq!(tag(image), want);
     }
 
@@ -179,7 +178,7 @@ mod tests {
     #[case("v1.34.4-eks-4f35f", Some((1, 34)))]
     #[case("1.30+", Some((1, 30)))]
     #[case("edge", None)]
-    fn minors_are_read(#[case] version: &str, #[case] want: Option<(u32, u32)>) {
+    fn parses_minor_versions(#[case] version: &str, #[case] want: Option<(u32, u32)>) {
         assert_eq!(minor(version), want);
     }
 
@@ -191,7 +190,7 @@ mod tests {
         json!([{"name": "app"}]), "Running", false)]
     #[case::finished(json!({"dapr.io/enabled": "true"}), json!([{"name": "app"}]), "Succeeded", false)]
     #[case::unasked(json!({}), json!([{"name": "app"}]), "Running", false)]
-    fn naked_pods_are_told(
+    fn detects_pods_without_sidecar(
         #[case] annotations: Value,
         #[case] containers: Value,
         #[case] phase: &str,
@@ -199,11 +198,11 @@ mod tests {
     ) {
         let pod = json!({"metadata": {"name": "p", "annotations": annotations},
             "spec": {"containers": containers}, "status": {"phase": phase}});
-        assert_eq!(Pod::read(&pod).is_naked(), want);
+        assert_eq!(Pod::read(&pod).lacks_sidecar(), want);
     }
 
     #[test]
-    fn two_replica_sets_of_a_deployment_are_one_owner() {
+    fn replica_sets_of_a_deployment_are_one_owner() {
         let pod = |hash: &str| {
             let set = format!("shop-{hash}");
             let pod = json!({"metadata": {"name": format!("{set}-x"),

@@ -1,4 +1,4 @@
-//! All findings, printed for people or programs.
+//! The report: all findings as a table or as JSON.
 
 use std::fmt::Write as _;
 
@@ -6,58 +6,58 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::checks;
-use crate::facts::{Facts, Flavour, Unread};
+use crate::facts::{Distribution, Facts, ReadError};
 use crate::finding::{Finding, Group, Status};
 
-/// The outcome of a run. Its JSON form is described in docs/check.md; members are only ever added.
+/// The result of a run. docs/check.md describes its JSON form, whose members are stable.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    /// No finding is an error.
+pub(crate) struct Report {
+    /// Whether no finding is an error.
     success: bool,
-    /// Namespace that was looked at.
+    /// Namespace of the control plane.
     namespace: String,
-    /// Whose control plane is there.
-    installation: Flavour,
-    /// Its version, by the tag of the operator's image.
+    /// Installed product.
+    installation: Distribution,
+    /// Its version: the tag of the operator's image.
     version: Option<String>,
-    /// Every finding, in the order of the groups.
+    /// The findings, ordered by group.
     checks: Vec<Finding>,
 }
 
 impl Report {
-    /// Puts the findings in order.
-    pub fn new(facts: &Facts, mut checks: Vec<Finding>) -> Self {
-        checks.sort_by_key(|finding| finding.group); // stable: within a group as they were made
+    /// Orders the findings by group.
+    pub(crate) fn new(facts: &Facts, mut checks: Vec<Finding>) -> Self {
+        checks.sort_by_key(|finding| finding.group); // stable: keeps the order within a group
         Self {
             success: checks.iter().all(|finding| finding.status != Status::Error),
             namespace: facts.namespace.clone(),
-            installation: facts.flavour(),
+            installation: facts.distribution(),
             version: facts.version_of("dapr-operator"),
             checks,
         }
     }
 
-    /// The API server does not answer, so nothing else is known.
-    pub fn unreachable(namespace: &str, unread: &Unread) -> Self {
-        let remedy = "look at the kubeconfig and its context (`kubectl config current-context`), \
-                      at the credentials, and at the way to the API server";
-        let text = unread.to_string();
+    /// The report if the API server does not answer.
+    pub(crate) fn unreachable(namespace: &str, error: &ReadError) -> Self {
+        let remedy = "check the kubeconfig and its context (`kubectl config current-context`), the \
+                      credentials, and the network path to the API server";
+        let text = error.to_string();
         Self {
             success: false,
             namespace: namespace.to_owned(),
-            installation: Flavour::None,
+            installation: Distribution::None,
             version: None,
             checks: vec![Finding::error(Group::KubernetesApi, checks::api::ANSWERS, text, remedy)],
         }
     }
 
     /// Whether no finding is an error.
-    pub fn success(&self) -> bool {
+    pub(crate) fn success(&self) -> bool {
         self.success
     }
 
-    /// One line per check, the remedy below it.
-    pub fn to_table(&self) -> String {
+    /// One line per check, followed by its remedy.
+    pub(crate) fn to_table(&self) -> String {
         let mut text = String::new();
         let mut heading: Option<Group> = None;
         for finding in &self.checks {
@@ -93,8 +93,8 @@ impl Report {
     /// One JSON object and a newline.
     ///
     /// # Errors
-    /// Never in practice: every member has a JSON form.
-    pub fn to_json(&self) -> anyhow::Result<String> {
+    /// Serialisation fails; every member has a JSON form.
+    pub(crate) fn to_json(&self) -> anyhow::Result<String> {
         let text = serde_json::to_string_pretty(self).context("print the report as JSON")?;
         Ok(text + "\n")
     }

@@ -40,7 +40,7 @@ fn a_cluster_is_judged_before_the_installation() -> Result<()> {
     let nobody = run(&person(&api, "nobody")?, &["--pre"])?;
     ensure!(nobody.code == Some(1), "{}", nobody.text);
     nobody.expect("clusterroles", "error", "you cannot create clusterroles")?;
-    nobody.expect("nodes-usable", "unknown", "cannot list nodes: you are not allowed to")
+    nobody.expect("nodes-usable", "unknown", "cannot list nodes: you lack the right")
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn webhook_unreachable(all: &Installed) -> Result<()> {
     })
     .and_then(|found| {
         ensure!(found.code == Some(1), "{}", found.text);
-        found.expect("injection-works", "error", "the guard refuses it")?;
-        found.expect("webhook-ca", "ok", "vouches")
+        found.expect("injection-works", "error", "the admission guard rejects it")?;
+        found.expect("webhook-ca", "ok", "verifies")
     })?;
     all.it.call_port(all.it.injector.port)?;
     is_well_again(all)
@@ -127,7 +127,7 @@ fn foreign_ca_bundle(all: &Installed) -> Result<()> {
     all.api().kubectl(&[&["patch"], &object[..], &["--type=json", "-p", &patch]].concat())?;
     let found = all.check(&[])?;
     all.it.injector.process.signal(Signal::CONT)?;
-    found.expect("webhook-ca", "error", "does not vouch for the CA")?;
+    found.expect("webhook-ca", "error", "does not verify the CA")?;
     ensure!(found.code == Some(1), "{}", found.text);
     is_well_again(all)
 }
@@ -165,7 +165,7 @@ fn caller_without_rights(all: &Installed) -> Result<()> {
         "rights-operator",
         "sidecars-missing",
     ] {
-        found.expect(id, "unknown", "you are not allowed to")?;
+        found.expect(id, "unknown", "you lack the right")?;
     }
     Ok(())
 }
@@ -185,8 +185,8 @@ fn expired_ca(all: &mut Installed) -> Result<()> {
         Ok((found.finding("issuer-expiry")?["status"] == "error").then_some(found))
     })?;
     ensure!(found.code == Some(1), "{}", found.text);
-    found.expect("issuer-expiry", "error", "ended on")?;
-    found.expect("root-expiry", "error", "ended on")?;
+    found.expect("issuer-expiry", "error", "expired on")?;
+    found.expect("root-expiry", "error", "expired on")?;
     found.expect("trust-bundle", "error", "the stored CA cannot be used")
 }
 

@@ -1,4 +1,4 @@
-//! The API server: does it answer, is it new enough, does its clock agree with ours.
+//! Version, API groups and time of the API server.
 
 use serde_json::Value;
 
@@ -6,13 +6,13 @@ use crate::facts::Facts;
 use crate::finding::{Finding, Group, about};
 use crate::pods::minor;
 
-/// The check without which there is no other.
-pub const ANSWERS: &str = "api-answers";
+/// The check that precedes all others.
+pub(crate) const ANSWERS: &str = "api-answers";
 
 const GROUP: Group = Group::KubernetesApi;
-/// The oldest Kubernetes that is supported: admission policies are stable from it on.
+/// Oldest supported Kubernetes version, the first with stable admission policies.
 const OLDEST: (u32, u32) = (1, 30);
-/// Groups that the control plane calls, beside the core.
+/// API groups that the control plane uses besides the core group.
 const NEEDED: [&str; 6] = [
     "admissionregistration.k8s.io/v1",
     "apiextensions.k8s.io/v1",
@@ -21,10 +21,10 @@ const NEEDED: [&str; 6] = [
     "coordination.k8s.io/v1",
     "rbac.authorization.k8s.io/v1",
 ];
-/// Certificates are valid from a quarter of an hour before they are made (Dapr 1.18, default of
-/// `allowedClockSkew`).
-const FAR_OFF: i64 = 15 * 60;
-const OFF: i64 = 60;
+/// Default of `allowedClockSkew` (Dapr 1.18), in seconds.
+const MAX_SKEW: i64 = 15 * 60;
+/// Tolerated difference in seconds.
+const TOLERATED: i64 = 60;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     vec![version(facts), groups(facts), clock(facts)]
@@ -41,13 +41,13 @@ fn version(facts: &Facts) -> Finding {
             GROUP,
             id,
             format!("Kubernetes {named} is older than 1.30"),
-            "upgrade the cluster: the oldest Kubernetes that is supported is 1.30",
+            "upgrade the cluster to Kubernetes 1.30 or newer",
         ),
         None => Finding::warning(
             GROUP,
             id,
-            format!("the API server answers, but its version {named:?} cannot be read"),
-            "Kubernetes 1.30 and newer is supported",
+            format!("the API server answers, but its version {named:?} cannot be parsed"),
+            "Kubernetes 1.30 and newer are supported",
         ),
     }
 }
@@ -60,14 +60,14 @@ fn groups(facts: &Facts) -> Finding {
             return Finding::ok(
                 GROUP,
                 "api-groups",
-                "every API that the control plane calls is served",
+                "the API server serves all required API groups",
             );
         }
         Finding::error(
             GROUP,
             "api-groups",
             format!("the API server does not serve {}", missing.join(", ")),
-            "look for them in --runtime-config of the API server",
+            "enable them in --runtime-config of the API server",
         )
     })
 }
@@ -77,17 +77,21 @@ fn clock(facts: &Facts) -> Finding {
         return Finding::warning(
             GROUP,
             "api-clock",
-            "the API server does not say what time it is",
-            "certificates are judged by the clock of this machine",
+            "the answer of the API server contains no date",
+            "the validity of certificates is checked with the clock of this machine",
         );
     };
     let off = facts.here.duration_since(there).as_secs();
     let text =
-        format!("the clocks of this machine and of the API server are {} s apart", off.abs());
-    let remedy = "let both follow NTP; certificates are judged by the API server's clock here";
+        format!("the clocks of this machine and of the API server differ by {} s", off.abs());
+    let remedy = "synchronise both with NTP; the checks use the clock of the API server";
     match off.abs() {
-        FAR_OFF.. => Finding::error(GROUP, "api-clock", text, remedy),
-        OFF.. => Finding::warning(GROUP, "api-clock", text, remedy),
-        _ => Finding::ok(GROUP, "api-clock", "this machine and the API server have the same time"),
+        MAX_SKEW.. => Finding::error(GROUP, "api-clock", text, remedy),
+        TOLERATED.. => Finding::warning(GROUP, "api-clock", text, remedy),
+        _ => Finding::ok(
+            GROUP,
+            "api-clock",
+            "the clocks of this machine and of the API server agree",
+        ),
     }
 }

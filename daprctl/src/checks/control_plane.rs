@@ -1,23 +1,22 @@
-//! The control plane's own workloads, Services and settings.
+//! Workloads, Services and settings of the control plane.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::facts::{Facts, Flavour, named};
+use crate::facts::{Distribution, Facts, named};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::{Container, Pod, minor, text};
 
 const GROUP: Group = Group::ControlPlane;
-const DOCS_PODS: &str = "kubectl describe its pods, and see docs/troubleshooting.md";
-/// A holder of a Lease that has not renewed it for so long is gone (Kubernetes, leader election:
-/// 15 s by default).
-const LEASE_OVER: i64 = 60;
+const DOCS_PODS: &str = "run kubectl describe on its pods, and see docs/troubleshooting.md";
+/// Age in seconds after which a Lease counts as expired (default duration in Kubernetes: 15 s).
+const LEASE_EXPIRED: i64 = 60;
 
 /// The reference's alone; it may stay beside Trilby, at its own version.
 const SCHEDULER: &str = "dapr-scheduler-server";
 
-/// A workload: name, id of its check, and what it means when there is none.
+/// The workloads: name, id of the check, and the consequence of absence.
 const WORKLOADS: [(&str, &str, Absence); 5] = [
     ("dapr-operator", "operator-ready", Absence::Error),
     ("dapr-sentry", "sentry-ready", Absence::Error),
@@ -28,11 +27,11 @@ const WORKLOADS: [(&str, &str, Absence); 5] = [
 
 #[derive(Clone, Copy)]
 enum Absence {
-    /// Nothing works without it.
+    /// Required.
     Error,
-    /// Switched off by `dapr_sidecar_injector.enabled`.
+    /// Disabled by `dapr_sidecar_injector.enabled`.
     NoInjection,
-    /// Switched off by `global.actors.enabled`.
+    /// Disabled by `global.actors.enabled`.
     NoActors,
     /// Optional.
     Nothing,
@@ -56,40 +55,42 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 fn not_installed(facts: &Facts) -> Finding {
-    let elsewhere =
-        facts.cluster.pods.iter().flatten().find(|pod| {
-            pod.labels.get("app").is_some_and(|app| app == "dapr-operator") && pod.lives()
-        });
-    let text = format!("there is no control plane in namespace {}", facts.namespace);
+    let elsewhere = facts.cluster.pods.iter().flatten().find(|pod| {
+        pod.labels.get("app").is_some_and(|app| app == "dapr-operator") && pod.is_alive()
+    });
+    let text = format!("no control plane is installed in namespace {}", facts.namespace);
     match elsewhere {
         Some(pod) => Finding::error(
             GROUP,
             "installed",
             text,
-            format!("there is one in {0}: add --namespace {0}", pod.namespace),
+            format!(
+                "a control plane is installed in namespace {0}: add --namespace {0}",
+                pod.namespace
+            ),
         ),
-        None => Finding::error(GROUP, "installed", text, "install it: see README.md, Install"),
+        None => Finding::error(GROUP, "installed", text, "install it; see README.md, Install"),
     }
 }
 
 fn ready(facts: &Facts, name: &str, id: &'static str, absent: Absence) -> Option<Finding> {
-    if let Err(unread) = &facts.own.workloads {
-        return matches!(absent, Absence::Error).then(|| Finding::unknown(GROUP, id, unread));
+    if let Err(error) = &facts.own.workloads {
+        return matches!(absent, Absence::Error).then(|| Finding::unknown(GROUP, id, error));
     }
     let Some(workload) = facts.workload(name) else {
-        let remedy = "upgrade or install the chart again";
+        let remedy = "upgrade or reinstall the chart";
         return match absent {
             Absence::Error => {
-                Some(Finding::error(GROUP, id, format!("there is no {name}"), remedy))
+                Some(Finding::error(GROUP, id, format!("{name} does not exist"), remedy))
             }
             Absence::NoInjection => Some(Finding::warning(
                 GROUP,
                 id,
-                "there is no sidecar injector: pods get no sidecar by themselves",
-                "dapr_sidecar_injector.enabled of the chart; sidecars then come by `injector inject`",
+                "the sidecar injector is not installed: pods get no sidecars",
+                "set the chart value dapr_sidecar_injector.enabled=true, or add sidecars with `injector inject`",
             )),
             Absence::NoActors => {
-                Some(Finding::ok(GROUP, id, "there is no placement: actors are switched off"))
+                Some(Finding::ok(GROUP, id, "placement is not installed: actors are disabled"))
             }
             Absence::Nothing => None,
         };
@@ -117,21 +118,21 @@ fn ready(facts: &Facts, name: &str, id: &'static str, absent: Absence) -> Option
 
 fn is_of(pod: &Pod, facts: &Facts, app: &str) -> bool {
     pod.namespace == facts.namespace
-        && pod.lives()
+        && pod.is_alive()
         && pod.labels.get("app").is_some_and(|label| label == app)
 }
 
-/// Why a pod is not ready, by the first thing that says so.
+/// Why a pod is not ready: its scheduling, else the first waiting container.
 fn why(pod: &Pod) -> Option<String> {
     if let Some(message) = &pod.unschedulable {
-        return Some(format!("no node takes it: {message}"));
+        return Some(format!("it cannot be scheduled: {message}"));
     }
     let waiting = |container: &Container| container.waiting.clone();
     let (reason, message) = pod.containers.iter().find_map(waiting)?;
     Some(if message.is_empty() { reason } else { format!("{reason}: {message}") })
 }
 
-/// Images that cannot be pulled, of the control plane and of sidecars.
+/// Images of the control plane and of sidecars that cannot be pulled.
 fn images(facts: &Facts) -> Finding {
     let id = "images-pulled";
     about(GROUP, id, &facts.cluster.pods, |pods| {
@@ -142,7 +143,7 @@ fn images(facts: &Facts) -> Finding {
         };
         let stuck: BTreeSet<&str> = pods
             .iter()
-            .filter(|pod| pod.lives())
+            .filter(|pod| pod.is_alive())
             .flat_map(|pod| pod.containers.iter().filter(move |c| ours(pod, c)))
             .filter(|container| {
                 container.waiting.as_ref().is_some_and(|(reason, _)| {
@@ -155,15 +156,19 @@ fn images(facts: &Facts) -> Finding {
             .map(|container| container.image.as_str())
             .collect();
         if stuck.is_empty() {
-            return Finding::ok(GROUP, id, "no image of control plane or sidecars is waited for");
+            return Finding::ok(
+                GROUP,
+                id,
+                "the images of control plane and sidecars can be pulled",
+            );
         }
         let names: Vec<String> = stuck.into_iter().map(str::to_owned).collect();
         Finding::error(
             GROUP,
             id,
-            format!("images that cannot be pulled: {}", some_of(&names)),
-            "push them where the nodes can read them, and set global.controlPlane.registry, \
-             global.registry or global.imagePullSecrets of the chart",
+            format!("images cannot be pulled: {}", some_of(&names)),
+            "push them to a registry that the nodes can read, and set the chart values \
+             global.controlPlane.registry, global.registry or global.imagePullSecrets",
         )
     })
 }
@@ -171,7 +176,7 @@ fn images(facts: &Facts) -> Finding {
 fn versions(facts: &Facts) -> Finding {
     let id = "versions";
     about(GROUP, id, &facts.own.workloads, |_| {
-        let ours = |name: &str| facts.flavour() != Flavour::Trilby || name != SCHEDULER;
+        let ours = |name: &str| facts.distribution() != Distribution::Trilby || name != SCHEDULER;
         let named = WORKLOADS
             .iter()
             .filter(|(name, ..)| ours(name))
@@ -184,32 +189,32 @@ fn versions(facts: &Facts) -> Finding {
             return Finding::error(
                 GROUP,
                 id,
-                format!("the services are of different versions: {}", list.join(", ")),
-                "finish the upgrade: kubectl rollout status of each, or install the chart again",
+                format!("the services have different versions: {}", list.join(", ")),
+                "finish the upgrade: run kubectl rollout status for each, or reinstall the chart",
             );
         }
         let Some(version) = distinct.into_iter().next() else {
             return Finding::warning(
                 GROUP,
                 id,
-                "the images carry no version",
-                "the dapr CLI reads it from the tag: pin by tag, or by tag and digest",
+                "the images have no version tag",
+                "the dapr CLI reads the version from the tag: use a tag, or a tag and a digest",
             );
         };
         let mine = runtime::VERSION;
-        if facts.flavour() == Flavour::Trilby
+        if facts.distribution() == Distribution::Trilby
             && minor(version).is_some()
             && minor(version) != minor(mine)
         {
             return Finding::warning(
                 GROUP,
                 id,
-                format!("the control plane is {version}, this command {mine}"),
-                "use the daprctl of the control plane's version",
+                format!("the control plane has version {version}, this command {mine}"),
+                "use daprctl of the same version",
             );
         }
-        let whose = if facts.flavour() == Flavour::Dapr { " (Dapr's own)" } else { "" };
-        Finding::ok(GROUP, id, format!("all services are {version}{whose}"))
+        let whose = if facts.distribution() == Distribution::Dapr { " (Dapr's own)" } else { "" };
+        Finding::ok(GROUP, id, format!("all services have version {version}{whose}"))
     })
 }
 
@@ -230,20 +235,20 @@ fn services(facts: &Facts) -> Finding {
         let bad: Vec<String> =
             needed.into_iter().filter_map(|name| without_address(name, services, slices)).collect();
         if bad.is_empty() {
-            return Finding::ok(GROUP, id, "every Service has an address");
+            return Finding::ok(GROUP, id, "all Services have endpoints");
         }
         Finding::error(
             GROUP,
             id,
             bad.join("; "),
-            "its pods are not ready, or its selector was changed; install the chart again if it is gone",
+            "check that its pods are ready and its selector is unchanged; reinstall the chart if it does not exist",
         )
     })
 }
 
 fn without_address(name: &str, services: &[Value], slices: &[Value]) -> Option<String> {
     let Some(service) = named(services, name) else {
-        return Some(format!("there is no Service {name}"));
+        return Some(format!("Service {name} does not exist"));
     };
     if text(service.pointer("/spec/type")) == "ExternalName" {
         return None;
@@ -259,7 +264,7 @@ fn without_address(name: &str, services: &[Value], slices: &[Value]) -> Option<S
             endpoint.pointer("/conditions/ready").and_then(Value::as_bool) != Some(false)
         })
     });
-    (!ready).then(|| format!("Service {name} has no address"))
+    (!ready).then(|| format!("Service {name} has no endpoints"))
 }
 
 fn lease(facts: &Facts) -> Finding {
@@ -269,21 +274,21 @@ fn lease(facts: &Facts) -> Finding {
             return Finding::warning(
                 GROUP,
                 id,
-                "no operator leads: there is no Lease operator.dapr.io",
-                "look at the operator's log; without a leader no Service is made for new apps",
+                "the operators have no leader: Lease operator.dapr.io does not exist",
+                "check the log of the operator; without a leader new apps get no Service",
             );
         };
         let holder = text(lease.pointer("/spec/holderIdentity"));
         let renewed: Option<jiff::Timestamp> = text(lease.pointer("/spec/renewTime")).parse().ok();
         let age = renewed.map(|renewed| facts.now().duration_since(renewed).as_secs());
-        if age.is_some_and(|age| age <= LEASE_OVER) && !holder.is_empty() {
-            return Finding::ok(GROUP, id, format!("{holder} leads the operators"));
+        if age.is_some_and(|age| age <= LEASE_EXPIRED) && !holder.is_empty() {
+            return Finding::ok(GROUP, id, format!("{holder} is the leader of the operators"));
         }
         Finding::warning(
             GROUP,
             id,
-            "no operator leads: the Lease operator.dapr.io is over",
-            "look at the operator's log; without a leader no Service is made for new apps",
+            "the operators have no leader: Lease operator.dapr.io has expired",
+            "check the log of the operator; without a leader new apps get no Service",
         )
     })
 }
@@ -292,26 +297,29 @@ fn configuration(facts: &Facts) -> Finding {
     let id = "configuration";
     about(GROUP, id, &facts.own.configuration, |found| {
         let name = resources::names::CONTROL_PLANE_CONFIGURATION;
-        let remedy = "install the chart again with dapr_config.dapr_config_chart_included=true";
+        let remedy = "reinstall the chart with dapr_config.dapr_config_chart_included=true";
         let Some(configuration) = found else {
-            return Finding::error(GROUP, id, format!("there is no Configuration {name}"), remedy);
+            return Finding::error(
+                GROUP,
+                id,
+                format!("Configuration {name} does not exist"),
+                remedy,
+            );
         };
         match configuration.pointer("/spec/mtls/enabled").and_then(Value::as_bool) {
             Some(true) => {
-                Finding::ok(GROUP, id, format!("Configuration {name} is there, mTLS is on"))
+                Finding::ok(GROUP, id, format!("Configuration {name} exists, mTLS is enabled"))
             }
             Some(false) => Finding::warning(
                 GROUP,
                 id,
-                format!("Configuration {name} is there, mTLS between sidecars is off"),
-                "global.mtls.enabled=true of the chart, then restart the apps",
+                format!("Configuration {name} exists, mTLS between sidecars is disabled"),
+                "set the chart value global.mtls.enabled=true, then restart the apps",
             ),
             None => Finding::error(
                 GROUP,
                 id,
-                format!(
-                    "Configuration {name} does not say spec.mtls.enabled: the dapr CLI crashes"
-                ),
+                format!("Configuration {name} lacks spec.mtls.enabled: the dapr CLI crashes"),
                 remedy,
             ),
         }
@@ -321,7 +329,7 @@ fn configuration(facts: &Facts) -> Finding {
 /// What the reference had and Trilby has not.
 fn leftovers(facts: &Facts) -> Option<Finding> {
     let id = "leftovers";
-    if facts.flavour() != Flavour::Trilby {
+    if facts.distribution() != Distribution::Trilby {
         return None;
     }
     Some(about(GROUP, id, &facts.own.claims, |claims| {
@@ -338,14 +346,14 @@ fn leftovers(facts: &Facts) -> Option<Finding> {
             facts.workload("dapr-dashboard").map(|_| "deployment/dapr-dashboard".to_owned());
         left.extend(dashboard);
         if left.is_empty() {
-            return Finding::ok(GROUP, id, "nothing is left of another control plane");
+            return Finding::ok(GROUP, id, "no objects of another control plane are left");
         }
         Finding::warning(
             GROUP,
             id,
-            format!("left of Dapr's own control plane, and unused: {}", some_of(&left)),
+            format!("unused objects of Dapr's own control plane are left: {}", some_of(&left)),
             format!(
-                "unless you want to go back to it: kubectl -n {} delete {}",
+                "if you do not plan to return to it: kubectl -n {} delete {}",
                 facts.namespace,
                 left.join(" ")
             ),

@@ -1,4 +1,4 @@
-//! Sidecars of pods, and Components.
+//! Sidecars and Components.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,34 +10,35 @@ use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::{Pod, minor, tag, text};
 
 const GROUP: Group = Group::DataPlane;
-/// A sidecar may take so long before somebody should look at it.
+/// Tolerated start-up time of a sidecar in seconds.
 const STARTING: i64 = 120;
-/// Minor versions that a sidecar may be behind the control plane.
+/// Minor versions that a sidecar can be older than the control plane.
 const BEHIND: u32 = 2;
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
-    vec![naked(facts), ready(facts), versions(facts), app_ids(facts), components(facts)]
+    vec![missing(facts), ready(facts), versions(facts), app_ids(facts), components(facts)]
 }
 
-fn naked(facts: &Facts) -> Finding {
+fn missing(facts: &Facts) -> Finding {
     let id = "sidecars-missing";
     about(GROUP, id, &facts.cluster.pods, |pods| {
-        let naked = pods.iter().filter(|pod| pod.is_naked() && is_covered(pod, facts));
-        let names: Vec<String> = naked.map(Pod::id).collect();
+        let missing = pods.iter().filter(|pod| pod.lacks_sidecar() && is_covered(pod, facts));
+        let names: Vec<String> = missing.map(Pod::id).collect();
         if names.is_empty() {
-            return Finding::ok(GROUP, id, "every pod that asks for a sidecar has one");
+            return Finding::ok(GROUP, id, "all pods that request a sidecar have one");
         }
         Finding::error(
             GROUP,
             id,
-            format!("{} pods ask for a sidecar and have none: {}", names.len(), some_of(&names)),
-            "once new pods get theirs, the operator's watchdog deletes these (dapr_operator.watchInterval); \
-             without it: kubectl rollout restart; a bare pod has to be made anew",
+            format!("{} pods request a sidecar and have none: {}", names.len(), some_of(&names)),
+            "when new pods get sidecars, the watchdog of the operator deletes these \
+             (dapr_operator.watchInterval); without it run kubectl rollout restart, and recreate pods \
+             without controller",
         )
     })
 }
 
-/// Whether the webhook is called for a pod; if that cannot be told, it is.
+/// Whether the API server calls the webhook for a pod; true if unknown.
 fn is_covered(pod: &Pod, facts: &Facts) -> bool {
     let Ok(Some(hook)) = &facts.cluster.webhook else { return true };
     let Ok(selection) = Selection::read(hook) else { return true };
@@ -55,19 +56,24 @@ fn ready(facts: &Facts) -> Finding {
             let age = pod.created.map(|created| facts.now().duration_since(created).as_secs());
             age.is_none_or(|age| age > STARTING)
         };
-        let with: Vec<&Pod> = pods.iter().filter(|p| p.lives() && p.sidecar().is_some()).collect();
+        let with: Vec<&Pod> =
+            pods.iter().filter(|p| p.is_alive() && p.sidecar().is_some()).collect();
         let waiting = with.iter().copied().filter(old).filter(|pod| {
             pod.phase == "Running" && pod.sidecar().is_some_and(|sidecar| !sidecar.ready)
         });
         let names: Vec<String> = waiting.map(Pod::id).collect();
         if names.is_empty() {
-            return Finding::ok(GROUP, id, format!("{} sidecars, none of them stuck", with.len()));
+            return Finding::ok(
+                GROUP,
+                id,
+                format!("{} sidecars are ready or starting", with.len()),
+            );
         }
         Finding::warning(
             GROUP,
             id,
-            format!("sidecars that are not ready: {}", some_of(&names)),
-            "kubectl logs POD -c daprd names the Component or the service that it waits for",
+            format!("sidecars are not ready: {}", some_of(&names)),
+            "run kubectl logs POD -c daprd, which names the Component or service that it waits for",
         )
     })
 }
@@ -76,11 +82,11 @@ fn versions(facts: &Facts) -> Finding {
     let id = "sidecar-versions";
     about(GROUP, id, &facts.cluster.pods, |pods| {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for sidecar in pods.iter().filter(|pod| pod.lives()).filter_map(Pod::sidecar) {
+        for sidecar in pods.iter().filter(|pod| pod.is_alive()).filter_map(Pod::sidecar) {
             *counts.entry(tag(&sidecar.image)).or_default() += 1;
         }
         if counts.is_empty() {
-            return Finding::ok(GROUP, id, "there are no sidecars yet");
+            return Finding::ok(GROUP, id, "there are no sidecars");
         }
         let list: Vec<String> = counts.iter().map(|(tag, n)| format!("{tag} ({n})")).collect();
         let list = some_of(&list);
@@ -95,21 +101,21 @@ fn versions(facts: &Facts) -> Finding {
             return Finding::warning(
                 GROUP,
                 id,
-                format!("sidecars of versions that are too new or too old: {list}"),
-                "upgrade the control plane first, then restart the apps: kubectl rollout restart; a \
-                 sidecar may be two minor versions behind",
+                format!("versions of sidecars are too new or too old: {list}"),
+                "upgrade the control plane first, then restart the apps with kubectl rollout restart; a \
+                 sidecar can be two minor versions older",
             );
         }
-        Finding::ok(GROUP, id, format!("sidecars fit the control plane: {list}"))
+        Finding::ok(GROUP, id, format!("versions of sidecars are compatible: {list}"))
     })
 }
 
-/// Two workloads with one app id take each other's calls.
+/// Calls to an app id can reach any workload with this id.
 fn app_ids(facts: &Facts) -> Finding {
     let id = "app-ids";
     about(GROUP, id, &facts.cluster.pods, |pods| {
         let mut owners: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-        for pod in pods.iter().filter(|pod| pod.lives() && pod.sidecar().is_some()) {
+        for pod in pods.iter().filter(|pod| pod.is_alive() && pod.sidecar().is_some()) {
             owners.entry((&pod.namespace, pod.app_id())).or_default().insert(&pod.owner);
         }
         let shared = owners.iter().filter(|(_, owners)| owners.len() > 1);
@@ -120,18 +126,18 @@ fn app_ids(facts: &Facts) -> Finding {
             })
             .collect();
         if shared.is_empty() {
-            return Finding::ok(GROUP, id, "no two workloads of a namespace share an app id");
+            return Finding::ok(GROUP, id, "app ids are unique in each namespace");
         }
         Finding::warning(
             GROUP,
             id,
             format!("workloads share an app id: {}", some_of(&shared)),
-            "calls to the id go to any of them: give each its own dapr.io/app-id",
+            "calls to the id reach any of them: set a different dapr.io/app-id for each",
         )
     })
 }
 
-/// What the operator said about Components, as Events of the last hour and as conditions.
+/// Warnings of the operator about Components: Events of the last hour and conditions.
 fn components(facts: &Facts) -> Finding {
     let id = "components";
     let both =
@@ -140,11 +146,11 @@ fn components(facts: &Facts) -> Finding {
         });
     let both = both.map_err(Clone::clone);
     about(GROUP, id, &both, |(components, events)| {
-        let mut troubles: BTreeMap<String, String> = BTreeMap::new();
+        let mut problems: BTreeMap<String, String> = BTreeMap::new();
         for component in *components {
             let name = object(component, "/metadata/namespace", "/metadata/name");
             if let Some(words) = condition(component) {
-                troubles.insert(name, words);
+                problems.insert(name, words);
             }
         }
         let alive = |name: &str| {
@@ -156,23 +162,23 @@ fn components(facts: &Facts) -> Finding {
                 text(event.pointer("/involvedObject/apiVersion")).starts_with(resources::GROUP);
             if ours && alive(&name) {
                 let (reason, words) = (text(event.get("reason")), text(event.get("message")));
-                troubles.entry(name).or_insert(format!("{reason}: {words}"));
+                problems.entry(name).or_insert(format!("{reason}: {words}"));
             }
         }
-        if troubles.is_empty() {
+        if problems.is_empty() {
             return Finding::ok(
                 GROUP,
                 id,
-                format!("{} Components, no complaint", components.len()),
+                format!("{} Components without warnings", components.len()),
             );
         }
         let list: Vec<String> =
-            troubles.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            problems.iter().map(|(name, why)| format!("{name}: {why}")).collect();
         Finding::warning(
             GROUP,
             id,
-            format!("Components with trouble: {}", some_of(&list)),
-            "kubectl describe component NAME says all of it; what was mended stays here for an hour",
+            format!("Components have warnings: {}", some_of(&list)),
+            "run kubectl describe component NAME for details; Events stay for an hour after the correction",
         )
     })
 }
@@ -181,7 +187,7 @@ fn object(value: &Value, namespace: &str, name: &str) -> String {
     format!("{}/{}", text(value.pointer(namespace)), text(value.pointer(name)))
 }
 
-/// The first condition that is not met.
+/// The first condition with status False.
 fn condition(component: &Value) -> Option<String> {
     let conditions = component.pointer("/status/conditions").and_then(Value::as_array)?;
     let unmet = conditions.iter().find(|c| text(c.get("status")) == "False")?;

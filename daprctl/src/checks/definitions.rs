@@ -1,16 +1,17 @@
-//! The custom resource definitions, and the conversion of Subscriptions.
+//! Custom resource definitions and the conversion of Subscriptions.
 
 use serde_json::Value;
 
-use super::identity::{Vouched, judge_bundle};
+use super::identity::{BundleTrust, check_bundle};
 use crate::definitions::{CONVERTED, missing_members, unserved};
 use crate::facts::{Fact, Facts};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Definitions;
-const UPDATE: &str = "bring them up to date, no object is lost: kubectl apply --server-side --force-conflicts -f crds/";
-/// Kinds that came with Dapr 1.18; nothing else depends on them.
+const UPDATE: &str =
+    "update them, which keeps all objects: kubectl apply --server-side --force-conflicts -f crds/";
+/// Kinds since Dapr 1.18; no other depends on them.
 const NEWEST: [&str; 2] = ["mcpservers.dapr.io", "workflowaccesspolicies.dapr.io"];
 const CLIENT: &str = "/spec/conversion/webhook/clientConfig";
 
@@ -23,7 +24,7 @@ fn present(facts: &Facts) -> Finding {
     let (mut old, mut new, mut pending) = (Vec::new(), Vec::new(), Vec::new());
     for (name, fact) in &facts.definitions {
         match fact {
-            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Err(error) => return Finding::unknown(GROUP, id, error),
             Ok(None) if NEWEST.contains(&name.as_str()) => new.push(name.clone()),
             Ok(None) => old.push(name.clone()),
             Ok(Some(definition)) if !is_established(definition) => pending.push(name.clone()),
@@ -33,19 +34,19 @@ fn present(facts: &Facts) -> Finding {
         }
     }
     if !old.is_empty() {
-        let text = format!("custom resource definitions that are not served: {}", some_of(&old));
+        let text = format!("custom resource definitions are not served: {}", some_of(&old));
         return Finding::error(GROUP, id, text, UPDATE);
     }
     if !pending.is_empty() {
         let text =
-            format!("custom resource definitions that are not established: {}", some_of(&pending));
-        return Finding::error(GROUP, id, text, "kubectl describe crd says why");
+            format!("custom resource definitions are not established: {}", some_of(&pending));
+        return Finding::error(GROUP, id, text, "run kubectl describe crd for the reason");
     }
     if !new.is_empty() {
         let text = format!("custom resource definitions of 1.18 are missing: {}", some_of(&new));
         return Finding::warning(GROUP, id, text, UPDATE);
     }
-    Finding::ok(GROUP, id, "every custom resource definition is there and served")
+    Finding::ok(GROUP, id, "all custom resource definitions are installed and served")
 }
 
 fn is_established(definition: &Value) -> bool {
@@ -60,30 +61,30 @@ fn schemas(facts: &Facts) -> Finding {
     let mut missing = Vec::new();
     for (name, fact) in &facts.definitions {
         match fact {
-            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Err(error) => return Finding::unknown(GROUP, id, error),
             Ok(Some(there)) => missing
                 .extend(missing_members(name, there).into_iter().map(|at| format!("{name} {at}"))),
             Ok(None) => {}
         }
     }
     if missing.is_empty() {
-        return Finding::ok(GROUP, id, "the schemas keep every member that sidecars read");
+        return Finding::ok(GROUP, id, "the schemas contain all members that sidecars read");
     }
     Finding::warning(
         GROUP,
         id,
-        format!("the API server drops members that sidecars read: {}", some_of(&missing)),
+        format!("the API server removes members that sidecars read: {}", some_of(&missing)),
         UPDATE,
     )
 }
 
-/// Who converts, and whether the API server will believe it.
+/// The conversion webhook and its caBundle.
 fn webhook(facts: &Facts) -> Finding {
     let id = "conversion-webhook";
     let Some(fact) = facts.definitions.get(CONVERTED) else {
-        return Finding::ok(GROUP, id, "nothing is converted");
+        return Finding::ok(GROUP, id, "no definition needs conversion");
     };
-    let operator = "the operator writes it within seconds: look at its log, and at its right to patch \
+    let operator = "the operator writes it within seconds: check its log and its right to patch \
                     customresourcedefinitions";
     about(GROUP, id, fact, |definition| {
         let client = definition.as_ref().and_then(|definition| definition.pointer(CLIENT));
@@ -93,19 +94,21 @@ fn webhook(facts: &Facts) -> Finding {
         };
         let namespace = client.pointer("/service/namespace").map(|ns| text(Some(ns)));
         if let Some(namespace) = namespace.filter(|namespace| *namespace != facts.namespace) {
-            let text = format!("Subscriptions are converted in namespace {namespace}");
+            let text = format!("the conversion webhook refers to namespace {namespace}");
             return Finding::error(GROUP, id, text, operator);
         }
         let bundle = text(client.get("caBundle"));
-        match judge_bundle(&bundle, facts) {
-            Vouched::Yes => Finding::ok(GROUP, id, "the conversion webhook trusts the CA"),
-            Vouched::Older => Finding::warning(
+        match check_bundle(&bundle, facts) {
+            BundleTrust::Current => {
+                Finding::ok(GROUP, id, "the caBundle of the conversion webhook verifies the CA")
+            }
+            BundleTrust::Outdated => Finding::warning(
                 GROUP,
                 id,
                 "the conversion webhook's caBundle differs from the published trust anchors",
                 operator,
             ),
-            Vouched::No(why) => {
+            BundleTrust::Untrusted(why) => {
                 let text = format!("the conversion webhook's caBundle {why}");
                 Finding::error(GROUP, id, text, operator)
             }
@@ -116,13 +119,14 @@ fn webhook(facts: &Facts) -> Finding {
 fn converts(conversion: &Fact<Result<(), String>>) -> Finding {
     let id = "conversion-works";
     about(GROUP, id, conversion, |outcome| match outcome {
-        Ok(()) => Finding::ok(GROUP, id, "the API server has Subscriptions converted (dry run)"),
+        Ok(()) => Finding::ok(GROUP, id, "the conversion of Subscriptions works (dry run)"),
         Err(words) => Finding::error(
             GROUP,
             id,
-            format!("a Subscription of the old version is refused: {words}"),
-            "the API server must reach the operator's pods on TCP 19443 (security groups, firewall, \
-             network policies); if it does, look at the other findings and the operator's log",
+            format!("the API server rejects a Subscription of the old version: {words}"),
+            "allow connections from the API server to the operator's pods on TCP 19443 (security \
+             groups, firewall, network policies); if they are allowed, check the other findings and the \
+             log of the operator",
         ),
     })
 }

@@ -1,9 +1,9 @@
-//! What stands in the way of an installation.
+//! Objects that prevent an installation.
 
 use resources::{injection::Selection, names};
 
 use crate::definitions::{missing_members, unserved};
-use crate::facts::{Facts, Flavour};
+use crate::facts::{Distribution, Facts};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
@@ -24,37 +24,36 @@ fn installation(facts: &Facts) -> Finding {
     let id = "no-installation";
     let operators = facts.cluster.pods.as_ref().map(|pods| {
         let app = |pod: &&crate::pods::Pod| {
-            pod.labels.get("app").is_some_and(|app| app == "dapr-operator") && pod.lives()
+            pod.labels.get("app").is_some_and(|app| app == "dapr-operator") && pod.is_alive()
         };
         pods.iter().filter(app).map(|pod| pod.namespace.clone()).collect::<Vec<_>>()
     });
     let operators = operators.map_err(Clone::clone);
     about(GROUP, id, &operators, |namespaces| match namespaces.first() {
-        None => Finding::ok(GROUP, id, "there is no control plane yet"),
+        None => Finding::ok(GROUP, id, "no control plane is installed"),
         Some(namespace) => {
-            let what = match facts.flavour() {
-                Flavour::Trilby => "a control plane is installed",
-                Flavour::Dapr => "Dapr's own control plane is installed",
-                Flavour::None => "a control plane is installed elsewhere",
+            let what = match facts.distribution() {
+                Distribution::Dapr => "Dapr's own control plane is installed",
+                Distribution::Trilby | Distribution::None => "a control plane is installed",
             };
             Finding::warning(
                 GROUP,
                 id,
                 format!("{what} in namespace {namespace}"),
-                "a cluster has one: use `helm upgrade` with the same release name and namespace \
-                 (docs/upgrade.md), and `daprctl check` without --pre to look at it",
+                "a cluster can have one: use `helm upgrade` with the same release name and namespace \
+                 (docs/upgrade.md), and `daprctl check` without --pre to check it",
             )
         }
     })
 }
 
-/// Helm leaves definitions alone that exist, so older ones stay.
+/// Helm does not update existing definitions.
 fn definitions(facts: &Facts) -> Finding {
     let id = "definitions-left";
     let mut old = Vec::new();
     for (name, fact) in &facts.definitions {
         match fact {
-            Err(unread) => return Finding::unknown(GROUP, id, unread),
+            Err(error) => return Finding::unknown(GROUP, id, error),
             Ok(Some(there)) => {
                 if !missing_members(name, there).is_empty() || !unserved(name, there).is_empty() {
                     old.push(name.clone());
@@ -64,13 +63,13 @@ fn definitions(facts: &Facts) -> Finding {
         }
     }
     if old.is_empty() {
-        return Finding::ok(GROUP, id, "no older custom resource definitions are in the way");
+        return Finding::ok(GROUP, id, "no outdated custom resource definitions are installed");
     }
     Finding::warning(
         GROUP,
         id,
-        format!("older custom resource definitions are there: {}", some_of(&old)),
-        "bring them up to date, no object is lost: kubectl apply --server-side --force-conflicts -f crds/",
+        format!("outdated custom resource definitions are installed: {}", some_of(&old)),
+        "update them, which keeps all objects: kubectl apply --server-side --force-conflicts -f crds/",
     )
 }
 
@@ -81,42 +80,42 @@ fn webhook(facts: &Facts) -> Finding {
             hook.pointer("/webhooks/0/clientConfig/service/namespace").map(|ns| text(Some(ns)))
         });
         let Some(namespace) = service else {
-            return Finding::ok(GROUP, id, "no webhook is left of an earlier installation");
+            return Finding::ok(GROUP, id, "no webhook of an earlier installation is left");
         };
-        let there = facts.flavour() != Flavour::None && namespace == facts.namespace;
+        let there = facts.distribution() != Distribution::None && namespace == facts.namespace;
         if there {
             return Finding::ok(GROUP, id, "the webhook belongs to the installation");
         }
         let readable = webhook.as_ref().is_some_and(|hook| Selection::read(hook).is_ok());
-        let foreign = if readable { "" } else { ", and it is not the injector's" };
+        let foreign = if readable { "" } else { ", and it is not that of the injector" };
         Finding::error(
             GROUP,
             id,
             format!(
-                "MutatingWebhookConfiguration {} leads to namespace {namespace}{foreign}",
+                "MutatingWebhookConfiguration {} refers to namespace {namespace}{foreign}",
                 names::WEBHOOK_CONFIGURATION
             ),
-            "uninstall the control plane there, or remove what it left: kubectl delete \
+            "uninstall the control plane there, or delete the webhook configuration: kubectl delete \
              mutatingwebhookconfiguration dapr-sidecar-injector",
         )
     })
 }
 
-/// A CA that is whole is used, and that is what one wants; half of one keeps sentry from starting.
+/// Sentry uses a complete CA of an earlier installation, and does not start with an incomplete one.
 fn trust_bundle(facts: &Facts) -> Finding {
     let id = "trust-bundle-left";
     about(GROUP, id, &facts.trust.stored, |stored| match stored {
         Some(stored) if stored.fingerprint().is_some() => {
-            Finding::ok(GROUP, id, "the CA of an earlier installation is there and will be used")
+            Finding::ok(GROUP, id, "the CA of an earlier installation exists and is used")
         }
         Some(stored) if stored.anchors().is_some() => Finding::error(
             GROUP,
             id,
-            "half of a CA is there: sentry will not start with it, nor replace it",
-            "restore Secret dapr-trust-bundle, or remove it and the ConfigMap of the same name: kubectl \
+            "the CA of an earlier installation is incomplete: sentry neither uses nor replaces it",
+            "restore Secret dapr-trust-bundle, or delete it and the ConfigMap of the same name: kubectl \
              delete secret,configmap dapr-trust-bundle",
         ),
-        _ => Finding::ok(GROUP, id, "no CA is left of an earlier installation"),
+        _ => Finding::ok(GROUP, id, "no CA of an earlier installation is left"),
     })
 }
 
@@ -131,7 +130,7 @@ fn security(facts: &Facts) -> Finding {
         Finding::ok(
             GROUP,
             id,
-            format!("namespace {namespace} takes the control plane's pods (Pod Security {level})"),
+            format!("namespace {namespace} admits the control plane's pods (Pod Security {level})"),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The CA.
+//! The certificate authority.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +12,7 @@ use crate::finding::{Finding, Group, about};
 
 const GROUP: Group = Group::Identity;
 const DAY: i64 = 24 * 3600;
-const RENEW: &str = "`dapr mtls renew-certificate`, or rotate: kubectl annotate secret dapr-trust-bundle dapr.io/rotate-ca=now (docs/day-2.md)";
+const RENEW: &str = "run `dapr mtls renew-certificate`, or rotate the CA: kubectl annotate secret dapr-trust-bundle dapr.io/rotate-ca=now (docs/day-2.md)";
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = vec![bundle(facts), issuer(facts), root(facts), trust_domain(facts)];
@@ -20,7 +20,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     all
 }
 
-/// What sentry makes of Secret and `ConfigMap`, by the very code that it uses.
+/// Evaluates Secret and `ConfigMap` with the code of sentry.
 fn bundle(facts: &Facts) -> Finding {
     let id = "trust-bundle";
     let both = facts
@@ -29,8 +29,7 @@ fn bundle(facts: &Facts) -> Finding {
         .as_ref()
         .and_then(|stored| facts.trust.published.as_ref().map(|published| (stored, published)));
     let both = both.map_err(Clone::clone);
-    let sentry =
-        "look at sentry's log and the Events of Secret dapr-trust-bundle (docs/troubleshooting.md)";
+    let sentry = "check the log of sentry and the Events of Secret dapr-trust-bundle (docs/troubleshooting.md)";
     about(GROUP, id, &both, |(stored, published)| {
         let (Some(stored), Some(published)) = (stored, published) else {
             let text = "Secret or ConfigMap dapr-trust-bundle does not exist";
@@ -38,29 +37,25 @@ fn bundle(facts: &Facts) -> Finding {
                 GROUP,
                 id,
                 text,
-                "install the chart again: it makes both, sentry fills them",
+                "upgrade or reinstall the chart: it creates both, and sentry fills them",
             );
         };
         let published = Published::ConfigMap(Some(published.clone()));
         match plan(stored, &published, facts.now()) {
-            Ok(Plan::Use { publish: false, .. }) => Finding::ok(
-                GROUP,
-                id,
-                "the CA is whole, can sign, and its trust anchors are published",
-            ),
+            Ok(Plan::Use { publish: false, .. }) => {
+                Finding::ok(GROUP, id, "the CA is complete and its trust anchors are published")
+            }
             Ok(Plan::Use { publish: true, .. }) => Finding::error(
                 GROUP,
                 id,
-                "Secret and ConfigMap dapr-trust-bundle hold different trust anchors",
-                format!(
-                    "sentry copies those of the Secret within a minute; if it does not, {sentry}"
-                ),
+                "Secret and ConfigMap dapr-trust-bundle contain different trust anchors",
+                format!("sentry copies those of the Secret within a minute; otherwise {sentry}"),
             ),
             Ok(Plan::Generate) => Finding::error(
                 GROUP,
                 id,
                 "there is no CA yet",
-                format!("sentry makes it: {sentry}"),
+                format!("sentry creates it; otherwise {sentry}"),
             ),
             Err(refused) => Finding::error(GROUP, id, runtime::chain(&refused), sentry),
         }
@@ -88,7 +83,7 @@ fn root(facts: &Facts) -> Finding {
                 None => Finding::error(GROUP, id, "the root certificate has no dates", RENEW),
             },
             Err(error) => {
-                let text = format!("the published trust anchors cannot be read: {error}");
+                let text = format!("the published trust anchors cannot be parsed: {error}");
                 Finding::error(GROUP, id, text, RENEW)
             }
         }
@@ -99,18 +94,18 @@ fn expiry(id: &'static str, what: &str, life: (Timestamp, Timestamp), now: Times
     let (start, end) = life;
     let days = now.duration_until(end).as_secs() / DAY;
     if now > end {
-        return Finding::error(GROUP, id, format!("{what} ended on {end}"), RENEW);
+        return Finding::error(GROUP, id, format!("{what} expired on {end}"), RENEW);
     }
     if now < start {
-        let remedy = "look at the clocks of the nodes, and of whoever made it";
-        return Finding::error(GROUP, id, format!("{what} is valid from {start} on only"), remedy);
+        let remedy = "check the clocks of the nodes and of the machine that issued it";
+        return Finding::error(GROUP, id, format!("{what} is not valid before {start}"), remedy);
     }
     match expiry_step(start, end, now) {
         None => Finding::ok(GROUP, id, format!("{what} is valid for {days} more days")),
         Some(percent) => Finding::warning(
             GROUP,
             id,
-            format!("{what} ends in {days} days: less than {percent} % of its life is left"),
+            format!("{what} expires in {days} days: less than {percent} % of its lifetime is left"),
             RENEW,
         ),
     }
@@ -120,21 +115,26 @@ fn trust_domain(facts: &Facts) -> Finding {
     let id = "trust-domain";
     about(GROUP, id, &facts.own.configuration, |configuration| {
         let path = "/spec/mtls/controlPlaneTrustDomain";
-        let told = configuration.as_ref().and_then(|c| c.pointer(path)).and_then(Value::as_str);
+        let configured =
+            configuration.as_ref().and_then(|c| c.pointer(path)).and_then(Value::as_str);
         let signed = facts.argument("dapr-sentry", "--trust-domain");
-        match (told, signed) {
-            (Some(told), Some(signed)) if told != signed => Finding::error(
+        match (configured, signed) {
+            (Some(configured), Some(signed)) if configured != signed => Finding::error(
                 GROUP,
                 id,
-                format!("sentry signs for trust domain {signed}, daprsystem says {told}"),
-                "set global.mtls.controlPlaneTrustDomain of the chart, which sets both",
+                format!(
+                    "sentry signs for trust domain {signed}, but Configuration daprsystem has {configured}"
+                ),
+                "set the chart value global.mtls.controlPlaneTrustDomain, which sets both",
             ),
-            (Some(told), _) => Finding::ok(GROUP, id, format!("the trust domain is {told}")),
+            (Some(configured), _) => {
+                Finding::ok(GROUP, id, format!("the trust domain is {configured}"))
+            }
             (None, _) => Finding::warning(
                 GROUP,
                 id,
-                "the control plane's Configuration names no trust domain",
-                "set global.mtls.controlPlaneTrustDomain of the chart",
+                "the control plane's Configuration contains no trust domain",
+                "set the chart value global.mtls.controlPlaneTrustDomain",
             ),
         }
     })
@@ -142,31 +142,31 @@ fn trust_domain(facts: &Facts) -> Finding {
 
 fn rotation(facts: &Facts) -> Option<Finding> {
     let stage = facts.trust.rotation.as_ref()?;
-    let text = format!("the CA is being replaced, stage {stage}; nothing has to be done");
+    let text = format!("a rotation of the CA is running, stage {stage}");
     Some(Finding::ok(GROUP, "rotation", text))
 }
 
-/// Whether a caBundle vouches for what sentry signs.
-pub(super) enum Vouched {
-    /// It holds the published trust anchors.
-    Yes,
-    /// It holds others, under which the issuer verifies all the same.
-    Older,
-    /// It does not, because it …
-    No(String),
+/// Whether a caBundle verifies certificates of sentry.
+pub(super) enum BundleTrust {
+    /// It contains the published trust anchors.
+    Current,
+    /// It contains others, with which the issuer verifies.
+    Outdated,
+    /// It does not; the text completes "the caBundle …".
+    Untrusted(String),
 }
 
-/// Judges the caBundle (base64 of PEM) of a webhook whose certificate sentry signed.
-pub(super) fn judge_bundle(encoded: &str, facts: &Facts) -> Vouched {
+/// Evaluates the caBundle (base64 of PEM) of a webhook whose certificate sentry signed.
+pub(super) fn check_bundle(encoded: &str, facts: &Facts) -> BundleTrust {
     if encoded.is_empty() {
-        return Vouched::No("is empty".to_owned());
+        return BundleTrust::Untrusted("is empty".to_owned());
     }
     let Ok(pem) = STANDARD.decode(encoded) else {
-        return Vouched::No("is no base64".to_owned());
+        return BundleTrust::Untrusted("is not base64".to_owned());
     };
     let bundle = match TrustAnchors::parse_pem(&pem) {
         Ok(bundle) => bundle,
-        Err(error) => return Vouched::No(format!("cannot be read: {error}")),
+        Err(error) => return BundleTrust::Untrusted(format!("cannot be parsed: {error}")),
     };
     let published = facts.trust.published.as_ref().ok().and_then(Option::as_ref);
     let published = published.and_then(|text| TrustAnchors::parse_pem(text.as_bytes()).ok());
@@ -177,13 +177,15 @@ pub(super) fn judge_bundle(encoded: &str, facts: &Facts) -> Vouched {
     let stored = facts.trust.stored.as_ref().ok().and_then(Option::as_ref);
     let chain = stored.and_then(identity::stored::Stored::chain);
     match chain.map(|chain| verify_issuer(&chain, &bundle, facts.now())) {
-        Some(Err(error)) => Vouched::No(format!("does not vouch for the CA: {error}")),
-        // Without a right to the Secret the anchors are all there is to compare.
-        Some(Ok(_)) | None if same => Vouched::Yes,
-        Some(Ok(_)) => Vouched::Older,
+        Some(Err(error)) => BundleTrust::Untrusted(format!("does not verify the CA: {error}")),
+        // Without the right to read the Secret, only the trust anchors are compared.
+        Some(Ok(_)) | None if same => BundleTrust::Current,
+        Some(Ok(_)) => BundleTrust::Outdated,
         None if published.is_some() => {
-            Vouched::No("differs from the published trust anchors".to_owned())
+            BundleTrust::Untrusted("differs from the published trust anchors".to_owned())
         }
-        None => Vouched::No("cannot be compared: no trust anchors are published".to_owned()),
+        None => {
+            BundleTrust::Untrusted("cannot be compared: no trust anchors are published".to_owned())
+        }
     }
 }

@@ -1,20 +1,20 @@
-//! Where pods run.
+//! Nodes and storage classes.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::facts::{Asked, Facts, named};
+use crate::facts::{Facts, Queries, named};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Nodes;
-/// A kubelet renews its Lease every 10 s, and is taken for dead after 40 s (Kubernetes).
-const SILENT: i64 = 120;
+/// Tolerated age of a kubelet's Lease in seconds. A kubelet renews it every 10 s (Kubernetes).
+const MAX_AGE: i64 = 120;
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = vec![usable(facts), clocks(facts)];
-    if matches!(facts.asked, Asked::Before(_)) {
+    if matches!(facts.queries, Queries::PreInstall(_)) {
         all.push(storage(facts));
     }
     all
@@ -24,17 +24,17 @@ fn usable(facts: &Facts) -> Finding {
     let id = "nodes-usable";
     about(GROUP, id, &facts.cluster.nodes, |nodes| {
         let usable = nodes.iter().filter(|node| is_usable(node)).count();
-        let text = format!("{usable} of {} nodes take pods of the control plane", nodes.len());
+        let text = format!("{usable} of {} nodes can run pods of the control plane", nodes.len());
         if usable > 0 {
             return Finding::ok(GROUP, id, text);
         }
         Finding::error(
             GROUP,
             id,
-            format!("{text}: its pods stay Pending"),
-            "add a Linux node, amd64 or arm64, that is Ready and not cordoned (on EKS a node group; \
-             with Auto Mode or Karpenter nodes appear when pods wait, so install and look again; on \
-             Fargate a profile for the control plane's namespace)",
+            format!("{text}; its pods stay Pending"),
+            "add a Linux node (amd64 or arm64) that is Ready and not cordoned. On EKS add a node group; \
+             with Auto Mode or Karpenter, install and run the check again, because pending pods add \
+             nodes; on Fargate add a profile for the control plane's namespace",
         )
     })
 }
@@ -57,8 +57,8 @@ fn is_ready(node: &Value) -> bool {
     })
 }
 
-/// Compares what kubelets write into their Leases with the API server's clock. Only nodes that are
-/// Ready count: the others are late for another reason.
+/// Compares the renewal times of kubelet Leases with the time of the API server. Only nodes that are
+/// Ready count.
 fn clocks(facts: &Facts) -> Finding {
     let id = "nodes-clock";
     let both =
@@ -75,23 +75,23 @@ fn clocks(facts: &Facts) -> Finding {
                 let renewed = named(heartbeats, &name)?.pointer("/spec/renewTime")?.as_str()?;
                 let renewed: Timestamp = renewed.parse().ok()?;
                 let seconds = facts.now().duration_since(renewed).as_secs().abs();
-                (seconds > SILENT).then(|| format!("{name} ({seconds} s)"))
+                (seconds > MAX_AGE).then(|| format!("{name} ({seconds} s)"))
             })
             .collect();
         if off.is_empty() {
-            return Finding::ok(GROUP, id, "the nodes have the API server's time");
+            return Finding::ok(GROUP, id, "the clocks of the nodes and of the API server agree");
         }
         Finding::warning(
             GROUP,
             id,
-            format!("clocks of nodes are off: {}", some_of(&off)),
-            "let the nodes follow NTP: certificates that are not valid yet, or not any more, are \
-             refused beyond allowedClockSkew (15 m)",
+            format!("clocks of nodes differ: {}", some_of(&off)),
+            "synchronise the nodes with NTP: peers reject certificates outside their validity plus \
+             allowedClockSkew (15 m)",
         )
     })
 }
 
-/// Nothing of the control plane needs a volume, so this is a hint.
+/// A warning only: the control plane needs no volume.
 fn storage(facts: &Facts) -> Finding {
     let id = "storage-class";
     about(GROUP, id, &facts.cluster.storage_classes, |classes| {
@@ -108,8 +108,8 @@ fn storage(facts: &Facts) -> Finding {
                 GROUP,
                 id,
                 "there is no default storage class",
-                "the control plane needs none, but Redis of `dapr init -k --dev` does: install a \
-                 CSI driver and annotate a class with storageclass.kubernetes.io/is-default-class=true",
+                "Redis of `dapr init -k --dev` needs one, the control plane does not: install a CSI \
+                 driver and annotate a class with storageclass.kubernetes.io/is-default-class=true",
             ),
         }
     })

@@ -1,4 +1,4 @@
-//! What the caller, and the accounts of the control plane, may do.
+//! Rights of the caller and of the accounts of the control plane.
 
 use crate::facts::{Account, Fact, Facts, Right};
 use crate::finding::{Finding, Group, some_of};
@@ -20,8 +20,8 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 const ADMISSION: &str = "admissionregistration.k8s.io";
 const DAPR: &str = resources::GROUP;
 
-/// What `helm install` and `dapr init -k` need.
-pub const INSTALLER: &[Right] = &[
+/// Rights for `helm install` and `dapr init -k`.
+pub(crate) const INSTALLER: &[Right] = &[
     cluster("create", "", "namespaces"),
     cluster("create", "apiextensions.k8s.io", "customresourcedefinitions"),
     cluster("create", RBAC, "clusterroles"),
@@ -41,9 +41,9 @@ pub const INSTALLER: &[Right] = &[
     own("create", DAPR, "configurations"),
 ];
 
-/// What each account cannot do its work without, in the control plane's namespace at least: a
-/// namespaced installation has no more. Both charts grant all of it.
-pub const ACCOUNTS: &[(&str, &[Right])] = &[
+/// Rights that each account needs, at least in the control plane's namespace: a namespaced
+/// installation grants no others. Both charts grant all.
+pub(crate) const ACCOUNTS: &[(&str, &[Right])] = &[
     (
         "dapr-operator",
         &[
@@ -90,7 +90,7 @@ pub const ACCOUNTS: &[(&str, &[Right])] = &[
     ),
 ];
 
-/// One finding for all rights that an installation needs.
+/// One finding per right that an installation needs.
 pub(super) fn of_the_caller(rights: &[(Right, Fact<bool>)]) -> Vec<Finding> {
     let group = Group::Permissions;
     let finding = |(right, fact): &(Right, Fact<bool>)| match fact {
@@ -99,10 +99,10 @@ pub(super) fn of_the_caller(rights: &[(Right, Fact<bool>)]) -> Vec<Finding> {
             group,
             id(right),
             format!("you cannot {}", phrase(right)),
-            "installing needs the rights of a cluster administrator (ClusterRole cluster-admin; on \
-             EKS the access policy AmazonEKSClusterAdminPolicy)",
+            "the installation needs the rights of a cluster administrator (ClusterRole \
+             cluster-admin; on EKS the access policy AmazonEKSClusterAdminPolicy)",
         ),
-        Err(unread) => Finding::unknown(group, id(right), unread),
+        Err(error) => Finding::unknown(group, id(right), error),
     };
     rights.iter().map(finding).collect()
 }
@@ -122,19 +122,19 @@ fn of_account(account: &Account) -> Finding {
         "dapr-sentry" => "rights-sentry",
         _ => "rights-injector",
     };
-    if let Some(unread) = account.rights.iter().find_map(|(_, fact)| fact.as_ref().err()) {
-        return Finding::unknown(group, id, unread);
+    if let Some(error) = account.rights.iter().find_map(|(_, fact)| fact.as_ref().err()) {
+        return Finding::unknown(group, id, error);
     }
-    let lacking = account.rights.iter().filter(|(_, fact)| *fact == Ok(false));
-    let lacking: Vec<String> = lacking.map(|(right, _)| phrase(right)).collect();
-    if lacking.is_empty() {
+    let missing = account.rights.iter().filter(|(_, fact)| *fact == Ok(false));
+    let missing: Vec<String> = missing.map(|(right, _)| phrase(right)).collect();
+    if missing.is_empty() {
         return Finding::ok(group, id, format!("{} has the rights it needs", account.name));
     }
     Finding::error(
         group,
         id,
-        format!("{} cannot {}", account.name, some_of(&lacking)),
-        "upgrade or install the chart again: its roles and bindings were changed or removed",
+        format!("{} cannot {}", account.name, some_of(&missing)),
+        "upgrade or reinstall the chart: its roles or bindings were changed or removed",
     )
 }
 

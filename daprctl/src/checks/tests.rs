@@ -1,4 +1,4 @@
-//! Every finding by a table: an installation that is well, and one thing that is changed.
+//! Findings by table: a healthy installation with one change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use testkit::ca::Ca;
 
 use super::{findings, rights};
-use crate::Report;
 use crate::definitions;
-use crate::facts::{Account, Asked, ClusterWide, Facts, Own, Probe, Trust, Unread};
+use crate::facts::{Account, ClusterWide, Facts, NamespaceFacts, Probe, Queries, ReadError, Trust};
 use crate::finding::Status;
 use crate::pods::Pod;
+use crate::report::Report;
 
 fn now() -> Timestamp {
     runtime::clock::now()
@@ -122,7 +122,7 @@ fn cluster(ca: &Ca) -> ClusterWide {
     }
 }
 
-fn own() -> Own {
+fn own() -> NamespaceFacts {
     let services = [
         "dapr-api",
         "dapr-sentry",
@@ -146,7 +146,7 @@ fn own() -> Own {
         "spec": {"holderIdentity": "dapr-operator-1", "renewTime": now().to_string()}});
     let configuration =
         json!({"spec": {"mtls": {"enabled": true, "controlPlaneTrustDomain": "cluster.local"}}});
-    Own {
+    NamespaceFacts {
         workloads: Ok(workloads),
         services: Ok(services.map(named).to_vec()),
         endpoint_slices: Ok(services.map(slice).to_vec()),
@@ -156,7 +156,7 @@ fn own() -> Own {
     }
 }
 
-/// An installation of Trilby that is well.
+/// A healthy installation of Trilby.
 fn healthy(ca: &Ca) -> Facts {
     let account = |(name, rights): &(&'static str, &[crate::facts::Right])| Account {
         name,
@@ -172,7 +172,7 @@ fn healthy(ca: &Ca) -> Facts {
         own: own(),
         trust: trust(ca),
         definitions: named.collect(),
-        asked: Asked::After {
+        queries: Queries::Installed {
             accounts: rights::ACCOUNTS.iter().map(account).collect(),
             conversion: Ok(Ok(())),
             probe: Ok(Probe::Injected("ghcr.io/dapr/daprd:1.18.3".to_owned())),
@@ -184,8 +184,8 @@ fn healthy(ca: &Ca) -> Facts {
 fn empty(ca: &Ca) -> Facts {
     let permissions = rights::INSTALLER.iter().map(|right| (*right, Ok(true)));
     let mut facts = healthy(ca);
-    facts.asked = Asked::Before(permissions.collect());
-    facts.own = Own { workloads: Ok(Vec::new()), ..own() };
+    facts.queries = Queries::PreInstall(permissions.collect());
+    facts.own = NamespaceFacts { workloads: Ok(Vec::new()), ..own() };
     facts.cluster.pods = Ok(Vec::new());
     facts.cluster.webhook = Ok(None);
     facts.trust.stored = Ok(None);
@@ -224,8 +224,8 @@ fn every_check_has_an_id_of_its_own_and_every_trouble_a_remedy() {
     }
 }
 
-fn forbidden<T>(doing: &str) -> Result<T, Unread> {
-    Err(Unread::Forbidden(doing.to_owned()))
+fn forbidden<T>(doing: &str) -> Result<T, ReadError> {
+    Err(ReadError::Forbidden(doing.to_owned()))
 }
 
 type Change = fn(&mut Facts);
@@ -323,7 +323,7 @@ type Change = fn(&mut Facts);
 #[case::workloads_forbidden(|f: &mut Facts| f.own.workloads = forbidden("list deployments"), &[
     ("operator-ready", Status::Unknown), ("sentry-ready", Status::Unknown), ("versions", Status::Unknown)])]
 #[case::no_control_plane(|f: &mut Facts| f.own.workloads = Ok(vec![]), &[("installed", Status::Error)])]
-fn one_thing_changed(#[case] change: Change, #[case] want: &[(&str, Status)]) {
+fn reports_one_change(#[case] change: Change, #[case] want: &[(&str, Status)]) {
     let mut facts = healthy(&Ca::new());
     change(&mut facts);
     let found = differing(&facts);
@@ -335,27 +335,27 @@ fn asked(
     facts: &mut Facts,
     change: impl FnOnce(
         &mut Vec<Account>,
-        &mut Result<Result<(), String>, Unread>,
-        &mut Result<Probe, Unread>,
+        &mut Result<Result<(), String>, ReadError>,
+        &mut Result<Probe, ReadError>,
     ),
 ) {
-    if let Asked::After { accounts, conversion, probe } = &mut facts.asked {
+    if let Queries::Installed { accounts, conversion, probe } = &mut facts.queries {
         change(accounts, conversion, probe);
     }
 }
 
 #[rstest]
-#[case::naked(Ok(Probe::Naked { as_controller: true }), Status::Error, "a new pod gets no sidecar (dry run)")]
-#[case::naked_person(Ok(Probe::Naked { as_controller: false }), Status::Warning, "a pod made by you")]
-#[case::guarded(Ok(Probe::Denied("ValidatingAdmissionPolicy 'dapr-sidecar-guard' denied".into())), Status::Error, "the guard refuses it")]
+#[case::naked(Ok(Probe::WithoutSidecar { as_controller: true }), Status::Error, "a new pod gets no sidecar (dry run)")]
+#[case::naked_person(Ok(Probe::WithoutSidecar { as_controller: false }), Status::Warning, "a pod that you create")]
+#[case::guarded(Ok(Probe::Denied("ValidatingAdmissionPolicy 'dapr-sidecar-guard' denied".into())), Status::Error, "the admission guard rejects it")]
 #[case::refused(Ok(Probe::Denied("exceeded quota".into())), Status::Error, "exceeded quota")]
 #[case::forbidden(
     forbidden("create pods"),
     Status::Unknown,
-    "cannot create pods: you are not allowed to"
+    "cannot create pods: you lack the right"
 )]
-fn what_becomes_of_the_probe_is_told(
-    #[case] outcome: Result<Probe, Unread>,
+fn reports_the_result_of_the_probe(
+    #[case] outcome: Result<Probe, ReadError>,
     #[case] status: Status,
     #[case] words: &str,
 ) {
@@ -368,18 +368,18 @@ fn what_becomes_of_the_probe_is_told(
 }
 
 #[test]
-fn the_port_to_open_is_the_injectors() {
+fn names_the_port_of_the_injector() {
     let mut facts = healthy(&Ca::new());
     facts.own.workloads.as_mut().unwrap()[2]["spec"]["template"]["spec"]["containers"][0]["args"] =
         json!(["--port", "24000"]);
-    asked(&mut facts, |_, _, probe| *probe = Ok(Probe::Naked { as_controller: true }));
+    asked(&mut facts, |_, _, probe| *probe = Ok(Probe::WithoutSidecar { as_controller: true }));
     let all = findings(&facts);
     let remedy = all.iter().find(|f| f.id == "injection-works").and_then(|f| f.remedy.as_deref());
     assert!(remedy.is_some_and(|remedy| remedy.contains("TCP 24000")), "{remedy:?}");
 }
 
 #[test]
-fn a_right_that_was_taken_away_is_named() {
+fn names_a_missing_right() {
     let mut facts = healthy(&Ca::new());
     asked(&mut facts, |accounts, _, _| accounts[1].rights[0].1 = Ok(false));
     let found = differing(&facts);
@@ -392,7 +392,7 @@ fn a_right_that_was_taken_away_is_named() {
 #[case::plenty(Duration::from_hours(365 * 24), Duration::from_hours(24), None)]
 #[case::little(Duration::from_hours(100), Duration::from_hours(80), Some(Status::Warning))]
 #[case::over(Duration::from_hours(100), Duration::from_hours(101), Some(Status::Error))]
-fn the_end_of_a_ca_is_told_in_time(
+fn warns_before_a_ca_expires(
     #[case] lifetime: Duration,
     #[case] age: Duration,
     #[case] want: Option<Status>,
@@ -400,7 +400,8 @@ fn the_end_of_a_ca_is_told_in_time(
     let mut facts = healthy(&Ca::with_lifetime(lifetime));
     facts.here += SignedDuration::try_from(age).unwrap();
     facts.there = Some(facts.here);
-    let expiry = |finding: &&crate::Finding| matches!(finding.id, "issuer-expiry" | "root-expiry");
+    let expiry =
+        |finding: &&crate::finding::Finding| matches!(finding.id, "issuer-expiry" | "root-expiry");
     for finding in findings(&facts).iter().filter(expiry) {
         assert_eq!(finding.status, want.unwrap_or(Status::Ok), "{finding:?}");
     }
@@ -409,7 +410,7 @@ fn the_end_of_a_ca_is_told_in_time(
 }
 
 #[test]
-fn anchors_that_are_not_published_are_an_error() {
+fn unpublished_trust_anchors_are_an_error() {
     let mut facts = healthy(&Ca::new());
     facts.trust.published = Ok(Some(Ca::new().pem().anchors.clone()));
     let found = differing(&facts);
@@ -423,7 +424,7 @@ fn anchors_that_are_not_published_are_an_error() {
 }
 
 #[test]
-fn the_reference_is_checked_by_what_it_has() {
+fn checks_the_reference() {
     let mut facts = healthy(&Ca::new());
     // Its operator declares no port of the webhook, and it has neither guard nor policies.
     facts.own.workloads.as_mut().unwrap()[0] = deployment("dapr-operator", &json!([]), &json!([]));
@@ -437,7 +438,7 @@ fn the_reference_is_checked_by_what_it_has() {
 }
 
 #[rstest]
-#[case::right_missing(|f: &mut Facts| if let Asked::Before(all) = &mut f.asked { all[2].1 = Ok(false) },
+#[case::right_missing(|f: &mut Facts| if let Queries::PreInstall(all) = &mut f.queries { all[2].1 = Ok(false) },
     &[("clusterroles", Status::Error)])]
 #[case::no_storage(|f: &mut Facts| f.cluster.storage_classes = Ok(vec![]), &[("storage-class", Status::Warning)])]
 #[case::old_definition(|f: &mut Facts| { f.definitions.insert("components.dapr.io".into(), Ok(Some(json!({})))); },
@@ -450,7 +451,7 @@ fn the_reference_is_checked_by_what_it_has() {
     let labels = json!({"app": "dapr-operator"});
     f.cluster.pods = Ok(vec![Pod::read(&json!({"metadata": {"namespace": "dapr", "name": "o", "labels": labels}}))]);
 }, &[("no-installation", Status::Warning)])]
-fn what_stands_in_the_way_is_told(#[case] change: Change, #[case] want: &[(&str, Status)]) {
+fn reports_obstacles_to_an_installation(#[case] change: Change, #[case] want: &[(&str, Status)]) {
     let mut facts = empty(&Ca::new());
     change(&mut facts);
     let found = differing(&facts);
@@ -459,19 +460,22 @@ fn what_stands_in_the_way_is_told(#[case] change: Change, #[case] want: &[(&str,
 }
 
 #[test]
-fn a_control_plane_elsewhere_is_pointed_at() {
+fn names_the_namespace_of_another_control_plane() {
     let mut facts = healthy(&Ca::new());
     facts.own.workloads = Ok(Vec::new());
     facts.cluster.pods = Ok(vec![Pod::read(&json!({
         "metadata": {"namespace": "dapr", "name": "o", "labels": {"app": "dapr-operator"}}}))]);
     let all = findings(&facts);
     let installed = all.iter().find(|finding| finding.id == "installed").unwrap();
-    assert_eq!(installed.remedy.as_deref(), Some("there is one in dapr: add --namespace dapr"));
+    assert_eq!(
+        installed.remedy.as_deref(),
+        Some("a control plane is installed in namespace dapr: add --namespace dapr")
+    );
 }
 
-/// The report as people and programs get it, and that no key is in it.
+/// Both formats of the report, which contain no private key.
 #[test]
-fn the_report_is_printed() {
+fn prints_the_report() {
     let ca = Ca::new();
     let mut facts = healthy(&ca);
     facts.cluster.nodes = Ok(Vec::new());

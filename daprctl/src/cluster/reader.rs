@@ -1,4 +1,4 @@
-//! Calls to the API server, by path: what comes back is a fact, whatever it is.
+//! Calls to the API server by path. Each returns a [`Fact`].
 
 use http::{HeaderMap, Request, header};
 use http_body_util::BodyExt as _;
@@ -10,26 +10,25 @@ use kubernetes::api_text;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::facts::{Fact, Unread};
+use crate::facts::{Fact, ReadError};
 
 const FORBIDDEN: u16 = 403;
 const NOT_FOUND: u16 = 404;
 /// Objects per page of a list.
 const PAGE: u32 = 500;
-/// Objects per list at most: more would say no more, and memory has an end.
-const MOST: usize = 100_000;
+/// Upper limit of objects per list, which bounds memory.
+const MAX_OBJECTS: usize = 100_000;
 
-/// What the API server says to an object that it is offered.
-pub(super) enum Offered {
-    /// As it would be stored.
-    Taken(Value),
-    /// The caller, or whom it acts for, may not create it.
+/// The answer to the creation of an object.
+pub(super) enum DryRun {
+    /// The object as the API server would store it.
+    Accepted(Value),
+    /// The caller, or the impersonated user, lacks the right.
     Forbidden,
-    /// It is refused with these words.
-    Refused(String),
+    /// Admission rejected the object with this message.
+    Rejected(String),
 }
 
-/// Reads by path.
 pub(super) struct Reader {
     client: Client,
 }
@@ -39,24 +38,25 @@ impl Reader {
         Self { client }
     }
 
-    /// The API server's version, and its clock by the date of the answer (RFC 9110 §6.6.1).
+    /// Version and time of the API server; the time is the date of the answer (RFC 9110 §6.6.1).
     pub(super) async fn server(&self) -> Fact<(Value, Option<Timestamp>)> {
-        let doing = "ask the API server for its version";
+        let doing = "get the version of the API server";
         let request =
-            Request::get("/version").body(Body::empty()).map_err(|e| unsent(doing, &e))?;
-        let answer = self.client.send(request).await.map_err(|e| unread(doing, &e))?;
+            Request::get("/version").body(Body::empty()).map_err(|e| request_error(doing, &e))?;
+        let answer = self.client.send(request).await.map_err(|e| read_error(doing, &e))?;
         let status = answer.status();
         let there = date(answer.headers());
-        let body = answer.into_body().collect().await.map_err(|e| unread(doing, &e))?.to_bytes();
+        let body =
+            answer.into_body().collect().await.map_err(|e| read_error(doing, &e))?.to_bytes();
         if !status.is_success() {
-            let said = format!("it answers {status}");
-            return Err(Unread::Failed { doing: doing.to_owned(), said });
+            let said = format!("the answer is {status}");
+            return Err(ReadError::Failed { doing: doing.to_owned(), said });
         }
         let version = serde_json::from_slice(&body);
-        Ok((version.map_err(|e| unsent(doing, &e))?, there))
+        Ok((version.map_err(|e| request_error(doing, &e))?, there))
     }
 
-    /// Served groups and versions.
+    /// Served API groups and versions.
     pub(super) async fn groups(&self) -> Fact<Vec<String>> {
         let found: Option<Value> = self.get("list API groups", "/apis").await?;
         let groups = found.as_ref().and_then(|found| found.get("groups")?.as_array());
@@ -65,26 +65,26 @@ impl Reader {
         Ok(named.map(str::to_owned).collect())
     }
 
-    /// An object, `None` when there is none.
+    /// An object; `None` if it does not exist.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         doing: &str,
         path: &str,
     ) -> Fact<Option<T>> {
-        let request = Request::get(path).body(Vec::new()).map_err(|e| unsent(doing, &e))?;
+        let request = Request::get(path).body(Vec::new()).map_err(|e| request_error(doing, &e))?;
         match self.client.request(request).await {
             Ok(found) => Ok(Some(found)),
             Err(kube::Error::Api(status)) if status.code == NOT_FOUND => Ok(None),
-            Err(error) => Err(unread(doing, &error)),
+            Err(error) => Err(read_error(doing, &error)),
         }
     }
 
-    /// All objects of a list, none when the API server does not know their kind.
+    /// All objects of a list; none if the API server does not serve their kind.
     pub(super) async fn list(&self, doing: &str, path: &str) -> Fact<Vec<Value>> {
         self.list_as(doing, path, |object| object).await
     }
 
-    /// What `keep` makes of every object of a list; the objects of one page are held at a time.
+    /// Applies `keep` to each object of a list. Only one page of objects is in memory.
     pub(super) async fn list_as<T>(
         &self,
         doing: &str,
@@ -101,7 +101,7 @@ impl Reader {
                 kept.extend(items.into_iter().map(&keep));
             }
             match page.pointer("/metadata/continue").and_then(Value::as_str) {
-                Some(token) if !token.is_empty() && kept.len() < MOST => {
+                Some(token) if !token.is_empty() && kept.len() < MAX_OBJECTS => {
                     next = format!("&continue={token}"); // base64url: nothing to escape
                 }
                 _ => return Ok(kept),
@@ -109,34 +109,33 @@ impl Reader {
         }
     }
 
-    /// Creates an object: a review, which is answered and not stored, or with `dryRun=All` in the
-    /// path any other.
+    /// Creates an object that is not stored: an access review, or any other with `dryRun=All`.
     pub(super) async fn create(
         &self,
         doing: &str,
         path: &str,
         object: &Value,
         headers: &HeaderMap,
-    ) -> Fact<Offered> {
+    ) -> Fact<DryRun> {
         let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         for (name, value) in headers {
             request = request.header(name, value);
         }
         let request = request.body(object.to_string().into_bytes());
-        match self.client.request(request.map_err(|e| unsent(doing, &e))?).await {
-            Ok(answer) => Ok(Offered::Taken(answer)),
+        match self.client.request(request.map_err(|e| request_error(doing, &e))?).await {
+            Ok(answer) => Ok(DryRun::Accepted(answer)),
             Err(kube::Error::Api(status)) if status.code == FORBIDDEN => {
                 let words = status.message.clone();
-                Ok(if lacks_right(&words) { Offered::Forbidden } else { Offered::Refused(words) })
+                Ok(if lacks_right(&words) { DryRun::Forbidden } else { DryRun::Rejected(words) })
             }
-            Err(kube::Error::Api(status)) => Ok(Offered::Refused(status.message.clone())),
-            Err(error) => Err(unread(doing, &error)),
+            Err(kube::Error::Api(status)) => Ok(DryRun::Rejected(status.message.clone())),
+            Err(error) => Err(read_error(doing, &error)),
         }
     }
 }
 
-/// Admission refuses with the same code as authorisation; the words differ (Kubernetes 1.34,
-/// `responsewriters.Forbidden`).
+/// Whether authorisation rejected the request. Admission uses the same status code with another
+/// message (Kubernetes 1.34, `responsewriters.Forbidden`).
 fn lacks_right(message: &str) -> bool {
     let words = [" cannot create resource ", " cannot impersonate resource "];
     words.iter().any(|words| message.contains(words))
@@ -147,15 +146,17 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
 }
 
-fn unread(doing: &str, error: &kube::Error) -> Unread {
+fn read_error(doing: &str, error: &kube::Error) -> ReadError {
     match error {
-        kube::Error::Api(status) if status.code == FORBIDDEN => Unread::Forbidden(doing.to_owned()),
-        error => Unread::Failed { doing: doing.to_owned(), said: api_text(error) },
+        kube::Error::Api(status) if status.code == FORBIDDEN => {
+            ReadError::Forbidden(doing.to_owned())
+        }
+        error => ReadError::Failed { doing: doing.to_owned(), said: api_text(error) },
     }
 }
 
-fn unsent(doing: &str, error: &dyn std::error::Error) -> Unread {
-    Unread::Failed { doing: doing.to_owned(), said: error.to_string() }
+fn request_error(doing: &str, error: &dyn std::error::Error) -> ReadError {
+    ReadError::Failed { doing: doing.to_owned(), said: error.to_string() }
 }
 
 #[cfg(test)]
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_date_of_an_answer() {
+    fn parses_the_date_of_an_answer() {
         let mut headers = HeaderMap::new();
         assert_eq!(date(&headers), None);
         headers.insert(header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_is_told_from_a_refusal() {
+    fn a_missing_right_differs_from_a_rejection() {
         let rbac =
             "pods is forbidden: User \"me\" cannot create resource \"pods\" in API group \"\"";
         let guard = "pods \"p\" is forbidden: ValidatingAdmissionPolicy 'dapr-sidecar-guard' with binding 'dapr-sidecar-guard' denied request: the pod asks for a Dapr sidecar";

@@ -1,25 +1,25 @@
-//! The two objects that are offered to the API server as dry runs: nothing is stored.
+//! The two objects that the command creates as dry runs. The API server stores neither.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use resources::GROUP;
 use resources::injection::{NAMESPACE_NAME, Selection, probe};
 use serde_json::{Value, json};
 
-use super::reader::Offered;
+use super::reader::DryRun;
 use super::{ADMISSION, Cluster, WEBHOOK};
-use crate::facts::{Fact, Probe, Unread};
+use crate::facts::{Fact, Probe, ReadError};
 use crate::pods::Pod;
 
-/// Name of both.
+/// Name of both objects.
 const NAME: &str = "daprctl-check";
-/// A creator whose pods get sidecars in every installation, and who may create pods in every
-/// cluster: the controller of `ReplicaSets` (Dapr 1.18.3, injector; Kubernetes, bootstrap roles).
+/// A user that is allowed to inject in every installation and to create pods in every cluster: the
+/// controller of `ReplicaSets` (Dapr 1.18.3, injector; Kubernetes, bootstrap roles).
 const CONTROLLER: &str = "replicaset-controller";
 const CONTROLLERS: &str = "kube-system";
 
 impl Cluster {
-    /// Offers a pod that asks for a sidecar, as a controller of workloads would; as the caller
-    /// where it may not act for others.
+    /// Creates a pod that requests a sidecar, impersonating a workload controller, or as the caller
+    /// without the right to impersonate.
     pub(super) async fn probe(&self) -> Fact<Probe> {
         let namespace = self.probed_namespace().await;
         let doing = format!("create a pod as a dry run in {namespace}");
@@ -29,20 +29,22 @@ impl Cluster {
         let account: Option<Value> =
             self.reader.get("get a ServiceAccount", &account).await.unwrap_or_default();
         let uid = account.as_ref().and_then(|account| account.pointer("/metadata/uid")?.as_str());
-        for (headers, as_controller) in [(acting(uid), true), (HeaderMap::new(), false)] {
+        for (headers, as_controller) in [(impersonation(uid), true), (HeaderMap::new(), false)] {
             match self.reader.create(&doing, &path, &pod, &headers).await? {
-                Offered::Forbidden => {}
-                Offered::Refused(words) => return Ok(Probe::Denied(words)),
-                Offered::Taken(pod) => {
+                DryRun::Forbidden => {}
+                DryRun::Rejected(words) => return Ok(Probe::Denied(words)),
+                DryRun::Accepted(pod) => {
                     let injected = Pod::read(&pod).sidecar().map(|sidecar| sidecar.image.clone());
-                    return Ok(injected.map_or(Probe::Naked { as_controller }, Probe::Injected));
+                    return Ok(
+                        injected.map_or(Probe::WithoutSidecar { as_controller }, Probe::Injected)
+                    );
                 }
             }
         }
-        Err(Unread::Forbidden(doing))
+        Err(ReadError::Forbidden(doing))
     }
 
-    /// The control plane's namespace, unless the webhook is not called for it.
+    /// The control plane's namespace, or `default` if the webhook excludes it.
     async fn probed_namespace(&self) -> String {
         let hook = format!("{ADMISSION}/mutatingwebhookconfigurations/{WEBHOOK}");
         let path = format!("/api/v1/namespaces/{}", self.namespace);
@@ -55,8 +57,8 @@ impl Cluster {
         if covered { self.namespace.clone() } else { "default".to_owned() }
     }
 
-    /// Offers a Subscription of the old version, which the API server has the operator convert to
-    /// the stored one and back.
+    /// Creates a Subscription of the old version. The API server calls the operator to convert it to
+    /// the stored version and back.
     pub(super) async fn convert(&self) -> Fact<Result<(), String>> {
         let doing = format!("create a Subscription as a dry run in {}", self.namespace);
         let path = format!(
@@ -69,15 +71,16 @@ impl Cluster {
             "spec": {"topic": NAME, "pubsubname": NAME, "route": "/check"},
         });
         match self.reader.create(&doing, &path, &subscription, &HeaderMap::new()).await? {
-            Offered::Forbidden => Err(Unread::Forbidden(doing)),
-            Offered::Refused(words) => Ok(Err(words)),
-            Offered::Taken(_) => Ok(Ok(())),
+            DryRun::Forbidden => Err(ReadError::Forbidden(doing)),
+            DryRun::Rejected(words) => Ok(Err(words)),
+            DryRun::Accepted(_) => Ok(Ok(())),
         }
     }
 }
 
-/// Acts for the controller (Kubernetes, user impersonation). Older injectors know it by its uid.
-fn acting(uid: Option<&str>) -> HeaderMap {
+/// Headers that impersonate the controller (Kubernetes, user impersonation). Older injectors identify
+/// it by its UID.
+fn impersonation(uid: Option<&str>) -> HeaderMap {
     let name = |name: &'static str| HeaderName::from_static(name);
     let mut headers = HeaderMap::new();
     let user = format!("system:serviceaccount:{CONTROLLERS}:{CONTROLLER}");
