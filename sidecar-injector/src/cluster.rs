@@ -1,12 +1,27 @@
-//! The calls to the Kubernetes API, none of them on the way of a request.
+//! The state of the cluster: watches, polls, the webhook configuration, Events.
 //!
-//! The official chart grants little: list but not watch for Components, get for one Configuration,
-//! patch for the webhook's configuration. What is not granted is replaced by asking now and then.
+//! Start at [`ClusterSnapshot`], which requests read; [`Cluster`] has the calls to the API server
+//! that keep it up to date. No request waits for such a call.
+//!
+//! The official chart grants few rights: list but not watch for Components, get for one
+//! Configuration, patch for the webhook configuration. Without the right to watch, the injector
+//! polls.
 
+mod ca_bundle;
+mod ca_bundle_controller;
 mod components;
+mod events;
+mod metrics;
 mod namespaces;
-mod platform;
-mod reach;
+mod reachability;
+mod snapshot;
+mod versions;
+
+pub(crate) use ca_bundle_controller::CaBundleController;
+pub(crate) use events::EventReason;
+pub use events::InjectionEvent;
+pub(crate) use metrics::ClusterMetrics;
+pub use snapshot::ClusterSnapshot;
 
 use std::time::Duration;
 
@@ -21,54 +36,52 @@ use kube::{Api, Client};
 use resources::names;
 use tokio::sync::{mpsc, watch};
 
-use crate::ca_bundle::Seen;
-use crate::events::{Limiter, Report};
-use crate::live::{Live, mtls_enabled};
+use crate::sidecar::mtls_enabled;
+use ca_bundle::ObservedWebhook;
+use events::EventLimiter;
 
-/// How often the control plane's Configuration is read. Its one switch is hardly ever turned.
+/// Interval of reads of the control plane's Configuration, which rarely changes.
 const CONFIGURATION_POLL: Duration = Duration::from_secs(5);
-/// Wait after a failed call.
+/// Pause after a failed call.
 const RETRY: Duration = Duration::from_secs(3);
-/// How often the UIDs of allowed accounts are looked up.
+/// Interval of reads of the UIDs of allowed accounts.
 const ACCOUNTS_POLL: Duration = Duration::from_mins(10);
-/// Limit of one call.
+/// Timeout of a call.
 const CALL: Duration = Duration::from_secs(10);
 /// Target of the log lines.
 const LOG: &str = "dapr.injector";
 
-/// The API server, as the injector sees it.
+/// Client of the API server. Cheap to clone.
 #[derive(Clone)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     client: Client,
     namespace: String,
 }
 
-/// Why a call did not succeed.
+/// A failed call.
 #[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// The API server refused or could not be reached.
+pub(crate) enum ClusterError {
     #[error("call the API server")]
     Call(#[source] Box<kube::Error>),
-    /// No answer in time.
     #[error("no answer from the API server within 10 seconds")]
     Timeout,
 }
 
 impl Cluster {
-    /// `namespace` is the control plane's.
-    pub fn new(client: Client, namespace: &str) -> Self {
+    /// `namespace` is that of the control plane.
+    pub(crate) fn new(client: Client, namespace: &str) -> Self {
         Self { client, namespace: namespace.to_owned() }
     }
 
-    /// Keeps the mTLS switch of the control plane's Configuration in `live`, until dropped.
-    pub async fn follow_configuration(self, live: Live) {
+    /// Polls the mTLS setting of the control plane's Configuration.
+    pub(crate) async fn poll_configuration(self, snapshot: ClusterSnapshot) {
         let mut failing = false;
         loop {
-            match self.read_configuration(&live).await {
+            match self.read_configuration(&snapshot).await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
-                    tracing::error!(target: LOG, "Configuration daprsystem cannot be read, mTLS stays as it is: {}", runtime::chain(&error));
+                    tracing::error!(target: LOG, "cannot read Configuration daprsystem, the mTLS setting does not change; retrying: {}", runtime::chain(&error));
                 }
                 Err(_) => {}
             }
@@ -76,26 +89,34 @@ impl Cluster {
         }
     }
 
-    /// Reads the mTLS switch of the control plane's Configuration once.
+    /// Reads the mTLS setting of the control plane's Configuration. Without a Configuration it has its
+    /// default.
     ///
     /// # Errors
-    /// [`ClusterError`]; `live` is then as it was. No Configuration is no error.
-    pub async fn read_configuration(&self, live: &Live) -> Result<(), ClusterError> {
+    /// [`ClusterError`]; the snapshot does not change.
+    pub(crate) async fn read_configuration(
+        &self,
+        snapshot: &ClusterSnapshot,
+    ) -> Result<(), ClusterError> {
         let kind = dapr_kind("Configuration", "configurations");
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &kind);
         match call(api.get_opt(names::CONTROL_PLANE_CONFIGURATION)).await {
-            Ok(found) => live.set_mtls_enabled(found.is_none_or(|c| mtls_enabled(&c.data))),
-            // Without the kind there is no Configuration either.
-            Err(error) if is_not_found(&error) => live.set_mtls_enabled(true),
+            Ok(found) => snapshot.set_mtls_enabled(found.is_none_or(|c| mtls_enabled(&c.data))),
+            // The custom resource definition is not installed.
+            Err(error) if is_not_found(&error) => snapshot.set_mtls_enabled(true),
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Keeps the UIDs of these accounts (namespace, name) in `live`, until dropped. Names alone
-    /// decide already; UIDs only help where a name is not what it seems.
-    pub async fn follow_accounts(self, accounts: Vec<(String, String)>, live: Live) {
+    /// Polls the UIDs of these accounts (namespace, name). The name of an account is sufficient to
+    /// allow it; the UID also allows requests with another user name.
+    pub(crate) async fn poll_accounts(
+        self,
+        accounts: Vec<(String, String)>,
+        snapshot: ClusterSnapshot,
+    ) {
         loop {
             let mut uids = Vec::new();
             for (namespace, name) in &accounts {
@@ -103,39 +124,38 @@ impl Cluster {
                 match call(api.get_metadata_opt(name)).await {
                     Ok(found) => uids.extend(found.and_then(|account| account.metadata.uid)),
                     Err(error) => {
-                        tracing::debug!(target: LOG, namespace, name, "allowed account cannot be read: {}", runtime::chain(&error));
+                        tracing::debug!(target: LOG, namespace, name, "cannot read allowed service account: {}", runtime::chain(&error));
                         break;
                     }
                 }
             }
-            live.set_uids(uids);
+            snapshot.set_uids(uids);
             tokio::time::sleep(ACCOUNTS_POLL).await;
         }
     }
 
-    /// Keeps what is seen of the webhook's configuration in `seen`, until dropped. Without the
-    /// right to watch it stays unknown.
-    pub async fn follow_webhook(self, seen: watch::Sender<Seen>) {
+    /// Watches the webhook configuration. Without the right to watch, it stays unknown.
+    async fn watch_webhook(self, observed: watch::Sender<ObservedWebhook>) {
         let name = names::WEBHOOK_CONFIGURATION;
         let events = watcher::watch_object(self.webhooks(), name);
         pin_mut!(events);
         while let Some(event) = events.next().await {
             match event {
-                Ok(found) => publish(&seen, found.as_ref().map_or(Seen::Missing, Seen::of)),
+                Ok(found) => publish(
+                    &observed,
+                    found.as_ref().map_or(ObservedWebhook::Missing, ObservedWebhook::of),
+                ),
                 Err(error) => {
-                    publish(&seen, Seen::Unknown);
-                    tracing::debug!(target: LOG, "{name} cannot be watched: {}", runtime::chain(&error));
+                    publish(&observed, ObservedWebhook::Unknown);
+                    tracing::debug!(target: LOG, "cannot watch {name}: {}", runtime::chain(&error));
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// Sends a patch of the webhook's configuration.
-    ///
-    /// # Errors
-    /// [`ClusterError`]
-    pub async fn patch_webhook(&self, patch: Patch) -> Result<(), ClusterError> {
+    /// Patches the webhook configuration.
+    async fn patch_webhook(&self, patch: Patch) -> Result<(), ClusterError> {
         let patch = kube::api::Patch::<()>::Json(patch);
         let name = names::WEBHOOK_CONFIGURATION;
         call(self.webhooks().patch_metadata(name, &PatchParams::default(), &patch))
@@ -143,22 +163,22 @@ impl Cluster {
             .map(|_| ())
     }
 
-    /// Sends events about owners of pods, until dropped. Without the right to, it says so once.
-    pub async fn send_events(self, mut reports: mpsc::Receiver<Report>) {
+    /// Writes Events about owners of pods. A series of failures is logged once.
+    pub(crate) async fn record_events(self, mut events: mpsc::Receiver<InjectionEvent>) {
         let instance = runtime::environment::hostname();
-        let mut limiter = Limiter::default();
+        let mut limiter = EventLimiter::default();
         let mut failing = false;
-        while let Some(report) = reports.recv().await {
-            if !limiter.admits(&report, runtime::clock::monotonic()) {
+        while let Some(event) = events.recv().await {
+            if !limiter.admits(&event, runtime::clock::monotonic()) {
                 continue;
             }
-            let api: Api<K8sEvent> = Api::namespaced(self.client.clone(), report.namespace());
-            let event = report.into_event(&instance, runtime::clock::now());
+            let api: Api<K8sEvent> = Api::namespaced(self.client.clone(), event.namespace());
+            let event = event.into_event(&instance, runtime::clock::now());
             match call(api.create(&PostParams::default(), &event)).await {
                 Ok(_) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
-                    tracing::warn!(target: LOG, "owners of pods are not told by events: {}", runtime::chain(&error));
+                    tracing::warn!(target: LOG, "cannot write Events about owners of pods: {}", runtime::chain(&error));
                 }
                 Err(_) => {}
             }
@@ -170,9 +190,9 @@ impl Cluster {
     }
 }
 
-/// Wakes the readers only when something changed.
-fn publish(seen: &watch::Sender<Seen>, new: Seen) {
-    seen.send_if_modified(|old| {
+/// Notifies the receivers if the value differs.
+fn publish(observed: &watch::Sender<ObservedWebhook>, new: ObservedWebhook) {
+    observed.send_if_modified(|old| {
         let changed = *old != new;
         *old = new;
         changed
@@ -196,26 +216,26 @@ fn is_not_found(error: &ClusterError) -> bool {
     matches!(error, ClusterError::Call(error) if matches!(&**error, kube::Error::Api(status) if status.is_not_found()))
 }
 
-/// What the API server does not allow.
+/// A right that the injector lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Denied {
-    /// Not even to list.
+enum MissingRight {
+    /// To list, and therefore to watch.
     List,
-    /// To list, but not to watch.
+    /// To watch only.
     Watch,
 }
 
-fn denied(error: &watcher::Error) -> Option<Denied> {
+fn missing_right(error: &watcher::Error) -> Option<MissingRight> {
     let forbidden =
         |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_forbidden());
     match error {
-        watcher::Error::InitialListFailed(error) if forbidden(error) => Some(Denied::List),
+        watcher::Error::InitialListFailed(error) if forbidden(error) => Some(MissingRight::List),
         watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error)
             if forbidden(error) =>
         {
-            Some(Denied::Watch)
+            Some(MissingRight::Watch)
         }
-        watcher::Error::WatchError(status) if status.is_forbidden() => Some(Denied::Watch),
+        watcher::Error::WatchError(status) if status.is_forbidden() => Some(MissingRight::Watch),
         _ => None,
     }
 }

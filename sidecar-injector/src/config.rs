@@ -1,4 +1,4 @@
-//! Flags and environment of the injector, raw and checked.
+//! Flags and environment variables of the injector.
 //! Source of names and defaults: Dapr 1.18.3, injector.
 
 use std::path::PathBuf;
@@ -9,18 +9,21 @@ use resources::annotations::is_truthy;
 use resources::names;
 use runtime::flags::{go_bool, go_duration};
 
-use crate::addresses::{self, Actors, BadServiceAddress, ControlPlane};
-use crate::allow::{AllowList, BadPattern};
-use crate::defaults::{BadDefaults, Defaults};
-use crate::settings::{NativeDefault, Security, Settings, Toleration};
+use crate::admission::{
+    AdmissionPolicy, AllowList, BadPathToken, BadPattern, CallerProof, PathToken,
+};
+use crate::pod::{BadDefaults, Defaults};
+use crate::sidecar::{
+    self, Actors, BadServiceAddress, ControlPlane, NativeDefault, Security, Settings, Toleration,
+};
 
-/// Where the chart's predecessors mounted the trust anchors.
+/// Default path of the trust anchors; the chart sets another.
 const ANCHORS_FILE: &str = "/var/run/dapr.io/tls/ca.crt";
-/// Pods of the scheduler. Source: Dapr 1.18, chart.
+/// Default number of scheduler pods. Source: Dapr 1.18, chart.
 const SCHEDULER_REPLICAS: u32 = 3;
-/// More would be a slip of the pen, and each is an address in an argument.
+/// Upper limit: each pod is an address in an argument of daprd.
 const MAX_SCHEDULER_REPLICAS: u32 = 99;
-/// Default directory of the sockets of pluggable components.
+/// Default directory for sockets of pluggable components.
 const SOCKETS_FOLDER: &str = "/tmp/dapr-components-sockets";
 
 /// The sidecar injector: a mutating webhook that adds daprd to annotated pods.
@@ -30,17 +33,18 @@ pub struct Flags {
     /// Port of the webhook
     #[arg(long, default_value_t = 4000, value_name = "PORT")]
     pub port: u16,
-    /// Address that the webhook listens on; empty means all
+    /// Listen address of the webhook; empty for all addresses
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub listen_address: String,
-    /// Give sidecars the address of the scheduler
+    /// Set the address of the scheduler on sidecars
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub scheduler_enabled: bool,
-    /// PEM file of the CA of the API server's client certificate; without it none is asked for
+    /// PEM file with the CA of the API server's client certificate. Without it, clients need no
+    /// certificate
     #[arg(long, value_name = "PATH")]
     pub client_ca_file: Option<PathBuf>,
-    /// How long to go on serving after a stop signal, while the API server learns of it
+    /// Time to continue serving after a stop signal, until the API server uses another replica
     #[arg(long, default_value = "5s", value_parser = go_duration, value_name = "DURATION")]
     pub shutdown_delay: Duration,
     /// Credentials of the API server
@@ -51,97 +55,104 @@ pub struct Flags {
     pub process: runtime::ProcessFlags,
 }
 
-/// What the machine says, besides flags and environment variables.
+/// Inputs of the host besides flags and environment variables.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
-    /// Text of `/etc/resolv.conf`, empty when unreadable.
+pub struct HostEnvironment {
+    /// Content of `/etc/resolv.conf`; empty if unreadable.
     pub resolv_conf: String,
-    /// Whether this process has a token that proves its identity.
+    /// Whether the process has a service account token for sentry.
     pub has_token: bool,
 }
 
-/// Everything the injector was told, checked.
+/// The validated configuration of the injector.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Port of the webhook.
     pub port: u16,
-    /// Address that the webhook listens on; empty means all.
+    /// Listen address of the webhook; empty for all addresses.
     pub listen_address: String,
-    /// PEM file of the CA whose clients may call; all may without it.
+    /// PEM file with the CA of client certificates. Without it, clients need no certificate.
     pub client_ca_file: Option<PathBuf>,
-    /// How long to go on serving after a stop signal.
+    /// Time to continue serving after a stop signal. Default 5 s.
     pub shutdown_delay: Duration,
-    /// Kubeconfig outside of a cluster.
+    /// Kubeconfig for use outside a cluster.
     pub kubeconfig: Option<PathBuf>,
     /// PEM file of the trust anchors.
     pub anchors_file: PathBuf,
     /// Trust domain of the control plane.
     pub trust_domain: TrustDomain,
-    /// `host:port` of sentry, for the injector itself.
+    /// `host:port` of sentry for the injector's own certificate.
     pub sentry_address: String,
-    /// Id of the injector towards sentry.
+    /// App id of the injector in its SPIFFE ID. Default `dapr-injector`.
     pub app_id: String,
-    /// Who may inject.
+    /// Service accounts that are allowed to inject.
     pub allowed: AllowList,
-    /// Mark pods that are left without a sidecar because of their creator.
+    /// Whether pods that are deliberately not injected get `dapr.io/injection-skipped`, which the
+    /// admission guard reads. Default false.
     pub mark_skipped: bool,
-    /// Tell the owners of pods by Kubernetes events.
+    /// Whether to write Events about the owners of pods. Default false.
     pub events: bool,
-    /// What every sidecar has in common.
+    /// How the API server proves its identity.
+    pub caller_proof: CallerProof,
+    /// Settings of sidecars.
     pub settings: Settings,
-    /// Remarks on the settings, for the log.
-    pub remarks: Vec<String>,
+    /// Warnings about settings, for the log.
+    pub warnings: Vec<String>,
 }
 
-/// A setting that the injector cannot work with.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A variable that must be set is not, or is empty.
+    /// A required variable is absent or empty.
     #[error("environment variable {0} is required")]
     Missing(&'static str),
-    /// A number that is none.
-    #[error("environment variable {name}: {value:?} is not a whole number")]
+    /// A variable that is not a number.
+    #[error("environment variable {name}: {value:?} is not an integer")]
     NotANumber {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
     },
-    /// The address of a Service that replaces placement or reminders.
+    /// The address of a Service for actors or reminders.
     #[error("environment variable {name}")]
     ServiceAddress {
         /// The variable.
         name: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: BadServiceAddress,
     },
-    /// An entry of the allow-list.
+    /// An entry of the list of allowed service accounts.
     #[error("environment variable ALLOWED_SERVICE_ACCOUNTS")]
     AllowedServiceAccounts(#[from] BadPattern),
-    /// Defaults for annotations of all pods.
+    /// Defaults for annotations of pods.
     #[error("environment variable SIDECAR_DEFAULTS")]
     SidecarDefaults(#[from] BadDefaults),
-    /// The trust domain, or a name that becomes part of an id.
+    /// The path token of the webhook.
+    #[error("environment variable WEBHOOK_PATH_TOKEN")]
+    PathToken(#[from] BadPathToken),
+    /// The trust domain, or another part of a SPIFFE ID.
     #[error("environment variable {name}")]
     Identity {
         /// The variable.
         name: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: SpiffeError,
     },
 }
 
 impl Flags {
-    /// Checks flags and environment; `var` is `None` for a variable that is not set.
+    /// Validates flags and environment variables. `var` returns `None` for a variable that is not
+    /// set.
     ///
     /// # Errors
-    /// [`ConfigError`] names the first variable that will not do.
+    /// [`ConfigError`] names the first invalid variable.
     pub fn into_config(
         self,
         var: impl Fn(&str) -> Option<String>,
-        around: &Surroundings,
+        host: &HostEnvironment,
     ) -> Result<Config, ConfigError> {
         let env = Environment(&var);
         let namespace = env.required("NAMESPACE")?;
@@ -154,17 +165,22 @@ impl Flags {
         let lists = [
             env.filled("ALLOWED_SERVICE_ACCOUNTS"),
             env.filled("ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES"),
-            // Its watchdog offers a probe pod, to see whether injection works.
+            // The watchdog of the operator submits a probe pod to test the injection.
             Some(format!("{namespace}:{}", names::SERVICE_ACCOUNT_OPERATOR)),
         ];
-        let mut remarks = Vec::new();
+        let mut warnings = Vec::new();
         if lists[1].is_some() {
-            remarks.push(
-                "ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES is deprecated; ALLOWED_SERVICE_ACCOUNTS takes patterns"
+            warnings.push(
+                "ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES is deprecated; use patterns in ALLOWED_SERVICE_ACCOUNTS"
                     .to_owned(),
             );
         }
-        let mut settings = settings(&env, &namespace, &domain, around, &mut remarks)?;
+        let caller_proof = match env.filled("WEBHOOK_PATH_TOKEN") {
+            Some(token) => CallerProof::PathToken(PathToken::parse(&token)?),
+            None if self.client_ca_file.is_some() => CallerProof::ClientCertificate,
+            None => CallerProof::None,
+        };
+        let mut settings = settings(&env, &namespace, &domain, host, &mut warnings)?;
         settings.scheduler = self.scheduler_enabled;
         settings.sentry_id = sentry_id.to_string();
         Ok(Config {
@@ -182,9 +198,22 @@ impl Flags {
             allowed: AllowList::parse(lists.iter().flatten().map(String::as_str))?,
             mark_skipped: env.switch("MARK_SKIPPED_PODS", false),
             events: env.switch("INJECTION_EVENTS", false),
+            caller_proof,
             settings,
-            remarks,
+            warnings,
         })
+    }
+}
+
+impl Config {
+    /// The settings of the webhook.
+    pub fn admission_policy(&self) -> AdmissionPolicy {
+        AdmissionPolicy {
+            settings: self.settings.clone(),
+            allowed: self.allowed.clone(),
+            mark_skipped: self.mark_skipped,
+            caller_proof: self.caller_proof.clone(),
+        }
     }
 }
 
@@ -192,11 +221,11 @@ fn settings(
     env: &Environment<'_>,
     namespace: &str,
     trust_domain: &str,
-    around: &Surroundings,
-    remarks: &mut Vec<String>,
+    host: &HostEnvironment,
+    warnings: &mut Vec<String>,
 ) -> Result<Settings, ConfigError> {
     let domain = env.filled("KUBE_CLUSTER_DOMAIN");
-    let domain = domain.unwrap_or_else(|| addresses::cluster_domain(&around.resolv_conf));
+    let domain = domain.unwrap_or_else(|| sidecar::cluster_domain(&host.resolv_conf));
     let control_plane = ControlPlane::new(namespace, domain);
     let service = |name| move |source| ConfigError::ServiceAddress { name, source };
     let actors = Actors::from_settings(
@@ -206,7 +235,7 @@ fn settings(
         &control_plane,
     )
     .map_err(service("ACTORS_SERVICE_ADDRESS"))?;
-    let reminders = addresses::reminders(
+    let reminders = sidecar::reminders(
         &env.text("REMINDERS_SERVICE_NAME"),
         &env.text("REMINDERS_SERVICE_ADDRESS"),
         &control_plane,
@@ -232,8 +261,8 @@ fn settings(
             .get("DAPR_COMPONENT_SOCKETS_FOLDER")
             .unwrap_or(SOCKETS_FOLDER.to_owned()),
         downward_api: env.switch("ENABLE_K8S_DOWNWARD_APIS", false),
-        identity_token: around.has_token,
-        entrypoint_tolerations: tolerations(env, remarks),
+        identity_token: host.has_token,
+        entrypoint_tolerations: tolerations(env, warnings),
         security: Security {
             run_as_non_root: env.switch("SIDECAR_RUN_AS_NON_ROOT", true),
             run_as_user: env.number("SIDECAR_RUN_AS_USER")?,
@@ -245,10 +274,10 @@ fn settings(
     })
 }
 
-fn tolerations(env: &Environment<'_>, remarks: &mut Vec<String>) -> Vec<Toleration> {
+fn tolerations(env: &Environment<'_>, warnings: &mut Vec<String>) -> Vec<Toleration> {
     let Some(text) = env.filled("IGNORE_ENTRYPOINT_TOLERATIONS") else { return Vec::new() };
     Toleration::parse_list(&text).unwrap_or_else(|error| {
-        remarks.push(format!(
+        warnings.push(format!(
             "IGNORE_ENTRYPOINT_TOLERATIONS is not a JSON list of tolerations and is ignored: {error}"
         ));
         Vec::new()
@@ -278,7 +307,7 @@ fn pull_policy(text: Option<&str>) -> &'static str {
     }
 }
 
-/// Environment variables by their kind.
+/// Typed access to environment variables.
 struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Environment<'_> {

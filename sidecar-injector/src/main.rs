@@ -1,9 +1,9 @@
-//! The injector's process, and its commands on manifests.
+//! The injector, and its commands on manifests.
 
 use std::process::ExitCode;
 
 use sidecar_injector::offline::{self, Command};
-use sidecar_injector::{Flags, Surroundings};
+use sidecar_injector::{Flags, HostEnvironment};
 
 #[global_allocator]
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,14 +16,14 @@ fn main() -> ExitCode {
     let process = flags.process.clone();
     runtime::main("dapr.injector", &process, async move |scope| {
         tracing::info!(target: "dapr.injector", "Starting Dapr Sidecar Injector -- version {}", runtime::VERSION);
-        let around = Surroundings::of_this_process();
-        let config = flags.into_config(runtime::environment::var, &around)?;
+        let host = HostEnvironment::detect();
+        let config = flags.into_config(runtime::environment::var, &host)?;
         runtime::refuse_root()?;
         sidecar_injector::run(config, scope).await
     })
 }
 
-#[expect(clippy::print_stderr, reason = "a command has no log")]
+#[expect(clippy::print_stderr, reason = "a command prints its errors")]
 fn on_manifests() -> ExitCode {
     match offline::run(&runtime::flags::parse::<Command>()) {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,8 +1,8 @@
-//! Injection without a cluster: manifests in, manifests out, by the same core as the webhook's.
+//! Injection into manifests, without a cluster, by the same core as the webhook.
 //!
-//! The text of the manifests is edited in place, so that a `diff` shows the sidecar and nothing
-//! else. A template that was injected here carries the injector's label; the webhook of a cluster
-//! then takes its pods for injected and leaves them alone.
+//! Start at [`Offline::inject`]. It edits the text of the manifests in place ([`edit`]), so that a
+//! `diff` shows only the sidecar. An injected template has the label of the injector, so the webhook
+//! of a cluster does not inject its pods again.
 
 mod command;
 mod control_plane;
@@ -11,85 +11,85 @@ mod edit;
 mod emit;
 mod templates;
 mod tree;
+mod yaml;
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use resources::annotations::ANNOTATION_COMPONENT_CONTAINER;
+use resources::annotations::{ANNOTATION_COMPONENT_CONTAINER, PREFIX};
 use serde_json::{Value, json};
 
 pub use command::{Command, run};
 
-use crate::components::ComponentContainer;
-use crate::mutate::{Change, Situation, Skip, mutate};
-use crate::namespace::NamespacePolicy;
-use crate::platform::Platform;
-use crate::pod::PodView;
-use crate::settings::Settings;
-use templates::Found;
+use crate::pod::{NamespacePolicy, PodView, quoted};
+use crate::sidecar::{
+    Change, ComponentContainer, InjectionContext, Platform, Settings, SkipReason, mutate,
+};
+use templates::{ObjectRef, TemplateRef};
 
-/// What an injector without a cluster knows.
+/// Settings and cluster state for manifests.
 #[derive(Debug)]
 pub struct Offline<'a> {
-    /// Settings of the cluster.
+    /// Settings of sidecars.
     pub settings: &'a Settings,
-    /// PEM bundle that sidecars trust.
+    /// PEM bundle for the environment variable `DAPR_TRUST_ANCHORS`.
     pub trust_anchors: &'a str,
-    /// mTLS between sidecars.
+    /// Whether sidecars use mTLS.
     pub mtls_enabled: bool,
-    /// Namespace of objects that name none.
+    /// Namespace of objects without one.
     pub namespace: Option<&'a str>,
 }
 
-/// A file, or what came by standard input.
+/// A file or standard input.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// For messages.
+    /// Name for messages.
     pub name: String,
-    /// Its text.
+    /// Content.
     pub text: String,
 }
 
-/// What became of a pod or pod template.
+/// The result for a pod or pod template, with its object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Remark {
     /// For example `app.yaml: Deployment shop/web`.
     pub subject: String,
-    /// What became of it.
+    /// The result.
     pub result: PodResult,
-    /// The sentences that `kubectl` would show.
+    /// The warnings that `kubectl` would print.
     pub warnings: Vec<String>,
 }
 
 /// The result for a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PodResult {
-    /// It has its sidecar now.
+    /// The sidecar was added.
     Injected {
-        /// The application.
+        /// App id of the pod.
         app_id: String,
-        /// RFC 6902, with pointers from the object's root.
+        /// The patch (RFC 6902), relative to the object.
         patch: json_patch::Patch,
-        /// The object, as kustomize selects it.
+        /// The object as `target` of a kustomize patch.
         target: Value,
     },
-    /// It stays as it is.
-    Unchanged(Skip),
-    /// It would be refused, or it cannot be told what the webhook would do.
+    /// The pod stays unchanged.
+    Unchanged(SkipReason),
+    /// The webhook would reject the pod, or its answer cannot be predicted.
     Failed(String),
 }
 
-/// All that came of some sources.
+/// The result for all sources.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The texts with their sidecars, one for each source.
+    /// The texts with sidecars, one per source.
     pub texts: Vec<String>,
-    /// What became of each pod, in order.
+    /// The result for each pod, in order.
     pub remarks: Vec<Remark>,
-    /// Documents whose text could not be edited in place.
+    /// Documents that could not be edited in place.
     pub rewritten: Vec<String>,
 }
 
-/// A source that cannot be read.
+/// A document that is not valid YAML.
 #[derive(Debug, thiserror::Error)]
 #[error("{source_name}, document {number}")]
 pub struct BadDocument {
@@ -99,24 +99,41 @@ pub struct BadDocument {
     cause: Box<serde_saphyr::Error>,
 }
 
-/// What the documents themselves say about others: their Namespaces and Components.
+/// Namespaces and Components of the documents, which apply to pods of other documents.
 #[derive(Debug, Default)]
-struct Surroundings {
+struct ManifestContext {
     policies: HashMap<String, NamespacePolicy>,
     components: HashMap<String, Vec<ComponentContainer>>,
+    /// Namespace and name of service accounts with `automountServiceAccountToken: false`.
+    accounts_without_token: HashSet<(String, String)>,
+}
+
+impl ManifestContext {
+    /// The pod, with the setting of its service account for the API token. The API server applies it
+    /// before it calls the webhook.
+    fn pod<'a>(&self, pod: &'a Value, namespace: &str) -> Cow<'a, Value> {
+        let Ok(view) = PodView::parse(pod) else { return Cow::Borrowed(pod) };
+        let account = (namespace.to_owned(), view.service_account().to_owned());
+        // Without this member the view would look for the mount, which manifests do not have.
+        let automount = !self.accounts_without_token.contains(&account);
+        let mut pod = pod.clone();
+        if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.entry("automountServiceAccountToken").or_insert(Value::Bool(automount));
+        }
+        Cow::Owned(pod)
+    }
 }
 
 impl Offline<'_> {
-    /// Gives the pods of all sources their sidecars.
+    /// Adds the sidecars to the pods of all sources.
     ///
     /// # Errors
-    /// [`BadDocument`]: a text is no YAML. A pod that would be refused is no error here but a
-    /// [`PodResult::Failed`].
+    /// [`BadDocument`]. A pod that the webhook would reject is a [`PodResult::Failed`] instead.
     pub fn inject(&self, sources: &[Source]) -> Result<Outcome, BadDocument> {
         let documents = sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let mut around = Surroundings::default();
+        let mut cx = ManifestContext::default();
         for document in documents.iter().flatten() {
-            self.look_around(&document.value, &mut around);
+            self.collect(&document.value, &mut cx);
         }
         let mut outcome = Outcome { texts: Vec::new(), remarks: Vec::new(), rewritten: Vec::new() };
         for (source, documents) in sources.iter().zip(&documents) {
@@ -127,8 +144,7 @@ impl Offline<'_> {
                 at = next;
             };
             for (number, document) in documents.iter().enumerate() {
-                let new =
-                    self.document(&source.name, &document.value, &around, &mut outcome.remarks);
+                let new = self.document(&source.name, &document.value, &cx, &mut outcome.remarks);
                 if new == document.value {
                     continue;
                 }
@@ -145,10 +161,12 @@ impl Offline<'_> {
         Ok(outcome)
     }
 
-    fn look_around(&self, document: &Value, around: &mut Surroundings) {
-        for pointer in templates::objects(document) {
-            let Some(object) = document.pointer(&pointer) else { continue };
+    /// Collects the objects of a document that apply to pods.
+    fn collect(&self, document: &Value, cx: &mut ManifestContext) {
+        for found in templates::objects(document) {
+            let Some(object) = document.pointer(&found.pointer) else { continue };
             let name = text(object, "/metadata/name").to_owned();
+            let namespace = || found.namespace(document).or(self.namespace).unwrap_or_default();
             let map = |path: &str| -> BTreeMap<String, String> {
                 let map = object.pointer(path).cloned().unwrap_or_default();
                 serde_json::from_value(map).unwrap_or_default()
@@ -159,20 +177,25 @@ impl Offline<'_> {
                         &map("/metadata/labels"),
                         &map("/metadata/annotations"),
                     );
-                    around.policies.insert(name, policy);
+                    cx.policies.insert(name, policy);
+                }
+                "ServiceAccount" => {
+                    let automount = object.get("automountServiceAccountToken");
+                    if automount == Some(&Value::Bool(false)) {
+                        cx.accounts_without_token.insert((namespace().to_owned(), name));
+                    }
                 }
                 "Component" => {
                     let container =
                         map("/metadata/annotations").remove(ANNOTATION_COMPONENT_CONTAINER);
                     let scopes = object.pointer("/scopes").cloned().unwrap_or_default();
-                    let found = container.filter(|text| !text.is_empty()).map(|container| {
+                    let component = container.filter(|text| !text.is_empty()).map(|container| {
                         let scopes = serde_json::from_value(scopes).unwrap_or_default();
                         ComponentContainer { name, scopes, container }
                     });
-                    let namespace = self.namespace_of(object).unwrap_or_default();
-                    let known = around.components.entry(namespace.to_owned()).or_default();
-                    known.extend(found);
-                    // As the API server lists them.
+                    let known = cx.components.entry(namespace().to_owned()).or_default();
+                    known.extend(component);
+                    // The order of a list of the API server.
                     known.sort_by(|a, b| a.name.cmp(&b.name));
                 }
                 _ => {}
@@ -180,92 +203,88 @@ impl Offline<'_> {
         }
     }
 
-    fn namespace_of<'b>(&'b self, object: &'b Value) -> Option<&'b str> {
-        let own = object.pointer("/metadata/namespace").and_then(Value::as_str);
-        own.filter(|name| !name.is_empty()).or(self.namespace)
-    }
-
-    /// The document with its sidecars.
+    /// The document with the sidecars.
     fn document(
         &self,
         source: &str,
         document: &Value,
-        around: &Surroundings,
+        cx: &ManifestContext,
         remarks: &mut Vec<Remark>,
     ) -> Value {
         let mut new = document.clone();
         for found in templates::find(document) {
-            let (Some(object), Some(pod)) =
-                (document.pointer(&found.object), document.pointer(&found.pointer))
-            else {
-                continue;
-            };
-            let (result, warnings) = self.pod(object, pod, &found, around);
+            let (mut result, warnings) = self.pod(document, &found, cx);
             if let PodResult::Injected { patch, .. } = &result
-                && let Some(object) = new.pointer_mut(&found.object)
-                && let Err(error) = json_patch::patch(object, patch)
+                && let Some(root) = new.pointer_mut(found.object.root())
+                && let Err(error) = json_patch::patch(root, patch)
             {
-                let subject = self.subject(source, object);
-                let result = PodResult::Failed(error.to_string());
-                remarks.push(Remark { subject, result, warnings: Vec::new() });
-                continue;
+                result = PodResult::Failed(error.to_string());
             }
-            remarks.push(Remark { subject: self.subject(source, object), result, warnings });
+            let subject = self.subject(source, document, &found.object);
+            remarks.push(Remark { subject, result, warnings });
         }
         new
     }
 
     fn pod(
         &self,
-        object: &Value,
-        pod: &Value,
-        found: &Found,
-        around: &Surroundings,
+        document: &Value,
+        found: &TemplateRef,
+        cx: &ManifestContext,
     ) -> (PodResult, Vec<String>) {
         let failed = |why: String| (PodResult::Failed(why), Vec::new());
-        let view = match PodView::parse(pod) {
+        let root = document.pointer(found.object.root()).unwrap_or(&Value::Null);
+        let namespace = found.object.namespace(document).or(self.namespace);
+        let name = namespace.unwrap_or_default();
+        let pod = cx.pod(document.pointer(&found.pointer).unwrap_or(&Value::Null), name);
+        let view = match PodView::parse(&pod) {
             Ok(view) => view,
             Err(error) => return failed(error.to_string()),
         };
-        let namespace = self.namespace_of(object);
-        let name = namespace.unwrap_or_default();
-        let situation = Situation {
+        if let Some(parameter) = unresolved_parameter(root, &view) {
+            return failed(parameter);
+        }
+        let context = InjectionContext {
             settings: self.settings,
             namespace: name,
-            policy: around.policies.get(name).unwrap_or(NamespacePolicy::NONE),
+            policy: cx.policies.get(name).unwrap_or(NamespacePolicy::NONE),
             platform: Platform::default(),
             trust_anchors: self.trust_anchors,
             mtls_enabled: self.mtls_enabled,
-            components: Ok(around.components.get(name).map(Vec::as_slice).unwrap_or_default()),
+            components: Ok(cx.components.get(name).map(Vec::as_slice).unwrap_or_default()),
         };
-        let outcome = match mutate(&view, &situation) {
+        let outcome = match mutate(&view, &context) {
             Ok(outcome) => outcome,
-            Err(error) => return failed(error.to_string()),
+            Err(rejection) => {
+                let message = rejection.to_string();
+                let warnings = rejection.warnings.into_iter().map(|warning| warning.text);
+                let warnings = warnings.filter(|text| !message.contains(text)).collect();
+                return (PodResult::Failed(message), warnings);
+            }
         };
         let warnings = outcome.warnings.into_iter().map(|warning| warning.text).collect();
         let (app_id, patch) = match outcome.change {
             Change::Nothing(skip) => return (PodResult::Unchanged(skip), warnings),
             Change::Inject { app_id, patch, .. } | Change::Complete { app_id, patch } => {
-                (app_id.to_string(), patch)
+                (app_id, patch)
             }
         };
         if namespace.is_none() {
-            return failed(
-                "has no namespace, and its sidecar must know one: give --namespace".to_owned(),
-            );
+            return failed("has no namespace, which its sidecar needs; set --namespace".to_owned());
         }
-        let prefix = found.pointer.strip_prefix(&found.object).unwrap_or_default();
+        let prefix = found.pointer.strip_prefix(found.object.root()).unwrap_or_default();
         match below(&patch, prefix) {
             Some(patch) => {
-                (PodResult::Injected { app_id, patch, target: Self::target(object) }, warnings)
+                (PodResult::Injected { app_id, patch, target: Self::target(root) }, warnings)
             }
-            None => failed("the patch does not fit the object".to_owned()),
+            None => failed("the patch cannot be applied to the object".to_owned()),
         }
     }
 
-    fn subject(&self, source: &str, object: &Value) -> String {
-        let namespace =
-            self.namespace_of(object).map(|name| format!("{name}/")).unwrap_or_default();
+    fn subject(&self, source: &str, document: &Value, found: &ObjectRef) -> String {
+        let object = document.pointer(&found.pointer).unwrap_or(&Value::Null);
+        let namespace = found.namespace(document).or(self.namespace);
+        let namespace = namespace.map(|name| format!("{name}/")).unwrap_or_default();
         let name = match text(object, "/metadata/name") {
             "" => format!("{}*", text(object, "/metadata/generateName")),
             name => name.to_owned(),
@@ -273,7 +292,7 @@ impl Offline<'_> {
         format!("{source}: {} {namespace}{name}", text(object, "/kind"))
     }
 
-    /// The object as a patch of kustomize names it.
+    /// The object as `target` of a kustomize patch.
     fn target(object: &Value) -> Value {
         let version = text(object, "/apiVersion");
         let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -309,7 +328,7 @@ fn read(source: &Source) -> Result<Vec<Document>, BadDocument> {
         let value = if only_comments {
             Value::Null
         } else {
-            serde_saphyr::from_str(text).map_err(|cause| BadDocument {
+            yaml::parse(text).map_err(|cause| BadDocument {
                 source_name: source.name.clone(),
                 number: index + 1,
                 cause: Box::new(cause),
@@ -320,7 +339,23 @@ fn read(source: &Source) -> Result<Vec<Document>, BadDocument> {
     Ok(documents)
 }
 
-/// A patch of something that is at `prefix` of a larger object.
+/// A message if an annotation refers to a parameter of an OpenShift Template. Its value is known only
+/// after `oc process`.
+fn unresolved_parameter(root: &Value, pod: &PodView<'_>) -> Option<String> {
+    if text(root, "/kind") != "Template" {
+        return None;
+    }
+    let all = pod.annotations().into_iter().flatten();
+    let mut texts = all.filter_map(|(key, value)| Some((key, value.as_str()?)));
+    let (key, value) =
+        texts.find(|(key, value)| key.starts_with(PREFIX) && value.contains("${"))?;
+    Some(format!(
+        "{key}: {} refers to a parameter of the Template; run `oc process` first and inject its output",
+        quoted(value)
+    ))
+}
+
+/// Moves a patch below `prefix`.
 fn below(patch: &json_patch::Patch, prefix: &str) -> Option<json_patch::Patch> {
     let mut operations = json!(patch);
     for one in operations.as_array_mut()? {

@@ -3,10 +3,9 @@
 
 use clap::{CommandFactory as _, Parser as _};
 use rstest::rstest;
-use sidecar_injector::addresses::Actors;
-use sidecar_injector::{Config, Flags, Surroundings};
+use sidecar_injector::{Actors, Config, Flags, HostEnvironment};
 
-fn config(flags: &[&str], env: &[(&str, &str)], around: &Surroundings) -> Result<Config, String> {
+fn config(flags: &[&str], env: &[(&str, &str)], host: &HostEnvironment) -> Result<Config, String> {
     let needed = [("NAMESPACE", "dapr-system"), ("SIDECAR_IMAGE", "daprd:1")];
     let args = std::iter::once("injector").chain(flags.iter().copied());
     let all = env.iter().chain(&needed);
@@ -14,11 +13,11 @@ fn config(flags: &[&str], env: &[(&str, &str)], around: &Surroundings) -> Result
         all.clone().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     };
     let flags = Flags::try_parse_from(args).map_err(|e| e.to_string())?;
-    flags.into_config(var, around).map_err(|e| runtime::chain(&e))
+    flags.into_config(var, host).map_err(|e| runtime::chain(&e))
 }
 
 fn with_env(env: &[(&str, &str)]) -> Config {
-    config(&[], env, &Surroundings::default()).unwrap()
+    config(&[], env, &HostEnvironment::default()).unwrap()
 }
 
 #[test]
@@ -33,7 +32,7 @@ fn the_defaults() {
     assert_eq!((config.port, config.listen_address.as_str()), (4000, ""));
     assert_eq!(config.anchors_file.to_str(), Some("/var/run/dapr.io/tls/ca.crt"));
     assert_eq!(config.app_id, "dapr-injector");
-    assert!(config.remarks.is_empty() && !config.mark_skipped);
+    assert!(config.warnings.is_empty() && !config.mark_skipped);
 }
 
 #[rstest]
@@ -42,13 +41,18 @@ fn the_defaults() {
 #[case(
     "SIDECAR_RUN_AS_USER",
     "root",
-    r#"environment variable SIDECAR_RUN_AS_USER: "root" is not a whole number"#
+    r#"environment variable SIDECAR_RUN_AS_USER: "root" is not an integer"#
 )]
-#[case("ALLOWED_SERVICE_ACCOUNTS", "abc", r#"environment variable ALLOWED_SERVICE_ACCOUNTS: allowed service account "abc": no ':' in it; write namespace:name, each with the wildcards * ? [a-z]"#)]
+#[case("ALLOWED_SERVICE_ACCOUNTS", "abc", r#"environment variable ALLOWED_SERVICE_ACCOUNTS: allowed service account "abc": it contains no ':'; use namespace:name, where * ? [a-z] are wildcards"#)]
+#[case(
+    "WEBHOOK_PATH_TOKEN",
+    "short",
+    "environment variable WEBHOOK_PATH_TOKEN: not a path token: use 32 to 63 characters of a-z and 0-9, for example the output of `openssl rand -hex 20`"
+)]
 #[case("ACTORS_SERVICE_NAME", "other", r#"environment variable ACTORS_SERVICE_ADDRESS: "" is not <service>:<port> with a port from 1 to 65535"#)]
 #[case("REMINDERS_SERVICE_NAME", "other", r#"environment variable REMINDERS_SERVICE_ADDRESS: "" is not <service>:<port> with a port from 1 to 65535"#)]
 fn refuses_to_start(#[case] name: &str, #[case] value: &str, #[case] want: &str) {
-    let error = config(&[], &[(name, value)], &Surroundings::default()).unwrap_err();
+    let error = config(&[], &[(name, value)], &HostEnvironment::default()).unwrap_err();
     assert_eq!(error, want);
 }
 
@@ -56,7 +60,7 @@ fn refuses_to_start(#[case] name: &str, #[case] value: &str, #[case] want: &str)
 fn refuses_a_bad_trust_domain() {
     for bad in ["", "Not A Domain"] {
         let env = [("DAPR_CONTROL_PLANE_TRUST_DOMAIN", bad)];
-        let error = config(&[], &env, &Surroundings::default()).unwrap_err();
+        let error = config(&[], &env, &HostEnvironment::default()).unwrap_err();
         assert!(
             error.starts_with("environment variable DAPR_CONTROL_PLANE_TRUST_DOMAIN: "),
             "{error}"
@@ -87,28 +91,28 @@ fn switches_that_are_on_by_default(#[case] value: &str, #[case] want: bool) {
 
 #[test]
 fn the_cluster_domain_is_found_out_unless_given() {
-    let around =
-        Surroundings { resolv_conf: "search x.svc.corp svc.corp corp".into(), has_token: true };
-    let found = config(&[], &[], &around).unwrap().settings;
+    let host =
+        HostEnvironment { resolv_conf: "search x.svc.corp svc.corp corp".into(), has_token: true };
+    let found = config(&[], &[], &host).unwrap().settings;
     assert_eq!(found.control_plane.sentry(), "dapr-sentry.dapr-system.svc.corp:443");
     assert!(found.identity_token);
-    let given = config(&[], &[("KUBE_CLUSTER_DOMAIN", "given")], &around).unwrap().settings;
+    let given = config(&[], &[("KUBE_CLUSTER_DOMAIN", "given")], &host).unwrap().settings;
     assert_eq!(given.control_plane.sentry(), "dapr-sentry.dapr-system.svc.given:443");
 }
 
 #[test]
-fn remarks_on_deprecated_and_unreadable_variables() {
+fn warns_of_deprecated_and_unreadable_variables() {
     let config = with_env(&[
         ("ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES", "a:b*"),
         ("IGNORE_ENTRYPOINT_TOLERATIONS", "not json"),
     ]);
-    assert_eq!(config.remarks.len(), 2, "{:?}", config.remarks);
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.settings.entrypoint_tolerations.is_empty());
 }
 
 #[test]
 fn the_scheduler_can_be_switched_off() {
     assert!(with_env(&[]).settings.scheduler);
-    let off = config(&["--scheduler-enabled=false"], &[], &Surroundings::default()).unwrap();
+    let off = config(&["--scheduler-enabled=false"], &[], &HostEnvironment::default()).unwrap();
     assert!(!off.settings.scheduler);
 }

@@ -14,17 +14,16 @@ use rstest::rstest;
 use runtime::Scope;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
-use sidecar_injector::live::Live;
-use sidecar_injector::metrics::Metrics;
-use sidecar_injector::server::{Webhook, router};
-use sidecar_injector::{Flags, Surroundings};
+use sidecar_injector::{
+    AdmissionMetrics, ClusterSnapshot, Flags, HostEnvironment, Webhook, router,
+};
 use testkit::ca::{Ca, SvidOptions};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use transport::svid::CertifiedSvid;
 use transport::tls::{self, Alpn, ClientAuth};
-use transport::{Server, Svid};
+use transport::{Limits, Server, Svid};
 
 const HOST: &str = "dapr-sidecar-injector.dapr-system.svc";
 
@@ -61,23 +60,20 @@ async fn serve_to(clients: Option<&Ca>) -> Served {
         _ => None,
     };
     let config =
-        Flags::parse_from(["injector"]).into_config(var, &Surroundings::default()).unwrap();
-    let metrics = Metrics::register(scope.metrics()).unwrap();
-    let webhook = Webhook {
-        config: Arc::new(config),
-        live: Live::default(),
-        called: watch::channel(false).0,
-        anchors: anchors.clone(),
-        metrics,
-        reports: None,
-    };
+        Flags::parse_from(["injector"]).into_config(var, &HostEnvironment::default()).unwrap();
+    let metrics = AdmissionMetrics::register(scope.metrics()).unwrap();
+    let called = watch::channel(false).0;
+    let snapshot = ClusterSnapshot::default();
+    let policy = config.admission_policy();
+    let webhook = Webhook::new(policy, snapshot, anchors.clone(), metrics, called, None);
     let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let tls = match clients {
         None => tls::server(&svid, ClientAuth::None, Alpn::Https).unwrap(),
         Some(ca) => tls::server_for_clients_of(&svid, ca.anchors().pem().as_bytes()).unwrap(),
     };
-    let server = Server::new("webhook", listener, router(webhook)).tls(tls);
+    let limits = Limits { body_bytes: 8 * 1024 * 1024, ..Limits::default() };
+    let server = Server::new("webhook", listener, router(webhook)).tls(tls).limits(limits);
     scope.spawn("webhook", server.run(scope.clone()));
     Served { address, root: ca.anchors().certs()[0].clone(), anchors, id, scope }
 }

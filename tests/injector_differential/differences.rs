@@ -59,6 +59,26 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         restore: nothing,
     },
     Difference {
+        name: "empty values",
+        reason: "charts render an empty value for one that is not set; daprd would not start with it",
+        rewrite: |request| {
+            let keys = ["log-level", "block-shutdown-duration", "actors-disseminate-timeout"];
+            remove_where(request, |key, value| value.is_empty() && keys.contains(&key))
+        },
+        restore: annotations_as_before,
+    },
+    Difference {
+        name: "Windows",
+        reason: "the API server rejects fields that only Linux has on a pod whose os is Windows",
+        rewrite: |request| request.pointer("/object/spec/os/name") == Some(&json!("windows")),
+        restore: |_, pod| {
+            let context = daprd(pod).and_then(|sidecar| sidecar["securityContext"].as_object_mut());
+            let Some(context) = context else { return };
+            context
+                .retain(|member, _| ["runAsNonRoot", "windowsOptions"].contains(&member.as_str()));
+        },
+    },
+    Difference {
         name: "numbers beyond 32 bits",
         reason: "ignored with a warning; cut to 32 bits they mean something nobody wrote",
         rewrite: |request| {
@@ -152,7 +172,9 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "app-binding-options-timeout",
         reason: "the flag came with daprd 1.18.3, the recorded injector is older",
-        rewrite: |request| text(request, "app-binding-options-timeout").is_some(),
+        rewrite: |request| {
+            text(request, "app-binding-options-timeout").is_some_and(|text| !text.is_empty())
+        },
         restore: |original, pod| {
             let value = annotation(original, "app-binding-options-timeout").to_owned();
             edit_arguments(pod, |args| {

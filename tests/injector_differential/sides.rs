@@ -8,12 +8,10 @@ use blackbox::injector_fixture::Injector;
 use blackbox::{InjectorFixture, Tool, build_binary};
 use clap::Parser as _;
 use serde_json::{Value, json};
-use sidecar_injector::components::ComponentContainer;
-use sidecar_injector::mutate::Situation;
-use sidecar_injector::namespace::NamespacePolicy;
-use sidecar_injector::platform::Platform;
-use sidecar_injector::review::{Creators, Review};
-use sidecar_injector::{Config, Flags, Surroundings};
+use sidecar_injector::{
+    AllowedUsers, ComponentContainer, Config, Flags, HostEnvironment, InjectionContext,
+    NamespacePolicy, Platform, Review,
+};
 
 use crate::generator::PLUGGABLE;
 
@@ -87,7 +85,7 @@ impl Processes {
     }
 }
 
-/// Our injector without anything around it.
+/// Our injector without anything host it.
 #[derive(Debug)]
 pub(crate) struct Core {
     config: Config,
@@ -102,8 +100,8 @@ pub(crate) fn cores() -> Vec<Core> {
         let find = |name: &str| {
             variables.clone().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
-        let around = Surroundings::default();
-        let config = Flags::parse_from(flags).into_config(find, &around).unwrap();
+        let host = HostEnvironment::default();
+        let config = Flags::parse_from(flags).into_config(find, &host).unwrap();
         let components = COMPONENTS.iter().map(|(name, scopes, container)| ComponentContainer {
             name: (*name).to_owned(),
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
@@ -126,7 +124,7 @@ impl Core {
         let review = Review::parse(body).ok()?;
         let components =
             if review.namespace() == PLUGGABLE { self.components.as_slice() } else { &[] };
-        let situation = Situation {
+        let cx = InjectionContext {
             settings: &self.config.settings,
             namespace: review.namespace(),
             policy: NamespacePolicy::NONE,
@@ -135,9 +133,9 @@ impl Core {
             mtls_enabled: true,
             components: Ok(components),
         };
-        let creators = Creators { allowed: &self.config.allowed, uids: &[], mark_skipped: false };
-        let verdict = review.decide(&situation, &creators);
-        let answer = serde_json::to_value(review.answer(&verdict)).unwrap();
+        let users = AllowedUsers { allowed: &self.config.allowed, uids: &[], mark_skipped: false };
+        let decision = review.decide(&cx, &users);
+        let answer = serde_json::to_value(review.answer(&decision)).unwrap();
         let response = &answer["response"];
         let patch = response["patch"].as_str().map_or(json!([]), |patch| {
             let patch = base64::engine::general_purpose::STANDARD.decode(patch).unwrap();

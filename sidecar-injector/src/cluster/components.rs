@@ -1,4 +1,4 @@
-//! Follows the Components that bring containers.
+//! Watches the Components that define containers, or polls them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -12,37 +12,38 @@ use resources::annotations::{
 };
 use serde_json::Value;
 
-use super::{Cluster, Denied, LOG, RETRY, call, dapr_kind, denied};
-use crate::components::ComponentContainer;
-use crate::live::{Components, Live};
+use super::snapshot::{ClusterSnapshot, Components};
+use super::{Cluster, LOG, MissingRight, RETRY, call, dapr_kind, missing_right};
+use crate::sidecar::ComponentContainer;
 
-/// How often Components are listed where they cannot be watched.
+/// Interval of lists without the right to watch.
 const POLL: Duration = Duration::from_secs(5);
-/// How many such lists before the watch is tried again: rights may have been granted.
+/// Lists until the watch is tried again, because the right can be granted later.
 const POLLS_BEFORE_WATCH: u32 = 60;
 
 impl Cluster {
-    /// Keeps the Components that bring containers in `live`, until dropped.
-    pub async fn follow_components(self, live: Live) {
+    /// Watches the Components that define containers: of all namespaces, or of the control plane's
+    /// namespace if the injector may not list all.
+    pub(crate) async fn watch_components(self, snapshot: ClusterSnapshot) {
         let kind = dapr_kind("Component", "components");
         let mut everywhere = true;
-        let mut said = false;
+        let mut logged = false;
         loop {
             let only = (!everywhere).then(|| self.namespace.clone());
             let api: Api<DynamicObject> = match &only {
                 None => Api::all_with(self.client.clone(), &kind),
                 Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
             };
-            match watch_components(&api, only.as_ref(), &live).await {
-                Denied::Watch => poll_components(&api, only.as_ref(), &live).await,
-                Denied::List => {
-                    if !said {
-                        said = true;
-                        tracing::info!(target: LOG, "Components of all namespaces may not be listed; pods with {ANNOTATION_INJECT_PLUGGABLE_COMPONENTS} get containers in namespace {} at most", self.namespace);
+            match watch(&api, only.as_ref(), &snapshot).await {
+                MissingRight::Watch => poll(&api, only.as_ref(), &snapshot).await,
+                MissingRight::List => {
+                    if !logged {
+                        logged = true;
+                        tracing::info!(target: LOG, "the injector may not list Components of all namespaces; {ANNOTATION_INJECT_PLUGGABLE_COMPONENTS} has an effect in namespace {} at most", self.namespace);
                     }
                     everywhere = !everywhere;
-                    live.set_components(Components::Unknown(
-                        "the injector may not list them".to_owned(),
+                    snapshot.set_components(Components::Unknown(
+                        "the injector may not list them (RBAC)".to_owned(),
                     ));
                     tokio::time::sleep(RETRY).await;
                 }
@@ -53,8 +54,12 @@ impl Cluster {
 
 type Containers = BTreeMap<(String, String), ComponentContainer>;
 
-/// Follows the Components until the API server forbids it.
-async fn watch_components(api: &Api<DynamicObject>, only: Option<&String>, live: &Live) -> Denied {
+/// Watches until the API server denies a right.
+async fn watch(
+    api: &Api<DynamicObject>,
+    only: Option<&String>,
+    snapshot: &ClusterSnapshot,
+) -> MissingRight {
     let events = watcher::watcher(api.clone(), watcher::Config::default());
     pin_mut!(events);
     let mut known = Containers::new();
@@ -62,42 +67,42 @@ async fn watch_components(api: &Api<DynamicObject>, only: Option<&String>, live:
         match events.next().await {
             Some(Ok(event)) => {
                 if apply(&mut known, event) {
-                    live.set_components(snapshot(&known, only));
+                    snapshot.set_components(to_snapshot(&known, only));
                 }
             }
             Some(Err(error)) => {
-                if let Some(denied) = denied(&error) {
-                    return denied;
+                if let Some(right) = missing_right(&error) {
+                    return right;
                 }
                 let why = runtime::chain(&error);
-                tracing::debug!(target: LOG, "Components cannot be followed: {why}");
-                live.set_components(Components::Unknown(why));
+                tracing::debug!(target: LOG, "cannot watch Components, retrying: {why}");
+                snapshot.set_components(Components::Unknown(why));
                 tokio::time::sleep(RETRY).await;
             }
-            None => return Denied::Watch,
+            None => return MissingRight::Watch,
         }
     }
 }
 
-/// Lists the Components for a while.
-async fn poll_components(api: &Api<DynamicObject>, only: Option<&String>, live: &Live) {
+/// Lists the Components [`POLLS_BEFORE_WATCH`] times.
+async fn poll(api: &Api<DynamicObject>, only: Option<&String>, snapshot: &ClusterSnapshot) {
     for _ in 0..POLLS_BEFORE_WATCH {
-        // From the API server's cache: a list now and then must not read through to etcd.
+        // From the cache of the API server, without a read of etcd.
         match call(api.list(&ListParams::default().match_any())).await {
             Ok(list) => {
                 let mut known = Containers::new();
                 for component in list {
                     apply(&mut known, Event::Apply(component));
                 }
-                live.set_components(snapshot(&known, only));
+                snapshot.set_components(to_snapshot(&known, only));
             }
-            Err(error) => live.set_components(Components::Unknown(runtime::chain(&error))),
+            Err(error) => snapshot.set_components(Components::Unknown(runtime::chain(&error))),
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Works an event in; true when the set is complete and may have changed.
+/// Applies an event. True if the set is complete and can have changed.
 fn apply(known: &mut Containers, event: Event<DynamicObject>) -> bool {
     let key = |c: &DynamicObject| (c.namespace().unwrap_or_default(), c.name_any());
     match event {
@@ -122,7 +127,7 @@ fn apply(known: &mut Containers, event: Event<DynamicObject>) -> bool {
     }
 }
 
-fn snapshot(known: &Containers, only: Option<&String>) -> Components {
+fn to_snapshot(known: &Containers, only: Option<&String>) -> Components {
     let mut by_namespace: HashMap<String, Vec<ComponentContainer>> = HashMap::new();
     for ((namespace, _), found) in known {
         by_namespace.entry(namespace.clone()).or_default().push(found.clone());
@@ -158,12 +163,12 @@ mod tests {
     }
 
     fn names(known: &Containers, namespace: &str) -> Vec<String> {
-        let snapshot = snapshot(known, None);
-        snapshot.of(namespace).unwrap().iter().map(|c| c.name.clone()).collect()
+        let components = to_snapshot(known, None);
+        components.of(namespace).unwrap().iter().map(|c| c.name.clone()).collect()
     }
 
     #[test]
-    fn only_components_with_a_container_are_kept_in_order_of_name() {
+    fn keeps_components_with_a_container_ordered_by_name() {
         let mut known = Containers::new();
         assert!(!apply(&mut known, Event::Init));
         for (namespace, name) in [("a", "z"), ("b", "x"), ("a", "y")] {
@@ -172,11 +177,11 @@ mod tests {
         assert!(!apply(&mut known, Event::InitApply(component("a", "plain", None))));
         assert!(apply(&mut known, Event::InitDone));
         assert_eq!(names(&known, "a"), ["y", "z"]);
-        assert_eq!(snapshot(&known, None).of("a").unwrap()[0].scopes, ["app"]);
+        assert_eq!(to_snapshot(&known, None).of("a").unwrap()[0].scopes, ["app"]);
     }
 
     #[test]
-    fn a_container_can_be_taken_away_and_components_deleted() {
+    fn removes_components_that_lose_their_container_or_are_deleted() {
         let mut known = Containers::new();
         for name in ["x", "y"] {
             assert!(apply(&mut known, Event::Apply(component("a", name, Some("{}")))));

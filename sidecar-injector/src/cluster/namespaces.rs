@@ -1,4 +1,4 @@
-//! Follows what Namespaces decide about their pods. Their metadata is all that is asked for.
+//! Watches labels and annotations of Namespaces that apply to sidecars, by metadata only.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,39 +10,43 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::oneshot;
 
-use super::{Cluster, LOG, RETRY, denied};
-use crate::live::{Live, Namespaces};
-use crate::namespace::NamespacePolicy;
+use super::snapshot::{ClusterSnapshot, Namespaces};
+use super::{Cluster, LOG, RETRY, missing_right};
+use crate::pod::NamespacePolicy;
 
-/// How long to leave it alone when Namespaces may not be read: rights may be granted later.
-const REST: Duration = Duration::from_mins(1);
+/// Pause without the right to watch, because it can be granted later.
+const RIGHTS_RETRY: Duration = Duration::from_mins(1);
 
 impl Cluster {
-    /// Keeps what Namespaces decide in `live`, until dropped. `settled` is told as soon as they
-    /// are known, or known to be out of reach. Without the right to see all of them, the one of
-    /// the control plane is followed; without that, pods decide alone.
-    pub async fn follow_namespaces(self, live: Live, settled: oneshot::Sender<()>) {
-        let mut settled = Some(settled);
-        let mut said = false;
+    /// Watches all Namespaces, or only that of the control plane if the injector may not list all.
+    /// Without that right too, Namespaces have no effect. `synced` is notified after the first list,
+    /// or when it is clear that there is none.
+    pub(crate) async fn watch_namespaces(
+        self,
+        snapshot: ClusterSnapshot,
+        synced: oneshot::Sender<()>,
+    ) {
+        let mut synced = Some(synced);
+        let mut logged = false;
         loop {
             for own in [None, Some(self.namespace.as_str())] {
-                self.watch_namespaces(own, &live, &mut settled).await;
+                self.watch_until_denied(own, &snapshot, &mut synced).await;
             }
-            if !said {
-                said = true;
-                tracing::info!(target: LOG, "Namespaces may not be watched: their labels and annotations have no effect on sidecars");
+            if !logged {
+                logged = true;
+                tracing::info!(target: LOG, "the injector may not watch Namespaces; their labels and annotations have no effect on sidecars");
             }
-            settle(&mut settled);
-            tokio::time::sleep(REST).await;
+            notify(&mut synced);
+            tokio::time::sleep(RIGHTS_RETRY).await;
         }
     }
 
-    /// Until the API server forbids it.
-    async fn watch_namespaces(
+    /// Watches until the API server denies a right.
+    async fn watch_until_denied(
         &self,
         own: Option<&str>,
-        live: &Live,
-        settled: &mut Option<oneshot::Sender<()>>,
+        snapshot: &ClusterSnapshot,
+        synced: &mut Option<oneshot::Sender<()>>,
     ) {
         let mut config = watcher::Config::default();
         if let Some(own) = own {
@@ -51,18 +55,18 @@ impl Cluster {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let events = watcher::watcher(api, config);
         pin_mut!(events);
-        let mut known = Known::default();
+        let mut known = NamespaceIndex::default();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => {
                     if known.apply(event) {
-                        live.set_namespaces(known.policies.clone());
-                        settle(settled);
+                        snapshot.set_namespaces(known.policies.clone());
+                        notify(synced);
                     }
                 }
-                Err(error) if denied(&error).is_some() => return,
+                Err(error) if missing_right(&error).is_some() => return,
                 Err(error) => {
-                    tracing::debug!(target: LOG, "Namespaces cannot be followed: {}", runtime::chain(&error));
+                    tracing::debug!(target: LOG, "cannot watch Namespaces, retrying: {}", runtime::chain(&error));
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -70,23 +74,23 @@ impl Cluster {
     }
 }
 
-fn settle(settled: &mut Option<oneshot::Sender<()>>) {
-    if let Some(settled) = settled.take() {
-        // Nobody waits any more: then it does not matter.
-        let _ = settled.send(());
+fn notify(synced: &mut Option<oneshot::Sender<()>>) {
+    if let Some(synced) = synced.take() {
+        // The receiver is gone if start-up did not wait.
+        let _ = synced.send(());
     }
 }
 
 #[derive(Default)]
-struct Known {
+struct NamespaceIndex {
     policies: Namespaces,
     listing: Namespaces,
-    /// What was said about each, so that it is said once.
-    remarks: BTreeMap<String, Vec<String>>,
+    /// Warnings that were logged, so that each is logged once.
+    logged: BTreeMap<String, Vec<String>>,
 }
 
-impl Known {
-    /// Works an event in; true when the set is complete and may have changed.
+impl NamespaceIndex {
+    /// Applies an event. True if the set is complete and can have changed.
     fn apply(&mut self, event: Event<PartialObjectMeta<Namespace>>) -> bool {
         match event {
             Event::Init => {
@@ -111,23 +115,23 @@ impl Known {
             }
             Event::Delete(namespace) => {
                 let name = namespace.name_any();
-                self.remarks.remove(&name);
+                self.logged.remove(&name);
                 self.policies.remove(&name).is_some()
             }
         }
     }
 
-    /// What a Namespace decides; nothing for most.
+    /// The policy of a Namespace; `None` without labels and annotations for sidecars.
     fn read(&mut self, namespace: &PartialObjectMeta<Namespace>) -> Option<NamespacePolicy> {
-        let (policy, remarks) = NamespacePolicy::of(namespace.labels(), namespace.annotations());
+        let (policy, ignored) = NamespacePolicy::of(namespace.labels(), namespace.annotations());
         let name = namespace.name_any();
-        if remarks.is_empty() {
-            self.remarks.remove(&name);
-        } else if self.remarks.get(&name) != Some(&remarks) {
-            for remark in &remarks {
-                tracing::warn!(target: LOG, namespace = name, "Namespace {name}: {remark}");
+        if ignored.is_empty() {
+            self.logged.remove(&name);
+        } else if self.logged.get(&name) != Some(&ignored) {
+            for text in &ignored {
+                tracing::warn!(target: LOG, namespace = name, "Namespace {name}: {text}");
             }
-            self.remarks.insert(name, remarks);
+            self.logged.insert(name, ignored);
         }
         (policy != *NamespacePolicy::NONE).then_some(policy)
     }
@@ -136,7 +140,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::namespace::Injection;
+    use crate::pod::Injection;
     use serde_json::json;
 
     fn namespace(name: &str, injection: Option<&str>) -> PartialObjectMeta<Namespace> {
@@ -145,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn only_namespaces_that_decide_something_are_kept() {
-        let mut known = Known::default();
+    fn keeps_namespaces_with_a_policy() {
+        let mut known = NamespaceIndex::default();
         assert!(!known.apply(Event::Init));
         assert!(!known.apply(Event::InitApply(namespace("a", Some("disabled")))));
         assert!(!known.apply(Event::InitApply(namespace("b", None))));
@@ -157,16 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_counts_and_its_repetition_does_not() {
-        let mut known = Known::default();
+    fn an_unchanged_policy_is_no_change() {
+        let mut known = NamespaceIndex::default();
         assert!(known.apply(Event::Apply(namespace("a", Some("enabled")))));
         assert!(!known.apply(Event::Apply(namespace("a", Some("enabled")))));
         assert!(known.apply(Event::Apply(namespace("a", None))));
         assert!(!known.apply(Event::Apply(namespace("a", None))));
         assert!(known.apply(Event::Apply(namespace("a", Some("off but wrong")))).eq(&false));
-        assert_eq!(known.remarks["a"].len(), 1);
+        assert_eq!(known.logged["a"].len(), 1);
         assert!(known.apply(Event::Apply(namespace("a", Some("disabled")))));
         assert!(known.apply(Event::Delete(namespace("a", None))));
-        assert!(known.policies.is_empty() && known.remarks.is_empty());
+        assert!(known.policies.is_empty() && known.logged.is_empty());
     }
 }

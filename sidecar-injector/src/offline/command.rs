@@ -10,27 +10,27 @@ use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
 use super::{Offline, Outcome, PodResult, Remark, Source, documents, emit};
-use crate::config::{Config, Flags, Surroundings};
+use crate::config::{Config, Flags, HostEnvironment};
 
-/// Namespace of the control plane unless something says otherwise.
+/// Default namespace of the control plane.
 const NAMESPACE: &str = "dapr-system";
-/// The sidecar's image unless something says otherwise.
+/// Default image of the sidecar.
 const SIDECAR_IMAGE: &str = "ghcr.io/dapr/daprd:1.18.3";
 
-/// Work on manifests instead of serving a cluster.
+/// Commands for manifests.
 #[derive(Debug, clap::Parser)]
 #[command(name = "injector", version = runtime::VERSION)]
 pub enum Command {
     /// Print manifests with the sidecars that the webhook would add
     Inject {
-        /// What to print: the manifests, or patches for kustomize
+        /// Output format: the manifests, or patches for kustomize
         #[arg(long, default_value = "yaml", value_name = "FORMAT")]
         format: Format,
         /// Manifests and settings
         #[command(flatten)]
         input: Input,
     },
-    /// Print the warnings that the webhook would give; fail when there are any
+    /// Print the warnings that the webhook would return; exit code 1 if there are any
     Lint {
         /// Manifests and settings
         #[command(flatten)]
@@ -38,47 +38,45 @@ pub enum Command {
     },
 }
 
-/// What to print.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// The manifests, edited.
+    /// The manifests with sidecars.
     Yaml,
-    /// A list of `target` and `patch`, for `patches` of a kustomization.
+    /// A list for `patches` of a kustomization.
     Patch,
 }
 
 /// Manifests and settings.
 #[derive(Debug, clap::Args)]
 pub struct Input {
-    /// A file of manifests, YAML or JSON; `-` is standard input. May be repeated
+    /// File with manifests in YAML or JSON; `-` for standard input. Can be repeated
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Namespace of objects that name none
+    /// Namespace of objects without one
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Manifests of the control plane, whose settings are used: the output of `helm template`, or of
+    /// Manifests of the control plane, for its settings: the output of `helm template`, or of
     /// `kubectl -n dapr-system get deploy/dapr-sidecar-injector cm/dapr-trust-bundle
     /// configurations.dapr.io/daprsystem -o yaml`
     #[arg(long, value_name = "FILE")]
     control_plane: Option<PathBuf>,
-    /// PEM file of the trust anchors, if not in the manifests of the control plane
+    /// PEM file with the trust anchors. Default: those in the manifests of the control plane
     #[arg(long, value_name = "FILE")]
     trust_anchors: Option<PathBuf>,
     /// Image of the sidecar
     #[arg(long, value_name = "IMAGE")]
     sidecar_image: Option<String>,
-    /// Another setting of the injector, an environment variable; wins over the control plane's
-    /// manifests. May be repeated
+    /// Environment variable of the injector; overrides the manifests of the control plane. Can be
+    /// repeated
     #[arg(long = "env", value_name = "NAME=VALUE")]
     env: Vec<String>,
 }
 
-/// Runs a command. True when all is well; false when a pod would be refused or, for `lint`, when
-/// there are warnings.
+/// Runs a command. False if the webhook would reject a pod or, for `lint`, would return warnings.
 ///
 /// # Errors
-/// A file cannot be read or is no YAML; the settings do not hold together; there are no trust
-/// anchors to inject.
+/// A file cannot be read or is not YAML, a setting is invalid, or there are no trust anchors.
 pub fn run(command: &Command) -> anyhow::Result<bool> {
     match command {
         Command::Inject { format, input } => {
@@ -99,7 +97,7 @@ pub fn run(command: &Command) -> anyhow::Result<bool> {
             for Remark { subject, result, warnings } in &outcome.remarks {
                 lines.extend(warnings.iter().map(|w| format!("{subject}: {}", printable(w))));
                 if let PodResult::Failed(why) = result {
-                    lines.push(refusal(subject, why));
+                    lines.push(rejection(subject, why));
                 }
             }
             let good = lines.is_empty();
@@ -121,9 +119,9 @@ impl Input {
         };
         if needs_anchors && anchors.is_none() {
             bail!(
-                "no trust anchors: give --trust-anchors, the output of \
+                "no trust anchors: set --trust-anchors to the output of \
                  `kubectl -n dapr-system get cm dapr-trust-bundle -o jsonpath='{{.data.ca\\.crt}}'`, \
-                 or that ConfigMap with --control-plane"
+                 or pass that ConfigMap with --control-plane"
             );
         }
         let anchors = anchors.unwrap_or_default();
@@ -135,7 +133,7 @@ impl Input {
             settings: &config.settings,
             trust_anchors: &anchors,
             mtls_enabled: control_plane.mtls_enabled.unwrap_or(true),
-            // What is only looked at may live anywhere.
+            // `lint` writes no sidecar, so it needs no namespace.
             namespace: self.namespace.as_deref().or((!needs_anchors).then_some("default")),
         };
         let outcome = offline.inject(&sources)?;
@@ -150,7 +148,7 @@ impl Input {
             found.read(&document.value);
         }
         if found.env.is_empty() {
-            bail!("{} holds no Deployment dapr-sidecar-injector", source.name);
+            bail!("{} does not contain Deployment dapr-sidecar-injector", source.name);
         }
         Ok(found)
     }
@@ -168,13 +166,11 @@ impl Input {
         }
         let args = std::iter::once("injector").chain(control_plane.args.iter().map(String::as_str));
         let args = runtime::flags::double_dashes(args.map(Into::into));
-        let flags =
-            Flags::try_parse_from(args).context("arguments of the control plane's injector")?;
-        // In a cluster it always has a token.
-        let around = Surroundings { resolv_conf: String::new(), has_token: true };
-        flags
-            .into_config(|name| env.get(name).cloned(), &around)
-            .context("settings of the injector")
+        let flags = Flags::try_parse_from(args)
+            .context("arguments of the injector in the manifests of the control plane")?;
+        // In a cluster the injector has a token.
+        let host = HostEnvironment { resolv_conf: String::new(), has_token: true };
+        flags.into_config(|name| env.get(name).cloned(), &host).context("settings of the injector")
     }
 }
 
@@ -189,7 +185,7 @@ fn read(path: &Path) -> anyhow::Result<Source> {
     Ok(Source { name, text })
 }
 
-/// What happened, for standard error.
+/// Prints the results to standard error.
 fn report(outcome: &Outcome) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for Remark { subject, result, warnings } in &outcome.remarks {
@@ -197,25 +193,25 @@ fn report(outcome: &Outcome) -> anyhow::Result<()> {
             PodResult::Injected { app_id, .. } => {
                 lines.push(format!("{subject}: sidecar of app {app_id} injected"));
             }
-            PodResult::Failed(why) => lines.push(refusal(subject, why)),
+            PodResult::Failed(why) => lines.push(rejection(subject, why)),
             PodResult::Unchanged(_) => {}
         }
         lines.extend(warnings.iter().map(|w| format!("{subject}: warning: {}", printable(w))));
     }
     lines.extend(outcome.rewritten.iter().map(|document| {
         format!(
-            "{document}: written anew, comments are lost: it uses YAML that cannot be edited in place"
+            "{document}: written from scratch without its comments, because its YAML cannot be edited in place"
         )
     }));
     let text: String = lines.into_iter().map(|line| line + "\n").collect();
     std::io::stderr().write_all(text.as_bytes()).context("write to standard error")
 }
 
-fn refusal(subject: &str, why: &str) -> String {
-    format!("{subject}: refused: {}", printable(why))
+fn rejection(subject: &str, why: &str) -> String {
+    format!("{subject}: rejected: {}", printable(why))
 }
 
-/// The texts of several files as one stream of documents.
+/// Joins the texts to one stream of documents.
 fn joined(sources: &[Source], texts: &[String]) -> String {
     let mut all = String::new();
     for (source, text) in sources.iter().zip(texts) {
@@ -223,7 +219,7 @@ fn joined(sources: &[Source], texts: &[String]) -> String {
             if !all.ends_with('\n') {
                 all.push('\n');
             }
-            // Unless the next one begins with its own separator.
+            // Unless the next text starts with a separator.
             if documents::split(&source.text).first().is_none_or(|first| !first.is_empty()) {
                 all.push_str("---\n");
             }
@@ -233,7 +229,7 @@ fn joined(sources: &[Source], texts: &[String]) -> String {
     all
 }
 
-/// A list for `patches` in a kustomization.
+/// The patches as a list for `patches` of a kustomization.
 fn patches(outcome: &Outcome) -> String {
     let patches = outcome.remarks.iter().filter_map(|remark| match &remark.result {
         PodResult::Injected { patch, target, .. } => {

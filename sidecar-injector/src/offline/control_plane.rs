@@ -1,5 +1,5 @@
-//! The settings of an injector, read from manifests of the control plane: what `kubectl get -o yaml`
-//! or `helm template` print.
+//! Settings of an injector from the manifests of its control plane, as `kubectl get -o yaml` or
+//! `helm template` print them.
 
 use std::collections::HashMap;
 
@@ -8,24 +8,24 @@ use serde_json::Value;
 
 use super::templates::objects;
 
-/// What the manifests say.
+/// Settings in the manifests.
 #[derive(Debug, Default)]
 pub(crate) struct ControlPlane {
     /// Environment variables of the injector.
     pub(crate) env: HashMap<String, String>,
-    /// Its arguments.
+    /// Arguments of the injector.
     pub(crate) args: Vec<String>,
-    /// The trust anchors, from the ConfigMap of the trust bundle.
+    /// The trust anchors of the ConfigMap.
     pub(crate) trust_anchors: Option<String>,
-    /// The switch of the control plane's Configuration.
+    /// The mTLS setting of the Configuration.
     pub(crate) mtls_enabled: Option<bool>,
 }
 
 impl ControlPlane {
-    /// Takes in a document; what concerns something else is passed over.
+    /// Reads a document; ignores objects of other parts.
     pub(crate) fn read(&mut self, document: &Value) {
-        for pointer in objects(document) {
-            let Some(object) = document.pointer(&pointer) else { continue };
+        for found in objects(document) {
+            let Some(object) = document.pointer(&found.pointer) else { continue };
             let text =
                 |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
             match (text("/kind"), text("/metadata/name")) {
@@ -35,7 +35,7 @@ impl ControlPlane {
                     self.trust_anchors = anchors.map(str::to_owned).or(self.trust_anchors.take());
                 }
                 ("Configuration", names::CONTROL_PLANE_CONFIGURATION) => {
-                    self.mtls_enabled = Some(crate::live::mtls_enabled(object));
+                    self.mtls_enabled = Some(crate::sidecar::mtls_enabled(object));
                 }
                 _ => {}
             }
@@ -54,7 +54,7 @@ impl ControlPlane {
         let list = |key: &str| container.get(key).and_then(Value::as_array).into_iter().flatten();
         for variable in list("env") {
             let text = |key: &str| variable.get(key).and_then(Value::as_str);
-            // Without a value it comes from the pod's own fields: its namespace, which is known.
+            // Without a value it refers to the namespace of the pod, which is set above.
             if let Some((name, value)) = text("name").zip(text("value")) {
                 self.env.insert(name.to_owned(), value.to_owned());
             }
@@ -69,7 +69,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn reads_what_kubectl_prints_of_an_installation() {
+    fn reads_the_settings_of_an_installation() {
         let list = json!({"kind": "List", "items": [
             {"kind": "Deployment", "metadata": {"name": "dapr-sidecar-injector", "namespace": "dapr"}, "spec": {"template": {"spec": {"containers": [
                 {"name": "other", "env": [{"name": "SIDECAR_IMAGE", "value": "wrong"}]},

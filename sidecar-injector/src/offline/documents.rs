@@ -1,8 +1,8 @@
-//! A stream of YAML or JSON documents, cut where the documents begin and end.
+//! Splits a stream of YAML or JSON documents.
 
 use std::ops::Range;
 
-/// The places of the documents in a text, without the lines that separate them.
+/// The ranges of the documents in a text, without separator lines.
 pub(crate) fn split(text: &str) -> Vec<Range<usize>> {
     let mut documents = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -17,8 +17,8 @@ pub(crate) fn split(text: &str) -> Vec<Range<usize>> {
     documents
 }
 
-/// `---` or `...`, with nothing else on the line than a comment. (A document may begin on the
-/// line of its `---`; nobody writes manifests so, and such a line counts as part of a document.)
+/// Whether a line is `---` or `...`, optionally with a comment. A line that starts a document after
+/// `---` counts as part of the document.
 fn is_separator(line: &str) -> bool {
     let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("..."));
     rest.is_some_and(|rest| {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cuts_at_separators_only() {
+    fn splits_at_separators_only() {
         let text = "# top\na: 1\n--- # next\nb: |\n  --- x\n---\n...\n--- 3\n";
         let parts: Vec<&str> = split(text).into_iter().map(|range| &text[range]).collect();
         assert_eq!(parts, ["# top\na: 1\n", "b: |\n  --- x\n", "", "--- 3\n"]);

@@ -1,19 +1,19 @@
-//! Changes a document's text where its value changes, and nowhere else: order, comments, quotes
-//! and blank lines of everything untouched stay as they are.
+//! Edits the text of a document where its value changes. Order, comments, quotes and blank lines of
+//! the rest stay unchanged.
 
 use std::ops::Range;
 
 use serde_json::Value;
 
-use super::emit;
 use super::tree::{self, Entry, Node};
-use crate::patch::name_of;
+use super::{emit, yaml};
+use crate::pod::name_of;
 
-/// The text with the value `new` in place of `old`. The second part is false when the text could
-/// not be edited and was written anew; then comments and order of members are lost.
+/// Replaces the value `old` of the text by `new`. The second value is false if the text could not be
+/// edited and was written from scratch, without comments.
 pub(crate) fn apply(text: &str, old: &Value, new: &Value) -> (String, bool) {
     if let Some(edited) = edited(text, old, new)
-        && serde_saphyr::from_str::<Value>(&edited).is_ok_and(|read| read == *new)
+        && yaml::parse(&edited).is_ok_and(|read| read == *new)
     {
         return (edited, true);
     }
@@ -28,7 +28,7 @@ fn edited(text: &str, old: &Value, new: &Value) -> Option<String> {
     let mut editor = Editor { text, dash_indent, edits: Vec::new() };
     editor.node(&root, old, new, root.start())?;
     let mut edits = editor.edits;
-    // Of edits at one place, the one that was made first comes first.
+    // Stable: edits at the same offset keep their order.
     edits.sort_by_key(|(range, _)| range.start);
     let mut result = String::with_capacity(text.len());
     let mut at = 0;
@@ -47,9 +47,9 @@ struct Editor<'a> {
     edits: Vec<(Range<usize>, String)>,
 }
 
-/// Each function gives up with `None`; the document is then written anew.
+/// The functions return `None` if they cannot edit; the document is then written from scratch.
 impl Editor<'_> {
-    /// `after` is where the node could begin at the earliest: after the colon of its key.
+    /// `after` is the earliest possible start of the node: the offset after the colon of its key.
     fn node(&mut self, node: &Node, old: &Value, new: &Value, after: usize) -> Option<()> {
         if old == new {
             return Some(());
@@ -96,7 +96,7 @@ impl Editor<'_> {
         }
     }
 
-    /// Another value altogether, for a node that is empty or a scalar.
+    /// Replaces a node by another value.
     fn replace(&mut self, node: &Node, new: &Value, after: usize) {
         let end = node.end(self.text, after);
         let in_flow =
@@ -183,8 +183,8 @@ impl Editor<'_> {
         Some(())
     }
 
-    /// What separates a new member from the one before, which begins at `start`, and the
-    /// indentation of its lines, if it has a line of its own.
+    /// The separator of a new member after the member at `start`, and the indentation if members have
+    /// lines of their own.
     fn flow_glue(&self, start: usize) -> (String, Option<String>) {
         let line = line_start(self.text, start);
         if line > 0 && self.text.get(line..start).is_some_and(|before| before.trim().is_empty()) {
@@ -202,7 +202,7 @@ impl Editor<'_> {
         }
     }
 
-    /// One level of the document's indentation: that of its first line inside.
+    /// One level of indentation: that of the first indented line.
     fn json_step(&self) -> &str {
         let line = self.text.lines().find(|line| line.starts_with([' ', '\t']));
         let line = line.unwrap_or("  ");
@@ -221,7 +221,7 @@ impl Editor<'_> {
     }
 }
 
-/// How many items were put in front: the others keep their names and their order.
+/// The number of items inserted at the front. The other items keep names and order.
 fn shift(was: &[Value], is: &[Value]) -> Option<usize> {
     let room = is.len().checked_sub(was.len())?;
     (0..=room).find(|ahead| {
@@ -237,7 +237,7 @@ fn line_start(text: &str, at: usize) -> usize {
     text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1)
 }
 
-/// The end of the line, a comment at its end included.
+/// The end of the line, including a comment.
 fn line_end(text: &str, at: usize) -> usize {
     text.get(at..).and_then(|rest| rest.find('\n')).map_or(text.len(), |newline| at + newline)
 }
@@ -247,19 +247,19 @@ fn indentation(text: &str, at: usize) -> String {
     line.chars().take_while(|c| c.is_whitespace()).collect()
 }
 
-/// The column of the first thing on a line that is neither blank nor the dash of a list.
+/// The column of the first character that is neither a blank nor the dash of a list.
 fn column(text: &str, line_start: usize, until: usize) -> usize {
     let line = text.get(line_start..until).unwrap_or_default();
     line.len() - line.trim_start_matches([' ', '-']).len()
 }
 
-/// The place of the dash before an item.
+/// The offset of the dash of an item.
 fn dash_of(text: &str, item: &Node) -> Option<usize> {
     let start = line_start(text, item.start());
     text.get(start..item.start())?.rfind('-').map(|dash| start + dash)
 }
 
-/// How far the document's first list in block style is set in below its key.
+/// The indentation of the first block list of the document below its key.
 fn dash_indent(text: &str, node: &Node) -> Option<usize> {
     match node {
         Node::Leaf(_) => None,
@@ -319,7 +319,7 @@ mod tests {
     #[case::shared("a: &x {b: 1}\nc: *x\n", add("/a/d", json!(2)))]
     #[case::merged("base: &b\n  k: 1\nm:\n  <<: *b\n", add("/m/l", json!(2)))]
     #[case::kept_newlines("m:\n  a: |+\n    x\n\nz: 1\n", add("/m/b", json!(1)))]
-    fn what_cannot_be_edited_is_written_anew_and_right(#[case] text: &str, #[case] patch: Value) {
+    fn unsupported_documents_are_written_from_scratch(#[case] text: &str, #[case] patch: Value) {
         let mut new: Value = serde_saphyr::from_str(text).unwrap();
         let operations: json_patch::Patch = serde_json::from_value(patch.clone()).unwrap();
         json_patch::patch(&mut new, &operations).unwrap();

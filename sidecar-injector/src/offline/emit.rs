@@ -1,16 +1,17 @@
-//! Values as text: YAML in block style, or JSON.
+//! Writes values as YAML in block style or as JSON.
 //!
-//! Texts are written so that YAML 1.1 readers, kubectl among them, and YAML 1.2 readers agree.
+//! Scalars are written so that YAML 1.1 parsers, such as that of kubectl, and YAML 1.2 parsers read
+//! the same value.
 
 use serde::Serialize as _;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
-/// Spaces of one level.
+/// Spaces per level.
 const STEP: usize = 2;
 
-/// The lines of a value that is neither empty nor a scalar, without indentation of the first
-/// level; `None` for others, see [`inline`].
+/// The lines of a non-empty collection, without indentation of the first level. `None` for other
+/// values; see [`inline`].
 pub(crate) fn block(value: &Value, dash_indent: usize) -> Option<Vec<String>> {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -24,7 +25,7 @@ pub(crate) fn block(value: &Value, dash_indent: usize) -> Option<Vec<String>> {
     }
 }
 
-/// The lines of `key: value`. `dash_indent` is how far lists are set in below their key.
+/// The lines of `key: value`. `dash_indent` is the indentation of lists below their key.
 pub(crate) fn entry(key: &str, value: &Value, dash_indent: usize) -> Vec<String> {
     let key = text(key);
     if let Value::String(long) = value
@@ -52,7 +53,7 @@ pub(crate) fn item(value: &Value, dash_indent: usize) -> Vec<String> {
     lines
 }
 
-/// A scalar, or a collection in one line.
+/// A value on one line.
 pub(crate) fn inline(value: &Value) -> String {
     match value {
         Value::String(value) => text(value),
@@ -60,23 +61,23 @@ pub(crate) fn inline(value: &Value) -> String {
     }
 }
 
-/// JSON over several lines; `step` is one level, `indent` stands before each line but the first.
+/// JSON on several lines. `step` indents one level; `indent` prefixes each line except the first.
 pub(crate) fn json(value: &Value, step: &str, indent: &str) -> String {
     let mut bytes = Vec::new();
     let mut writer =
         Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(step.as_bytes()));
-    // Neither a vector nor a value can fail.
+    // Writing a value to a vector is infallible.
     let _ = value.serialize(&mut writer);
     String::from_utf8_lossy(&bytes).replace('\n', &format!("\n{indent}"))
 }
 
-/// Lines with blanks before them, where they are not empty.
+/// Indents the lines that are not empty.
 pub(crate) fn indented(lines: Vec<String>, by: usize) -> Vec<String> {
     let shift = |line: String| if line.is_empty() { line } else { format!("{:by$}{line}", "") };
     lines.into_iter().map(shift).collect()
 }
 
-/// The lines of a text for a literal block; `None` where another form is better, or needed.
+/// The lines of a text for a literal block; `None` if the text needs another form.
 fn literal(text: &str) -> Option<Vec<String>> {
     let body = text.strip_suffix('\n').unwrap_or(text);
     let plain = |c: char| c == '\n' || !c.is_control();
@@ -87,16 +88,16 @@ fn literal(text: &str) -> Option<Vec<String>> {
     fits.then(|| body.split('\n').map(str::to_owned).collect())
 }
 
-/// A text, in quotes unless every reader takes it for a text as it stands.
+/// A string, quoted unless every parser reads it as a string without quotes.
 fn text(text: &str) -> String {
     if is_plain(text) { text.to_owned() } else { Value::from(text).to_string() }
 }
 
 fn is_plain(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || "_-./:@$()+".contains(c);
-    // Words that some reader takes for a boolean or for nothing.
+    // Words that some parsers read as a boolean or as null.
     let reserved = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
-    // A dash alone is a list's; two and a letter are an argument.
+    // One dash starts a list item; two dashes and a letter are an argument.
     let start = text.strip_prefix("--").unwrap_or(text);
     start.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_')
         && text.chars().all(word)
@@ -123,12 +124,12 @@ mod tests {
     #[case("-x", r#""-x""#)]
     #[case("", r#""""#)]
     #[case("ä", r#""ä""#)]
-    fn texts_are_quoted_where_a_reader_could_mistake_them(#[case] given: &str, #[case] want: &str) {
+    fn quotes_strings_that_a_parser_could_misread(#[case] given: &str, #[case] want: &str) {
         assert_eq!(text(given), want);
     }
 
     #[test]
-    fn writes_what_reads_back() {
+    fn parses_to_the_same_value() {
         let value = json!({
             "a": [{"b": 1, "c": ["x", "3"]}, [], {}],
             "pem": "one\ntwo\n", "open": "one\n  two", "odd": " lead\nx", "tab": "a\tb\nc",

@@ -1,24 +1,23 @@
-//! A YAML document as a tree that knows where each node stands in the text.
+//! A YAML document as a tree of nodes with their ranges in the text.
 
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, StructureStyle};
 
-/// Deepest nesting that is read; manifests have about ten levels.
+/// Maximum depth; manifests have about ten levels.
 const MAX_DEPTH: usize = 64;
 
-/// A node and its place. What a scalar says is not kept: only where it is.
+/// A node and its range. The content of scalars is not stored.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// A scalar or an alias; nothing at all has an empty range.
+    /// A scalar or an alias; a missing value has an empty range.
     Leaf(Range<usize>),
     /// A mapping.
     Mapping {
-        /// Of the whole node; of a block mapping only the start can be relied upon.
+        /// Range of the node. In block style only the start is reliable.
         range: Range<usize>,
         /// `{a: b}`, as in JSON.
         flow: bool,
-        /// In order.
         entries: Vec<Entry>,
     },
     /// A sequence.
@@ -27,7 +26,6 @@ pub(crate) enum Node {
         range: Range<usize>,
         /// `[a, b]`, as in JSON.
         flow: bool,
-        /// In order.
         items: Vec<Node>,
     },
 }
@@ -37,14 +35,13 @@ pub(crate) enum Node {
 pub(crate) struct Entry {
     /// The key, unescaped.
     pub(crate) key: String,
-    /// Where the key is.
+    /// Range of the key.
     pub(crate) at: Range<usize>,
-    /// The value.
     pub(crate) value: Node,
 }
 
-/// The tree of a text with one document; `None` for more than one, and for what this module does
-/// not follow: keys that are no scalars, and places that the parser cannot tell.
+/// Parses a text with one document. `None` for several documents, keys that are not scalars, and
+/// nodes without a byte range.
 pub(crate) fn parse(text: &str) -> Option<Node> {
     let mut events = Events(Parser::new_from_str(text));
     let mut root = None;
@@ -62,8 +59,8 @@ pub(crate) fn parse(text: &str) -> Option<Node> {
 struct Events<'a>(Parser<'a, granit_parser::StrInput<'a>>);
 
 impl<'a> Events<'a> {
-    /// `None` for text that is no YAML; `Some(None)` at its end.
-    #[expect(clippy::option_option, reason = "bad text and its end are different things")]
+    /// `None` for invalid YAML; `Some(None)` at the end.
+    #[expect(clippy::option_option, reason = "invalid text and its end are different cases")]
     fn next(&mut self) -> Option<Option<(Event<'a>, Range<usize>)>> {
         loop {
             match self.0.next() {
@@ -128,7 +125,7 @@ fn is_flow(style: StructureStyle) -> bool {
 }
 
 impl Node {
-    /// Where the node begins; of a mapping in block style, its first key.
+    /// Start of the node; in a block mapping, of its first key.
     pub(crate) fn start(&self) -> usize {
         match self {
             Self::Mapping { range, flow, entries } => match entries.first() {
@@ -139,8 +136,7 @@ impl Node {
         }
     }
 
-    /// Where its last character is, plus one. `after` is where it could begin at the earliest,
-    /// for values that are not written at all.
+    /// End of the node. `after` is the earliest possible start, for missing values.
     pub(crate) fn end(&self, text: &str, after: usize) -> usize {
         match self {
             Self::Leaf(range) if range.is_empty() => after,
@@ -157,13 +153,13 @@ impl Node {
     }
 }
 
-/// The place after the colon that follows a key.
+/// The offset after the colon of a key.
 pub(crate) fn colon(text: &str, key_end: usize) -> usize {
     let rest = text.get(key_end..).unwrap_or_default();
     rest.find(':').map_or(key_end, |at| key_end + at + 1)
 }
 
-/// The end of a range without the white space before it: block scalars reach to the next token.
+/// The end of a range without trailing white space: block scalars extend to the next token.
 fn trimmed(text: &str, range: &Range<usize>) -> usize {
     range.start + text.get(range.clone()).unwrap_or_default().trim_end().len()
 }
@@ -184,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_node_knows_its_text() {
+    fn every_node_has_its_range() {
         let root = parse(TEXT).unwrap();
         assert_eq!(shown(&entry(&root, "a").value, TEXT), "1");
         assert_eq!(shown(&entry(&root, "flow").value, TEXT), "{k: [1, 2]}");
@@ -196,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_follow_is_left_to_others() {
+    fn unsupported_yaml_is_rejected() {
         for text in ["a: 1\n---\nb: 2\n", "a: [", "? {a: b}\n: c\n"] {
             assert!(parse(text).is_none(), "{text}");
         }

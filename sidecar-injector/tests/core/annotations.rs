@@ -2,10 +2,11 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use sidecar_injector::addresses::Actors;
-use sidecar_injector::settings::{NativeDefault, Security, Settings, Toleration};
+use sidecar_injector::{Actors, NativeDefault, Security, Settings, Toleration};
 
-use crate::setting::{arguments, at, container, decide, inject, patched, pod, settings, sidecar};
+use crate::setting::{
+    arguments, container, context, decide, inject, patched, pod, settings, sidecar,
+};
 
 /// The arguments that an annotation adds to, and takes from, those of a pod without it.
 fn difference(annotations: &Value, settings: &Settings) -> (Vec<String>, Vec<String>) {
@@ -100,101 +101,105 @@ fn every_optional_argument_at_once_in_order() {
 }
 
 #[rstest]
-#[case("app-port", "abc", r#"dapr.io/app-port: "abc" is not a whole number, 0 is used"#)]
+#[case("app-port", "abc", r#"dapr.io/app-port: "abc" is not an integer; the default 0 applies"#)]
 #[case(
     "app-port",
     "70000",
-    "dapr.io/app-port: 70000 is not a port from 1 to 65535, daprd will not start"
+    "dapr.io/app-port: 70000 is not a port from 1 to 65535; daprd does not start"
 )]
 #[case(
     "app-port",
     "3500",
-    "dapr.io/app-port: 3500 is the port of the HTTP API as well, daprd will not start"
+    "dapr.io/app-port: 3500 is also the port of the HTTP API; daprd does not start"
 )]
 #[case(
     "app-port",
     "50001",
-    "dapr.io/app-port: 50001 is the port of dapr.io/grpc-port as well, daprd will not start"
+    "dapr.io/app-port: 50001 is also the port of dapr.io/grpc-port; daprd does not start"
 )]
 #[case(
     "grpc-port",
     "0",
-    "dapr.io/grpc-port: 0 is not a port from 1 to 65535, the pod will be refused"
+    "dapr.io/grpc-port: 0 is not a port from 1 to 65535; the API server rejects the pod"
 )]
 #[case(
     "metrics-port",
     "4294967300",
-    r#"dapr.io/metrics-port: "4294967300" does not fit 32 bits, 9090 is used"#
+    r#"dapr.io/metrics-port: "4294967300" does not fit in 32 bits; the default 9090 applies"#
 )]
 #[case(
     "app-max-concurrency",
     "many",
-    r#"dapr.io/app-max-concurrency: "many" is not a whole number, it is ignored"#
+    r#"dapr.io/app-max-concurrency: "many" is not an integer and is ignored"#
 )]
-#[case("app-protocol", "gopher", r#"dapr.io/app-protocol: "gopher" is not http, https, grpc, grpcs or h2c, daprd will not start"#)]
+#[case("app-protocol", "gopher", r#"dapr.io/app-protocol: "gopher" is not http, https, grpc, grpcs or h2c; daprd does not start"#)]
 #[case(
     "log-level",
     "loud",
-    r#"dapr.io/log-level: "loud" is not debug, info, warn, error or fatal, daprd will not start"#
+    r#"dapr.io/log-level: "loud" is not debug, info, warn, error or fatal; daprd does not start"#
 )]
-#[case("block-shutdown-duration", "5", r#"dapr.io/block-shutdown-duration: "5" has no unit; write for example 5s or 5m; daprd will not start"#)]
-#[case("app-binding-options-timeout", "", r#"dapr.io/app-binding-options-timeout: "" is not a duration; write for example 300ms, 15m or 1h30m; daprd will not start"#)]
-#[case("max-body-size", "16 MB", r#"dapr.io/max-body-size: "16 MB" is not a quantity such as 100m or 64Mi, daprd will not start"#)]
+#[case("block-shutdown-duration", "5", r#"dapr.io/block-shutdown-duration: "5" has no unit; write for example 5s or 5m; daprd does not start"#)]
+#[case(
+    "app-binding-options-timeout",
+    "",
+    "dapr.io/app-binding-options-timeout: is empty; the default applies"
+)]
+#[case("max-body-size", "16 MB", r#"dapr.io/max-body-size: "16 MB" is not a quantity such as 100m or 64Mi and daprd does not start"#)]
 #[case(
     "sidecar-cpu-limit",
     "1 core",
-    r#"dapr.io/sidecar-cpu-limit: "1 core" is not a quantity such as 100m or 64Mi, it is left out"#
+    r#"dapr.io/sidecar-cpu-limit: "1 core" is not a quantity such as 100m or 64Mi and is ignored"#
 )]
-#[case("disable-init-endpoints", "config,subscribed", r#"dapr.io/disable-init-endpoints: "subscribed" is not config or subscribe, daprd will not start"#)]
+#[case("disable-init-endpoints", "config,subscribed", r#"dapr.io/disable-init-endpoints: "subscribed" is not config or subscribe; daprd does not start"#)]
 #[case(
     "unix-domain-socket-path",
     "sock",
-    r#"dapr.io/unix-domain-socket-path: "sock" is not an absolute path, the pod will be refused"#
+    r#"dapr.io/unix-domain-socket-path: "sock" is not an absolute path; the API server rejects the pod"#
 )]
-#[case(
-    "sidecar-image",
-    "",
-    "dapr.io/sidecar-image: is empty, the pod will be refused; name an image or leave it out"
-)]
+#[case("sidecar-image", "", "dapr.io/sidecar-image: is empty; the default applies")]
 #[case(
     "volume-mounts",
     "nope:/x",
-    r#"dapr.io/volume-mounts: the pod has no volume for "nope:/x", it is ignored"#
+    r#"dapr.io/volume-mounts: the pod has no volume for "nope:/x"; the entry is ignored"#
 )]
 #[case(
     "volume-mounts-rw",
     "data",
-    r#"dapr.io/volume-mounts-rw: "data" is not volume:path, it is ignored"#
+    r#"dapr.io/volume-mounts-rw: "data" is not of the form volume:path and is ignored"#
 )]
-#[case("env", "NAMESPACE=x", "dapr.io/env: NAMESPACE replaces the value that Dapr sets; rename it")]
-#[case("env", "A =x", r#"dapr.io/env: "A " is not a good name for a variable"#)]
+#[case(
+    "env",
+    "NAMESPACE=x",
+    "dapr.io/env: NAMESPACE overrides the value that the injector sets; rename it"
+)]
+#[case("env", "A =x", r#"dapr.io/env: "A " is not a valid variable name"#)]
 #[case(
     "env-from-secret",
     "A=b:c:d",
-    "dapr.io/env-from-secret: variable A is dropped; write A=secret:key"
+    "dapr.io/env-from-secret: variable A is dropped; use the form A=secret:key"
 )]
 #[case(
     "pluggable-components",
     "gone",
-    r#"dapr.io/pluggable-components: the pod has no container "gone", it is ignored"#
+    r#"dapr.io/pluggable-components: the pod has no container "gone"; the entry is ignored"#
 )]
 #[case(
     "sidecar-seccomp-profile-type",
     "Localhost",
-    "dapr.io/sidecar-seccomp-profile-type: Localhost needs a profile path, which cannot be given; the pod will be refused"
+    "dapr.io/sidecar-seccomp-profile-type: Localhost needs a profile path, which no annotation sets; the API server rejects the pod"
 )]
 #[case(
     "apport",
     "1",
     r#"unknown annotation "dapr.io/apport" is ignored; did you mean dapr.io/app-port?"#
 )]
-fn warns_of_a_bad_value_and_injects_all_the_same(
+fn warns_of_an_invalid_value_and_injects(
     #[case] key: &str,
     #[case] value: &str,
     #[case] want: &str,
 ) {
     let (patch, warnings) =
-        inject(&pod(&json!({ format!("dapr.io/{key}"): value })), &at(&settings()));
+        inject(&pod(&json!({ format!("dapr.io/{key}"): value })), &context(&settings()));
     assert_eq!(warnings, [want]);
     assert!(!patch.0.is_empty());
 }
@@ -204,8 +209,8 @@ fn strict_mode_refuses_with_all_problems_in_one_text() {
     let mut settings = settings();
     settings.strict_annotations = true;
     let pod = pod(&json!({"dapr.io/app-port": "abc", "dapr.io/log-level": "loud"}));
-    let error = decide(&pod, &at(&settings)).unwrap_err().to_string();
-    insta::assert_snapshot!(error, @r#"annotations of pod default/app-5d-* are refused: dapr.io/app-port: "abc" is not a whole number, 0 is used; dapr.io/log-level: "loud" is not debug, info, warn, error or fatal, daprd will not start"#);
+    let error = decide(&pod, &context(&settings)).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @r#"annotations of pod default/app-5d-* are invalid: dapr.io/app-port: "abc" is not an integer; the default 0 applies; dapr.io/log-level: "loud" is not debug, info, warn, error or fatal; daprd does not start"#);
 }
 
 #[rstest]
@@ -225,7 +230,7 @@ fn leaves_out_flags_that_a_pinned_image_does_not_know(
     });
     let (plus, _) = difference(&annotations, &settings());
     assert_eq!(!plus.is_empty(), emitted);
-    let (_, warnings) = inject(&pod(&annotations), &at(&settings()));
+    let (_, warnings) = inject(&pod(&annotations), &context(&settings()));
     assert_eq!(warnings.is_empty(), emitted, "{warnings:?}");
 }
 
@@ -260,7 +265,7 @@ fn user_volumes_come_first_in_the_mounts() {
         "dapr.io/volume-mounts": "data:/ro", "dapr.io/volume-mounts-rw": "data:/rw",
         "dapr.io/unix-domain-socket-path": "/run/dapr",
     });
-    let pod = patched(&pod(&annotations), &at(&settings()));
+    let pod = patched(&pod(&annotations), &context(&settings()));
     assert_eq!(
         container(&pod, "daprd")["volumeMounts"],
         json!([
@@ -287,7 +292,7 @@ fn the_apps_own_variables_and_mounts_win() {
     pod["spec"]["containers"][0]["volumeMounts"] =
         json!([{"name": "mine", "mountPath": "/run/dapr"}]);
     pod["spec"]["initContainers"] = json!([{"name": "init"}]);
-    let pod = patched(&pod, &at(&settings()));
+    let pod = patched(&pod, &context(&settings()));
     let app = container(&pod, "app");
     assert_eq!(app["env"].as_array().unwrap().len(), 3);
     assert_eq!(app["env"][0]["value"], "1");
@@ -309,7 +314,7 @@ fn tells_the_app_its_protocol(
     #[case] want: Option<&str>,
 ) {
     let pod = pod(&json!({"dapr.io/app-protocol": protocol, "dapr.io/app-ssl": ssl}));
-    let app = container(&patched(&pod, &at(&settings())), "app");
+    let app = container(&patched(&pod, &context(&settings())), "app");
     let found =
         app["env"].as_array().unwrap().iter().find(|v| v["name"] == "APP_PROTOCOL").cloned();
     assert_eq!(found.and_then(|v| v["value"].as_str().map(str::to_owned)).as_deref(), want);
@@ -349,11 +354,11 @@ fn a_tolerated_virtual_node_gets_a_command() {
         Toleration::parse_list(r#"[{"key":"aws","operator":"Exists","effect":"NoSchedule"}]"#)
             .unwrap();
     let mut pod = pod(&json!({}));
-    let plain = container(&patched(&pod, &at(&settings)), "daprd");
+    let plain = container(&patched(&pod, &context(&settings)), "daprd");
     assert!(plain.get("command").is_none());
     pod["spec"]["tolerations"] =
         json!([{"key": "aws", "operator": "Exists", "effect": "NoSchedule"}]);
-    let sidecar = container(&patched(&pod, &at(&settings)), "daprd");
+    let sidecar = container(&patched(&pod, &context(&settings)), "daprd");
     assert_eq!(sidecar["command"], json!(["/daprd"]));
     assert_eq!(sidecar["args"][0], "--dapr-http-port");
 }
@@ -362,7 +367,7 @@ fn a_tolerated_virtual_node_gets_a_command() {
 #[case::unknown_system(json!({}), false)]
 #[case::linux(json!({"os": {"name": "linux"}}), true)]
 #[case::linux_by_selector(json!({"nodeSelector": {"kubernetes.io/os": "linux"}}), true)]
-#[case::windows(json!({"os": {"name": "windows"}}), false)]
+#[case::windows_by_selector(json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), false)]
 fn added_certificates_loosen_security_only_where_windows_is_possible(
     #[case] spec: Value,
     #[case] strict: bool,
@@ -380,7 +385,8 @@ fn added_certificates_loosen_security_only_where_windows_is_possible(
     for (key, value) in spec.as_object().unwrap() {
         pod["spec"][key] = value.clone();
     }
-    let context = container(&patched(&pod, &at(&settings)), "daprd")["securityContext"].clone();
+    let context =
+        container(&patched(&pod, &context(&settings)), "daprd")["securityContext"].clone();
     let want = if strict {
         json!({
             "allowPrivilegeEscalation": false, "runAsNonRoot": true, "readOnlyRootFilesystem": true,
@@ -413,7 +419,7 @@ fn native_sidecars(
     let annotation = annotation.map_or(json!({}), |a| json!({"dapr.io/enable-native-sidecar": a}));
     let mut pod = pod(&annotation);
     pod["spec"]["initContainers"] = json!([{"name": "init"}]);
-    let pod = patched(&pod, &at(&settings));
+    let pod = patched(&pod, &context(&settings));
     let list = if native { "initContainers" } else { "containers" };
     let last = pod["spec"][list].as_array().unwrap().last().unwrap();
     assert_eq!(last["name"], "daprd");
@@ -423,45 +429,45 @@ fn native_sidecars(
 #[test]
 fn a_native_sidecar_is_the_first_init_container_where_there_is_none() {
     let (patch, _) =
-        inject(&pod(&json!({"dapr.io/enable-native-sidecar": "true"})), &at(&settings()));
+        inject(&pod(&json!({"dapr.io/enable-native-sidecar": "true"})), &context(&settings()));
     let patch = json!(patch);
     assert_eq!(patch[1], json!({"op": "add", "path": "/spec/initContainers", "value": []}));
     assert_eq!(patch[2]["path"], "/spec/initContainers/-");
 }
 
 #[rstest]
-#[case(json!({"hostNetwork": true}), Some("hostNetwork without dnsPolicy ClusterFirstWithHostNet: daprd cannot resolve the control plane and never becomes ready"))]
-#[case(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), None)]
+#[case(json!({"hostNetwork": true}), Some("hostNetwork without dnsPolicy ClusterFirstWithHostNet: daprd cannot resolve the names of the control plane and does not become ready"))]
+#[case(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), Some("hostNetwork: daprd uses ports 3500, 3501, 9090, 50001, 50002 of the node, so a node can run one such pod, and no other process on these ports"))]
 #[case(json!({"hostNetwork": false, "dnsPolicy": "ClusterFirst"}), None)]
-fn warns_of_host_network_pods_that_find_nobody(#[case] spec: Value, #[case] want: Option<&str>) {
+fn warns_of_the_host_network(#[case] spec: Value, #[case] want: Option<&str>) {
     let mut pod = pod(&json!({}));
     for (key, value) in spec.as_object().unwrap() {
         pod["spec"][key] = value.clone();
     }
-    let (_, warnings) = inject(&pod, &at(&settings()));
+    let (_, warnings) = inject(&pod, &context(&settings()));
     assert_eq!(warnings.first().map(String::as_str), want);
 }
 
 #[test]
-fn warns_when_the_stop_takes_longer_than_the_pod_may() {
+fn warns_if_the_grace_period_is_too_short() {
     let annotations = json!({"dapr.io/block-shutdown-duration": "25s"});
-    let (_, warnings) = inject(&pod(&annotations), &at(&settings()));
-    insta::assert_snapshot!(warnings.join("\n"), @"dapr.io/block-shutdown-duration and dapr.io/graceful-shutdown-seconds add up to 30 s, but the pod is killed after 30 s: raise terminationGracePeriodSeconds");
+    let (_, warnings) = inject(&pod(&annotations), &context(&settings()));
+    insta::assert_snapshot!(warnings.join("\n"), @"dapr.io/block-shutdown-duration and dapr.io/graceful-shutdown-seconds need 30 s, but Kubernetes kills the pod after 30 s: increase terminationGracePeriodSeconds");
     let mut roomy = pod(&annotations);
     roomy["spec"]["terminationGracePeriodSeconds"] = json!(60);
-    assert!(inject(&roomy, &at(&settings())).1.is_empty());
+    assert!(inject(&roomy, &context(&settings())).1.is_empty());
 }
 
 #[test]
-fn empty_app_id_and_config_are_mended_because_sentry_reads_them_otherwise() {
+fn replaces_an_empty_app_id_and_config() {
     let mut pod = pod(&json!({"dapr.io/app-id": "", "dapr.io/config": ""}));
     pod["metadata"]["name"] = json!("web-0");
-    let (_, warnings) = inject(&pod, &at(&settings()));
+    let (_, warnings) = inject(&pod, &context(&settings()));
     assert_eq!(
         warnings,
-        ["dapr.io/app-id: is empty, web-0 is used", "dapr.io/config: is empty and was removed"]
+        ["dapr.io/app-id is empty; the app id is web-0", "dapr.io/config is empty and was removed"]
     );
-    let pod = patched(&pod, &at(&settings()));
+    let pod = patched(&pod, &context(&settings()));
     assert_eq!(
         pod["metadata"]["annotations"],
         json!({"dapr.io/enabled": "true", "dapr.io/app-id": "web-0"})
@@ -469,10 +475,10 @@ fn empty_app_id_and_config_are_mended_because_sentry_reads_them_otherwise() {
 }
 
 #[test]
-fn without_a_token_of_its_own_the_injector_mounts_none() {
+fn without_a_token_of_the_injector_sidecars_mount_none() {
     let mut settings = settings();
     settings.identity_token = false;
-    let pod = patched(&pod(&json!({})), &at(&settings));
+    let pod = patched(&pod(&json!({})), &context(&settings));
     assert!(container(&pod, "daprd").get("volumeMounts").is_none());
     assert_eq!(pod["spec"]["volumes"], json!([{"name": "data"}]));
 }

@@ -1,10 +1,9 @@
 //! Pluggable components: containers in the pod, and containers from Components.
 
 use serde_json::{Value, json};
-use sidecar_injector::components::ComponentContainer;
-use sidecar_injector::mutate::Situation;
+use sidecar_injector::{ComponentContainer, InjectionContext};
 
-use crate::setting::{at, container, decide, inject, patched, pod, settings, with_components};
+use crate::setting::{container, context, decide, inject, patched, pod, settings, with_components};
 
 const VOLUME: &str = "dapr-components-unix-domain-socket";
 const FOLDER: &str = "/tmp/dapr-components-sockets";
@@ -29,7 +28,7 @@ fn containers_of_the_pod_get_the_socket_folder_and_nothing_of_an_app() {
         "dapr.io/unix-domain-socket-path": "/api",
     }));
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "store"}));
-    let pod = patched(&pod, &at(&settings()));
+    let pod = patched(&pod, &context(&settings()));
     assert_eq!(
         container(&pod, "store"),
         json!({
@@ -72,12 +71,12 @@ fn containers_of_components_are_added_by_scope_and_once_per_image() {
         component("f", &[], &json!({"image": 7})),
     ];
     let settings = settings();
-    let situation = with_components(&settings, &components);
+    let cx = with_components(&settings, &components);
     let pod = pod(&json!({"dapr.io/inject-pluggable-components": "true"}));
-    let (_, warnings) = inject(&pod, &situation);
+    let (_, warnings) = inject(&pod, &cx);
     assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].starts_with("Component \"e\" has a bad container"), "{warnings:?}");
-    let pod = patched(&pod, &situation);
+    assert!(warnings[0].starts_with("Component \"e\" has an invalid container"), "{warnings:?}");
+    let pod = patched(&pod, &cx);
     let names: Vec<&Value> =
         pod["spec"]["containers"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
     assert_eq!(names, ["app", "daprd", "a", "named"]);
@@ -129,9 +128,9 @@ fn nothing_is_mounted_when_no_component_is_in_scope() {
 #[test]
 fn a_pod_that_needs_unknown_components_is_refused_and_others_are_not() {
     let settings = settings();
-    let unknown = Situation { components: Err("forbidden"), ..at(&settings) };
+    let unknown = InjectionContext { components: Err("forbidden"), ..context(&settings) };
     let wanting = pod(&json!({"dapr.io/inject-pluggable-components": "true"}));
-    insta::assert_snapshot!(decide(&wanting, &unknown).unwrap_err(), @"components of namespace default are not known, and dapr.io/inject-pluggable-components asks for their containers: forbidden");
+    insta::assert_snapshot!(decide(&wanting, &unknown).unwrap_err(), @"Components of namespace default are unknown, but dapr.io/inject-pluggable-components requests their containers: forbidden");
     assert!(decide(&pod(&json!({})), &unknown).is_ok());
 }
 
@@ -139,10 +138,10 @@ fn a_pod_that_needs_unknown_components_is_refused_and_others_are_not() {
 fn a_second_call_leaves_added_component_containers_alone() {
     let settings = settings();
     let components = [component("a", &[], &json!({"image": "one"}))];
-    let situation = with_components(&settings, &components);
-    let pod = patched(&pod(&json!({"dapr.io/inject-pluggable-components": "true"})), &situation);
-    let again = decide(&pod, &situation).unwrap();
-    assert!(matches!(again.change, sidecar_injector::mutate::Change::Nothing(_)), "{again:?}");
+    let cx = with_components(&settings, &components);
+    let pod = patched(&pod(&json!({"dapr.io/inject-pluggable-components": "true"})), &cx);
+    let again = decide(&pod, &cx).unwrap();
+    assert!(matches!(again.change, sidecar_injector::Change::Nothing(_)), "{again:?}");
 }
 
 #[test]
@@ -151,7 +150,7 @@ fn an_application_that_knows_the_sockets_folder_is_still_an_application() {
     let mut pod = pod(&json!({}));
     pod["spec"]["containers"][0]["env"] =
         json!([{"name": "DAPR_COMPONENT_SOCKETS_FOLDER", "value": "/own"}]);
-    let app = container(&patched(&pod, &at(&settings)), "app");
+    let app = container(&patched(&pod, &context(&settings)), "app");
     let names: Vec<&str> =
         app["env"].as_array().unwrap().iter().filter_map(|v| v["name"].as_str()).collect();
     let want =

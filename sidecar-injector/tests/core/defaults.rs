@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use sidecar_injector::defaults::Defaults;
-use sidecar_injector::mutate::{Change, Outcome, Situation, Skip};
-use sidecar_injector::namespace::NamespacePolicy;
+use sidecar_injector::{Change, Defaults, InjectionContext, Mutation, NamespacePolicy, SkipReason};
 
-use crate::setting::{arguments, at, container, decide, inject, patched, pod, settings};
+use crate::setting::{arguments, container, context, decide, inject, patched, pod, settings};
 
 /// A Namespace with these labels and annotations.
 fn namespace(labels: &Value, annotations: &Value) -> NamespacePolicy {
@@ -25,9 +23,9 @@ fn a_sidecar_follows_the_defaults_that_its_pod_leaves_open() {
     settings.defaults = Defaults::parse(cluster).unwrap();
     let policy =
         namespace(&json!({}), &json!({"dapr.io/log-level": "debug", "dapr.io/env": "A=1"}));
-    let at = Situation { policy: &policy, ..at(&settings) };
+    let cx = InjectionContext { policy: &policy, ..context(&settings) };
     let own = pod(&json!({"dapr.io/env": "B=2"}));
-    let pod = patched(&own, &at);
+    let pod = patched(&own, &cx);
     let sidecar = container(&pod, "daprd");
     assert_eq!(sidecar["image"], "mirror/daprd:1.18.3");
     assert_eq!(sidecar["resources"], json!({"requests": {"cpu": "100m"}}));
@@ -39,50 +37,50 @@ fn a_sidecar_follows_the_defaults_that_its_pod_leaves_open() {
         pod["metadata"]["annotations"]["dapr.io/applied-defaults"],
         r#"{"cluster":{"dapr.io/sidecar-cpu-request":"100m","dapr.io/sidecar-image":"mirror/daprd:1.18.3"},"namespace":{"dapr.io/log-level":"debug"}}"#
     );
-    let again = decide(&pod, &at).unwrap();
-    assert_eq!(again.change, Change::Nothing(Skip::AlreadyPresent));
+    let again = decide(&pod, &cx).unwrap();
+    assert_eq!(again.change, Change::Nothing(SkipReason::AlreadyPresent));
 }
 
 #[test]
 fn a_bad_default_is_named_as_such() {
     let policy = namespace(&json!({}), &json!({"dapr.io/log-level": "loud"}));
     let settings = settings();
-    let at = Situation { policy: &policy, ..at(&settings) };
-    let (_, warnings) = inject(&pod(&json!({})), &at);
-    insta::assert_snapshot!(warnings.join("\n"), @r#"dapr.io/log-level: "loud" is not debug, info, warn, error or fatal, daprd will not start (not from the pod: from the defaults of its namespace or the cluster)"#);
+    let cx = InjectionContext { policy: &policy, ..context(&settings) };
+    let (_, warnings) = inject(&pod(&json!({})), &cx);
+    insta::assert_snapshot!(warnings.join("\n"), @r#"dapr.io/log-level: "loud" is not debug, info, warn, error or fatal; daprd does not start (set by the defaults of the namespace or the cluster, not by the pod)"#);
 }
 
 #[test]
 fn without_defaults_nothing_is_written_about_them() {
     let settings = settings();
-    let (patch, _) = inject(&pod(&json!({})), &at(&settings));
+    let (patch, _) = inject(&pod(&json!({})), &context(&settings));
     assert!(!json!(patch).to_string().contains("applied-defaults"));
 }
 
 #[rstest]
 #[case::opted_in("enabled", json!({"dapr.io/app-id": "a"}), None)]
-#[case::no_id("enabled", json!({}), Some(Skip::NotEnabled))]
-#[case::empty_id("enabled", json!({"dapr.io/app-id": ""}), Some(Skip::NotEnabled))]
-#[case::refuses("enabled", json!({"dapr.io/app-id": "a", "dapr.io/enabled": "false"}), Some(Skip::NotEnabled))]
-#[case::switched_off("disabled", json!({"dapr.io/app-id": "a", "dapr.io/enabled": "true"}), Some(Skip::NamespaceDisabled))]
-#[case::did_not_ask("disabled", json!({"dapr.io/app-id": "a"}), Some(Skip::NotEnabled))]
-#[case::odd("maybe", json!({"dapr.io/app-id": "a"}), Some(Skip::NotEnabled))]
+#[case::no_id("enabled", json!({}), Some(SkipReason::NotEnabled))]
+#[case::empty_id("enabled", json!({"dapr.io/app-id": ""}), Some(SkipReason::NotEnabled))]
+#[case::refuses("enabled", json!({"dapr.io/app-id": "a", "dapr.io/enabled": "false"}), Some(SkipReason::NotEnabled))]
+#[case::switched_off("disabled", json!({"dapr.io/app-id": "a", "dapr.io/enabled": "true"}), Some(SkipReason::NamespaceDisabled))]
+#[case::did_not_ask("disabled", json!({"dapr.io/app-id": "a"}), Some(SkipReason::NotEnabled))]
+#[case::odd("maybe", json!({"dapr.io/app-id": "a"}), Some(SkipReason::NotEnabled))]
 fn a_namespace_switches_its_pods(
     #[case] label: &str,
     #[case] annotations: Value,
-    #[case] skip: Option<Skip>,
+    #[case] skip: Option<SkipReason>,
 ) {
     let policy = namespace(&json!({"dapr.io/injection": label}), &json!({}));
     let settings = settings();
-    let at = Situation { policy: &policy, ..at(&settings) };
+    let cx = InjectionContext { policy: &policy, ..context(&settings) };
     let mut pod = pod(&json!({}));
     pod["metadata"]["annotations"] = annotations;
-    let Outcome { change, .. } = decide(&pod, &at).unwrap();
+    let Mutation { change, .. } = decide(&pod, &cx).unwrap();
     match (change, skip) {
         (Change::Inject { .. }, None) => {
-            let pod = patched(&pod, &at);
+            let pod = patched(&pod, &cx);
             assert_eq!(pod["metadata"]["annotations"]["dapr.io/enabled"], "true");
-            assert!(matches!(decide(&pod, &at).unwrap().change, Change::Nothing(_)));
+            assert!(matches!(decide(&pod, &cx).unwrap().change, Change::Nothing(_)));
         }
         (Change::Nothing(got), Some(want)) => assert_eq!(got, want),
         (change, skip) => panic!("{change:?}, not {skip:?}"),
@@ -101,8 +99,8 @@ fn a_restricted_namespace_gets_restricted_sidecars(
     let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     let policy = namespace(&restricted, &json!({}));
     let settings = settings();
-    let at = Situation { policy: &policy, ..at(&settings) };
-    let sidecar = container(&patched(&pod(&annotations), &at), "daprd");
+    let cx = InjectionContext { policy: &policy, ..context(&settings) };
+    let sidecar = container(&patched(&pod(&annotations), &cx), "daprd");
     assert_eq!(
         sidecar["securityContext"],
         json!({

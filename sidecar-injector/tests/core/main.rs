@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod annotations;
+mod cases;
 mod components;
 mod defaults;
 mod native;

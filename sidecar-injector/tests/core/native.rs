@@ -2,11 +2,9 @@
 
 use rstest::rstest;
 use serde_json::{Value, json};
-use sidecar_injector::mutate::Situation;
-use sidecar_injector::platform::{Platform, Version};
-use sidecar_injector::settings::NativeDefault;
+use sidecar_injector::{InjectionContext, NativeDefault, Platform, Version};
 
-use crate::setting::{arguments, at, container, inject, patched, pod, settings};
+use crate::setting::{arguments, container, context, inject, patched, pod, settings};
 
 fn platform(server: &str, node: Option<&str>) -> Platform {
     Platform { server: Version::parse(server), oldest_node: node.and_then(Version::parse) }
@@ -18,11 +16,11 @@ fn injected(annotations: &Value, auto: bool, platform: Platform) -> (Vec<String>
     if auto {
         settings.native = NativeDefault::Auto;
     }
-    let at = Situation { platform, ..at(&settings) };
+    let cx = InjectionContext { platform, ..context(&settings) };
     let mut pod = pod(annotations);
     pod["spec"]["initContainers"] = json!([{"name": "init"}]);
-    let (_, warnings) = inject(&pod, &at);
-    let pod = patched(&pod, &at);
+    let (_, warnings) = inject(&pod, &cx);
+    let pod = patched(&pod, &cx);
     let names = |list: &str| -> Vec<String> {
         let list = pod["spec"][list].as_array().unwrap();
         list.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
@@ -50,7 +48,7 @@ fn an_old_api_server_gets_an_ordinary_container_and_the_user_a_warning() {
     let native = json!({"dapr.io/enable-native-sidecar": "true"});
     let (names, warnings) = injected(&native, false, platform("1.28", None));
     assert_eq!(names, ["init", "|", "app", "daprd"]);
-    insta::assert_snapshot!(warnings.join("\n"), @"dapr.io/enable-native-sidecar: Kubernetes 1.28 has no native sidecars, an ordinary container is used; 1.29 has");
+    insta::assert_snapshot!(warnings.join("\n"), @"dapr.io/enable-native-sidecar: Kubernetes 1.28 does not support native sidecars; an ordinary container is used (native sidecars need 1.29)");
 }
 
 #[rstest]
@@ -76,7 +74,7 @@ fn only_the_first_one_holds_the_others_back_and_by_a_probe_that_cannot_deadlock(
         let annotations = json!({
             "dapr.io/enable-native-sidecar": "true", "dapr.io/native-sidecar-position": position,
         });
-        container(&patched(&pod(&annotations), &at(&settings())), "daprd")
+        container(&patched(&pod(&annotations), &context(&settings())), "daprd")
     };
     assert_eq!(
         sidecar("first")["startupProbe"],
@@ -96,7 +94,7 @@ fn only_the_first_one_holds_the_others_back_and_by_a_probe_that_cannot_deadlock(
 #[case("daprd:1.15.0", "dapr-scheduler-server-a.dapr-system.svc.cluster.local:443")]
 #[case("daprd:latest", "dapr-scheduler-server-a.dapr-system.svc.cluster.local:443")]
 fn old_sidecars_get_the_address_of_each_scheduler(#[case] image: &str, #[case] want: &str) {
-    let pod = patched(&pod(&json!({"dapr.io/sidecar-image": image})), &at(&settings()));
+    let pod = patched(&pod(&json!({"dapr.io/sidecar-image": image})), &context(&settings()));
     let wanted = format!("--scheduler-host-address {want}");
     assert!(arguments(&container(&pod, "daprd")).contains(&wanted));
 }

@@ -1,7 +1,7 @@
 //! Manifests in, manifests out.
 
 use serde_json::Value;
-use sidecar_injector::mutate::Change;
+use sidecar_injector::Change;
 use sidecar_injector::offline::{Offline, PodResult, Source};
 
 use crate::setting::{ANCHORS, settings};
@@ -224,7 +224,7 @@ fn recipes_for_meshes_are_injected(#[case] mesh: &str, #[case] text: &str) {
     let proxy = serde_json::json!({"name": "proxy", "image": "proxy"});
     meshed["spec"]["containers"].as_array_mut().unwrap().insert(0, proxy);
     let settings = settings();
-    let again = crate::setting::decide(&meshed, &crate::setting::at(&settings)).unwrap();
+    let again = crate::setting::decide(&meshed, &crate::setting::context(&settings)).unwrap();
     let Change::Complete { patch, .. } = again.change else { panic!("{again:?}") };
     let paths: Vec<String> = patch.0.iter().map(|operation| operation.path().to_string()).collect();
     assert_eq!(paths, ["/spec/containers/0/env"], "the late one gets its variables, nothing else");

@@ -3,11 +3,7 @@
 use proptest::prelude::*;
 use resources::annotations::POD;
 use serde_json::{Map, Value, json};
-use sidecar_injector::allow::AllowList;
-use sidecar_injector::components::ComponentContainer;
-use sidecar_injector::mutate::{Change, Outcome};
-use sidecar_injector::pod::PodView;
-use sidecar_injector::review::{Creators, Review};
+use sidecar_injector::{AllowList, AllowedUsers, Change, ComponentContainer, Mutation, Review};
 
 use crate::setting::{decide, settings, with_components};
 
@@ -81,22 +77,25 @@ fn components() -> Vec<ComponentContainer> {
 /// A patched pod has its sidecar once, no name of a volume twice, and needs no second patch.
 fn check(mut pod: Value) -> Result<(), TestCaseError> {
     let (settings, components) = (settings(), components());
-    let at = with_components(&settings, &components);
-    let Outcome { change, .. } =
-        decide(&pod, &at).map_err(|e| TestCaseError::fail(e.to_string()))?;
+    let cx = with_components(&settings, &components);
+    let Mutation { change, .. } =
+        decide(&pod, &cx).map_err(|e| TestCaseError::fail(e.to_string()))?;
     let Change::Inject { patch, .. } = change else {
         return Err(TestCaseError::fail("not injected"));
     };
     json_patch::patch(&mut pod, &patch).map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let view = PodView::parse(&pod).map_err(|e| TestCaseError::fail(e.to_string()))?;
-    let all = view.containers().into_iter().chain(view.init_containers());
-    prop_assert_eq!(all.filter(|c| c.name() == "daprd").count(), 1);
-    let mut volumes = view.volumes();
+    let names = |list: &str| -> Vec<String> {
+        let items = pod["spec"][list].as_array().into_iter().flatten();
+        items.map(|item| item["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let all = [names("containers"), names("initContainers")].concat();
+    prop_assert_eq!(all.iter().filter(|name| *name == "daprd").count(), 1);
+    let mut volumes = names("volumes");
     volumes.sort_unstable();
     let count = volumes.len();
     volumes.dedup();
     prop_assert_eq!(volumes.len(), count, "a volume twice");
-    let again = decide(&pod, &at).map_err(|e| TestCaseError::fail(e.to_string()))?;
+    let again = decide(&pod, &cx).map_err(|e| TestCaseError::fail(e.to_string()))?;
     prop_assert!(matches!(again.change, Change::Nothing(_)), "second patch: {:?}", again.change);
     Ok(())
 }
@@ -151,9 +150,9 @@ proptest! {
         let body = json!({"request": {"kind": {"kind": "Pod"}, "object": object, "userInfo": user}});
         if let Ok(review) = Review::parse(body.to_string().as_bytes()) {
             let (settings, allowed) = (settings(), AllowList::parse(["*:*"]).unwrap());
-            let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: true };
-            let verdict = review.decide(&with_components(&settings, &[]), &creators);
-            let _ = serde_json::to_string(&review.answer(&verdict)).unwrap();
+            let users = AllowedUsers { allowed: &allowed, uids: &[], mark_skipped: true };
+            let decision = review.decide(&with_components(&settings, &[]), &users);
+            let _ = serde_json::to_string(&review.answer(&decision)).unwrap();
         }
     }
 

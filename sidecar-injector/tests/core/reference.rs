@@ -3,17 +3,16 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use sidecar_injector::allow::AllowList;
-use sidecar_injector::mutate::Situation;
-use sidecar_injector::review::{Creators, Ending, Review};
+use sidecar_injector::{AllowList, AllowedUsers, InjectionContext, Outcome, Review};
 
-use crate::setting::{at, settings};
+use crate::setting::{context, settings};
 
 /// Where we answer otherwise on purpose, and why. Texts of refusals are not compared.
-const DIFFERENCES: [(&str, &str); 12] = [
+const DIFFERENCES: [(&str, &str); 13] = [
+    (r#"block-shutdown-duration="""#, "an empty value has its default: daprd would not start"),
     (r#"config="""#, "an empty name is removed, or sentry would refuse the sidecar"),
     (r#"app-binding-options-timeout="30s""#, "the flag came with 1.18.3"),
-    (r#"app-binding-options-timeout="""#, "the flag came with 1.18.3"),
+    (r#"log-level="""#, "an empty value has its default: daprd would not start"),
     (r#"enable-metrics="""#, "off means off: daprd's own default is on"),
     (r#"enable-metrics="false""#, "off means off: daprd's own default is on"),
     (r#"metrics-port="99999999999""#, "a number beyond 32 bits is ignored, not cut"),
@@ -53,13 +52,13 @@ fn ours(request: &Value) -> (bool, Value) {
     let review = Review::parse(json!({"request": request}).to_string().as_bytes()).unwrap();
     let mut settings = settings();
     settings.identity_token = false;
-    let situation = Situation { trust_anchors: "ANCHORS", ..at(&settings) };
+    let cx = InjectionContext { trust_anchors: "ANCHORS", ..context(&settings) };
     let allowed = AllowList::parse(["ci:*"]).unwrap();
-    let creators = Creators { allowed: &allowed, uids: &[], mark_skipped: false };
-    let verdict = review.decide(&situation, &creators);
-    let patch = json!(verdict.patch());
+    let users = AllowedUsers { allowed: &allowed, uids: &[], mark_skipped: false };
+    let decision = review.decide(&cx, &users);
+    let patch = json!(decision.patch());
     let patch = if patch == json!([]) { Value::Null } else { patch };
-    (!matches!(verdict.ending, Ending::Refused(_)), patch)
+    (!matches!(decision.outcome, Outcome::Refused(_)), patch)
 }
 
 #[test]

@@ -3,12 +3,9 @@
 use base64::Engine as _;
 use rstest::rstest;
 use serde_json::{Value, json};
-use sidecar_injector::allow::AllowList;
-use sidecar_injector::events::Report;
-use sidecar_injector::mutate::Skip;
-use sidecar_injector::review::{Creators, Ending, Review, Verdict};
+use sidecar_injector::{AdmissionDecision, AllowList, AllowedUsers, Outcome, Review, SkipReason};
 
-use crate::setting::{at, pod, settings};
+use crate::setting::{context, pod, settings};
 
 fn review(object: &Value) -> Value {
     json!({
@@ -21,18 +18,18 @@ fn review(object: &Value) -> Value {
     })
 }
 
-fn decide(review: &Value) -> (Verdict, Value) {
+fn decide(review: &Value) -> (AdmissionDecision, Value) {
     decide_with(review, false)
 }
 
-fn decide_with(review: &Value, mark_skipped: bool) -> (Verdict, Value) {
+fn decide_with(review: &Value, mark_skipped: bool) -> (AdmissionDecision, Value) {
     let allowed = AllowList::parse([]).unwrap();
-    let creators = Creators { allowed: &allowed, uids: &[], mark_skipped };
+    let users = AllowedUsers { allowed: &allowed, uids: &[], mark_skipped };
     let review = Review::parse(review.to_string().as_bytes()).unwrap();
     let settings = settings();
-    let verdict = review.decide(&at(&settings), &creators);
-    let answer = serde_json::to_value(review.answer(&verdict)).unwrap();
-    (verdict, answer)
+    let decision = review.decide(&context(&settings), &users);
+    let answer = serde_json::to_value(review.answer(&decision)).unwrap();
+    (decision, answer)
 }
 
 fn stranger(mut review: Value) -> Value {
@@ -43,10 +40,10 @@ fn stranger(mut review: Value) -> Value {
 #[test]
 fn an_enabled_pod_is_patched() {
     let pod = pod(&json!({}));
-    let (verdict, answer) = decide(&review(&pod));
+    let (decision, answer) = decide(&review(&pod));
     assert_eq!(
-        (verdict.app.as_str(), &verdict.ending),
-        ("app", &Ending::Injected { defaults: None })
+        (decision.app.as_str(), &decision.outcome),
+        ("app", &Outcome::Injected { defaults: None })
     );
     assert_eq!(answer["apiVersion"], "admission.k8s.io/v1");
     assert_eq!(answer["kind"], "AdmissionReview");
@@ -78,23 +75,23 @@ fn an_administrator_may_inject_a_bare_pod_whose_name_is_its_id() {
     let pod = json!({"metadata": {"name": "solo", "annotations": {"dapr.io/enabled": "YES"}}, "spec": {"containers": [{"name": "c"}]}});
     let mut review = review(&pod);
     review["request"]["userInfo"] = json!({"username": "root", "groups": ["system:masters"]});
-    let (verdict, answer) = decide(&review);
+    let (decision, answer) = decide(&review);
     assert_eq!(
-        (verdict.app.as_str(), verdict.ending),
-        ("solo", Ending::Injected { defaults: None })
+        (decision.app.as_str(), decision.outcome),
+        ("solo", Outcome::Injected { defaults: None })
     );
     assert!(answer["response"]["patch"].is_string());
 }
 
 #[rstest]
-#[case::not_enabled(json!({"dapr.io/enabled": "false"}), Skip::NotEnabled)]
-#[case::odd(json!({"dapr.io/enabled": "ture"}), Skip::NotEnabled)]
+#[case::not_enabled(json!({"dapr.io/enabled": "false"}), SkipReason::NotEnabled)]
+#[case::odd(json!({"dapr.io/enabled": "ture"}), SkipReason::NotEnabled)]
 fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
     #[case] annotations: Value,
-    #[case] skip: Skip,
+    #[case] skip: SkipReason,
 ) {
-    let (verdict, answer) = decide(&stranger(review(&pod(&annotations))));
-    assert_eq!(verdict.ending, Ending::Skipped(skip));
+    let (decision, answer) = decide(&stranger(review(&pod(&annotations))));
+    assert_eq!(decision.outcome, Outcome::Skipped(skip));
     let response = &answer["response"];
     assert_eq!(response["allowed"], true);
     assert!(response.get("patch").is_none() && response.get("patchType").is_none());
@@ -106,15 +103,15 @@ fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
 fn a_pod_with_a_sidecar_of_its_own_is_left_alone(#[case] list: &str) {
     let mut pod = pod(&json!({}));
     pod["spec"][list] = json!([{"name": "daprd"}]);
-    let (verdict, answer) = decide(&review(&pod));
-    assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent));
+    let (decision, answer) = decide(&review(&pod));
+    assert_eq!(decision.outcome, Outcome::Skipped(SkipReason::AlreadyPresent));
     assert!(answer["response"].get("patch").is_none());
 }
 
 #[test]
 fn a_stranger_gets_no_sidecar_and_is_told_why() {
-    let (verdict, answer) = decide(&stranger(review(&pod(&json!({})))));
-    assert_eq!(verdict.ending, Ending::NotAllowed { username: "jane".to_owned() });
+    let (decision, answer) = decide(&stranger(review(&pod(&json!({})))));
+    assert_eq!(decision.outcome, Outcome::NotAllowed { username: "jane".to_owned() });
     let response = &answer["response"];
     assert_eq!(response["allowed"], true);
     assert!(response.get("patch").is_none());
@@ -128,17 +125,17 @@ fn a_stranger_gets_no_sidecar_and_is_told_why() {
 
 #[test]
 fn with_a_guard_installed_the_strangers_pod_is_marked() {
-    let (verdict, _) = decide_with(&stranger(review(&pod(&json!({})))), true);
+    let (decision, _) = decide_with(&stranger(review(&pod(&json!({})))), true);
     assert_eq!(
-        json!(verdict.patch()),
+        json!(decision.patch()),
         json!([{"op": "add", "path": "/metadata/annotations/dapr.io~1injection-skipped", "value": "creator-not-allowed"}])
     );
 }
 
 #[test]
 fn an_invalid_app_id_is_refused_with_a_text_for_the_user() {
-    let (verdict, answer) = decide(&review(&pod(&json!({"dapr.io/app-id": "Not_Valid"}))));
-    assert!(matches!(verdict.ending, Ending::Refused(_)));
+    let (decision, answer) = decide(&review(&pod(&json!({"dapr.io/app-id": "Not_Valid"}))));
+    assert!(matches!(decision.outcome, Outcome::Refused(_)));
     let response = &answer["response"];
     assert_eq!(response["allowed"], false);
     assert!(response.get("patch").is_none());
@@ -154,8 +151,8 @@ fn an_invalid_app_id_is_refused_with_a_text_for_the_user() {
 fn other_kinds_pass_unchanged() {
     let mut review = review(&json!({}));
     review["request"]["kind"]["kind"] = json!("Deployment");
-    let (verdict, answer) = decide(&review);
-    assert_eq!(verdict.ending, Ending::WrongKind { kind: "Deployment".to_owned() });
+    let (decision, answer) = decide(&review);
+    assert_eq!(decision.outcome, Outcome::WrongKind { kind: "Deployment".to_owned() });
     assert_eq!(answer["response"], json!({"uid": "u-1", "allowed": true}));
 }
 
@@ -164,8 +161,8 @@ fn other_kinds_pass_unchanged() {
 #[case::list(json!([]))]
 #[case::bad_annotations(json!({"metadata": {"annotations": {"a": 1}}, "spec": {}}))]
 fn an_object_that_is_no_pod_is_refused(#[case] object: Value) {
-    let (verdict, _) = decide(&review(&object));
-    let Ending::Refused(message) = verdict.ending else { panic!("{verdict:?}") };
+    let (decision, _) = decide(&review(&object));
+    let Outcome::Refused(message) = decision.outcome else { panic!("{decision:?}") };
     assert!(message.starts_with("could not unmarshal raw object: "), "{message}");
 }
 
@@ -184,14 +181,18 @@ fn what_is_no_review_is_not_decoded(#[case] body: &str) {
 fn a_container_that_came_later_gets_its_variables() {
     let settings = settings();
     let mut pod =
-        crate::setting::patched(&pod(&json!({"dapr.io/grpc-port": "7000"})), &at(&settings));
-    let (verdict, _) = decide(&review(&pod));
-    assert_eq!(verdict.ending, Ending::Skipped(Skip::AlreadyPresent), "nothing is missing yet");
+        crate::setting::patched(&pod(&json!({"dapr.io/grpc-port": "7000"})), &context(&settings));
+    let (decision, _) = decide(&review(&pod));
+    assert_eq!(
+        decision.outcome,
+        Outcome::Skipped(SkipReason::AlreadyPresent),
+        "nothing is missing yet"
+    );
     pod["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "late"}));
     pod["metadata"]["labels"].as_object_mut().unwrap().remove("dapr.io/app-id");
-    let (verdict, _) = decide(&review(&pod));
-    assert_eq!(verdict.ending, Ending::Injected { defaults: None });
-    insta::assert_json_snapshot!(json!(verdict.patch()));
+    let (decision, _) = decide(&review(&pod));
+    assert_eq!(decision.outcome, Outcome::Injected { defaults: None });
+    insta::assert_json_snapshot!(json!(decision.patch()));
 }
 
 /// The review of a pod that a replica set owns.
@@ -203,33 +204,33 @@ fn owned(annotations: &Value) -> Value {
     review(&pod)
 }
 
-/// Reason, type and note of the event for a review.
-fn told(review: &Value) -> Option<[String; 3]> {
-    let (verdict, _) = decide(review);
+/// Reason, type and note of the Event for a review.
+fn event(review: &Value) -> Option<[String; 3]> {
+    let (decision, _) = decide(review);
     let review = Review::parse(review.to_string().as_bytes()).unwrap();
-    let report = Report::of(&review, &verdict)?;
-    let event = report.into_event("pod", jiff::Timestamp::UNIX_EPOCH);
+    let event = decision.event(&review)?;
+    let event = event.into_event("pod", jiff::Timestamp::UNIX_EPOCH);
     assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("o-1"));
     Some([event.reason.unwrap(), event.type_.unwrap(), event.note.unwrap()])
 }
 
 #[test]
-fn owners_are_told_what_became_of_their_pods() {
-    let stories = [
+fn an_event_reports_the_outcome_to_the_owner() {
+    let reviews = [
         owned(&json!({})),
         owned(&json!({"dapr.io/app-port": "x"})),
         owned(&json!({"dapr.io/app-id": "Bad"})),
         stranger(owned(&json!({}))),
     ];
-    let told: Vec<String> = stories.iter().map(|r| told(r).unwrap().join(" | ")).collect();
-    insta::assert_snapshot!(told.join("\n"));
+    let events: Vec<String> = reviews.iter().map(|r| event(r).unwrap().join(" | ")).collect();
+    insta::assert_snapshot!(events.join("\n"));
 }
 
 #[test]
-fn nobody_is_told_of_dry_runs_and_pods_that_want_nothing() {
+fn no_event_for_dry_runs_and_pods_that_request_nothing() {
     let mut dry = owned(&json!({}));
     dry["request"]["dryRun"] = json!(true);
-    assert_eq!(told(&dry), None);
-    assert_eq!(told(&owned(&json!({"dapr.io/enabled": "false"}))), None);
-    assert_eq!(told(&review(&pod(&json!({})))), None, "no owner");
+    assert_eq!(event(&dry), None);
+    assert_eq!(event(&owned(&json!({"dapr.io/enabled": "false"}))), None);
+    assert_eq!(event(&review(&pod(&json!({})))), None, "no owner");
 }

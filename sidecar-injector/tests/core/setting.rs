@@ -1,14 +1,10 @@
 //! What the tests share: an installation with the chart's defaults, and pods.
 
 use serde_json::{Value, json};
-use sidecar_injector::addresses::{Actors, ControlPlane};
-use sidecar_injector::components::ComponentContainer;
-use sidecar_injector::defaults::Defaults;
-use sidecar_injector::mutate::{Change, InjectError, Outcome, Situation, mutate};
-use sidecar_injector::namespace::NamespacePolicy;
-use sidecar_injector::platform::Platform;
-use sidecar_injector::pod::PodView;
-use sidecar_injector::settings::{NativeDefault, Security, Settings};
+use sidecar_injector::{
+    Actors, Change, ComponentContainer, ControlPlane, Defaults, InjectionContext, Mutation,
+    NamespacePolicy, NativeDefault, Platform, PodView, Rejection, Security, Settings, mutate,
+};
 
 pub(crate) const ANCHORS: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 
@@ -36,15 +32,15 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-pub(crate) fn at(settings: &Settings) -> Situation<'_> {
+pub(crate) fn context(settings: &Settings) -> InjectionContext<'_> {
     with_components(settings, &[])
 }
 
 pub(crate) fn with_components<'a>(
     settings: &'a Settings,
     components: &'a [ComponentContainer],
-) -> Situation<'a> {
-    Situation {
+) -> InjectionContext<'a> {
+    InjectionContext {
         settings,
         namespace: "default",
         policy: NamespacePolicy::NONE,
@@ -69,14 +65,14 @@ pub(crate) fn pod(annotations: &Value) -> Value {
     })
 }
 
-pub(crate) fn decide(pod: &Value, at: &Situation<'_>) -> Result<Outcome, InjectError> {
-    mutate(&PodView::parse(pod)?, at)
+pub(crate) fn decide(pod: &Value, cx: &InjectionContext<'_>) -> Result<Mutation, Rejection> {
+    mutate(&PodView::parse(pod)?, cx)
 }
 
 /// The patch and the warnings for a pod that is injected.
-pub(crate) fn inject(pod: &Value, at: &Situation<'_>) -> (json_patch::Patch, Vec<String>) {
-    match decide(pod, at).unwrap() {
-        Outcome { change: Change::Inject { patch, .. }, warnings } => {
+pub(crate) fn inject(pod: &Value, cx: &InjectionContext<'_>) -> (json_patch::Patch, Vec<String>) {
+    match decide(pod, cx).unwrap() {
+        Mutation { change: Change::Inject { patch, .. }, warnings } => {
             (patch, warnings.into_iter().map(|warning| warning.text).collect())
         }
         other => panic!("not injected: {other:?}"),
@@ -84,16 +80,16 @@ pub(crate) fn inject(pod: &Value, at: &Situation<'_>) -> (json_patch::Patch, Vec
 }
 
 /// The pod after its patch.
-pub(crate) fn patched(pod: &Value, at: &Situation<'_>) -> Value {
+pub(crate) fn patched(pod: &Value, cx: &InjectionContext<'_>) -> Value {
     let mut pod = pod.clone();
-    let (patch, _) = inject(&pod, at);
+    let (patch, _) = inject(&pod, cx);
     json_patch::patch(&mut pod, &patch).unwrap();
     pod
 }
 
 /// The sidecar of a pod with these annotations.
 pub(crate) fn sidecar(annotations: &Value, settings: &Settings) -> Value {
-    let pod = patched(&pod(annotations), &at(settings));
+    let pod = patched(&pod(annotations), &context(settings));
     container(&pod, "daprd")
 }
 

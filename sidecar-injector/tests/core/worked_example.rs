@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::setting::{at, inject, patched, settings};
+use crate::setting::{context, inject, patched, settings};
 
 const SIDECAR: &str = r#"{
   "name": "daprd",
@@ -104,7 +104,7 @@ fn tutorial_pod(name: &str, port: Option<&str>, env: Option<Value>) -> Value {
 fn the_node_pod_gets_these_operations_and_no_others() {
     let pod =
         tutorial_pod("node", Some("3000"), Some(json!([{"name": "APP_PORT", "value": "3000"}])));
-    let (patch, warnings) = inject(&pod, &at(&settings()));
+    let (patch, warnings) = inject(&pod, &context(&settings()));
     let add = |path: &str, value: Value| json!({"op": "add", "path": path, "value": value});
     let env = |name: &str, value: &str| {
         add("/spec/containers/0/env/-", json!({"name": name, "value": value}))
@@ -128,7 +128,7 @@ fn the_node_pod_gets_these_operations_and_no_others() {
 #[test]
 fn the_python_pod_differs_by_app_id_and_port_only() {
     let pod = tutorial_pod("python", None, None);
-    let (patch, warnings) = inject(&pod, &at(&settings()));
+    let (patch, warnings) = inject(&pod, &context(&settings()));
     let mut sidecar = value(&SIDECAR.replace("nodeapp", "pythonapp"));
     sidecar["args"].as_array_mut().unwrap().retain(|arg| arg != "--app-port" && arg != "3000");
     let patch = json!(patch);
@@ -147,12 +147,12 @@ fn the_python_pod_differs_by_app_id_and_port_only() {
 #[test]
 fn the_answer_is_the_same_each_time() {
     let pod = tutorial_pod("node", Some("3000"), None);
-    let text = || json!(inject(&pod, &at(&settings())).0).to_string();
+    let text = || json!(inject(&pod, &context(&settings())).0).to_string();
     assert_eq!(text(), text());
 }
 
 #[test]
 fn the_patched_pod_as_a_whole() {
     let pod = tutorial_pod("node", Some("3000"), None);
-    insta::assert_json_snapshot!(patched(&pod, &at(&settings())));
+    insta::assert_json_snapshot!(patched(&pod, &context(&settings())));
 }
