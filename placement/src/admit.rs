@@ -3,7 +3,14 @@
 use identity::SpiffeId;
 
 use crate::error::Refusal;
-use crate::message::{Message, Operation};
+use crate::message::{Host, Message, Operation};
+
+/// Actor types of one host. Sidecars of large applications report a few dozen.
+pub const MAX_TYPES: usize = 1_000;
+
+/// Bytes of each name in a report. A DNS name with a port has 260 at most; names and app ids recur in
+/// the table under each actor type.
+pub const MAX_NAME_BYTES: usize = 512;
 
 /// What the connection proves about its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +69,7 @@ impl Admission {
         if host.app_id.is_empty() || host.namespace.is_empty() {
             return Err(Refusal::Incomplete);
         }
+        check_sizes(host)?;
         if let Access::Workload { namespace, app_id } = &self.access {
             let pair = |claimed: &String, proven: &String| (claimed.clone(), proven.clone());
             if host.app_id != *app_id {
@@ -90,6 +98,23 @@ impl Admission {
     }
 }
 
+fn check_sizes(host: &Host) -> Result<(), Refusal> {
+    let names = [
+        ("name", &host.name),
+        ("id", &host.app_id),
+        ("namespace", &host.namespace),
+        ("pod", &host.pod),
+    ];
+    let types = host.entities.iter().map(|entity| ("entity", entity));
+    if let Some((field, name)) =
+        names.into_iter().chain(types).find(|(_, n)| n.len() > MAX_NAME_BYTES)
+    {
+        return Err(Refusal::TooLong { field, bytes: name.len() });
+    }
+    let count = host.entities.len();
+    if count > MAX_TYPES { Err(Refusal::TooManyTypes { count }) } else { Ok(()) }
+}
+
 /// `dapr.internal.<namespace>.<app id>.…` belongs to that app: these are its workflow actors.
 fn is_allowed(entity: &str, namespace: &str, app_id: &str) -> bool {
     let mut parts = entity.split('.');
@@ -102,7 +127,6 @@ fn is_allowed(entity: &str, namespace: &str, app_id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Host;
     use rstest::rstest;
     use tonic::{Code, Status};
 
@@ -206,6 +230,34 @@ mod tests {
             Admission::new(Access::Unproven).check(&bare),
             Err(Refusal::VersionWithoutOperation)
         );
+    }
+
+    #[rstest]
+    #[case(MAX_TYPES, true)]
+    #[case(MAX_TYPES + 1, false)]
+    fn a_host_has_as_many_types_as_it_may(#[case] count: usize, #[case] allowed: bool) {
+        let mut report = message("app-1", "default", "t");
+        report.host.entities = (0..count).map(|i| format!("type{i:05}")).collect();
+        let result = Admission::new(workload()).check(&report);
+        assert_eq!(result, if allowed { Ok(()) } else { Err(Refusal::TooManyTypes { count }) });
+    }
+
+    #[rstest]
+    #[case::name(|host: &mut Host, name| host.name = name, "name")]
+    #[case::pod(|host: &mut Host, name| host.pod = name, "pod")]
+    #[case::entity(|host: &mut Host, name| host.entities = vec![name], "entity")]
+    fn a_name_is_as_long_as_it_may_be(
+        #[case] put: fn(&mut Host, String),
+        #[case] field: &'static str,
+    ) {
+        for (bytes, want) in [
+            (MAX_NAME_BYTES, Ok(())),
+            (MAX_NAME_BYTES + 1, Err(Refusal::TooLong { field, bytes: MAX_NAME_BYTES + 1 })),
+        ] {
+            let mut report = message("app-1", "default", "t");
+            put(&mut report.host, "x".repeat(bytes));
+            assert_eq!(Admission::new(workload()).check(&report), want);
+        }
     }
 
     #[rstest]

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use tonic::Status;
 
+use crate::admit::{MAX_NAME_BYTES, MAX_TYPES};
+use crate::server::FIRST_MESSAGE;
+use crate::table::MAX_TABLE_BYTES;
+
 /// Why a message of a sidecar is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -45,6 +49,20 @@ pub enum Refusal {
         /// The namespace of the message.
         namespace: String,
     },
+    /// More actor types than a host may report. Ours: Dapr 1.18 has no limit.
+    #[error("{count} actor types reported, at most {MAX_TYPES} are allowed")]
+    TooManyTypes {
+        /// Types in the message, without repetitions.
+        count: usize,
+    },
+    /// A name that is too long. Ours: Dapr 1.18 has no limit.
+    #[error("{field} has {bytes} bytes, at most {MAX_NAME_BYTES} are allowed")]
+    TooLong {
+        /// The field of the message.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
     /// A later message is of somebody else. Ours: Dapr 1.18 lets such a message rewrite the entry
     /// of a foreign stream.
     #[error("namespace and app ID must not change on a stream")]
@@ -56,9 +74,11 @@ impl From<&Refusal> for Status {
         let text = refusal.to_string();
         match refusal {
             Refusal::NoIdentity => Self::unauthenticated(text),
-            Refusal::VersionWithoutOperation | Refusal::Incomplete | Refusal::ChangedIdentity => {
-                Self::invalid_argument(text)
-            }
+            Refusal::VersionWithoutOperation
+            | Refusal::Incomplete
+            | Refusal::TooManyTypes { .. }
+            | Refusal::TooLong { .. }
+            | Refusal::ChangedIdentity => Self::invalid_argument(text),
             Refusal::OtherApp { .. }
             | Refusal::OtherNamespace { .. }
             | Refusal::ReservedEntity { .. } => Self::permission_denied(text),
@@ -76,6 +96,19 @@ pub enum End {
         after: Duration,
         /// The version of the round.
         version: u64,
+    },
+    /// The stream sent no message in time. Ours: Dapr 1.18 waits for ever.
+    #[error("no report within {}", runtime::go_duration::format(FIRST_MESSAGE))]
+    NoReport,
+    /// The report would make the table of its namespace larger than a sidecar can read. Ours: Dapr
+    /// 1.18 sends such a table, and every sidecar of the namespace loses its stream.
+    #[error(
+        "the actor table of namespace {namespace} would exceed {MAX_TABLE_BYTES} bytes, which no \
+         sidecar can read: register fewer actor types or hosts"
+    )]
+    TableFull {
+        /// The namespace.
+        namespace: String,
     },
     /// Another replica leads, or none. Sidecars look for the words "is not a leader", and 1.14 to
     /// 1.16 for the code, to go on to the next address. Dapr 1.18.
@@ -99,7 +132,8 @@ impl From<End> for Status {
     fn from(end: End) -> Self {
         let text = end.to_string();
         match end {
-            End::TimedOut { .. } => Self::deadline_exceeded(text),
+            End::TimedOut { .. } | End::NoReport => Self::deadline_exceeded(text),
+            End::TableFull { .. } => Self::resource_exhausted(text),
             End::NotLeader { .. } => Self::failed_precondition(text),
             End::LostLeadership | End::Refused | End::Stopped => Self::unavailable(text),
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::membership::{Effect, Outcome, Rules};
 use crate::message::{Host, Message, Operation, Step, StreamId};
 use crate::outbox::Order;
-use crate::table::Table;
+use crate::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
 
 /// A report that changes types restarts a round in flight at most this often; then it waits for
 /// the end of the round, so that a storm of reports cannot keep a namespace locked for ever.
@@ -42,6 +42,8 @@ pub(crate) struct Group {
     members: BTreeMap<StreamId, Member>,
     /// Members that host actor types.
     hosts: usize,
+    /// Sum over all streams of what their hosts add to a table; see [`charge`].
+    charged: usize,
     /// Registered, but not yet members: they get no orders and owe no acknowledgement.
     waiting: BTreeMap<StreamId, Registration>,
     round: Option<Round>,
@@ -67,6 +69,8 @@ struct Member {
     host: Option<Arc<Host>>,
     /// A report that waits for the end of the round.
     held: Option<Host>,
+    /// What its host, or the report that waits, adds to the table; the larger of the two.
+    charge: usize,
     /// Acknowledged the step in flight.
     acked: bool,
     slow_drains: u32,
@@ -122,6 +126,7 @@ impl Group {
             dirty: false,
             members: BTreeMap::new(),
             hosts: 0,
+            charged: 0,
             waiting: BTreeMap::new(),
             round: None,
             hold_off: None,
@@ -168,8 +173,22 @@ impl Group {
 
     /// A stream sent its first message.
     pub(crate) fn register(&mut self, stream: StreamId, new: Registration, cx: &mut Context<'_>) {
+        if !self.recharge(0, charge(&new.host)) {
+            return refuse(stream, cx);
+        }
         self.waiting.insert(stream, new);
         self.settle_when_idle(cx);
+    }
+
+    /// Accounts for a stream whose charge changes; false, without effect, if the table would become
+    /// larger than sidecars can read. A smaller charge is always accepted.
+    fn recharge(&mut self, old: usize, new: usize) -> bool {
+        let charged = self.charged - old + new;
+        if new > old && charged + ORDER_OVERHEAD > MAX_TABLE_BYTES {
+            return false;
+        }
+        self.charged = charged;
+        true
     }
 
     /// A stream sent a later message.
@@ -177,7 +196,13 @@ impl Group {
         if let Some(waiting) = self.waiting.get_mut(&stream) {
             // The newest report counts, so that admitting it later costs one round, not two.
             if matches!(message.operation, Operation::Unsaid | Operation::Report) {
+                let (old, new) = (charge(&waiting.host), charge(&message.host));
                 waiting.host = message.host;
+                if !self.recharge(old, new) {
+                    self.waiting.remove(&stream);
+                    self.charged -= old;
+                    refuse(stream, cx);
+                }
             }
             return;
         }
@@ -216,7 +241,8 @@ impl Group {
 
     /// A stream ended, for whatever reason.
     pub(crate) fn close(&mut self, stream: StreamId, cx: &mut Context<'_>) {
-        if self.waiting.remove(&stream).is_some() {
+        if let Some(waiting) = self.waiting.remove(&stream) {
+            self.charged -= charge(&waiting.host);
             return;
         }
         let Some(member) = self.remove(stream) else { return };
@@ -249,9 +275,18 @@ impl Group {
     fn report(&mut self, stream: StreamId, host: Host, cx: &mut Context<'_>) {
         let Some(member) = self.members.get_mut(&stream) else { return };
         member.held = None; // an older one, kept for the end of its round or over a hold-off
+        let (old, current) = (member.charge, member.host.as_deref().map_or(0, charge));
+        let changed = member.entities() != host.entities;
+        let new = if changed { current.max(charge(&host)) } else { current };
+        if !self.recharge(old, new) {
+            self.close(stream, cx);
+            return refuse(stream, cx);
+        }
+        let Some(member) = self.members.get_mut(&stream) else { return };
+        member.charge = new;
         // An unchanged report of a stream without types needs no answer: an idle member always
         // holds the table of the current version.
-        if member.entities() == host.entities {
+        if !changed {
             return;
         }
         if let Some(hold_off) = &mut self.hold_off {
@@ -348,7 +383,7 @@ impl Group {
         let waiting = std::mem::take(&mut self.waiting);
         let new: Vec<StreamId> = waiting.keys().copied().collect();
         for (stream, Registration { legacy, host }) in waiting {
-            self.members.insert(stream, Member::new(&host.app_id, legacy));
+            self.members.insert(stream, Member::new(&host, legacy));
             self.store(stream, host);
         }
         let held: Vec<(StreamId, Host)> =
@@ -391,7 +426,13 @@ impl Group {
     /// change.
     fn store(&mut self, stream: StreamId, host: Host) -> bool {
         let Some(member) = self.members.get_mut(&stream) else { return false };
-        if member.entities() == host.entities {
+        let unchanged = member.entities() == host.entities;
+        // A smaller charge is always accepted: that of the report was accepted when it came.
+        let charge =
+            if unchanged { member.host.as_deref().map_or(0, charge) } else { charge(&host) };
+        self.charged = self.charged - member.charge + charge;
+        member.charge = charge;
+        if unchanged {
             return false;
         }
         self.hosts -= usize::from(member.host.is_some());
@@ -404,6 +445,7 @@ impl Group {
     /// Forgets a member and its host.
     fn remove(&mut self, stream: StreamId) -> Option<Member> {
         let member = self.members.remove(&stream)?;
+        self.charged -= member.charge;
         if member.host.is_some() {
             self.hosts -= 1;
             self.dirty = true;
@@ -419,10 +461,16 @@ impl Group {
     }
 }
 
+/// Ends a stream whose report does not fit into the table.
+fn refuse(stream: StreamId, cx: &mut Context<'_>) {
+    cx.effects.push(Effect::TableFull { namespace: cx.namespace.clone(), stream });
+}
+
 impl Member {
-    fn new(app_id: &str, legacy: bool) -> Self {
-        let app_id = app_id.to_owned();
-        Self { app_id, legacy, host: None, held: None, acked: false, slow_drains: 0 }
+    /// A member that has not stored its host yet, but is charged for it.
+    fn new(host: &Host, legacy: bool) -> Self {
+        let (app_id, charge) = (host.app_id.clone(), charge(host));
+        Self { app_id, legacy, host: None, held: None, charge, acked: false, slow_drains: 0 }
     }
 
     /// The actor types that it hosts.

@@ -16,6 +16,7 @@
 pub mod admit;
 pub mod config;
 mod election;
+pub mod encoding;
 pub mod error;
 mod group;
 mod mailbox;
@@ -52,9 +53,12 @@ pub use election::{Cluster, Elector};
 /// the process is gone within 5 seconds of a signal.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Streams on one connection. Sidecars have one each on a connection of their own; a proxy between
-/// may join as many as this service is built for.
-const STREAMS: u32 = 16_384;
+/// Streams on one connection with mTLS. Each sidecar has one, on a connection of its own.
+const STREAMS: u32 = 16;
+
+/// Streams on one connection without mTLS. A proxy of a service mesh may join the streams of as many
+/// sidecars as this service is built for.
+const STREAMS_PLAIN_TEXT: u32 = 16_384;
 
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
@@ -142,7 +146,8 @@ async fn start(
         streams: Arc::new(AtomicU64::new(0)),
     };
     let limits = Limits {
-        streams_unauthenticated: STREAMS,
+        streams: STREAMS,
+        streams_unauthenticated: STREAMS_PLAIN_TEXT,
         streaming_paths: &[server::METHOD],
         ..Limits::default()
     };

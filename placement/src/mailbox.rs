@@ -4,18 +4,20 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::encoding::Encoding;
 use crate::message::Step;
 use crate::outbox::{Order, Outbox};
-use crate::wire::{self, Encoding, Format};
+use crate::wire::{self, Format};
 
 /// One stream's orders and its end. Shared by the owner, the stream's task and the connection.
 #[derive(Debug)]
@@ -57,6 +59,18 @@ impl Mailbox {
             inner.end.get_or_insert(status);
         });
         self.ended.cancel();
+    }
+
+    fn frame(&self, order: &Order) -> Bytes {
+        wire::frame(order, self.format)
+    }
+
+    /// True if making the frame of the order takes little time.
+    fn is_cheap(&self, order: &Order) -> bool {
+        match order {
+            Order::Update(table) => table.is_cheap(self.format.encoding),
+            Order::Lock(_) | Order::Unlock(_) => true,
+        }
     }
 
     /// How tables are encoded.
@@ -113,12 +127,24 @@ impl Mailbox {
 #[derive(Debug)]
 pub(crate) struct Frames {
     mailbox: Arc<Mailbox>,
+    /// A table that is being encoded in another thread.
+    encoding: Option<JoinHandle<Bytes>>,
     done: bool,
 }
 
 impl Frames {
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> Self {
-        Self { mailbox, done: false }
+        Self { mailbox, encoding: None, done: false }
+    }
+}
+
+impl Frames {
+    fn trailers(&mut self, status: &Status) -> Frame<Bytes> {
+        self.done = true;
+        let mut trailers = HeaderMap::new();
+        // Fails only on a text that is no header value; gRPC escapes those.
+        let _ = status.add_header(&mut trailers);
+        Frame::trailers(trailers)
     }
 }
 
@@ -133,19 +159,27 @@ impl Body for Frames {
         if self.done {
             return Poll::Ready(None);
         }
-        self.mailbox.poll(cx).map(|next| {
-            let frame = match next {
-                Ok(order) => Frame::data(wire::frame(&order, self.mailbox.format)),
-                Err(status) => {
-                    self.done = true;
-                    let mut trailers = HeaderMap::new();
-                    // Fails only on a text that is no header value; gRPC escapes those.
-                    let _ = status.add_header(&mut trailers);
-                    Frame::trailers(trailers)
+        if self.encoding.is_none() {
+            match ready!(self.mailbox.poll(cx)) {
+                Ok(order) if self.mailbox.is_cheap(&order) => {
+                    return Poll::Ready(Some(Ok(Frame::data(self.mailbox.frame(&order)))));
                 }
-            };
-            Some(Ok(frame))
-        })
+                Ok(order) => {
+                    // Encoding a large table takes longer than an I/O thread may be kept.
+                    let mailbox = self.mailbox.clone();
+                    let encoding = tokio::task::spawn_blocking(move || mailbox.frame(&order));
+                    self.encoding = Some(encoding);
+                }
+                Err(status) => return Poll::Ready(Some(Ok(self.trailers(&status)))),
+            }
+        }
+        let Some(encoding) = &mut self.encoding else { return Poll::Pending };
+        let encoded = ready!(Pin::new(encoding).poll(cx));
+        self.encoding = None;
+        Poll::Ready(Some(Ok(match encoded {
+            Ok(frame) => Frame::data(frame),
+            Err(_) => self.trailers(&Status::internal("the actor table could not be encoded")),
+        })))
     }
 
     fn is_end_stream(&self) -> bool {

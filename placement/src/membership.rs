@@ -99,6 +99,13 @@ pub enum Effect {
         /// What it did not acknowledge.
         expected: Step,
     },
+    /// End a stream whose report would make the table too large. It is no member any more.
+    TableFull {
+        /// Namespace of the stream.
+        namespace: Arc<str>,
+        /// The stream.
+        stream: StreamId,
+    },
     /// Tell the operator that a sidecar repeatedly uses up most of a round's budget.
     SlowDrain {
         /// Namespace of the sidecar.
@@ -269,7 +276,7 @@ impl Membership {
             effects.push(Effect::Counts { namespace: namespace.clone(), counts });
         }
         for effect in effects.iter().skip(first) {
-            if let Effect::TimeOut { stream, .. } = effect {
+            if let Effect::TimeOut { stream, .. } | Effect::TableFull { stream, .. } = effect {
                 self.streams.remove(stream);
             }
         }

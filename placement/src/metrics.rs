@@ -19,6 +19,8 @@ const ROUND_SECONDS: &str = "trilby_placement_round_seconds";
 const PUSHES: &str = "trilby_placement_table_pushes_total";
 const REMOVED: &str = "trilby_placement_streams_timed_out_total";
 
+const TABLE_FULL: &str = "trilby_placement_table_full_total";
+
 /// Upper bounds in seconds: three round trips at best, `--disseminate-timeout` at worst.
 const BUCKETS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
@@ -33,6 +35,7 @@ pub struct Metrics {
     round_seconds: HistogramVec,
     pushes: IntCounter,
     removed: IntCounter,
+    table_full: IntCounter,
 }
 
 impl Metrics {
@@ -55,6 +58,7 @@ impl Metrics {
             round_seconds: histograms(r, ROUND_SECONDS, "Length of rounds", outcome, &BUCKETS)?,
             pushes: counter(r, PUSHES, "Tables given to sidecars without actors, outside rounds")?,
             removed: counter(r, REMOVED, "Sidecars removed because they held up a round")?,
+            table_full: counter(r, TABLE_FULL, "Reports refused because the table is full")?,
         })
     }
 
@@ -89,6 +93,11 @@ impl Metrics {
     /// A table was pushed outside a round.
     pub fn pushed(&self) {
         self.pushes.inc();
+    }
+
+    /// A report was refused because its namespace's table is full.
+    pub fn table_full(&self) {
+        self.table_full.inc();
     }
 
     /// A sidecar was removed.

@@ -208,6 +208,14 @@ impl Task {
                 }
                 self.metrics.timed_out();
             }
+            Effect::TableFull { namespace, stream } => {
+                tracing::warn!(target: "dapr.placement.server.disseminator", %namespace, %stream,
+                    "Refused a report that would make the actor table larger than sidecars can read");
+                if let Some(mailbox) = self.mailboxes.remove(&stream) {
+                    mailbox.end(End::TableFull { namespace: namespace.to_string() }.into());
+                }
+                self.metrics.table_full();
+            }
             Effect::SlowDrain { namespace, app_id, took } => {
                 tracing::warn!(target: "dapr.placement.server.disseminator",
                     %namespace, app = app_id, took = ?took, budget = ?self.rules.round_timeout,

@@ -23,12 +23,13 @@ use transport::Peer;
 
 use crate::admit::{Access, Admission};
 use crate::election::Role;
+use crate::encoding::Encoding;
 use crate::error::End;
 use crate::mailbox::{Frames, Mailbox};
 use crate::membership::{Event, Rules};
 use crate::message::{Message, StreamId};
 use crate::owner::Owner;
-use crate::wire::{Encoding, Format};
+use crate::wire::Format;
 
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
 pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
@@ -36,6 +37,12 @@ pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprSt
 /// gRPC's names for what a client can decompress, and for what a message may be compressed with.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 const CONTENT_ENCODING: &str = "grpc-encoding";
+
+/// Bytes of one message. A report of 1,000 actor types with names of ordinary length has half of it.
+const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// How long a stream may take until its first message. Sidecars report as soon as it is open.
+pub(crate) const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// How long a peer may take to read the end of its stream before its connection is cut: one that
 /// reads nothing would keep it for ever.
@@ -110,10 +117,6 @@ impl Service {
     /// without a word. Dropping the future, when the client is gone, is safe: nothing is known of
     /// the stream until it registers, and its task exists from then on.
     async fn admit(mut self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
-        self.lead().await?;
-        if self.ending.is_cancelled() {
-            return Err(End::Refused.into());
-        }
         let peer = request.extensions().get::<Peer>().cloned();
         let access = if self.tls {
             Access::of(peer.as_ref().and_then(|p| p.id.as_ref()))
@@ -124,12 +127,10 @@ impl Service {
         let accepted = request.headers().get(ACCEPT_ENCODING).and_then(|list| list.to_str().ok());
         let encoding = Encoding::accepted(accepted);
         let decoder = ProstCodec::<(), Host>::default().decoder();
-        let mut inbound = Streaming::new_request(decoder, request.into_body(), None, None);
-        let first = tokio::select! {
-            () = self.ending.cancelled() => return Err(End::Stopped.into()),
-            first = inbound.message() => first?,
-        };
-        let Some(message) = first.map(Message::from) else { return Ok(None) };
+        let mut inbound =
+            Streaming::new_request(decoder, request.into_body(), None, Some(MAX_MESSAGE_BYTES));
+        let Some(first) = self.first_message(&mut inbound).await? else { return Ok(None) };
+        let message = Message::from(first);
         admission.check(&message).map_err(|refusal| {
             let id = &message.host.app_id;
             tracing::info!(target: "dapr.placement.server", id, "Refused a stream: {refusal}");
@@ -137,6 +138,42 @@ impl Service {
         })?;
         let format = Format { replication_factor: self.replication_factor, encoding };
         Ok(Some(self.start(peer, admission, inbound, message, format)))
+    }
+
+    /// The first message of a stream, once this replica leads; `None` if the client ended the stream
+    /// without one. A scheduler of Dapr 1.19 looks for placement with such streams, and is answered
+    /// without a wait for a leader.
+    ///
+    /// # Errors
+    /// This replica does not lead, the message is none or late, or the process stops.
+    async fn first_message(
+        &mut self,
+        inbound: &mut Streaming<Host>,
+    ) -> Result<Option<Host>, Status> {
+        let ending = self.ending.clone();
+        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message());
+        let first = async { first.await.map_err(|_| End::NoReport)? };
+        let (mut first, mut lead) = (std::pin::pin!(first), std::pin::pin!(self.lead()));
+        let early = tokio::select! {
+            biased;
+            outcome = &mut lead => {
+                outcome?;
+                None
+            }
+            message = &mut first => Some(message?),
+        };
+        match early {
+            Some(None) => Ok(None),
+            Some(message) => {
+                lead.await?;
+                Ok(message)
+            }
+            None if ending.is_cancelled() => Err(End::Refused.into()),
+            None => tokio::select! {
+                () = ending.cancelled() => Err(End::Stopped.into()),
+                message = first => message,
+            },
+        }
     }
 
     /// Starts the task that owns the stream and tells of its beginning and its end, once each.

@@ -5,14 +5,36 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::encoding::Encoding;
 use crate::message::{Host, StreamId};
-use crate::wire::Encoding;
+
+/// Bytes of an encoded table at most: gRPC's default limit of one message, which sidecars keep.
+pub const MAX_TABLE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of an update beside the entries of its table: operation, both forms of the version,
+/// replication factor, frame.
+pub const ORDER_OVERHEAD: usize = 64;
+
+/// Tags, lengths and the port of a host under one actor type, at most.
+const ENTRY_OVERHEAD: usize = 44;
+
+/// Tables below this size are encoded where they are needed; larger ones in a thread of their own.
+pub(crate) const INLINE_BYTES: usize = 16 * 1024;
+
+/// Bytes that a host adds to an encoded table, at most. An actor type that several hosts have is
+/// charged to each.
+pub fn charge(host: &Host) -> usize {
+    let entry = ENTRY_OVERHEAD + 2 * host.name.len() + host.app_id.len() + host.namespace.len();
+    host.entities.iter().map(|entity| entity.len() + entry).sum()
+}
 
 /// A table as it was when its version began. It never changes, so a version names its content.
 #[derive(Debug, Default)]
 pub struct Table {
     version: u64,
     hosts: Vec<Arc<Host>>,
+    /// About its encoded size in bytes.
+    charge: usize,
     plain: OnceLock<Bytes>,
     gzip: OnceLock<Bytes>,
 }
@@ -31,8 +53,9 @@ impl Table {
                 *slot = (stream, host);
             }
         }
-        let hosts = newest.into_values().map(|(_, host)| host.clone()).collect();
-        Self { version, hosts, ..Self::default() }
+        let hosts: Vec<Arc<Host>> = newest.into_values().map(|(_, host)| host.clone()).collect();
+        let charge = hosts.iter().map(|host| charge(host)).sum();
+        Self { version, hosts, charge, ..Self::default() }
     }
 
     /// The version of the table.
@@ -60,14 +83,22 @@ impl Table {
         types
     }
 
+    /// True if encoding it now takes little time: it is small, or encoded already.
+    pub(crate) fn is_cheap(&self, encoding: Encoding) -> bool {
+        self.slot(encoding).get().is_some() || self.charge < INLINE_BYTES
+    }
+
     /// The encoded order, made by `encode` for the first stream and shared by all others that take
     /// the same encoding.
     pub(crate) fn encoded(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> Bytes {
-        let slot = match encoding {
+        self.slot(encoding).get_or_init(encode).clone()
+    }
+
+    fn slot(&self, encoding: Encoding) -> &OnceLock<Bytes> {
+        match encoding {
             Encoding::Identity => &self.plain,
             Encoding::Gzip => &self.gzip,
-        };
-        slot.get_or_init(encode).clone()
+        }
     }
 }
 

@@ -11,33 +11,12 @@ use flate2::write::GzEncoder;
 use prost::Message;
 use proto::placement::Host;
 
+use crate::encoding::Encoding;
 use crate::outbox::Order;
 use crate::table::Table;
 
 /// A gRPC frame begins with the compression flag and the length of its message.
 const FRAME_HEAD: usize = 5;
-
-/// How tables are encoded for one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// As they are.
-    Identity,
-    /// Compressed, to about a tenth: names and app ids of hosts resemble each other, and recur
-    /// under each actor type.
-    Gzip,
-}
-
-impl Encoding {
-    /// The name of [`Encoding::Gzip`] in `grpc-encoding` and `grpc-accept-encoding`.
-    pub const GZIP: &str = "gzip";
-
-    /// The best that a client takes which sent this `grpc-accept-encoding`. Sidecars of Dapr 1.15
-    /// and 1.18 send `gzip`.
-    pub fn accepted(list: Option<&str>) -> Self {
-        let gzip = |list: &str| list.split(',').any(|name| name.trim() == Self::GZIP);
-        if list.is_some_and(gzip) { Self::Gzip } else { Self::Identity }
-    }
-}
 
 /// How orders are written for one stream.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +144,7 @@ fn entry(host: &crate::message::Host) -> Bytes {
 mod tests {
     use super::*;
     use crate::message::StreamId;
+    use crate::table::{ORDER_OVERHEAD, charge};
     use flate2::read::GzDecoder;
     use proto::placement::PlacementOrder;
     use rstest::rstest;
@@ -236,6 +216,19 @@ mod tests {
         let [plain, gzip] = [PLAIN, GZIP].map(|format| frame(&order, format).len());
         assert!(plain < 4 << 20, "{plain} bytes");
         assert!(gzip < plain / 8, "{gzip} of {plain} bytes");
+    }
+
+    #[test]
+    fn a_table_is_never_larger_than_what_its_hosts_are_charged() {
+        for (hosts, types) in [(0, 0), (1, 1), (1, 1_000), (300, 7), (2, 0)] {
+            let hosts: Vec<_> = (0..hosts).map(|i| host(i, types)).collect();
+            let charged: usize = hosts.iter().map(|host| charge(host)).sum::<usize>();
+            let streams = hosts.iter().enumerate().map(|(i, h)| (StreamId(i as u64), h));
+            let order = Order::Update(Arc::new(Table::new(u64::MAX, streams)));
+            let length = frame(&order, Format { replication_factor: i64::MAX, ..PLAIN }).len();
+            assert!(length <= charged + ORDER_OVERHEAD, "{length} > {charged}");
+            assert!(hosts.len() > 1 || charged <= length + 32 * types, "{length}, {charged}");
+        }
     }
 
     #[rstest]

@@ -12,6 +12,7 @@ mod client;
 use std::net::{SocketAddr, TcpListener};
 
 use client::{LIMIT, Server, Sidecar, host, svid};
+use proto::placement::placement_client::PlacementClient;
 use testkit::ca::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
@@ -89,6 +90,39 @@ async fn one_of_three_leads_and_the_others_say_so() {
     replicas.join("A", &["a"]).await;
 }
 
+/// The probe of a scheduler of Dapr 1.19 is answered by followers too, and by replicas that know no
+/// leader yet, whose other streams wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_replica_answers_probes_before_and_after_the_election() {
+    async fn probe(server: &Server) -> Code {
+        let mut client = PlacementClient::new(server.channel());
+        match client.report_dapr_status(tokio_stream::empty()).await {
+            Ok(answer) => {
+                answer.into_inner().message().await.map_or_else(|s| s.code(), |_| Code::Ok)
+            }
+            Err(status) => status.code(),
+        }
+    }
+    let replicas = Replicas::start(3, None).await;
+    let early = probe(&replicas.servers[0]).await;
+    assert!(matches!(early, Code::Ok | Code::FailedPrecondition), "{early:?}");
+    let leader = replicas.leader(None).await;
+    for (i, server) in replicas.servers.iter().enumerate() {
+        let want = if i == leader { Code::Ok } else { Code::FailedPrecondition };
+        assert_eq!(probe(server).await, want, "replica {i}");
+    }
+}
+
+/// A replica that never finds the others answers a probe although it keeps sidecars waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_is_not_kept_waiting_for_a_leader() {
+    let others = "--initial-cluster=p0=127.0.0.1:0,p1=127.0.0.1:1,p2=127.0.0.1:1";
+    let server = Server::start(&["--id=p0", others]).await;
+    let mut client = PlacementClient::new(server.channel());
+    let mut answer = client.report_dapr_status(tokio_stream::empty()).await.unwrap().into_inner();
+    assert_eq!(answer.message().await.unwrap(), None, "answered before the wait for a leader ends");
+}
+
 /// Sidecars that ask while nobody leads are kept waiting, not sent round in circles.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_while_no_leader_is_known() {
@@ -156,16 +190,19 @@ async fn with_tls_only_replicas_are_heard() {
 
     let id = own.current().id().clone();
     let address = format!("127.0.0.1:{}", replicas.ports[leader]);
-    for (app_id, want) in [("app-1", 403), ("dapr-placement", 200)] {
+    // The handshake fails for any other id than that of the replicas.
+    for (app_id, want) in [("app-1", None), ("dapr-placement", Some(200))] {
         let mut channel = transport::channel(&fixed(app_id), &address, id.clone()).unwrap();
         let body = tonic::body::Body::new("null".to_owned());
         let request = axum::http::Request::post("/standing")
             .header("content-type", "application/json")
             .body(body)
             .unwrap();
-        tower::ServiceExt::ready(&mut channel).await.unwrap();
-        let answer = tower::Service::call(&mut channel, request).await.unwrap();
-        assert_eq!(answer.status(), want, "{app_id}");
+        let answer = match tower::ServiceExt::ready(&mut channel).await {
+            Ok(ready) => tower::Service::call(ready, request).await.ok(),
+            Err(_) => None,
+        };
+        assert_eq!(answer.map(|answer| answer.status().as_u16()), want, "{app_id}");
     }
 
     // Sidecars are served by the same certificate.

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bed::{Bed, Dialect, TIMEOUT, table};
 use placement::membership::Outcome;
+use placement::message::Host;
 use placement::message::Step::{Lock, Unlock, Update};
+use placement::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, charge};
 use rstest::rstest;
 
 const NO_HOLD_OFF: Duration = Duration::ZERO;
@@ -459,4 +461,52 @@ fn a_namespace_that_comes_back_uses_higher_versions() {
     assert_eq!(table(&bed.core, "ns"), None);
     bed.join("B", &["a"]);
     assert_eq!(bed.orders("B"), "lock3", "version 2 would be the empty table");
+}
+
+/// An actor type that fills a table, alone in it, up to `free` bytes.
+fn filling(name: &str, free: usize) -> String {
+    let used = charge(&Host {
+        name: name.to_owned(),
+        app_id: name.to_owned(),
+        namespace: "ns".to_owned(),
+        entities: vec![String::new()],
+        ..Host::default()
+    });
+    "x".repeat(MAX_TABLE_BYTES - ORDER_OVERHEAD - used - free)
+}
+
+#[test]
+fn a_report_that_makes_the_table_too_large_is_refused_alone() {
+    let mut bed = Bed::new(NO_HOLD_OFF);
+    bed.join("B", &["b"]);
+    let small = MAX_TABLE_BYTES - ORDER_OVERHEAD - filling("B", 0).len() + 1;
+    bed.settle();
+    bed.join("A", &[&filling("A", small - 1)]);
+    assert_eq!(bed.refused, ["A"], "one byte too many");
+    assert_eq!(bed.orders("B"), "lock1 update1{b:B} unlock1", "no new round");
+    bed.join("A", &[&filling("A", small)]);
+    bed.settle();
+    assert_eq!(bed.refused.len(), 1, "it fits exactly");
+    assert_eq!(table(&bed.core, "ns"), Some((2, vec!["A".to_owned(), "B".to_owned()])));
+    bed.report("B", &["bb"]);
+    assert_eq!(bed.refused, ["A", "B"], "also a member whose report grows by one byte");
+    bed.settle();
+    assert_eq!(table(&bed.core, "ns"), Some((3, vec!["A".to_owned()])));
+    bed.leave("A");
+    bed.join("A", &[&filling("A", 0)]);
+    bed.settle();
+    assert_eq!(bed.refused.len(), 2, "what left is not charged any more");
+}
+
+#[test]
+fn reports_that_wait_are_charged_as_well() {
+    let mut bed = Bed::new(NO_HOLD_OFF);
+    bed.join("A", &["a"]);
+    bed.join("B", &[&filling("B", 100)]); // waits for the end of A's round
+    bed.join("C", &[&filling("C", 1_000)]);
+    assert_eq!(bed.refused, ["C"]);
+    bed.leave("B");
+    bed.join("D", &[&filling("D", 1_000)]);
+    bed.settle();
+    assert_eq!(bed.refused, ["C"]);
 }

@@ -353,3 +353,71 @@ async fn two_servers_cannot_share_a_port() {
     let error = placement::serve(&taken, None, &runtime::Scope::for_test()).await.unwrap_err();
     assert!(error.to_string().contains(&server.address.port().to_string()), "{error:#}");
 }
+
+/// A report whose message has this many bytes.
+fn report_of(bytes: usize) -> Host {
+    let report = |padding: usize| Host { pod: "x".repeat(padding), ..host("A", "ns", &["a"]) };
+    let padding = 2 * bytes - prost::Message::encoded_len(&report(bytes));
+    report(padding)
+}
+
+#[tokio::test]
+async fn a_message_is_as_large_as_it_may_be() {
+    const LIMIT_BYTES: usize = 256 * 1024;
+    let server = Server::start(&[]).await;
+    for (bytes, want) in [(LIMIT_BYTES, Code::InvalidArgument), (LIMIT_BYTES + 1, Code::OutOfRange)]
+    {
+        let report = report_of(bytes);
+        assert_eq!(prost::Message::encoded_len(&report), bytes);
+        // Within the limit it is read, and refused for its long name.
+        let refused = Sidecar::open(server.channel(), report).await.unwrap_err();
+        assert_eq!(refused.code(), want, "{bytes}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_table_is_encoded_beside_the_streams() {
+    let server = Server::start(&[]).await;
+    let names: Vec<String> = (0..1_000).map(|i| format!("type{i:04}")).collect();
+    let types: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut a = server.join("A", &types).await.unwrap();
+    assert_eq!(a.until_table("type0999", 1).await, 1);
+    let too_many: Vec<&str> = types.iter().copied().chain(["one more"]).collect();
+    let refused = server.join("B", &too_many).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+}
+
+/// A scheduler of Dapr 1.19 looks for placement like this: it opens a stream, half-closes it without
+/// a message and reads. Any status but UNIMPLEMENTED means that placement is there.
+#[tokio::test]
+async fn probes_of_a_scheduler_are_answered_and_leave_no_trace() {
+    const PROBES: usize = 1_000;
+    let server = Server::start(&[]).await;
+    let mut a = server.join("A", &["a"]).await.unwrap();
+    a.until_table("a", 1).await;
+    testkit::until("the round of the sidecar is counted", async || {
+        server.metric("trilby_placement_rounds_total") == 1
+    })
+    .await;
+    let before = service_metrics(&server);
+    for _ in 0..PROBES {
+        let mut client = PlacementClient::new(server.channel());
+        let answer = client.report_dapr_status(tokio_stream::empty()).await;
+        let end = match answer {
+            Ok(answer) => answer.into_inner().message().await.map(|order| order.is_none()),
+            Err(status) => Err(status),
+        };
+        assert!(matches!(end, Ok(true)), "{end:?}");
+    }
+    assert_eq!(service_metrics(&server), before);
+    let mut b = server.join("B", &["b"]).await.unwrap();
+    tokio::join!(a.until_table("b", 1), b.until_table("b", 1));
+    assert_eq!(b.version, 2, "the next change is the next version");
+}
+
+/// All series of placement itself; those of listeners count connections.
+fn service_metrics(server: &Server) -> Vec<String> {
+    let families = server.scope.metrics().gather();
+    let own = families.iter().filter(|family| family.name().contains("_placement_"));
+    own.map(|family| format!("{family:?}")).collect()
+}

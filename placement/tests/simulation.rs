@@ -295,6 +295,9 @@ impl Simulation {
                     self.completed +=
                         usize::from(outcome == placement::membership::Outcome::Complete);
                 }
+                Effect::TableFull { stream, .. } => {
+                    panic!("stream {stream} was refused although the table is nearly empty")
+                }
                 Effect::Counts { .. } | Effect::SlowDrain { .. } => {}
             }
         }

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -29,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service as _, ServiceExt as _};
-use transport::{Peer, Svid};
+use transport::Svid;
 
 use super::ledger::Ledger;
 use super::store::{Store, Types};
@@ -211,17 +210,7 @@ pub(super) fn router(replica: Arc<Replica>) -> Router {
         .route("/standing", post(standing))
         .route("/succeed", post(succeed))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(replica.clone(), only_replicas))
         .with_state(replica)
-}
-
-/// With mTLS only a certificate with our own id is one of us.
-async fn only_replicas(State(us): State<Arc<Replica>>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.id.as_ref());
-    match &us.identity {
-        Some((_, id)) if peer != Some(id) => StatusCode::FORBIDDEN.into_response(),
-        _ => next.run(request).await,
-    }
 }
 
 async fn append(

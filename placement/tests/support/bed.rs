@@ -36,6 +36,8 @@ pub(crate) struct Bed {
     pub(crate) sidecars: BTreeMap<String, Sidecar>,
     pub(crate) timed_out: Vec<(String, u64)>,
     pub(crate) outcomes: Vec<Outcome>,
+    /// Sidecars whose report did not fit into the table.
+    pub(crate) refused: Vec<String>,
     names: HashMap<StreamId, String>,
     streams: u64,
 }
@@ -55,6 +57,7 @@ impl Bed {
             sidecars: BTreeMap::new(),
             timed_out: vec![],
             outcomes: vec![],
+            refused: vec![],
             names: HashMap::new(),
             streams: 0,
         }
@@ -194,6 +197,11 @@ impl Bed {
                     let name = self.names[&stream].clone();
                     self.sidecars.remove(&name);
                     self.timed_out.push((name, version));
+                }
+                Effect::TableFull { stream, .. } => {
+                    let name = self.names[&stream].clone();
+                    self.sidecars.remove(&name);
+                    self.refused.push(name);
                 }
                 Effect::RoundEnded { outcome, .. } => self.outcomes.push(outcome),
                 Effect::SlowDrain { .. } | Effect::Counts { .. } => {}
