@@ -1,6 +1,7 @@
 //! Clients of the API server: where the credentials come from, and how connections are made.
 
 mod connection;
+mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub enum ClientError {
     DefaultKubeconfig(#[source] KubeconfigError),
     /// A proxy is configured, which the client does not support. Contains its host.
     #[error(
-        "the proxy {0:?} of the kubeconfig or the environment cannot be used: remove it from the kubeconfig and unset HTTPS_PROXY"
+        "the proxy {0:?} of the kubeconfig or the environment is not supported: use a kubeconfig without proxy-url that reaches the API server directly, or unset HTTPS_PROXY or add the API server to NO_PROXY"
     )]
     Proxy(String),
     /// The server name for TLS is not a name. Contains it.
@@ -135,9 +136,16 @@ pub async fn user_client(
             let file = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(named)?;
             let context = context.map(str::to_owned);
             let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-            Config::from_custom_kubeconfig(file, &options).await.map_err(named)?
+            let proxies = proxy::proxies_of(&file);
+            let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(named)?;
+            let no_proxy = set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default();
+            proxy::apply_no_proxy(&mut config, &proxies, &no_proxy);
+            config
         }
     };
+    if let Some(proxy) = &config.proxy_url {
+        return Err(ClientError::Proxy(proxy.host().unwrap_or_default().to_owned()));
+    }
     config.connect_timeout = Some(timeout);
     config.read_timeout = Some(timeout);
     Client::try_from(config).map_err(connection::unusable("configuration"))
