@@ -26,7 +26,6 @@ pub use config::{Command, Config, Flags, Mode, Output};
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use runtime::clock;
 
 use cluster::Cluster;
@@ -37,12 +36,26 @@ const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// Why the checks cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// There are no usable credentials for the API server.
+    #[error(transparent)]
+    Client(#[from] kubernetes::ClientError),
+    /// The report cannot be serialised.
+    #[error("print the report as JSON")]
+    Json(#[source] serde_json::Error),
+    /// Standard output is closed.
+    #[error("write to standard output")]
+    Write(#[source] std::io::Error),
+}
+
 /// Runs the checks, prints the report and returns whether no check failed.
 ///
 /// # Errors
 /// There are no usable credentials, or standard output is closed. Problems of the cluster are
 /// findings.
-pub async fn check(config: Config) -> anyhow::Result<bool> {
+pub async fn check(config: Config) -> Result<bool, CheckError> {
     let (file, context) = (config.kubeconfig.as_deref(), config.context.as_deref());
     let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
     let cluster = Cluster::new(client, config.namespace.clone());
@@ -59,8 +72,8 @@ pub async fn check(config: Config) -> anyhow::Result<bool> {
     };
     let text = match config.output {
         Output::Table => report.to_table(),
-        Output::Json => report.to_json()?,
+        Output::Json => report.to_json().map_err(CheckError::Json)?,
     };
-    std::io::stdout().lock().write_all(text.as_bytes()).context("write to standard output")?;
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(CheckError::Write)?;
     Ok(report.success())
 }

@@ -4,5 +4,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let daprctl::Command::Check(flags) = runtime::flags::parse();
-    runtime::command("daprctl", daprctl::check(flags.into_config()))
+    runtime::command("daprctl", async { Ok(daprctl::check(flags.into_config()).await?) })
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::checks;
@@ -94,8 +93,7 @@ impl Report {
     ///
     /// # Errors
     /// Serialisation fails; every member has a JSON form.
-    pub(crate) fn to_json(&self) -> anyhow::Result<String> {
-        let text = serde_json::to_string_pretty(self).context("print the report as JSON")?;
-        Ok(text + "\n")
+    pub(crate) fn to_json(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }

@@ -10,6 +10,6 @@ fn main() -> ExitCode {
     runtime::main("dapr.injector", &process, async move |scope| {
         let host = HostEnvironment::detect();
         let config = flags.into_config(runtime::environment::var, &host)?;
-        sidecar_injector::run(config, scope).await
+        Ok(sidecar_injector::run(config, scope).await?)
     })
 }

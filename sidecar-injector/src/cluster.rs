@@ -73,6 +73,11 @@ impl Cluster {
         Self { client, namespace: namespace.to_owned() }
     }
 
+    /// Reads the trust anchors from the ConfigMap of the trust bundle.
+    pub(crate) fn trust_bundle(&self) -> kubernetes::BundleReader {
+        kubernetes::trust_bundle(self.client.clone(), &self.namespace)
+    }
+
     /// Polls the mTLS setting of the control plane's Configuration.
     pub(crate) async fn poll_configuration(self, snapshot: ClusterSnapshot) {
         let mut failing = false;

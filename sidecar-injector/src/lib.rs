@@ -14,6 +14,7 @@
 mod admission;
 mod cluster;
 mod config;
+mod error;
 pub mod offline;
 mod pod;
 mod sidecar;
@@ -21,7 +22,6 @@ mod sidecar;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use identity::KeyKind;
 use kubernetes::Precedence;
 use runtime::{Scope, environment};
@@ -37,6 +37,7 @@ pub use admission::{
 };
 pub use cluster::{ClusterSnapshot, InjectionEvent};
 pub use config::{Config, Flags, HostEnvironment};
+pub use error::RunError;
 pub use pod::{Defaults, NamespacePolicy, PodView, Warning};
 pub use sidecar::{
     Actors, Change, ComponentContainer, ControlPlane, InjectError, InjectionContext, Mutation,
@@ -75,18 +76,17 @@ impl HostEnvironment {
 /// Starts the injector in the scope and returns when it serves. Waits for sentry.
 ///
 /// # Errors
-/// There are no credentials for the API server, the CA of client certificates cannot be read, or the
-/// port is in use.
-pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+/// [`RunError`]
+pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     for warning in &config.warnings {
         tracing::warn!(target: "dapr.injector", "{warning}");
     }
-    let metrics = AdmissionMetrics::register(scope.metrics()).context("register metrics")?;
-    let cluster_metrics = ClusterMetrics::register(scope.metrics()).context("register metrics")?;
+    let metrics = AdmissionMetrics::register(scope.metrics())?;
+    let cluster_metrics = ClusterMetrics::register(scope.metrics())?;
     let service_ready = scope.ready("injector-service");
     let webhook_ready = scope.ready("webhook-configuration");
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::InCluster).await?;
-    let cluster = Cluster::new(client.clone(), &config.settings.namespace);
+    let cluster = Cluster::new(client, &config.settings.namespace);
     let snapshot = ClusterSnapshot::default();
     let namespaces = spawn_watches(&cluster, &snapshot, &config, &scope);
 
@@ -94,23 +94,27 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     // default; the watches log the reason.
     let native = config.settings.native;
     let (svid, ..) = tokio::join!(
-        svid::start(svid_options(&config, client), &scope),
+        svid::start(svid_options(&config, &cluster), &scope),
         cluster.read_configuration(&snapshot),
         cluster.read_platform(native, &snapshot),
         tokio::time::timeout(FIRST_LIST, namespaces),
     );
-    let svid = svid?;
+    let svid = svid.map_err(|error| RunError::Certificate(error.into()))?;
 
-    let listener = runtime::listen(&config.listen_address, config.port).await?;
+    let listener = runtime::listen(&config.listen_address, config.port)
+        .await
+        .map_err(|error| RunError::Listen(error.into()))?;
     tracing::info!(target: "dapr.injector.service",
-        "Sidecar injector is listening on {}, patching Dapr-enabled pods", listener.local_addr()?);
+        "Sidecar injector is listening on {}, patching Dapr-enabled pods", listener.local_addr().map_err(|error| RunError::Listen(error.into()))?);
     let tls = match &config.client_ca_file {
-        None => tls::server(&svid, ClientAuth::None, Alpn::Https)?,
+        None => tls::server(&svid, ClientAuth::None, Alpn::Https),
         Some(path) => {
-            let context = || format!("read the CA of client certificates, {}", path.display());
-            tls::server_for_clients_of(&svid, &std::fs::read(path).with_context(context)?)?
+            let ca = std::fs::read(path)
+                .map_err(|source| RunError::ClientCa { path: path.clone(), source })?;
+            tls::server_for_clients_of(&svid, &ca)
         }
     };
+    let tls = tls.map_err(|error| RunError::Tls(error.into()))?;
     let events = config.events.then(|| {
         let (send, receive) = mpsc::channel(MAX_PENDING_EVENTS);
         scope.spawn_until_cancelled("events", cluster.clone().record_events(receive));
@@ -139,16 +143,18 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn svid_options(config: &Config, client: kube::Client) -> svid::Options {
+fn svid_options(config: &Config, cluster: &Cluster) -> svid::Options {
     let namespace = config.settings.namespace.clone();
-    let fallback = kubernetes::trust_bundle(client, &namespace);
     svid::Options {
         app_id: config.app_id.clone(),
         namespace: namespace.clone(),
         trust_domain: config.trust_domain.clone(),
         control_plane_namespace: namespace,
         sentry_address: config.sentry_address.clone(),
-        anchors: AnchorSource::File { path: config.anchors_file.clone(), fallback: Some(fallback) },
+        anchors: AnchorSource::File {
+            path: config.anchors_file.clone(),
+            fallback: Some(cluster.trust_bundle()),
+        },
         // Some managed API servers reject Ed25519 certificates of webhooks.
         key_kind: KeyKind::Rsa2048,
         mode: Mode::Kubernetes,

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         let host = HostEnvironment::detect();
         let config = flags.into_config(runtime::environment::var, &host)?;
         runtime::refuse_root()?;
-        sidecar_injector::run(config, scope).await
+        Ok(sidecar_injector::run(config, scope).await?)
     })
 }
 
@@ -29,7 +29,7 @@ fn on_manifests() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("{}", runtime::chain(&error));
             ExitCode::FAILURE
         }
     }

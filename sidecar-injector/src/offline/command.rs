@@ -1,16 +1,15 @@
 //! `injector inject` and `injector lint`.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use runtime::printable;
 use serde_json::{Value, json};
 
 use super::control_plane::ControlPlane;
-use super::{Offline, Outcome, PodResult, Remark, Source, documents, emit};
-use crate::config::{Config, Flags, HostEnvironment};
+use super::{BadDocument, Offline, Outcome, PodResult, Remark, Source, documents, emit};
+use crate::config::{Config, ConfigError, Flags, HostEnvironment};
 
 /// Default namespace of the control plane.
 const NAMESPACE: &str = "dapr-system";
@@ -73,11 +72,58 @@ pub struct Input {
     env: Vec<String>,
 }
 
+/// Why a command fails.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A file cannot be read.
+    #[error("read {name}")]
+    Read {
+        /// Name of the file.
+        name: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A document is not YAML.
+    #[error(transparent)]
+    Document(#[from] BadDocument),
+    /// `inject` has no trust anchors for the sidecars.
+    #[error(
+        "no trust anchors: set --trust-anchors to the output of \
+         `kubectl -n dapr-system get cm dapr-trust-bundle -o jsonpath='{{.data.ca\\.crt}}'`, \
+         or pass that ConfigMap with --control-plane"
+    )]
+    NoTrustAnchors,
+    /// The trust anchors are not certificates.
+    #[error("parse the trust anchors")]
+    TrustAnchors(#[source] identity::AnchorsError),
+    /// The manifests of the control plane have no injector.
+    #[error("{name} does not contain Deployment dapr-sidecar-injector")]
+    NoInjector {
+        /// Name of the file.
+        name: String,
+    },
+    /// A value of `--env` has another form.
+    #[error("--env {pair} is not NAME=VALUE")]
+    Variable {
+        /// The value.
+        pair: String,
+    },
+    /// The arguments of the injector in the manifests are invalid.
+    #[error("arguments of the injector in the manifests of the control plane")]
+    Arguments(#[from] clap::Error),
+    /// The settings of the injector are invalid.
+    #[error("settings of the injector")]
+    Settings(#[source] ConfigError),
+    /// Standard output or standard error is closed.
+    #[error("write the output")]
+    Write(#[source] io::Error),
+}
+
 /// Runs a command. False if the webhook would reject a pod or, for `lint`, would return warnings.
 ///
 /// # Errors
-/// A file cannot be read or is not YAML, a setting is invalid, or there are no trust anchors.
-pub fn run(command: &Command) -> anyhow::Result<bool> {
+/// [`CommandError`]
+pub fn run(command: &Command) -> Result<bool, CommandError> {
     match command {
         Command::Inject { format, input } => {
             let (sources, outcome) = input.inject(true)?;
@@ -108,9 +154,8 @@ pub fn run(command: &Command) -> anyhow::Result<bool> {
 }
 
 impl Input {
-    fn inject(&self, needs_anchors: bool) -> anyhow::Result<(Vec<Source>, Outcome)> {
-        let sources =
-            self.files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    fn inject(&self, needs_anchors: bool) -> Result<(Vec<Source>, Outcome), CommandError> {
+        let sources = self.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let control_plane = self.control_plane()?;
         let config = self.config(&control_plane)?;
         let anchors = match &self.trust_anchors {
@@ -118,16 +163,12 @@ impl Input {
             None => control_plane.trust_anchors,
         };
         if needs_anchors && anchors.is_none() {
-            bail!(
-                "no trust anchors: set --trust-anchors to the output of \
-                 `kubectl -n dapr-system get cm dapr-trust-bundle -o jsonpath='{{.data.ca\\.crt}}'`, \
-                 or pass that ConfigMap with --control-plane"
-            );
+            return Err(CommandError::NoTrustAnchors);
         }
         let anchors = anchors.unwrap_or_default();
         if needs_anchors {
             identity::TrustAnchors::parse_pem(anchors.as_bytes())
-                .context("read the trust anchors")?;
+                .map_err(CommandError::TrustAnchors)?;
         }
         let offline = Offline {
             settings: &config.settings,
@@ -140,7 +181,7 @@ impl Input {
         Ok((sources, outcome))
     }
 
-    fn control_plane(&self) -> anyhow::Result<ControlPlane> {
+    fn control_plane(&self) -> Result<ControlPlane, CommandError> {
         let mut found = ControlPlane::default();
         let Some(path) = &self.control_plane else { return Ok(found) };
         let source = read(path)?;
@@ -148,16 +189,17 @@ impl Input {
             found.read(&document.value);
         }
         if found.env.is_empty() {
-            bail!("{} does not contain Deployment dapr-sidecar-injector", source.name);
+            return Err(CommandError::NoInjector { name: source.name });
         }
         Ok(found)
     }
 
-    fn config(&self, control_plane: &ControlPlane) -> anyhow::Result<Config> {
+    fn config(&self, control_plane: &ControlPlane) -> Result<Config, CommandError> {
         let mut env = control_plane.env.clone();
         for pair in &self.env {
-            let (name, value) =
-                pair.split_once('=').with_context(|| format!("--env {pair} is not NAME=VALUE"))?;
+            let (name, value) = pair
+                .split_once('=')
+                .ok_or_else(|| CommandError::Variable { pair: pair.clone() })?;
             env.insert(name.to_owned(), value.to_owned());
         }
         env.extend(self.sidecar_image.clone().map(|image| ("SIDECAR_IMAGE".to_owned(), image)));
@@ -166,27 +208,31 @@ impl Input {
         }
         let args = std::iter::once("injector").chain(control_plane.args.iter().map(String::as_str));
         let args = runtime::flags::double_dashes(args.map(Into::into));
-        let flags = Flags::try_parse_from(args)
-            .context("arguments of the injector in the manifests of the control plane")?;
+        let flags = Flags::try_parse_from(args)?;
         // In a cluster the injector has a token.
         let host = HostEnvironment { resolv_conf: String::new(), has_token: true };
-        flags.into_config(|name| env.get(name).cloned(), &host).context("settings of the injector")
+        flags.into_config(|name| env.get(name).cloned(), &host).map_err(CommandError::Settings)
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Source> {
+fn read(path: &Path) -> Result<Source, CommandError> {
     if path == Path::new("-") {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read standard input")?;
-        return Ok(Source { name: "standard input".to_owned(), text });
+        let name = "standard input".to_owned();
+        return match io::stdin().read_to_string(&mut text) {
+            Ok(_) => Ok(Source { name, text }),
+            Err(source) => Err(CommandError::Read { name, source }),
+        };
     }
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {name}"))?;
-    Ok(Source { name, text })
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Source { name, text }),
+        Err(source) => Err(CommandError::Read { name, source }),
+    }
 }
 
 /// Prints the results to standard error.
-fn report(outcome: &Outcome) -> anyhow::Result<()> {
+fn report(outcome: &Outcome) -> Result<(), CommandError> {
     let mut lines = Vec::new();
     for Remark { subject, result, warnings } in &outcome.remarks {
         match result {
@@ -204,7 +250,7 @@ fn report(outcome: &Outcome) -> anyhow::Result<()> {
         )
     }));
     let text: String = lines.into_iter().map(|line| line + "\n").collect();
-    std::io::stderr().write_all(text.as_bytes()).context("write to standard error")
+    io::stderr().write_all(text.as_bytes()).map_err(CommandError::Write)
 }
 
 fn rejection(subject: &str, why: &str) -> String {
@@ -244,6 +290,6 @@ fn patches(outcome: &Outcome) -> String {
     lines.join("\n")
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("write to standard output")
+fn print(text: &str) -> Result<(), CommandError> {
+    io::stdout().write_all(text.as_bytes()).map_err(CommandError::Write)
 }
