@@ -39,13 +39,23 @@ where
     let outcome = runtime().and_then(|rt| rt.block_on(supervise(name, flags, run)));
     match outcome {
         Ok(()) => {
-            tracing::info!(target: "dapr.runtime", "{name} shut down gracefully");
+            tracing::info!(target: "dapr.runtime", "{} shut down gracefully", title(name));
             ExitCode::SUCCESS
         }
         Err(e) => {
             tracing::error!(fatal = true, "{e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The name of a service in its last log line. Source: Dapr 1.18.
+fn title(name: &'static str) -> &'static str {
+    match name {
+        "dapr.sentry" => "Sentry",
+        "dapr.placement" => "Placement service",
+        "dapr.scheduler" => "Scheduler service",
+        other => other.strip_prefix("dapr.").unwrap_or(other),
     }
 }
 
