@@ -1,57 +1,63 @@
-//! Flags and environment, checked once. Source of names and defaults: Dapr 1.18, sentry.
+//! Flags and environment, validated once. Source of names and defaults: Dapr 1.18, sentry.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use identity::{KeyKind, TrustDomain};
 use kubernetes::KubeFlags;
-use runtime::flags::go_duration;
+use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
 
-use crate::config_jwt::JwtFlags;
-pub use crate::config_jwt::{JwtConfig, OidcConfig};
+use crate::authn::cluster::ImageExtension;
+use crate::ca::{BundleNames, CaPolicy};
+use crate::jwt::JwtConfig;
+use crate::oidc::OidcConfig;
 
-/// Sentry issues the certificates that Dapr's services and sidecars identify themselves with.
+mod jwt;
+
+use jwt::JwtFlags;
+
+/// The certificate authority of Dapr: issues SPIFFE certificates to sidecars and control plane services
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "sentry", version = runtime::VERSION)]
 pub struct Flags {
-    /// Flags of every service.
+    /// The flags of every service.
     #[command(flatten)]
     pub process: ProcessFlags,
-    /// Where the API server is.
+    /// The flags of the Kubernetes client.
     #[command(flatten)]
     pub kube: KubeFlags,
     /// kubernetes or standalone
     #[arg(long, default_value = "standalone")]
     mode: String,
-    /// Name of the control plane's Configuration resource, or in standalone mode path of a YAML file
+    /// Name of the control plane's Configuration resource; in standalone mode the path of a YAML file
     #[arg(long, default_value = DEFAULT_CONFIG)]
     config: String,
     /// Directory of the CA's files
     #[arg(long, default_value = "/var/run/secrets/dapr.io/credentials", value_name = "PATH")]
     issuer_credentials: PathBuf,
-    /// File with the trust anchors, and key of the Secret and `ConfigMap`
+    /// File of the trust anchors, and key of the Secret and the `ConfigMap`
     #[arg(long, default_value = "ca.crt", value_name = "NAME")]
     issuer_ca_filename: PathBuf,
-    /// File with the issuer certificate chain, and key of the Secret
+    /// File of the issuer certificate chain, and key of the Secret
     #[arg(long, default_value = "issuer.crt", value_name = "NAME")]
     issuer_certificate_filename: PathBuf,
-    /// File with the issuer key, and key of the Secret
+    /// File of the issuer key, and key of the Secret
     #[arg(long, default_value = "issuer.key", value_name = "NAME")]
     issuer_key_filename: PathBuf,
-    /// Kind of the keys of a CA that sentry makes itself: ecdsa-p256, ed25519 or rsa-2048
+    /// Key type of a CA that sentry creates: ecdsa-p256, ed25519 or rsa-2048
     #[arg(long, default_value = "ecdsa-p256", value_name = "KIND")]
     ca_key_type: String,
-    /// Lifetime of a CA that sentry makes itself, root and issuer
+    /// Lifetime of a CA that sentry creates, root and issuer
     #[arg(long, default_value = "8760h", value_name = "DURATION", value_parser = go_duration)]
     ca_lifetime: Duration,
-    /// Percent of its life at whose rest a CA that sentry made itself is replaced by the next one,
-    /// in stages and without restarts (Kubernetes mode only); 0 means never
+    /// Remaining lifetime, in percent, at which sentry rotates a CA that it created, without restarts
+    /// (Kubernetes mode only); 0 disables rotation
     #[arg(long, default_value_t = 33, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=90))]
     ca_rotate_at: u8,
-    /// How long the old root stays trusted at least after the new one signs, for signatures that
-    /// are verified later, such as those of workflow histories
+    /// Minimum time for which the old root stays trusted after a rotation, for signatures that are
+    /// verified later, such as those of workflow histories
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = go_duration)]
     ca_keep_retired: Duration,
     /// Trust domain of the control plane
@@ -60,91 +66,79 @@ pub struct Flags {
     /// Port of the gRPC server
     #[arg(long, default_value_t = 50001)]
     port: u16,
-    /// Address that the gRPC server listens on; empty means all
+    /// Listen address of the gRPC server; all interfaces if empty
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     listen_address: String,
+    /// Put the container images of a pod into its certificate (Kubernetes mode only)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
+    container_images_extension: bool,
     #[command(flatten)]
     jwt: JwtFlags,
 }
 
 const DEFAULT_CONFIG: &str = resources::names::CONTROL_PLANE_CONFIGURATION;
 
-/// How sentry runs.
+/// The mode of operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    /// In a cluster: the CA in a Secret and a `ConfigMap`, tokens checked by the API server.
+    /// In a cluster: the CA is in a Secret and a `ConfigMap`, the API server reviews tokens.
     Kubernetes {
         /// Name of the control plane's Configuration resource.
         configuration: String,
-        /// For running outside of a cluster.
+        /// Path of a kubeconfig; used only outside a cluster.
         kubeconfig: Option<PathBuf>,
     },
-    /// A plain process: the CA in files, callers believed.
+    /// A plain process: the CA is in files, callers are not authenticated.
     Standalone {
-        /// YAML file with the Configuration.
+        /// Path of the Configuration in YAML.
         configuration: PathBuf,
     },
 }
 
-/// Where the parts of the CA are. In Kubernetes the file names are the keys of the Secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleNames {
-    /// Trust anchors.
-    pub anchors: PathBuf,
-    /// Issuer certificate chain.
-    pub issuer_chain: PathBuf,
-    /// Issuer key.
-    pub issuer_key: PathBuf,
-}
-
-impl BundleNames {
-    /// The key of the Secret (or `ConfigMap`) that belongs to a path.
-    pub fn key(path: &Path) -> String {
-        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-}
-
-/// Everything that sentry is told from outside, checked.
+/// The validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How sentry runs.
+    /// Mode of operation.
     pub mode: Mode,
-    /// Own namespace, which is the control plane's.
+    /// Namespace of the control plane.
     pub namespace: String,
     /// Trust domain of the control plane.
     pub trust_domain: TrustDomain,
-    /// Where the CA is.
+    /// Where the CA is stored.
     pub bundle: BundleNames,
-    /// Keys of a CA that sentry makes itself.
+    /// Key kind of a CA that sentry creates.
     pub ca_key_kind: KeyKind,
-    /// How long such a CA lives.
+    /// Lifetime of such a CA.
     pub ca_lifetime: Duration,
-    /// Percent of its life at whose rest it is replaced; 0 means never.
+    /// Remaining lifetime, in percent, at which it is rotated; 0 disables rotation.
     pub ca_rotate_at: u8,
-    /// How long its root stays trusted at least after it was replaced.
+    /// Minimum time for which its root stays trusted after a rotation.
     pub ca_keep_retired: Duration,
-    /// Address of the gRPC server; empty means all.
+    /// Listen address of the gRPC server; all interfaces if empty.
     pub listen_address: String,
     /// Port of the gRPC server; 0 lets the kernel choose.
     pub port: u16,
-    /// JWT SVIDs, if they are issued.
+    /// Whether certificates carry the container images of their pod.
+    pub image_extension: ImageExtension,
+    /// How JWT SVIDs are issued; `None` disables them.
     pub jwt: Option<JwtConfig>,
-    /// OIDC discovery, if it is served.
+    /// How OIDC discovery is served; `None` disables it.
     pub oidc: Option<OidcConfig>,
 }
 
 impl Flags {
-    /// Checks the flags and adds what the environment says.
+    /// Validates the flags and reads the environment.
     ///
     /// # Errors
-    /// A value is illegal, or asks for something that this release does not have.
+    /// A value is invalid or contradicts another flag.
     pub fn into_config(self) -> anyhow::Result<Config> {
         let namespace = environment::namespace();
         let mode = match self.mode.as_str() {
             "kubernetes" => {
                 ensure!(
                     environment::var("NAMESPACE").is_some_and(|name| !name.is_empty()),
-                    "NAMESPACE is not set; it names the namespace of the control plane"
+                    "environment variable NAMESPACE is not set; set it to the namespace of the control plane"
                 );
                 let named = if self.config.is_empty() { DEFAULT_CONFIG } else { &self.config };
                 let configuration = named.to_owned();
@@ -154,7 +148,7 @@ impl Flags {
             other => bail!("Invalid options: invalid mode: {other}"),
         };
         let directory = self.issuer_credentials;
-        // A relative name stands in the directory, an absolute one replaces it.
+        // `join` with an absolute name replaces the directory.
         let bundle = BundleNames {
             anchors: directory.join(self.issuer_ca_filename),
             issuer_chain: directory.join(self.issuer_certificate_filename),
@@ -164,6 +158,11 @@ impl Flags {
         let (jwt, oidc) = self.jwt.into_config(&directory)?;
         let trust_domain = TrustDomain::parse(&self.trust_domain)
             .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
+        let image_extension = if self.container_images_extension {
+            ImageExtension::Enabled
+        } else {
+            ImageExtension::Disabled
+        };
         Ok(Config {
             mode,
             namespace,
@@ -175,9 +174,23 @@ impl Flags {
             ca_keep_retired: self.ca_keep_retired,
             listen_address: self.listen_address,
             port: self.port,
+            image_extension,
             jwt,
             oidc,
         })
+    }
+}
+
+impl From<&Config> for CaPolicy {
+    fn from(config: &Config) -> Self {
+        Self {
+            trust_domain: config.trust_domain.clone(),
+            namespace: config.namespace.clone(),
+            key_kind: config.ca_key_kind,
+            lifetime: config.ca_lifetime,
+            rotate_at: config.ca_rotate_at,
+            keep_retired: config.ca_keep_retired,
+        }
     }
 }
 
@@ -186,14 +199,19 @@ fn key_kind(name: &str) -> anyhow::Result<KeyKind> {
         "ecdsa-p256" => Ok(KeyKind::EcdsaP256),
         "ed25519" => Ok(KeyKind::Ed25519),
         "rsa-2048" => Ok(KeyKind::Rsa2048),
-        other => bail!("--ca-key-type {other:?} is unknown; use ecdsa-p256, ed25519 or rsa-2048"),
+        other => {
+            bail!("--ca-key-type {other:?} is not supported; use ecdsa-p256, ed25519 or rsa-2048")
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use clap::Parser as _;
+    use proptest::prelude::*;
     use rstest::rstest;
 
     fn config(args: &[&str]) -> anyhow::Result<Config> {
@@ -201,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_dapr_s() {
+    fn has_the_defaults_of_dapr() {
         let config = config(&[]).unwrap();
         let directory = Path::new("/var/run/secrets/dapr.io/credentials");
         assert_eq!(config.mode, Mode::Standalone { configuration: "daprsystem".into() });
@@ -217,16 +235,33 @@ mod tests {
     #[case::mode(&["--mode", "both"], "Invalid options: invalid mode: both")]
     #[case::trust_domain(&["--trust-domain", "Upper"], "--trust-domain \"Upper\"")]
     #[case::issuer_alone(&["--jwt-issuer", "x"], "jwt-issuer cannot be set when jwt-enabled is false")]
-    #[case::key_type(&["--ca-key-type", "dsa"], "--ca-key-type \"dsa\" is unknown")]
-    fn refuses_what_it_cannot_do(#[case] args: &[&str], #[case] want: &str) {
+    #[case::key_type(&["--ca-key-type", "dsa"], "--ca-key-type \"dsa\" is not supported")]
+    fn rejects_invalid_flags(#[case] args: &[&str], #[case] want: &str) {
         let error = config(args).unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");
     }
 
     #[test]
-    fn absolute_names_leave_the_directory_and_keep_their_key() {
+    fn absolute_names_replace_the_directory_and_keep_their_key() {
         let config = config(&["--issuer-ca-filename", "/etc/ca/root.pem"]).unwrap();
         assert_eq!(config.bundle.anchors, Path::new("/etc/ca/root.pem"));
         assert_eq!(BundleNames::key(&config.bundle.anchors), "root.pem");
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_panics(args in prop::collection::vec(prop_oneof![
+            "--(mode|config|port|trust-domain|jwt-ttl|jwt-signing-algorithm|oidc-path-prefix)=.{0,8}",
+            "--(jwt-enabled|oidc-enabled|oidc-server-tls-enabled)(=(true|false|x))?",
+            "-{0,2}[a-z-]{0,12}",
+        ], 0..6)) {
+            let line = std::iter::once("sentry".to_owned()).chain(args);
+            if let Ok(flags) = Flags::try_parse_from(line)
+                && let Ok(config) = flags.into_config()
+            {
+                prop_assert!(TrustDomain::parse(config.trust_domain.as_str()).is_ok());
+                prop_assert!(config.oidc.is_none() || config.jwt.is_some());
+            }
+        }
     }
 }

@@ -1,83 +1,50 @@
-//! Why a certificate was not issued, and the one mapping of that to gRPC.
-//! Source of codes and texts: Dapr 1.18, sentry `SignCertificate`. Deviation: what may be better in
-//! a moment is `Unavailable` or `ResourceExhausted`, which clients try again, while anything else
-//! ends a sidecar.
+//! Why a certificate was not issued, and its mapping to gRPC.
+//! Source of codes and texts: Dapr 1.18, sentry `SignCertificate`. Deviation: transient failures are
+//! `Unavailable` or `ResourceExhausted`, which clients retry; any other code ends a sidecar.
 
-use identity::{CsrError, IssueError, SpiffeError, TokenError};
+use identity::{CsrError, SpiffeError};
 use tonic::Status;
 
-use crate::jwt_svid::JwtSvidError;
-use crate::pod_identity::Refusal;
+use crate::authn::AuthnError;
+use crate::ca::IssueFailure;
+use crate::jwt::svid::JwtSvidError;
+use crate::queue::QueueFull;
 
 /// Why a certificate was not issued.
 #[derive(Debug, thiserror::Error)]
-pub enum SignError {
-    /// The validator is not enabled, or does not exist.
-    #[error("the requested validator is not enabled")]
-    NotEnabled,
-    /// No validator is named, and there is no default one.
-    #[error("a validator name must be specified in this environment")]
-    NoDefault,
-    /// The token of an identity provider is missing.
-    #[error("the request does not contain a token")]
-    NoToken,
-    /// What the request asks for cannot be the subject of a token.
-    #[error("failed to construct SPIFFE ID for requestor: {0}")]
-    Requestor(SpiffeError),
-    /// The token of an identity provider does not prove it.
-    #[error("token validation failed: {0}")]
-    Token(TokenError),
-    /// The rules of every request; the text lists those that are broken, one per line.
-    #[error("invalid request: {0}")]
-    InvalidRequest(String),
-    /// The trust domain asked for.
+pub(crate) enum SignError {
+    /// The request was not authenticated.
     #[error(transparent)]
-    TrustDomain(SpiffeError),
-    /// The token does not prove what the request asks for.
-    #[error(transparent)]
-    Refused(Refusal),
-    /// The caches of pods and configurations are not filled yet.
-    #[error("validator not ready")]
-    ValidatorNotReady,
-    /// The API server did not answer, or not in time.
-    #[error("the Kubernetes API cannot be asked now: {0}")]
-    ApiUnavailable(String),
+    Authn(#[from] AuthnError),
     /// Too many requests at once.
-    #[error("sentry has too many requests at the moment")]
-    Overloaded,
-    /// The signing request.
     #[error(transparent)]
-    Csr(CsrError),
-    /// The ids are no legal SPIFFE segments.
+    Overloaded(#[from] QueueFull),
+    /// The signing request is invalid.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// App id or namespace is not a legal SPIFFE path segment.
     #[error("name the identity")]
     Id(#[source] SpiffeError),
-    /// There is no CA, or it cannot sign any more.
-    #[error("sentry has no usable CA: {0}")]
-    NoCa(String),
-    /// JWT SVIDs are issued, and there is no key for them yet.
+    /// The CA did not sign.
+    #[error(transparent)]
+    Ca(#[from] IssueFailure),
+    /// JWT SVIDs are enabled and no key is loaded yet.
     #[error("sentry has no usable JWT key")]
     NoJwtKey,
-    /// The JWT SVIDs cannot be made.
+    /// The JWT SVIDs could not be issued.
     #[error(transparent)]
-    Jwt(JwtSvidError),
-    /// Signing failed.
-    #[error("issue the certificate")]
-    Issue(#[source] IssueError),
+    Jwt(#[from] JwtSvidError),
 }
 
 impl SignError {
-    /// A fixed word for metrics.
-    pub fn label(&self) -> &'static str {
+    /// The label of this error in metrics.
+    pub(crate) fn label(&self) -> &'static str {
         match self {
-            Self::NotEnabled | Self::NoDefault => "validator",
-            Self::InvalidRequest(_) | Self::TrustDomain(_) | Self::Requestor(_) => "request",
-            Self::NoToken | Self::Token(_) => "token",
-            Self::Refused(refusal) => refusal.label(),
-            Self::ValidatorNotReady | Self::ApiUnavailable(_) => "api_unavailable",
-            Self::Overloaded => "overload",
+            Self::Authn(e) => e.label(),
+            Self::Overloaded(_) => "overload",
             Self::Csr(_) => "csr",
-            Self::NoCa(_) | Self::NoJwtKey => "no_ca",
-            Self::Id(_) | Self::Issue(_) | Self::Jwt(_) => "sign",
+            Self::Ca(IssueFailure::NoCa(_)) | Self::NoJwtKey => "no_ca",
+            Self::Id(_) | Self::Ca(IssueFailure::Sign(_)) | Self::Jwt(_) => "sign",
         }
     }
 }
@@ -85,19 +52,8 @@ impl SignError {
 impl From<SignError> for Status {
     fn from(e: SignError) -> Self {
         match &e {
-            SignError::NotEnabled | SignError::NoDefault => Self::invalid_argument(e.to_string()),
-            SignError::InvalidRequest(_)
-            | SignError::TrustDomain(_)
-            | SignError::Requestor(_)
-            | SignError::NoToken
-            | SignError::Token(_)
-            | SignError::Refused(_) => Self::permission_denied(e.to_string()),
-            SignError::ValidatorNotReady
-            | SignError::ApiUnavailable(_)
-            | SignError::NoCa(_)
-            | SignError::NoJwtKey => Self::unavailable(e.to_string()),
-            SignError::Jwt(_) => Self::internal(e.to_string()),
-            SignError::Overloaded => Self::resource_exhausted(e.to_string()),
+            SignError::Authn(authn) => authn_status(authn),
+            SignError::Overloaded(_) => Self::resource_exhausted(e.to_string()),
             SignError::Csr(CsrError::Pem) => {
                 Self::invalid_argument("invalid certificate signing request")
             }
@@ -110,8 +66,47 @@ impl From<SignError> for Status {
             ) => Self::invalid_argument(format!(
                 "failed to parse certificate signing request: {cause}"
             )),
-            // The cause is for the log only.
-            SignError::Id(_) | SignError::Issue(_) => Self::internal("failed to sign certificate"),
+            SignError::Ca(IssueFailure::NoCa(_)) | SignError::NoJwtKey => {
+                Self::unavailable(e.to_string())
+            }
+            SignError::Jwt(_) => Self::internal(e.to_string()),
+            // The cause is only logged.
+            SignError::Id(_) | SignError::Ca(IssueFailure::Sign(_)) => {
+                Self::internal("failed to sign certificate")
+            }
+        }
+    }
+}
+
+fn authn_status(e: &AuthnError) -> Status {
+    match e {
+        AuthnError::NotEnabled | AuthnError::NoDefault => Status::invalid_argument(e.to_string()),
+        AuthnError::InvalidRequest(_)
+        | AuthnError::TrustDomain(_)
+        | AuthnError::Requestor(_)
+        | AuthnError::NoToken
+        | AuthnError::Token(_)
+        | AuthnError::Refused(_) => Status::permission_denied(e.to_string()),
+        AuthnError::NotReady | AuthnError::ApiUnavailable(_) => Status::unavailable(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn transient_failures_are_retried_by_clients() {
+        for (error, code) in [
+            (SignError::Overloaded(QueueFull), Code::ResourceExhausted),
+            (SignError::Ca(IssueFailure::NoCa("none is loaded".to_owned())), Code::Unavailable),
+            (SignError::Authn(AuthnError::NotReady), Code::Unavailable),
+            (SignError::NoJwtKey, Code::Unavailable),
+        ] {
+            let text = error.to_string();
+            let status = Status::from(error);
+            assert_eq!((status.code(), status.message()), (code, text.as_str()));
         }
     }
 }

@@ -1,103 +1,84 @@
 //! Sentry: the SPIFFE certificate authority of a Dapr installation.
 //!
 //! ```text
-//!  SignCertificate ─► server ─► request (rules) ─► identify ─► pod_identity (who is this pod?)
-//!                       │                             ├─► cluster (token review, pods, configurations)
-//!                       │                             └─► jwks_keys (keys of an identity provider)
-//!                       ├─► dns_names, jwt_svid ◄─ jwt_keeper (key and key set) ─► oidc_server
-//!                       └─► authority ─► identity::Bundle::issue
-//!                              ▲
-//!  Secret + ConfigMap, files ─►keeper ─► identity::stored (use, make, or leave), rotation (replace)
-//!                              └─► own_svid ─► transport (the certificate that sentry serves with)
+//!  SignCertificate ─► server ─► authn (which identity does the token prove?)
+//!                       ├─► queue (admission, fair to peers and namespaces)
+//!                       └─► ca::authority ─► identity::Bundle::issue
+//!                              ▲        └─► jwt ─► oidc (publishes the key set)
+//!  Secret + ConfigMap, files ─► ca::controller ─► identity::stored (use, create, or reject)
+//!                              │                └─► rotation (when to rotate)
+//!                              └─► ca::own_certificate ─► transport (sentry's serving certificate)
 //! ```
-//! Start reading at [`identity::stored::plan`] (what happens to a stored CA) and [`rotation::rotate`]
-//! (when it is replaced), then `server.rs`.
+//! Start reading at [`identity::stored::plan`] (what happens to a stored CA) and
+//! `rotation::plan::plan` (when it is rotated), then `server.rs`. Dependencies point down: `server`
+//! uses `authn`, `ca`, `jwt` and `queue`; `oidc` uses `jwt`, `jwt` uses `ca`, `ca` uses `rotation`.
 //!
-//! Invariants: a CA that sentry did not write is never replaced unasked, and while one exists
-//! anywhere, whole or in part, no second one is made but by a rotation. Nothing but the public
-//! key is taken from a signing request. No certificate outlives its issuer. Tokens and keys reach no
-//! log. Deliberately absent: authentication of callers by TLS; they prove themselves by token.
+//! Invariants: a CA that sentry did not create is never replaced without a request, and while a CA
+//! exists anywhere, whole or in part, only a rotation creates a second one. Of a signing request
+//! only the public key is used. No certificate outlives its issuer. Tokens and keys are never
+//! logged. Deliberately absent: authentication of callers by TLS; they prove their identity by a
+//! token.
 
-pub mod authority;
-pub mod bundle_files;
-pub mod bundle_objects;
-pub mod bundle_record;
-pub mod cache;
-pub mod census;
-pub mod cluster;
-pub mod config;
-mod config_jwt;
-pub mod dns_names;
-pub mod error;
-pub mod events;
-pub mod identify;
-pub mod jwks_keys;
-pub mod jwt_keeper;
-pub mod jwt_plan;
-pub mod jwt_store;
-pub mod jwt_svid;
-pub mod keeper;
-pub mod metrics;
-pub mod oidc;
-pub mod oidc_server;
-pub mod own_svid;
-pub mod pod_identity;
-pub mod request;
-mod rotating;
-pub mod rotation;
-pub mod server;
-pub mod settings;
-mod store;
-#[cfg(test)]
-mod store_memory;
-pub mod token_reviews;
-pub mod token_validators;
-pub mod turns;
+mod authn;
+mod ca;
+mod config;
+mod error;
+mod jwt;
+mod metrics;
+mod oidc;
+mod queue;
+mod rotation;
+mod server;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use identity::SpiffeId;
-use proto::sentry::ca_server::CaServer;
+use kubernetes::Precedence;
 use runtime::{Scope, environment};
 use tokio::net::TcpListener;
 use transport::tls::{Alpn, ClientAuth};
 
-pub use config::{Config, Flags};
-pub use error::SignError;
+pub use authn::cluster::ImageExtension;
+pub use ca::BundleNames;
+pub use config::{Config, Flags, Mode};
+pub use jwt::JwtConfig;
+pub use oidc::OidcConfig;
 
-use authority::Authority;
-use bundle_files::BundleFiles;
-use cluster::Kubernetes;
-use config::Mode;
-use identify::{Identifier, JwksIdentifier, KubernetesIdentifier};
-use jwt_store::JwtStore;
-use keeper::{Keeper, Policy};
+use authn::cluster::Kubernetes;
+use authn::dns_names::cluster_domain;
+use authn::{Authenticator, JwksAuthenticator, KubernetesAuthenticator, jwks_keys, jwks_options};
+use ca::cluster::CaCluster;
+use ca::controller::CaError;
+use ca::files::BundleFiles;
+use ca::settings::{Settings, mtls_from_yaml};
+use ca::store::Store;
+use ca::{Authority, CaController, CaPolicy, own_certificate};
+use jwt::JwtStore;
 use metrics::Metrics;
 use server::CaService;
-use settings::Settings;
-use store::Store;
 
 /// Ready while the gRPC port is served.
 const HEALTH_TARGET: &str = "sentry-server";
 
-/// After a stop connections are still accepted for this long, while Endpoints learn of it.
+/// After a stop sentry accepts connections for this long, until Endpoints no longer list it.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
 /// Runs sentry until the scope is cancelled.
 ///
 /// # Errors
-/// The port is taken, the Configuration cannot be read, or in standalone mode the CA's files are
-/// unusable. In Kubernetes an unusable CA is no error: sentry stays up, not ready, and says why.
+/// The port is in use, the Configuration cannot be read, or in standalone mode the CA's files cannot
+/// be read or written. An invalid CA is not an error: sentry stays up, not ready, and logs why.
 pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
-    // Before anything waits: the health port is open already.
+    // Register the target before the first await: the health port is already open.
     scope.ready(HEALTH_TARGET);
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     run_on(listener, config, scope).await
 }
 
-/// As [`run`], on a listener of the caller's.
+/// As [`run`], on a given listener.
 ///
 /// # Errors
 /// As [`run`].
@@ -106,29 +87,30 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
     let metrics = Metrics::register(scope.metrics())?;
     let own_id = SpiffeId::new(&config.trust_domain, &config.namespace, "dapr-sentry")
         .context("name sentry's own identity")?;
-    let Parts { identifier, store, authority, jwt_store } = connect(&config, &scope).await?;
-    let mut keeper = Keeper::new(store, authority.clone(), metrics.clone(), Policy::from(&config));
-    if matches!(config.mode, Mode::Standalone { .. }) {
-        Box::pin(keeper.reconcile()).await?;
-    }
-    scope.spawn("ca-keeper", keeper.run(scope.token().clone()));
+    let Parts { authenticator, store, authority, jwt_store } = connect(&config, &scope).await?;
+    let policy = CaPolicy::from(&config);
+    let controller = CaController::new(store, authority.clone(), metrics.clone(), policy);
+    start_controller(controller, &config.mode, &scope).await?;
 
     let jwt = match (config.jwt.clone(), jwt_store) {
-        (Some(jwt), Some(store)) => Some(jwt_keeper::start(jwt, store, &scope).await?),
+        (Some(jwt), Some(store)) => Some(jwt::controller::start(jwt, store, &scope).await?),
         _ => None,
     };
     if let (Some(oidc), Some(keys)) = (&config.oidc, &jwt) {
-        oidc_server::start(oidc, keys.clone(), &scope).await?;
+        oidc::server::start(oidc, keys.clone(), &scope).await?;
     }
-    let own = own_svid::start(authority.clone(), own_id, metrics.clone(), &scope).await?;
+    let own = own_certificate::start(authority.clone(), own_id, metrics.clone(), &scope).await;
     let Some(svid) = own else { return Ok(()) };
     let suffixes = dns_suffixes(&config);
-    let service = CaService::new(identifier, authority, jwt, metrics, config.namespace, suffixes);
-    let router = tonic::service::Routes::new(CaServer::new(service)).into_axum_router();
+    let namespace = config.namespace;
+    let service = CaService::new(authenticator, authority, jwt, metrics, namespace, suffixes);
     let tls = transport::tls::server(&svid, ClientAuth::None, Alpn::Grpc)?;
     let address = listener.local_addr().context("read the listening address")?;
     tracing::info!(target: "dapr.sentry.server", %address, "Running gRPC server");
-    let server = transport::Server::new("sentry", listener, router).tls(tls).lame_duck(LAME_DUCK);
+    let server = transport::Server::new("sentry", listener, server::router(service))
+        .tls(tls)
+        .limits(server::limits())
+        .lame_duck(LAME_DUCK);
     let (inner, token) = (scope.clone(), scope.token().clone());
     scope.spawn("sentry-server", async move { server.run(inner).await });
     ready.set_ready();
@@ -137,79 +119,111 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
     Ok(())
 }
 
-/// What differs between the modes.
+/// Reconciles once in standalone mode, so that files that cannot be read or written end the process,
+/// then runs the controller.
+async fn start_controller(
+    mut controller: CaController<Store>,
+    mode: &Mode,
+    scope: &Scope,
+) -> Result<(), CaError> {
+    if matches!(mode, Mode::Standalone { .. }) {
+        match Box::pin(controller.reconcile()).await {
+            // The controller retries and reports it.
+            Ok(()) | Err(CaError::Stored(_)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let token = scope.token().clone();
+    scope.spawn("ca-controller", async move { Ok(controller.run(token).await?) });
+    Ok(())
+}
+
+/// The parts that differ between the modes.
 struct Parts {
-    identifier: Identifier,
+    authenticator: Authenticator,
     store: Store,
     authority: Authority,
-    /// Where the JWT key is, if JWT SVIDs are issued.
+    /// `None` if JWT SVIDs are disabled.
     jwt_store: Option<JwtStore>,
 }
 
-/// Who checks callers, where the CA is, and how certificates are made.
 async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<Parts> {
     match &config.mode {
-        Mode::Standalone { configuration } => {
-            let named = || format!("couldn't find config name \"{}\"", configuration.display());
-            let text = std::fs::read_to_string(configuration).with_context(named)?;
-            let mtls = settings::mtls_from_yaml(&text, environment::var).with_context(named)?;
-            let settings = Settings::from_mtls(&mtls).with_context(named)?;
-            let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
-            let identifier = jwks.map_or(Identifier::Insecure, Identifier::Jwks);
-            if matches!(identifier, Identifier::Insecure) {
-                tracing::warn!(
-                    "standalone mode believes callers: whoever reaches the port gets any identity"
-                );
-            }
-            let files = BundleFiles::new(config.bundle.clone());
-            let (store, authority) = (Store::Files(files), Authority::new(settings));
-            let jwt_store = config.jwt.as_ref().map(JwtStore::files);
-            Ok(Parts { identifier, store, authority, jwt_store })
-        }
+        Mode::Standalone { configuration } => standalone(configuration, config, scope).await,
         Mode::Kubernetes { configuration, kubeconfig } => {
             runtime::refuse_root()?;
-            let named = || format!("couldn't find config name {configuration:?}");
-            let kubernetes = Kubernetes::connect(kubeconfig.as_deref()).await?;
-            let mtls =
-                kubernetes.mtls(&config.namespace, configuration).await.with_context(named)?;
-            let authority = Authority::new(Settings::from_mtls(&mtls).with_context(named)?);
-            let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
-            kubernetes.follow(&config.namespace, scope);
-            kubernetes.follow_settings(&config.namespace, configuration, &authority, scope);
-            let objects = kubernetes.bundle_objects(&config.namespace, &config.bundle);
-            let of_jwt = |jwt| kubernetes.jwt_store(&config.namespace, jwt);
-            let jwt_store = config.jwt.as_ref().map(of_jwt);
-            let identifier = KubernetesIdentifier::new(
-                kubernetes,
-                config.namespace.clone(),
-                config.trust_domain.clone(),
-            );
-            let store = Store::Objects(Box::new(objects));
-            let identifier = Identifier::Kubernetes(Arc::new(identifier), jwks);
-            Ok(Parts { identifier, store, authority, jwt_store })
+            in_cluster(configuration, kubeconfig.as_deref(), config, scope).await
         }
     }
 }
 
-/// The validator of an identity provider's tokens, if one is configured.
+async fn standalone(configuration: &Path, config: &Config, scope: &Scope) -> anyhow::Result<Parts> {
+    let named = || format!("couldn't find config name \"{}\"", configuration.display());
+    let text = std::fs::read_to_string(configuration).with_context(named)?;
+    let mtls = mtls_from_yaml(&text, environment::var).with_context(named)?;
+    let settings = Settings::from_mtls(&mtls).with_context(named)?;
+    let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
+    let authenticator = jwks.map_or(Authenticator::Insecure, Authenticator::Jwks);
+    if matches!(authenticator, Authenticator::Insecure) {
+        tracing::warn!(
+            "standalone mode without a token validator: every client that reaches the port gets any identity"
+        );
+    }
+    Ok(Parts {
+        authenticator,
+        store: Store::Files(BundleFiles::new(config.bundle.clone())),
+        authority: Authority::new(settings),
+        jwt_store: config.jwt.as_ref().map(JwtStore::files),
+    })
+}
+
+async fn in_cluster(
+    configuration: &str,
+    kubeconfig: Option<&Path>,
+    config: &Config,
+    scope: &Scope,
+) -> anyhow::Result<Parts> {
+    let named = || format!("couldn't find config name {configuration:?}");
+    // One connection per call: sentry sends a TokenReview for each certificate.
+    let client = kubernetes::client_for_short_calls(kubeconfig, Precedence::InCluster).await?;
+    let cluster = CaCluster::new(client.clone(), &config.namespace);
+    let mtls = cluster.mtls(configuration).await.with_context(named)?;
+    let authority = Authority::new(Settings::from_mtls(&mtls).with_context(named)?);
+    let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
+    let kubernetes = Kubernetes::new(client, config.image_extension, scope);
+    kubernetes.start_watches(&config.namespace, scope);
+    cluster.watch_settings(configuration, &authority, scope);
+    let jwt_store = |jwt| JwtStore::objects(cluster.secrets(), cluster.config_maps(), jwt);
+    let (namespace, trust_domain) = (config.namespace.clone(), config.trust_domain.clone());
+    let by_review = KubernetesAuthenticator::new(kubernetes, namespace, trust_domain);
+    Ok(Parts {
+        authenticator: Authenticator::Kubernetes(Arc::new(by_review), jwks),
+        store: Store::Objects(Box::new(cluster.bundle_objects(&config.bundle))),
+        authority,
+        jwt_store: config.jwt.as_ref().map(jwt_store),
+    })
+}
+
+/// The validator of an identity provider's tokens; `None` if it is not configured.
 async fn jwks(
     mtls: &resources::Mtls,
     config: &Config,
     scope: &Scope,
-) -> anyhow::Result<Option<JwksIdentifier>> {
-    let Some(options) = token_validators::jwks(mtls)? else { return Ok(None) };
-    let keys = jwks_keys::start(&options, scope).await?;
-    Ok(Some(JwksIdentifier::new(keys, &config.namespace, &config.trust_domain)))
+) -> anyhow::Result<Option<JwksAuthenticator>> {
+    let Some(options) = jwks_options::jwks(mtls)? else { return Ok(None) };
+    let keys = jwks_keys::start(&options, scope).await;
+    let keys = keys.context("load the key set of the token validator 'jwks'")?;
+    Ok(Some(JwksAuthenticator::new(keys, &config.namespace, &config.trust_domain)))
 }
 
-/// The DNS domains that the scheduler may compute: the cluster's as its resolver knows it, and the
-/// trust domain, which is what it falls back to. Source: Dapr 1.18, scheduler.
+/// The DNS domains that the scheduler may compute: the cluster's domain as its resolver states it,
+/// and its fallback, the trust domain. Source: Dapr 1.18, scheduler.
 fn dns_suffixes(config: &Config) -> Vec<String> {
     let fallback = config.trust_domain.to_string();
     let known = match config.mode {
-        Mode::Kubernetes { .. } => std::fs::read_to_string("/etc/resolv.conf")
-            .ok()
-            .and_then(|text| dns_names::cluster_domain(&text)),
+        Mode::Kubernetes { .. } => {
+            std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| cluster_domain(&text))
+        }
         Mode::Standalone { .. } => None,
     };
     let mut suffixes: Vec<String> = known.into_iter().chain([fallback]).collect();

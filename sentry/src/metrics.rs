@@ -1,17 +1,23 @@
-//! Every metric of sentry. Source of the names `dapr_sentry_*_total` and of the issuer's expiry:
-//! Dapr 1.18; the other gauges are ours.
+//! The metrics of sentry. Source of the names `dapr_sentry_*_total` and of the issuer's expiry:
+//! Dapr 1.18; the other metrics are ours.
 
 use identity::{Bundle, CertChain};
 use jiff::Timestamp;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use runtime::metrics::{counter, counters, gauge, gauges, real_gauge, real_gauges};
 
-use crate::error::SignError;
-use crate::rotation::{Followers, Stage};
+/// The gauges of a rotation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RotationGauges {
+    /// 0 without a rotation, 1 distribute, 2 sign.
+    pub(crate) stage: i64,
+    /// Sidecars that do not trust the new root; -1 if unknown.
+    pub(crate) stale: i64,
+}
 
-/// The metrics, cheap to clone.
+/// The metrics. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     received: IntCounter,
     succeeded: IntCounter,
     failed: IntCounterVec,
@@ -21,17 +27,18 @@ pub struct Metrics {
     issuer_expiry: Gauge,
     expiry: GaugeVec,
     expiry_warning: IntGaugeVec,
-    bundle_refused: IntGauge,
+    bundle_rejected: IntGauge,
     rotation_stage: IntGauge,
-    without_new_root: IntGauge,
+    stale_sidecars: IntGauge,
+    suppressed_logs: IntCounterVec,
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Registers the metrics.
     ///
     /// # Errors
-    /// One is registered already.
-    pub fn register(r: &Registry) -> prometheus::Result<Self> {
+    /// One of them is already registered.
+    pub(crate) fn register(r: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             received: counter(
                 r,
@@ -52,19 +59,19 @@ impl Metrics {
             refused: counters(
                 r,
                 "dapr_sentry_cert_sign_refused_total",
-                "The number of requests that got no certificate, by what was wrong.",
+                "The number of requests that got no certificate, by reason.",
                 &["reason"],
             )?,
             own_failed: counters(
                 r,
                 "dapr_sentry_servercert_issue_failed_total",
-                "The number of times sentry could not issue its own certificate.",
+                "The number of failures to issue sentry's own certificate.",
                 &["reason"],
             )?,
             issuer_changed: counter(
                 r,
                 "dapr_sentry_issuercert_changed_total",
-                "The number of times another CA was put in place.",
+                "The number of times the CA was created or replaced.",
             )?,
             issuer_expiry: real_gauge(
                 r,
@@ -80,60 +87,66 @@ impl Metrics {
             expiry_warning: gauges(
                 r,
                 "dapr_sentry_certificate_expiry_warning",
-                "The percentage (30, 15 or 5) that the life left of a certificate has fallen below, by kind; 0 while there is plenty.",
+                "The lowest threshold (30, 15 or 5 percent) that the remaining lifetime of a certificate is below, by kind; 0 above all thresholds.",
                 &["kind"],
             )?,
             rotation_stage: gauge(
                 r,
                 "dapr_sentry_ca_rotation_stage",
-                "The stage of a rotation of the CA: 0 none, 1 both roots are published, 2 the new issuer signs.",
+                "The stage of the CA rotation: 0 none, 1 both roots are published, 2 the new issuer signs.",
             )?,
-            without_new_root: gauge(
+            stale_sidecars: gauge(
                 r,
                 "dapr_sentry_ca_rotation_sidecars_without_new_root",
-                "During a rotation, the number of running sidecars that do not know the new root and must be created anew before the old one ends; -1 if nobody knows.",
+                "During a CA rotation, the number of running sidecars that do not trust the new root and must be recreated before the old one expires; -1 if unknown.",
             )?,
-            bundle_refused: gauge(
+            bundle_rejected: gauge(
                 r,
                 "dapr_sentry_bundle_refused",
-                "1 while the stored CA is inconsistent and left alone, else 0.",
+                "1 while the stored CA is rejected as inconsistent, else 0.",
+            )?,
+            suppressed_logs: counters(
+                r,
+                "dapr_sentry_refusal_logs_suppressed_total",
+                "The number of refused requests that were not logged because of the rate limit, by reason.",
+                &["reason"],
             )?,
         })
     }
 
-    /// A request came in.
-    pub fn received(&self) {
+    /// Counts a received request.
+    pub(crate) fn received(&self) {
         self.received.inc();
     }
 
-    /// A certificate went out.
-    pub fn issued(&self) {
+    /// Counts an issued certificate.
+    pub(crate) fn issued(&self) {
         self.succeeded.inc();
     }
 
-    /// A request was refused.
-    pub fn refused(&self, why: &SignError) {
+    /// Counts a refused request; `reason` is `SignError::label`.
+    pub(crate) fn refused(&self, reason: &'static str) {
         self.failed.with_label_values(&["sign"]).inc();
-        self.refused.with_label_values(&[why.label()]).inc();
+        self.refused.with_label_values(&[reason]).inc();
     }
 
-    /// Sentry could not issue its own certificate.
-    pub fn own_certificate_failed(&self) {
+    /// Counts a failure to issue sentry's own certificate.
+    pub(crate) fn own_certificate_failed(&self) {
         self.own_failed.with_label_values(&["ca_error"]).inc();
     }
 
-    /// Sentry has a new certificate of its own.
-    pub fn own_certificate(&self, chain: &CertChain) {
+    /// Records the expiry of sentry's own certificate.
+    pub(crate) fn own_certificate(&self, chain: &CertChain) {
         self.expiry.with_label_values(&["own"]).set(chain.not_after().as_duration().as_secs_f64());
     }
 
-    /// A CA was made and stored.
-    pub fn ca_generated(&self) {
+    /// Counts a CA that sentry created.
+    pub(crate) fn ca_generated(&self) {
         self.issuer_changed.inc();
     }
 
-    /// A CA was put in place; `changed` if there was another one before.
-    pub fn ca_in_place(&self, bundle: &Bundle, now: Timestamp, changed: bool) {
+    /// Records the CA that signs; `changed` if it replaces another one.
+    pub(crate) fn ca_installed(&self, bundle: &Bundle, now: Timestamp, changed: bool) {
         let issuer = bundle.issuer().not_after().as_duration().as_secs_f64();
         self.issuer_expiry.set(issuer);
         self.expiry.with_label_values(&["issuer"]).set(issuer);
@@ -145,28 +158,24 @@ impl Metrics {
         }
     }
 
-    /// How near its end a certificate is.
-    pub fn expiry_warning(&self, kind: &str, percent: Option<u8>) {
+    /// Records the threshold that the remaining lifetime of a certificate is below.
+    pub(crate) fn expiry_warning(&self, kind: &str, percent: Option<u8>) {
         self.expiry_warning.with_label_values(&[kind]).set(percent.unwrap_or_default().into());
     }
 
-    /// Where a rotation stands, and who lags behind.
-    pub fn rotation(&self, stage: Option<Stage>, followers: Followers) {
-        self.rotation_stage.set(match stage {
-            None => 0,
-            Some(Stage::Distribute) => 1,
-            Some(Stage::Sign) => 2,
-        });
-        let lagging = match (stage, followers) {
-            (None, _) => 0,
-            (_, Followers::Unknown) => -1,
-            (_, Followers::Without(count)) => i64::try_from(count).unwrap_or(i64::MAX),
-        };
-        self.without_new_root.set(lagging);
+    /// Records the state of the rotation.
+    pub(crate) fn rotation(&self, gauges: RotationGauges) {
+        self.rotation_stage.set(gauges.stage);
+        self.stale_sidecars.set(gauges.stale);
     }
 
-    /// Whether the stored CA is left alone because it is inconsistent.
-    pub fn bundle_refused(&self, refused: bool) {
-        self.bundle_refused.set(i64::from(refused));
+    /// Records whether the stored CA is rejected.
+    pub(crate) fn bundle_rejected(&self, rejected: bool) {
+        self.bundle_rejected.set(i64::from(rejected));
+    }
+
+    /// Counts a refused request that was not logged.
+    pub(crate) fn log_suppressed(&self, reason: &'static str) {
+        self.suppressed_logs.with_label_values(&[reason]).inc();
     }
 }

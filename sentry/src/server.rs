@@ -1,65 +1,102 @@
-//! The gRPC method: decode, prove, sign, encode; one audit line per request.
+//! The gRPC server: decode, authenticate, sign, encode; one audit line per request.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use identity::{Csr, IssuedLeaf, SpiffeId};
-use proto::sentry::ca_server::Ca;
+use proto::sentry::ca_server::{Ca, CaServer};
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
+use runtime::server::Limits;
 use runtime::{clock, random};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tonic::{Response, Status};
+use tonic::Status;
 use transport::Peer;
 
-use crate::authority::Authority;
-use crate::dns_names::dns_names;
+use crate::authn::dns_names::dns_names;
+use crate::authn::{Authenticator, AuthnError, Identity, SignRequest};
+use crate::ca::{Authority, LeafSpec};
 use crate::error::SignError;
-use crate::identify::{Identifier, Proven};
-use crate::jwt_keeper::JwtKeys;
-use crate::jwt_svid::{self, JwtSvids, TokenTimes};
+use crate::jwt::JwtKeys;
+use crate::jwt::svid::{self, JwtSvids, TokenTimes};
 use crate::metrics::Metrics;
-use crate::request::{Offer, Request, Validator};
-use crate::turns::{NoTurn, Turns};
+use crate::queue::{AdmissionQueue, PeerKey, QueueFull, QueueKey};
 
-/// Requests worked for at once. Most of their time they wait for the API server, which has a queue
-/// of its own that is shared with everybody else.
-const AT_ONCE: usize = 64;
-/// Requests that wait for their turn. At a thousand certificates a second a cold start of ten
-/// thousand sidecars fits, with their own attempts; a request is about three KiB.
-const WAITING: usize = 8192;
-/// Clients give up after 3 seconds, and then nobody reads the answer.
-const ANSWER_WITHIN: Duration = Duration::from_millis(2800);
-/// A request whose turn comes later than this would not be answered in time.
-const TURN_WITHIN: Duration = Duration::from_millis(2400);
+mod audit;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use audit::{AuditLog, Requested};
+
+/// Requests processed concurrently. They mostly wait for the API server, which limits and queues
+/// requests of all its clients.
+const MAX_CONCURRENT: usize = 64;
+/// Requests that wait for admission. At a thousand certificates per second a cold start of ten
+/// thousand sidecars fits, retries included.
+const MAX_WAITING: usize = 8192;
+/// Maximum size of a request. The largest legitimate one, with an RSA-4096 CSR, a token and 32
+/// audiences, has about 10 KiB.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Length of the header of a gRPC message.
+const GRPC_HEADER_BYTES: usize = 5;
+/// Deadline of a request from its headers to its response, its body included.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+/// Deadline of a decoded request. Clients time out after 3 seconds.
+const RESPONSE_DEADLINE: Duration = Duration::from_millis(2800);
+/// Maximum wait for admission. A request that is admitted later would miss its deadline.
+const ADMISSION_TIMEOUT: Duration = Duration::from_millis(2400);
+
+/// The limits of the gRPC port. Clients have no certificate, so the limits of unauthenticated peers
+/// apply: a connection holds 16 requests, and 256 KiB that are not processed yet.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        body_bytes: MAX_REQUEST_BYTES + GRPC_HEADER_BYTES,
+        request: REQUEST_DEADLINE,
+        ..Limits::default()
+    }
+}
+
+/// Serves the method of [`CaService`] with a limit on the size of a request.
+pub(crate) fn router(service: CaService) -> Router {
+    let server = CaServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    tonic::service::Routes::new(server).into_axum_router()
+}
 
 /// The service `dapr.proto.sentry.v1.CA`.
-pub struct CaService {
-    identifier: Identifier,
+pub(crate) struct CaService {
+    authenticator: Authenticator,
     authority: Authority,
     jwt: Option<JwtKeys>,
     metrics: Metrics,
     namespace: String,
     dns_suffixes: Vec<String>,
-    turns: Turns,
-    /// Slow signatures at once: more would only make all of them slower.
-    slow_signers: Arc<Semaphore>,
+    concurrency: Concurrency,
+    audit: AuditLog,
 }
 
-/// A certificate that was issued, as the client gets it and as the audit line tells it.
+/// The limits of concurrent work.
+struct Concurrency {
+    admission: AdmissionQueue,
+    /// Limits concurrent RSA signatures to the number of processors.
+    slow_signatures: Arc<Semaphore>,
+}
+
+/// An issued certificate with its tokens.
 struct Issued {
-    id: SpiffeId,
-    proven: Proven,
+    identity: Identity,
     leaf: IssuedLeaf,
     anchors: String,
     jwt: Option<JwtSvids>,
 }
 
 impl CaService {
-    /// `jwt` makes JWT SVIDs, if there are to be any; `namespace` is the control plane's; `dns_suffixes` are the cluster's possible DNS domains.
-    pub fn new(
-        identifier: Identifier,
+    /// `namespace` is that of the control plane, `dns_suffixes` are the possible DNS domains of the
+    /// cluster. Without `jwt` no JWT SVIDs are issued.
+    pub(crate) fn new(
+        authenticator: Authenticator,
         authority: Authority,
         jwt: Option<JwtKeys>,
         metrics: Metrics,
@@ -67,91 +104,78 @@ impl CaService {
         dns_suffixes: Vec<String>,
     ) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let slow_signers = Arc::new(Semaphore::new(processors));
-        let turns = Turns::new(AT_ONCE, WAITING);
-        Self { identifier, authority, jwt, metrics, namespace, dns_suffixes, turns, slow_signers }
+        let concurrency = Concurrency {
+            admission: AdmissionQueue::new(MAX_CONCURRENT, MAX_WAITING),
+            slow_signatures: Arc::new(Semaphore::new(processors)),
+        };
+        let audit = AuditLog::new(metrics.clone());
+        Self { authenticator, authority, jwt, metrics, namespace, dns_suffixes, concurrency, audit }
     }
 
-    async fn handle(&self, raw: SignCertificateRequest) -> Result<Issued, SignError> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
-        let validator = self.identifier.offer().choose(raw.token_validator)?;
-        let request = Request::read(raw, validator)?;
-        let turn = self.turns.take(&request.namespace, TURN_WITHIN).await;
-        let _turn = turn.map_err(|NoTurn| SignError::Overloaded)?;
-        let proven =
-            tokio::time::timeout_at(deadline, self.identifier.prove(&request, validator)).await;
-        let proven = proven
-            .map_err(|_| SignError::ApiUnavailable("it did not answer in time".to_owned()))??;
-        let names = dns_names(&proven, &self.namespace, &self.dns_suffixes);
+    async fn handle(
+        &self,
+        raw: SignCertificateRequest,
+        peer: PeerKey,
+    ) -> Result<Issued, SignError> {
+        let deadline = Instant::now() + RESPONSE_DEADLINE;
+        let validator = self.authenticator.enabled().choose(raw.token_validator)?;
+        let request = SignRequest::parse(raw, validator)?;
+        self.authenticator.precheck(&request, validator)?;
+        let key = QueueKey { peer, namespace: request.namespace.clone() };
+        let _permit = self.concurrency.admission.admit(key, ADMISSION_TIMEOUT).await?;
+        let identity = self.authenticator.authenticate(&request, validator);
+        let timed_out = |_| AuthnError::ApiUnavailable("it did not respond in time".to_owned());
+        let identity = tokio::time::timeout_at(deadline, identity).await.map_err(timed_out)??;
+        let names = dns_names(&identity, &self.namespace, &self.dns_suffixes);
         let signing = Signing {
             authority: self.authority.clone(),
             jwt: self.jwt.clone(),
-            proven,
+            identity,
             names,
             request,
         };
         self.sign(signing, deadline).await
     }
 
-    /// An Ed25519 or ECDSA signature takes less time than handing it to another thread would; an
-    /// RSA one, of a certificate or of tokens, takes milliseconds and must not hold up the threads
+    /// An Ed25519 or ECDSA signature takes less time than the hand-over to another thread. An RSA
+    /// signature, of a certificate or of tokens, takes milliseconds and must not block the threads
     /// that serve connections.
     async fn sign(&self, signing: Signing, deadline: Instant) -> Result<Issued, SignError> {
         if self.jwt.is_none() && !self.authority.signs_slowly() {
             return signing.run();
         }
-        let permit = tokio::time::timeout_at(deadline, self.slow_signers.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Err(SignError::Overloaded) };
+        let permit = self.concurrency.slow_signatures.acquire();
+        let Ok(Ok(_permit)) = tokio::time::timeout_at(deadline, permit).await else {
+            return Err(QueueFull.into());
+        };
         let work = tokio::task::spawn_blocking(move || signing.run());
-        work.await.unwrap_or(Err(SignError::Overloaded))
+        work.await.unwrap_or_else(|_| Err(QueueFull.into()))
     }
 }
 
-/// The audit line of a request.
-fn audit(asked: &Asked, peer: Option<SocketAddr>, outcome: &Result<Issued, SignError>) {
-    let validator = asked.validator;
-    let peer = peer.map(|addr| addr.to_string()).unwrap_or_default();
-    match outcome {
-        Ok(issued) => {
-            let pod = issued.proven.pod.as_ref();
-            tracing::info!(target: "dapr.sentry.audit",
-                    spiffe_id = %issued.id, validator, peer,
-                    pod = pod.map(|pod| pod.name.as_str()),
-                    pod_uid = pod.map(|pod| pod.uid.as_str()),
-                    service_account = pod.map(|pod| pod.service_account.as_str()),
-                    serial = issued.leaf.serial(),
-                    sha256 = issued.leaf.sha256(),
-                    not_after = %issued.leaf.chain.not_after(),
-                    shortened = issued.leaf.shortened,
-                    "certificate issued");
-        }
-        Err(e) => {
-            tracing::warn!(target: "dapr.sentry.audit",
-                    requested_id = asked.id, requested_namespace = asked.namespace, validator, peer,
-                    reason = e.label(), error = runtime::chain(e),
-                    "certificate refused");
-        }
-    }
-}
-
-/// All that a signature needs.
+/// The input of a signature.
 struct Signing {
     authority: Authority,
     jwt: Option<JwtKeys>,
-    proven: Proven,
+    identity: Identity,
     names: Vec<String>,
-    request: Request,
+    request: SignRequest,
 }
 
 impl Signing {
     fn run(self) -> Result<Issued, SignError> {
-        let csr = Csr::parse_pem(&self.request.csr).map_err(SignError::Csr)?;
-        let id = self.proven.spiffe_id()?;
-        let (bundle, leaf) =
-            self.authority.issue(&csr, &id, &self.names, clock::now(), random::fraction())?;
+        let csr = Csr::parse_pem(&self.request.csr)?;
+        let id = self.identity.spiffe_id().map_err(SignError::Id)?;
+        let images = self.identity.container_images.as_ref();
+        let spec = LeafSpec {
+            id: &id,
+            dns_names: &self.names,
+            container_images: images.map(|images| &*images.json),
+        };
+        let (bundle, leaf) = self.authority.issue(&csr, spec, clock::now(), random::fraction())?;
         let jwt = self.jwt.as_ref().map(|keys| self.tokens(keys, &id)).transpose()?;
         let anchors = bundle.anchors().pem().to_owned();
-        Ok(Issued { id, proven: self.proven, leaf, anchors, jwt })
+        Ok(Issued { identity: self.identity, leaf, anchors, jwt })
     }
 
     fn tokens(&self, keys: &JwtKeys, id: &SpiffeId) -> Result<JwtSvids, SignError> {
@@ -162,24 +186,8 @@ impl Signing {
             clock_skew: self.authority.settings().clock_skew,
         };
         let unique = || [random::bits(), random::bits()];
-        let (issuer, asked) = (keys.config.issuer.as_deref(), &self.request.jwt_audiences);
-        jwt_svid::issue(&authority.signer, issuer, id, asked, times, unique).map_err(SignError::Jwt)
-    }
-}
-
-/// What a request asks for, kept for the audit line; cut, because anybody can send anything.
-struct Asked {
-    id: String,
-    namespace: String,
-    validator: &'static str,
-}
-
-impl Asked {
-    fn new(raw: &SignCertificateRequest, offer: Offer) -> Self {
-        const LONGEST: usize = 256;
-        let cut = |text: &str| text.chars().take(LONGEST).collect();
-        let validator = offer.choose(raw.token_validator).map_or("none", Validator::label);
-        Self { id: cut(&raw.id), namespace: cut(&raw.namespace), validator }
+        let (issuer, audiences) = (keys.config.issuer.as_deref(), &self.request.jwt_audiences);
+        Ok(svid::issue(&authority.signer, issuer, id, audiences, times, unique)?)
     }
 }
 
@@ -188,20 +196,21 @@ impl Ca for CaService {
     async fn sign_certificate(
         &self,
         request: tonic::Request<SignCertificateRequest>,
-    ) -> Result<Response<SignCertificateResponse>, Status> {
+    ) -> Result<tonic::Response<SignCertificateResponse>, Status> {
         self.metrics.received();
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.addr);
+        let address = request.extensions().get::<Peer>().map(|peer| peer.addr);
         let raw = request.into_inner();
-        let asked = Asked::new(&raw, self.identifier.offer());
-        let outcome = self.handle(raw).await;
-        audit(&asked, peer, &outcome);
-        match outcome {
+        let requested = Requested::new(&raw, self.authenticator.enabled(), address);
+        let peer = PeerKey::new(address.map(|address| address.ip()));
+        match self.handle(raw, peer).await {
             Ok(issued) => {
+                AuditLog::issued(&requested, &issued.identity, &issued.leaf);
                 self.metrics.issued();
-                Ok(Response::new(encode(issued)))
+                Ok(tonic::Response::new(encode(issued)))
             }
             Err(e) => {
-                self.metrics.refused(&e);
+                self.audit.refused(&requested, &e);
+                self.metrics.refused(e.label());
                 Err(e.into())
             }
         }

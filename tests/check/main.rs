@@ -187,7 +187,7 @@ fn expired_ca(all: &mut Installed) -> Result<()> {
     ensure!(found.code == Some(1), "{}", found.text);
     found.expect("issuer-expiry", "error", "expired on")?;
     found.expect("root-expiry", "error", "expired on")?;
-    found.expect("trust-bundle", "error", "the stored CA cannot be used")
+    found.expect("trust-bundle", "error", "the stored CA is invalid")
 }
 
 fn patch(all: &Installed, kind: &str, patch: &Value) -> Result<()> {

@@ -1,4 +1,4 @@
-//! A sentry of the tests: its namespace, its objects, its process, and clients of it.
+//! The fixture of the sentry suite: namespaces, objects, a sentry process and its clients.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
-/// How long a sentry may take to be ready, in seconds.
-const START: u64 = 60;
+/// Timeout of a sentry's start, in seconds.
+const START_TIMEOUT: u64 = 60;
 
-/// A control plane namespace as the chart leaves it, on the shared cluster.
+/// A control plane namespace as the chart creates it, on the shared API server.
 pub(crate) struct System {
     pub(crate) bed: &'static ApiCluster,
     pub(crate) namespace: String,
@@ -35,7 +35,7 @@ impl System {
         Self::with_lifetimes("24h", "15m")
     }
 
-    /// One whose leaves live so long, with clocks that may differ so much.
+    /// Creates one with the given certificate lifetime and clock skew.
     pub(crate) fn with_lifetimes(ttl: &str, clock_skew: &str) -> Result<Self> {
         let bed = ApiCluster::shared()?;
         install_crd(bed)?;
@@ -65,12 +65,12 @@ spec:
         )
     }
 
-    /// Starts a sentry; does not wait.
+    /// Starts a sentry without waiting for it.
     pub(crate) fn start(&self, name: &str) -> Result<Sentry> {
         self.start_with(name, &[])
     }
 
-    /// Starts a sentry with further flags; does not wait.
+    /// Starts a sentry with additional flags, without waiting for it.
     pub(crate) fn start_with(&self, name: &str, flags: &[&str]) -> Result<Sentry> {
         let ports = Ports::free()?;
         let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
@@ -115,7 +115,7 @@ spec:
         Ok(String::from_utf8(STANDARD.decode(text)?)?)
     }
 
-    /// The stage of a rotation, as it is noted on the Secret.
+    /// The rotation stage in the annotations of the Secret.
     pub(crate) fn stage(&self) -> Result<Option<String>> {
         let secret = self.bed.get(&["secret", "dapr-trust-bundle", "-n", &self.namespace])?;
         let stage = secret.pointer("/metadata/annotations/dapr.io~1ca-rotation-stage");
@@ -128,13 +128,13 @@ spec:
         })
     }
 
-    /// Asks for a rotation.
+    /// Requests a rotation.
     pub(crate) fn rotate(&self) -> Result<()> {
         let secret = ["annotate", "secret", "dapr-trust-bundle", "dapr.io/rotate-ca=now"];
         self.bed.kubectl(&[&secret[..], &["-n", &self.namespace]].concat()).map(drop)
     }
 
-    /// The anchors that everybody trusts.
+    /// The published trust anchors.
     pub(crate) fn anchors(&self) -> Result<TrustAnchors> {
         let data = self.data("configmap")?;
         let text = data.get("ca.crt").and_then(Value::as_str).context("no ca.crt")?;
@@ -146,7 +146,7 @@ spec:
         format!("spiffe://{TRUST_DOMAIN}/ns/{}/dapr-sentry", self.namespace)
     }
 
-    /// Makes a pod that stays pending, which is enough to be somebody.
+    /// Creates a pod. It stays pending, which is enough for a token.
     pub(crate) fn pod(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {
         let pod = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -201,7 +201,7 @@ pub(crate) struct Sentry {
 
 impl Sentry {
     pub(crate) fn wait_ready(&mut self) -> Result<()> {
-        self.process.wait_for_http(self.healthz, "/healthz", Deadline::seconds(START))
+        self.process.wait_for_http(self.healthz, "/healthz", Deadline::seconds(START_TIMEOUT))
     }
 
     /// The status of `/healthz`.
@@ -209,7 +209,7 @@ impl Sentry {
         Ok(http::get(self.healthz, "/healthz")?.status)
     }
 
-    /// The value of a series.
+    /// The value of a time series.
     pub(crate) fn metric(&self, line: &str) -> Result<Option<f64>> {
         http::metric(self.metrics, line)
     }
@@ -242,18 +242,18 @@ impl Sentry {
             let call = client.sign_certificate(request);
             match tokio::time::timeout(Duration::from_secs(10), call).await {
                 Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(Status::unknown("no answer within 10 s")),
+                Err(_) => Err(Status::unknown("no response within 10 s")),
             }
         })
     }
 }
 
-/// A runtime for the asynchronous half of a test.
+/// A runtime for the asynchronous part of a test.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A request with a fresh key.
+/// A request with a new key.
 pub(crate) fn request(namespace: &str, id: &str, token: &str) -> SignCertificateRequest {
     let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
     SignCertificateRequest {
@@ -266,7 +266,7 @@ pub(crate) fn request(namespace: &str, id: &str, token: &str) -> SignCertificate
     }
 }
 
-/// The chain of an answer, verified.
+/// The verified chain of a response.
 pub(crate) fn verified(
     answer: &SignCertificateResponse,
     anchors: &TrustAnchors,
@@ -276,7 +276,7 @@ pub(crate) fn verified(
     (chain, id)
 }
 
-/// What openssl prints about the leaf of a chain.
+/// The output of openssl for the leaf of a chain.
 pub(crate) fn openssl_text(chain: &CertChain) -> String {
     let scratch = Scratch::new("leaf").unwrap();
     let file: PathBuf = scratch.path().join("leaf.pem");

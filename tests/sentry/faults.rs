@@ -1,5 +1,5 @@
-//! What a sentry that serves does when its surroundings fail: an API server that is slow, refuses
-//! or is gone, a Secret that is deleted or edited by hand, a full disk.
+//! Faults around a serving sentry: an API server that stalls or refuses connections, a Secret that is
+//! deleted or edited, a full disk.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,27 +11,27 @@ use anyhow::{Context as _, Result};
 use blackbox::{Deadline, Ports, Scratch, Spawn, build_binary, environment, until};
 use serde_json::json;
 
-use crate::bed::System;
+use crate::bed::{Sentry, System, request};
 
-/// What the way to the API server does.
+/// The state of the connection to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Way {
+enum Link {
     Open,
-    /// Connections are made and nothing passes.
+    /// Connections are accepted and transfer nothing.
     Stalled,
-    /// Connections are closed at once.
+    /// Connections are closed immediately.
     Refusing,
 }
 
-/// A way to the API server that tests can block.
-struct Gate {
-    way: Arc<AtomicU8>,
+/// A proxy to the API server that tests can block.
+struct FaultProxy {
+    link: Arc<AtomicU8>,
     kubeconfig: std::path::PathBuf,
     _folder: Scratch,
 }
 
-impl Gate {
+impl FaultProxy {
     fn new(system: &System) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let config = std::fs::read_to_string(system.bed.kubeconfig())?;
@@ -39,14 +39,14 @@ impl Gate {
             config.split("https://").nth(1).and_then(|rest| rest.split_whitespace().next());
         let server = server.context("no server in the kubeconfig")?.trim_matches(['"', '\'', ',']);
         let target: SocketAddr = server.parse().with_context(|| server.to_owned())?;
-        let folder = Scratch::new("gate")?;
+        let folder = Scratch::new("fault-proxy")?;
         let config = config.replace(server, &listener.local_addr()?.to_string());
         let kubeconfig = folder.write("kubeconfig", config)?;
-        let way = Arc::new(AtomicU8::new(Way::Open as u8));
-        let state = way.clone();
+        let link = Arc::new(AtomicU8::new(Link::Open as u8));
+        let state = link.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if state.load(Ordering::SeqCst) == Way::Refusing as u8 {
+                if state.load(Ordering::SeqCst) == Link::Refusing as u8 {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(target) else { continue };
@@ -54,27 +54,27 @@ impl Gate {
                 pump(&server, &client, &state);
             }
         });
-        Ok(Self { way, kubeconfig, _folder: folder })
+        Ok(Self { link, kubeconfig, _folder: folder })
     }
 
-    fn set(&self, way: Way) {
-        self.way.store(way as u8, Ordering::SeqCst);
+    fn set(&self, link: Link) {
+        self.link.store(link as u8, Ordering::SeqCst);
     }
 }
 
-/// Copies in one direction for as long as the way is open.
-fn pump(from: &TcpStream, to: &TcpStream, way: &Arc<AtomicU8>) {
+/// Copies in one direction while the link is open.
+fn pump(from: &TcpStream, to: &TcpStream, link: &Arc<AtomicU8>) {
     let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) else { return };
-    let way = way.clone();
+    let link = link.clone();
     std::thread::spawn(move || {
-        // Looks at the gate while nothing comes.
+        // The timeout makes the loop check the link while no data arrives.
         let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
         let mut buffer = [0; 16 * 1024];
         loop {
-            if way.load(Ordering::SeqCst) == Way::Refusing as u8 {
+            if link.load(Ordering::SeqCst) == Link::Refusing as u8 {
                 break;
             }
-            if way.load(Ordering::SeqCst) == Way::Stalled as u8 {
+            if link.load(Ordering::SeqCst) == Link::Stalled as u8 {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             }
@@ -99,38 +99,39 @@ fn pump(from: &TcpStream, to: &TcpStream, way: &Arc<AtomicU8>) {
 }
 
 #[test]
-fn an_api_server_that_stalls_or_refuses_costs_no_ca_and_no_restart() -> Result<()> {
+fn an_api_server_that_stalls_or_refuses_does_not_change_the_ca() -> Result<()> {
     let system = System::new()?;
-    let gate = Gate::new(&system)?;
-    let kubeconfig = gate.kubeconfig.to_string_lossy().into_owned();
+    let proxy = FaultProxy::new(&system)?;
+    let kubeconfig = proxy.kubeconfig.to_string_lossy().into_owned();
     let mut sentry = system.start_with("sentry", &["--kubeconfig", &kubeconfig])?;
     sentry.wait_ready()?;
     let (anchors, secret) = (system.anchors()?, system.data("secret")?);
-    for way in [Way::Refusing, Way::Stalled] {
-        gate.set(way);
-        // The CA is looked at every half minute.
-        let told = sentry.process.log().matches("sentry goes on with the CA it has").count();
+    for link in [Link::Refusing, Link::Stalled] {
+        proxy.set(link);
+        // Sentry polls the CA every 30 seconds.
+        let reported = sentry.process.log().matches("sentry continues with the current CA").count();
         until(Deadline::seconds(120), "sentry to notice", || {
             let log = sentry.process.log();
-            Ok((log.matches("sentry goes on with the CA it has").count() > told).then_some(()))
+            Ok((log.matches("sentry continues with the current CA").count() > reported)
+                .then_some(()))
         })
-        .with_context(|| format!("{way:?}"))?;
+        .with_context(|| format!("{link:?}"))?;
         assert!(sentry.process.is_running());
-        assert_eq!(sentry.health()?, 200, "{way:?}: it serves with what it has");
-        gate.set(Way::Open);
-        // Something new in the Secret is seen: it is back.
+        assert_eq!(sentry.health()?, 200, "{link:?}: it continues to serve");
+        proxy.set(Link::Open);
+        // A change is noticed: the API server is reachable again.
         system.patch("configmap", &json!({"ca.crt": ""}))?;
         until(Deadline::seconds(120), "sentry to publish the anchors again", || {
             Ok(system.anchors().is_ok_and(|now| now == anchors).then_some(()))
         })
-        .with_context(|| format!("after {way:?}"))?;
+        .with_context(|| format!("after {link:?}"))?;
     }
-    assert_eq!(system.data("secret")?, secret, "the CA is what it was");
+    assert_eq!(system.data("secret")?, secret, "the CA is unchanged");
     Ok(())
 }
 
 #[test]
-fn a_deleted_secret_comes_back_with_the_same_ca() -> Result<()> {
+fn a_deleted_secret_is_restored_with_the_same_ca() -> Result<()> {
     let system = System::new()?;
     let mut sentry = system.start_ready()?;
     let (anchors, secret) = (system.anchors()?, system.data("secret")?);
@@ -140,30 +141,34 @@ fn a_deleted_secret_comes_back_with_the_same_ca() -> Result<()> {
         .process
         .wait_for_log("Secret dapr-trust-bundle does not exist", Deadline::seconds(60))?;
     assert_eq!(sentry.health()?, 200);
-    // Helm or Argo make it anew, empty.
+    // Helm or Argo recreate it, empty.
     let empty = ["create", "secret", "generic", "dapr-trust-bundle", "-n", &system.namespace];
     system.bed.kubectl(&empty)?;
     until(Deadline::seconds(60), "the CA to be written back", || {
         Ok((system.data("secret")? == secret).then_some(()))
     })?;
-    // And only emptied, together with the published anchors: sentry does not make a second one.
-    let take_away = json!({"data": null}).to_string();
+    // Secret and ConfigMap are emptied together: sentry does not create a second CA.
+    let empty_data = json!({"data": null}).to_string();
     for kind in ["configmap", "secret"] {
         let object = ["patch", kind, "dapr-trust-bundle", "-n", &system.namespace];
-        system.bed.kubectl(&[&object[..], &["--type=merge", "-p", &take_away]].concat())?;
+        system.bed.kubectl(&[&object[..], &["--type=merge", "-p", &empty_data]].concat())?;
     }
-    until(Deadline::seconds(60), "the CA to be back, or sentry to say that it vanished", || {
-        let vanished = sentry.process.log().contains("the stored CA vanished");
-        let back = system.data("secret")? == secret;
-        Ok((vanished || back).then_some(()))
-    })?;
+    until(
+        Deadline::seconds(60),
+        "the CA to be restored, or sentry to report that it vanished",
+        || {
+            let vanished = sentry.process.log().contains("the stored CA vanished");
+            let restored = system.data("secret")? == secret;
+            Ok((vanished || restored).then_some(()))
+        },
+    )?;
     assert!(system.anchors().map_or(true, |now| now == anchors), "no other CA");
     assert_eq!(sentry.health()?, 200);
     Ok(())
 }
 
 #[test]
-fn a_secret_of_cert_manager_is_used_and_followed() -> Result<()> {
+fn a_secret_of_cert_manager_is_used_and_reloaded() -> Result<()> {
     use testkit::ca::Ca;
     let system = System::new()?;
     let write = |ca: &Ca| {
@@ -175,7 +180,7 @@ fn a_secret_of_cert_manager_is_used_and_followed() -> Result<()> {
     write(&first)?;
     let mut sentry = system.start_ready()?;
     assert_eq!(system.anchors()?, first.anchors());
-    // Half a renewal is not used, the whole is.
+    // An incomplete renewal is rejected, the complete one is used.
     system.patch("secret", &json!({"tls.crt": second.pem().issuer_chain}))?;
     sentry.process.wait_for_log("issuer key does not match", Deadline::seconds(60))?;
     assert_eq!(sentry.health()?, 200);
@@ -183,11 +188,11 @@ fn a_secret_of_cert_manager_is_used_and_followed() -> Result<()> {
     until(Deadline::seconds(60), "the renewed root to be published", || {
         Ok((system.anchors()? == second.anchors()).then_some(()))
     })?;
-    // It is not sentry's to replace.
+    // Sentry does not rotate it.
     system.rotate()?;
     sentry.process.wait_for_log("dapr.io/rotate-ca has no effect", Deadline::seconds(60))?;
     assert_eq!(system.stage()?, None);
-    assert!(system.secret("issuer.crt").is_err(), "sentry wrote nothing of its own");
+    assert!(system.secret("issuer.crt").is_err(), "sentry writes no key of its own");
     Ok(())
 }
 
@@ -199,7 +204,7 @@ fn a_full_disk_leaves_nothing_behind() -> Result<()> {
     let folder = Scratch::new("full-disk")?;
     folder.write("config.yaml", "")?;
     std::fs::create_dir(folder.path().join("credentials"))?;
-    // One page: the first of three files fits. The mount is gone with the process.
+    // One page: the first of three files fits. The mount ends with the process.
     let script = "mount -t tmpfs -o size=4k none credentials && \"$@\"; code=$?; ls -A credentials | wc -l > left; exit $code";
     let mut process = Spawn::new("sentry", "/usr/bin/unshare", folder.path())
         .args(["-m", "sh", "-c", script, "sh"])
@@ -214,5 +219,40 @@ fn a_full_disk_leaves_nothing_behind() -> Result<()> {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("No space left on device") && log.contains("issuer"), "{log}");
     assert_eq!(std::fs::read_to_string(folder.path().join("left"))?.trim(), "0", "{log}");
+    Ok(())
+}
+
+/// The peak resident memory of a process, in KiB.
+fn peak_memory(sentry: &Sentry) -> Result<u64> {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", sentry.process.pid().as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let value = line.and_then(|line| line.split_whitespace().next()).context("no VmHWM")?;
+    Ok(value.parse()?)
+}
+
+#[test]
+fn large_requests_are_rejected_without_buffering_them() -> Result<()> {
+    /// Four requests of this size are more than the memory that all of them may cost.
+    const LARGE: usize = 4 * 1024 * 1024 - 1024;
+    const BUDGET_KIB: u64 = 16 * 1024;
+    let system = System::new()?;
+    let sentry = system.start_ready()?;
+    let anchors = system.anchors()?;
+    let mut large = request("shop", "till", "");
+    large.certificate_signing_request = vec![b'x'; LARGE];
+    let before = peak_memory(&sentry)?;
+    let outcomes = crate::bed::runtime().block_on(async {
+        let client = sentry.client(&anchors).await?;
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..64 {
+            let (mut client, large) = (client.clone(), large.clone());
+            calls.spawn(async move { client.sign_certificate(large).await.map(drop) });
+        }
+        anyhow::Ok(calls.join_all().await)
+    })?;
+    assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+    let grown = peak_memory(&sentry)?.saturating_sub(before);
+    assert!(grown < BUDGET_KIB, "{grown} KiB for 64 requests");
     Ok(())
 }

@@ -16,8 +16,8 @@ use crate::bed::{Sentry, System, openssl_text, request, runtime, verified};
 
 const TILL: &str = "till";
 
-/// A system with a ready sentry and one application pod.
-struct World {
+/// A control plane with a ready sentry and one application pod.
+struct Fixture {
     system: System,
     sentry: Sentry,
     shop: String,
@@ -25,7 +25,7 @@ struct World {
     anchors: TrustAnchors,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Result<Self> {
         let system = System::new()?;
         let sentry = system.start_ready()?;
@@ -49,65 +49,69 @@ impl World {
     fn assert_refused(&self, request: SignCertificateRequest, code: Code, message: &str) {
         let status = self.sentry.sign(&self.anchors, request).expect_err("a refusal");
         assert_eq!(status.code(), code, "{status:?}");
-        assert!(status.message().contains(message), "{status:?} does not say {message:?}");
+        assert!(status.message().contains(message), "{status:?} does not contain {message:?}");
     }
 }
 
 #[test]
 fn a_pod_gets_the_certificate_of_its_annotation_and_no_other() -> Result<()> {
-    let world = World::new()?;
-    world.assert_works();
+    let fixture = Fixture::new()?;
+    fixture.assert_works();
 
-    let World { system, shop, token, .. } = &world;
+    let Fixture { system, shop, token, .. } = &fixture;
     let denied = Code::PermissionDenied;
     let other_id = "app-id mismatch. expected: till, received: safe";
-    world.assert_refused(request(shop, "safe", token), denied, other_id);
+    fixture.assert_refused(request(shop, "safe", token), denied, other_id);
     let legacy = format!("{shop}:default");
-    world.assert_refused(request(shop, &legacy, token), denied, "app-id mismatch. expected: till");
+    fixture.assert_refused(
+        request(shop, &legacy, token),
+        denied,
+        "app-id mismatch. expected: till",
+    );
     let namespace = "namespace mismatch; received namespace: default";
-    world.assert_refused(request("default", TILL, token), denied, namespace);
-    world.assert_refused(request(shop, TILL, ""), denied, "token review failed: ");
-    world.assert_refused(request(shop, TILL, "no-token"), denied, "invalid token: ");
+    fixture.assert_refused(request("default", TILL, token), denied, namespace);
+    fixture.assert_refused(request(shop, TILL, ""), denied, "token review failed: ");
+    fixture.assert_refused(request(shop, TILL, "no-token"), denied, "invalid token: ");
     let for_others = system.bed.cluster().token(shop, "default", "https://elsewhere")?;
-    world.assert_refused(request(shop, TILL, &for_others), denied, "invalid token: ");
+    fixture.assert_refused(request(shop, TILL, &for_others), denied, "invalid token: ");
     let unbound = system.bed.cluster().token(shop, "default", &system.audience())?;
     let no_pod = "kubernetes.io/pod/name claim is missing from Kubernetes token";
-    world.assert_refused(request(shop, TILL, &unbound), denied, no_pod);
+    fixture.assert_refused(request(shop, TILL, &unbound), denied, no_pod);
 
-    let mut no_csr = world.request();
+    let mut no_csr = fixture.request();
     no_csr.certificate_signing_request = b"certify me".to_vec();
-    world.assert_refused(no_csr, Code::InvalidArgument, "invalid certificate signing request");
-    let mut insecure = world.request();
+    fixture.assert_refused(no_csr, Code::InvalidArgument, "invalid certificate signing request");
+    let mut insecure = fixture.request();
     insecure.token_validator = 1;
     let not_enabled = "the requested validator is not enabled";
-    world.assert_refused(insecure, Code::InvalidArgument, not_enabled);
-    let mut unnamed = world.request();
+    fixture.assert_refused(insecure, Code::InvalidArgument, not_enabled);
+    let mut unnamed = fixture.request();
     unnamed.token_validator = 0;
-    assert!(world.sentry.sign(&world.anchors, unnamed).is_ok(), "kubernetes is the default");
+    assert!(fixture.sentry.sign(&fixture.anchors, unnamed).is_ok(), "kubernetes is the default");
 
-    world.assert_works();
-    let log = world.sentry.process.log();
+    fixture.assert_works();
+    let log = fixture.sentry.process.log();
     assert!(log.contains("certificate issued") && log.contains("certificate refused"), "{log}");
     assert!(!log.contains(token.as_str()), "a token reached the log");
     Ok(())
 }
 
 #[test]
-fn a_token_of_a_former_pod_does_not_serve_its_successor() -> Result<()> {
-    let world = World::new()?;
-    let delete = ["delete", "pod", "till-0", "-n", &world.shop, "--force", "--grace-period=0"];
-    world.system.bed.kubectl(&delete)?;
-    world.system.pod(&world.shop, "till-0", &json!({"dapr.io/app-id": TILL}))?;
-    // The API server refuses the token of a pod that is gone.
-    world.assert_refused(world.request(), Code::PermissionDenied, "invalid token: ");
+fn a_token_of_a_deleted_pod_is_refused() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let delete = ["delete", "pod", "till-0", "-n", &fixture.shop, "--force", "--grace-period=0"];
+    fixture.system.bed.kubectl(&delete)?;
+    fixture.system.pod(&fixture.shop, "till-0", &json!({"dapr.io/app-id": TILL}))?;
+    // The API server rejects the token of a deleted pod.
+    fixture.assert_refused(fixture.request(), Code::PermissionDenied, "invalid token: ");
     Ok(())
 }
 
 #[test]
-fn a_pod_and_its_configuration_count_at_once() -> Result<()> {
-    let world = World::new()?;
-    let World { system, shop, .. } = &world;
-    // Asked for immediately after creation: the watch may not have shown them yet.
+fn a_new_pod_and_its_configuration_are_found() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let Fixture { system, shop, .. } = &fixture;
+    // Requested immediately after creation: the watch may not have delivered them yet.
     for n in 0..5 {
         let (pod, config) = (format!("fresh-{n}"), format!("config-{n}"));
         let configuration = json!({
@@ -118,24 +122,24 @@ fn a_pod_and_its_configuration_count_at_once() -> Result<()> {
         system.bed.apply(&configuration.to_string())?;
         system.pod(shop, &pod, &json!({"dapr.io/config": config}))?;
         let token = system.pod_token(shop, &pod)?;
-        let answer = world.sentry.sign(&world.anchors, request(shop, &pod, &token)).unwrap();
-        let (_, id) = verified(&answer, &world.anchors);
+        let answer = fixture.sentry.sign(&fixture.anchors, request(shop, &pod, &token)).unwrap();
+        let (_, id) = verified(&answer, &fixture.anchors);
         assert_eq!(id.to_string(), format!("spiffe://td-{n}.example/ns/{shop}/{pod}"));
     }
     system.pod(shop, "lost", &json!({"dapr.io/config": "nowhere"}))?;
     let token = system.pod_token(shop, "lost")?;
     let refused = "failed to get configuration";
-    world.assert_refused(request(shop, "lost", &token), Code::PermissionDenied, refused);
+    fixture.assert_refused(request(shop, "lost", &token), Code::PermissionDenied, refused);
     system.pod(shop, "empty", &json!({"dapr.io/config": ""}))?;
     let token = system.pod_token(shop, "empty")?;
-    assert!(world.sentry.sign(&world.anchors, request(shop, "empty", &token)).is_ok());
+    assert!(fixture.sentry.sign(&fixture.anchors, request(shop, "empty", &token)).is_ok());
     Ok(())
 }
 
 #[test]
 fn only_the_control_plane_gets_dns_names() -> Result<()> {
-    let world = World::new()?;
-    let World { system, sentry, anchors, .. } = &world;
+    let fixture = Fixture::new()?;
+    let Fixture { system, sentry, anchors, .. } = &fixture;
     let own = &system.namespace;
     system.pod(own, "operator-0", &json!({"dapr.io/control-plane": "operator"}))?;
     let token = system.pod_token(own, "operator-0")?;
@@ -156,8 +160,54 @@ fn only_the_control_plane_gets_dns_names() -> Result<()> {
     Ok(())
 }
 
+const IMAGES_OID: &str = "1.3.6.1.4.1.57683.100.1";
+
+/// Requests a certificate and returns whether its leaf contains `text`.
+fn leaf_contains(fixture: &Fixture, text: &str) -> bool {
+    let answer = fixture.sentry.sign(&fixture.anchors, fixture.request()).expect("a certificate");
+    let (chain, _) = verified(&answer, &fixture.anchors);
+    let leaf = chain.certs().first().map(AsRef::as_ref).unwrap_or_default();
+    leaf.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
 #[test]
-fn two_replicas_that_start_at_once_make_one_ca() -> Result<()> {
+fn a_certificate_lists_the_container_images_of_its_pod() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let without_digest = r#"[{"role":"app","containerName":"app","image":"none"}]"#;
+    assert!(leaf_contains(&fixture, without_digest), "the kubelet has reported no status");
+    let answer = fixture.sentry.sign(&fixture.anchors, fixture.request()).expect("a certificate");
+    let text = openssl_text(&verified(&answer, &fixture.anchors).0);
+    assert!(text.contains(&format!("{IMAGES_OID}: \n")), "not critical: {text}");
+
+    let status = json!({"status": {"containerStatuses": [{
+        "name": "app", "image": "none", "imageID": "registry.example/app@sha256:aaa111",
+        "ready": true, "restartCount": 0,
+    }]}});
+    let pod = ["patch", "pod", "till-0", "-n", &fixture.shop, "--subresource=status"];
+    let merge = ["--type=merge", "-p", &status.to_string()];
+    fixture.system.bed.kubectl(&[&pod[..], &merge].concat())?;
+    let with_digest =
+        r#"[{"role":"app","containerName":"app","image":"none","digest":"sha256:aaa111"}]"#;
+    until(Deadline::seconds(30), "the digest in a certificate", || {
+        Ok(leaf_contains(&fixture, with_digest).then_some(()))
+    })
+}
+
+#[test]
+fn the_image_extension_can_be_disabled() -> Result<()> {
+    let mut fixture = Fixture::new()?;
+    let mut sentry =
+        fixture.system.start_with("no-images", &["--container-images-extension=false"])?;
+    sentry.wait_ready()?;
+    fixture.sentry = sentry;
+    let answer = fixture.sentry.sign(&fixture.anchors, fixture.request()).expect("a certificate");
+    let text = openssl_text(&verified(&answer, &fixture.anchors).0);
+    assert!(!text.contains(IMAGES_OID), "{text}");
+    Ok(())
+}
+
+#[test]
+fn two_replicas_that_start_together_create_one_ca() -> Result<()> {
     let system = System::new()?;
     let mut replicas = [system.start("sentry-a")?, system.start("sentry-b")?];
     for replica in &mut replicas {
@@ -170,7 +220,7 @@ fn two_replicas_that_start_at_once_make_one_ca() -> Result<()> {
     system.pod(&shop, TILL, &json!({}))?;
     let token = system.pod_token(&shop, TILL)?;
     for replica in &replicas {
-        // Trusting the published root proves that both sign and serve with the CA under it.
+        // Both sign and serve with the published CA.
         let answer = replica.sign(&anchors, request(&shop, TILL, &token)).unwrap();
         verified(&answer, &anchors);
     }
@@ -212,7 +262,7 @@ fn a_users_ca_is_used_and_never_replaced() -> Result<()> {
 }
 
 #[test]
-fn an_incomplete_ca_is_left_alone_and_said_so() -> Result<()> {
+fn an_incomplete_ca_is_rejected_and_reported() -> Result<()> {
     let system = System::new()?;
     let mine = Ca::new();
     system.patch("secret", &json!({"ca.crt": mine.pem().anchors}))?;
@@ -223,7 +273,7 @@ fn an_incomplete_ca_is_left_alone_and_said_so() -> Result<()> {
     assert_eq!(sentry.health()?, 503);
     assert_eq!(system.data("secret")?, json!({"ca.crt": STANDARD.encode(&mine.pem().anchors)}));
     assert_eq!(system.data("configmap")?, Value::Null);
-    // Completed by its owner, it is used without a restart.
+    // When it is completed, it is used without a restart.
     system.patch("secret", &secret_data(&mine))?;
     sentry.wait_ready()?;
     assert_eq!(system.anchors()?, mine.anchors());
@@ -245,8 +295,8 @@ fn a_lost_secret_does_not_become_a_second_ca() -> Result<()> {
 }
 
 #[test]
-fn a_changed_secret_is_followed_and_a_broken_one_is_not() -> Result<()> {
-    let World { system, sentry, shop, token, anchors } = World::new()?;
+fn a_changed_secret_is_used_and_an_invalid_one_is_not() -> Result<()> {
+    let Fixture { system, sentry, shop, token, anchors } = Fixture::new()?;
     let broken = json!({"issuer.key": Ca::new().pem().issuer_key.as_str()});
     system.patch("secret", &broken)?;
     sentry.wait_for_metric("dapr_sentry_bundle_refused", 1.0)?;
@@ -269,12 +319,13 @@ fn a_changed_secret_is_followed_and_a_broken_one_is_not() -> Result<()> {
 
 #[test]
 fn forty_sidecars_at_once_get_their_certificates() -> Result<()> {
-    let world = World::new()?;
+    let fixture = Fixture::new()?;
     let outcomes = runtime().block_on(async {
-        let client = world.sentry.client(&world.anchors).await?;
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..40 {
-            let (mut client, request) = (client.clone(), world.request());
+            // A connection each, as sidecars have.
+            let mut client = fixture.sentry.client(&fixture.anchors).await?;
+            let request = fixture.request();
             calls.spawn(async move {
                 let call = client.sign_certificate(request);
                 tokio::time::timeout(Duration::from_secs(3), call).await

@@ -1,5 +1,5 @@
-//! Another root and issuer while everything runs: a real API server, real sidecars of every stage
-//! that call each other, the reference sentry as a reader, and deaths between two steps.
+//! Rotation of the CA without restarts: a real API server, real sidecars of every stage that call each
+//! other, the reference sentry as a reader, and crashes between two steps.
 
 use std::process::Command;
 
@@ -12,13 +12,13 @@ use testkit::ca::Ca;
 use crate::bed::{Sentry, System, request, verified};
 use crate::standalone::{self, Standalone, serve_hello};
 
-/// Long enough for a slow machine, short enough for everybody to renew in each stage.
+/// Long enough for a slow machine, short enough for every sidecar to renew in each stage.
 const TTL: &str = "20s";
 const SKEW: &str = "5s";
 const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
 
-/// A standalone sentry that signs with what stands in the Secret. Sidecars outside of a cluster
-/// get their identities from it, with the same chains as those inside.
+/// A standalone sentry that signs with the CA of the Secret. Sidecars outside the cluster get their
+/// certificates from it, with the same chains as those inside.
 struct Mirror {
     sentry: Standalone,
 }
@@ -35,12 +35,12 @@ impl Mirror {
         Ok(Self { sentry: Standalone::start_in(folder)? })
     }
 
-    /// Takes over what the Secret says now, and waits until it signs with it.
-    fn follow(&mut self, system: &System, anchors: usize) -> Result<()> {
+    /// Copies the CA of the Secret, and waits until the mirror signs with it.
+    fn update(&mut self, system: &System, anchors: usize) -> Result<()> {
         for name in FILES {
-            let beside =
+            let temporary =
                 self.sentry.folder.write(&format!(".{name}.next"), system.secret(name)?)?;
-            std::fs::rename(beside, self.sentry.folder.path().join(name))?;
+            std::fs::rename(temporary, self.sentry.folder.path().join(name))?;
         }
         ensure!(
             TrustAnchors::parse_pem(system.secret("ca.crt")?.as_bytes())?.certs().len() == anchors
@@ -69,8 +69,8 @@ impl Mesh {
         Ok(())
     }
 
-    /// Everybody calls everybody else; who was just started may have to be found first.
-    fn everybody_calls_everybody(&self) -> Result<()> {
+    /// Each sidecar calls each other one, with retries until name resolution finds it.
+    fn call_all_pairs(&self) -> Result<()> {
         for (caller, callee) in self.0.iter().flat_map(|a| self.0.iter().map(move |b| (a, b))) {
             if caller.app_id() == callee.app_id() {
                 continue;
@@ -83,13 +83,13 @@ impl Mesh {
                 last.clone_from(&answer.body);
                 Ok((answer.is_success() && answer.body == "hello").then_some(()))
             })
-            .with_context(|| format!("last answer: {last}"))?;
+            .with_context(|| format!("last response: {last}"))?;
         }
         Ok(())
     }
 
-    /// Waits until everybody has a certificate of the present stage.
-    fn everybody_renews(&self, mirror: &Mirror) -> Result<()> {
+    /// Waits until each sidecar has a certificate of the current stage.
+    fn wait_renewed(&self, mirror: &Mirror) -> Result<()> {
         let issued = |app: &str| {
             let log = mirror.sentry.process.log();
             let id = format!("spiffe://public/ns/default/{app} ");
@@ -112,7 +112,7 @@ impl Mesh {
     }
 }
 
-/// A pod as the injector leaves it, with the anchors of the moment in its environment.
+/// A pod as the injector creates it, with the current trust anchors in its environment.
 fn injected_pod(system: &System, name: &str) -> Result<()> {
     let anchors = system.anchors()?;
     let pod = json!({
@@ -126,7 +126,7 @@ fn injected_pod(system: &System, name: &str) -> Result<()> {
     system.bed.apply(&pod.to_string()).map(drop)
 }
 
-/// The reference sentry loads what is stored now, and leaves it as it is.
+/// The reference sentry loads the stored CA and does not change it.
 fn reference_reads(system: &System) -> Result<()> {
     let folder = Scratch::new("reference-reads")?;
     for name in FILES {
@@ -147,7 +147,7 @@ fn events(system: &System) -> Result<String> {
 }
 
 #[test]
-fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
+fn sidecars_of_every_stage_verify_each_other() -> Result<()> {
     let system = System::with_lifetimes(TTL, SKEW)?;
     let sentry = system.start_ready()?;
     let old_root = system.anchors()?;
@@ -156,7 +156,7 @@ fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
     mesh.join(&mirror, "before")?;
     mesh.join(&mirror, "before-too")?;
     injected_pod(&system, "before")?;
-    mesh.everybody_calls_everybody()?;
+    mesh.call_all_pairs()?;
 
     system.rotate()?;
     system.wait_for_stage(Some("distribute"))?;
@@ -164,26 +164,26 @@ fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
         Ok((system.anchors()?.certs().len() == 2).then_some(()))
     })?;
     reference_reads(&system)?;
-    mirror.follow(&system, 2)?;
+    mirror.update(&system, 2)?;
     sentry.wait_for_metric("dapr_sentry_ca_rotation_stage", 1.0)?;
     mesh.join(&mirror, "during")?;
-    mesh.everybody_calls_everybody()?;
+    mesh.call_all_pairs()?;
 
     system.wait_for_stage(Some("sign"))?;
     reference_reads(&system)?;
-    mirror.follow(&system, 2)?;
+    mirror.update(&system, 2)?;
     let new_root = system.anchors()?.certs().first().cloned().context("no root")?;
-    assert!(!old_root.certs().contains(&new_root), "the new root stands first");
+    assert!(!old_root.certs().contains(&new_root), "the new root is first");
     mesh.join(&mirror, "signed")?;
-    mesh.everybody_calls_everybody()?;
-    mesh.everybody_renews(&mirror)?;
-    // New connections with new certificates, to and from those that know the old root alone.
+    mesh.call_all_pairs()?;
+    mesh.wait_renewed(&mirror)?;
+    // New connections with new certificates, to and from sidecars that trust the old root only.
     mesh.join(&mirror, "signed-too")?;
-    mesh.everybody_calls_everybody()?;
+    mesh.call_all_pairs()?;
     sentry.wait_for_metric("dapr_sentry_ca_rotation_sidecars_without_new_root", 1.0)?;
     assert_eq!(system.stage()?.as_deref(), Some("sign"), "a running sidecar needs the old root");
 
-    // The pods of the old world are created anew, and then nobody needs the old root.
+    // The old pods are recreated; then no pod needs the old root.
     mesh.0.retain(|sidecar| !sidecar.app_id().starts_with("before"));
     let delete =
         ["delete", "pod", "before", "-n", &system.namespace, "--force", "--grace-period=0"];
@@ -194,13 +194,13 @@ fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
         Ok((anchors.certs() == [new_root.clone()]).then_some(()))
     })?;
     reference_reads(&system)?;
-    mirror.follow(&system, 1)?;
+    mirror.update(&system, 1)?;
     mesh.join(&mirror, "after")?;
-    mesh.everybody_calls_everybody()?;
+    mesh.call_all_pairs()?;
     sentry.wait_for_metric("dapr_sentry_ca_rotation_stage", 0.0)?;
 
     let events = events(&system)?;
-    for want in ["IssuerGenerated", "begun", "the new issuer signs", "done"] {
+    for want in ["IssuerGenerated", "started", "the new issuer signs", "finished"] {
         assert!(events.contains(want), "{events}");
     }
     let log = sentry.process.log();
@@ -209,9 +209,9 @@ fn sidecars_of_every_stage_verify_each_other_throughout() -> Result<()> {
 }
 
 #[test]
-fn a_ca_of_ours_is_replaced_before_it_ends_by_replicas_that_are_killed() -> Result<()> {
+fn crashing_replicas_rotate_the_ca_before_it_expires() -> Result<()> {
     let system = System::with_lifetimes("6s", "2s")?;
-    // Replaced when 80 % of three minutes are left.
+    // Rotated when 80 % of three minutes are left.
     let flags = ["--ca-lifetime=3m", "--ca-rotate-at=80"];
     let start = |name: &str| -> Result<Sentry> {
         let mut sentry = system.start_with(name, &flags)?;
@@ -222,14 +222,14 @@ fn a_ca_of_ours_is_replaced_before_it_ends_by_replicas_that_are_killed() -> Resu
     let first = system.anchors()?;
     for (n, stage) in [Some("distribute"), Some("sign"), None].into_iter().enumerate() {
         system.wait_for_stage(stage)?;
-        // Both die on the spot, whatever they are at, and others go on.
+        // Both are killed, and new replicas continue.
         for mut sentry in sentries.drain(..) {
             sentry.process.kill();
         }
         sentries = vec![start(&format!("one-{n}"))?, start(&format!("two-{n}"))?];
     }
     let second = system.anchors()?;
-    assert!(second.certs().iter().all(|root| !first.certs().contains(root)), "it was replaced");
+    assert!(second.certs().iter().all(|root| !first.certs().contains(root)), "it was rotated");
     let shop = system.bed.namespace("shop")?;
     system.pod(&shop, "till", &json!({}))?;
     let token = system.pod_token(&shop, "till")?;
@@ -243,7 +243,7 @@ fn a_ca_of_ours_is_replaced_before_it_ends_by_replicas_that_are_killed() -> Resu
 }
 
 #[test]
-fn a_users_ca_is_replaced_on_demand_only() -> Result<()> {
+fn a_users_ca_is_rotated_on_request_only() -> Result<()> {
     let system = System::with_lifetimes("6s", "2s")?;
     let mine = Ca::new();
     let data: Value = json!({
@@ -283,11 +283,9 @@ fn the_lifetime_of_certificates_follows_the_configuration() -> Result<()> {
         let (chain, _) = verified(&answer, &anchors);
         chain.not_before().duration_until(chain.not_after()).as_secs()
     };
-    assert_eq!(life(&sentry), 15 * 60, "ten minutes, and half of that back");
+    assert_eq!(life(&sentry), 15 * 60, "ten minutes, back-dated by half of that");
     patch("never")?;
-    sentry
-        .process
-        .wait_for_log("the changed Configuration cannot be used", Deadline::seconds(30))?;
+    sentry.process.wait_for_log("the changed Configuration is invalid", Deadline::seconds(30))?;
     assert_eq!(life(&sentry), 15 * 60);
     assert_eq!(sentry.health()?, 200);
     Ok(())

@@ -1,4 +1,4 @@
-//! Standalone mode: real sidecars get their identity and call each other with it.
+//! Standalone mode: real sidecars get their identities and call each other.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -17,7 +17,8 @@ pub(crate) struct Standalone {
     pub(crate) port: u16,
 }
 
-/// The reference sentry, ready, and its port, on the CA in a folder; it makes one when there is none.
+/// Starts the reference sentry on the CA in a folder and returns it with its port. It creates a CA if
+/// there is none.
 pub(crate) fn reference(folder: &Scratch) -> Result<(Process, u16)> {
     folder.write("config.yaml", "")?;
     let ports = Ports::free()?;
@@ -32,7 +33,7 @@ pub(crate) fn reference(folder: &Scratch) -> Result<(Process, u16)> {
     Ok((process, ports.main))
 }
 
-/// What it says when it took the CA that it found.
+/// Its log message when it uses the CA that it found.
 pub(crate) const FOUND: &str = "Root and issuer certs found: using credentials from store";
 
 impl Standalone {
@@ -46,7 +47,7 @@ impl Standalone {
     pub(crate) fn start_in(folder: Scratch) -> Result<Self> {
         let ports = Ports::free()?;
         let mut process = Spawn::new("sentry", build_binary("sentry")?, folder.path())
-            // Go's single dash.
+            // Flags with a single dash, as in Go.
             .args(["-mode", "standalone", "-trust-domain", "cluster.local"])
             .args(["--config", "config.yaml", "--issuer-credentials", "."])
             .service_at(ports)
@@ -75,7 +76,7 @@ impl Standalone {
     }
 }
 
-/// An application that answers every request with one word.
+/// An application that responds to every request with one word.
 pub(crate) fn serve_hello() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
@@ -106,7 +107,7 @@ fn sidecars_get_an_identity_and_call_each_other_with_it() -> Result<()> {
         last.clone_from(&answer.body);
         Ok((answer.is_success() && answer.body == "hello").then_some(()))
     })
-    .with_context(|| format!("last answer: {last}"))?;
+    .with_context(|| format!("last response: {last}"))?;
     let log = sentry.process.log();
     for id in ["spiffe://public/ns/default/till", "spiffe://public/ns/default/customer"] {
         assert!(log.contains(id), "{log}");
@@ -137,10 +138,13 @@ fn serves_grpc_with_an_ed25519_certificate_of_its_own_name() -> Result<()> {
 }
 
 #[test]
-fn stops_in_order_and_refuses_bad_flags() -> Result<()> {
+fn stops_gracefully_and_rejects_invalid_flags() -> Result<()> {
     let mut sentry = Standalone::start()?;
     let status = sentry.process.terminate(Deadline::seconds(15))?;
-    assert_eq!(status.code(), Some(0), "{}", sentry.process.log());
+    let log = sentry.process.log();
+    assert_eq!(status.code(), Some(0), "{log}");
+    let last = log.trim_end().lines().last().unwrap_or_default().to_owned();
+    assert!(last.contains("Sentry shut down gracefully"), "{last}");
 
     let run = |args: &[&str]| -> Result<(Option<i32>, String)> {
         let done = Command::new(build_binary("sentry")?).args(args).output()?;
@@ -171,13 +175,13 @@ fn the_reference_placement_takes_its_identity_from_us() -> Result<()> {
         .start()?;
     placement.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(60))?;
     let log = sentry.process.log();
-    // A part of the control plane that asks from its namespace names the trust domain itself.
+    // A control plane service requests the trust domain itself.
     assert!(log.contains("spiffe://cluster.local/ns/mesh/dapr-placement"), "{log}");
     Ok(())
 }
 
 #[test]
-fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
+fn the_reference_sentry_reads_the_ca_that_we_created() -> Result<()> {
     let mut ours = Standalone::start()?;
     ours.process.terminate(Deadline::seconds(15))?;
     let folder = ours.path().to_path_buf();
@@ -192,14 +196,14 @@ fn the_reference_sentry_reads_the_ca_that_we_made() -> Result<()> {
     let mut reference;
     (reference, ours.port) = self::reference(&ours.folder)?;
     reference.wait_for_log(FOUND, Deadline::seconds(30))?;
-    assert_eq!(files()?, before, "it must not make a CA of its own");
+    assert_eq!(files()?, before, "it must not create a CA of its own");
     let mut sidecar = ours.sidecar("till", None)?;
     sidecar.wait_outbound_ready(Deadline::seconds(60))?;
     Ok(())
 }
 
 #[test]
-fn we_read_the_ca_that_the_reference_sentry_made() -> Result<()> {
+fn we_read_the_ca_that_the_reference_sentry_created() -> Result<()> {
     let folder = Scratch::new("reference-ca")?;
     let (mut reference, _) = reference(&folder)?;
     reference.terminate(Deadline::seconds(20))?;

@@ -1,4 +1,4 @@
-//! JWT SVIDs and OIDC discovery: the same questions to Dapr's sentry and to ours.
+//! JWT SVIDs and OIDC discovery: the same requests to Dapr's sentry and to ours.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -52,8 +52,8 @@ impl Issuer {
         Ok([dapr, Self::start("trilby", &build_binary("sentry")?, more)?])
     }
 
-    /// Status and body of an HTTP/1.1 request. Dapr's closes its ports for a moment after a first
-    /// start, so both may be asked again.
+    /// Status and body of an HTTP/1.1 request. Dapr's sentry closes its ports for a moment after the
+    /// first start, so requests are retried.
     fn ask(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
         until(Deadline::seconds(30), "an answer", || Ok(self.try_ask(line, headers).ok()))
     }
@@ -90,7 +90,7 @@ impl Issuer {
 }
 
 #[test]
-fn discovery_answers_as_dapr_s_does() -> Result<()> {
+fn discovery_responds_like_dapr() -> Result<()> {
     const DISCOVERY: &str = "GET /p/.well-known/openid-configuration";
     let listed = ["--oidc-path-prefix=/p", "--oidc-allowed-hosts=a,b:1"];
     let open = ["--oidc-path-prefix=/p/"];
@@ -141,7 +141,7 @@ fn claims(token: &str) -> Result<(Value, Value)> {
     Ok((next()?, next()?))
 }
 
-/// A token without what differs from one to the next.
+/// A token without the members that differ between tokens.
 fn shape(token: &str) -> Result<Value> {
     let (mut header, mut claims) = claims(token)?;
     let number = |name: &str| claims.get(name).and_then(Value::as_i64).context("no number");
@@ -161,7 +161,7 @@ fn shape(token: &str) -> Result<Value> {
 }
 
 #[test]
-fn tokens_have_the_shape_of_dapr_s() -> Result<()> {
+fn tokens_have_the_shape_of_dapr() -> Result<()> {
     for flags in [&[][..], &["--jwt-issuer=https://i.example", "--jwt-ttl=10m"]] {
         let [dapr, trilby] = Issuer::both(flags)?;
         let (theirs, ours) = (dapr.sign(&["x", "y"])?, trilby.sign(&["x", "y"])?);
@@ -178,19 +178,19 @@ fn tokens_have_the_shape_of_dapr_s() -> Result<()> {
 }
 
 #[test]
-fn each_sentry_goes_on_with_the_key_that_the_other_made() -> Result<()> {
+fn each_sentry_uses_the_key_that_the_other_generated() -> Result<()> {
     let [dapr, trilby] = Issuer::both(&[])?;
-    for (maker, heir) in
+    for (first, second) in
         [(&dapr, build_binary("sentry")?), (&trilby, Tool::REFERENCE_SENTRY.path()?)]
     {
-        let made = maker.sign(&[])?;
-        let folder = Scratch::new("heir")?;
+        let made = first.sign(&[])?;
+        let folder = Scratch::new("second")?;
         for name in ["ca.crt", "issuer.crt", "issuer.key", "jwt.key", "jwks.json"] {
-            std::fs::copy(maker.folder.path().join(name), folder.path().join(name))?;
+            std::fs::copy(first.folder.path().join(name), folder.path().join(name))?;
         }
         let kept = Issuer::start(
-            "heir",
-            &heir,
+            "second",
+            &second,
             &["--issuer-credentials", &folder.path().to_string_lossy()],
         )?;
         std::fs::copy(folder.path().join("ca.crt"), kept.folder.path().join("ca.crt"))?;

@@ -1,4 +1,4 @@
-//! What sentry signs with: trust anchors, an issuer chain and its key, checked to belong together.
+//! The CA that sentry signs with: trust anchors, an issuer chain and its key, validated together.
 //! Source of the rules and the profiles: Dapr 1.18, sentry's CA bundle.
 
 use std::fmt;
@@ -13,82 +13,82 @@ use crate::certificate::{self, KeyUsage, Template};
 use crate::key::{KeyError, KeyKind, PrivateKey};
 use crate::{
     AnchorsError, CertChain, ChainError, IssueError, IssuedLeaf, LeafRequest, TrustAnchors,
-    TrustDomain, VerifyError, issue, verify, view,
+    TrustDomain, VerifyError, issue, verify, x509,
 };
 
-/// How long a generated root and its issuer live: people rely on a year without restarts.
+/// Default lifetime of a generated root and issuer. Users rely on one year without restarts.
 pub const SELF_SIGNED_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
-/// Why given certificates and key are not used.
+/// Why a CA is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
     /// The trust anchors do not parse.
-    #[error("read the trust anchors")]
+    #[error("parse the trust anchors")]
     Anchors(#[from] AnchorsError),
-    /// One of the anchors is not signed by its own key, or is no CA.
+    /// A trust anchor is not signed by its own key, or is not a CA.
     #[error("certificate in trust anchor is not self-signed")]
     NotSelfSigned,
     /// The issuer chain does not parse.
-    #[error("read the issuer certificate chain")]
+    #[error("parse the issuer certificate chain")]
     Chain(#[from] ChainError),
     /// A certificate of the chain is not signed by the next one.
     #[error("certificate chain is not valid")]
     Order,
-    /// The chain is a root alone; signing straight from it is not supported.
+    /// The chain is only a root. Signing with a root is not supported.
     #[error("issuer chain is empty after re-encoding")]
     OnlyRoot,
-    /// The issuer certificate may not sign certificates.
+    /// The issuer certificate must not sign certificates.
     #[error("intermediate certificate is not valid for signing")]
     NotIssuer,
     /// The issuer key does not parse.
-    #[error("read the issuer key")]
+    #[error("parse the issuer key")]
     Key(#[from] KeyError),
     /// The key belongs to another certificate.
     #[error("issuer key does not match issuer certificate")]
     KeyMismatch,
-    /// The issuer leads to none of the anchors now.
+    /// The issuer leads to no trust anchor now.
     #[error("issuer chain does not belong to trust anchors")]
     Untrusted(#[source] VerifyError),
-    /// The dates of a generated chain are out of range.
+    /// The validity of generated certificates is out of range.
     #[error("the validity of the generated certificates is out of range")]
     Validity,
 }
 
-/// A CA that can sign. Its parts are known to belong together.
+/// A CA that can sign; its parts belong together.
 pub struct Bundle {
     pub(crate) anchors: TrustAnchors,
     pub(crate) issuer: CertChain,
     pub(crate) key: PrivateKey,
 }
 
-/// The stored form of a bundle. The key is wiped when dropped and never printed.
+/// The stored form of a CA. The key is zeroized on drop and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BundlePem {
-    /// One or more roots.
+    /// One or more roots, PEM.
     pub anchors: String,
-    /// Issuer first.
+    /// Issuer first, PEM.
     pub issuer_chain: String,
-    /// PKCS#8.
+    /// PKCS#8, PEM.
     pub issuer_key: Zeroizing<String>,
 }
 
-/// How to make a self-signed bundle.
+/// Options of a generated CA.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions<'a> {
     /// Trust domain of the control plane: the name of the root.
     pub trust_domain: &'a TrustDomain,
-    /// The name of the issuer, which is sentry's SPIFFE id.
+    /// Name of the issuer: sentry's SPIFFE id.
     pub issuer_name: String,
-    /// How far back the validity starts.
+    /// How far the certificates are back-dated.
     pub clock_skew: Duration,
-    /// The kind of both keys.
+    /// Kind of both keys.
     pub key_kind: KeyKind,
-    /// How long both certificates live.
+    /// Lifetime of both certificates.
     pub lifetime: Duration,
 }
 
 impl Bundle {
-    /// Reads the three texts and checks that they belong together and can sign now.
+    /// Parses the three parts and checks that they belong together and can sign now.
     ///
     /// # Errors
     /// [`BundleError`] names the rule that failed.
@@ -107,10 +107,10 @@ impl Bundle {
         Ok(Self { anchors, issuer, key })
     }
 
-    /// Makes a root and an issuer below it. The root's key is gone when this returns.
+    /// Generates a root and an issuer. The root's key is dropped.
     ///
     /// # Errors
-    /// The crypto library fails or the dates are out of range.
+    /// [`BundleError`] if the crypto library fails or the validity is out of range.
     pub fn generate(
         options: &GenerateOptions<'_>,
         now: Timestamp,
@@ -149,15 +149,15 @@ impl Bundle {
 
     /// Start and end of the root that the issuer leads to now.
     pub fn root(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
-        let root = crate::succession::root_of(self, now)?;
-        let root = view::parse(root)?;
-        Some((view::not_before(&root)?, view::not_after(&root)?))
+        let root = crate::cross_sign::root_of(self, now)?;
+        let root = x509::parse(root)?;
+        Some((x509::not_before(&root)?, x509::not_after(&root)?))
     }
 
     /// Issues a leaf.
     ///
     /// # Errors
-    /// [`IssueError::Issuer`] when the CA has expired, others when the crypto library fails.
+    /// [`IssueError::Issuer`] if the CA has expired, others if the crypto library fails.
     pub fn issue(
         &self,
         request: &LeafRequest<'_>,
@@ -166,17 +166,17 @@ impl Bundle {
         issue::issue(request, &self.issuer, &self.key, &self.anchors, now)
     }
 
-    /// The roots.
+    /// The trust anchors.
     pub fn anchors(&self) -> &TrustAnchors {
         &self.anchors
     }
 
-    /// Whether a signature takes milliseconds of the processor (RSA) and not microseconds.
+    /// Whether a signature takes milliseconds (RSA) and not microseconds.
     pub fn signs_slowly(&self) -> bool {
         self.key.is_rsa()
     }
 
-    /// The issuer and what stands between it and the root.
+    /// The issuer and the certificates between it and the root.
     pub fn issuer(&self) -> &CertChain {
         &self.issuer
     }
@@ -193,18 +193,18 @@ impl fmt::Debug for Bundle {
 }
 
 impl BundlePem {
-    /// SHA-256 of anchors and issuer chain as they are stored, lower-case hex: tells a CA that was
-    /// written here from one that somebody put in its place. Says nothing about the key.
+    /// SHA-256 of trust anchors and issuer chain as stored, lower-case hex. Distinguishes a CA that
+    /// sentry wrote from one that replaced it. Does not include the key.
     pub fn fingerprint(&self) -> String {
         fingerprint(self.anchors.as_bytes(), self.issuer_chain.as_bytes())
     }
 }
 
-/// [`BundlePem::fingerprint`] of texts that may not even parse.
+/// [`BundlePem::fingerprint`] of texts that may not parse.
 pub fn fingerprint(anchors: &[u8], issuer_chain: &[u8]) -> String {
     let mut digest = Sha256::new();
     digest.update(anchors);
-    // No text of certificates holds a zero byte: nothing can move from one part to the other.
+    // PEM contains no zero byte, so the boundary is unambiguous.
     digest.update([0]);
     digest.update(issuer_chain);
     issue::hex(&digest.finalize())
@@ -218,22 +218,22 @@ impl fmt::Debug for BundlePem {
 
 fn check_anchors(anchors: &TrustAnchors) -> Result<(), BundleError> {
     let sound = |der: &CertificateDer<'_>| {
-        view::parse(der).is_some_and(|cert| view::is_self_signed(&cert) && view::may_sign(&cert))
+        x509::parse(der).is_some_and(|cert| x509::is_self_signed(&cert) && x509::may_sign(&cert))
     };
     if anchors.certs().iter().all(sound) { Ok(()) } else { Err(BundleError::NotSelfSigned) }
 }
 
 /// Checks that each certificate is signed by the next, and drops a root at the end.
 fn without_root(chain: CertChain) -> Result<CertChain, BundleError> {
-    let parsed: Vec<_> = chain.certs().iter().filter_map(|der| view::parse(der)).collect();
+    let parsed: Vec<_> = chain.certs().iter().filter_map(|der| x509::parse(der)).collect();
     let ordered = parsed.windows(2).all(|pair| match pair {
-        [cert, issuer] => view::is_signed_by(cert, issuer),
+        [cert, issuer] => x509::is_signed_by(cert, issuer),
         _ => false,
     });
     if !ordered {
         return Err(BundleError::Order);
     }
-    let ends_in_root = parsed.last().is_some_and(view::is_self_signed);
+    let ends_in_root = parsed.last().is_some_and(x509::is_self_signed);
     match (ends_in_root, chain.certs()) {
         (false, _) => Ok(chain),
         (true, [certs @ .., _]) if !certs.is_empty() => Ok(CertChain::from_der(certs.to_vec())?),
@@ -242,9 +242,9 @@ fn without_root(chain: CertChain) -> Result<CertChain, BundleError> {
 }
 
 fn check_issuer(chain: &CertChain, key: &PrivateKey) -> Result<(), BundleError> {
-    let first = chain.certs().first().and_then(|der| view::parse(der));
+    let first = chain.certs().first().and_then(|der| x509::parse(der));
     let issuer = first.ok_or(ChainError::Empty)?;
-    if !view::may_sign(&issuer) {
+    if !x509::may_sign(&issuer) {
         return Err(BundleError::NotIssuer);
     }
     if issuer.public_key().raw != key.public_key_der() {
@@ -263,7 +263,7 @@ pub(crate) fn validity(
     Ok((start, end))
 }
 
-/// A CA certificate: a root if `authority` is `None`, else an issuer below the key so identified.
+/// Signs a CA certificate: a root if `authority` is `None`, else an issuer below that key id.
 pub(crate) fn authority(
     issuer_name: &[u8],
     subject: &[u8],

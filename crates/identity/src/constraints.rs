@@ -1,13 +1,13 @@
-//! Name constraints of a user's CA, applied to the names that an SVID has: URIs and DNS names.
-//! Source: RFC 5280 §4.2.1.10, in Go 1.26's reading.
+//! Name constraints of a user's CA, applied to the names of an SVID: URIs and DNS names.
+//! Source: RFC 5280 §4.2.1.10, as in Go 1.26.
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, GeneralSubtree, ParsedExtension};
 
-use crate::view;
+use crate::x509;
 
-/// Whether the names of `leaf` are allowed below `issuer`. A kind of constraint or name that we
-/// cannot compare is refused.
+/// Whether the constraints of `issuer` permit the names of `leaf`. An unsupported kind of constraint
+/// or name is rejected.
 pub(crate) fn permit(issuer: &X509Certificate<'_>, leaf: &X509Certificate<'_>) -> bool {
     let Some(constraints) =
         issuer.extensions().iter().find_map(|extension| match extension.parsed_extension() {
@@ -29,7 +29,7 @@ pub(crate) fn permit(issuer: &X509Certificate<'_>, leaf: &X509Certificate<'_>) -
         )
     };
     permitted.iter().chain(excluded).all(comparable)
-        && view::alternative_names(leaf).iter().all(|name| allowed(name, permitted, excluded))
+        && x509::alternative_names(leaf).iter().all(|name| allowed(name, permitted, excluded))
 }
 
 fn allowed(
@@ -53,12 +53,12 @@ fn allowed(
             };
             host_allowed(Some(dns), pick, permitted, excluded)
         }
-        // Sentry issues no such names; one under a constrained CA is refused, not guessed at.
+        // Sentry issues no other names; under a constrained CA they are rejected.
         _ => false,
     }
 }
 
-/// `pick` says of a constraint of the right kind whether the name matches it.
+/// `pick` returns whether the name matches a constraint; `None` for one of another kind.
 fn host_allowed(
     host: Option<&str>,
     pick: impl Fn(&GeneralName<'_>) -> Option<bool>,
@@ -83,7 +83,7 @@ fn uri_host(uri: &str) -> Option<&str> {
     rest.split(['/', '?', '#']).next().filter(|host| !host.is_empty())
 }
 
-/// A leading dot asks for at least one more label; otherwise the name itself and all below match.
+/// A leading dot requires at least one more label; otherwise the name and all its subdomains match.
 fn matches(host: &str, domain: &str) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let domain = domain.to_ascii_lowercase();

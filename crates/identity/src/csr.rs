@@ -1,4 +1,4 @@
-//! Certificate signing requests: ours, and those that sentry gets. Source: RFC 2986; Dapr 1.18,
+//! Certificate signing requests: generation and parsing. Source: RFC 2986; Dapr 1.18,
 //! sentry `SignCertificate`.
 
 use x509_parser::certification_request::X509CertificationRequest;
@@ -11,22 +11,22 @@ use crate::{der, oid, pem, signature};
 
 const LABEL: &str = "CERTIFICATE REQUEST";
 
-/// What daprd before 1.12 writes around its requests.
+/// The label that daprd before 1.12 uses.
 const OLD_LABEL: &str = "CERTIFICATE";
 
-/// Shorter RSA keys are refused.
+/// Minimum length of RSA keys.
 const MIN_RSA_BYTES: usize = 2048 / 8;
 
-/// Why a request is refused.
+/// Why a signing request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    /// No PEM block, or one of another kind.
+    /// No PEM block, or a block with another label.
     #[error("no PEM block of a certificate signing request")]
     Pem,
-    /// The block is no PKCS#10 request.
+    /// The block is not a PKCS#10 request.
     #[error("not a PKCS#10 structure")]
     Structure,
-    /// Bytes follow the request inside the block.
+    /// Data follows the request inside the block.
     #[error("trailing data")]
     Trailing,
     /// An elliptic curve other than P-256, P-384 and P-521.
@@ -35,22 +35,22 @@ pub enum CsrError {
     /// An RSA key below 2048 bits.
     #[error("RSA key is shorter than 2048 bits")]
     ShortKey,
-    /// The request is not signed by the key in it, or with an unsupported algorithm.
+    /// The request is not signed by its own key, or the algorithm is not supported.
     #[error("invalid signature")]
     Signature,
 }
 
-/// A request whose sender has proven to hold the key. Everything else in it is ignored.
+/// A signing request whose sender has proven possession of the key. Other contents are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Csr {
     public_key: Vec<u8>,
 }
 
 impl Csr {
-    /// Reads the first PEM block and checks its signature.
+    /// Parses the first PEM block and verifies its signature.
     ///
     /// # Errors
-    /// [`CsrError`]; the variants map to sentry's answers.
+    /// [`CsrError`]; each variant has its own response in sentry.
     pub fn parse_pem(text: &[u8]) -> Result<Self, CsrError> {
         let block = pem::blocks(text).into_iter().next().ok_or(CsrError::Pem)?;
         if ![LABEL, OLD_LABEL].contains(&block.label.as_str()) {
@@ -75,7 +75,7 @@ impl Csr {
         Ok(Self { public_key: info.subject_pki.raw.to_vec() })
     }
 
-    /// The key to certify, as `SubjectPublicKeyInfo`.
+    /// The public key, `SubjectPublicKeyInfo`.
     pub fn public_key_der(&self) -> &[u8] {
         &self.public_key
     }
@@ -98,7 +98,7 @@ fn check_key(key: &SubjectPublicKeyInfo<'_>) -> Result<(), CsrError> {
     }
 }
 
-/// A signing request for the key: empty subject, no attributes, PEM.
+/// Creates a signing request for a key, PEM, with an empty subject and no attributes.
 ///
 /// # Errors
 /// [`KeyError::Sign`] if the crypto library fails.
@@ -131,29 +131,29 @@ mod tests {
     #[case(KeyKind::Ed25519)]
     #[case(KeyKind::EcdsaP256)]
     #[case(KeyKind::Rsa2048)]
-    fn our_requests_are_read_back(#[case] kind: KeyKind) {
+    fn generated_requests_parse(#[case] kind: KeyKind) {
         let (key, pem) = request(kind);
         assert_eq!(Csr::parse_pem(pem.as_bytes()).unwrap().public_key_der(), key.public_key_der());
     }
 
     #[test]
-    fn only_the_first_block_counts() {
+    fn parses_the_first_block_only() {
         let (key, pem) = request(KeyKind::Ed25519);
-        let behind = format!("text\n{pem}{}", *key.to_pem());
-        assert!(Csr::parse_pem(behind.as_bytes()).is_ok());
-        let in_front = format!("{}{pem}", *key.to_pem());
-        assert_eq!(Csr::parse_pem(in_front.as_bytes()), Err(CsrError::Pem));
+        let after = format!("text\n{pem}{}", *key.to_pem());
+        assert!(Csr::parse_pem(after.as_bytes()).is_ok());
+        let before = format!("{}{pem}", *key.to_pem());
+        assert_eq!(Csr::parse_pem(before.as_bytes()), Err(CsrError::Pem));
     }
 
     #[test]
-    fn the_old_label_is_accepted() {
+    fn accepts_the_old_label() {
         let (_, pem) = request(KeyKind::Ed25519);
         let old = pem.replace(LABEL, OLD_LABEL);
         assert!(Csr::parse_pem(old.as_bytes()).is_ok());
     }
 
     #[test]
-    fn bytes_behind_the_request_are_refused() {
+    fn rejects_trailing_data() {
         let (_, text) = request(KeyKind::Ed25519);
         let mut der = pem::blocks(text.as_bytes()).remove(0).der.to_vec();
         der.push(0);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_for_a_foreign_key_is_refused() {
+    fn rejects_a_request_for_the_key_of_another() {
         let (_, text) = request(KeyKind::Ed25519);
         let mut der = pem::blocks(text.as_bytes()).remove(0).der.to_vec();
         let last = der.len() - 1;
@@ -178,7 +178,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damage_smuggles_in_another_key(at in 0_usize..1000, bit in 0_u8..8) {
+        fn a_changed_bit_certifies_no_other_key(at in 0_usize..1000, bit in 0_u8..8) {
             let (key, text) = request(KeyKind::Ed25519);
             let mut der = pem::blocks(text.as_bytes()).remove(0).der.to_vec();
             let at = at % der.len();

@@ -1,4 +1,4 @@
-//! The few DER forms that certificates and signing requests are made of. Source: ITU-T X.690.
+//! The DER encodings that certificates and signing requests use. Source: ITU-T X.690.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -18,7 +18,7 @@ const SET: u8 = 0x31;
 const CONTEXT: u8 = 0x80;
 const CONSTRUCTED: u8 = 0x20;
 
-/// Years from this on are written as `GeneralizedTime`, RFC 5280 §4.1.2.5.
+/// First year that is encoded as `GeneralizedTime`, RFC 5280 §4.1.2.5.
 const FIRST_GENERALIZED_YEAR: i16 = 2050;
 
 /// Tag, length, content.
@@ -44,7 +44,7 @@ pub(crate) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
     value(SEQUENCE, &parts.concat())
 }
 
-/// A set of one member: the only kind needed, so that no sorting is.
+/// A set with one member. DER sorts members, and no other set is needed.
 pub(crate) fn set_of_one(member: &[u8]) -> Vec<u8> {
     value(SET, member)
 }
@@ -82,14 +82,14 @@ pub(crate) fn bit_string(content: &[u8]) -> Vec<u8> {
     value(BIT_STRING, &[&[0], content].concat())
 }
 
-/// A named bit list of one byte: trailing zero bits are cut, X.690 §11.2.2.
+/// A named bit list of one byte, without trailing zero bits, X.690 §11.2.2.
 pub(crate) fn named_bits(bits: u8) -> Vec<u8> {
     #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
     let unused = bits.trailing_zeros() as u8;
     value(BIT_STRING, &[unused, bits])
 }
 
-/// `PrintableString` where the text allows it, else `UTF8String`.
+/// `PrintableString` if the text permits it, else `UTF8String`.
 pub(crate) fn directory_string(text: &str) -> Vec<u8> {
     let printable = |b: u8| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b);
     let tag = if text.bytes().all(printable) { PRINTABLE_STRING } else { UTF8_STRING };
@@ -106,7 +106,7 @@ pub(crate) fn implicit(n: u8, content: &[u8]) -> Vec<u8> {
     value(CONTEXT | n, content)
 }
 
-/// Whole seconds, UTC; the fraction is cut.
+/// UTC, truncated to whole seconds.
 pub(crate) fn time(at: Timestamp) -> Vec<u8> {
     let utc = at.to_zoned(TimeZone::UTC);
     if utc.year() < FIRST_GENERALIZED_YEAR {
@@ -125,9 +125,9 @@ mod tests {
     #[case::zero(&[], &[2, 1, 0])]
     #[case::padded_zero(&[0, 0], &[2, 1, 0])]
     #[case::small(&[5], &[2, 1, 5])]
-    #[case::leading_zero_is_cut(&[0, 5], &[2, 1, 5])]
-    #[case::high_bit_is_not_a_sign(&[0x80], &[2, 2, 0, 0x80])]
-    fn writes_integers(#[case] bytes: &[u8], #[case] want: &[u8]) {
+    #[case::leading_zero_is_omitted(&[0, 5], &[2, 1, 5])]
+    #[case::high_bit_is_not_the_sign(&[0x80], &[2, 2, 0, 0x80])]
+    fn encodes_integers(#[case] bytes: &[u8], #[case] want: &[u8]) {
         assert_eq!(unsigned(bytes), want);
     }
 
@@ -135,7 +135,7 @@ mod tests {
     #[case(127, &[4, 127])]
     #[case(128, &[4, 0x81, 128])]
     #[case(256, &[4, 0x82, 1, 0])]
-    fn writes_lengths(#[case] bytes: usize, #[case] want: &[u8]) {
+    fn encodes_lengths(#[case] bytes: usize, #[case] want: &[u8]) {
         assert!(octet_string(&vec![0; bytes]).starts_with(want));
     }
 
@@ -143,18 +143,18 @@ mod tests {
     #[case("2026-11-21T11:22:33Z", b"\x17\x0d261121112233Z")]
     #[case("2049-12-31T23:59:59Z", b"\x17\x0d491231235959Z")]
     #[case("2050-01-01T00:00:00Z", b"\x18\x0f20500101000000Z")]
-    fn writes_times(#[case] at: Timestamp, #[case] want: &[u8]) {
+    fn encodes_times(#[case] at: Timestamp, #[case] want: &[u8]) {
         assert_eq!(time(at), want);
     }
 
     #[test]
-    fn writes_underscores_as_utf8() {
+    fn encodes_underscores_as_utf8() {
         assert_eq!(directory_string("a.b").first(), Some(&PRINTABLE_STRING));
         assert_eq!(directory_string("a_b").first(), Some(&UTF8_STRING));
     }
 
     #[test]
-    fn cuts_trailing_zero_bits() {
+    fn omits_trailing_zero_bits() {
         assert_eq!(named_bits(0b1000_0000), [3, 2, 7, 0b1000_0000]);
         assert_eq!(named_bits(0b1000_0110), [3, 2, 1, 0b1000_0110]);
     }

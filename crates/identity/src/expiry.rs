@@ -1,12 +1,11 @@
-//! How much of a certificate's life is left, in the steps at which people want to hear of it.
+//! The remaining lifetime of a certificate, in warning thresholds.
 
 use jiff::Timestamp;
 
-/// Shares of the lifetime, in percent, below which a warning is due.
+/// Warning thresholds, in percent of the lifetime.
 const STEPS: [u8; 3] = [5, 15, 30];
 
-/// The lowest step, in percent of the lifetime, that the life left has fallen below; `None` while
-/// there is plenty.
+/// The lowest threshold that the remaining lifetime is below; `None` above all thresholds.
 pub fn expiry_step(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Option<u8> {
     let life = not_before.duration_until(not_after).as_secs_f64();
     let left = now.duration_until(not_after).as_secs_f64();

@@ -1,4 +1,4 @@
-//! Issuing leaves. Source of the profile: Dapr 1.18, sentry's workload certificates.
+//! Issues leaf certificates. Source of the profile: Dapr 1.18, sentry's workload certificates.
 
 use std::time::Duration;
 
@@ -8,54 +8,57 @@ use sha2::{Digest as _, Sha256};
 
 use crate::certificate::{self, KeyUsage, Template};
 use crate::key::{KeyError, PrivateKey};
-use crate::{CertChain, ChainError, SpiffeId, TrustAnchors, VerifyError, verify, view};
+use crate::{CertChain, ChainError, SpiffeId, TrustAnchors, VerifyError, verify, x509};
 
 /// Why no certificate was issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    /// The issuer no longer leads to a trust anchor: it expired, for instance.
+    /// The issuer does not lead to a trust anchor now, for example because it has expired.
     #[error("the issuer certificate cannot sign now")]
     Issuer(#[source] VerifyError),
     /// The crypto library failed.
     #[error("sign the certificate")]
     Sign(#[source] KeyError),
-    /// The lifetime or the clock leaves the range of dates.
-    #[error("the certificate's validity is out of range")]
+    /// The validity is outside the range of dates.
+    #[error("the validity of the certificate is out of range")]
     Validity,
-    /// The certificate just written does not parse.
-    #[error("read back the certificate")]
+    /// The issued certificate does not parse.
+    #[error("parse the issued certificate")]
     ReadBack(#[source] ChainError),
 }
 
-/// What to certify.
+/// The contents of a leaf certificate.
 #[derive(Debug, Clone)]
 pub struct LeafRequest<'a> {
-    /// Who the holder of the key is: the only URI name.
+    /// Identity of the holder: the only URI name.
     pub id: &'a SpiffeId,
-    /// DNS names, for services that the API server or etcd calls.
+    /// DNS names, for services that the API server or etcd connects to.
     pub dns_names: &'a [String],
-    /// `SubjectPublicKeyInfo` of the holder.
+    /// JSON of the container images of the holder's pod, for the extension of Dapr 1.19; `None` leaves
+    /// it out.
+    pub container_images: Option<&'a str>,
+    /// Public key of the holder, `SubjectPublicKeyInfo`.
     pub public_key: &'a [u8],
-    /// How long the certificate is valid from now on.
+    /// Lifetime from now on.
     pub ttl: Duration,
-    /// How far back its validity starts, for peers whose clocks are behind. At most half of `ttl`
-    /// is used: clients renew in the middle of the validity, which must lie in the future.
+    /// How far the certificate is back-dated, for peers whose clocks are behind. Limited to half of
+    /// `ttl`: clients renew in the middle of the validity, which must be in the future.
     pub clock_skew: Duration,
 }
 
-/// A new certificate with its issuers.
+/// An issued certificate with its issuers.
 #[derive(Debug, Clone)]
 pub struct IssuedLeaf {
-    /// Leaf first, then the issuer chain, without any root.
+    /// Leaf first, then the issuer chain, without a root.
     pub chain: CertChain,
-    /// Whether the lifetime was cut because the issuer ends earlier.
+    /// Whether the lifetime is shorter than requested because an issuer expires earlier.
     pub shortened: bool,
 }
 
 impl IssuedLeaf {
     /// Serial number of the leaf, lower-case hex.
     pub fn serial(&self) -> String {
-        let leaf = self.chain.certs().first().and_then(|der| view::parse(der));
+        let leaf = self.chain.certs().first().and_then(|der| x509::parse(der));
         hex(leaf.as_ref().map_or(&[], |leaf| leaf.raw_serial()))
     }
 
@@ -74,7 +77,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Signs a leaf with the first certificate of `issuer`.
 ///
-/// The leaf ends with the first certificate on the issuer's path to an anchor at the latest.
+/// The leaf expires no later than any certificate on the issuer's path to a trust anchor.
 pub(crate) fn issue(
     request: &LeafRequest<'_>,
     issuer: &CertChain,
@@ -86,11 +89,12 @@ pub(crate) fn issue(
     let (not_before, wanted) = validity(request.ttl, request.clock_skew, now)?;
     let not_after = wanted.min(path_ends);
     let first = issuer.certs().first().ok_or(IssueError::ReadBack(ChainError::Empty))?;
-    let issuer_cert = view::parse(first).ok_or(IssueError::ReadBack(ChainError::Damaged(1)))?;
+    let issuer_cert = x509::parse(first).ok_or(IssueError::ReadBack(ChainError::Damaged(1)))?;
     let mut extensions =
         vec![certificate::key_usage(KeyUsage::Leaf), certificate::server_and_client()];
-    extensions.extend(view::subject_key_id(&issuer_cert).map(certificate::authority_key_id));
+    extensions.extend(x509::subject_key_id(&issuer_cert).map(certificate::authority_key_id));
     extensions.push(certificate::alternative_names(request.dns_names, &request.id.to_string()));
+    extensions.extend(request.container_images.map(certificate::container_images));
     let template = Template {
         issuer: issuer_cert.subject().as_raw(),
         subject: &certificate::empty_name(),
@@ -106,7 +110,7 @@ pub(crate) fn issue(
     Ok(IssuedLeaf { chain, shortened: not_after < wanted })
 }
 
-/// Start and end of a leaf, whole seconds.
+/// Start and expiry of a leaf, in whole seconds.
 fn validity(
     ttl: Duration,
     skew: Duration,
@@ -128,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_renewal_time_lies_in_the_future(ttl in 2_u64..1_000_000, skew in 0_u64..1_000_000) {
+        fn the_renewal_time_is_in_the_future(ttl in 2_u64..1_000_000, skew in 0_u64..1_000_000) {
             let now = Timestamp::from_second(1_700_000_000).unwrap();
             let (start, end) =
                 validity(Duration::from_secs(ttl), Duration::from_secs(skew), now).unwrap();
@@ -139,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_starts_a_quarter_of_an_hour_back() {
+    fn is_back_dated_by_the_clock_skew() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let (start, end) =
             validity(Duration::from_hours(24), Duration::from_mins(15), now).unwrap();

@@ -1,5 +1,4 @@
-//! JSON Web Keys: public keys as identity providers publish them, and ours as we publish them.
-//! Source: RFC 7517, 7518, 7638, 8037.
+//! JSON Web Keys and key sets. Source: RFC 7517, 7518, 7638, 8037.
 
 use aws_lc_rs::signature as lc;
 use base64::Engine as _;
@@ -12,10 +11,10 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::{oid, signature};
 
-/// Members that only a private or a symmetric key has.
+/// Members of private and symmetric keys.
 const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-/// How a JWT is signed.
+/// A signature algorithm of JWTs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518 §3.1 and RFC 8037 §3.1")]
 pub enum JwtAlgorithm {
@@ -45,12 +44,12 @@ impl JwtAlgorithm {
         Self::EdDsa,
     ];
 
-    /// The algorithm of a name; case matters. `none` and the symmetric ones are not known here.
+    /// Parses a name, case-sensitive. `none` and symmetric algorithms are not supported.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
-    /// Its name, as in the header `alg`.
+    /// The value of the header `alg`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Rs256 => "RS256",
@@ -66,7 +65,7 @@ impl JwtAlgorithm {
         }
     }
 
-    /// Whether keys of this kind sign with this algorithm.
+    /// Whether a key of this kind supports the algorithm.
     pub fn fits(self, key: &KeyMaterial) -> bool {
         match key {
             KeyMaterial::Rsa { .. } => {
@@ -137,7 +136,7 @@ impl JwkCurve {
     }
 }
 
-/// A public key, in one form whatever it was read from: equal keys compare equal.
+/// A public key in canonical form: equal keys compare equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyMaterial {
     /// RSA: modulus and exponent, big-endian, without leading zeros.
@@ -159,7 +158,7 @@ pub enum KeyMaterial {
 }
 
 impl KeyMaterial {
-    /// The key of a `SubjectPublicKeyInfo`; `None` for kinds that JWTs are not signed with.
+    /// Parses a `SubjectPublicKeyInfo`; `None` for kinds that do not sign JWTs.
     pub fn from_spki(der: &[u8]) -> Option<Self> {
         let (_, info) = SubjectPublicKeyInfo::from_der(der).ok()?;
         if info.algorithm.algorithm.as_bytes() == oid::ED25519 {
@@ -182,9 +181,9 @@ impl KeyMaterial {
         }
     }
 
-    /// The thumbprint of RFC 7638 with SHA-256, in base64 with padding, as Dapr writes key ids.
+    /// The SHA-256 thumbprint of RFC 7638, in base64 with padding, as in Dapr's key ids.
     pub fn thumbprint(&self) -> String {
-        // Members in lexical order, no white space: the standard's canonical form.
+        // The canonical form: members in lexical order, no white space.
         let canonical = match self {
             Self::Rsa { n, e } => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, url(e), url(n)),
             Self::Ec { curve, point } => {
@@ -196,7 +195,7 @@ impl KeyMaterial {
         STANDARD.encode(Sha256::digest(canonical.as_bytes()))
     }
 
-    /// The key as a member of a key set.
+    /// The key as a JSON web key.
     pub fn to_jwk(&self, kid: &str, algorithm: JwtAlgorithm) -> Value {
         let mut jwk = match self {
             Self::Rsa { n, e } => json!({"kty": "RSA", "n": url(n), "e": url(e)}),
@@ -214,7 +213,7 @@ impl KeyMaterial {
         jwk
     }
 
-    /// Whether `value` is the signature of `message` by the holder of this key.
+    /// Whether `value` is a signature of `message` by this key.
     pub(crate) fn verifies(&self, algorithm: JwtAlgorithm, message: &[u8], value: &[u8]) -> bool {
         if !algorithm.fits(self) {
             return false;
@@ -252,7 +251,7 @@ impl KeyMaterial {
     }
 }
 
-/// Why a text is no key set.
+/// Why a key set does not parse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
     /// Not a JSON object with an array `keys` of objects.
@@ -260,7 +259,7 @@ pub enum JwksError {
     Structure,
 }
 
-/// A set of public keys. Of private ones only the public half is read.
+/// A set of public keys. Of a private key only the public members are parsed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JwkSet {
     keys: Vec<Jwk>,
@@ -270,18 +269,18 @@ pub struct JwkSet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Jwk {
     pub(crate) kid: Option<String>,
-    /// The only algorithm of this key; `None` allows each that fits it.
+    /// The algorithm of this key; `None` permits each one that fits it.
     algorithm: Option<String>,
     signs: bool,
-    /// `None` for kinds that we do not know, which verify nothing.
+    /// `None` for unknown kinds, which verify no signature.
     key: Option<KeyMaterial>,
 }
 
 impl JwkSet {
-    /// Reads a set. Keys of an unknown kind are part of it and verify nothing.
+    /// Parses a key set. Keys of an unknown kind are kept and verify no signature.
     ///
     /// # Errors
-    /// [`JwksError::Structure`] if it is no set.
+    /// [`JwksError::Structure`] if it is not a key set.
     pub fn parse(text: &[u8]) -> Result<Self, JwksError> {
         let set: Value = serde_json::from_slice(text).map_err(|_| JwksError::Structure)?;
         let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::Structure)?;
@@ -294,33 +293,33 @@ impl JwkSet {
         Ok(Self { keys: keys.into_iter().map(Jwk::read).collect(), holds_secrets })
     }
 
-    /// Whether a private or symmetric key is in it, so that it must not be published.
+    /// Whether the set contains a private or symmetric key and must not be published.
     pub fn holds_secrets(&self) -> bool {
         self.holds_secrets
     }
 
-    /// Whether there is no key in it.
+    /// Whether the set has no key.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// How many keys are in it.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// The keys for signatures of a key id; `None` asks for all keys.
+    /// The signing keys with a key id; all signing keys if `kid` is `None`.
     pub(crate) fn signing<'a>(&'a self, kid: Option<&'a str>) -> impl Iterator<Item = &'a Jwk> {
         let named = move |jwk: &&Jwk| kid.is_none() || jwk.kid.as_deref() == kid;
         self.keys.iter().filter(|jwk| jwk.signs).filter(named)
     }
 
-    /// Whether tokens of `key` verify with this set: under the key id `kid`, or any.
+    /// Whether the set contains `key`, under the key id `kid` or any.
     pub fn publishes(&self, key: &KeyMaterial, kid: Option<&str>) -> bool {
         self.signing(kid).any(|jwk| jwk.key.as_ref() == Some(key))
     }
 
-    /// Whether a key of this id is in the set.
+    /// Whether the set has a key with this id.
     pub fn names(&self, kid: &str) -> bool {
         self.keys.iter().any(|jwk| jwk.kid.as_deref() == Some(kid))
     }
@@ -337,7 +336,7 @@ impl Jwk {
         }
     }
 
-    /// Whether `value` is the signature of `message` by this key and with an algorithm it allows.
+    /// Whether `value` is a signature of `message` by this key, with an algorithm that it permits.
     pub(crate) fn verifies(&self, algorithm: JwtAlgorithm, message: &[u8], value: &[u8]) -> bool {
         self.algorithm.as_deref().is_none_or(|only| only == algorithm.name())
             && self.key.as_ref().is_some_and(|key| key.verifies(algorithm, message, value))
@@ -368,9 +367,9 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    /// RFC 7638 §3.1, with the example's own thumbprint.
+    /// The example of RFC 7638 §3.1.
     #[test]
-    fn the_thumbprint_is_the_standard_s() {
+    fn computes_the_thumbprint_of_the_standard() {
         let set = r#"{"keys":[{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw","e":"AQAB","alg":"RS256","kid":"2011-04-29"}]}"#;
         let set = JwkSet::parse(set.as_bytes()).unwrap();
         let thumbprint = set.keys[0].key.as_ref().unwrap().thumbprint();
@@ -382,16 +381,16 @@ mod tests {
     #[case::no_json("x", JwksError::Structure)]
     #[case::no_keys("{}", JwksError::Structure)]
     #[case::no_object(r#"{"keys":[1]}"#, JwksError::Structure)]
-    fn refuses(#[case] text: &str, #[case] want: JwksError) {
+    fn rejects(#[case] text: &str, #[case] want: JwksError) {
         assert_eq!(JwkSet::parse(text.as_bytes()), Err(want));
     }
 
     #[rstest]
     #[case::unknown_kind(r#"{"kty":"x"}"#)]
     #[case::unknown_curve(r#"{"kty":"EC","crv":"secp256k1","x":"AA","y":"AA"}"#)]
-    #[case::cut_coordinate(r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#)]
+    #[case::short_coordinate(r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#)]
     #[case::other_okp(r#"{"kty":"OKP","crv":"X25519","x":"AA"}"#)]
-    fn keys_that_verify_nothing_stay_in_the_set(#[case] key: &str) {
+    fn unknown_keys_stay_in_the_set(#[case] key: &str) {
         let set = JwkSet::parse(format!(r#"{{"keys":[{key}]}}"#).as_bytes()).unwrap();
         assert_eq!((set.len(), &set.keys[0].key), (1, &None));
     }
@@ -400,7 +399,7 @@ mod tests {
     #[case::private(r#"{"kty":"OKP","crv":"Ed25519","x":"AA","d":"AA"}"#, true)]
     #[case::symmetric(r#"{"kty":"oct","k":"AA"}"#, true)]
     #[case::public(r#"{"kty":"OKP","crv":"Ed25519","x":"AA"}"#, false)]
-    fn tells_what_must_not_be_published(#[case] key: &str, #[case] want: bool) {
+    fn detects_secrets(#[case] key: &str, #[case] want: bool) {
         let set = JwkSet::parse(format!(r#"{{"keys":[{{}},{key}]}}"#).as_bytes()).unwrap();
         assert_eq!(set.holds_secrets(), want);
     }

@@ -1,8 +1,8 @@
-//! JSON Web Tokens: issuing JWT SVIDs, and checking tokens against a key set. Source: RFC 7515,
-//! 7519; SPIFFE JWT-SVID; Dapr 1.18, sentry (claims, tolerances and texts).
+//! JSON Web Tokens: signing JWT SVIDs, and verifying tokens with a key set. Source: RFC 7515, 7519;
+//! SPIFFE JWT-SVID; Dapr 1.18, sentry (claims, tolerances and texts). `exp` is required here.
 //!
-//! Not a JWT library's work for two reasons: ES512 is part of the protocol and of none that we use,
-//! and what a token must satisfy here is fixed down to the words. Cryptography is `aws-lc-rs`'s.
+//! No JWT library is used, because none supports ES512, which is part of the protocol, and because
+//! the texts of errors are fixed. The cryptography is that of `aws-lc-rs`.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,28 +21,28 @@ use crate::key::{KeyError, PrivateKey};
 /// The claims of a JWT SVID. Source: Dapr 1.18, sentry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JwtClaims {
-    /// Whom the token is about, a SPIFFE id.
+    /// The subject, a SPIFFE id.
     #[serde(rename = "sub")]
     pub subject: String,
-    /// For whom it is meant; an array even of one.
+    /// The audiences; always an array.
     #[serde(rename = "aud")]
     pub audiences: Vec<String>,
-    /// Who says so; left out when not configured.
+    /// The issuer; left out if `None`.
     #[serde(rename = "iss", skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// When it was issued, in seconds.
+    /// Time of issue, Unix seconds.
     #[serde(rename = "iat")]
     pub issued_at: i64,
-    /// When it begins to be valid, in seconds.
+    /// Start of validity, Unix seconds.
     #[serde(rename = "nbf")]
     pub not_before: i64,
-    /// When it ends, in seconds.
+    /// Expiry, Unix seconds.
     #[serde(rename = "exp")]
     pub expires: i64,
-    /// A number of its own.
+    /// A unique id.
     #[serde(rename = "jti")]
     pub id: String,
-    /// Always `sig`: Azure asks for it.
+    /// Always `sig`; Azure requires it.
     #[serde(rename = "use")]
     pub usage: &'static str,
 }
@@ -62,10 +62,10 @@ enum Pair {
 }
 
 impl JwtSigner {
-    /// A signer; without `kid` the key id is the key's thumbprint.
+    /// Creates a signer. The key id is `kid`, or the key's thumbprint if `None`.
     ///
     /// # Errors
-    /// [`KeyError::Unsupported`] if keys of this kind do not sign with `algorithm`.
+    /// [`KeyError::Unsupported`] if the key does not support `algorithm`.
     pub fn new(
         key: &PrivateKey,
         algorithm: JwtAlgorithm,
@@ -79,22 +79,22 @@ impl JwtSigner {
         Ok(Self { pair, algorithm, kid, public })
     }
 
-    /// The public half of its key.
+    /// The public key.
     pub fn public(&self) -> &KeyMaterial {
         &self.public
     }
 
-    /// The key id in its tokens.
+    /// The key id of its tokens.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// How it signs.
+    /// The signing algorithm.
     pub fn algorithm(&self) -> JwtAlgorithm {
         self.algorithm
     }
 
-    /// A compact token.
+    /// Signs a compact token.
     ///
     /// # Errors
     /// [`KeyError::Sign`] if the crypto library fails.
@@ -144,46 +144,46 @@ fn pair(pkcs8: &[u8], algorithm: JwtAlgorithm) -> Option<Pair> {
     }
 }
 
-/// What a token must say.
+/// The required claims of a token.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
-    /// One of its audiences.
+    /// The audience; the token may have others.
     pub audience: &'a str,
-    /// Its subject.
+    /// The subject.
     pub subject: &'a str,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// How far clocks may differ.
+    /// Tolerated difference between clocks.
     pub leeway: Duration,
 }
 
-/// Why a token is refused. The texts reach the client. Source: Dapr 1.18, sentry.
+/// Why a token is rejected. The texts reach the client. Source: Dapr 1.18, sentry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Not three parts of base64url, or no JSON in them.
+    /// Not three parts of base64url, or not JSON.
     #[error("failed to parse token: not a compact JWS")]
     Structure,
-    /// No key id in its header.
+    /// The header has no key id.
     #[error("failed to find matching key: no key ID (\"kid\") specified in token")]
     NoKeyId,
-    /// The key set has no key for signatures of this id.
+    /// The key set has no signing key with this id.
     #[error("failed to find key with key ID {0:?} in key set")]
     UnknownKeyId(String),
-    /// The signature is wrong, or not of an algorithm that the key allows.
+    /// The signature is wrong, or its algorithm does not belong to the key.
     #[error("could not verify message using any of the signatures or keys")]
     Signature,
-    /// A claim is not as it must be; by its name.
+    /// A claim is missing or wrong.
     #[error("\"{0}\" not satisfied")]
     Claim(&'static str),
 }
 
-/// Checks signature and claims of a token; see [`Expected`].
+/// Verifies the signature and the claims of a token.
 ///
-/// The key is chosen by key id, which the token must have; the algorithm is the key's, or where the
-/// key names none the token's if it fits the key. Claims of time may be absent.
+/// The key is found by the token's key id. The algorithm is that of the key; if the key states none,
+/// that of the token, if it fits the key. `exp` is required, `iat` and `nbf` are optional.
 ///
 /// # Errors
-/// [`TokenError`] with the first rule that it breaks.
+/// [`TokenError`] with the first rule that fails.
 pub fn verify_token(token: &str, keys: &JwkSet, expected: &Expected<'_>) -> Result<(), TokenError> {
     let claims = verified_claims(token, keys)?;
     let now = expected.now.as_second();
@@ -199,7 +199,7 @@ pub fn verify_token(token: &str, keys: &JwkSet, expected: &Expected<'_>) -> Resu
             return Err(TokenError::Claim(name));
         }
     }
-    if time("exp")?.is_some_and(|time| time <= earliest) {
+    if time("exp")?.is_none_or(|time| time <= earliest) {
         return Err(TokenError::Claim("exp"));
     }
     if !audiences(&claims).any(|audience| audience == expected.audience) {
@@ -228,7 +228,7 @@ fn verified_claims(token: &str, keys: &JwkSet) -> Result<Map<String, Value>, Tok
         return Err(TokenError::UnknownKeyId(kid.chars().take(LONGEST_NAMED_KID).collect()));
     }
     let algorithm = header.get("alg").and_then(Value::as_str).and_then(JwtAlgorithm::parse);
-    // Extensions that must be understood (RFC 7515 §4.1.11) are not.
+    // Critical extensions (RFC 7515 §4.1.11) are not supported.
     let algorithm = algorithm.filter(|_| !header.contains_key("crit"));
     let algorithm = algorithm.ok_or(TokenError::Signature)?;
     if !known.any(|key| key.verifies(algorithm, message.as_bytes(), &value)) {
@@ -237,7 +237,7 @@ fn verified_claims(token: &str, keys: &JwkSet) -> Result<Map<String, Value>, Tok
     json_part(claims)
 }
 
-/// A key id is repeated to the client up to this many characters.
+/// Maximum length of a key id in an error, in characters.
 const LONGEST_NAMED_KID: usize = 128;
 
 fn json_part(part: &str) -> Result<Map<String, Value>, TokenError> {
@@ -246,5 +246,4 @@ fn json_part(part: &str) -> Result<Map<String, Value>, TokenError> {
 }
 
 #[cfg(test)]
-#[path = "jwt_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Private keys: making, reading, signing. They are wiped when dropped and never printed.
+//! Private keys: generation, parsing, signing. They are zeroized on drop and never printed.
 
 use std::fmt;
 
@@ -15,38 +15,38 @@ use zeroize::Zeroizing;
 use crate::jwk::JwtAlgorithm;
 use crate::{der, oid, pem};
 
-/// Which key to make.
+/// The kind of a generated key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
-    /// Ed25519, RFC 8032: leaves of services and sidecars.
+    /// Ed25519, RFC 8032; for leaves of services and sidecars.
     Ed25519,
-    /// ECDSA on P-256: roots and issuers, readable by every sentry and every API server.
+    /// ECDSA on P-256; for roots and issuers, supported by every sentry and API server.
     EcdsaP256,
-    /// RSA of 2048 bits: leaves that serve webhooks to an API server.
+    /// RSA with 2048 bits; for leaves that serve webhooks to an API server.
     Rsa2048,
 }
 
-/// Why there is no key. Never tells anything about the key itself.
+/// Why a key cannot be used. The texts contain nothing of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text has no PEM block.
     #[error("no PEM block found")]
     NoPem,
-    /// The first block is none of the three kinds of unencrypted private keys.
-    #[error("the PEM block is no unencrypted private key")]
+    /// The first block is not an unencrypted private key.
+    #[error("the PEM block is not an unencrypted private key")]
     Label,
-    /// Not RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519, or damaged.
-    #[error("unsupported or damaged private key")]
+    /// Not RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519, or invalid.
+    #[error("unsupported or invalid private key")]
     Unsupported,
     /// The random source or the crypto library failed.
-    #[error("make a private key")]
+    #[error("generate a private key")]
     Generate,
-    /// The crypto library refused to sign.
+    /// The crypto library failed to sign.
     #[error("sign with the private key")]
     Sign,
 }
 
-/// A private key. Wiped when dropped; `Debug` shows the kind only.
+/// A private key. Zeroized on drop; `Debug` prints only its kind.
 pub struct PrivateKey {
     pair: Pair,
     pkcs8: Zeroizing<Vec<u8>>,
@@ -59,7 +59,7 @@ enum Pair {
     Rsa(RsaKeyPair),
 }
 
-/// A curve and the signature that goes with it.
+/// A curve and its signature algorithm.
 #[derive(Debug, Clone, Copy)]
 struct Curve {
     name: &'static str,
@@ -83,14 +83,14 @@ const P521: Curve = Curve {
     signature_oid: oid::ECDSA_SHA512,
 };
 
-/// A signature and the `AlgorithmIdentifier` that names it.
+/// A signature and its `AlgorithmIdentifier`.
 pub(crate) struct Signature {
     pub(crate) algorithm: Vec<u8>,
     pub(crate) value: Vec<u8>,
 }
 
 impl PrivateKey {
-    /// Makes a new key.
+    /// Generates a key.
     ///
     /// # Errors
     /// [`KeyError::Generate`] if the crypto library fails.
@@ -105,7 +105,7 @@ impl PrivateKey {
         Self::from_pair(pair.map_err(|_| KeyError::Generate)?)
     }
 
-    /// Makes a new key that signs tokens with `algorithm`; RSA keys have 2048 bits.
+    /// Generates a key that signs tokens with `algorithm`; RSA keys have 2048 bits.
     ///
     /// # Errors
     /// [`KeyError::Generate`] if the crypto library fails.
@@ -126,8 +126,8 @@ impl PrivateKey {
         Self::from_pair(Pair::Ecdsa(pair, curve))
     }
 
-    /// Reads the first PEM block: PKCS#8 (`PRIVATE KEY`), SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA
-    /// PRIVATE KEY`). An `EC PARAMETERS` block in front is skipped.
+    /// Parses the first PEM block: PKCS#8 (`PRIVATE KEY`), SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA
+    /// PRIVATE KEY`). A preceding `EC PARAMETERS` block is skipped.
     ///
     /// # Errors
     /// [`KeyError::NoPem`], [`KeyError::Label`] or [`KeyError::Unsupported`].
@@ -150,12 +150,12 @@ impl PrivateKey {
         &self.pkcs8
     }
 
-    /// The key as one PEM block `PRIVATE KEY`, wiped when dropped.
+    /// The key as one PEM block `PRIVATE KEY`, zeroized on drop.
     pub fn to_pem(&self) -> Zeroizing<String> {
         pem::encode("PRIVATE KEY", &self.pkcs8)
     }
 
-    /// The public half as `SubjectPublicKeyInfo`, DER.
+    /// The public key as `SubjectPublicKeyInfo`, DER.
     pub fn public_key_der(&self) -> &[u8] {
         &self.public
     }
@@ -164,7 +164,7 @@ impl PrivateKey {
         matches!(self.pair, Pair::Rsa(_))
     }
 
-    /// Signs a message the way certificates of this key's kind are signed.
+    /// Signs a message with the certificate signature algorithm of this kind of key.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, KeyError> {
         let random = SystemRandom::new();
         let (algorithm, value) = match &self.pair {
@@ -189,20 +189,20 @@ impl PrivateKey {
     }
 
     fn from_pair(pair: Pair) -> Result<Self, KeyError> {
-        let wiped = |document: &[u8]| Zeroizing::new(document.to_vec());
+        let zeroizing = |document: &[u8]| Zeroizing::new(document.to_vec());
         let (pkcs8, public) = match &pair {
             Pair::Ed25519(pair) => (
-                pair.to_pkcs8v1().map(|d| wiped(d.as_ref())),
+                pair.to_pkcs8v1().map(|d| zeroizing(d.as_ref())),
                 pair.public_key().as_der().map(|d| d.as_ref().to_vec()),
             ),
             Pair::Ecdsa(pair, _) => (
-                pair.to_pkcs8v1().map(|d| wiped(d.as_ref())),
+                pair.to_pkcs8v1().map(|d| zeroizing(d.as_ref())),
                 pair.public_key().as_der().map(|d| d.as_ref().to_vec()),
             ),
             Pair::Rsa(pair) => {
                 let document: Result<Pkcs8V1Der<'_>, _> = pair.as_der();
                 (
-                    document.map(|d| wiped(d.as_ref())),
+                    document.map(|d| zeroizing(d.as_ref())),
                     pair.public_key().as_der().map(|d| d.as_ref().to_vec()),
                 )
             }
@@ -249,7 +249,7 @@ mod tests {
     #[case(KeyKind::Ed25519)]
     #[case(KeyKind::EcdsaP256)]
     #[case(KeyKind::Rsa2048)]
-    fn keys_survive_pem(#[case] kind: KeyKind) {
+    fn pem_round_trips(#[case] kind: KeyKind) {
         let key = PrivateKey::generate(kind).unwrap();
         let again = PrivateKey::from_pem(key.to_pem().as_bytes()).unwrap();
         assert_eq!(key.pkcs8_der(), again.pkcs8_der());
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_the_kind_only() {
+    fn debug_prints_the_kind_only() {
         let key = PrivateKey::generate(KeyKind::EcdsaP256).unwrap();
         assert_eq!(format!("{key:?}"), "PrivateKey(ECDSA P-256, redacted)");
     }
@@ -272,7 +272,7 @@ mod tests {
         "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
         KeyError::Unsupported
     )]
-    fn refuses_what_is_no_key(#[case] text: &str, #[case] want: KeyError) {
+    fn rejects_invalid_keys(#[case] text: &str, #[case] want: KeyError) {
         assert_eq!(PrivateKey::from_pem(text.as_bytes()).err(), Some(want));
     }
 }

@@ -23,6 +23,10 @@ pub(crate) const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 /// id-kp-clientAuth.
 pub(crate) const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
+/// Container images of a pod: 1.3.6.1.4.1.57683.100.1. Source: Dapr 1.19, sentry.
+pub(crate) const CONTAINER_IMAGES: &[u8] =
+    &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xc2, 0x53, 0x64, 0x01];
+
 /// id-ecPublicKey, RFC 5480.
 pub(crate) const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 /// secp256r1.

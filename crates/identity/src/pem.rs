@@ -1,5 +1,5 @@
-//! PEM as the Go peers read it: text between blocks, CRLF, header lines and a missing last newline
-//! are fine; a broken block is skipped. Source: RFC 7468; Go 1.26, package `encoding/pem`.
+//! PEM as Go peers parse it: text between blocks, CRLF, header lines and a missing final newline are
+//! accepted; an invalid block is skipped. Source: RFC 7468; Go 1.26, package `encoding/pem`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,16 +9,16 @@ const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
 
-/// The length of a line of base64 that every PEM writer uses.
+/// Length of a base64 line.
 const LINE: usize = 64;
 
-/// One block. The content is wiped when dropped, because it may be a key.
+/// One block. The content may be a key and is zeroized on drop.
 pub(crate) struct Block {
     pub(crate) label: String,
     pub(crate) der: Zeroizing<Vec<u8>>,
 }
 
-/// The well-formed blocks of a text, in order.
+/// The valid blocks of a text, in order.
 pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
     let mut found = Vec::new();
     let mut open: Option<(String, Zeroizing<String>)> = None;
@@ -47,7 +47,7 @@ fn marker<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
     line.strip_prefix(kind)?.strip_suffix(DASHES)
 }
 
-/// One block as text, with a final newline.
+/// Encodes one block, with a final newline.
 pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let body = Zeroizing::new(STANDARD.encode(der));
     let mut text = Zeroizing::new(String::with_capacity(body.len() + body.len() / LINE + 80));

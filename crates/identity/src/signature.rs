@@ -1,5 +1,5 @@
-//! Checking signatures of certificates and signing requests. SHA-1, RSA below 2048 bits and curves
-//! other than P-256, P-384 and P-521 are refused.
+//! Verifies signatures of certificates and signing requests. SHA-1, RSA below 2048 bits and curves
+//! other than P-256, P-384 and P-521 are rejected.
 
 use aws_lc_rs::signature as lc;
 use x509_parser::asn1_rs::BitString;
@@ -8,7 +8,7 @@ use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use crate::oid;
 
-/// Whether `value` is the signature of `message` by the holder of `key`.
+/// Whether `value` is a signature of `message` by `key`.
 pub(crate) fn verifies(
     key: &SubjectPublicKeyInfo<'_>,
     algorithm: &AlgorithmIdentifier<'_>,
@@ -24,7 +24,7 @@ pub(crate) fn verifies(
         .is_ok()
 }
 
-/// The curve of an elliptic-curve key, as the content bytes of its identifier.
+/// The curve of an elliptic-curve key, as the content bytes of its OID.
 pub(crate) fn curve<'a>(key: &'a SubjectPublicKeyInfo<'_>) -> Option<Vec<u8>> {
     let parameters: &'a _ = key.algorithm.parameters.as_ref()?;
     Some(parameters.as_oid().ok()?.as_bytes().to_vec())

@@ -1,63 +1,63 @@
 //! Trust domains and SPIFFE ids. Source: SPIFFE-ID standard §2; Dapr 1.18, sentry request checks.
 //!
-//! Upper case is refused, not folded: peers refuse it too.
+//! Upper case is rejected and not folded, as peers do.
 
 use std::fmt;
 use std::str::FromStr;
 
 const SCHEME: &str = "spiffe://";
 
-/// The longest id a peer accepts, in bytes. Source: SPIFFE-ID standard §2.3.
+/// Maximum length of an id that peers accept, in bytes. Source: SPIFFE-ID standard §2.3.
 const MAX_ID_BYTES: usize = 2048;
 
-/// The trust domain of applications that name no other. Source: Dapr 1.18.
+/// The default trust domain of applications. Source: Dapr 1.18.
 const PUBLIC: &str = "public";
 
-/// Why a text is no trust domain or SPIFFE id. The texts are part of sentry's answers.
+/// Why a text is not a trust domain or SPIFFE id. The texts are part of sentry's responses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
     /// The text is empty.
     #[error("cannot be empty")]
     Empty,
-    /// It is a URI of another scheme, or no URI.
+    /// The scheme is not `spiffe`.
     #[error("scheme is missing or invalid")]
     Scheme,
-    /// Nothing between `spiffe://` and the path.
+    /// The trust domain is empty.
     #[error("trust domain is missing")]
     MissingTrustDomain,
-    /// A character that a trust domain cannot have.
+    /// A character that is illegal in a trust domain.
     #[error(
         "trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores"
     )]
     TrustDomainCharacter,
-    /// Two slashes in a row, or an empty name.
+    /// A path segment is empty.
     #[error("path cannot contain empty segments")]
     EmptySegment,
-    /// The last character is a slash.
+    /// The path ends with a slash.
     #[error("path cannot have a trailing slash")]
     TrailingSlash,
     /// A segment is `.` or `..`.
     #[error("path cannot contain dot segments")]
     DotSegment,
-    /// A character that a path segment cannot have.
+    /// A character that is illegal in a path segment.
     #[error(
         "path segment characters are limited to letters, numbers, dots, dashes, and underscores"
     )]
     SegmentCharacter,
-    /// Longer than any peer accepts.
+    /// Longer than peers accept.
     #[error("SPIFFE ID is longer than {MAX_ID_BYTES} bytes")]
     TooLong,
 }
 
-/// A checked trust domain name, such as `cluster.local`.
+/// A valid trust domain name, such as `cluster.local`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrustDomain(String);
 
 impl TrustDomain {
-    /// Reads a bare name, or a SPIFFE id whose path is ignored.
+    /// Parses a bare name, or a SPIFFE id whose path is ignored.
     ///
     /// # Errors
-    /// [`SpiffeError`] names the rule that the text breaks.
+    /// [`SpiffeError`] names the rule that failed.
     pub fn parse(text: &str) -> Result<Self, SpiffeError> {
         if text.is_empty() {
             return Err(SpiffeError::MissingTrustDomain);
@@ -68,7 +68,7 @@ impl TrustDomain {
         Self::bare(text)
     }
 
-    /// The trust domain of applications whose Configuration names no other: `public`.
+    /// The default trust domain of applications: `public`.
     pub fn public() -> Self {
         Self(PUBLIC.to_owned())
     }
@@ -105,11 +105,11 @@ impl FromStr for TrustDomain {
     }
 }
 
-/// A checked SPIFFE id: `spiffe://<trust domain>[/<segment>]*`.
+/// A valid SPIFFE id: `spiffe://<trust domain>[/<segment>]*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
     trust_domain: TrustDomain,
-    /// Empty, or one `/` and a legal segment after the other.
+    /// Empty, or segments that each start with `/`.
     path: String,
 }
 
@@ -118,7 +118,8 @@ impl SpiffeId {
     /// Source: Dapr 1.18.
     ///
     /// # Errors
-    /// The namespace or the app id is no legal path segment, or the whole is too long.
+    /// [`SpiffeError`] if the namespace or the app id is not a legal path segment, or the id is too
+    /// long.
     pub fn new(
         trust_domain: &TrustDomain,
         namespace: &str,
@@ -129,10 +130,10 @@ impl SpiffeId {
         Self::checked(trust_domain.clone(), format!("/ns/{namespace}/{app}"))
     }
 
-    /// Reads an id as it stands in a certificate.
+    /// Parses an id.
     ///
     /// # Errors
-    /// [`SpiffeError`] names the rule that the text breaks.
+    /// [`SpiffeError`] names the rule that failed.
     pub fn parse(text: &str) -> Result<Self, SpiffeError> {
         if text.is_empty() {
             return Err(SpiffeError::Empty);
@@ -155,13 +156,13 @@ impl SpiffeId {
         &self.trust_domain
     }
 
-    /// The path with its leading slash; empty if there is none.
+    /// The path with its leading slash, or an empty string.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The namespace of a workload, `None` if the path is not `/ns/<namespace>/<app id>`; segments
-    /// behind these are ignored. Source: Dapr 1.18, how servers read a peer's id.
+    /// The namespace of a workload; `None` if the path is not `/ns/<namespace>/<app id>`. Further
+    /// segments are ignored. Source: Dapr 1.18, servers.
     pub fn namespace(&self) -> Option<&str> {
         self.workload().map(|(namespace, _)| namespace)
     }
@@ -233,7 +234,7 @@ mod tests {
     #[case::http("http://a", Err(SpiffeError::Scheme))]
     #[case::no_name("spiffe://", Err(SpiffeError::MissingTrustDomain))]
     #[case::empty("", Err(SpiffeError::MissingTrustDomain))]
-    fn reads_trust_domains(#[case] text: &str, #[case] want: Result<&str, SpiffeError>) {
+    fn parses_trust_domains(#[case] text: &str, #[case] want: Result<&str, SpiffeError>) {
         assert_eq!(TrustDomain::parse(text), want.map(|name| TrustDomain(name.to_owned())));
     }
 
@@ -246,7 +247,7 @@ mod tests {
     #[case("spiffe://td/ns/ü/a", Err(SpiffeError::SegmentCharacter))]
     #[case("SPIFFE://td/a", Err(SpiffeError::Scheme))]
     #[case("", Err(SpiffeError::Empty))]
-    fn reads_ids(#[case] text: &str, #[case] want: Result<(), SpiffeError>) {
+    fn parses_ids(#[case] text: &str, #[case] want: Result<(), SpiffeError>) {
         assert_eq!(SpiffeId::parse(text).map(|id| assert_eq!(id.to_string(), text)), want);
     }
 
@@ -256,7 +257,7 @@ mod tests {
     #[case("spiffe://td/ns/shop", None)]
     #[case("spiffe://td/sa/shop/cart", None)]
     #[case("spiffe://td", None)]
-    fn reads_the_workload_of_an_id(#[case] text: &str, #[case] want: Option<(&str, &str)>) {
+    fn parses_the_workload_of_an_id(#[case] text: &str, #[case] want: Option<(&str, &str)>) {
         let id = SpiffeId::parse(text).unwrap();
         assert_eq!(id.namespace().zip(id.app_id()), want);
     }
@@ -267,19 +268,19 @@ mod tests {
     #[case("ä")]
     #[case("")]
     #[case("..")]
-    fn refuses_app_ids_that_are_no_segment(#[case] app: &str) {
+    fn rejects_app_ids_that_are_not_a_segment(#[case] app: &str) {
         assert!(SpiffeId::new(&TrustDomain::public(), "default", app).is_err());
     }
 
     #[test]
-    fn refuses_ids_that_no_peer_reads() {
+    fn rejects_ids_that_are_too_long() {
         let long = "a".repeat(2100);
         assert_eq!(SpiffeId::new(&TrustDomain::public(), "n", &long), Err(SpiffeError::TooLong));
     }
 
     proptest! {
         #[test]
-        fn whatever_parses_prints_the_same(text in "(spiffe://)?[a-zA-Z0-9._/:-]{0,40}") {
+        fn parse_and_display_round_trip(text in "(spiffe://)?[a-zA-Z0-9._/:-]{0,40}") {
             if let Ok(id) = SpiffeId::parse(&text) {
                 prop_assert_eq!(id.to_string(), text);
             }

@@ -1,25 +1,25 @@
-//! A CA as it is stored, and what to do about it: use it, make one, or refuse to touch it.
+//! A stored CA, and what happens to it: use it, create one, or reject it.
 //!
-//! Sentry acts on this; `daprctl check` says what sentry will do.
+//! Sentry acts on the decision; `daprctl check` reports it.
 //!
-//! The Secret (or the three files) is the truth and the `ConfigMap` a copy of its anchors. A CA is
-//! made only where no certificate exists at all; whatever is half there belongs to somebody.
+//! The Secret (or the three files) is authoritative, and the `ConfigMap` is a copy of its trust
+//! anchors. A CA is created only if no part of one exists: an incomplete CA belongs to a user.
 
 use jiff::Timestamp;
 
 use crate::{Bundle, BundleError, BundlePem, CertChain, fingerprint};
 
-/// Under which names issuer chain and key are stored.
+/// The names under which issuer chain and key are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Source {
-    /// Dapr's, or those that flags ask for. Sentry may write them.
+    /// Those of Dapr or of the flags. Sentry may write them.
     #[default]
     Native,
-    /// Those of a Secret of the type `kubernetes.io/tls`, which cert-manager writes and renews.
+    /// Those of a Secret of type `kubernetes.io/tls`, which cert-manager writes and renews.
     CertManager,
 }
 
-/// The three parts as they are stored; what is empty counts as absent.
+/// The three stored parts; an empty one counts as missing.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Stored {
     anchors: Option<Vec<u8>>,
@@ -29,7 +29,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Takes the parts; white space alone is nothing.
+    /// Takes the parts; one that contains only white space counts as missing.
     pub fn new(
         anchors: Option<Vec<u8>>,
         issuer_chain: Option<Vec<u8>>,
@@ -44,8 +44,8 @@ impl Stored {
         }
     }
 
-    /// The same, with chain and key of cert-manager where neither has its native name. Half a
-    /// native pair is nobody else's: it stays incomplete.
+    /// Uses chain and key of cert-manager if neither has its native name. A native pair of which one
+    /// part is missing stays incomplete.
     #[must_use]
     pub fn or_cert_manager(self, chain: Option<Vec<u8>>, key: Option<Vec<u8>>) -> Self {
         let native = self.issuer_chain.is_some() || self.issuer_key.is_some();
@@ -56,41 +56,41 @@ impl Stored {
         Self { source: Source::CertManager, ..other }
     }
 
-    /// Under which names chain and key were found.
+    /// The names under which chain and key were found.
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// [`fingerprint`] of what is stored; `None` if something is missing.
+    /// The [`fingerprint`] of the stored CA; `None` if a part is missing.
     pub fn fingerprint(&self) -> Option<String> {
         Some(fingerprint(self.anchors.as_deref()?, self.issuer_chain.as_deref()?))
     }
 
-    /// Reads the three parts, with `now` as the time.
+    /// Parses the three parts; `now` is the current time.
     ///
     /// # Errors
-    /// [`BundleRefused`] says what is missing or does not fit.
-    pub fn parse(&self, now: Timestamp) -> Result<Bundle, BundleRefused> {
+    /// [`StoredCaError`] if a part is missing or invalid.
+    pub fn parse(&self, now: Timestamp) -> Result<Bundle, StoredCaError> {
         let (Some(anchors), Some(chain), Some(key)) =
             (&self.anchors, &self.issuer_chain, &self.issuer_key)
         else {
-            return Err(BundleRefused::Incomplete(self.missing()));
+            return Err(StoredCaError::Incomplete(self.missing()));
         };
-        Bundle::parse(anchors, chain, key, now).map_err(BundleRefused::Invalid)
+        Bundle::parse(anchors, chain, key, now).map_err(StoredCaError::Invalid)
     }
 
-    /// The issuer's chain, if there is one that parses.
+    /// The issuer chain, if it parses.
     pub fn chain(&self) -> Option<CertChain> {
         CertChain::parse_pem(self.issuer_chain.as_deref()?).ok()
     }
 
-    /// When the issuer becomes valid, and when it ends.
-    pub fn life(&self) -> Option<(Timestamp, Timestamp)> {
+    /// Start and expiry of the issuer.
+    pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
         let chain = self.chain()?;
         Some((chain.not_before(), chain.not_after()))
     }
 
-    /// The texts, if all three are there.
+    /// The three parts as text; `None` if one is missing.
     pub fn to_pem(&self) -> Option<BundlePem> {
         let text = |part: &Option<Vec<u8>>| String::from_utf8(part.clone()?).ok();
         Some(BundlePem {
@@ -100,13 +100,13 @@ impl Stored {
         })
     }
 
-    /// The parts of a bundle that was just made.
+    /// The parts of a new CA.
     pub fn from_pem(pem: &BundlePem) -> Self {
         let bytes = |text: &str| Some(text.as_bytes().to_vec());
         Self::new(bytes(&pem.anchors), bytes(&pem.issuer_chain), bytes(&pem.issuer_key))
     }
 
-    /// The anchors as stored, comments and all.
+    /// The trust anchors as stored, including comments.
     pub fn anchors(&self) -> Option<&[u8]> {
         self.anchors.as_deref()
     }
@@ -127,63 +127,63 @@ impl std::fmt::Debug for Stored {
     }
 }
 
-/// Where the anchors are also published.
+/// The published trust anchors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Published {
-    /// Nowhere: the files are all there is.
+    /// They are not published; the CA is in files.
     Nowhere,
-    /// In a `ConfigMap`, which holds this text now.
+    /// The current text in the `ConfigMap`.
     ConfigMap(Option<String>),
 }
 
-/// What to do.
+/// What happens to a stored CA.
 #[derive(Debug)]
 pub enum Plan {
-    /// Sign with this CA; `publish` if the `ConfigMap` does not hold its anchors yet.
+    /// Sign with this CA.
     Use {
         /// The CA.
         bundle: Box<Bundle>,
-        /// Whether the anchors have to be written to the `ConfigMap`.
+        /// Whether its trust anchors must be written to the `ConfigMap`.
         publish: bool,
     },
-    /// Make a CA and store it: there is nothing at all.
+    /// Create a CA: none is stored.
     Generate,
 }
 
-/// Why the stored CA is neither used nor replaced. The texts tell an operator what to do.
+/// Why a stored CA is rejected. It is never replaced; the texts say what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum BundleRefused {
-    /// Some parts exist, others do not.
+pub enum StoredCaError {
+    /// Some parts are missing.
     #[error(
-        "the stored CA is incomplete: {} missing; restore it, or remove all three parts and the published trust anchors to let sentry make a new CA",
+        "the stored CA is incomplete: {} missing; restore it, or remove all three parts and the published trust anchors to let sentry create a new CA",
         .0.join(", ")
     )]
     Incomplete(Vec<&'static str>),
-    /// The anchors are published but nothing can sign for them.
+    /// Trust anchors are published, and no CA is stored.
     #[error(
-        "the ConfigMap holds trust anchors but the Secret holds no CA; restore the Secret, or remove the anchors from the ConfigMap to let sentry make a new CA"
+        "the ConfigMap holds trust anchors but the Secret holds no CA; restore the Secret, or remove the anchors from the ConfigMap to let sentry create a new CA"
     )]
     SecretLost,
-    /// Everything is gone while a CA is in use.
-    #[error("the stored CA vanished; restore it, or restart sentry to let it make a new CA")]
+    /// The stored CA was removed while it is in use.
+    #[error("the stored CA vanished; restore it, or restart sentry to let it create a new CA")]
     Vanished,
-    /// All parts exist and do not belong together, or cannot sign.
-    #[error("the stored CA cannot be used")]
+    /// The parts do not belong together or cannot sign.
+    #[error("the stored CA is invalid")]
     Invalid(#[source] BundleError),
 }
 
-/// Decides about the stored CA.
+/// Decides what happens to a stored CA.
 ///
 /// # Errors
-/// [`BundleRefused`] says why nothing may be done.
-pub fn plan(stored: &Stored, published: &Published, now: Timestamp) -> Result<Plan, BundleRefused> {
+/// [`StoredCaError`] if it is rejected.
+pub fn plan(stored: &Stored, published: &Published, now: Timestamp) -> Result<Plan, StoredCaError> {
     let published_text = match published {
         Published::ConfigMap(Some(text)) if !text.trim().is_empty() => Some(text.as_bytes()),
         _ => None,
     };
     match (stored.missing().len(), published_text) {
         (3, None) => return Ok(Plan::Generate),
-        (3, Some(_)) => return Err(BundleRefused::SecretLost),
+        (3, Some(_)) => return Err(StoredCaError::SecretLost),
         _ => {}
     }
     let bundle = stored.parse(now)?;

@@ -1,4 +1,4 @@
-//! Trust anchors and certificate chains as they are stored and sent.
+//! Trust anchors and certificate chains.
 
 use std::fmt;
 
@@ -6,31 +6,31 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::{SpiffeError, SpiffeId, pem, view};
+use crate::{SpiffeError, SpiffeId, pem, x509};
 
 const CERTIFICATE: &str = "CERTIFICATE";
 
-/// More anchors than any rotation needs; bounds the work per handshake.
+/// Maximum number of trust anchors; bounds the work per handshake.
 const MAX_ANCHORS: usize = 64;
 
-/// Longer than any chain of a rotation (six); bounds the work per handshake.
+/// Maximum length of a chain; a rotation needs six. Bounds the work per handshake.
 const MAX_CHAIN: usize = 16;
 
-/// Why a text holds no usable trust anchors.
+/// Why trust anchors do not parse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnchorsError {
-    /// The text does not start with a certificate.
+    /// The first block is not a certificate.
     #[error("no certificates found")]
     Empty,
-    /// One of the certificates does not parse; counted from 1.
+    /// A certificate does not parse; counted from 1.
     #[error("certificate {0} is not valid X.509")]
     Damaged(usize),
-    /// More certificates than a bundle ever needs.
+    /// Too many certificates.
     #[error("more than {MAX_ANCHORS} certificates")]
     TooMany,
 }
 
-/// The roots that every peer of one installation trusts. At least one.
+/// The roots that the peers of an installation trust; at least one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustAnchors {
     certs: Vec<CertificateDer<'static>>,
@@ -38,11 +38,11 @@ pub struct TrustAnchors {
 }
 
 impl TrustAnchors {
-    /// Reads `CERTIFICATE` blocks, and stops without complaint at the first block of another kind.
-    /// Comments are dropped. Source: Dapr 1.18, security module.
+    /// Parses `CERTIFICATE` blocks up to the first block with another label. Comments are dropped.
+    /// Source: Dapr 1.18, security module.
     ///
     /// # Errors
-    /// [`AnchorsError`] if there is no certificate, or one that does not parse.
+    /// [`AnchorsError`] if there are no or too many certificates, or one does not parse.
     pub fn parse_pem(text: &[u8]) -> Result<Self, AnchorsError> {
         let certs = certificates(text);
         match certs.len() {
@@ -50,14 +50,14 @@ impl TrustAnchors {
             count if count > MAX_ANCHORS => return Err(AnchorsError::TooMany),
             _ => {}
         }
-        if let Some(at) = certs.iter().position(|der| view::parse(der).is_none()) {
+        if let Some(at) = certs.iter().position(|der| x509::parse(der).is_none()) {
             return Err(AnchorsError::Damaged(at + 1));
         }
         let pem = to_pem(&certs);
         Ok(Self { certs, pem })
     }
 
-    /// The certificates as PEM, without comments, in the order read.
+    /// The certificates as PEM, in their original order, without comments.
     pub fn pem(&self) -> &str {
         &self.pem
     }
@@ -67,11 +67,11 @@ impl TrustAnchors {
         &self.certs
     }
 
-    /// Start and end of the certificate that ends first.
+    /// Validity of the certificate that expires first.
     pub fn first_to_end(&self) -> Option<(Timestamp, Timestamp)> {
         let validity = |der| {
-            let cert = view::parse(der)?;
-            Some((view::not_before(&cert)?, view::not_after(&cert)?))
+            let cert = x509::parse(der)?;
+            Some((x509::not_before(&cert)?, x509::not_after(&cert)?))
         };
         self.certs.iter().filter_map(|der| validity(der)).min_by_key(|(_, end)| *end)
     }
@@ -83,27 +83,27 @@ impl fmt::Debug for TrustAnchors {
     }
 }
 
-/// Why a text holds no usable certificate chain.
+/// Why a certificate chain does not parse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// The text does not start with a certificate.
+    /// The first block is not a certificate.
     #[error("no certificates found")]
     Empty,
-    /// One of the certificates does not parse; counted from 1.
+    /// A certificate does not parse; counted from 1.
     #[error("certificate {0} of the chain is not valid X.509")]
     Damaged(usize),
-    /// More certificates than a chain ever needs.
+    /// Too many certificates.
     #[error("certificate chain has more than {MAX_CHAIN} certificates")]
     TooLong,
-    /// The leaf does not carry exactly one URI name.
+    /// The leaf does not have exactly one URI name.
     #[error("certificate contains {0} URI names instead of one")]
     UriNames(usize),
-    /// The URI name of the leaf is no SPIFFE id.
-    #[error("read the SPIFFE ID of the certificate")]
+    /// The URI name of the leaf is not a SPIFFE id.
+    #[error("parse the SPIFFE ID of the certificate")]
     Id(#[source] SpiffeError),
 }
 
-/// A certificate and its issuers, leaf first. At least one.
+/// A certificate and its issuers, leaf first; at least one certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CertChain {
     certs: Vec<CertificateDer<'static>>,
@@ -112,15 +112,15 @@ pub struct CertChain {
 }
 
 impl CertChain {
-    /// Reads `CERTIFICATE` blocks up to the first block of another kind.
+    /// Parses `CERTIFICATE` blocks up to the first block with another label.
     ///
     /// # Errors
-    /// [`ChainError`] if there is no certificate, too many, or one that does not parse.
+    /// [`ChainError`] if there are no or too many certificates, or one does not parse.
     pub fn parse_pem(text: &[u8]) -> Result<Self, ChainError> {
         Self::from_der(certificates(text))
     }
 
-    /// Takes certificates as a TLS handshake shows them.
+    /// Takes certificates as a TLS peer presents them.
     ///
     /// # Errors
     /// As [`Self::parse_pem`].
@@ -128,13 +128,13 @@ impl CertChain {
         if certs.len() > MAX_CHAIN {
             return Err(ChainError::TooLong);
         }
-        if let Some(at) = certs.iter().position(|der| view::parse(der).is_none()) {
+        if let Some(at) = certs.iter().position(|der| x509::parse(der).is_none()) {
             return Err(ChainError::Damaged(at + 1));
         }
-        let leaf = certs.first().and_then(|der| view::parse(der)).ok_or(ChainError::Empty)?;
+        let leaf = certs.first().and_then(|der| x509::parse(der)).ok_or(ChainError::Empty)?;
         let damaged = ChainError::Damaged(1);
-        let not_before = view::not_before(&leaf).ok_or(damaged.clone())?;
-        let not_after = view::not_after(&leaf).ok_or(damaged)?;
+        let not_before = x509::not_before(&leaf).ok_or(damaged.clone())?;
+        let not_after = x509::not_after(&leaf).ok_or(damaged)?;
         Ok(Self { certs, not_before, not_after })
     }
 
@@ -148,13 +148,13 @@ impl CertChain {
         to_pem(&self.certs)
     }
 
-    /// The SPIFFE id of the leaf. The chain is not verified by this.
+    /// The SPIFFE id of the leaf. Does not verify the chain.
     ///
     /// # Errors
     /// [`ChainError::UriNames`] or [`ChainError::Id`].
     pub fn leaf_id(&self) -> Result<SpiffeId, ChainError> {
-        let leaf = self.certs.first().and_then(|der| view::parse(der)).ok_or(ChainError::Empty)?;
-        let uris: Vec<&str> = view::alternative_names(&leaf)
+        let leaf = self.certs.first().and_then(|der| x509::parse(der)).ok_or(ChainError::Empty)?;
+        let uris: Vec<&str> = x509::alternative_names(&leaf)
             .iter()
             .filter_map(|name| match name {
                 GeneralName::URI(uri) => Some(*uri),
@@ -167,12 +167,12 @@ impl CertChain {
         }
     }
 
-    /// When the leaf becomes valid, whole seconds.
+    /// Start of the leaf's validity, in whole seconds.
     pub fn not_before(&self) -> Timestamp {
         self.not_before
     }
 
-    /// When the leaf ends, whole seconds.
+    /// Expiry of the leaf, in whole seconds.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }

@@ -1,71 +1,71 @@
-//! What a peer accepts: a chain from an SVID to one of the trust anchors.
+//! Verification of a peer's certificate chain against the trust anchors.
 //!
-//! The rules are those of the Go peers, so that both sides of a connection judge alike: anchors
-//! must be valid now, any extended key usage will do, issuers are found by the bytes of their name,
-//! and every candidate with the right name is tried, because roots of one installation share it.
-//! Host names play no part. Source: Dapr 1.18, security module; Go 1.26, `crypto/x509`.
+//! The rules are those of the Go peers, so that both sides of a connection decide alike: anchors must
+//! be valid now, any extended key usage is accepted, issuers are found by the bytes of their name,
+//! and every candidate of that name is tried, because the roots of one installation share it. Host
+//! names are not verified. Source: Dapr 1.18, security module; Go 1.26, `crypto/x509`.
 
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 
 use crate::trust::{CertChain, ChainError, TrustAnchors};
-use crate::{SpiffeError, SpiffeId, constraints, view};
+use crate::{SpiffeError, SpiffeId, constraints, x509};
 
-/// Signatures checked per chain at most, as in Go: a peer cannot make us search for ever.
-const MAX_SIGNATURE_CHECKS: u32 = 100;
+/// Maximum number of signature checks per chain. A peer chooses the chain before it has proven
+/// anything, and a slow check takes a millisecond. The longest chain of a rotation needs ten.
+const MAX_SIGNATURE_CHECKS: usize = 16;
 
-/// Certificates between leaf and anchor at most.
+/// Maximum number of certificates between leaf and anchor.
 const MAX_INTERMEDIATES: usize = 10;
 
-/// Why a peer's certificate is refused.
+/// Why a certificate chain is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// The chain is empty, too long or damaged, or its leaf carries no single SPIFFE id.
-    #[error("read the peer's certificate")]
+    /// The chain is empty, too long or invalid, or its leaf does not have exactly one SPIFFE id.
+    #[error("parse the peer's certificate")]
     Chain(#[from] ChainError),
-    /// The SPIFFE id names a trust domain and nothing in it.
+    /// The SPIFFE id has no path.
     #[error("certificate's SPIFFE ID has no path")]
     NoPath,
-    /// The id itself is not legal.
-    #[error("read the SPIFFE ID of the certificate")]
+    /// The SPIFFE id is invalid.
+    #[error("parse the SPIFFE ID of the certificate")]
     Id(#[source] SpiffeError),
-    /// The leaf may sign certificates, which an SVID must not.
+    /// The leaf is a CA, which an SVID must not be.
     #[error("leaf certificate is a certificate authority")]
     LeafIsCa,
-    /// The leaf has an extension that must be understood and is not.
+    /// The leaf has an unknown critical extension.
     #[error("leaf certificate has an unknown critical extension")]
     LeafExtension,
-    /// The leaf is not valid yet or not any more.
-    #[error("certificate is valid from {from} to {to} only, and it is {now}")]
+    /// The leaf is not valid yet or has expired.
+    #[error("certificate is valid from {from} to {to}, the current time is {now}")]
     LeafTime {
         /// Start of its validity.
         from: Timestamp,
         /// End of its validity.
         to: Timestamp,
-        /// The time of the check.
+        /// Time of the check.
         now: Timestamp,
     },
-    /// No path of valid signatures leads to an anchor.
+    /// No path of valid signatures leads to a trust anchor.
     #[error("certificate signed by unknown authority")]
     UnknownAuthority,
-    /// A path with valid signatures leads to an anchor, but one of its certificates is not valid
-    /// now.
+    /// A path of valid signatures exists, but one of its certificates is not valid now.
     #[error("an issuer of the certificate has expired or is not yet valid")]
     IssuerTime,
-    /// As before, but one of its certificates must not sign the next one.
+    /// A path of valid signatures exists, but one of its certificates must not sign the next one.
     #[error("an issuer of the certificate is not allowed to sign it")]
     IssuerRefused,
-    /// The search was given up.
+    /// The search needs more signature checks than allowed.
     #[error("too many possible paths to a trust anchor")]
     TooComplex,
 }
 
-/// Verifies a chain as a TLS peer shows it, leaf first, and returns who the leaf is. Which id is
-/// wanted is the caller's question: anchors are not bound to a trust domain.
+/// Verifies a chain as a TLS peer presents it, leaf first, and returns the SPIFFE id of the leaf. The
+/// caller checks the id: trust anchors are not bound to a trust domain.
 ///
 /// # Errors
-/// [`VerifyError`]; the first rule that fails.
+/// [`VerifyError`] with the first rule that fails.
 pub fn verify_svid(
     chain: &[CertificateDer<'_>],
     anchors: &TrustAnchors,
@@ -84,10 +84,10 @@ pub fn verify_svid(
     Ok(id)
 }
 
-/// Verifies that an issuer leads to an anchor, and returns the first end of validity on the path.
+/// Verifies that an issuer leads to a trust anchor, and returns the earliest expiry on the path.
 ///
 /// # Errors
-/// [`VerifyError`]; no path leads to an anchor, or one of its certificates is not valid now.
+/// [`VerifyError`] if no path leads to an anchor, or one of its certificates is not valid now.
 pub fn verify_issuer(
     chain: &CertChain,
     anchors: &TrustAnchors,
@@ -95,16 +95,16 @@ pub fn verify_issuer(
 ) -> Result<Timestamp, VerifyError> {
     let parsed = Parsed::new(chain, anchors);
     let (issuer, rest) = parsed.chain.split_first().ok_or(ChainError::Empty)?;
-    if !view::is_current(issuer, now) {
+    if !x509::is_current(issuer, now) {
         return Err(VerifyError::IssuerTime);
     }
-    if !view::is_understood(issuer) {
+    if !x509::is_understood(issuer) {
         return Err(VerifyError::IssuerRefused);
     }
     Search::new(rest, &parsed.anchors, now).run(issuer)
 }
 
-/// Both inputs parsed once; neither holds a damaged certificate, so none is lost here.
+/// Both inputs, parsed once. Their types guarantee that every certificate parses.
 struct Parsed<'a> {
     chain: Vec<X509Certificate<'a>>,
     anchors: Vec<X509Certificate<'a>>,
@@ -113,7 +113,7 @@ struct Parsed<'a> {
 impl<'a> Parsed<'a> {
     fn new(chain: &'a CertChain, anchors: &'a TrustAnchors) -> Self {
         let parse = |certs: &'a [CertificateDer<'static>]| {
-            certs.iter().filter_map(|der| view::parse(der)).collect()
+            certs.iter().filter_map(|der| x509::parse(der)).collect()
         };
         Self { chain: parse(chain.certs()), anchors: parse(anchors.certs()) }
     }
@@ -128,26 +128,36 @@ fn check_leaf(leaf: &X509Certificate<'_>, now: Timestamp) -> Result<(), VerifyEr
     if leaf.is_ca() || signs {
         return Err(VerifyError::LeafIsCa);
     }
-    if !view::is_understood(leaf) {
+    if !x509::is_understood(leaf) {
         return Err(VerifyError::LeafExtension);
     }
-    if !view::is_current(leaf, now) {
+    if !x509::is_current(leaf, now) {
         let damaged = ChainError::Damaged(1);
-        let from = view::not_before(leaf).ok_or(damaged.clone())?;
-        let to = view::not_after(leaf).ok_or(damaged)?;
+        let from = x509::not_before(leaf).ok_or(damaged.clone())?;
+        let to = x509::not_after(leaf).ok_or(damaged)?;
         return Err(VerifyError::LeafTime { from, to, now });
     }
     Ok(())
 }
 
-/// A depth-first search from a certificate to an anchor.
+/// A depth-first search from a certificate to a trust anchor.
 struct Search<'a> {
     intermediates: &'a [X509Certificate<'a>],
     anchors: &'a [X509Certificate<'a>],
     now: Timestamp,
-    checks: u32,
-    /// The best reason so far: a path that failed late says more than none.
+    /// Completed signature checks; none is repeated for an equal key.
+    checks: Vec<Check<'a>>,
+    /// The most specific reason so far: that of a path that failed late.
     reason: VerifyError,
+}
+
+/// A completed signature check.
+struct Check<'a> {
+    /// The certificate, DER.
+    cert: &'a [u8],
+    /// The issuer's `SubjectPublicKeyInfo`.
+    key: &'a [u8],
+    valid: bool,
 }
 
 impl<'a> Search<'a> {
@@ -156,7 +166,13 @@ impl<'a> Search<'a> {
         anchors: &'a [X509Certificate<'a>],
         now: Timestamp,
     ) -> Self {
-        Self { intermediates, anchors, now, checks: 0, reason: VerifyError::UnknownAuthority }
+        Self {
+            intermediates,
+            anchors,
+            now,
+            checks: Vec::new(),
+            reason: VerifyError::UnknownAuthority,
+        }
     }
 
     fn run(mut self, leaf: &'a X509Certificate<'a>) -> Result<Timestamp, VerifyError> {
@@ -164,31 +180,52 @@ impl<'a> Search<'a> {
         ends.ok_or(self.reason)
     }
 
-    /// Tries every issuer of the last certificate of `path`, anchors first. `Some` is the first
-    /// end of validity on the path found.
+    /// Tries every issuer of the last certificate of `path`: those whose key id matches first, and
+    /// anchors before intermediates. Returns the earliest expiry on the path that was found.
     fn extend(
         &mut self,
         path: &[&'a X509Certificate<'a>],
     ) -> Result<Option<Timestamp>, VerifyError> {
-        for anchor in self.anchors {
-            if self.may_follow(path, anchor)? {
-                let ends = path.iter().chain([&anchor]).filter_map(|cert| view::not_after(cert));
-                return Ok(ends.min());
+        let Some(last) = path.last() else { return Ok(None) };
+        for rank in [KeyIdMatch::Equal, KeyIdMatch::Unknown, KeyIdMatch::Different] {
+            for anchor in self.anchors.iter().filter(|cert| key_id_match(last, cert) == rank) {
+                if self.may_follow(path, anchor)? {
+                    let certs = path.iter().chain([&anchor]);
+                    return Ok(certs.filter_map(|cert| x509::not_after(cert)).min());
+                }
             }
-        }
-        if path.len() > MAX_INTERMEDIATES {
-            return Ok(None);
-        }
-        for next in self.intermediates {
-            let repeated = path.iter().any(|seen| seen.as_raw() == next.as_raw());
-            if !repeated && self.may_follow(path, next)? {
-                let longer: Vec<_> = path.iter().copied().chain([next]).collect();
-                if let Some(ends) = self.extend(&longer)? {
-                    return Ok(Some(ends));
+            if path.len() > MAX_INTERMEDIATES {
+                continue;
+            }
+            for next in self.intermediates.iter().filter(|cert| key_id_match(last, cert) == rank) {
+                if !is_repeated(path, next) && self.may_follow(path, next)? {
+                    let longer: Vec<_> = path.iter().copied().chain([next]).collect();
+                    if let Some(ends) = self.extend(&longer)? {
+                        return Ok(Some(ends));
+                    }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Whether the key of `issuer` signed `cert`; an equal check is not repeated.
+    fn is_signed_by(
+        &mut self,
+        cert: &'a X509Certificate<'a>,
+        issuer: &'a X509Certificate<'a>,
+    ) -> Result<bool, VerifyError> {
+        let (der, key) = (cert.as_raw(), issuer.public_key().raw);
+        if let Some(check) = self.checks.iter().find(|check| check.cert == der && check.key == key)
+        {
+            return Ok(check.valid);
+        }
+        if self.checks.len() >= MAX_SIGNATURE_CHECKS {
+            return Err(VerifyError::TooComplex);
+        }
+        let valid = x509::is_signed_by(cert, issuer);
+        self.checks.push(Check { cert: der, key, valid });
+        Ok(valid)
     }
 
     fn may_follow(
@@ -200,28 +237,49 @@ impl<'a> Search<'a> {
         if last.issuer().as_raw() != issuer.subject().as_raw() {
             return Ok(false);
         }
-        self.checks += 1;
-        if self.checks > MAX_SIGNATURE_CHECKS {
-            return Err(VerifyError::TooComplex);
-        }
-        if !view::is_signed_by(last, issuer) {
+        if !self.is_signed_by(last, issuer)? {
             return Ok(false);
         }
-        if !view::is_current(issuer, self.now) {
+        if !x509::is_current(issuer, self.now) {
             self.reason = VerifyError::IssuerTime;
             return Ok(false);
         }
-        // The path counts every certificate between the leaf and this one, as Go does.
+        // Every certificate between the leaf and this one counts, as in Go.
         let below = path.len().saturating_sub(1);
-        let short_enough = view::path_length(issuer)
+        let short_enough = x509::path_length(issuer)
             .is_none_or(|limit| usize::try_from(limit).is_ok_and(|limit| below <= limit));
         let allowed = short_enough
-            && view::may_sign(issuer)
-            && view::is_understood(issuer)
+            && x509::may_sign(issuer)
+            && x509::is_understood(issuer)
             && constraints::permit(issuer, leaf);
         if !allowed {
             self.reason = VerifyError::IssuerRefused;
         }
         Ok(allowed)
     }
+}
+
+/// How the key id of a certificate's issuer compares with that of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyIdMatch {
+    Equal,
+    /// One of the two has none.
+    Unknown,
+    Different,
+}
+
+fn key_id_match(cert: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> KeyIdMatch {
+    match (x509::authority_key_id(cert), x509::subject_key_id(issuer)) {
+        (Some(wanted), Some(found)) if wanted == found => KeyIdMatch::Equal,
+        (Some(_), Some(_)) => KeyIdMatch::Different,
+        _ => KeyIdMatch::Unknown,
+    }
+}
+
+/// Whether a certificate with this name and key is in the path already: it leads nowhere new.
+fn is_repeated(path: &[&X509Certificate<'_>], next: &X509Certificate<'_>) -> bool {
+    path.iter().any(|seen| {
+        seen.subject().as_raw() == next.subject().as_raw()
+            && seen.public_key().raw == next.public_key().raw
+    })
 }

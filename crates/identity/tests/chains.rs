@@ -1,4 +1,4 @@
-//! What `verify_svid` accepts, with chains of an independent issuer (rcgen, openssl).
+//! The chains that `verify_svid` accepts and rejects, from independent issuers (rcgen, openssl).
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
@@ -21,7 +21,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(NOW).unwrap()
 }
 
-/// Somebody who can sign: a name and a key.
+/// A name and a key that can sign.
 struct Party {
     params: CertificateParams,
     key: KeyPair,
@@ -40,7 +40,7 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-/// A CA; `change` makes it special.
+/// A CA with a change of its parameters.
 fn ca(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Party {
     let mut params = params(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -58,7 +58,7 @@ impl Party {
         self.params.self_signed(&self.key).unwrap().der().clone()
     }
 
-    /// This party's certificate, signed by another one.
+    /// This party's certificate, signed by another party.
     fn by(&self, signer: &Party) -> CertificateDer<'static> {
         let issuer = Issuer::from_params(&signer.params, &signer.key);
         self.params.signed_by(&self.key, &issuer).unwrap().der().clone()
@@ -81,8 +81,11 @@ impl Party {
 }
 
 fn anchors(roots: &[CertificateDer<'static>]) -> TrustAnchors {
-    let chain = identity::CertChain::from_der(roots.to_vec()).unwrap();
-    TrustAnchors::parse_pem(chain.to_pem().as_bytes()).unwrap()
+    let pem = |root: &CertificateDer<'static>| {
+        identity::CertChain::from_der(vec![root.clone()]).unwrap().to_pem()
+    };
+    let pem: String = roots.iter().map(pem).collect();
+    TrustAnchors::parse_pem(pem.as_bytes()).unwrap()
 }
 
 fn verify(
@@ -92,7 +95,7 @@ fn verify(
     verify_svid(chain, &anchors(roots), now()).map(|id| id.to_string())
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "compared with what verifying returns")]
+#[expect(clippy::unnecessary_wraps, reason = "compared with the result of verification")]
 fn accepted() -> Result<String, VerifyError> {
     Ok(ID.to_owned())
 }
@@ -102,7 +105,7 @@ fn accepts_a_chain_with_and_without_intermediate() {
     let (root, issuer) = (plain("root"), plain("issuer"));
     assert_eq!(verify(&[root.leaf()], &[root.own()]), accepted());
     assert_eq!(verify(&[issuer.leaf(), issuer.by(&root)], &[root.own()]), accepted());
-    // The peer sends the root too, and in another order: neither matters.
+    // A peer may present the root and use any order.
     let chain = [issuer.leaf(), root.own(), issuer.by(&root)];
     assert_eq!(verify(&chain, &[root.own()]), accepted());
 }
@@ -118,8 +121,8 @@ fn tries_every_anchor_of_the_same_name() {
 }
 
 #[test]
-fn follows_crosses_of_a_rotation_from_either_root() {
-    // The second root certified by the first issuer: what a rotation without the root key sends.
+fn follows_cross_signed_certificates_from_either_root() {
+    // The first issuer cross-signs the second root, as in a rotation without the first root's key.
     let (r1, r2) = (plain("O"), plain("O"));
     let (i1, i2) = (plain("I"), plain("I"));
     let chain = [i2.leaf(), i2.by(&r2), r2.by(&i1), i1.by(&r1)];
@@ -129,7 +132,7 @@ fn follows_crosses_of_a_rotation_from_either_root() {
 }
 
 #[test]
-fn a_root_that_only_the_peer_shows_is_not_trusted() {
+fn a_root_that_only_the_peer_presents_is_not_trusted() {
     let (mine, theirs) = (plain("O"), plain("O"));
     let chain = [theirs.leaf(), theirs.own()];
     assert_eq!(verify(&chain, &[mine.own()]), Err(VerifyError::UnknownAuthority));
@@ -138,7 +141,7 @@ fn a_root_that_only_the_peer_shows_is_not_trusted() {
 #[rstest]
 #[case::expired(NOW - 2 * HOUR, NOW - HOUR)]
 #[case::not_yet(NOW + HOUR, NOW + 2 * HOUR)]
-fn validity_counts_for_leaf_issuer_and_anchor(#[case] from: i64, #[case] to: i64) {
+fn leaf_issuer_and_anchor_must_be_valid_now(#[case] from: i64, #[case] to: i64) {
     let untimely = |params: &mut CertificateParams| {
         (params.not_before, params.not_after) = (at(from), at(to));
     };
@@ -187,7 +190,7 @@ fn only_authorities_sign() {
 }
 
 #[test]
-fn a_leaf_that_could_sign_is_no_svid() {
+fn a_leaf_that_may_sign_is_rejected() {
     let root = plain("root");
     let is_ca = root.leaf_with(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     assert_eq!(verify(&[is_ca], &[root.own()]), Err(VerifyError::LeafIsCa));
@@ -198,21 +201,21 @@ fn a_leaf_that_could_sign_is_no_svid() {
 #[rstest]
 #[case::none(&[], "certificate contains 0 URI names instead of one")]
 #[case::two(&[ID, "spiffe://td/other"], "certificate contains 2 URI names instead of one")]
-#[case::http(&["http://td/ns/a/b"], "read the SPIFFE ID of the certificate")]
-fn a_leaf_carries_exactly_one_spiffe_id(#[case] uris: &[&str], #[case] want: &str) {
+#[case::http(&["http://td/ns/a/b"], "parse the SPIFFE ID of the certificate")]
+fn a_leaf_has_exactly_one_spiffe_id(#[case] uris: &[&str], #[case] want: &str) {
     let root = plain("root");
     let leaf = root.leaf_with(|params| {
         params.subject_alt_names =
             uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
     });
     let Err(VerifyError::Chain(cause)) = verify(&[leaf], &[root.own()]) else {
-        panic!("not refused as a chain");
+        panic!("not rejected as a chain");
     };
     assert_eq!(cause.to_string(), want);
 }
 
 #[test]
-fn a_trust_domain_alone_is_nobody() {
+fn a_spiffe_id_without_path_is_rejected() {
     let root = plain("root");
     let leaf = root.leaf_with(|params| {
         params.subject_alt_names = vec![SanType::URI("spiffe://td".try_into().unwrap())];
@@ -221,7 +224,7 @@ fn a_trust_domain_alone_is_nobody() {
 }
 
 #[test]
-fn unknown_critical_extensions_are_refused_and_others_are_not() {
+fn rejects_unknown_critical_extensions_only() {
     let extension = |critical: bool| {
         let mut extension =
             CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![5, 0]);
@@ -238,7 +241,7 @@ fn unknown_critical_extensions_are_refused_and_others_are_not() {
 }
 
 #[test]
-fn dns_constraints_bind_dns_names_only() {
+fn dns_constraints_apply_to_dns_names_only() {
     let root = ca("root", |params| {
         params.name_constraints = Some(NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName("svc".to_owned())],
@@ -260,7 +263,7 @@ fn dns_constraints_bind_dns_names_only() {
 #[case::permitted("permitted;URI:td", true)]
 #[case::other("permitted;URI:elsewhere", false)]
 #[case::excluded("excluded;URI:td", false)]
-fn uri_constraints_bind_the_trust_domain(#[case] constraint: &str, #[case] ok: bool) {
+fn uri_constraints_apply_to_the_trust_domain(#[case] constraint: &str, #[case] ok: bool) {
     let dir = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| {
         let done = Command::new("openssl").current_dir(dir.path()).args(args).output().unwrap();
@@ -313,8 +316,7 @@ fn authorities_that_sign_each_other_end_the_search() {
 }
 
 #[test]
-fn the_work_for_one_peer_is_bounded() {
-    // Authorities of one name that all certify each other's key: the paths multiply.
+fn certificates_of_one_name_and_key_cost_one_check() {
     let one = plain("same");
     let mut chain = vec![one.leaf()];
     for serial in 0..15_u64 {
@@ -323,9 +325,36 @@ fn the_work_for_one_peer_is_bounded() {
         chain.push(again.own());
     }
     let root = plain("other");
-    assert_eq!(verify(&chain, &[root.own()]), Err(VerifyError::TooComplex));
+    assert_eq!(verify(&chain, &[root.own()]), Err(VerifyError::UnknownAuthority));
     chain.extend_from_within(1..);
     assert!(matches!(verify(&chain, &[root.own()]), Err(VerifyError::Chain(_))), "too long");
+}
+
+#[rstest]
+#[case::at_the_limit(16, accepted())]
+#[case::above_the_limit(17, Err(VerifyError::TooComplex))]
+fn signature_checks_are_bounded(#[case] roots: usize, #[case] want: Result<String, VerifyError>) {
+    let mut roots: Vec<Party> = (0..roots).map(|_| plain("same")).collect();
+    let signer = roots.pop().unwrap();
+    let own: Vec<_> = roots.iter().chain([&signer]).map(Party::own).collect();
+    assert_eq!(verify(&[signer.leaf()], &own), want, "the signer is tried last");
+    let named = signer.leaf_with(|params| params.use_authority_key_identifier_extension = true);
+    assert_eq!(verify(&[named], &own), accepted(), "a matching key id is tried first");
+}
+
+#[test]
+fn slow_chains_cost_no_more_checks() {
+    // P-521 authorities of one name that sign each other in a circle.
+    let slow = |_| {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
+        Party { params: plain("same").params, key }
+    };
+    let parties: Vec<Party> = (0..15).map(slow).collect();
+    let next = parties.iter().cycle().skip(1);
+    let mut chain = vec![parties[0].leaf()];
+    chain.extend(parties.iter().zip(next).map(|(party, next)| party.by(next)));
+    let root = plain("other");
+    assert_eq!(verify(&chain, &[root.own()]), Err(VerifyError::TooComplex));
 }
 
 fn copy(key: &KeyPair) -> KeyPair {
@@ -333,7 +362,7 @@ fn copy(key: &KeyPair) -> KeyPair {
 }
 
 #[test]
-fn an_empty_or_damaged_chain_is_refused() {
+fn rejects_empty_and_invalid_chains() {
     let root = plain("root");
     assert!(matches!(verify(&[], &[root.own()]), Err(VerifyError::Chain(_))));
     let mut longer = root.leaf().to_vec();
@@ -346,7 +375,7 @@ proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_damage_makes_another_identity(at in 0_usize..2000, bit in 0_u8..8) {
+    fn a_changed_bit_makes_no_other_identity(at in 0_usize..2000, bit in 0_u8..8) {
         let root = plain("root");
         let mut leaf = root.leaf().to_vec();
         let at = at % leaf.len();

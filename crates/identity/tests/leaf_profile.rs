@@ -1,4 +1,4 @@
-//! The profile of what sentry issues, read by a parser that did not write it and by openssl.
+//! The profile of issued certificates, read by an independent parser and by openssl.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::process::Command;
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use identity::{
     Bundle, BundlePem, GenerateOptions, IssuedLeaf, KeyKind, LeafRequest, PrivateKey, SpiffeId,
-    TrustDomain, verify_svid,
+    TrustAnchors, TrustDomain, verify_svid,
 };
 use jiff::Timestamp;
 use rstest::rstest;
+use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 const TTL: Duration = Duration::from_hours(24);
@@ -40,11 +41,48 @@ fn leaf(bundle: &Bundle, dns_names: &[String], key: KeyKind) -> IssuedLeaf {
     let request = LeafRequest {
         id: &id(),
         dns_names,
+        container_images: None,
         public_key: key.public_key_der(),
         ttl: TTL,
         clock_skew: SKEW,
     };
     bundle.issue(&request, now()).unwrap()
+}
+
+/// The example of Dapr 1.19; the digest is that of the inner DER in its release.
+#[test]
+fn container_images_are_the_last_extension() {
+    let json = r#"[{"role":"daprd","containerName":"daprd","image":"registry.example/dapr/daprd:1.19.0","digest":"sha256:aaa111"},{"role":"app","containerName":"myapp","image":"registry.example/myapp:v2"}]"#;
+    let (bundle, pem) = generate(KeyKind::EcdsaP256);
+    let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
+    let request = LeafRequest {
+        id: &id(),
+        dns_names: &[],
+        container_images: Some(json),
+        public_key: key.public_key_der(),
+        ttl: TTL,
+        clock_skew: SKEW,
+    };
+    let issued = bundle.issue(&request, now()).unwrap();
+    let (_, cert) = X509Certificate::from_der(&issued.chain.certs()[0]).unwrap();
+    let last = cert.extensions().last().unwrap();
+    assert_eq!(
+        (last.oid.to_id_string().as_str(), last.critical),
+        ("1.3.6.1.4.1.57683.100.1", false)
+    );
+    assert_eq!(last.oid.as_bytes(), [0x2b, 6, 1, 4, 1, 0x83, 0xc2, 0x53, 0x64, 1]);
+    assert_eq!(last.value, [&[0x04, 0x81, 0xbb][..], json.as_bytes()].concat());
+    assert_eq!(last.value.len(), 190);
+    let want = "9978bc8496ec4a0dd72fc24f179825b47cd8a73178eb075991121e11ddeb14b7";
+    let byte = |at: usize| u8::from_str_radix(want.get(at..at + 2).unwrap(), 16).unwrap();
+    let want: Vec<u8> = (0..want.len()).step_by(2).map(byte).collect();
+    assert_eq!(Sha256::digest(last.value).to_vec(), want);
+    // Peers ignore an unknown extension that is not critical.
+    let anchors = TrustAnchors::parse_pem(pem.anchors.as_bytes()).unwrap();
+    assert_eq!(verify_svid(issued.chain.certs(), &anchors, now()), Ok(id()));
+    let without = leaf(&bundle, &[], KeyKind::Ed25519);
+    let (_, cert) = X509Certificate::from_der(&without.chain.certs()[0]).unwrap();
+    assert_eq!(cert.extensions().len(), 4);
 }
 
 fn extensions(cert: &X509Certificate<'_>) -> Vec<(String, bool)> {
@@ -159,7 +197,7 @@ fn openssl_accepts_the_chain(
 
 #[test]
 fn the_issuer_name_is_copied_byte_for_byte() {
-    // A user's CA with string types and a multi-valued attribute that no library would rebuild.
+    // A user's CA with string types and a multi-valued attribute that libraries re-encode.
     let dir = tempfile::tempdir().unwrap();
     let openssl = |args: &[&str]| {
         let run = Command::new("openssl").current_dir(dir.path()).args(args).output().unwrap();
@@ -238,7 +276,7 @@ fn the_issuer_name_is_copied_byte_for_byte() {
 #[case(&["ecparam", "-genkey", "-name", "prime256v1"])]
 #[case(&["ecparam", "-genkey", "-noout", "-name", "secp384r1"])]
 #[case(&["genpkey", "-algorithm", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"])]
-fn reads_the_keys_that_openssl_writes(#[case] args: &[&str]) {
+fn parses_keys_of_openssl(#[case] args: &[&str]) {
     let made = Command::new("openssl").args(args).output().unwrap();
     let key = PrivateKey::from_pem(&made.stdout).unwrap();
     let csr = identity::csr_pem(&key).unwrap();
@@ -251,7 +289,7 @@ fn reads_the_keys_that_openssl_writes(#[case] args: &[&str]) {
 #[rstest]
 #[case::p224("secp224r1", identity::CsrError::Curve)]
 #[case::bitcoin("secp256k1", identity::CsrError::Curve)]
-fn refuses_requests_for_foreign_curves(#[case] curve: &str, #[case] want: identity::CsrError) {
+fn rejects_requests_for_unsupported_curves(#[case] curve: &str, #[case] want: identity::CsrError) {
     let option = format!("ec_paramgen_curve:{curve}");
     let made = Command::new("openssl")
         .args([
@@ -279,7 +317,7 @@ fn refuses_requests_for_foreign_curves(#[case] curve: &str, #[case] want: identi
 #[case::sha512(&["-newkey", "rsa:2048", "-sha512"], Ok(()))]
 #[case::p256_sha384(&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-sha384"], Ok(()))]
 #[case::sha1(&["-newkey", "rsa:2048", "-sha1"], Err(identity::CsrError::Signature))]
-fn judges_requests_of_openssl(#[case] key: &[&str], #[case] want: Result<(), identity::CsrError>) {
+fn parses_requests_of_openssl(#[case] key: &[&str], #[case] want: Result<(), identity::CsrError>) {
     let made = Command::new("openssl")
         .args(["req", "-new", "-nodes", "-subj", "/CN=ignored", "-keyout", "/dev/null"])
         .args(key)

@@ -1,4 +1,4 @@
-//! What is done about a stored CA in every state that Secret and `ConfigMap` can be in.
+//! The decision about a stored CA, for every state of Secret and `ConfigMap`.
 
 use identity::stored::{Plan, Published, Source, Stored, plan};
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ fn config_map(text: &str) -> Published {
 }
 
 #[test]
-fn generates_only_where_nothing_exists() {
+fn creates_a_ca_only_if_none_is_stored() {
     for published in [Published::Nowhere, Published::ConfigMap(None), config_map(" \n")] {
         assert_eq!(outcome(&Stored::default(), &published), "generate", "{published:?}");
     }
@@ -46,7 +46,7 @@ fn a_lost_secret_is_not_replaced() {
 }
 
 #[rstest]
-fn every_incomplete_secret_is_refused(
+fn rejects_every_incomplete_secret(
     #[values(1, 2, 3, 4, 5, 6)] present: u8,
     #[values(Published::Nowhere, Published::ConfigMap(None))] published: Published,
 ) {
@@ -62,7 +62,7 @@ fn every_incomplete_secret_is_refused(
 }
 
 #[test]
-fn the_config_map_follows_the_secret() {
+fn the_config_map_is_updated_from_the_secret() {
     let ca = Ca::new();
     let stored = Stored::from_pem(ca.pem());
     let extra_newline = format!("{}\n", ca.pem().anchors);
@@ -74,7 +74,7 @@ fn the_config_map_follows_the_secret() {
 }
 
 #[test]
-fn a_secret_of_cert_manager_is_used_where_the_native_names_are_not() {
+fn cert_manager_names_are_used_without_native_ones() {
     let (ca, other) = (Ca::new(), Ca::new());
     let part = |text: &str| Some(text.as_bytes().to_vec());
     let root = || Stored::new(part(&ca.pem().anchors), None, None);
@@ -82,7 +82,7 @@ fn a_secret_of_cert_manager_is_used_where_the_native_names_are_not() {
     let stored = root().or_cert_manager(tls().0, tls().1);
     assert_eq!(outcome(&stored, &Published::Nowhere), "use");
     assert_eq!(stored.source(), Source::CertManager);
-    // The native names win, and half of them is an accident that nobody else repairs.
+    // The native names have precedence, even if one part is missing.
     let native = Stored::from_pem(other.pem()).or_cert_manager(tls().0, tls().1);
     assert_eq!(native, Stored::from_pem(other.pem()));
     let half = Stored::new(part(&ca.pem().anchors), tls().0, None);
@@ -94,7 +94,7 @@ fn a_secret_of_cert_manager_is_used_where_the_native_names_are_not() {
 }
 
 #[test]
-fn an_invalid_ca_is_refused_and_never_replaced() {
+fn an_invalid_ca_is_rejected_and_never_replaced() {
     let (ca, other) = (Ca::new(), Ca::new());
     let part = |text: &str| Some(text.as_bytes().to_vec());
     let wrong_key = Stored::new(
@@ -104,7 +104,7 @@ fn an_invalid_ca_is_refused_and_never_replaced() {
     );
     assert_eq!(
         outcome(&wrong_key, &Published::Nowhere),
-        "the stored CA cannot be used: issuer key does not match issuer certificate"
+        "the stored CA is invalid: issuer key does not match issuer certificate"
     );
     let wrong_root = Stored::new(
         part(&other.pem().anchors),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use identity::{
-    Bundle, BundlePem, CertChain, GenerateOptions, KeyKind, LeafRequest, PrivateKey, SpiffeId,
-    Succession, TrustAnchors, TrustDomain,
+    Bundle, BundlePem, CertChain, CrossSignedCa, GenerateOptions, KeyKind, LeafRequest, PrivateKey,
+    SpiffeId, TrustAnchors, TrustDomain,
 };
 use jiff::Timestamp;
 use rcgen::{CertificateParams, DistinguishedName, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -78,15 +78,15 @@ impl Ca {
         Self { bundle, pem }
     }
 
-    /// What takes the place of this CA in a rotation.
+    /// The CA of both rotation stages after this one.
     ///
     /// # Panics
     /// The crypto library fails, or this CA has expired.
     #[expect(clippy::unwrap_used, reason = "a test without a CA cannot go on")]
-    pub fn successor(&self) -> Succession {
+    pub fn cross_signed(&self) -> CrossSignedCa {
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN).unwrap();
         let options = options(&trust_domain, identity::SELF_SIGNED_LIFETIME);
-        self.bundle.successor(&options, now()).unwrap()
+        self.bundle.cross_sign(&options, now()).unwrap()
     }
 
     /// A new SVID `spiffe://cluster.local/ns/<namespace>/<app>` with an Ed25519 key.
@@ -106,6 +106,7 @@ impl Ca {
         let request = LeafRequest {
             id: &id,
             dns_names: &options.dns_names,
+            container_images: None,
             public_key: key.public_key_der(),
             ttl: options.ttl,
             clock_skew: SKEW,

@@ -12,7 +12,7 @@ use proto::sentry::{SignCertificateRequest, sign_certificate_request::TokenValid
 use tokio::sync::watch;
 use tonic::Code;
 
-use runtime::{environment, random};
+use runtime::{clock, environment, random};
 
 use crate::svid::{CertifiedSvid, Mode, Options};
 use crate::{channel, tls};
@@ -31,6 +31,7 @@ const CONTROL_PLANE: [&str; 5] =
 
 pub(crate) struct SentryClient {
     options: Options,
+    anchors: watch::Receiver<Arc<TrustAnchors>>,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -42,17 +43,21 @@ impl SentryClient {
         let sentry =
             SpiffeId::new(&options.trust_domain, &options.control_plane_namespace, "dapr-sentry")
                 .context("name sentry's SPIFFE id")?;
-        Ok(Self { tls: tls::anonymous_client(anchors, sentry)?, options })
+        let tls = tls::anonymous_client(anchors.clone(), sentry)?;
+        Ok(Self { options, anchors, tls })
     }
 
-    /// Asks for a new SVID, with a new key.
+    /// Requests an SVID for a new key. A certificate that peers would reject is an error.
     pub(crate) async fn request(&self) -> anyhow::Result<CertifiedSvid> {
         let key = PrivateKey::generate(self.options.key_kind).context("make a key")?;
         let csr = identity::csr_pem(&key).context("make a certificate request")?;
         let token = read_token(self.options.mode)?;
         let message = self.message(csr, token);
         let chain = self.sign(message).await?;
-        let chain = CertChain::parse_pem(&chain).context("parse sentry's answer")?;
+        let chain = CertChain::parse_pem(&chain).context("parse sentry's response")?;
+        let anchors = self.anchors.borrow().clone();
+        identity::verify_svid(chain.certs(), &anchors, clock::now())
+            .context("verify the certificate of sentry's response")?;
         CertifiedSvid::new(chain, &key)
     }
 

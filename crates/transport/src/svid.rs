@@ -121,7 +121,7 @@ impl Svid {
 }
 
 /// Waits for the trust anchors, asks sentry for the first SVID and keeps it fresh for as long as
-/// the scope lives. Health target: `security-provider`.
+/// the scope lives. Health target: `security-provider`, ready while the SVID is valid.
 ///
 /// Waits as long as it takes: sentry may start after us. Dropping the future is safe.
 ///
@@ -192,9 +192,13 @@ async fn renew(
                 Ok(renewed) => {
                     svid.replace(renewed);
                     at = due(&svid);
+                    ready.set_ready();
                 }
                 Err(e) => {
-                    tracing::error!(target: "dapr.runtime.security", "renewal failed: {e:#}; the present certificate stays in use");
+                    if svid.current().chain().not_after() <= clock::now() {
+                        ready.set_not_ready();
+                    }
+                    tracing::error!(target: "dapr.runtime.security", "renewal failed: {e:#}; the current certificate stays in use");
                     tokio::time::sleep(random::jittered(RETRY, SPREAD)).await;
                 }
             }

@@ -5,9 +5,10 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use identity::{Csr, KeyKind, LeafRequest, SpiffeId, TrustAnchors, TrustDomain};
+use identity::{Csr, KeyKind, LeafRequest, SpiffeId, TrustAnchors, TrustDomain, verify_svid};
 use proto::sentry::ca_client::CaClient;
 use proto::sentry::ca_server::{Ca as CaService, CaServer};
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
@@ -29,6 +30,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Sentry {
     ca: Arc<Ca>,
     ttl: Duration,
+    /// The first requests, which another CA signs.
+    foreign: usize,
+    /// The number of requests after which all are refused.
+    refuses_after: usize,
+    requests: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -57,11 +63,17 @@ impl CaService for Sentry {
         let leaf = LeafRequest {
             id: &id,
             dns_names: &[],
+            container_images: None,
             public_key: csr.public_key_der(),
             ttl: self.ttl,
             clock_skew: Duration::ZERO,
         };
-        let issued = self.ca.bundle().issue(&leaf, runtime::clock::now()).unwrap();
+        let number = self.requests.fetch_add(1, Ordering::SeqCst);
+        if number >= self.refuses_after {
+            return Err(Status::permission_denied("refused"));
+        }
+        let ca = if number < self.foreign { Arc::new(Ca::new()) } else { self.ca.clone() };
+        let issued = ca.bundle().issue(&leaf, runtime::clock::now()).unwrap();
         Ok(Response::new(SignCertificateResponse {
             workload_certificate: issued.chain.to_pem().into_bytes(),
             ..Default::default()
@@ -93,7 +105,13 @@ async fn serve(svid: &Svid, clients: ClientAuth, sentry: Sentry, scope: &Scope) 
 }
 
 fn sentry(ca: &Arc<Ca>) -> Sentry {
-    Sentry { ca: ca.clone(), ttl: Duration::from_hours(1) }
+    Sentry {
+        ca: ca.clone(),
+        ttl: Duration::from_hours(1),
+        foreign: 0,
+        refuses_after: usize::MAX,
+        requests: Arc::default(),
+    }
 }
 
 /// Who the server says we are, or how the call failed.
@@ -219,7 +237,7 @@ async fn new_connections_use_a_replaced_certificate() {
 async fn a_service_gets_its_identity_from_sentry_and_renews_it() {
     let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
     let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
-    let short = Sentry { ca: ca.clone(), ttl: Duration::from_secs(4) };
+    let short = Sentry { ttl: Duration::from_secs(4), ..sentry(&ca) };
     let address = serve(&own, ClientAuth::None, short, &scope).await;
     let svid = placement(
         address,
@@ -235,6 +253,34 @@ async fn a_service_gets_its_identity_from_sentry_and_renews_it() {
         svid.current().chain().certs() != first.chain().certs()
     })
     .await;
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_not_used() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
+    let switching = Sentry { foreign: 1, ..sentry(&ca) };
+    let requests = switching.requests.clone();
+    let address = serve(&own, ClientAuth::None, switching, &scope).await;
+    let anchors = AnchorSource::Pem(ca.anchors().pem().to_owned());
+    let svid = placement(address, anchors, KeyKind::Ed25519, &scope).await;
+    assert_eq!(requests.load(Ordering::SeqCst), 2, "the first certificate is rejected");
+    let chain = svid.current().chain().clone();
+    assert!(verify_svid(chain.certs(), &ca.anchors(), runtime::clock::now()).is_ok());
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_whose_certificate_expires_is_not_ready() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let own = fixed(&ca.svid("dapr-system", "dapr-sentry"), ca.anchors());
+    let once = Sentry { ttl: Duration::from_secs(2), refuses_after: 1, ..sentry(&ca) };
+    let address = serve(&own, ClientAuth::None, once, &scope).await;
+    let anchors = AnchorSource::Pem(ca.anchors().pem().to_owned());
+    let _svid = placement(address, anchors, KeyKind::Ed25519, &scope).await;
+    assert!(scope.is_ready());
+    testkit::until("the service is not ready", async || !scope.is_ready()).await;
     scope.shutdown().await.unwrap();
 }
 

@@ -65,7 +65,7 @@ fn bundle(facts: &Facts) -> Finding {
 fn issuer(facts: &Facts) -> Finding {
     let id = "issuer-expiry";
     about(GROUP, id, &facts.trust.stored, |stored| {
-        let life = stored.as_ref().and_then(identity::stored::Stored::life);
+        let life = stored.as_ref().and_then(identity::stored::Stored::validity);
         life.map_or_else(
             || Finding::error(GROUP, id, "there is no issuer certificate", RENEW),
             |life| expiry(id, "the issuer certificate", life, facts.now()),

@@ -1,9 +1,0 @@
-//! Every flag with its default, so that a change of one is seen.
-
-use clap::CommandFactory as _;
-
-#[test]
-fn help_and_defaults() {
-    let help = sentry::Flags::command().term_width(100).render_long_help();
-    insta::assert_snapshot!(help.to_string());
-}
