@@ -31,6 +31,9 @@
 - --ca-keep-retired
 - {{ . | quote }}
 {{- end }}
+{{- if not (dig "containerImagesExtension" true .Values.dapr_sentry) }}
+- --container-images-extension=false
+{{- end }}
 {{- if dig "jwt" "enabled" false .Values.dapr_sentry }}
 {{- $jwt := .Values.dapr_sentry.jwt }}
 - --jwt-enabled=true
