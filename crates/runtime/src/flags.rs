@@ -20,6 +20,9 @@ pub struct ProcessFlags {
     /// Append log lines to this file instead of standard output
     #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
+    /// Further flags about the log.
+    #[command(flatten)]
+    pub log: LogFlags,
     /// Serve Prometheus metrics
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
@@ -36,6 +39,77 @@ pub struct ProcessFlags {
     /// Address that the health port listens on; empty means all
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub healthz_listen_address: String,
+}
+
+/// Where log lines go and how log files are rotated (Dapr 1.19).
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct LogFlags {
+    /// Write log lines to each of these: stdout, stderr or paths of files, separated by commas. A
+    /// file of --log-file is written too; without both, standard output
+    #[arg(long, default_value = "", value_name = "LIST", hide_default_value = true)]
+    pub log_outputs: String,
+    /// Rotate a log file before it grows beyond this: a number of MiB, or with K, M or G. 0 never
+    /// rotates
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = log_size)]
+    pub log_file_max_size: u64,
+    /// Keep so many rotated log files; 0 keeps all
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    pub log_file_max_backups: usize,
+    /// Keep rotated log files so long: a number of days, or a duration such as 36h. 0 keeps them
+    #[arg(long, default_value = "0", value_name = "AGE", value_parser = log_age)]
+    pub log_file_max_age: LogAge,
+    /// Compress rotated log files with gzip
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = log_compression, action = clap::ArgAction::Set)]
+    pub log_file_compression: bool,
+    /// Go time layout of the time in log lines, such as 2006-01-02T15:04:05.000Z07:00; empty means
+    /// RFC 3339 with nanoseconds
+    #[arg(long, default_value = "", value_name = "LAYOUT", hide_default_value = true)]
+    pub log_timestamp_format: String,
+}
+
+/// How long rotated log files are kept; zero keeps them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogAge(pub Duration);
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = Duration::from_hours(24);
+
+fn log_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (text.get(..at), KIB),
+        Some((at, 'M' | 'm')) => (text.get(..at), MIB),
+        Some((at, 'G' | 'g')) => (text.get(..at), GIB),
+        _ => (Some(text), MIB),
+    };
+    let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let bytes = number.and_then(|number| number.parse::<u64>().ok()?.checked_mul(unit));
+    bytes.ok_or_else(|| {
+        format!("{text:?} is not a size; write a number of MiB, or a number with K, M or G")
+    })
+}
+
+fn log_age(text: &str) -> Result<LogAge, String> {
+    let days =
+        if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None };
+    let age = match days {
+        Some(days) => DAY.checked_mul(days),
+        None => go_duration::parse(text).ok(),
+    };
+    age.map(LogAge).ok_or_else(|| {
+        format!("{text:?} is not an age; write a number of days, or a duration such as 36h")
+    })
+}
+
+fn log_compression(text: &str) -> Result<bool, String> {
+    match text {
+        "gzip" => Ok(true),
+        "none" => Ok(false),
+        other => go_bool(other)
+            .map_err(|_| format!("{other:?} is no compression; write true, false, gzip or none")),
+    }
 }
 
 /// Parses the command line. `-port=1` and `--port=1` are the same; a flag error prints the usage
@@ -126,6 +200,54 @@ mod tests {
     #[case(&[], false)]
     fn reads_go_booleans(#[case] args: &[&str], #[case] want: bool) {
         assert_eq!(probe(args).map(|p| p.process.log_as_json).map_err(|e| e.to_string()), Ok(want));
+    }
+
+    #[rstest]
+    #[case::off("0", 0)]
+    #[case::mebibytes("100", 100 * MIB)]
+    #[case::kibibytes("64K", 64 * KIB)]
+    #[case::with_its_unit("5M", 5 * MIB)]
+    #[case::gibibytes("2G", 2 * GIB)]
+    #[case::largest("17592186044415", u64::MAX - (MIB - 1))]
+    fn reads_sizes_of_log_files(#[case] text: &str, #[case] want: u64) {
+        assert_eq!(log_size(text), Ok(want));
+    }
+
+    #[rstest]
+    #[case::no_number("--log-file-max-size=big", "is not a size")]
+    #[case::unit_alone("--log-file-max-size=M", "is not a size")]
+    #[case::empty("--log-file-max-size=", "is not a size")]
+    #[case::sign("--log-file-max-size=+5", "is not a size")]
+    #[case::other_unit("--log-file-max-size=5T", "is not a size")]
+    #[case::beyond("--log-file-max-size=17592186044416", "is not a size")]
+    #[case::age("--log-file-max-age=long", "is not an age")]
+    #[case::negative_age("--log-file-max-age=-1h", "is not an age")]
+    #[case::no_age("--log-file-max-age=", "is not an age")]
+    #[case::word("--log-file-compression=zstd", "is no compression")]
+    #[case::backups("--log-file-max-backups=few", "invalid value 'few'")]
+    fn refuses_what_would_switch_rotation_off_silently(#[case] arg: &str, #[case] says: &str) {
+        let error = probe(&[arg]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(says), "{error}");
+    }
+
+    #[rstest]
+    #[case::days("7", DAY * 7)]
+    #[case::duration("36h", Duration::from_hours(36))]
+    #[case::off("0", Duration::ZERO)]
+    fn reads_ages_of_log_files(#[case] text: &str, #[case] want: Duration) {
+        assert_eq!(log_age(text), Ok(LogAge(want)));
+    }
+
+    #[rstest]
+    #[case(&["--log-file-compression"], true)]
+    #[case(&["--log-file-compression=gzip"], true)]
+    #[case(&["--log-file-compression=none"], false)]
+    #[case(&["--log-file-compression=false"], false)]
+    #[case(&[], false)]
+    fn reads_the_compression_of_log_files(#[case] args: &[&str], #[case] want: bool) {
+        let compression = probe(args).map(|probe| probe.process.log.log_file_compression);
+        assert_eq!(compression.map_err(|error| error.to_string()), Ok(want));
     }
 
     #[test]

@@ -118,6 +118,24 @@ mod tests {
 
     use super::*;
 
+    /// `--healthz-listen-address` (Dapr 1.19): that address alone, IPv6 with or without brackets.
+    #[rstest::rstest]
+    #[case::ipv4("127.0.0.1", "127.0.0.1")]
+    #[case::ipv6("::1", "::1")]
+    #[case::brackets("[::1]", "::1")]
+    #[case::name("localhost", "127.0.0.1")]
+    #[tokio::test]
+    async fn listens_on_the_given_address_alone(#[case] address: &str, #[case] want: IpAddr) {
+        let bound = listen(address, 0).await.unwrap().local_addr().unwrap().ip();
+        assert!(bound == want || address == "localhost" && bound.is_loopback(), "{bound}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_named() {
+        let error = listen("300.1.1.1", 0).await.unwrap_err().to_string();
+        assert!(error.contains("300.1.1.1:0"), "{error}");
+    }
+
     const LIMIT: Duration = Duration::from_secs(20);
 
     async fn health_server(scope: &Scope) -> SocketAddr {

@@ -4,10 +4,12 @@
 //! text lines with the remaining keys sorted, values quoted unless they are plain words. The
 //! target of an event is its scope; its other fields follow under their own names.
 
+mod file;
+mod layout;
+mod outputs;
+
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -19,6 +21,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::{layout::Layout, outputs::Outputs};
 use crate::{ProcessFlags, VERSION, clock, environment};
 
 /// First parts of the targets that follow `--log-level`: the scopes of the services, and the crates
@@ -50,13 +53,7 @@ enum Style {
 /// The level is none of `debug info warn error fatal` (any case), or the file cannot be opened.
 pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> anyhow::Result<()> {
     let level = level(&flags.log_level)?;
-    let out: Box<dyn Write + Send> = match &flags.log_file {
-        Some(path) => {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            Box::new(file.with_context(|| format!("open --log-file {}", path.display()))?)
-        }
-        None => Box::new(std::io::stdout()),
-    };
+    let outputs = Outputs::open(flags)?;
     let style = if flags.log_as_json { Style::Json } else { Style::Text };
     let lines = Lines {
         scope,
@@ -64,9 +61,22 @@ pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> anyhow::Result
         level,
         app_id: scope.replacen('.', "-", 1),
         instance: environment::hostname(),
-        out: Mutex::new(out),
+        layout: layout(&flags.log.log_timestamp_format),
+        out: Mutex::new(outputs),
     };
-    tracing_subscriber::registry().with(lines).try_init().context("install the logger")
+    tracing_subscriber::registry().with(lines).try_init().context("install the logger")?;
+    if outputs::never_rotates(&flags.log) {
+        tracing::warn!(
+            target: "dapr.log",
+            "log files are not rotated: --log-file-max-backups, --log-file-max-age and \
+             --log-file-compression have no effect without --log-file-max-size"
+        );
+    }
+    Ok(())
+}
+
+fn layout(text: &str) -> Option<Layout> {
+    (!text.is_empty()).then(|| Layout::parse(text))
 }
 
 fn level(name: &str) -> anyhow::Result<LevelFilter> {
@@ -87,7 +97,9 @@ struct Lines {
     level: LevelFilter,
     app_id: String,
     instance: String,
-    out: Mutex<Box<dyn Write + Send>>,
+    /// `None` prints RFC 3339 with nanoseconds.
+    layout: Option<Layout>,
+    out: Mutex<Outputs>,
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -131,10 +143,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             }
         }
         event.record(&mut fields);
-        let line = self.line(event.metadata(), fields, clock::now());
+        let now = clock::now();
+        let line = self.line(event.metadata(), fields, now);
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        // A log that cannot be written has nowhere to be reported.
-        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+        out.write(&line, now, |message| {
+            self.print(now, level_name(Level::WARN), "dapr.log", message, BTreeMap::new())
+        });
     }
 }
 
@@ -155,14 +169,30 @@ impl Lines {
         let scope =
             if metadata.target().starts_with("dapr") { metadata.target() } else { self.scope };
         let level = if fatal { "fatal" } else { level_name(*metadata.level()) };
+        self.print(now, level, scope, message, fields)
+    }
+
+    /// The line of a message, with the keys that every line has.
+    fn print(
+        &self,
+        now: jiff::Timestamp,
+        level: &str,
+        scope: &str,
+        message: String,
+        mut fields: BTreeMap<&'static str, Value>,
+    ) -> String {
         fields.entry("app_id").or_insert_with(|| self.app_id.as_str().into());
         fields.insert("instance", self.instance.as_str().into());
         fields.insert("scope", scope.into());
         fields.insert("type", "log".into());
         fields.insert("ver", VERSION.into());
+        let time = match &self.layout {
+            Some(layout) => layout.format(now),
+            None => format!("{now:.9}"),
+        };
         match self.style {
-            Style::Text => text_line(now, level, &message, &fields),
-            Style::Json => json_line(now, level, message, fields),
+            Style::Text => text_line(&time, level, &message, &fields),
+            Style::Json => json_line(time, level, message, fields),
         }
     }
 }
@@ -177,12 +207,12 @@ fn level_name(level: Level) -> &'static str {
 }
 
 fn text_line(
-    now: jiff::Timestamp,
+    time: &str,
     level: &str,
     message: &str,
     fields: &BTreeMap<&'static str, Value>,
 ) -> String {
-    let mut line = format!("time=\"{now:.9}\" level={level} msg={message:?}");
+    let mut line = format!("time={time:?} level={level} msg={message:?}");
     for (key, value) in fields {
         let text = match value {
             Value::String(text) => text.clone(),
@@ -198,14 +228,14 @@ fn text_line(
 }
 
 fn json_line(
-    now: jiff::Timestamp,
+    time: String,
     level: &str,
     message: String,
     mut fields: BTreeMap<&'static str, Value>,
 ) -> String {
     fields.insert("level", level.into());
     fields.insert("msg", message.into());
-    fields.insert("time", format!("{now:.9}").into());
+    fields.insert("time", time.into());
     let sorted: serde_json::Map<String, Value> =
         fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
     let mut line = Value::Object(sorted).to_string();
@@ -249,6 +279,7 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use std::sync::Arc;
 
     #[derive(Clone, Default)]
@@ -265,6 +296,10 @@ mod tests {
     }
 
     fn logged(style: Style, work: impl FnOnce()) -> String {
+        logged_with(style, "", work)
+    }
+
+    fn logged_with(style: Style, format: &str, work: impl FnOnce()) -> String {
         let sink = Sink::default();
         let lines = Lines {
             scope: "dapr.probe",
@@ -272,7 +307,8 @@ mod tests {
             level: LevelFilter::INFO,
             app_id: "dapr-probe".into(),
             instance: "pod-0".into(),
-            out: Mutex::new(Box::new(sink.clone())),
+            layout: layout(format),
+            out: Mutex::new(Outputs::to(sink.clone())),
         };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), work);
         let bytes = sink.0.lock().unwrap().clone();
@@ -308,6 +344,14 @@ mod tests {
         assert_eq!(value["count"], 3);
         assert!(value["time"].as_str().unwrap().ends_with('Z'));
         assert!(value.get("fatal").is_none());
+    }
+
+    #[rstest::rstest]
+    #[case::text(Style::Text, "time=\"at 20")]
+    #[case::json(Style::Json, "\"time\":\"at 20")]
+    fn the_time_has_the_wanted_layout(#[case] style: Style, #[case] says: &str) {
+        let line = logged_with(style, "at 2006", || tracing::info!("now"));
+        assert!(line.contains(says), "{line}");
     }
 
     #[test]
