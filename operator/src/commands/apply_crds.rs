@@ -1,18 +1,22 @@
 //! `operator apply-crds`: brings the custom resource definitions of a cluster to this version, which
-//! Helm does not do. The chart runs it before an upgrade.
+//! Helm does not do. The chart runs it before an upgrade. A definition that a newer release or the
+//! CLI installed keeps everything it has, see [`crd_merge`].
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use kubernetes::{KubeFlags, Precedence, api_text};
 use runtime::ProcessFlags;
 use serde_json::{Value, json};
 
-use crate::subscriptions::crd_patch;
+use crate::{
+    commands::crd_merge::{self, Plan},
+    subscriptions::crd_patch,
+};
 
 /// The definitions as they are installed, `crds/` of the source tree.
 const DEFINITIONS: [&str; 7] = [
@@ -30,6 +34,8 @@ const FIELD_MANAGER: &str = "dapr-crds";
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long the API server may take to serve what it has accepted.
 const SERVED_WITHIN: u32 = 60;
+/// A definition is written by few: the CLI, another hook, the operator's conversion webhook.
+const MERGE_ATTEMPTS: u32 = 5;
 /// How often it is asked.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -44,28 +50,100 @@ pub struct ApplyFlags {
     pub kube: KubeFlags,
 }
 
-/// Applies every definition and waits until all are served. Cancelling leaves whole definitions
-/// of either version.
+/// Merges each of our definitions into the cluster's and waits until all are served. Cancelling
+/// leaves whole definitions of either version.
 ///
 /// # Errors
-/// There are no credentials, the API server refuses one, or does not serve it in time.
+/// There are no credentials, a definition cannot be read, merged or applied, or the API server does
+/// not serve it in time.
 pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Result<()> {
     let client = kubernetes::client(kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let api = definitions(client);
-    let params = PatchParams::apply(FIELD_MANAGER).force();
     let mut names = Vec::new();
     for text in DEFINITIONS {
-        let wanted = definition(text, namespace)?;
-        let name = wanted.name_any();
-        let patched = within(api.patch(&name, &params, &Patch::Apply(&wanted))).await;
-        patched.with_context(|| format!("apply {name}"))?;
-        tracing::info!(target: "dapr.operator.crds", "applied {name}");
+        let ours = definition(text, namespace)?;
+        let name = text_at(&ours, "/metadata/name")?.to_owned();
+        merge(&api, &name, &ours).await?;
         names.push(name);
     }
     for name in &names {
         established(&api, name).await?;
     }
     Ok(())
+}
+
+/// Reads the cluster's definition and writes what [`crd_merge::plan`] says, again when it changed
+/// in between.
+async fn merge(api: &Api<DynamicObject>, name: &str, ours: &Value) -> anyhow::Result<()> {
+    for _ in 0..MERGE_ATTEMPTS {
+        let live = read(api, name).await.with_context(|| format!("read {name}"))?;
+        let (wanted, newer) = match &live {
+            None => (ours.clone(), None),
+            Some(live) => match crd_merge::plan(&serde_json::to_value(live)?, ours)
+                .with_context(|| format!("merge {name}"))?
+            {
+                Plan::Apply(definition) => (definition, None),
+                Plan::Union { definition, newer } => (definition, Some(newer)),
+                Plan::Keep { newer } => {
+                    kept(name, &newer);
+                    return Ok(());
+                }
+            },
+        };
+        if write(api, name, wanted, live.as_ref()).await.with_context(|| format!("apply {name}"))? {
+            if let Some(newer) = newer {
+                kept(name, &newer);
+            } else {
+                tracing::info!(target: "dapr.operator.crds", "applied {name}");
+            }
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{name} changed {MERGE_ATTEMPTS} times while it was merged; run this again")
+}
+
+/// The cluster's definition; without it nothing is applied, for it may be a newer one.
+async fn read(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<Option<DynamicObject>> {
+    let answer =
+        tokio::time::timeout(CALL_LIMIT, api.get_opt(name)).await.with_context(no_answer)?;
+    answer.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 403 => anyhow::anyhow!(
+            "{}; grant get on customresourcedefinitions.apiextensions.k8s.io: a definition that \
+             cannot be read may be newer and is not written",
+            status.message
+        ),
+        error => anyhow::anyhow!(api_text(&error)),
+    })
+}
+
+fn kept(name: &str, newer: &str) {
+    tracing::info!(
+        target: "dapr.operator.crds", "kept {name}: newer than this release (e.g. {newer})"
+    );
+}
+
+/// Applies a definition that was made from `live`; `false` when the cluster's is another by now.
+async fn write(
+    api: &Api<DynamicObject>,
+    name: &str,
+    mut wanted: Value,
+    live: Option<&DynamicObject>,
+) -> anyhow::Result<bool> {
+    let metadata = wanted.pointer_mut("/metadata").and_then(Value::as_object_mut);
+    if let (Some(version), Some(metadata)) =
+        (live.and_then(ResourceExt::resource_version), metadata)
+    {
+        metadata.insert("resourceVersion".to_owned(), json!(version));
+    }
+    let wanted: DynamicObject = serde_json::from_value(wanted).context("read a definition")?;
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let wanted = Patch::Apply(&wanted);
+    let answer = tokio::time::timeout(CALL_LIMIT, api.patch(name, &params, &wanted)).await;
+    match answer.with_context(no_answer)? {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
+        Err(error) => Err(anyhow::anyhow!(api_text(&error))),
+    }
 }
 
 fn definitions(client: Client) -> Api<DynamicObject> {
@@ -76,12 +154,16 @@ fn definitions(client: Client) -> Api<DynamicObject> {
 
 /// A definition whose conversion webhook is the one in `namespace`, so that conversion goes on
 /// while an operator runs. The caBundle is the operator's and stays.
-fn definition(text: &str, namespace: &str) -> anyhow::Result<DynamicObject> {
+fn definition(text: &str, namespace: &str) -> anyhow::Result<Value> {
     let mut definition: Value = serde_saphyr::from_str(text).context("read a definition")?;
     if let Some(place) = definition.pointer_mut(crd_patch::SERVICE_NAMESPACE) {
         *place = json!(namespace);
     }
-    serde_json::from_value(definition).context("read a definition")
+    Ok(definition)
+}
+
+fn text_at<'a>(value: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no {pointer}"))
 }
 
 async fn established(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<()> {
@@ -105,8 +187,11 @@ fn is_established(definition: &Value) -> bool {
 
 async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
     let answer = tokio::time::timeout(CALL_LIMIT, call).await;
-    let answer = answer.with_context(|| format!("no answer within {} s", CALL_LIMIT.as_secs()))?;
-    answer.map_err(|error| anyhow::anyhow!(api_text(&error)))
+    answer.with_context(no_answer)?.map_err(|error| anyhow::anyhow!(api_text(&error)))
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", CALL_LIMIT.as_secs())
 }
 
 #[cfg(test)]
@@ -118,11 +203,9 @@ mod tests {
         let mut with_webhook = Vec::new();
         for text in DEFINITIONS {
             let definition = definition(text, "control").unwrap();
-            if let Some(place) =
-                serde_json::to_value(&definition).unwrap().pointer(crd_patch::SERVICE_NAMESPACE)
-            {
+            if let Some(place) = definition.pointer(crd_patch::SERVICE_NAMESPACE) {
                 assert_eq!(place, "control");
-                with_webhook.push(definition.name_any());
+                with_webhook.push(text_at(&definition, "/metadata/name").unwrap().to_owned());
             }
         }
         assert_eq!(with_webhook, ["subscriptions.dapr.io"]);
