@@ -1,10 +1,10 @@
-//! The annotations of `dapr.io`: keys that people write on pods, keys that Dapr's own parts write,
+//! The annotations of `dapr.io`: keys of pods, keys that Dapr's components write,
 //! and how their booleans are read.
 //!
 //! Source of the keys: Dapr 1.18.3, annotations reference of the sidecar injector. Keys are matched
 //! exactly, including case.
 
-/// What every annotation and label of Dapr starts with.
+/// Prefix of every annotation and label of Dapr.
 pub const PREFIX: &str = "dapr.io/";
 
 /// Declares the keys once, as constants and as the list [`POD`].
@@ -79,7 +79,7 @@ pod_annotations! {
     ANNOTATION_INTERNAL_GRPC_PORT = "internal-grpc-port";
     /// Directory, in the application's containers, of the API's Unix domain sockets.
     ANNOTATION_UNIX_DOMAIN_SOCKET_PATH = "unix-domain-socket-path";
-    /// Secret with the token that the sidecar's API asks for.
+    /// Secret with the token that the sidecar's API requires.
     ANNOTATION_API_TOKEN_SECRET = "api-token-secret";
     /// Largest request body, a quantity.
     ANNOTATION_MAX_BODY_SIZE = "max-body-size";

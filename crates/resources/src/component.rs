@@ -23,7 +23,7 @@ pub struct ComponentSpec {
     pub type_: String,
     /// `v1`, …
     pub version: String,
-    /// The sidecar goes on when this component fails to start.
+    /// The sidecar keeps running when this component fails to start.
     pub ignore_errors: bool,
     /// Settings; `None` is printed as `null`, an empty list as `[]`.
     pub metadata: Option<Vec<NameValuePair>>,

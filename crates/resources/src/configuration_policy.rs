@@ -36,7 +36,7 @@ pub struct SecretScope {
     pub rest: Rest,
 }
 
-/// Who may invoke this app.
+/// Access control of this app.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
@@ -190,16 +190,16 @@ pub struct SelectorField {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Workflow {
-    /// Workflows at once in one sidecar; 0 is unlimited.
+    /// Concurrent workflows of one sidecar; 0 is unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub max_concurrent_workflow_invocations: i32,
-    /// Activities at once in one sidecar; 0 is unlimited.
+    /// Concurrent activities of one sidecar; 0 is unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub max_concurrent_activity_invocations: i32,
-    /// Workflows at once in all replicas; 0 is unlimited.
+    /// Concurrent workflows of all replicas; 0 is unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub global_max_concurrent_workflow_invocations: i32,
-    /// Activities at once in all replicas; 0 is unlimited.
+    /// Concurrent activities of all replicas; 0 is unlimited.
     #[serde(skip_serializing_if = "is_default")]
     pub global_max_concurrent_activity_invocations: i32,
     /// Limits by workflow.
@@ -208,7 +208,7 @@ pub struct Workflow {
     /// Limits by activity.
     #[serde(skip_serializing_if = "is_default")]
     pub activity_concurrency_limits: Vec<ConcurrencyLimit>,
-    /// When finished workflows are forgotten.
+    /// How long the state of finished workflows is kept.
     #[serde(skip_serializing_if = "is_default")]
     pub state_retention_policy: Option<StateRetentionPolicy>,
     /// Members that this version does not know; they pass through unchanged.
@@ -221,10 +221,10 @@ pub struct Workflow {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConcurrencyLimit {
-    /// Its name; an empty one is kept (Dapr 1.18.1, seen from its operator).
+    /// Its name; an empty one is kept (Dapr 1.18.1, observed from its operator).
     #[serde(skip_serializing_if = "is_default")]
     pub name: Option<String>,
-    /// How many at once; an explicit 0 is kept.
+    /// Concurrent executions; an explicit 0 is kept.
     #[serde(skip_serializing_if = "is_default")]
     pub max_concurrent: Option<i32>,
     /// Members that this version does not know; they pass through unchanged.
@@ -232,21 +232,21 @@ pub struct ConcurrencyLimit {
     pub rest: Rest,
 }
 
-/// How long finished workflows are kept; the special beats `any_terminal`.
+/// How long the state of finished workflows is kept; a specific member wins over `any_terminal`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct StateRetentionPolicy {
-    /// However it ended.
+    /// Any terminal state.
     #[serde(skip_serializing_if = "is_default")]
     pub any_terminal: Option<GoDuration>,
-    /// Ended well.
+    /// Completed.
     #[serde(skip_serializing_if = "is_default")]
     pub completed: Option<GoDuration>,
-    /// Ended with an error.
+    /// Failed.
     #[serde(skip_serializing_if = "is_default")]
     pub failed: Option<GoDuration>,
-    /// Was ended.
+    /// Terminated.
     #[serde(skip_serializing_if = "is_default")]
     pub terminated: Option<GoDuration>,
     /// Members that this version does not know; they pass through unchanged.

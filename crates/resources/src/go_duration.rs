@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 /// Why a text is no Go duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GoDurationError {
-    /// There is no number, or something else stands where one is expected.
+    /// A number is missing or malformed.
     #[error("{0:?} is not a duration; write for example 300ms, 15m or 1h30m")]
     Malformed(String),
     /// A number without its unit.
@@ -20,7 +20,7 @@ pub enum GoDurationError {
     UnknownUnit {
         /// The whole text.
         text: String,
-        /// What stands where a unit is expected.
+        /// The text in place of a unit.
         unit: String,
     },
     /// More than 2^63-1 nanoseconds (about 292 years).

@@ -1,7 +1,7 @@
-//! What tells whether pods get their sidecar: the registration of the injector's webhook, a pod to
-//! try it with, and the sidecar in a pod.
+//! Whether pods are injected: the registration of the injector's webhook, a probe pod, and the
+//! sidecar of a pod.
 //!
-//! Pure. Objects are read as untyped JSON, so that members newer than our types do no harm.
+//! Pure. Objects are untyped JSON, so that members newer than our types are harmless.
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -16,7 +16,7 @@ use crate::{
 /// Label that the API server puts on each namespace (Kubernetes, well-known labels).
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Whether a container, or an init container that goes on running beside the others, is the sidecar.
+/// Whether a container or a restartable init container is the sidecar.
 pub fn has_sidecar(pod: &Value) -> bool {
     ["/spec/containers", "/spec/initContainers"].iter().any(|list| {
         let containers = pod.pointer(list).and_then(Value::as_array).into_iter().flatten();
@@ -26,9 +26,8 @@ pub fn has_sidecar(pod: &Value) -> bool {
     })
 }
 
-/// The pod that is offered to the API server, and never stored, to see whether it gets a sidecar;
-/// `name` is its app id and the start of its name. It passes Pod Security `restricted` and quotas;
-/// its image is never pulled.
+/// A pod for a dry run that tests injection; `name` is its app id and the prefix of its name. It
+/// passes Pod Security `restricted` and quotas; its image is never pulled.
 pub fn probe(name: &str) -> Value {
     let tiny = json!({"cpu": "1m", "memory": "1Mi"});
     json!({
@@ -56,7 +55,7 @@ pub fn probe(name: &str) -> Value {
     })
 }
 
-/// Which pods the injector's webhook is called for.
+/// The pods that the injector's webhook matches.
 #[derive(Clone, Debug)]
 pub struct Selection {
     namespaces: Selector,
@@ -66,10 +65,10 @@ pub struct Selection {
 /// A registration that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRegistration {
-    /// The webhook is not in it.
-    #[error("there is no webhook {} in it", names::WEBHOOK)]
+    /// The configuration lacks the webhook.
+    #[error("it has no webhook {}", names::WEBHOOK)]
     NoWebhook,
-    /// A selector has another form than the API defines.
+    /// A selector is malformed.
     #[error("read a selector of it")]
     Form(#[from] serde_json::Error),
     /// A selector has an unknown operator.
@@ -95,12 +94,12 @@ impl Selection {
         })
     }
 
-    /// Whether it takes other labels of a namespace than its name to tell.
+    /// Whether the selection depends on labels of a namespace other than its name.
     pub fn needs_namespace(&self) -> bool {
         self.namespaces.clone().into_iter().any(|expression| key(&expression) != NAMESPACE_NAME)
     }
 
-    /// Whether the webhook is called for pods with these labels in a namespace with those.
+    /// Whether the webhook matches a pod and a namespace with these labels.
     pub fn covers(
         &self,
         namespace: &BTreeMap<String, String>,

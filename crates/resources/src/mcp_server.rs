@@ -1,5 +1,5 @@
 //! `MCPServer`: a Model Context Protocol server whose tools workflows call. Optional texts are kept
-//! when they are given empty (Dapr 1.18.1, seen from its operator).
+//! when they are given empty (Dapr 1.18.1, observed from its operator).
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,10 @@ pub struct MCPServerSpec {
     /// Workflows that run around calls.
     #[serde(skip_serializing_if = "is_default")]
     pub middleware: Option<McpMiddleware>,
-    /// Information for people.
+    /// Descriptive information; sidecars ignore it.
     #[serde(skip_serializing_if = "is_default")]
     pub catalog: Option<McpCatalog>,
-    /// The sidecar goes on when the server cannot be loaded.
+    /// The sidecar keeps running when the server cannot be loaded.
     #[serde(skip_serializing_if = "is_default")]
     pub ignore_errors: bool,
     /// Members that this version does not know; they pass through unchanged.
@@ -70,7 +70,7 @@ pub struct McpHttp {
     /// Headers of every request.
     #[serde(skip_serializing_if = "is_default")]
     pub headers: Vec<NameValuePair>,
-    /// How the sidecar proves itself.
+    /// How the sidecar authenticates.
     #[serde(skip_serializing_if = "is_default")]
     pub auth: Option<McpAuth>,
     /// Members that this version does not know; they pass through unchanged.
@@ -78,7 +78,7 @@ pub struct McpHttp {
     pub rest: Rest,
 }
 
-/// How the sidecar proves itself to an MCP server.
+/// How the sidecar authenticates to an MCP server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
@@ -191,14 +191,14 @@ pub struct McpMiddleware {
     pub rest: Rest,
 }
 
-/// A workflow that may change what passes.
+/// A workflow that may replace the request or response.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct McpHook {
     /// The workflow; always printed.
     pub workflow: McpHookWorkflow,
-    /// Whether its result replaces what passes; an explicit `false` is kept.
+    /// Whether its result replaces the request or response; an explicit `false` is kept.
     #[serde(skip_serializing_if = "is_default")]
     pub mutate: Option<bool>,
     /// Members that this version does not know; they pass through unchanged.
@@ -206,7 +206,7 @@ pub struct McpHook {
     pub rest: Rest,
 }
 
-/// A workflow that only looks on.
+/// A workflow whose result is ignored.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
@@ -233,21 +233,21 @@ pub struct McpHookWorkflow {
     pub rest: Rest,
 }
 
-/// Information for people.
+/// Descriptive information; sidecars ignore it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct McpCatalog {
-    /// Name for people.
+    /// Display name.
     #[serde(skip_serializing_if = "is_default")]
     pub display_name: Option<String>,
-    /// What it is for.
+    /// Purpose.
     #[serde(skip_serializing_if = "is_default")]
     pub description: Option<String>,
-    /// Who answers for it.
+    /// Owner.
     #[serde(skip_serializing_if = "is_default")]
     pub owner: Option<McpOwner>,
-    /// Free words.
+    /// Free-form tags.
     #[serde(skip_serializing_if = "is_default")]
     pub tags: Vec<String>,
     /// Named links.
@@ -258,7 +258,7 @@ pub struct McpCatalog {
     pub rest: Rest,
 }
 
-/// Who answers for an MCP server.
+/// Owner of an MCP server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]

@@ -1,4 +1,4 @@
-//! Names of objects, containers, volumes and ports that Dapr's parts agree on. Source: Dapr 1.18.3.
+//! Names of objects, containers, volumes and ports that Dapr's components share. Source: Dapr 1.18.3.
 
 /// The sidecar's container.
 pub const SIDECAR_CONTAINER: &str = "daprd";
@@ -16,7 +16,7 @@ pub const PORT_DEBUG: &str = "dapr-debug";
 
 /// Volume of the API's Unix domain sockets.
 pub const VOLUME_UNIX_DOMAIN_SOCKET: &str = "dapr-unix-domain-socket";
-/// Volume with the token that proves the pod's identity to sentry.
+/// Volume with the token that authenticates the pod to sentry.
 pub const VOLUME_IDENTITY_TOKEN: &str = "dapr-identity-token";
 /// Volume of the sockets of pluggable components.
 pub const VOLUME_COMPONENTS_SOCKET: &str = "dapr-components-unix-domain-socket";
@@ -36,9 +36,9 @@ pub const SERVICE_INJECTOR: &str = "dapr-sidecar-injector";
 pub const TRUST_BUNDLE: &str = "dapr-trust-bundle";
 /// Key of the trust anchors in both.
 pub const KEY_TRUST_ANCHORS: &str = "ca.crt";
-/// Key of the issuer's chain in the Secret, unless sentry is told otherwise.
+/// Key of the issuer's chain in the Secret, unless a flag of sentry names another one.
 pub const KEY_ISSUER_CHAIN: &str = "issuer.crt";
-/// Key of the issuer's private key in the Secret, unless sentry is told otherwise.
+/// Key of the issuer's private key in the Secret, unless a flag of sentry names another one.
 pub const KEY_ISSUER_KEY: &str = "issuer.key";
 
 /// Key of the issuer's chain in a Secret `kubernetes.io/tls`, such as cert-manager writes.
@@ -48,7 +48,7 @@ pub const KEY_TLS_KEY: &str = "tls.key";
 
 /// ServiceAccount of the operator.
 pub const SERVICE_ACCOUNT_OPERATOR: &str = "dapr-operator";
-/// Id of the injector towards sentry.
+/// Id with which the injector requests its identity from sentry.
 pub const APP_ID_INJECTOR: &str = "dapr-injector";
 
 /// The injector's MutatingWebhookConfiguration.

@@ -66,7 +66,7 @@ pub struct Auth {
     pub rest: Rest,
 }
 
-/// The secret store that stands for Kubernetes Secrets (Dapr 1.18).
+/// The name of the built-in store for Kubernetes Secrets (Dapr 1.18).
 pub const SECRET_STORE_KUBERNETES: &str = "kubernetes";
 
 /// Whether references to `secret_store` mean Kubernetes Secrets, which the operator resolves.
