@@ -27,7 +27,7 @@ pub(crate) struct Flags {
 }
 
 const MODULE: &str = "github.com/dapr/components-contrib";
-const VERSION: &str = "v1.18.0";
+const VERSION: &str = "v1.18.4";
 const ADDED: &str = "operator/data/component-types.in";
 const WRITTEN: &str = "operator/data/component-types.txt";
 const HEADER: &str = "\
@@ -35,7 +35,7 @@ const HEADER: &str = "\
 #   <type>[,<other name>...] <version> : <name>[!][*] ...
 # \"!\" marks a name that must be given, \"*\" a value that is secret; a line that ends in \"?\" says that the metadata is unknown.
 #
-# Written by `cargo xtask component-types`, not by hand. Origin: github.com/dapr/components-contrib v1.18.0, the metadata.yaml
+# Written by `cargo xtask component-types`, not by hand. Origin: github.com/dapr/components-contrib v1.18.4, the metadata.yaml
 # of each component: type, name, version and the names of metadata with their marks; no descriptions. Names of authentication
 # profiles are listed without \"!\", because one profile of several is enough; so are names that a direction of a binding
 # needs. What is not in those files is in component-types.in. Licence of the origin: Apache-2.0, Copyright The Dapr Authors.
