@@ -11,8 +11,6 @@
 //!   reference's with the resource version of its deletion; sidecars read name and type.
 //! * [`UPDATED_IS_CREATED`]: the reference keeps the type of an event in a structure that its
 //!   streams share, so an app may hear CREATED because the object is new to another one.
-//! * [`is_foreign`]: Dapr 1.18.1, the newest that can be built, streams every Configuration of the
-//!   namespace to everybody; since 1.18.2 and in ours an app hears of its own alone.
 //! * [`ROTATED`]: a changed Secret is told at once (issue 7, item 8); the reference tells nobody.
 //!
 //! What would only show that the reference is broken is not in the corpus: a Secret that is missing
@@ -180,11 +178,6 @@ fn is_fence((plural, name): &Key) -> bool {
     name == FENCE || (*plural == "configurations" && name == ASSIGNED)
 }
 
-/// A Configuration that is of neither app.
-fn is_foreign((plural, name): &Key) -> bool {
-    *plural == "configurations" && name != ASSIGNED
-}
-
 /// Without what no sidecar reads.
 fn essence(body: Value) -> Value {
     let mut body = comparable(body);
@@ -244,8 +237,7 @@ fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
             "{step}: {event:?}"
         );
     }
-    let (mut ours, mut theirs) = (ours.clone(), theirs.clone());
-    theirs.retain(|key, _| !is_foreign(key));
+    let mut ours = ours.clone();
     if step == ROTATED {
         let told: Vec<Key> = ours.keys().filter(|key| !is_fence(key)).cloned().collect();
         // Those that are in the app's scope and resolve a key that has changed.
@@ -265,7 +257,7 @@ fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
         }
     }
     let keys = |heard: &Heard| heard.keys().cloned().collect::<BTreeSet<_>>();
-    assert_eq!(keys(&ours), keys(&theirs), "{step}, {app}: objects of ours and of the reference");
+    assert_eq!(keys(&ours), keys(theirs), "{step}, {app}: objects of ours and of the reference");
     for (key, events) in &ours {
         let (ours, theirs) = (agreed(step, key, events), agreed(step, key, &theirs[key]));
         assert_eq!(ours, theirs, "{step}, {app}, {key:?}: ours and the reference's");

@@ -35,7 +35,7 @@ pub(crate) struct Flags {
 }
 
 /// Peers of the black-box suites, beside the programs of a cluster.
-const PEERS: [Tool; 13] = [
+const PEERS: [Tool; 14] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
@@ -44,6 +44,7 @@ const PEERS: [Tool; 13] = [
     Tool::DAPRD,
     Tool::DAPR_CLI,
     Tool::CRANE,
+    Tool::ETCDCTL,
     Tool::REFERENCE_OPERATOR,
     Tool::REFERENCE_PLACEMENT,
     Tool::REFERENCE_SCHEDULER, // part of the bundle for machines without a cluster

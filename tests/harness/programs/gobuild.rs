@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     Deadline, Scratch, environment, process,
     progress::say,
-    tools::{Recipe, Tool},
+    tools::{self, Recipe, Tool},
     until,
 };
 
@@ -24,8 +24,19 @@ const NO_SUM_DB: &str = "github.com/dapr/*,github.com/diagridio/*";
 const KUBERNETES_VERSION: &str = "k8s.io/component-base/version";
 /// Any constant date: a build must not differ from the next one.
 const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
-/// A module that daprd needs newer than its own requirement says.
-const ETCD_CRON: (&str, &str) = ("github.com/diagridio/go-etcd-cron", "v0.12.6");
+/// Replace lines for [`tools::DAPR`], which requires versions that the module proxy does not serve.
+const NEWEST_DAPR: [&str; 2] = [
+    "github.com/dapr/durabletask-go => github.com/dapr/durabletask-go v0.12.1",
+    "github.com/iskorotkov/avro/v2 => ./avro",
+];
+/// The module `./avro` of that line: the part of the fork that daprd uses, over the fork's origin.
+const AVRO: [(&str, &str); 2] =
+    [("go.mod", include_str!("avro/module.txt")), ("avro.go", include_str!("avro/avro.go"))];
+/// A module that replace lines of [`tools::DAPR`] itself name and that the proxy does not serve.
+const UNSERVED: &str = "github.com/twmb/pulsar-client-go";
+/// Replace lines for the older releases of the compatibility matrix.
+const OLDER_DAPR: [&str; 1] =
+    ["github.com/diagridio/go-etcd-cron => github.com/diagridio/go-etcd-cron v0.12.6"];
 /// How often a long build says that it goes on.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// The oldest Go that can build all of them.
@@ -137,8 +148,13 @@ fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
         Recipe::Dapr { command } => {
             let module = download(folder, "github.com/dapr/dapr", &version)?;
             let mut replaces = published(&replaces(folder, &module)?);
-            let (cron, cron_version) = ETCD_CRON;
-            replaces.push(format!("{cron} => {cron} {cron_version}"));
+            replaces.retain(|line| !line.contains(UNSERVED));
+            let newest = tool.version == tools::DAPR;
+            let ours = if newest { NEWEST_DAPR.as_slice() } else { OLDER_DAPR.as_slice() };
+            replaces.extend(ours.iter().map(|line| (*line).to_owned()));
+            if newest {
+                write_avro(folder)?;
+            }
             Ok(Plan {
                 replaces,
                 package: format!("github.com/dapr/dapr/cmd/{command}"),
@@ -153,6 +169,17 @@ fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
         }
         Recipe::DaprCli { runtime } => dapr_cli(folder, &version, runtime),
     }
+}
+
+/// Writes the module [`AVRO`] next to the program's.
+fn write_avro(folder: &Path) -> Result<()> {
+    let module = folder.join("avro");
+    fs::create_dir_all(&module).with_context(|| format!("create {}", module.display()))?;
+    for (file, text) in AVRO {
+        let file = module.join(file);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
 }
 
 fn dapr_cli(folder: &Path, version: &str, runtime: &str) -> Result<Plan> {

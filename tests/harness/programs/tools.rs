@@ -19,8 +19,8 @@ use crate::{
 
 /// The Kubernetes of the test cluster. 1.34, because kubelet 1.35 refuses cgroup v1 by default.
 pub const KUBERNETES: &str = "v1.34.4";
-/// The newest official daprd whose modules can all be had.
-pub const DAPR: &str = "v1.18.1";
+/// The newest official daprd that the module proxy serves.
+pub const DAPR: &str = "v1.18.3";
 /// The oldest kubectl that speaks to our API server without surprises.
 const KUBECTL_MIN_MINOR: u32 = 30;
 
@@ -78,6 +78,16 @@ impl Tool {
         },
         build_seconds: 20,
     };
+    /// The official client of etcd, for the etcd API of the scheduler.
+    pub const ETCDCTL: Self = Self {
+        name: "etcdctl",
+        version: "v3.6.5",
+        recipe: Recipe::Plain {
+            module: "go.etcd.io/etcd/etcdctl/v3",
+            package: "go.etcd.io/etcd/etcdctl/v3",
+        },
+        build_seconds: 15,
+    };
     /// Installs charts.
     pub const HELM: Self = Self {
         name: "helm",
@@ -133,7 +143,7 @@ impl Tool {
     };
 
     /// Every tool, in the order in which a cold machine wants them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ETCD,
         Self::KUBE_APISERVER,
         Self::KUBE_CONTROLLER_MANAGER,
@@ -151,6 +161,7 @@ impl Tool {
         Self::REFERENCE_SCHEDULER,
         Self::DAPR_CLI,
         Self::CRANE,
+        Self::ETCDCTL,
         Self::DAPRD_1_16,
         Self::DAPRD_1_15,
         Self::DAPRD_1_14,
@@ -217,7 +228,7 @@ impl Tool {
         self.on_this_machine().or_else(|| self.cache_file().ok().filter(|file| file.is_file()))
     }
 
-    /// A program that somebody else put there and that will do.
+    /// A program that the user installed and whose version is new enough.
     fn on_this_machine(&self) -> Option<PathBuf> {
         match *self {
             Self::ETCD | Self::KUBE_APISERVER => {
@@ -243,7 +254,7 @@ impl Tool {
         }
         let (_lock, waited) = lock(&environment::cache()?.join("locks"), &self.to_string())?;
         if waited && file.is_file() {
-            return Ok(file); // somebody else built it meanwhile
+            return Ok(file); // another process built it meanwhile
         }
         let what = format!("build {self} (first time only, about {} s)", self.build_seconds);
         step(&what, || gobuild::build(self, &file))?;
