@@ -14,7 +14,7 @@ use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 
 use crate::election::{Cluster, Elector};
-use crate::membership::Rules;
+use crate::rounds::membership::Rules;
 
 /// App id of placement in its own SPIFFE id, which sidecars ask for.
 const APP_ID: &str = "dapr-placement";

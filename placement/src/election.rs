@@ -1,21 +1,21 @@
 //! Which replica serves. One replica serves at once; several elect a leader among themselves.
 //!
 //! ```text
-//!  Driver ──canvass, elect──► openraft ◄──Wire──► the other replicas   (network.rs)
+//!  Driver ──canvass, elect──► openraft ◄──Connection──► the other replicas   (network.rs)
 //!     │                           └── Store: term and membership, in memory
-//!     └── Ledger: who heard whom, when (pure) ──► Role ──► owner, server
+//!     └── QuorumTracker: last contact with each replica (pure) ──► Role ──► membership, server
 //! ```
 //! The library counts votes and terms. When to stand for election is decided here: only a replica
 //! whose majority knows no leader stands, so that one that was cut off does not unseat a leader by
-//! coming back. Leading ends by the ledger, not by the library, which goes on without a quorum.
+//! coming back. Leading ends by the quorum, not by the library, which goes on without a quorum.
 //! Source: none; the election port is private between replicas of one version.
 //!
 //! Deliberately absent: anything on disk. If a majority forgets its votes at the same moment, terms
 //! begin anew; the tables are rebuilt from the streams in any case.
 
 mod lease;
-pub(crate) mod ledger;
 mod network;
+pub(crate) mod quorum;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use transport::tls::{Alpn, ClientAuth};
 use transport::{Limits, Server, Svid};
 
-use network::{Replica, Standing, Wires};
+use network::{Connections, Replica, ReplicaState};
 use store::Types;
 
 /// Time between two signs of life of a leader, and the library's limit for the answer: four may be
@@ -74,7 +74,7 @@ const LISTEN: (Duration, u32) = (Duration::from_millis(500), 240);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// No leader is known.
-    Nobody,
+    Unknown,
     /// Another replica serves.
     Follower,
     /// This replica serves.
@@ -138,7 +138,7 @@ pub(crate) async fn start(
     if let Elector::Lease(namespace) = &cluster.elector {
         return lease::start(cluster, namespace.clone(), ready, ending, scope).await;
     }
-    let (roles, answer) = watch::channel(Role::Nobody);
+    let (roles, answer) = watch::channel(Role::Unknown);
     let numbered = cluster.members.iter().zip(0..);
     let id = numbered.clone().find(|((id, _), _)| **id == cluster.id).map(|(_, number)| number);
     let addresses = numbered.map(|((_, address), number)| (number, address.clone())).collect();
@@ -163,7 +163,7 @@ pub(crate) async fn start(
     Ok(answer)
 }
 
-/// One replica needs no election, but tools probe the port: whoever connects is hung up on.
+/// A single replica needs no election, but tools probe the port: each connection is closed at once.
 async fn answer(listener: TcpListener, scope: &Scope) -> anyhow::Result<()> {
     loop {
         tokio::select! {
@@ -216,12 +216,12 @@ fn serve(
     Ok(())
 }
 
-/// Stands for election when it should, and says what this replica does.
+/// Starts elections when they are due, and publishes this replica's role.
 struct Driver {
     replica: Arc<Replica>,
     raft: Raft<Types>,
     roles: watch::Sender<Role>,
-    /// While nobody leads: when to stand for election.
+    /// While no replica leads: when to start an election.
     next_try: Option<Instant>,
     /// Tries since a leader was known.
     tries: u64,
@@ -234,14 +234,14 @@ impl Driver {
             cluster_name: "placement".to_owned(),
             heartbeat_interval: millis(HEARTBEAT),
             election_timeout_min: millis(VOTE),
-            election_timeout_max: millis(ledger::LEASE),
+            election_timeout_max: millis(quorum::LEASE),
             enable_elect: false,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(LOG),
             max_in_snapshot_log_to_keep: 0,
             ..openraft::Config::default()
         };
         let store = replica.store.clone();
-        let wires = Wires(replica.clone());
+        let wires = Connections(replica.clone());
         let config = Arc::new(config.validate()?);
         let raft = Raft::new(replica.id, config, wires, store.clone(), store).await?;
         // Set once, here.
@@ -252,44 +252,44 @@ impl Driver {
     async fn run(mut self, scope: &Scope) -> anyhow::Result<()> {
         let mut metrics = self.raft.metrics();
         loop {
-            let wake = self.look(clock::monotonic())?;
-            let tired = async {
+            let wake = self.update_role(clock::monotonic())?;
+            let timer = async {
                 tokio::time::sleep_until(wake.into()).await;
             };
             tokio::select! {
                 () = scope.token().cancelled() => break,
                 changed = metrics.changed() => changed.context("the election has stopped")?,
                 () = self.replica.news.notified() => {}
-                () = tired => {}
+                () = timer => {}
             }
             if self.next_try.is_some_and(|at| at <= clock::monotonic()) {
-                self.campaign().await?;
+                self.run_election().await?;
             }
         }
         self.hand_over().await;
-        self.roles.send_replace(Role::Nobody);
+        self.roles.send_replace(Role::Unknown);
         // An error here says that it had stopped already.
         let _ = self.raft.shutdown().await;
         Ok(())
     }
 
-    /// Finds out what this replica does now, and until when that needs no second look.
-    fn look(&mut self, now: Instant) -> anyhow::Result<Instant> {
+    /// Determines this replica's role, and until when it holds without another check.
+    fn update_role(&mut self, now: Instant) -> anyhow::Result<Instant> {
         let (elected, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
             metrics.running_state.clone().context("the election has failed")?;
             (metrics.state.is_leader(), metrics.current_term)
         };
-        let ledger = self.replica.ledger();
-        let until = if elected { ledger.leads_until(term) } else { ledger.follows_until() };
+        let quorum = self.replica.quorum();
+        let until = if elected { quorum.leads_until(term) } else { quorum.follows_until() };
         let (role, wake) = match until.filter(|until| now < *until) {
             Some(until) if elected => (Role::Leader { epoch: term.saturating_sub(1) }, until),
             Some(until) => (Role::Follower, until),
-            None => (Role::Nobody, now + RETRY),
+            None => (Role::Unknown, now + RETRY),
         };
-        drop(ledger);
-        if role != Role::Nobody {
+        drop(quorum);
+        if role != Role::Unknown {
             (self.next_try, self.tries) = (None, 0);
         } else if !elected {
             self.next_try.get_or_insert_with(|| now + STAGGER.mul_f64(random::fraction()));
@@ -298,10 +298,10 @@ impl Driver {
         Ok(self.next_try.unwrap_or(wake).min(wake))
     }
 
-    /// Asks everybody, and stands if a majority knows no leader either.
-    async fn campaign(&mut self) -> anyhow::Result<()> {
+    /// Asks all replicas, and starts an election if a majority knows no leader either.
+    async fn run_election(&mut self) -> anyhow::Result<()> {
         self.next_try = Some(clock::monotonic() + RETRY + STAGGER.mul_f64(random::fraction()));
-        if !self.replica.ledger().may_vote(clock::monotonic()) {
+        if !self.replica.quorum().can_vote(clock::monotonic()) {
             return Ok(());
         }
         let mut questions = JoinSet::new();
@@ -309,18 +309,18 @@ impl Driver {
             let replica = self.replica.clone();
             questions.spawn(async move { replica.ask(other, "/standing", &(), ASK).await.ok() });
         }
-        let standings: Vec<Standing> = questions.join_all().await.into_iter().flatten().collect();
-        let free = 1 + standings.iter().filter(|s| s.free).count();
-        if free < self.replica.ledger().majority() {
+        let states: Vec<ReplicaState> = questions.join_all().await.into_iter().flatten().collect();
+        let free = 1 + states.iter().filter(|s| s.free).count();
+        if free < self.replica.quorum().majority() {
             return Ok(());
         }
         self.tries += 1;
         let own = self.replica.store.last();
-        if standings.iter().any(|s| s.log > own) {
+        if states.iter().any(|s| s.log > own) {
             return Ok(()); // it would not get that vote; the other stands itself
         }
-        if self.replica.ledger().leader(clock::monotonic()).is_some() {
-            return Ok(()); // somebody was faster
+        if self.replica.quorum().leader(clock::monotonic()).is_some() {
+            return Ok(()); // another replica was faster
         }
         if own.is_some() {
             self.raft.trigger().elect().await?;
@@ -341,8 +341,8 @@ impl Driver {
             (now.state.is_leader(), now.current_term)
         };
         let (successor, until) = {
-            let ledger = self.replica.ledger();
-            (ledger.freshest(term), ledger.leads_until(term))
+            let quorum = self.replica.quorum();
+            (quorum.freshest(term), quorum.leads_until(term))
         };
         let (true, Some(successor), Some(until)) = (elected, successor, until) else { return };
         self.replica.yields.store(true, Ordering::Relaxed);

@@ -1,35 +1,24 @@
-//! Placement: tells every sidecar of a namespace which hosts serve which actor types. The ring of
-//! an actor type is computed by the sidecars themselves; no actor call goes through here.
+//! Placement tells the sidecars of a namespace which hosts serve which actor types. Sidecars compute
+//! the ring of an actor type themselves; no actor call passes through this service.
 //!
 //! ```text
-//!  sidecar ══stream══► server ──admit──► Stream task ──Event──► owner ──► Membership::step (pure)
-//!     ▲                                                          │              one group per
-//!     ╚═══════ Frames ◄── Outbox (latest wins) ◄── Mailbox ◄─────┘ Effects      namespace
+//!  sidecar ══stream══► server ──admit──► Stream task ──Event──► handle ──► Membership::step (pure)
+//!     ▲                                                           │             one group per
+//!     ╚═══════ Frames ◄── Outbox (latest wins) ◄── Mailbox ◄──────┘ Effects     namespace
 //! ```
-//! Start reading at [`membership`], then `group.rs` beside it: all decisions are there. The owner
-//! carries them out and waits for nobody; [`outbox`] keeps what a slow peer has not read yet small
-//! and in order; [`wire`] encodes a table once for all streams.
+//! Start reading at [`rounds::membership`], then `rounds/group.rs`: all decisions are there.
+//! `streams::handle` executes them and never waits for a stream; [`rounds::outbox`] bounds what a slow
+//! peer has not read; `streams::wire` encodes a table once for all streams.
 //!
 //! Deliberately absent: anything on disk. Membership is the set of open streams, and sidecars
-//! register again with whoever leads. [`election`](Cluster) decides that among several replicas.
+//! register again with the replica that leads, which `election` decides.
 
-pub mod admit;
-pub mod config;
+mod config;
 mod election;
-pub mod encoding;
-pub mod error;
-mod group;
-mod mailbox;
-pub mod membership;
-pub mod message;
-pub mod metrics;
-pub mod outbox;
-mod owner;
+mod metrics;
 pub mod ring;
-mod server;
-mod state;
-pub mod table;
-pub mod wire;
+pub mod rounds;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,8 +34,10 @@ use transport::tls::{Alpn, ClientAuth};
 use transport::{Limits, Server, Svid, svid};
 
 use election::Role;
+use streams::handle::MembershipHandle;
+use streams::{server, state};
 
-pub use config::{Config, Flags};
+pub use config::{Config, Flags, LeaderElection};
 pub use election::{Cluster, Elector};
 
 /// Open streams get their end at once; those that do not read it are cut after this time, so that
@@ -130,12 +121,13 @@ async fn start(
         "placement-roles",
         log_roles(config.cluster.id.clone(), roles.clone(), ending.clone()),
     );
-    let owner = owner::Owner::start(config.rules, metrics, roles.clone(), ending.clone(), scope);
+    let membership =
+        MembershipHandle::start(config.rules, metrics, roles.clone(), ending.clone(), scope);
     if config.metadata_enabled {
-        scope.serve_with_health(state::router(owner.clone()));
+        scope.serve_with_health(state::router(membership.clone()));
     }
     let service = server::Service {
-        owner,
+        membership,
         rules: config.rules,
         replication_factor: config.replication_factor,
         tls: svid.is_some(),
@@ -170,7 +162,7 @@ async fn start(
     Ok(address)
 }
 
-/// Tells of this replica's part.
+/// Logs changes of this replica's role.
 async fn log_roles(
     id: String,
     mut roles: watch::Receiver<Role>,
@@ -184,14 +176,14 @@ async fn log_roles(
                 Role::Leader { .. } => {
                     tracing::info!(target: "dapr.placement.server", "Node id={id} has acquired leadership");
                 }
-                Role::Nobody | Role::Follower if led => {
+                Role::Unknown | Role::Follower if led => {
                     tracing::warn!(target: "dapr.placement.server", "Node id={id} has lost leadership");
                 }
-                Role::Nobody | Role::Follower => {}
+                Role::Unknown | Role::Follower => {}
             }
             led = matches!(role, Role::Leader { .. });
             if roles.changed().await.is_err() {
-                return; // one replica: it leads for ever
+                return; // a single replica leads as long as it runs
             }
         }
     };

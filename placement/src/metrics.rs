@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
-use crate::membership::{Counts, Outcome};
+use crate::rounds::membership::{Counts, Outcome};
 
 // Dapr 1.18; the two `_total` are gauges notwithstanding.
 const RUNTIMES: &str = "dapr_placement_runtimes_total";
@@ -26,7 +26,7 @@ const BUCKETS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.
 
 /// The metrics of placement. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     runtimes: IntGaugeVec,
     actor_runtimes: IntGaugeVec,
     waiting: IntGaugeVec,
@@ -43,7 +43,7 @@ impl Metrics {
     ///
     /// # Errors
     /// A name is taken.
-    pub fn register(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn register(r: &Registry) -> prometheus::Result<Self> {
         let namespace = &["host_namespace"];
         let outcome = &["outcome"];
         Ok(Self {
@@ -63,12 +63,12 @@ impl Metrics {
     }
 
     /// This process leads, or not.
-    pub fn leads(&self, leads: bool) {
+    pub(crate) fn leads(&self, leads: bool) {
         self.leader.iter().for_each(|gauge| gauge.set(i64::from(leads)));
     }
 
     /// A namespace has this many streams now.
-    pub fn streams(&self, namespace: &str, counts: Counts) {
+    pub(crate) fn streams(&self, namespace: &str, counts: Counts) {
         for (gauge, count) in [
             (&self.runtimes, counts.members),
             (&self.actor_runtimes, counts.hosts),
@@ -79,7 +79,7 @@ impl Metrics {
     }
 
     /// A round ended.
-    pub fn round(&self, outcome: Outcome, took: Duration) {
+    pub(crate) fn round(&self, outcome: Outcome, took: Duration) {
         let label = match outcome {
             Outcome::Complete => "complete",
             Outcome::Superseded => "superseded",
@@ -91,17 +91,17 @@ impl Metrics {
     }
 
     /// A table was pushed outside a round.
-    pub fn pushed(&self) {
+    pub(crate) fn pushed(&self) {
         self.pushes.inc();
     }
 
     /// A report was refused because its namespace's table is full.
-    pub fn table_full(&self) {
+    pub(crate) fn table_full(&self) {
         self.table_full.inc();
     }
 
     /// A sidecar was removed.
-    pub fn timed_out(&self) {
+    pub(crate) fn timed_out(&self) {
         self.removed.inc();
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn start(
     let mut state = lease::run_election(client, options, recorder, scope);
     ready.set_ready();
 
-    let (roles, known) = watch::channel(Role::Nobody);
+    let (roles, known) = watch::channel(Role::Unknown);
     let token = scope.token().clone();
     scope.spawn("placement-lease", async move {
         let follow = async {
@@ -50,7 +50,7 @@ pub(super) async fn start(
         };
         token.run_until_cancelled(follow).await;
         // The successor takes the Lease once it is given back; nobody is served by two.
-        roles.send_replace(Role::Nobody);
+        roles.send_replace(Role::Unknown);
         ending.cancel();
         Ok(())
     });
@@ -69,7 +69,7 @@ pub(super) async fn start(
 
 fn role(state: LeaseState) -> Role {
     match state {
-        LeaseState::Unknown => Role::Nobody,
+        LeaseState::Unknown => Role::Unknown,
         LeaseState::Follower => Role::Follower,
         LeaseState::Leader { transitions } => Role::Leader { epoch: transitions },
     }

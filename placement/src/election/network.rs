@@ -1,6 +1,6 @@
-//! What replicas say to each other on the election port: small JSON bodies over HTTP/2, with mTLS
-//! exactly when sidecars are served with it, and then only among replicas. Private between
-//! replicas of one version; whoever speaks anything else is hung up on by the HTTP layer.
+//! The protocol of the election port: small JSON bodies over HTTP/2, with mTLS exactly when sidecars
+//! are served with it; the handshake then accepts only the id that replicas share. Private between
+//! replicas of one version; other protocols are rejected by the HTTP layer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,24 +30,24 @@ use tonic::transport::{Channel, Endpoint};
 use tower::{Service as _, ServiceExt as _};
 use transport::Svid;
 
-use super::ledger::Ledger;
+use super::quorum::QuorumTracker;
 use super::store::{Store, Types};
 
 /// Body of one message; they are a few hundred bytes long.
 pub(super) const MAX_BODY: usize = 64 * 1024;
 
-/// Pause before a replica that does not answer is spoken to again.
+/// Pause before a replica that did not answer is called again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How much earlier than the library an unanswered message is given up.
 const NOTICE: Duration = Duration::from_millis(10);
 
-/// Failures in a row after which a connection is made anew: the replica may have another address.
-const PATIENCE: u32 = 3;
+/// Failures in a row after which a new connection is made: the replica may have another address.
+const MAX_FAILURES: u32 = 3;
 
-/// How one replica is placed, asked before anybody stands for election.
+/// The state of a replica, which others ask for before they start an election.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Standing {
+pub(super) struct ReplicaState {
     /// It would vote, and knows no leader.
     pub(super) free: bool,
     /// The last entry of its log; none if it has not taken part since it started. Nobody votes
@@ -69,7 +69,7 @@ pub(super) struct Replica {
     pub(super) yields: AtomicBool,
     /// Something was heard or acknowledged.
     pub(super) news: Notify,
-    ledger: Mutex<Ledger>,
+    quorum: Mutex<QuorumTracker>,
     links: Mutex<HashMap<u64, Link>>,
 }
 
@@ -85,7 +85,7 @@ impl Replica {
         addresses: BTreeMap<u64, String>,
         identity: Option<(Svid, SpiffeId)>,
     ) -> Self {
-        let ledger = Ledger::new(addresses.len(), clock::monotonic());
+        let quorum = QuorumTracker::new(addresses.len(), clock::monotonic());
         Self {
             id,
             addresses,
@@ -94,13 +94,13 @@ impl Replica {
             store: Store::default(),
             yields: AtomicBool::new(false),
             news: Notify::new(),
-            ledger: Mutex::new(ledger),
+            quorum: Mutex::new(quorum),
             links: Mutex::default(),
         }
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn quorum(&self) -> MutexGuard<'_, QuorumTracker> {
+        self.quorum.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The other replicas.
@@ -116,11 +116,11 @@ impl Replica {
     /// Until when nobody else can lead, if it was elected.
     fn leads_until(&self) -> Option<Instant> {
         let term = self.raft.get()?.metrics().borrow().current_term;
-        self.ledger().leads_until(term)
+        self.quorum().leads_until(term)
     }
 
-    fn raft(&self) -> Result<&Raft<Types>, Unheard> {
-        self.raft.get().ok_or(Unheard)
+    fn raft(&self) -> Result<&Raft<Types>, Unavailable> {
+        self.raft.get().ok_or(Unavailable)
     }
 
     /// Sends a message to another replica and waits for its answer, `limit` at most.
@@ -135,7 +135,7 @@ impl Replica {
         let channel = self.channel(target)?;
         let answer = tokio::time::timeout(limit, exchange(channel, path, body)).await;
         let answer = answer.context("no answer in time").flatten();
-        self.judge(target, answer.is_ok());
+        self.record_outcome(target, answer.is_ok());
         Ok(serde_json::from_slice(&answer?)?)
     }
 
@@ -155,22 +155,22 @@ impl Replica {
     }
 
     /// Names are resolved when a connection is made, so one that fails again and again is dropped.
-    fn judge(&self, target: u64, answered: bool) {
+    fn record_outcome(&self, target: u64, answered: bool) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(target).or_default();
         let failed = std::mem::take(&mut link.failures);
         let address = self.addresses.get(&target).map_or("", String::as_str);
         if answered {
-            if failed >= PATIENCE {
+            if failed >= MAX_FAILURES {
                 tracing::info!(target: "dapr.placement.raft", address, "replica answers again");
             }
             return;
         }
         link.failures = failed + 1;
-        if link.failures.is_multiple_of(PATIENCE) {
+        if link.failures.is_multiple_of(MAX_FAILURES) {
             link.channel = None;
         }
-        if link.failures == PATIENCE {
+        if link.failures == MAX_FAILURES {
             tracing::warn!(target: "dapr.placement.raft", address, "replica does not answer");
         }
     }
@@ -187,15 +187,15 @@ async fn exchange(mut channel: Channel, path: &str, body: Vec<u8>) -> anyhow::Re
 
 /// A message that this replica does not answer, now or ever.
 #[derive(Debug)]
-struct Unheard;
+struct Unavailable;
 
-impl IntoResponse for Unheard {
+impl IntoResponse for Unavailable {
     fn into_response(self) -> Response {
         StatusCode::SERVICE_UNAVAILABLE.into_response()
     }
 }
 
-impl<E: std::error::Error> From<RaftError<u64, E>> for Unheard {
+impl<E: std::error::Error> From<RaftError<u64, E>> for Unavailable {
     fn from(_: RaftError<u64, E>) -> Self {
         Self // the cause is in the log of the part that failed
     }
@@ -216,12 +216,12 @@ pub(super) fn router(replica: Arc<Replica>) -> Router {
 async fn append(
     State(us): State<Arc<Replica>>,
     Json(message): Json<AppendEntriesRequest<Types>>,
-) -> Result<Json<AppendEntriesResponse<u64>>, Unheard> {
+) -> Result<Json<AppendEntriesResponse<u64>>, Unavailable> {
     let leader = message.vote.leader_id().voted_for();
     let answer = us.raft()?.append_entries(message).await?;
     if let (false, Some(leader)) = (matches!(answer, AppendEntriesResponse::HigherVote(_)), leader)
     {
-        us.ledger().hear(leader, clock::monotonic());
+        us.quorum().record_leader(leader, clock::monotonic());
         us.news.notify_one();
     }
     Ok(Json(answer))
@@ -230,14 +230,14 @@ async fn append(
 async fn vote(
     State(us): State<Arc<Replica>>,
     Json(message): Json<VoteRequest<u64>>,
-) -> Result<Json<VoteResponse<u64>>, Unheard> {
+) -> Result<Json<VoteResponse<u64>>, Unavailable> {
     let now = clock::monotonic();
     // A leader in the library's eyes would vote for anybody.
     let content = us.is_elected()
         && !us.yields.load(Ordering::Relaxed)
         && us.leads_until().is_some_and(|until| now < until);
-    if content || !us.ledger().may_vote(now) {
-        return Err(Unheard);
+    if content || !us.quorum().can_vote(now) {
+        return Err(Unavailable);
     }
     Ok(Json(us.raft()?.vote(message).await?))
 }
@@ -245,46 +245,46 @@ async fn vote(
 async fn snapshot(
     State(us): State<Arc<Replica>>,
     Json(message): Json<InstallSnapshotRequest<Types>>,
-) -> Result<Json<InstallSnapshotResponse<u64>>, Unheard> {
+) -> Result<Json<InstallSnapshotResponse<u64>>, Unavailable> {
     Ok(Json(us.raft()?.install_snapshot(message).await?))
 }
 
-async fn standing(State(us): State<Arc<Replica>>) -> Result<Json<Standing>, Unheard> {
+async fn standing(State(us): State<Arc<Replica>>) -> Result<Json<ReplicaState>, Unavailable> {
     us.raft()?;
     let log = us.store.last();
     let leads = us.is_elected();
     let now = clock::monotonic();
-    let ledger = us.ledger();
-    let free = ledger.may_vote(now) && !leads && ledger.leader(now).is_none();
-    Ok(Json(Standing { free, log }))
+    let quorum = us.quorum();
+    let free = quorum.can_vote(now) && !leads && quorum.leader(now).is_none();
+    Ok(Json(ReplicaState { free, log }))
 }
 
 /// The leader stops and has chosen this replica. It votes for it, so the lease is no obstacle.
-async fn succeed(State(us): State<Arc<Replica>>) -> Result<Json<()>, Unheard> {
-    us.raft()?.trigger().elect().await.map_err(|_| Unheard)?;
+async fn succeed(State(us): State<Arc<Replica>>) -> Result<Json<()>, Unavailable> {
+    us.raft()?.trigger().elect().await.map_err(|_| Unavailable)?;
     Ok(Json(()))
 }
 
 /// The way of the library to another replica.
-pub(super) struct Wire {
+pub(super) struct Connection {
     pub(super) us: Arc<Replica>,
     pub(super) target: u64,
 }
 
 /// Makes them.
-pub(super) struct Wires(pub(super) Arc<Replica>);
+pub(super) struct Connections(pub(super) Arc<Replica>);
 
-impl RaftNetworkFactory<Types> for Wires {
-    type Network = Wire;
+impl RaftNetworkFactory<Types> for Connections {
+    type Network = Connection;
 
-    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Wire {
-        Wire { us: self.0.clone(), target }
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Connection {
+        Connection { us: self.0.clone(), target }
     }
 }
 
 type Failed<E = openraft::error::Infallible> = RPCError<u64, EmptyNode, RaftError<u64, E>>;
 
-impl Wire {
+impl Connection {
     async fn ask<A: DeserializeOwned, E: std::error::Error>(
         &self,
         path: &'static str,
@@ -294,16 +294,16 @@ impl Wire {
         // A little less than the library waits, so that a silent replica is noticed here.
         let limit = option.hard_ttl().saturating_sub(NOTICE);
         let answer = self.us.ask(self.target, path, message, limit).await;
-        answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&Unanswered(error))))
+        answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&NoAnswer(error))))
     }
 }
 
 /// Another replica did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-struct Unanswered(anyhow::Error);
+struct NoAnswer(anyhow::Error);
 
-impl RaftNetwork<Types> for Wire {
+impl RaftNetwork<Types> for Connection {
     async fn append_entries(
         &mut self,
         message: AppendEntriesRequest<Types>,
@@ -312,7 +312,7 @@ impl RaftNetwork<Types> for Wire {
         let (sent, term) = (clock::monotonic(), message.vote.leader_id().get_term());
         let answer = self.ask("/append", &message, &option).await?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-            self.us.ledger().acknowledge(self.target, term, sent);
+            self.us.quorum().acknowledge(self.target, term, sent);
             self.us.news.notify_one();
         }
         Ok(answer)

@@ -1,7 +1,7 @@
 //! The log of the election, in memory. Nothing is replicated but the membership and, with each new
 //! leader, an empty entry; the term is the whole state. A replica that restarts has forgotten its
 //! vote, which is why it votes only when every promise that it may have made is over
-//! ([`super::ledger`]).
+//! ([`super::quorum`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -1,11 +1,5 @@
 //! The ring against vectors that an independent implementation computed: official sidecars route by
 //! the same numbers. Source: Dapr 1.18.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails loudly"
-)]
 
 use std::fmt::Write as _;
 

@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::membership::{Effect, Outcome, Rules};
-use crate::message::{Host, Message, Operation, Step, StreamId};
-use crate::outbox::Order;
-use crate::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
+use crate::rounds::membership::{Effect, Outcome, Rules};
+use crate::rounds::message::{Host, Message, Operation, Step, StreamId};
+use crate::rounds::outbox::Order;
+use crate::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
 
 /// A report that changes types restarts a round in flight at most this often; then it waits for
 /// the end of the round, so that a storm of reports cannot keep a namespace locked for ever.
@@ -249,7 +249,7 @@ impl Group {
         if let Some(round) = &mut self.round {
             round.missing -= usize::from(!member.acked);
             if self.members.is_empty() {
-                // Nobody is left to finish it, and those who wait need not wait for its end.
+                // No member is left to finish it, so waiting streams need not wait for its end.
                 self.end_round(Outcome::Abandoned, cx);
                 self.settle(cx);
             } else {

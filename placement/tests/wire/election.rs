@@ -1,17 +1,8 @@
 //! Several replicas in this process: who leads, who is refused, and what a stop costs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails loudly"
-)]
-
-#[path = "support/client.rs"]
-mod client;
 
 use std::net::{SocketAddr, TcpListener};
 
-use client::{LIMIT, Server, Sidecar, host, svid};
+use crate::client::{LIMIT, Server, Sidecar, host, svid};
 use proto::placement::placement_client::PlacementClient;
 use testkit::ca::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -21,15 +21,16 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 use transport::Peer;
 
-use crate::admit::{Access, Admission};
 use crate::election::Role;
-use crate::encoding::Encoding;
-use crate::error::End;
-use crate::mailbox::{Frames, Mailbox};
-use crate::membership::{Event, Rules};
-use crate::message::{Message, StreamId};
-use crate::owner::Owner;
-use crate::wire::Format;
+use crate::rounds::encoding::Encoding;
+use crate::rounds::membership::{Event, Rules};
+use crate::rounds::message::{Message, StreamId};
+use crate::streams::admit::{Access, Admission};
+use crate::streams::error::End;
+use crate::streams::handle::MembershipHandle;
+use crate::streams::limits::{FIRST_MESSAGE, MAX_MESSAGE_BYTES};
+use crate::streams::mailbox::{Frames, Mailbox};
+use crate::streams::wire::Format;
 
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
 pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
@@ -38,15 +39,9 @@ pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprSt
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 const CONTENT_ENCODING: &str = "grpc-encoding";
 
-/// Bytes of one message. A report of 1,000 actor types with names of ordinary length has half of it.
-const MAX_MESSAGE_BYTES: usize = 256 * 1024;
-
-/// How long a stream may take until its first message. Sidecars report as soon as it is open.
-pub(crate) const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-
-/// How long a peer may take to read the end of its stream before its connection is cut: one that
-/// reads nothing would keep it for ever.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long a peer may take to read the end of its stream before its connection is cut. A peer that
+/// does not read would otherwise keep it.
+const READ_END: Duration = Duration::from_secs(1);
 
 /// From the end of a stream to the end of its connection.
 const LINGER: Duration = Duration::from_millis(250);
@@ -61,7 +56,7 @@ const LEGACY_LIMIT: Duration = Duration::from_secs(15);
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Service {
-    pub(crate) owner: Owner,
+    pub(crate) membership: MembershipHandle,
     pub(crate) rules: Rules,
     pub(crate) replication_factor: i64,
     /// Clients must prove who they are.
@@ -102,7 +97,7 @@ impl Service {
     /// # Errors
     /// Another replica leads, or still none.
     async fn lead(&mut self) -> Result<(), End> {
-        let known = self.roles.wait_for(|role| *role != Role::Nobody);
+        let known = self.roles.wait_for(|role| *role != Role::Unknown);
         let role = tokio::select! {
             () = self.ending.cancelled() => return Err(End::Refused),
             role = tokio::time::timeout(HOLD, known) => role,
@@ -113,8 +108,8 @@ impl Service {
         }
     }
 
-    /// Reads and checks the first message and makes the stream known. `None`: the client ended it
-    /// without a word. Dropping the future, when the client is gone, is safe: nothing is known of
+    /// Reads and checks the first message and registers the stream. `None`: the client ended it
+    /// without a message. Dropping the future, when the client is gone, is safe: nothing is known of
     /// the stream until it registers, and its task exists from then on.
     async fn admit(mut self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
@@ -176,7 +171,7 @@ impl Service {
         }
     }
 
-    /// Starts the task that owns the stream and tells of its beginning and its end, once each.
+    /// Starts the task that owns the stream and reports its beginning and its end, once each.
     fn start(
         self,
         peer: Option<Peer>,
@@ -197,7 +192,7 @@ impl Service {
         let mailbox = Mailbox::new(message.is_legacy(), format);
         let task = Stream {
             id: stream,
-            owner: self.owner,
+            membership: self.membership,
             ending: self.ending,
             admission,
             mailbox: mailbox.clone(),
@@ -208,7 +203,7 @@ impl Service {
     }
 }
 
-/// Sidecars dial anew for each stream and leave the connection behind. It is closed a little later,
+/// Sidecars open a connection for each stream and leave it open afterwards. It is closed a little later,
 /// because what is still on its way from the peer would turn the answer into a reset.
 async fn retire(peer: Peer, ending: CancellationToken) {
     ending.run_until_cancelled(tokio::time::sleep(LINGER)).await;
@@ -231,7 +226,7 @@ fn respond(mailbox: Arc<Mailbox>) -> Response<Body> {
 /// The task of one stream.
 struct Stream {
     id: StreamId,
-    owner: Owner,
+    membership: MembershipHandle,
     ending: CancellationToken,
     admission: Admission,
     mailbox: Arc<Mailbox>,
@@ -241,7 +236,7 @@ struct Stream {
 impl Stream {
     async fn run(mut self, first: Message, mut inbound: Streaming<Host>) {
         let (stream, mailbox) = (self.id, self.mailbox.clone());
-        let registered = self.owner.register(stream, first, mailbox.clone()).await.is_ok();
+        let registered = self.membership.register(stream, first, mailbox.clone()).await.is_ok();
         let end = if registered { self.read(&mut inbound).await } else { End::Stopped.into() };
         let addr = self.peer.as_ref().map(|p| p.addr.to_string()).unwrap_or_default();
         if end.code() == Code::Ok {
@@ -251,10 +246,10 @@ impl Stream {
                 "Closing connection to {addr}: {}", end.message());
         }
         mailbox.end(end);
-        // Fails only when the owner has stopped, and with it every count.
-        let _ = self.owner.tell(Event::Closed { stream }).await;
+        // Fails only when the membership has stopped, and with it every count.
+        let _ = self.membership.send_event(Event::Closed { stream }).await;
         drop(inbound);
-        let read = tokio::time::timeout(LAST_WORD, mailbox.gone()).await;
+        let read = tokio::time::timeout(READ_END, mailbox.gone()).await;
         let Some(peer) = self.peer else { return };
         if read.is_err() {
             tracing::info!(target: "dapr.placement.server", "{addr} does not read; cutting its connection");
@@ -263,7 +258,7 @@ impl Stream {
         retire(peer, self.ending).await;
     }
 
-    /// Passes on what the sidecar says; why the stream ends.
+    /// Forwards the sidecar's messages; returns why the stream ends.
     async fn read(&mut self, inbound: &mut Streaming<Host>) -> Status {
         let (stream, mailbox) = (self.id, self.mailbox.clone());
         let mut written = mailbox.written();
@@ -288,7 +283,7 @@ impl Stream {
                     Err(status) => return status,
                 }
             };
-            if self.owner.tell(event).await.is_err() {
+            if self.membership.send_event(event).await.is_err() {
                 return End::Stopped.into();
             }
         }

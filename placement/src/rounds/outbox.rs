@@ -12,8 +12,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::message::Step;
-use crate::table::Table;
+use crate::rounds::message::Step;
+use crate::rounds::table::Table;
 
 /// An order to a sidecar. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -1,17 +1,8 @@
 //! The service over real connections, in this process.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails loudly"
-)]
-
-#[path = "support/client.rs"]
-mod client;
 
 use std::time::{Duration, Instant};
 
-use client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host, svid};
+use crate::client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host, svid};
 use identity::SpiffeId;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;

@@ -1,5 +1,5 @@
-//! The way out of one stream: the owner puts orders in, the connection takes frames out when its
-//! peer has room for them. Putting in never waits, so a peer that does not read disturbs nobody.
+//! The outgoing side of one stream: the membership task queues orders, the connection takes frames
+//! when its peer has room for them. Queueing never waits, so a peer that does not read delays no other.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::encoding::Encoding;
-use crate::message::Step;
-use crate::outbox::{Order, Outbox};
-use crate::wire::{self, Format};
+use crate::rounds::encoding::Encoding;
+use crate::rounds::message::Step;
+use crate::rounds::outbox::{Order, Outbox};
+use crate::streams::wire::{self, Format};
 
-/// One stream's orders and its end. Shared by the owner, the stream's task and the connection.
+/// One stream's orders and its end. Shared by the membership task, the stream's task and the connection.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     format: Format,

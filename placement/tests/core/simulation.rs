@@ -4,19 +4,13 @@
 //!
 //! A failure prints its seed; `PLACEMENT_SEED=<seed> cargo test -p placement --test simulation`
 //! repeats it alone.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails loudly"
-)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use placement::membership::{Effect, Event, Membership, Rules};
-use placement::message::{Host, Message, Operation, Step, StreamId};
-use placement::outbox::{Order, Outbox};
+use placement::rounds::membership::{Effect, Event, Membership, Rules};
+use placement::rounds::message::{Host, Message, Operation, Step, StreamId};
+use placement::rounds::outbox::{Order, Outbox};
 use testkit::Choice;
 
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -293,7 +287,7 @@ impl Simulation {
                 }
                 Effect::RoundEnded { outcome, .. } => {
                     self.completed +=
-                        usize::from(outcome == placement::membership::Outcome::Complete);
+                        usize::from(outcome == placement::rounds::membership::Outcome::Complete);
                 }
                 Effect::TableFull { stream, .. } => {
                     panic!("stream {stream} was refused although the table is nearly empty")
@@ -407,7 +401,7 @@ impl Simulation {
 }
 
 /// The actors that a table gives to a host. Any function of the table does in place of the ring.
-fn owned(table: &placement::table::Table, name: &str) -> Actors {
+fn owned(table: &placement::rounds::table::Table, name: &str) -> Actors {
     let share = |(entity, hosts): (&str, Vec<&Host>)| {
         let own = (0..ACTORS).filter(|i| hosts[i % hosts.len()].name == name);
         own.map(|i| (entity.to_owned(), i)).collect::<Vec<_>>()
@@ -415,7 +409,7 @@ fn owned(table: &placement::table::Table, name: &str) -> Actors {
     table.by_type(|host| host).into_iter().flat_map(share).collect()
 }
 
-fn described(table: &placement::table::Table) -> Vec<String> {
+fn described(table: &placement::rounds::table::Table) -> Vec<String> {
     table.hosts().iter().map(|h| format!("{} {:?}", h.name, h.entities)).collect()
 }
 

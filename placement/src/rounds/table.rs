@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::encoding::Encoding;
-use crate::message::{Host, StreamId};
+use crate::rounds::encoding::Encoding;
+use crate::rounds::message::{Host, StreamId};
 
 /// Bytes of an encoded table at most: gRPC's default limit of one message, which sidecars keep.
 pub const MAX_TABLE_BYTES: usize = 4 * 1024 * 1024;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use placement::membership::{Effect, Event, Membership, Outcome, Rules};
-use placement::message::{Host, Message, Operation, Step, StreamId};
-use placement::outbox::{Order, Outbox};
+use placement::rounds::membership::{Effect, Event, Membership, Outcome, Rules};
+use placement::rounds::message::{Host, Message, Operation, Step, StreamId};
+use placement::rounds::outbox::{Order, Outbox};
 
 /// How a simulated sidecar speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The one task that owns the membership. Streams and the state endpoint speak to it by channel;
-//! it never waits for any of them.
+//! The one task that owns the membership. Streams and the state endpoint send it commands over a
+//! channel; it never waits for any of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::election::Role;
-use crate::error::End;
-use crate::mailbox::Mailbox;
-use crate::membership::{Counts, Effect, Event, Membership, Outcome, Rules};
-use crate::message::{Message, Step, StreamId};
 use crate::metrics::Metrics;
-use crate::outbox::Order;
-use crate::table::Table;
+use crate::rounds::membership::{Counts, Effect, Event, Membership, Outcome, Rules};
+use crate::rounds::message::{Message, Step, StreamId};
+use crate::rounds::outbox::Order;
+use crate::rounds::table::Table;
+use crate::streams::error::End;
+use crate::streams::mailbox::Mailbox;
 
-/// Commands that wait for the owner. Above it streams wait with their next message; 1,000 sidecars
-/// acknowledging at once fit.
+/// Commands in the queue. When it is full, streams wait before they read their next message; 1,000
+/// sidecars that acknowledge at once fit.
 const COMMANDS: usize = 1_024;
 
 /// The table of each namespace with at least one stream.
@@ -30,16 +30,16 @@ enum Command {
     Tables(oneshot::Sender<Option<Tables>>),
 }
 
-/// The owner has stopped, which it does only with the process.
+/// The task has stopped, which it does only with the process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopped;
 
-/// The way to the owner. Cheap to clone.
+/// A handle to the membership task. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Owner(mpsc::Sender<Command>);
+pub(crate) struct MembershipHandle(mpsc::Sender<Command>);
 
-impl Owner {
-    /// Starts the owner in the scope. It serves while this replica leads, until `ending`.
+impl MembershipHandle {
+    /// Starts the task in the scope. It serves while this replica leads, until `ending`.
     pub(crate) fn start(
         rules: Rules,
         metrics: Metrics,
@@ -53,7 +53,7 @@ impl Owner {
         Self(send)
     }
 
-    /// A new stream, whose orders go to the mailbox.
+    /// Registers a new stream, whose orders go to the mailbox.
     pub(crate) async fn register(
         &self,
         stream: StreamId,
@@ -63,8 +63,8 @@ impl Owner {
         self.send(Command::Register { stream, message, mailbox }).await
     }
 
-    /// Something happened on a stream.
-    pub(crate) async fn tell(&self, event: Event) -> Result<(), Stopped> {
+    /// Sends an event of a stream.
+    pub(crate) async fn send_event(&self, event: Event) -> Result<(), Stopped> {
         self.send(Command::Event(event)).await
     }
 
@@ -98,8 +98,8 @@ impl Task {
         ending: CancellationToken,
     ) -> anyhow::Result<()> {
         let role = *roles.borrow_and_update();
-        self.take_role(role);
-        // One replica alone has nobody who could change its role.
+        self.set_role(role);
+        // The role of a single replica never changes.
         let mut elected = true;
         loop {
             let deadline = self.membership.as_ref().and_then(Membership::deadline);
@@ -116,12 +116,12 @@ impl Task {
                 changed = roles.changed(), if elected => match changed {
                     Ok(()) => {
                         let role = *roles.borrow_and_update();
-                        self.take_role(role);
+                        self.set_role(role);
                     }
                     Err(_) => elected = false,
                 },
                 command = commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.handle_command(command),
                     None => break, // every stream and server is gone
                 },
                 () = tick => self.step(Event::Tick),
@@ -132,7 +132,7 @@ impl Task {
         Ok(())
     }
 
-    fn take_role(&mut self, role: Role) {
+    fn set_role(&mut self, role: Role) {
         self.resign(&End::LostLeadership);
         if let Role::Leader { epoch } = role {
             let core = Membership::taken_over(self.rules, epoch, clock::monotonic());
@@ -141,7 +141,7 @@ impl Task {
         }
     }
 
-    /// Ends every stream: sidecars register again with whoever leads now.
+    /// Ends every stream: sidecars register again with the next leader.
     fn resign(&mut self, end: &End) {
         let Some(membership) = self.membership.take() else { return };
         self.metrics.leads(false);
@@ -154,7 +154,7 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn handle_command(&mut self, command: Command) {
         match command {
             Command::Register { mailbox, .. } if self.membership.is_none() => {
                 mailbox.end(End::LostLeadership.into());
@@ -170,7 +170,7 @@ impl Task {
                 self.step(event);
             }
             Command::Tables(reply) => {
-                // The asker may have gone.
+                // The caller may have given up.
                 drop(reply.send(self.membership.as_ref().map(Membership::tables)));
             }
         }
@@ -179,11 +179,11 @@ impl Task {
     fn step(&mut self, event: Event) {
         let Some(membership) = &mut self.membership else { return };
         for effect in membership.step(event, clock::monotonic()) {
-            self.carry_out(effect);
+            self.apply(effect);
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Send { stream, order } => {
                 if let Some(mailbox) = self.mailboxes.get(&stream) {

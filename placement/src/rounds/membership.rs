@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use crate::group::Counts;
-use crate::group::{Context, Group, Registration};
-use crate::message::{Message, Step, StreamId};
-use crate::outbox::Order;
-use crate::table::Table;
+pub use crate::rounds::group::Counts;
+use crate::rounds::group::{Context, Group, Registration};
+use crate::rounds::message::{Message, Step, StreamId};
+use crate::rounds::outbox::Order;
+use crate::rounds::table::Table;
 
 /// Durations that shape the rounds.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ pub enum Outcome {
     Complete,
     /// A report changed the hosts and started another round.
     Superseded,
-    /// Somebody did not acknowledge in time.
+    /// A member did not acknowledge in time.
     TimedOut,
     /// The last member left.
     Abandoned,
@@ -106,7 +106,7 @@ pub enum Effect {
         /// The stream.
         stream: StreamId,
     },
-    /// Tell the operator that a sidecar repeatedly uses up most of a round's budget.
+    /// Report a sidecar that repeatedly uses most of a round's budget.
     SlowDrain {
         /// Namespace of the sidecar.
         namespace: Arc<str>,
@@ -115,7 +115,7 @@ pub enum Effect {
         /// From `update` to its acknowledgement.
         took: Duration,
     },
-    /// Tell how a round went.
+    /// Report the outcome of a round.
     RoundEnded {
         /// Where the round was.
         namespace: Arc<str>,
@@ -126,7 +126,7 @@ pub enum Effect {
         /// Since its first `lock`.
         took: Duration,
     },
-    /// Tell how many streams a namespace has now.
+    /// Report how many streams a namespace has now.
     Counts {
         /// The namespace.
         namespace: Arc<str>,
@@ -201,27 +201,27 @@ impl Membership {
                     if returning { Group::settling(floor, now) } else { Group::new(floor) }
                 });
                 let new = Registration { legacy: message.is_legacy(), host: message.host };
-                self.visit(&namespace, now, &mut effects, |g, cx| g.register(stream, new, cx));
+                self.with_group(&namespace, now, &mut effects, |g, cx| g.register(stream, new, cx));
             }
             Event::Message { stream, message } => {
-                self.visit_of(stream, now, &mut effects, |g, cx| {
+                self.with_group_of(stream, now, &mut effects, |g, cx| {
                     g.message(stream, message, cx);
                 });
             }
             Event::Written { stream, step, version } => {
-                self.visit_of(stream, now, &mut effects, |g, cx| {
+                self.with_group_of(stream, now, &mut effects, |g, cx| {
                     g.written(stream, step, version, cx);
                 });
             }
             Event::Closed { stream } => {
-                self.visit_of(stream, now, &mut effects, |g, cx| g.close(stream, cx));
+                self.with_group_of(stream, now, &mut effects, |g, cx| g.close(stream, cx));
                 self.streams.remove(&stream);
             }
             Event::Tick => {
                 while let Some((due, namespace)) = self.deadlines.first().cloned()
                     && due <= now
                 {
-                    self.visit(&namespace, now, &mut effects, Group::tick);
+                    self.with_group(&namespace, now, &mut effects, Group::tick);
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Membership {
         self.groups.iter().map(|(ns, group)| (ns.clone(), group.counts())).collect()
     }
 
-    fn visit_of(
+    fn with_group_of(
         &mut self,
         stream: StreamId,
         now: Instant,
@@ -251,13 +251,13 @@ impl Membership {
         work: impl FnOnce(&mut Group, &mut Context<'_>),
     ) {
         if let Some(namespace) = self.streams.get(&stream).cloned() {
-            self.visit(&namespace, now, effects, work);
+            self.with_group(&namespace, now, effects, work);
         }
     }
 
-    /// Lets a group work and keeps what is derived from it: its deadline, its counts and, once it
-    /// has no stream any more, its end.
-    fn visit(
+    /// Runs `work` on a group, then updates what is derived from it: its deadline and its counts. A
+    /// group without streams is removed.
+    fn with_group(
         &mut self,
         namespace: &Arc<str>,
         now: Instant,

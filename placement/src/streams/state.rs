@@ -11,18 +11,18 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use serde::Serialize;
 
-use crate::message;
-use crate::owner::{Owner, Stopped, Tables};
-use crate::table::Table;
+use crate::rounds::message;
+use crate::rounds::table::Table;
+use crate::streams::handle::{MembershipHandle, Stopped, Tables};
 
 /// Ours: tells the leader's answer from the `null` of the others.
 const LEADER: &str = "x-dapr-placement-leader";
 
 /// The route of the state endpoint.
-pub(crate) fn router(owner: Owner) -> Router {
+pub(crate) fn router(membership: MembershipHandle) -> Router {
     Router::new().route(
         "/placement/state",
-        get(async move || match owner.tables().await {
+        get(async move || match membership.tables().await {
             Ok(Some(tables)) => ([(LEADER, "true")], Json(State::of(&tables))).into_response(),
             Ok(None) => ([(LEADER, "false")], Json(())).into_response(), // `null`
             Err(Stopped) => {
@@ -104,7 +104,7 @@ impl<'a> Host<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::StreamId;
+    use crate::rounds::message::StreamId;
 
     #[test]
     fn prints_as_the_reference_does() {

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::admit::{MAX_NAME_BYTES, MAX_TYPES};
-use crate::server::FIRST_MESSAGE;
-use crate::table::MAX_TABLE_BYTES;
+use crate::rounds::table::MAX_TABLE_BYTES;
+use crate::streams::limits::{FIRST_MESSAGE, MAX_NAME_BYTES, MAX_TYPES};
 
 /// Why a message of a sidecar is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// mTLS is on and the certificate names no workload.
     #[error("failed to get client ID from context")]
     NoIdentity,
@@ -88,7 +87,7 @@ impl From<&Refusal> for Status {
 
 /// Why the server ends an accepted stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum End {
+pub(crate) enum End {
     /// It did not acknowledge in time.
     #[error("dissemination timeout after {} for version {version}", runtime::go_duration::format(*.after))]
     TimedOut {

@@ -1,4 +1,5 @@
-//! What a replica knows of the others, and what follows from it. Pure: `now` is an argument.
+//! When the other replicas were last heard, and what follows: who leads, and who may vote. Pure: `now`
+//! is an argument.
 //!
 //! A follower that heard from its leader votes for nobody else during [`LEASE`]. The leader counts
 //! [`LEADS`] from when it *sent* what a majority then acknowledged, so that it has stopped before
@@ -19,7 +20,7 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(1_200);
 
 /// What one replica knows.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct QuorumTracker {
     started: Instant,
     replicas: usize,
     /// The leader that was heard last.
@@ -28,7 +29,7 @@ pub(crate) struct Ledger {
     acknowledged: BTreeMap<u64, (u64, Instant)>,
 }
 
-impl Ledger {
+impl QuorumTracker {
     /// Of one of `replicas`, at its start.
     pub(crate) fn new(replicas: usize, started: Instant) -> Self {
         Self { started, replicas, heard: None, acknowledged: BTreeMap::new() }
@@ -40,7 +41,7 @@ impl Ledger {
     }
 
     /// A leader spoke and was accepted.
-    pub(crate) fn hear(&mut self, leader: u64, now: Instant) {
+    pub(crate) fn record_leader(&mut self, leader: u64, now: Instant) {
         self.heard = Some((leader, now));
     }
 
@@ -77,7 +78,7 @@ impl Ledger {
     }
 
     /// True once it may vote.
-    pub(crate) fn may_vote(&self, now: Instant) -> bool {
+    pub(crate) fn can_vote(&self, now: Instant) -> bool {
         now >= self.started + SILENCE
     }
 }
@@ -91,13 +92,13 @@ mod tests {
     #[test]
     fn a_leader_stops_before_its_followers_may_vote() {
         let start = runtime::clock::monotonic();
-        let mut leader = Ledger::new(3, start);
+        let mut leader = QuorumTracker::new(3, start);
         assert_eq!(leader.leads_until(4), None, "elected, but nobody confirmed it yet");
         leader.acknowledge(1, 4, start);
         let stops = leader.leads_until(4).unwrap();
         // The follower hears it after it was sent, so its promise ends later.
-        let mut follower = Ledger::new(3, start);
-        follower.hear(0, start);
+        let mut follower = QuorumTracker::new(3, start);
+        follower.record_leader(0, start);
         assert!(stops < follower.follows_until().unwrap());
         assert_eq!(leader.leads_until(5), None, "another term, another confirmation");
     }
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn the_slowest_of_the_majority_counts() {
         let start = runtime::clock::monotonic();
-        let mut leader = Ledger::new(5, start);
+        let mut leader = QuorumTracker::new(5, start);
         for (follower, after) in [(1, 3), (2, 1), (3, 2)] {
             leader.acknowledge(follower, 1, start + HEARTBEAT * after);
         }
@@ -118,8 +119,8 @@ mod tests {
     #[test]
     fn a_replica_that_starts_keeps_promises_it_has_forgotten() {
         let start = runtime::clock::monotonic();
-        let ledger = Ledger::new(3, start);
-        assert!(!ledger.may_vote(start + LEASE));
-        assert!(ledger.may_vote(start + LEASE * 2));
+        let quorum = QuorumTracker::new(3, start);
+        assert!(!quorum.can_vote(start + LEASE));
+        assert!(quorum.can_vote(start + LEASE * 2));
     }
 }

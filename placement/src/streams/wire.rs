@@ -11,16 +11,16 @@ use flate2::write::GzEncoder;
 use prost::Message;
 use proto::placement::Host;
 
-use crate::encoding::Encoding;
-use crate::outbox::Order;
-use crate::table::Table;
+use crate::rounds::encoding::Encoding;
+use crate::rounds::outbox::Order;
+use crate::rounds::table::Table;
 
 /// A gRPC frame begins with the compression flag and the length of its message.
 const FRAME_HEAD: usize = 5;
 
 /// How orders are written for one stream.
 #[derive(Debug, Clone, Copy)]
-pub struct Format {
+pub(crate) struct Format {
     /// The number of virtual nodes per host.
     pub replication_factor: i64,
     /// How tables are encoded.
@@ -28,7 +28,7 @@ pub struct Format {
 }
 
 /// The frame of an order.
-pub fn frame(order: &Order, format: Format) -> Bytes {
+pub(crate) fn frame(order: &Order, format: Format) -> Bytes {
     match order {
         Order::Lock(version) => frame_of(&message("lock", *version, None)),
         Order::Unlock(version) => frame_of(&message("unlock", *version, None)),
@@ -129,7 +129,7 @@ fn tables(table: &Table, replication_factor: i64) -> Tables {
     Tables { entries: entries.collect(), version: table.version().to_string(), replication_factor }
 }
 
-fn entry(host: &crate::message::Host) -> Bytes {
+fn entry(host: &crate::rounds::message::Host) -> Bytes {
     let slim = Host {
         name: host.name.clone(),
         port: host.port,
@@ -143,8 +143,8 @@ fn entry(host: &crate::message::Host) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::StreamId;
-    use crate::table::{ORDER_OVERHEAD, charge};
+    use crate::rounds::message::StreamId;
+    use crate::rounds::table::{ORDER_OVERHEAD, charge};
     use flate2::read::GzDecoder;
     use proto::placement::PlacementOrder;
     use rstest::rstest;
@@ -154,15 +154,15 @@ mod tests {
     const PLAIN: Format = Format { replication_factor: 100, encoding: Encoding::Identity };
     const GZIP: Format = Format { encoding: Encoding::Gzip, ..PLAIN };
 
-    fn host(i: usize, types: usize) -> Arc<crate::message::Host> {
-        Arc::new(crate::message::Host {
+    fn host(i: usize, types: usize) -> Arc<crate::rounds::message::Host> {
+        Arc::new(crate::rounds::message::Host {
             name: format!("10.0.{}.{}:50002", i / 250, i % 250),
             app_id: "app".into(),
             namespace: "ns".into(),
             api_level: 20,
             operation: 1,
             entities: (0..types).map(|t| format!("dapr.internal.ns.app.type{t}")).collect(),
-            ..crate::message::Host::default()
+            ..crate::rounds::message::Host::default()
         })
     }
 

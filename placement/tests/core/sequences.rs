@@ -1,22 +1,13 @@
 //! The exchanges that official sidecars rely on, one by one.
 //! Source: Dapr 1.18, observed on the wire; where ours differs on purpose, the test says so.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails loudly"
-)]
-
-#[path = "support/bed.rs"]
-mod bed;
 
 use std::time::Duration;
 
-use bed::{Bed, Dialect, TIMEOUT, table};
-use placement::membership::Outcome;
-use placement::message::Host;
-use placement::message::Step::{Lock, Unlock, Update};
-use placement::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, charge};
+use crate::bed::{Bed, Dialect, TIMEOUT, table};
+use placement::rounds::membership::Outcome;
+use placement::rounds::message::Host;
+use placement::rounds::message::Step::{Lock, Unlock, Update};
+use placement::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, charge};
 use rstest::rstest;
 
 const NO_HOLD_OFF: Duration = Duration::ZERO;
@@ -258,7 +249,7 @@ fn a_storm_of_reports_cannot_hold_a_round_open() {
 #[case::out_of_phase_2(Unlock, Some(1))]
 #[case::future(Lock, Some(2))]
 fn acknowledgements_that_do_not_fit_are_ignored(
-    #[case] step: placement::message::Step,
+    #[case] step: placement::rounds::message::Step,
     #[case] version: Option<u64>,
 ) {
     let mut bed = Bed::new(NO_HOLD_OFF);

@@ -1,24 +1,18 @@
-//! Who may say what on a stream. The certificate decides where there is one.
+//! Which messages a stream may send. Where there is a certificate, it decides.
 
 use identity::SpiffeId;
 
-use crate::error::Refusal;
-use crate::message::{Host, Message, Operation};
-
-/// Actor types of one host. Sidecars of large applications report a few dozen.
-pub const MAX_TYPES: usize = 1_000;
-
-/// Bytes of each name in a report. A DNS name with a port has 260 at most; names and app ids recur in
-/// the table under each actor type.
-pub const MAX_NAME_BYTES: usize = 512;
+use crate::rounds::message::{Host, Message, Operation};
+use crate::streams::error::Refusal;
+use crate::streams::limits::{MAX_NAME_BYTES, MAX_TYPES};
 
 /// What the connection proves about its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Plain text: whatever a client claims about itself is taken. Self-hosted users rely on it.
     Unproven,
     /// mTLS, with a certificate that names no workload.
-    Nobody,
+    Unidentified,
     /// mTLS.
     Workload {
         /// Namespace of the certificate's SPIFFE id.
@@ -30,19 +24,19 @@ pub enum Access {
 
 impl Access {
     /// What a verified certificate proves; trust domains are not compared (Dapr 1.18).
-    pub fn of(id: Option<&SpiffeId>) -> Self {
+    pub(crate) fn of(id: Option<&SpiffeId>) -> Self {
         match id.and_then(|id| Some((id.namespace()?, id.app_id()?))) {
             Some((namespace, app_id)) => {
                 Self::Workload { namespace: namespace.to_owned(), app_id: app_id.to_owned() }
             }
-            None => Self::Nobody,
+            None => Self::Unidentified,
         }
     }
 }
 
 /// The checks of one stream, over all of its messages.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     access: Access,
     /// Namespace and app id of the first message.
     first: Option<(String, String)>,
@@ -50,7 +44,7 @@ pub struct Admission {
 
 impl Admission {
     /// A stream that has said nothing yet.
-    pub fn new(access: Access) -> Self {
+    pub(crate) fn new(access: Access) -> Self {
         Self { access, first: None }
     }
 
@@ -58,9 +52,9 @@ impl Admission {
     ///
     /// # Errors
     /// The first check that fails.
-    pub fn check(&mut self, message: &Message) -> Result<(), Refusal> {
+    pub(crate) fn check(&mut self, message: &Message) -> Result<(), Refusal> {
         let host = &message.host;
-        if self.access == Access::Nobody {
+        if self.access == Access::Unidentified {
             return Err(Refusal::NoIdentity);
         }
         if message.operation == Operation::Unsaid && message.version.is_some() {
@@ -172,8 +166,8 @@ mod tests {
     }
 
     #[rstest]
-    #[case::nobody(
-        Access::Nobody,
+    #[case::unidentified(
+        Access::Unidentified,
         "",
         "",
         Code::Unauthenticated,

@@ -1,0 +1,9 @@
+//! The pure core: who takes part in a namespace, and the rounds that give all of them one table.
+//! Nothing here does I/O or reads a clock. Start reading at [`membership`], then `group.rs`.
+
+pub(crate) mod encoding;
+mod group;
+pub mod membership;
+pub mod message;
+pub mod outbox;
+pub mod table;

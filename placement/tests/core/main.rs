@@ -1,0 +1,12 @@
+//! The pure core: single exchanges, the hash ring, and a simulation with lost and delayed events.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
+
+mod bed;
+mod ring;
+mod sequences;
+mod simulation;
