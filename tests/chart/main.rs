@@ -3,6 +3,8 @@
 
 mod certificates;
 mod cluster;
+mod definitions;
+mod foreign_values;
 mod gitops;
 mod guard;
 mod helm;

@@ -152,6 +152,85 @@ fn a_setting_changes_this_and_nothing_else(
     Ok(())
 }
 
+/// The protocol of each port of each Service (Dapr 1.19); meshes guess without it.
+#[rstest]
+#[case::default(&[], "dapr-api/grpc=tls dapr-api/legacy=tls dapr-api/metrics=http dapr-placement-server/api=tls \
+    dapr-placement-server/metrics=http dapr-placement-server/raft-node=tls dapr-sentry/grpc=tls dapr-sentry/metrics=http \
+    dapr-sidecar-injector/https=https dapr-sidecar-injector/metrics=http dapr-webhook/=https")]
+#[case::oidc(&["global.prometheus.enabled=false", "dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true",
+    "dapr_sentry.oidc.tls.certFile=c", "dapr_sentry.oidc.tls.keyFile=k"],
+    "dapr-api/grpc=tls dapr-api/legacy=tls dapr-placement-server/api=tls dapr-placement-server/raft-node=tls \
+    dapr-sentry/grpc=tls dapr-sentry/oidc=https dapr-sidecar-injector/https=https dapr-webhook/=https")]
+#[case::without_mtls(&["global.mtls.enabled=false", "global.prometheus.enabled=false",
+    "dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true", "dapr_sentry.oidc.tls.enabled=false"],
+    "dapr-api/grpc=tls dapr-api/legacy=tls dapr-placement-server/api=tls dapr-placement-server/raft-node=tls \
+    dapr-sentry/grpc=tls dapr-sentry/oidc=http dapr-sidecar-injector/https=https dapr-webhook/=https")]
+fn every_port_names_its_protocol(#[case] sets: &[&str], #[case] want: &str) -> Result<()> {
+    let objects = Objects::render(sets)?;
+    let mut got = Vec::new();
+    for (key, object) in &objects.0 {
+        let Some(name) = key.strip_prefix("Service/") else { continue };
+        for port in object["spec"]["ports"].as_array().into_iter().flatten() {
+            let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
+            got.push(format!("{name}/{}={}", text("name"), text("appProtocol")));
+        }
+    }
+    got.sort();
+    assert_eq!(got.join(" "), want);
+    Ok(())
+}
+
+#[test]
+fn arguments_of_the_user_come_last() -> Result<()> {
+    let objects = Objects::render(&["dapr_sentry.extraArgs={--log-level=debug,--x=a b}"])?;
+    let args = objects.args("Deployment/dapr-sentry")?;
+    assert!(args.ends_with(&["--log-level=debug".to_owned(), "--x=a b".to_owned()]), "{args:?}");
+    Ok(())
+}
+
+#[test]
+fn the_ca_is_mounted_for_the_group_of_the_pod_alone() -> Result<()> {
+    let pod = Objects::render(&[])?.pod("Deployment/dapr-sentry")?.clone();
+    let secret = &pod["volumes"][0]["secret"];
+    assert_eq!(*secret, json!({"secretName": "dapr-trust-bundle", "defaultMode": 0o440}));
+    assert_eq!(pod["securityContext"]["fsGroup"], 65532);
+    Ok(())
+}
+
+#[test]
+fn a_cluster_may_assign_the_groups_of_volumes() -> Result<()> {
+    let objects = Objects::render(&["dapr_sentry.fsGroup=null", "dapr_placement.fsGroup=null"])?;
+    for workload in ["Deployment/dapr-sentry", "StatefulSet/dapr-placement-server"] {
+        assert_eq!(objects.pod(workload)?["securityContext"].get("fsGroup"), None, "{workload}");
+    }
+    Ok(())
+}
+
+#[rstest]
+#[case::default(&[])]
+#[case::dev(&["profile=dev"])]
+#[case::production(&["profile=production"])]
+fn every_service_has_a_limit_of_memory_and_asks_for_less(#[case] sets: &[&str]) -> Result<()> {
+    let objects = Objects::render(sets)?;
+    for (workload, ..) in SERVICES {
+        let resources = &objects.container(workload)?["resources"];
+        assert!(resources["limits"]["memory"].is_string(), "{workload}: {resources}");
+        assert!(resources["requests"]["memory"].is_string(), "or Kubernetes takes the limit");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restart_is_for_processes_that_do_not_answer() -> Result<()> {
+    let objects = Objects::render(&[])?;
+    for (workload, ..) in SERVICES {
+        let container = objects.container(workload)?;
+        assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/livez", "{workload}");
+        assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/healthz", "{workload}");
+    }
+    Ok(())
+}
+
 #[test]
 fn two_renderings_are_the_same_bytes() -> Result<()> {
     let sets = [REGISTRY, "global.ha.enabled=true", "global.logAsJson=true"];
@@ -160,15 +239,15 @@ fn two_renderings_are_the_same_bytes() -> Result<()> {
 }
 
 #[rstest]
-#[case::default(&[REGISTRY], "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3")]
-#[case::mirror(&["global.registry=mirror:5000/x/"], "mirror:5000/x/NAME:1.18.3", "mirror:5000/x/daprd:1.18.3")]
+#[case::default(&[REGISTRY], "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.5")]
+#[case::mirror(&["global.registry=mirror:5000/x/"], "mirror:5000/x/NAME:1.18.3", "mirror:5000/x/daprd:1.18.5")]
 #[case::upstream_registry_is_none(&[REGISTRY, "global.registry=docker.io/daprio"],
-    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3")]
+    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.5")]
 #[case::tag(&[REGISTRY, "global.tag=1.18.4"], "registry.example/trilby/NAME:1.18.4", "ghcr.io/dapr/daprd:1.18.4")]
 #[case::respin(&[REGISTRY, "global.tag=1.18.3-r12"],
     "registry.example/trilby/NAME:1.18.3-r12", "ghcr.io/dapr/daprd:1.18.3")]
 #[case::variant(&[REGISTRY, "global.tag=1.18.3-mariner"],
-    "registry.example/trilby/NAME:1.18.3-mariner", "ghcr.io/dapr/daprd:1.18.3-mariner")]
+    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3-mariner")]
 #[case::own_sidecar(&[REGISTRY, "global.daprd.registry=r/d", "global.daprd.tag=1.17.9"],
     "registry.example/trilby/NAME:1.18.3", "r/d/daprd:1.17.9")]
 #[case::complete_sidecar(&[REGISTRY, "dapr_sidecar_injector.image.name=localhost/daprd:dev"],
@@ -331,7 +410,8 @@ fn jwt_and_oidc_values_become_flags_and_ports() -> Result<()> {
     let want = json!({"containerPort": 9080, "name": "oidc", "protocol": "TCP"});
     assert_eq!(port(&container["ports"]), Some(want));
     let service = &objects.0["Service/dapr-sentry"]["spec"]["ports"];
-    let want = json!({"name": "oidc", "port": 8443, "protocol": "TCP", "targetPort": "oidc"});
+    let want = json!({"name": "oidc", "port": 8443, "protocol": "TCP", "targetPort": "oidc",
+        "appProtocol": "http"});
     assert_eq!(port(service), Some(want));
     Ok(())
 }

@@ -1,6 +1,12 @@
-{{/* The version of this installation: tag of the control plane images, which the CLI reads. */}}
+{{/* The newest sidecar that this release is tested against. */}}
+{{- define "dapr.sidecarTag" -}}1.18.5{{- end -}}
+
+{{/*
+The version of this installation: tag of the control plane images, which the CLI reads. `-mariner` is a variant of
+Dapr's images (`dapr init -k --image-variant mariner`); the control plane's have no variants.
+*/}}
 {{- define "dapr.tag" -}}
-{{- .Values.global.tag | default .Chart.AppVersion -}}
+{{- trimSuffix "-mariner" (.Values.global.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 
 {{/*
@@ -33,7 +39,8 @@ control plane, so naming one of them is like naming none: `helm upgrade --reuse-
 {{- $name -}}
 {{- else -}}
 {{- $registry := include "dapr.mirror" . | default (dig "daprd" "registry" "ghcr.io/dapr" .Values.global) -}}
-{{- $tag := dig "daprd" "tag" "" .Values.global | default (regexReplaceAll "-r[0-9]+$" (include "dapr.tag" .) "") -}}
+{{- $tag := dig "daprd" "tag" "" .Values.global | default (regexReplaceAll "-r[0-9]+$" (.Values.global.tag | default "") "") -}}
+{{- $tag = $tag | default (include "dapr.sidecarTag" .) -}}
 {{- printf "%s/%s:%s" (trimSuffix "/" $registry) $name $tag -}}
 {{- end -}}
 {{- end -}}

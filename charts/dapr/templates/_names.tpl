@@ -55,6 +55,7 @@ root, scrape (bool) and user (map). */}}
   port: {{ .Values.global.prometheus.port }}
   targetPort: metrics
   protocol: TCP
+  appProtocol: http
 {{- end }}
 {{- end -}}
 
@@ -66,9 +67,15 @@ root, scrape (bool) and user (map). */}}
 {{- .Values.global.mtls.sentryAddress | default (printf "dapr-sentry.%s.svc%s:443" .Release.Namespace .Values.global.dnsSuffix) -}}
 {{- end -}}
 
+{{/* "true" when a scheduler of Dapr's own that was kept from an upgrade serves placement. Releases before 1.19 know no
+`global.scheduler.placement`, so it may be absent or null. */}}
+{{- define "dapr.scheduler.placement" -}}
+{{- if dig "enabled" false ((.Values.global.scheduler | default dict).placement | default dict) -}}true{{- end -}}
+{{- end -}}
+
 {{/* "true" when the placement objects are rendered. */}}
 {{- define "dapr.placement.enabled" -}}
-{{- if and .Values.global.actors.enabled (eq .Values.global.actors.serviceName "placement") -}}true{{- end -}}
+{{- if and .Values.global.actors.enabled (eq .Values.global.actors.serviceName "placement") (not (include "dapr.scheduler.placement" .)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* The `app` labels of the control plane's pods: those of other installations in the cluster included. */}}

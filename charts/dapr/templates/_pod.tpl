@@ -53,9 +53,9 @@ spec:
           protocol: TCP
         {{- end }}
       livenessProbe:
-        {{- include "dapr.probe" (dict "probe" $values.livenessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
+        {{- include "dapr.probe" (dict "probe" $values.livenessProbe "path" "/livez" "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
       readinessProbe:
-        {{- include "dapr.probe" (dict "probe" $values.readinessProbe "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
+        {{- include "dapr.probe" (dict "probe" $values.readinessProbe "path" "/healthz" "port" (dig "healthzPort" 8080 $values)) | nindent 8 }}
       {{- with include "dapr.resources" . | fromYaml }}
       resources:
         {{- toYaml . | nindent 8 }}
@@ -119,9 +119,11 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes probe, path and port. Liveness asks /livez, that is whether the process answers: a service that waits for a
+usable CA is not ready, and a restart does not help it. */}}
 {{- define "dapr.probe" -}}
 httpGet:
-  path: /healthz
+  path: {{ .path }}
   port: {{ .port }}
 initialDelaySeconds: {{ .probe.initialDelaySeconds }}
 periodSeconds: {{ .probe.periodSeconds }}

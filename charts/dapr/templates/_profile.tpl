@@ -1,5 +1,5 @@
 {{/*
-`profile`: what an installation is for. It only fills in what the values leave open: a value that is given wins.
+`profile`: the purpose of an installation. It sets only what the values leave open.
 
   default      the values as they stand
   dev          one small pod of each service
@@ -24,13 +24,19 @@
 {{- with (index .root.Values .svc).resources -}}
 {{- toYaml . -}}
 {{- else -}}
+{{- /* Without limits a client that makes a service allocate takes the node with it. These are 15 times and more of the
+       largest figures in docs/performance.md; the alert of monitoring.alerts.memoryBytes comes long before. */ -}}
+{{- $limit := has .svc (list "dapr_operator" "dapr_placement") | ternary "1Gi" "512Mi" -}}
 {{- if eq $profile "dev" -}}
 requests: {cpu: 10m, memory: 16Mi}
+limits: {memory: {{ $limit }}}
 {{- else if eq $profile "production" -}}
-{{- /* No limit on memory: a control plane that is killed for it helps nobody. */ -}}
 {{- $memory := dict "dapr_operator" "100Mi" "dapr_placement" "75Mi" -}}
 requests: {cpu: {{ eq .svc "dapr_placement" | ternary "250m" "100m" }}, memory: {{ get $memory .svc | default "30Mi" }}}
-limits: {cpu: "1"}
+limits: {cpu: "1", memory: {{ $limit }}}
+{{- else -}}
+requests: {memory: 32Mi}
+limits: {memory: {{ $limit }}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -68,8 +68,6 @@ pub(crate) enum BackendError {
 pub(crate) enum Feed {
     /// All changes of one revision.
     Changes { source: Source, changes: Vec<Change> },
-    /// A write failed: nothing can be read until [`Self::Reopened`].
-    Failed,
     /// The backend was opened again after a failed write, which may have written or not: what is
     /// stored has to be read again.
     Reopened,
@@ -220,7 +218,6 @@ impl<B: Backend> Writer<B> {
             self.shared.disk_full.store(true, Ordering::Relaxed);
         }
         self.shared.backend.store(None);
-        let _ = self.feed.blocking_send(Feed::Failed);
         self.shared.state.send_replace(State::Reopening(error.to_string()));
         let [mut wait, longest] = REOPEN;
         loop {

@@ -174,13 +174,12 @@ impl Task {
                     self.take_change(change);
                 }
             }
-            // Deliveries need their records, which cannot be read.
-            Feed::Failed => self.step(Event::Pause),
-            Feed::Reopened => match self.scan().await {
-                Ok(()) => self.step(Event::Resume),
-                // It failed again, and is read when it serves.
-                Err(error) => tracing::warn!(target: "dapr.scheduler.store", "{error:#}"),
-            },
+            Feed::Reopened => {
+                if let Err(error) = self.scan().await {
+                    // It failed again, and will be read when it serves.
+                    tracing::warn!(target: "dapr.scheduler.store", "{error:#}");
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError, Flags, HostEnvironment};
 /// Default namespace of the control plane.
 const NAMESPACE: &str = "dapr-system";
 /// Default image of the sidecar.
-const SIDECAR_IMAGE: &str = "ghcr.io/dapr/daprd:1.18.3";
+const SIDECAR_IMAGE: &str = "ghcr.io/dapr/daprd:1.18.5";
 
 /// Commands for manifests.
 #[derive(Debug, clap::Parser)]

@@ -54,6 +54,18 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- /* Last: of a repeated flag the last one holds. */}}
+{{- range dig "extraArgs" list .Values.dapr_sentry }}
+- {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* 288 is 0440: parsers of YAML 1.2 read 0440 as decimal. */}}
+{{- define "dapr.sentry.volumes" -}}
+- name: credentials
+  secret:
+    secretName: dapr-trust-bundle
+    defaultMode: 288
 {{- end -}}
 
 {{- define "dapr.sentry.ports" -}}

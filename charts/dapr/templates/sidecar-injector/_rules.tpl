@@ -3,7 +3,7 @@
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get]
-# To write the caBundle, and to write it again when somebody removed it.
+# To write the caBundle, and to restore it after a removal.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]

@@ -1,6 +1,6 @@
 {{/*
 Which pods the webhook sees, and the guard with it. The control plane's own pods are left out by label and not by
-namespace, because applications may live beside them. Takes the root scope.
+namespace, because applications may run there too. Takes the root scope.
 */}}
 {{- define "dapr.injector.selectors" -}}
 {{- $values := .Values.dapr_sidecar_injector -}}

@@ -1,0 +1,249 @@
+//! `operator apply-crds` on a real API server: definitions grow, objects keep every member.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{
+    ApiCluster, ApiClusterOptions, Deadline, Scratch, Spawn, accounts::kubeconfig, build_binary,
+    environment, until,
+};
+use serde_json::{Value, json};
+
+use crate::helm::NAMESPACE;
+
+const POLICIES: &str = "workflowaccesspolicies.dapr.io";
+/// Where the schema of a workflow rule is in the definition of policies.
+const WORKFLOW: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/rules/\
+                        items/properties/workflows/items";
+const SECONDS: u64 = 120;
+
+fn cluster() -> Result<ApiCluster> {
+    let cluster =
+        ApiCluster::start_with(ApiClusterOptions { controllers: false, ..Default::default() })?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    Ok(cluster)
+}
+
+/// Runs the command; the log, and whether it succeeded.
+fn apply_crds(kubeconfig: &Path) -> Result<(String, bool)> {
+    let scratch = Scratch::new("crds")?;
+    let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
+        .args(["apply-crds", "--kubeconfig"])
+        .arg(kubeconfig)
+        .args([
+            format!("--healthz-port={}", environment::free_port()?),
+            format!("--metrics-port={}", environment::free_port()?),
+        ])
+        .env("NAMESPACE", NAMESPACE)
+        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .start()?;
+    let ended = until(Deadline::seconds(SECONDS), "apply-crds to end", || Ok(hook.exit_status()))?;
+    Ok((hook.log(), ended.success()))
+}
+
+fn succeeds(cluster: &ApiCluster) -> Result<String> {
+    let (log, success) = apply_crds(cluster.kubeconfig())?;
+    ensure!(success, "apply-crds failed: {log}");
+    Ok(log)
+}
+
+fn patch(cluster: &ApiCluster, operations: &Value) -> Result<()> {
+    let operations = operations.to_string();
+    cluster.kubectl(&["patch", "crd", POLICIES, "--type=json", "-p", &operations]).map(drop)
+}
+
+fn policy(name: &str, rules: &Value) -> Value {
+    json!({"apiVersion": "dapr.io/v1alpha1", "kind": "WorkflowAccessPolicy",
+        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"rules": rules}})
+}
+
+/// Writes an object without client-side validation, as most clients do.
+fn write(cluster: &ApiCluster, verb: &str, object: &Value) -> Result<String> {
+    let args = [verb, "--validate=false", "-f", "-"];
+    cluster.cluster().kubectl_with_input(&args, &object.to_string())
+}
+
+fn read(cluster: &ApiCluster, name: &str) -> Result<Value> {
+    cluster.get(&[POLICIES, name, "-n", NAMESPACE])
+}
+
+fn gated() -> Value {
+    json!([{"callers": [{"appID": "shop"}],
+        "workflows": [{"name": "refund", "operations": ["schedule"],
+            "requires": [{"eventType": "activity.completed", "name": "approve", "appID": "till"}]}],
+        "activities": [{"name": "pay", "requires":
+            [{"eventType": "event.raised", "name": "paid", "appID": "till"}]}]}])
+}
+
+#[test]
+fn definitions_grow_and_objects_keep_every_member() -> Result<()> {
+    let cluster = cluster()?;
+    succeeds(&cluster)?;
+    let ours = cluster.get(&["crd", POLICIES])?;
+    write(&cluster, "create", &policy("gated", &gated()))?;
+    assert_eq!(read(&cluster, "gated")?["spec"]["rules"], gated(), "nothing is pruned");
+
+    newer_definitions_stay(&cluster)?;
+    mixed_definitions_become_the_union(&cluster)?;
+    older_definitions_become_ours(&cluster, &ours)
+}
+
+/// A release after this one has a member more, and an object uses it.
+fn newer_definitions_stay(cluster: &ApiCluster) -> Result<()> {
+    let member = format!("{WORKFLOW}/properties/later");
+    patch(cluster, &json!([{"op": "add", "path": member, "value": {"type": "string"}}]))?;
+    let mut object = read(cluster, "gated")?;
+    object["spec"]["rules"][0]["workflows"][0]["later"] = json!("gate");
+    until(Deadline::seconds(SECONDS), "the new member to be served", || {
+        write(cluster, "replace", &object)?;
+        object = read(cluster, "gated")?;
+        let served = object["spec"]["rules"][0]["workflows"][0]["later"] == "gate";
+        if !served {
+            object["spec"]["rules"][0]["workflows"][0]["later"] = json!("gate");
+        }
+        Ok(served.then_some(()))
+    })?;
+    let before = cluster.get(&["crd", POLICIES])?;
+
+    let log = succeeds(cluster)?;
+    let want = format!(
+        "kept {POLICIES}: newer than this release (e.g. v1alpha1.spec.rules[].workflows[].later)"
+    );
+    ensure!(log.contains(&want), "{log}");
+    let after = cluster.get(&["crd", POLICIES])?;
+    assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    assert_eq!(read(cluster, "gated")?, object);
+    Ok(())
+}
+
+/// Each side has a member that the other lacks.
+fn mixed_definitions_become_the_union(cluster: &ApiCluster) -> Result<()> {
+    let operations = json!([
+        {"op": "remove", "path": format!("{WORKFLOW}/x-kubernetes-validations")},
+        {"op": "remove", "path": format!("{WORKFLOW}/properties/requires")},
+        {"op": "remove", "path": format!("{WORKFLOW}/properties/name/maxLength")},
+    ]);
+    patch(cluster, &operations)?;
+    let log = succeeds(cluster)?;
+    ensure!(log.contains(&format!("kept {POLICIES}: newer than this release")), "{log}");
+    let crd = cluster.get(&["crd", POLICIES])?;
+    let members = crd.pointer(WORKFLOW).context("no schema")?["properties"].clone();
+    assert_eq!(members["later"]["type"], "string", "theirs");
+    assert_eq!(members["requires"]["maxItems"], 20, "ours");
+    assert_eq!(members["name"].get("maxLength"), None, "the constraints of the cluster");
+    let rules = read(cluster, "gated")?["spec"]["rules"].clone();
+    assert_eq!(rules[0]["workflows"][0]["later"], "gate");
+    assert_eq!(rules[0]["workflows"][0]["requires"][0]["name"], "approve");
+    Ok(())
+}
+
+fn older_definitions_become_ours(cluster: &ApiCluster, ours: &Value) -> Result<()> {
+    patch(
+        cluster,
+        &json!([
+            {"op": "remove", "path": format!("{WORKFLOW}/properties/later")},
+            {"op": "remove", "path": format!("{WORKFLOW}/properties/requires")},
+        ]),
+    )?;
+    let log = succeeds(cluster)?;
+    ensure!(log.contains(&format!("applied {POLICIES}")), "{log}");
+    assert_eq!(cluster.get(&["crd", POLICIES])?["spec"], ours["spec"]);
+    Ok(())
+}
+
+#[test]
+fn without_the_right_to_read_nothing_is_written() -> Result<()> {
+    let cluster = cluster()?;
+    cluster.kubectl(&["create", "serviceaccount", "weak", "-n", NAMESPACE])?;
+    let scratch = Scratch::new("weak")?;
+    let (log, success) = apply_crds(&kubeconfig(&cluster, &scratch, "weak.kubeconfig", "weak")?)?;
+    ensure!(!success, "{log}");
+    ensure!(log.contains("grant get on customresourcedefinitions.apiextensions.k8s.io"), "{log}");
+    assert_eq!(cluster.get(&["crd"])?["items"], json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_member_of_another_type_is_refused_by_name() -> Result<()> {
+    let cluster = cluster()?;
+    succeeds(&cluster)?;
+    let member = format!("{WORKFLOW}/properties/requires");
+    patch(
+        &cluster,
+        &json!([
+            {"op": "remove", "path": format!("{WORKFLOW}/x-kubernetes-validations")},
+            {"op": "replace", "path": member, "value": {"type": "string"}},
+        ]),
+    )?;
+    let (log, success) = apply_crds(cluster.kubeconfig())?;
+    ensure!(!success, "{log}");
+    for part in [POLICIES, "v1alpha1.spec.rules[].workflows[].requires is", "string", "array"] {
+        ensure!(log.contains(part), "no {part} in {log}");
+    }
+    Ok(())
+}
+
+/// The limits and rules of Dapr 1.19, each with the API server's own words.
+#[test]
+fn policies_beyond_a_limit_are_refused() -> Result<()> {
+    let cluster = cluster()?;
+    succeeds(&cluster)?;
+    let rule = |change: &dyn Fn(&mut Value)| {
+        let mut rules = gated();
+        change(&mut rules[0]);
+        rules
+    };
+    let long = "x".repeat(257);
+    let many = |value: &Value, count: usize| Value::Array(vec![value.clone(); count]);
+    let event = json!({"eventType": "event.raised", "name": "paid", "appID": "till"});
+    let refused = [
+        (many(&gated()[0], 101), "must have at most 100 items"),
+        (
+            rule(&|r| r["callers"] = many(&json!({"appID": "a"}), 101)),
+            "must have at most 100 items",
+        ),
+        (
+            rule(&|r| r["activities"] = many(&json!({"name": "a"}), 101)),
+            "must have at most 100 items",
+        ),
+        (
+            rule(&|r| r["activities"][0]["requires"] = many(&event, 21)),
+            "must have at most 20 items",
+        ),
+        (rule(&|r| r["callers"][0]["appID"] = json!(long)), "may not be more than 256"),
+        (rule(&|r| r["workflows"][0]["name"] = json!(long)), "may not be more than 256"),
+        (rule(&|r| r["workflows"][0]["requires"][0]["appID"] = json!("")), "at least 1 chars long"),
+        (
+            rule(&|r| r["workflows"][0]["requires"][0]["eventType"] = json!("done")),
+            "Unsupported value",
+        ),
+        (rule(&|r| r["workflows"][0]["requires"][0] = json!({"name": "a"})), "Required value"),
+        (
+            rule(&|r| r["workflows"][0]["operations"] = json!(["schedule", "get"])),
+            "requires is only valid when the rule's only operation is 'schedule'",
+        ),
+        (
+            rule(&|r| *r = json!({"callers": [{"appID": "a"}]})),
+            "at least one of workflows or activities must contain a rule",
+        ),
+    ];
+    for (rules, says) in refused {
+        let Err(error) = write(&cluster, "create", &policy("refused", &rules)) else {
+            anyhow::bail!("not refused: {says}")
+        };
+        let text = format!("{error:#}");
+        ensure!(text.contains(says), "{says}: {text}");
+    }
+    let at_the_limit = [
+        many(&gated()[0], 100),
+        rule(&|r| r["activities"][0]["requires"] = many(&event, 20)),
+        rule(&|r| r["workflows"][0]["name"] = json!("x".repeat(256))),
+        rule(&|r| r["workflows"][0]["operations"] = json!(["schedule"])),
+    ];
+    for (index, rules) in at_the_limit.iter().enumerate() {
+        write(&cluster, "create", &policy(&format!("allowed-{index}"), rules))?;
+    }
+    Ok(())
+}
