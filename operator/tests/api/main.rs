@@ -5,7 +5,7 @@
     clippy::panic,
     reason = "test code outside of #[test] functions"
 )]
-mod authorisation;
+mod authorization;
 mod fan_out;
 mod fixture;
 mod unknown_members;

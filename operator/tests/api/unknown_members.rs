@@ -169,3 +169,44 @@ async fn deleted_objects_have_no_type_either() {
         assert_eq!(event["metadata"]["name"], "sample");
     }
 }
+
+#[tokio::test]
+async fn gated_rules_are_withheld_from_sidecars_that_ignore_gates() {
+    let fixture = Fixture::start().await;
+    fixture.sidecars(&[
+        ("old", "ghcr.io/dapr/daprd:1.18.5"),
+        ("new", "ghcr.io/dapr/daprd:1.19.0"),
+        ("custom", "registry:5000/daprd:edge"),
+    ]);
+    fixture.synced();
+    let gate = json!([{"eventType": "activity.completed", "name": "pay", "appID": "bills"}]);
+    let policy = |version: &str| {
+        let rules = json!([{"callers": [{"appID": "a"}],
+            "workflows": [{"name": "gated", "operations": ["schedule"], "requires": gate},
+                {"name": "open", "operations": ["schedule"]}]}]);
+        object("WorkflowAccessPolicy", "p", version, &json!({"spec": {"rules": rules}}))
+    };
+    let names = |body: &[u8]| {
+        let policy: Value = serde_json::from_slice(body).unwrap();
+        let workflows = policy["spec"]["rules"][0]["workflows"].as_array().unwrap().clone();
+        workflows.iter().map(|w| w["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for (version, app, want) in [
+        ("1", "old", vec!["open"]),
+        ("2", "new", vec!["gated", "open"]),
+        ("3", "custom", vec!["gated", "open"]),
+    ] {
+        let mut client = fixture.client(NAMESPACE, app);
+        let namespace = NAMESPACE.to_owned();
+        let request = WorkflowAccessPolicyUpdateRequest { namespace: namespace.clone() };
+        let mut stream = client.workflow_access_policy_update(request).await.unwrap().into_inner();
+        fixture.put(&policy(version));
+        let event = stream.message().await.unwrap().unwrap();
+        assert_eq!(names(&event.policy), want, "{app}");
+        assert!(!event.policy.starts_with(b"{\"kind\""));
+        let request = ListWorkflowAccessPolicyRequest { namespace };
+        let list = client.list_workflow_access_policy(request).await.unwrap().into_inner();
+        assert_eq!(names(&list.policies[0]), want, "{app}");
+        assert!(list.policies[0].starts_with(b"{\"kind\""));
+    }
+}

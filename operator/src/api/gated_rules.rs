@@ -1,0 +1,169 @@
+//! Access rules that a sidecar cannot enforce.
+//!
+//! A sidecar before Dapr 1.19 ignores `requires` in a rule of a WorkflowAccessPolicy and grants the
+//! access without the gate. A policy is an allow-list, so such rules are withheld from it. The version
+//! comes from the image of the caller's pod; a tag that is not a version counts as new.
+use bytes::Bytes;
+use kube::{Resource as _, core::ObjectMeta};
+use kubernetes::api_text;
+use resources::{WorkflowAccessPolicy, json};
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::{
+    api::{access::Caller, assignment::PodClaim, cluster, context::Context},
+    cache::objects::Entry,
+};
+
+/// First version of sidecars that enforce `requires`.
+const ENFORCED_SINCE: (u32, u32) = (1, 19);
+/// Concurrent reads of pods: the API server searches all pods of the namespace for each.
+const MAX_READS: usize = 4;
+/// Precedes every gate in the JSON of a policy.
+const GATE: &[u8] = br#""requires":["#;
+/// Reason of the Event on the policy.
+const REASON: &str = "RequiresNotEnforced";
+/// In place of an image that could not be read.
+const UNKNOWN_VERSION: &str = "of unknown version";
+
+/// Withholds gated rules from sidecars that cannot enforce them.
+pub(crate) struct GatedRules {
+    enabled: bool,
+    reads: Semaphore,
+}
+
+/// The image of an outdated sidecar; `None` for one that enforces gates. Looked up once per stream.
+pub(crate) type OutdatedSidecar = OnceCell<Option<String>>;
+
+impl GatedRules {
+    pub(crate) fn new(enabled: bool) -> Self {
+        Self { enabled, reads: Semaphore::new(MAX_READS) }
+    }
+}
+
+impl Context {
+    /// The JSON of a policy for the caller; `body` unless it contains rules that must be withheld.
+    pub(crate) async fn withhold_gated_rules(
+        &self,
+        caller: &Caller,
+        outdated: &OutdatedSidecar,
+        body: Bytes,
+    ) -> Bytes {
+        if !self.gated_rules.enabled || !body.windows(GATE.len()).any(|part| part == GATE) {
+            return body;
+        }
+        let Ok(mut policy) = serde_json::from_slice::<WorkflowAccessPolicy>(&body) else {
+            return body; // it was serialized here, so it can be decoded
+        };
+        let withheld = remove_gated_rules(&mut policy);
+        if withheld == 0 {
+            return body;
+        }
+        let image = match outdated.get_or_try_init(|| self.outdated_sidecar(caller)).await {
+            Ok(None) => return body,
+            Ok(Some(image)) => image.as_str(),
+            // The sidecar lists policies again within a minute.
+            Err(error) => {
+                tracing::warn!(target: "dapr.operator.api", namespace = caller.namespace,
+                    app_id = caller.app_id, "failed to read the version of the sidecar: {}",
+                    api_text(&error));
+                UNKNOWN_VERSION
+            }
+        };
+        let app = &caller.app_id;
+        let note = format!(
+            "withheld {withheld} rules with requires from app {app}: its sidecar {image} ignores \
+             requires and would grant access; upgrade it to Dapr 1.19"
+        );
+        tracing::warn!(target: "dapr.operator.api", namespace = caller.namespace,
+            name = policy.metadata.name, "{note}");
+        self.reports.warn(policy.object_ref(&()), REASON, note);
+        let Ok(list) = json::to_vec(&policy) else { return Bytes::new() };
+        // An event has no type.
+        if body.starts_with(br#"{"kind""#) {
+            list.into()
+        } else {
+            Entry::<WorkflowAccessPolicy>::event_json(&list).unwrap_or_default()
+        }
+    }
+
+    /// The image of the caller's sidecar if it is outdated.
+    async fn outdated_sidecar(&self, caller: &Caller) -> kube::Result<Option<String>> {
+        let _permit = self.gated_rules.reads.acquire().await; // never closed
+        let Caller { namespace, app_id, address } = caller;
+        let client = self.cluster.client();
+        let pods = cluster::sidecars(client, namespace, app_id, *address).await?;
+        // Pods on the network of their node share an address.
+        let of_app =
+            |pod: &ObjectMeta| PodClaim::of(pod).is_some_and(|claim| claim.app_id == *app_id);
+        let mut images = pods.into_iter().filter(|(pod, _)| of_app(pod)).map(|(_, image)| image);
+        Ok(images.find(|image| !enforces_requires(image)))
+    }
+}
+
+/// Whether sidecars of this image enforce `requires`.
+fn enforces_requires(image: &str) -> bool {
+    let name = image.split('@').next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let tag = name.split_once(':').map_or("", |(_, tag)| tag);
+    let mut numbers = tag.strip_prefix('v').unwrap_or(tag).split(['.', '-', '+']);
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
+    match (number(), number()) {
+        (Some(major), Some(minor)) => (major, minor) >= ENFORCED_SINCE,
+        _ => true,
+    }
+}
+
+/// Removes the gated rules of a policy, and the rules that become empty. Returns how many were removed.
+fn remove_gated_rules(policy: &mut WorkflowAccessPolicy) -> usize {
+    let mut removed = 0;
+    policy.spec.rules.retain_mut(|rule| {
+        let before = rule.workflows.len() + rule.activities.len();
+        rule.workflows.retain(|workflow| workflow.requires.is_empty());
+        rule.activities.retain(|activity| activity.requires.is_empty());
+        let after = rule.workflows.len() + rule.activities.len();
+        removed += before - after;
+        after > 0 || before == 0
+    });
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[rstest]
+    #[case::older("ghcr.io/dapr/daprd:1.18.5", false)]
+    #[case::variant("ghcr.io/dapr/daprd:1.18.3-mariner", false)]
+    #[case::prefix("registry:5000/daprd:v1.17.0", false)]
+    #[case::two_numbers("daprd:1.18", false)]
+    #[case::digest("daprd:1.18.5@sha256:00", false)]
+    #[case::exact("ghcr.io/dapr/daprd:1.19.0", true)]
+    #[case::candidate("daprd:1.19.0-rc.1", true)]
+    #[case::newer("daprd:2.0.0", true)]
+    #[case::word("daprd:edge", true)]
+    #[case::one_number("daprd:1", true)]
+    #[case::no_tag("registry:5000/daprd", true)]
+    #[case::digest_only("daprd@sha256:1718", true)]
+    fn version_comes_from_the_tag(#[case] image: &str, #[case] want: bool) {
+        assert_eq!(enforces_requires(image), want);
+    }
+
+    #[test]
+    fn gated_rules_and_rules_that_become_empty_are_removed() {
+        let gate = json!([{"eventType": "activity.completed", "name": "pay", "appID": "bills"}]);
+        let mut policy: WorkflowAccessPolicy = serde_json::from_value(json!({"spec": {"rules": [
+            {"callers": [{"appID": "a"}], "workflows": [{"name": "w", "operations": ["schedule"],
+                "requires": gate}, {"name": "open", "operations": ["get"]}]},
+            {"callers": [{"appID": "b"}], "activities": [{"name": "x", "requires": gate}]},
+        ]}}))
+        .unwrap();
+        assert_eq!(remove_gated_rules(&mut policy), 2);
+        assert_eq!(policy.spec.rules.len(), 1);
+        assert_eq!(policy.spec.rules[0].workflows.len(), 1);
+        assert_eq!(policy.spec.rules[0].workflows[0].name, "open");
+        assert_eq!(remove_gated_rules(&mut policy), 0);
+    }
+}
