@@ -4,8 +4,8 @@ use std::sync::Arc;
 use kube::{
     Client,
     core::{DynamicObject, ObjectMeta},
-    runtime::watcher::Event,
 };
+use kubernetes::{FailureKind, Recorder, WatchEvent, WatchFailure};
 use resources::{
     Component, Configuration, CustomResource as _, HTTPEndpoint, MCPServer, Resiliency,
     Subscription, WorkflowAccessPolicy,
@@ -42,11 +42,12 @@ impl InProcessApi {
     /// # Errors
     /// The metrics are registered in `scope` already.
     pub fn new(client: Client, namespace: &str, scope: &Scope) -> prometheus::Result<Self> {
-        let cluster = Cluster::new(client, None, namespace.to_owned(), "in-process".to_owned());
+        let cluster = Cluster::new(client.clone(), None, namespace.to_owned());
+        let recorder = Recorder::new(client, "dapr-operator", "in-process".to_owned());
         Ok(Self(Arc::new(Context {
             stores: Stores::default(),
-            cluster: cluster.clone(),
-            reports: Reports::new(cluster, scope.clone()),
+            cluster,
+            reports: Reports::new(recorder, scope.clone()),
             metrics: Metrics::register(scope.metrics())?,
             missed_updates: MissedUpdates::default(),
             gated_rules: GatedRules::new(true),
@@ -72,7 +73,7 @@ impl InProcessApi {
     ///
     /// # Panics
     /// The kind is not served.
-    pub fn apply(&self, kind: &str, event: Event<DynamicObject>) {
+    pub fn apply(&self, kind: &str, event: WatchEvent<DynamicObject>) {
         let stores = &self.0.stores;
         let outcome = match kind {
             Component::KIND => stores.components.apply(event),
@@ -90,16 +91,17 @@ impl InProcessApi {
     }
 
     /// Applies a watch event of a pod's metadata.
-    pub fn apply_pod(&self, event: Event<ObjectMeta>) {
+    pub fn apply_pod(&self, event: WatchEvent<ObjectMeta>) {
         self.0.stores.assignments.apply(event);
     }
 
     /// The CRDs of Resiliencies, MCPServers and WorkflowAccessPolicies are not installed.
     pub fn remove_optional_crds(&self) {
-        let stores = &self.0.stores;
-        stores.resiliencies.no_crd();
-        stores.mcp_servers.no_crd();
-        stores.workflow_access_policies.no_crd();
+        for kind in [Resiliency::KIND, MCPServer::KIND, WorkflowAccessPolicy::KIND] {
+            let failure =
+                WatchFailure { kind: FailureKind::NotServed, message: "not found".to_owned() };
+            self.apply(kind, WatchEvent::Failed(failure));
+        }
     }
 
     /// Number of open streams of Components.

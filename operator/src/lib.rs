@@ -29,7 +29,6 @@ mod cache;
 mod cluster;
 pub mod commands;
 mod config;
-mod follow;
 mod in_process;
 mod key;
 mod leader;
@@ -38,6 +37,7 @@ mod report;
 mod secrets;
 mod services;
 mod subscriptions;
+mod watch;
 mod watchdog;
 mod wiring;
 

@@ -21,7 +21,8 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{core::DynamicObject, core::ObjectMeta, runtime::watcher::Event};
+use kube::core::{DynamicObject, ObjectMeta};
+use kubernetes::WatchEvent;
 use resources::injection::{self, Selection};
 use runtime::{Scope, clock};
 use tokio::sync::{Notify, watch};
@@ -71,7 +72,6 @@ pub(crate) struct Options {
 pub(crate) struct Watchdog {
     options: Options,
     pod_client: PodClient,
-    cluster: Cluster,
     reports: Reports,
     metrics: Metrics,
     tracker: Mutex<PodTracker>,
@@ -87,18 +87,18 @@ impl Watchdog {
     /// `namespace` is the namespace of the probe pod.
     pub(crate) fn new(
         options: Options,
-        cluster: Cluster,
+        cluster: &Cluster,
         namespace: String,
         reports: Reports,
         metrics: Metrics,
     ) -> Self {
         let pod_client = PodClient::new(cluster.client().clone(), namespace);
         let (tracker, woken) = (Mutex::default(), Notify::new());
-        Self { options, pod_client, cluster, reports, metrics, tracker, woken }
+        Self { options, pod_client, reports, metrics, tracker, woken }
     }
 
     /// Applies a watch event of a pod.
-    pub(crate) fn observe(&self, event: &Event<ObjectMeta>) {
+    pub(crate) fn observe(&self, event: &WatchEvent<ObjectMeta>) {
         self.tracker().apply(event, clock::monotonic());
         self.woken.notify_one();
     }
@@ -276,10 +276,7 @@ impl Watchdog {
             let owner = reference(&owner);
             tracing::error!(target: "dapr.operator.watchdog", namespace = owner.namespace,
                 kind = owner.kind, name = owner.name, "{note}");
-            if let Err(error) = self.cluster.warn(&owner, SIDECAR_STILL_MISSING, note).await {
-                let error = kubernetes::api_text(&error);
-                tracing::debug!(target: "dapr.operator.watchdog", "event was not recorded: {error}");
-            }
+            self.reports.record_always(&owner, SIDECAR_STILL_MISSING, note.to_owned()).await;
         }
     }
 

@@ -3,9 +3,8 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use identity::{KeyKind, TrustDomain};
-use kube::runtime::watcher::Event;
 use kubernetes::{
-    Precedence, Recorder, api_text,
+    Precedence, Recorder, WatchEvent, api_text,
     lease::{self, LeaseOptions, Timing},
 };
 use proto::operator::operator_server::OperatorServer;
@@ -31,13 +30,13 @@ use crate::{
     cache::store::{Store, SyncState},
     cluster::Cluster,
     config::Config,
-    follow::{Seen, follow},
     key::ObjectKey,
     metrics::{Metrics, cache_gauges},
     report::Reports,
     secrets::resolution::ServedKind,
     services::{mtls, reconciler::Reconciler},
     subscriptions::{crd_controller::CrdController, webhook},
+    watch::handle_events,
     watchdog::{WatchInterval, Watchdog},
 };
 
@@ -74,15 +73,15 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let election = election(&config)?;
     let instance = runtime::environment::hostname();
-    let cluster =
-        Cluster::new(client, config.watch_namespace.clone(), config.namespace.clone(), instance);
+    let recorder = Recorder::new(client.clone(), APP_ID, instance);
+    let cluster = Cluster::new(client, config.watch_namespace.clone(), config.namespace.clone());
     let metrics = Metrics::register(scope.metrics())?;
     let secured = scope.ready("operator-security");
     let configuration = control_plane_configuration(&cluster, &config).await?;
     let svid = svid::start(security(&cluster, &config, &configuration)?, &scope).await?;
     secured.set_ready();
 
-    let reports = Reports::new(cluster.clone(), scope.clone());
+    let reports = Reports::new(recorder.clone(), scope.clone());
     let context = Arc::new(Context {
         stores: Stores::default(),
         cluster: cluster.clone(),
@@ -100,7 +99,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         secret_push::start(&context, &scope);
     }
     start_api(&config, context.clone(), &svid, &scope).await?;
-    let leading = lead(&cluster, election, &metrics, &scope);
+    let leading = lead(&cluster, election, recorder, &metrics, &scope);
     let advice =
         advisor::run(context.clone(), config.component_status, leading.clone(), scope.clone());
     scope.spawn("operator-advisor", advice);
@@ -290,19 +289,15 @@ fn start_kind<K: ServedKind>(
     scope: &Scope,
 ) -> watch::Receiver<SyncState> {
     let sync = store.sync();
-    let (store, context, token) = (store.clone(), context.clone(), scope.token().clone());
-    scope.spawn("operator-watch", async move {
-        let open = || context.cluster.watch_kind::<K>();
-        let take = |seen| match seen {
-            Seen::NoSuchKind => store.no_crd(),
-            Seen::Event(event) => {
-                if let Err(bad) = store.apply(event) {
-                    context.report_undecodable(&bad);
-                }
+    let (store, context) = (store.clone(), context.clone());
+    scope.spawn_until_cancelled("operator-watch", async move {
+        let events = context.cluster.watch_kind::<K>();
+        handle_events(K::KIND, &context.metrics, events, |event| {
+            if let Err(bad) = store.apply(event) {
+                context.report_undecodable(&bad);
             }
-        };
-        token.run_until_cancelled(follow(K::KIND, &context.metrics, open, take)).await;
-        Ok(())
+        })
+        .await;
     });
     sync
 }
@@ -313,23 +308,20 @@ fn start_pods(
     scope: &Scope,
 ) -> watch::Receiver<SyncState> {
     let (sync, answer) = watch::channel(SyncState::Pending);
-    let (context, token) = (context.clone(), scope.token().clone());
-    scope.spawn("operator-watch", async move {
-        let open = || context.cluster.watch_pods();
-        let take = |seen| {
-            if let Seen::Event(event) = seen {
-                let listed = matches!(event, Event::InitDone);
-                if let Some(watchdog) = &watchdog {
-                    watchdog.observe(&event);
-                }
-                context.stores.assignments.apply(event);
-                if listed {
-                    sync.send_replace(SyncState::Synced);
-                }
+    let context = context.clone();
+    scope.spawn_until_cancelled("operator-watch", async move {
+        let events = context.cluster.watch_pods();
+        handle_events("Pod", &context.metrics, events, |event| {
+            let listed = matches!(event, WatchEvent::InitDone);
+            if let Some(watchdog) = &watchdog {
+                watchdog.observe(&event);
             }
-        };
-        token.run_until_cancelled(follow("Pod", &context.metrics, open, take)).await;
-        Ok(())
+            context.stores.assignments.apply(event);
+            if listed {
+                sync.send_replace(SyncState::Synced);
+            }
+        })
+        .await;
     });
     answer
 }
@@ -338,7 +330,7 @@ fn watchdog(config: &Config, context: &Context) -> Option<Arc<Watchdog>> {
     (config.watchdog.interval != WatchInterval::Off).then(|| {
         Arc::new(Watchdog::new(
             config.watchdog,
-            context.cluster.clone(),
+            &context.cluster,
             config.namespace.clone(),
             context.reports.clone(),
             context.metrics.clone(),
@@ -365,13 +357,12 @@ fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
 fn lead(
     cluster: &Cluster,
     election: Option<LeaseOptions>,
+    recorder: Recorder,
     metrics: &Metrics,
     scope: &Scope,
 ) -> watch::Receiver<bool> {
     let leading = match election {
         Some(options) => {
-            let instance = runtime::environment::hostname();
-            let recorder = Recorder::new(cluster.client().clone(), APP_ID, instance);
             lease::run_leader_election(cluster.client().clone(), options, recorder, scope)
         }
         None => watch::Sender::new(true).subscribe(),

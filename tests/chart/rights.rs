@@ -30,8 +30,6 @@ const ARGUED: &[(&str, &str, &str)] = &[
     // An app whose port changes, or that is gone: tests/operator/main.rs.
     ("dapr-operator", "services", "update"),
     ("dapr-operator", "services", "delete"),
-    // The same Event once more is counted on the Event.
-    ("dapr-operator", "events", "patch"),
     // The watchdog deletes only once the injector is reached: tests/injector/main.rs.
     ("dapr-operator", "pods", "get"),
     ("dapr-operator", "pods", "delete"),

@@ -134,7 +134,7 @@ fn the_rights_of_daprs_chart_are_enough() {
         .unwrap();
     let log = operator.process.log();
     let told = log.lines().filter(|line| {
-        line.contains("watch failed, trying again") && line.contains("customresourcedefinitions")
+        line.contains("watch failed, retrying") && line.contains("customresourcedefinitions")
     });
     assert_eq!(told.count(), 1, "{log}");
     // It is told about what it may not do, and does the rest.

@@ -37,15 +37,12 @@ impl<K> Default for ListDiff<K> {
 impl<K: Ord + Clone> ListDiff<K> {
     /// The change that `event` makes to a cache with the keys `known`. Objects of a list are
     /// applied one by one as they arrive, and what the list did not contain is removed at its end,
-    /// so that memory does not hold a list twice. A kind that is not served has no objects.
-    pub fn apply<'k, V>(
+    /// so that memory does not hold a list twice. `known` is read at the end of a list only. A kind that is not served has no objects.
+    pub fn apply<V>(
         &mut self,
         event: WatchEvent<(K, V)>,
-        known: impl IntoIterator<Item = &'k K>,
-    ) -> ListChange<K, V>
-    where
-        K: 'k,
-    {
+        known: impl IntoIterator<Item = K>,
+    ) -> ListChange<K, V> {
         match event {
             WatchEvent::Init => self.listed = Some(BTreeSet::new()),
             WatchEvent::InitApply((key, object)) | WatchEvent::Apply((key, object)) => {
@@ -57,12 +54,12 @@ impl<K: Ord + Clone> ListDiff<K> {
                 self.synced = true;
                 if let Some(listed) = self.listed.take() {
                     let gone = known.into_iter().filter(|key| !listed.contains(key));
-                    return ListChange::Remove(gone.cloned().collect());
+                    return ListChange::Remove(gone.collect());
                 }
             }
             WatchEvent::Failed(failure) if failure.kind == FailureKind::NotServed => {
                 (self.listed, self.synced) = (None, true);
-                return ListChange::Remove(known.into_iter().cloned().collect());
+                return ListChange::Remove(known.into_iter().collect());
             }
             WatchEvent::Failed(_) => {}
         }
@@ -117,7 +114,7 @@ impl<K: Ord + Clone, V: PartialEq> Store<K, V> {
         if restarts {
             self.pending.clear();
         }
-        let change = self.diff.apply(event, self.objects.keys());
+        let change = self.diff.apply(event, self.objects.keys().cloned());
         let mut differs = self.is_synced() && !was_synced;
         if !self.diff.is_listing() {
             for (key, object) in std::mem::take(&mut self.pending) {
@@ -239,9 +236,9 @@ mod tests {
     #[test]
     fn an_object_that_its_cache_keeps_is_not_removed() {
         let mut diff = ListDiff::default();
-        diff.apply::<()>(Init, &[]);
+        diff.apply::<()>(Init, []);
         diff.keep(1);
-        let change = diff.apply::<()>(InitDone, &[1, 2]);
+        let change = diff.apply::<()>(InitDone, [1, 2]);
         assert_eq!(change, ListChange::Remove(vec![2]));
     }
 
@@ -282,7 +279,7 @@ mod tests {
                 }
                 for event in events {
                     store.apply(event.clone());
-                    match diff.apply(event, &cache.keys().copied().collect::<Vec<_>>()) {
+                    match diff.apply(event, cache.keys().copied()) {
                         ListChange::Apply(key, value) => {
                             cache.insert(key, value.unwrap());
                         }

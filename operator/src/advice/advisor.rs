@@ -181,7 +181,7 @@ fn by_reason(findings: Vec<Finding>) -> BTreeMap<Reason, String> {
 async fn report(context: &Context, component: &Component, reason: Reason, note: String) {
     let about: ObjectReference = component.object_ref(&());
     let (namespace, name) = (about.namespace.clone(), about.name.clone());
-    if context.reports.record_event(about, reason.text(), note.clone()).await {
+    if context.reports.record_event(&about, reason.text(), note.clone()).await {
         tracing::warn!(target: "dapr.operator", namespace, name, reason = reason.text(), "{note}");
     }
 }

@@ -1,10 +1,11 @@
 //! The Configuration that each app uses, from the annotations of its pods.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
 
 use kube::core::ObjectMeta;
+use kubernetes::{Store, WatchEvent};
 use resources::annotations::{ANNOTATION_APP_ID, ANNOTATION_CONFIG, ANNOTATION_ENABLED, is_truthy};
 use tokio::sync::watch;
 
@@ -55,24 +56,16 @@ pub(crate) fn assigned<'a>(
 /// The sidecar annotations of all pods.
 #[derive(Default)]
 pub(crate) struct Assignments {
-    claims: Mutex<Claims>,
+    claims: Mutex<Store<ObjectKey, PodClaim>>,
     /// Whether all pods have been listed.
     synced: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct Claims {
-    namespaces: BTreeMap<String, BTreeMap<String, PodClaim>>,
-    /// The claims of a list that is not complete; they replace the others when it is.
-    listing: Option<BTreeMap<String, BTreeMap<String, PodClaim>>>,
 }
 
 impl Assignments {
     /// Whether `app_id` uses `configuration`.
     pub(crate) fn uses(&self, namespace: &str, app_id: &str, configuration: &str) -> bool {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods = claims.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values);
-        assigned(pods, app_id) == Some(configuration)
+        assigned(of_namespace(&claims, namespace), app_id) == Some(configuration)
     }
 
     /// Waits until all pods have been listed, without a limit.
@@ -84,55 +77,30 @@ impl Assignments {
     /// The app ids of the pods in a namespace.
     pub(crate) fn apps(&self, namespace: &str) -> BTreeSet<String> {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let pods = claims.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values);
-        pods.map(|pod| pod.app_id.clone()).collect()
+        of_namespace(&claims, namespace).map(|pod| pod.app_id.clone()).collect()
     }
 
     /// Applies a watch event of a pod.
-    pub(crate) fn apply(&self, event: kube::runtime::watcher::Event<ObjectMeta>) {
-        use kube::runtime::watcher::Event;
+    pub(crate) fn apply(&self, event: WatchEvent<ObjectMeta>) {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Init => claims.listing = Some(BTreeMap::new()),
-            Event::InitApply(pod) => {
-                if let Some(listing) = claims.listing.as_mut() {
-                    put(listing, &pod);
-                }
-            }
-            Event::InitDone => {
-                if let Some(listing) = claims.listing.take() {
-                    claims.namespaces = listing;
-                }
-                self.synced.send_replace(true);
-            }
-            Event::Apply(pod) => put(&mut claims.namespaces, &pod),
-            Event::Delete(pod) => remove(&mut claims.namespaces, &ObjectKey::of(&pod)),
-        }
+        claims.apply(event.map(|pod| (ObjectKey::of(&pod), PodClaim::of(&pod))));
+        let synced = claims.is_synced();
+        drop(claims);
+        self.synced.send_if_modified(|was| std::mem::replace(was, synced) != synced);
     }
 }
 
-fn put(namespaces: &mut BTreeMap<String, BTreeMap<String, PodClaim>>, pod: &ObjectMeta) {
-    let key = ObjectKey::of(pod);
-    match PodClaim::of(pod) {
-        Some(claim) => {
-            namespaces.entry(key.namespace).or_default().insert(key.name, claim);
-        }
-        None => remove(namespaces, &key),
-    }
-}
-
-fn remove(namespaces: &mut BTreeMap<String, BTreeMap<String, PodClaim>>, key: &ObjectKey) {
-    if let Some(pods) = namespaces.get_mut(&key.namespace) {
-        pods.remove(&key.name);
-        if pods.is_empty() {
-            namespaces.remove(&key.namespace);
-        }
-    }
+fn of_namespace<'a>(
+    claims: &'a Store<ObjectKey, PodClaim>,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a PodClaim> {
+    let first = ObjectKey { namespace: namespace.to_owned(), name: String::new() };
+    let pods = claims.objects().range(first..);
+    pods.take_while(move |(key, _)| key.namespace == namespace).map(|(_, claim)| claim)
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::watcher::Event;
     use rstest::rstest;
 
     use super::*;
@@ -161,7 +129,7 @@ mod tests {
     fn pods_assign_configurations(#[case] pods: &[&[(&str, &str)]], #[case] want: bool) {
         let assignments = Assignments::default();
         for (i, annotations) in pods.iter().enumerate() {
-            assignments.apply(Event::Apply(pod(&format!("p{i}"), annotations)));
+            assignments.apply(WatchEvent::Apply(pod(&format!("p{i}"), annotations)));
         }
         assert_eq!(assignments.uses("n", "a", "c"), want);
     }
@@ -170,9 +138,9 @@ mod tests {
     fn app_id_defaults_to_the_name_of_the_pod() {
         let assignments = Assignments::default();
         let annotations = [("enabled", "true"), ("config", "c")];
-        assignments.apply(Event::Apply(pod("a", &annotations)));
+        assignments.apply(WatchEvent::Apply(pod("a", &annotations)));
         assert!(assignments.uses("n", "a", "c"));
-        assignments.apply(Event::Delete(pod("a", &annotations)));
+        assignments.apply(WatchEvent::Delete(pod("a", &annotations)));
         assert!(!assignments.uses("n", "a", "c"));
     }
 
@@ -180,8 +148,10 @@ mod tests {
     fn relist_replaces_everything() {
         let assignments = Assignments::default();
         let annotations = [("enabled", "true"), ("config", "c")];
-        assignments.apply(Event::Apply(pod("a", &annotations)));
-        for event in [Event::Init, Event::InitApply(pod("b", &annotations)), Event::InitDone] {
+        assignments.apply(WatchEvent::Apply(pod("a", &annotations)));
+        for event in
+            [WatchEvent::Init, WatchEvent::InitApply(pod("b", &annotations)), WatchEvent::InitDone]
+        {
             assert!(
                 assignments.uses("n", "a", "c"),
                 "the previous claims apply until the list is complete"

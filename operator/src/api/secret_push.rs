@@ -13,16 +13,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kube::{core::ObjectMeta, runtime::watcher::Event};
+use kube::core::ObjectMeta;
+use kubernetes::WatchEvent;
 use runtime::Scope;
 use tokio::sync::Notify;
 
 use crate::{
-    api::context::Context,
-    cache::store::Store,
-    follow::{Seen, follow},
-    key::ObjectKey,
-    secrets::resolution::ServedKind,
+    api::context::Context, cache::store::Store, key::ObjectKey, secrets::resolution::ServedKind,
+    watch::handle_events,
 };
 
 /// The Secrets that changed since the last push.
@@ -42,12 +40,15 @@ enum ChangedSecrets {
 }
 
 impl ChangedSecrets {
-    fn add(&mut self, event: &Event<ObjectMeta>) {
+    fn add(&mut self, event: &WatchEvent<ObjectMeta>) {
         match event {
             // Sidecars keep the values of a deleted Secret.
-            Event::Init | Event::InitApply(_) | Event::Delete(_) => {}
-            Event::InitDone => *self = Self::All,
-            Event::Apply(secret) => match self {
+            WatchEvent::Init
+            | WatchEvent::InitApply(_)
+            | WatchEvent::Delete(_)
+            | WatchEvent::Failed(_) => {}
+            WatchEvent::InitDone => *self = Self::All,
+            WatchEvent::Apply(secret) => match self {
                 Self::All => {}
                 Self::Some(names) => {
                     names.insert(ObjectKey::of(secret));
@@ -73,22 +74,18 @@ impl ChangedSecrets {
 /// Watches Secrets and publishes updates until the scope ends.
 pub(crate) fn start(context: &Arc<Context>, scope: &Scope) {
     let queue = Arc::new(Queue::default());
-    let (watched, seen, token) = (context.clone(), queue.clone(), scope.token().clone());
-    scope.spawn("operator-watch", async move {
-        let open = || watched.cluster.watch_secrets();
-        let take = |event| {
-            if let Seen::Event(event) = event {
-                seen.changed.lock().unwrap_or_else(PoisonError::into_inner).add(&event);
-                seen.woken.notify_one();
-            }
-        };
-        token.run_until_cancelled(follow("Secret", &watched.metrics, open, take)).await;
-        Ok(())
+    let (watched, seen) = (context.clone(), queue.clone());
+    scope.spawn_until_cancelled("operator-watch", async move {
+        let events = watched.cluster.watch_secrets();
+        handle_events("Secret", &watched.metrics, events, |event| {
+            seen.changed.lock().unwrap_or_else(PoisonError::into_inner).add(&event);
+            seen.woken.notify_one();
+        })
+        .await;
     });
-    let (context, token) = (context.clone(), scope.token().clone());
-    scope.spawn("operator-secret-push", async move {
-        token.run_until_cancelled(push_forever(&context, &queue)).await;
-        Ok(())
+    let context = context.clone();
+    scope.spawn_until_cancelled("operator-secret-push", async move {
+        push_forever(&context, &queue).await;
     });
 }
 
@@ -141,10 +138,10 @@ mod tests {
     #[test]
     fn only_objects_that_reference_the_secret_are_affected() {
         let mut names = ChangedSecrets::default();
-        names.add(&Event::Delete(secret("a")));
+        names.add(&WatchEvent::Delete(secret("a")));
         assert_eq!(names, ChangedSecrets::Nothing);
-        names.add(&Event::Apply(secret("a")));
-        names.add(&Event::Apply(secret("a")));
+        names.add(&WatchEvent::Apply(secret("a")));
+        names.add(&WatchEvent::Apply(secret("a")));
         assert!(names.affects("n", ["b", "a"].into_iter()));
         assert!(!names.affects("m", ["a"].into_iter()), "another namespace");
         assert!(!names.affects("n", ["b"].into_iter()));
@@ -153,11 +150,11 @@ mod tests {
     #[test]
     fn every_object_with_secrets_is_affected_after_a_relist() {
         let mut names = ChangedSecrets::default();
-        names.add(&Event::Init);
-        names.add(&Event::InitApply(secret("a")));
+        names.add(&WatchEvent::Init);
+        names.add(&WatchEvent::InitApply(secret("a")));
         assert_eq!(names, ChangedSecrets::Nothing, "the list is not complete");
-        names.add(&Event::InitDone);
-        names.add(&Event::Apply(secret("a")));
+        names.add(&WatchEvent::InitDone);
+        names.add(&WatchEvent::Apply(secret("a")));
         assert_eq!(names, ChangedSecrets::All);
         assert!(names.affects("n", ["b"].into_iter()));
         assert!(!names.affects("n", std::iter::empty()));

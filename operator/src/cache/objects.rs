@@ -4,7 +4,7 @@
 //! of the watch event. A relist without differences changes nothing (Dapr 1.18), nor does a write
 //! that changes only members which sidecars do not receive.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hash::{DefaultHasher, Hasher as _},
     sync::{
         Arc, OnceLock,
@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use kube::core::{DynamicObject, ObjectMeta};
+use kubernetes::{ListChange, ListDiff, WatchEvent};
 use resources::{CustomResource, GROUP, json, trim_metadata};
 use serde_json::Value;
 
@@ -151,13 +152,12 @@ pub(crate) struct Change<K> {
 /// The objects of one kind, by namespace and name.
 pub(crate) struct Cache<K> {
     namespaces: BTreeMap<String, BTreeMap<String, Arc<Entry<K>>>>,
-    /// The objects seen by a list that is not complete; `None` outside of a list.
-    listed: Option<BTreeSet<ObjectKey>>,
+    diff: ListDiff<ObjectKey>,
 }
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        Self { namespaces: BTreeMap::new(), listed: None }
+        Self { namespaces: BTreeMap::new(), diff: ListDiff::default() }
     }
 }
 
@@ -183,41 +183,31 @@ impl<K: CustomResource> Cache<K> {
         self.namespaces.values().map(BTreeMap::len).sum()
     }
 
-    /// Starts a list: [`Self::end_list`] removes the objects that it does not contain.
-    pub(crate) fn begin_list(&mut self) {
-        self.listed = Some(BTreeSet::new());
-    }
-
-    /// Completes a list; removes and returns the objects that it did not contain.
-    pub(crate) fn end_list(&mut self) -> Vec<Change<K>> {
-        let Some(seen) = self.listed.take() else { return Vec::new() };
-        let gone: Vec<ObjectKey> = self
-            .namespaces
-            .iter()
-            .flat_map(|(namespace, objects)| {
-                objects
-                    .keys()
-                    .map(|name| ObjectKey { namespace: namespace.clone(), name: name.clone() })
-            })
-            .filter(|key| !seen.contains(key))
-            .collect();
-        gone.iter().filter_map(|key| self.remove(key)).collect()
-    }
-
-    /// The object exists but cannot be decoded. The last valid state remains: an invalid edit must not
-    /// remove a working Component or an access policy.
-    pub(crate) fn undecodable(&mut self, key: ObjectKey) {
-        if let Some(seen) = self.listed.as_mut() {
-            seen.insert(key);
-        }
+    /// Applies a watch event. The last valid state of an object that cannot be decoded remains: an
+    /// invalid edit must not remove a working Component or an access policy.
+    ///
+    /// # Errors
+    /// [`Undecodable`].
+    pub(crate) fn apply(
+        &mut self,
+        event: WatchEvent<DynamicObject>,
+    ) -> Result<Vec<Change<K>>, Undecodable> {
+        let known = self.namespaces.iter().flat_map(|(namespace, objects)| {
+            let key =
+                |name: &String| ObjectKey { namespace: namespace.clone(), name: name.clone() };
+            objects.keys().map(key)
+        });
+        let event = event.map(|raw| (ObjectKey::of(&raw.metadata), raw));
+        Ok(match self.diff.apply(event, known) {
+            ListChange::Unchanged => Vec::new(),
+            ListChange::Apply(_, raw) => self.upsert(decode(raw)?).into_iter().collect(),
+            ListChange::Remove(keys) => keys.iter().filter_map(|key| self.remove(key)).collect(),
+        })
     }
 
     /// Inserts or replaces an object. `None` when nothing changed for sidecars.
-    pub(crate) fn upsert(&mut self, mut entry: Entry<K>) -> Option<Change<K>> {
+    fn upsert(&mut self, mut entry: Entry<K>) -> Option<Change<K>> {
         let key = ObjectKey::of(entry.object.meta());
-        if let Some(seen) = self.listed.as_mut() {
-            seen.insert(key.clone());
-        }
         let objects = self.namespaces.entry(key.namespace.clone()).or_default();
         let old = objects.get(&key.name);
         if old.is_some_and(|old| same_version(old.object.meta(), entry.object.meta())) {
@@ -235,19 +225,13 @@ impl<K: CustomResource> Cache<K> {
     }
 
     /// Removes an object. `None` when it was not cached.
-    pub(crate) fn remove(&mut self, key: &ObjectKey) -> Option<Change<K>> {
+    fn remove(&mut self, key: &ObjectKey) -> Option<Change<K>> {
         let objects = self.namespaces.get_mut(&key.namespace)?;
         let old = objects.remove(&key.name)?;
         if objects.is_empty() {
             self.namespaces.remove(&key.namespace);
         }
         Some(Change { namespace: key.namespace.clone(), old: Some(old), new: None })
-    }
-
-    /// Removes all objects, as when the CRD was removed.
-    pub(crate) fn clear(&mut self) -> Vec<Change<K>> {
-        self.begin_list();
-        self.end_list()
     }
 }
 
@@ -269,6 +253,7 @@ fn same_content<K: CustomResource>(old: &K, new: &mut K) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kubernetes::{FailureKind, WatchFailure};
     use resources::Component;
     use serde_json::json;
 
@@ -343,18 +328,30 @@ mod tests {
     }
 
     #[test]
-    fn relist_removes_objects_that_it_does_not_contain() {
-        let mut cache = Cache::default();
+    fn a_new_list_removes_objects_that_it_does_not_contain() {
+        let raw = |name: &str, spec: &Value| -> DynamicObject {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "n", "resourceVersion": "1", "uid": "u"},
+                "spec": spec,
+            }))
+            .unwrap()
+        };
+        let valid = |name: &str| raw(name, &json!({"type": "state.redis", "version": "1"}));
+        let mut cache = Cache::<Component>::default();
         for name in ["a", "b", "c"] {
-            cache.upsert(component(name, "1"));
+            assert_eq!(cache.apply(WatchEvent::Apply(valid(name))).unwrap().len(), 1);
         }
-        cache.begin_list();
-        assert!(cache.upsert(component("b", "1")).is_none());
-        cache.undecodable(ObjectKey { namespace: "n".into(), name: "c".into() });
-        let removed: Vec<_> = cache.end_list().into_iter().filter_map(|c| c.old).collect();
+        assert!(cache.apply(WatchEvent::Init).unwrap().is_empty());
+        assert!(cache.apply(WatchEvent::InitApply(valid("b"))).unwrap().is_empty());
+        let bad = raw("c", &json!({"type": 7}));
+        assert!(cache.apply(WatchEvent::InitApply(bad)).is_err());
+        let removed = cache.apply(WatchEvent::InitDone).unwrap();
+        let removed: Vec<_> = removed.into_iter().filter_map(|change| change.old).collect();
         assert_eq!(removed.iter().map(|e| e.name()).collect::<Vec<_>>(), ["a"]);
         assert_eq!(cache.list("n").map(|e| e.name()).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(cache.clear().len(), 2);
+        let (kind, message) = (FailureKind::NotServed, String::new());
+        let not_served = WatchEvent::Failed(WatchFailure { kind, message });
+        assert_eq!(cache.apply(not_served).unwrap().len(), 2);
     }
 
     #[test]

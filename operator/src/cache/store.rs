@@ -4,17 +4,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{core::DynamicObject, runtime::watcher};
+use kube::core::DynamicObject;
+use kubernetes::{FailureKind, WatchEvent};
 use resources::CustomResource;
 use runtime::clock;
 use tokio::sync::watch;
 
-use crate::{
-    cache::{
-        broadcaster::{Broadcaster, Subscription},
-        objects::{self, Cache, Change, Entry, Undecodable},
-    },
-    key::ObjectKey,
+use crate::cache::{
+    broadcaster::{Broadcaster, Subscription},
+    objects::{Cache, Change, Entry, Undecodable},
 };
 
 /// How long a call waits for the first list. A sidecar limits each attempt to 5 s and uses up its
@@ -143,38 +141,20 @@ impl<K: CustomResource> Store<K> {
     ///
     /// # Errors
     /// [`Undecodable`] for an object that cannot be decoded; other objects are not affected.
-    pub(crate) fn apply(&self, event: watcher::Event<DynamicObject>) -> Result<(), Undecodable> {
-        use watcher::Event;
-        match event {
-            Event::Init => self.cache().begin_list(),
-            Event::InitDone => {
-                let gone = self.cache().end_list();
-                self.publish(gone);
-                self.sync.send_replace(SyncState::Synced);
+    pub(crate) fn apply(&self, event: WatchEvent<DynamicObject>) -> Result<(), Undecodable> {
+        let sync = match &event {
+            WatchEvent::InitDone => Some(SyncState::Synced),
+            WatchEvent::Failed(failure) if failure.kind == FailureKind::NotServed => {
+                Some(SyncState::NoCrd)
             }
-            Event::InitApply(raw) | Event::Apply(raw) => match objects::decode(raw) {
-                Ok(entry) => {
-                    let change = self.cache().upsert(entry);
-                    self.publish(change);
-                }
-                Err(bad) => {
-                    self.cache().undecodable(bad.key.clone());
-                    return Err(bad);
-                }
-            },
-            Event::Delete(raw) => {
-                let change = self.cache().remove(&ObjectKey::of(&raw.metadata));
-                self.publish(change);
-            }
+            _ => None,
+        };
+        let changes = self.cache().apply(event)?;
+        self.publish(changes);
+        if let Some(sync) = sync {
+            self.sync.send_replace(sync);
         }
         Ok(())
-    }
-
-    /// The CRD is not installed, or was removed: deletes all objects.
-    pub(crate) fn no_crd(&self) {
-        let gone = self.cache().clear();
-        self.publish(gone);
-        self.sync.send_replace(SyncState::NoCrd);
     }
 
     /// Streams carry changes, not the initial state: nothing is published before the first list is

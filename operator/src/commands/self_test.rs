@@ -84,8 +84,7 @@ async fn reach(address: &str) -> anyhow::Result<()> {
 }
 
 async fn identity(client: &Client, config: &Config, scope: &Scope) -> anyhow::Result<()> {
-    let instance = runtime::environment::hostname();
-    let cluster = Cluster::new(client.clone(), None, config.namespace.clone(), instance);
+    let cluster = Cluster::new(client.clone(), None, config.namespace.clone());
     within(IDENTITY_TIMEOUT, async {
         let configuration = control_plane_configuration(&cluster, config).await?;
         let options = security(&cluster, config, &configuration)?;

@@ -114,7 +114,7 @@ impl Collector for Gauges {
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::watcher::Event;
+    use kubernetes::WatchEvent;
     use serde_json::json;
 
     use super::*;
@@ -131,13 +131,13 @@ mod tests {
         };
         assert_eq!(printed().len(), 4, "no change yet: {:?}", printed());
         let components = &stores.components;
-        components.apply(Event::Init).unwrap();
-        components.apply(Event::InitDone).unwrap();
+        components.apply(WatchEvent::Init).unwrap();
+        components.apply(WatchEvent::InitDone).unwrap();
         let stream = components.subscribe("n", "a");
         for version in ["1", "2"] {
             let raw = json!({"metadata": {"name": "c", "namespace": "n", "resourceVersion": version},
                 "spec": {"version": version}});
-            components.apply(Event::Apply(serde_json::from_value(raw).unwrap())).unwrap();
+            components.apply(WatchEvent::Apply(serde_json::from_value(raw).unwrap())).unwrap();
         }
         for name in [OBJECTS, STREAMS, WAITING, COALESCED] {
             assert!(printed().contains(&format!("{name}{{kind=\"Component\"}} 1")), "{name}");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::Service;
-use kube::runtime::watcher::Event;
+use kubernetes::{ListChange, ListDiff, WatchEvent};
 
 use crate::{
     key::ObjectKey,
@@ -24,9 +24,8 @@ use crate::{
 pub(crate) struct ServiceIndex {
     workloads: BTreeMap<WorkloadKey, Workload>,
     services: BTreeMap<ObjectKey, Service>,
-    /// The objects seen by a list that is not complete, by kind; `None` is the kind Service.
-    listed: BTreeMap<Option<WorkloadKind>, BTreeSet<ObjectKey>>,
-    complete: BTreeSet<Option<WorkloadKind>>,
+    workload_lists: BTreeMap<WorkloadKind, ListDiff<ObjectKey>>,
+    service_list: ListDiff<ObjectKey>,
     queue: WorkQueue,
 }
 
@@ -45,8 +44,8 @@ impl ServiceIndex {
     /// Whether Services and these kinds of workloads have been listed; before that no Service may
     /// be reconciled.
     pub(crate) fn is_complete(&self, kinds: &[WorkloadKind]) -> bool {
-        self.complete.contains(&None)
-            && kinds.iter().all(|kind| self.complete.contains(&Some(*kind)))
+        let synced = |kind| self.workload_lists.get(kind).is_some_and(ListDiff::is_synced);
+        self.service_list.is_synced() && kinds.iter().all(synced)
     }
 
     /// Applies a watch event of a workload; `None` is a workload that is being deleted. A workload
@@ -54,49 +53,31 @@ impl ServiceIndex {
     pub(crate) fn apply_workload(
         &mut self,
         kind: WorkloadKind,
-        event: Event<(ObjectKey, Option<Workload>)>,
+        event: WatchEvent<(ObjectKey, Option<Workload>)>,
         now: Instant,
     ) {
-        match event {
-            Event::Init => self.begin_list(Some(kind)),
-            Event::InitApply((key, workload)) => {
-                self.record_listed(Some(kind), &key);
-                self.put_workload(kind, key, workload, now);
-            }
-            Event::Apply((key, workload)) => self.put_workload(kind, key, workload, now),
-            Event::Delete((key, _)) => self.put_workload(kind, key, None, now),
-            Event::InitDone => {
-                let seen = self.end_list(Some(kind));
-                let gone = |key: &&WorkloadKey| {
-                    let plain =
-                        ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() };
-                    key.kind == kind && !seen.contains(&plain)
-                };
-                let gone: Vec<_> = self.workloads.keys().filter(gone).cloned().collect();
-                for key in gone {
-                    let plain = ObjectKey { namespace: key.namespace, name: key.name };
-                    self.put_workload(kind, plain, None, now);
+        let of_kind = self.workloads.keys().filter(|key| key.kind == kind);
+        let known = of_kind
+            .map(|key| ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
+        match self.workload_lists.entry(kind).or_default().apply(event, known) {
+            ListChange::Unchanged => {}
+            ListChange::Apply(key, workload) => self.put_workload(kind, key, workload, now),
+            ListChange::Remove(keys) => {
+                for key in keys {
+                    self.put_workload(kind, key, None, now);
                 }
             }
         }
     }
 
     /// Applies a watch event of a Service.
-    pub(crate) fn apply_service(&mut self, event: Event<Service>, now: Instant) {
-        let of = |service: &Service| ObjectKey::of(&service.metadata);
-        match event {
-            Event::Init => self.begin_list(None),
-            Event::InitApply(service) => {
-                self.record_listed(None, &of(&service));
-                self.put_service(of(&service), Some(service), now);
-            }
-            Event::Apply(service) => self.put_service(of(&service), Some(service), now),
-            Event::Delete(service) => self.put_service(of(&service), None, now),
-            Event::InitDone => {
-                let seen = self.end_list(None);
-                let gone: Vec<_> =
-                    self.services.keys().filter(|key| !seen.contains(key)).cloned().collect();
-                for key in gone {
+    pub(crate) fn apply_service(&mut self, event: WatchEvent<Service>, now: Instant) {
+        let event = event.map(|service| (ObjectKey::of(&service.metadata), service));
+        match self.service_list.apply(event, self.services.keys().cloned()) {
+            ListChange::Unchanged => {}
+            ListChange::Apply(key, service) => self.put_service(key, Some(service), now),
+            ListChange::Remove(keys) => {
+                for key in keys {
                     self.put_service(key, None, now);
                 }
             }
@@ -191,19 +172,6 @@ impl ServiceIndex {
             self.queue.push(key, now);
         }
     }
-
-    fn begin_list(&mut self, kind: Option<WorkloadKind>) {
-        self.listed.insert(kind, BTreeSet::new());
-    }
-
-    fn record_listed(&mut self, kind: Option<WorkloadKind>, key: &ObjectKey) {
-        self.listed.entry(kind).or_default().insert(key.clone());
-    }
-
-    fn end_list(&mut self, kind: Option<WorkloadKind>) -> BTreeSet<ObjectKey> {
-        self.complete.insert(kind);
-        self.listed.remove(&kind).unwrap_or_default()
-    }
 }
 
 fn service_key(workload: &Workload) -> ObjectKey {
@@ -248,23 +216,27 @@ mod tests {
     fn service_is_deleted_when_no_pod_has_a_sidecar() {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
-        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         let Plan::Create(mut service) = index.decide(&key("a-dapr"), true).plan else {
             panic!("no plan")
         };
         service.metadata.uid = Some("u".to_owned());
-        index.apply_service(Event::Apply((*service).clone()), now);
+        index.apply_service(WatchEvent::Apply((*service).clone()), now);
         index.queue().pop_ready(now);
-        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", false)), now);
+        index.apply_workload(KIND, WatchEvent::Apply(without_sidecar("w", "a", false)), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert!(
             matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep),
             "pods of the previous template still run"
         );
-        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        index.apply_workload(KIND, WatchEvent::Apply(without_sidecar("w", "a", true)), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert_eq!(index.decide(&key("a-dapr"), true).plan, Plan::Delete("u".to_owned()));
-        index.apply_service(Event::Delete((*service).clone()), now);
+        index.apply_service(WatchEvent::Delete((*service).clone()), now);
         assert!(
             matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep),
             "it is not created again"
@@ -272,10 +244,10 @@ mod tests {
 
         // The same for a new leader, which lists Services first.
         let mut index = ServiceIndex::default();
-        index.apply_service(Event::Apply(*service), now);
-        index.apply_workload(KIND, Event::Apply(without_sidecar("w", "a", true)), now);
+        index.apply_service(WatchEvent::Apply(*service), now);
+        index.apply_workload(KIND, WatchEvent::Apply(without_sidecar("w", "a", true)), now);
         assert_eq!(index.decide(&key("a-dapr"), true).plan, Plan::Delete("u".to_owned()));
-        index.apply_workload(KIND, Event::Apply(without_sidecar("other", "b", true)), now);
+        index.apply_workload(KIND, WatchEvent::Apply(without_sidecar("other", "b", true)), now);
         assert_eq!(index.workloads.len(), 1, "a workload without sidecar and Service is not kept");
     }
 
@@ -285,10 +257,19 @@ mod tests {
         let now = clock::monotonic();
         index.apply_workload(
             KIND,
-            Event::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
+            WatchEvent::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
             now,
         );
-        index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("old", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("old", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "old");
         assert_eq!(decision.conflicting[0].key.name, "young");
@@ -301,20 +282,24 @@ mod tests {
         let now = clock::monotonic();
         index.apply_workload(
             KIND,
-            Event::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
+            WatchEvent::Apply(observed("young", "a", "2026-02-01T00:00:00Z")),
             now,
         );
         let Plan::Create(service) = index.decide(&key("a-dapr"), true).plan else {
             panic!("no plan")
         };
-        index.apply_service(Event::Apply(*service), now);
-        index.apply_workload(KIND, Event::Apply(observed("old", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_service(WatchEvent::Apply(*service), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("old", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "young");
         assert!(matches!(decision.plan, Plan::Keep));
         index.apply_workload(
             KIND,
-            Event::Delete(observed("young", "a", "2026-02-01T00:00:00Z")),
+            WatchEvent::Delete(observed("young", "a", "2026-02-01T00:00:00Z")),
             now,
         );
         let decision = index.decide(&key("a-dapr"), true);
@@ -326,13 +311,29 @@ mod tests {
     fn change_of_a_workload_queues_its_services() {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
-        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
-        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         assert!(index.queue().pop_ready(now).is_empty(), "no relevant change");
-        index.apply_workload(KIND, Event::Apply(observed("w", "b", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "b", "2026-01-01T00:00:00Z")),
+            now,
+        );
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr"), key("b-dapr")]);
-        index.apply_workload(KIND, Event::Delete(observed("w", "b", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Delete(observed("w", "b", "2026-01-01T00:00:00Z")),
+            now,
+        );
         assert_eq!(index.queue().pop_ready(now), [key("b-dapr")]);
     }
 
@@ -340,15 +341,19 @@ mod tests {
     fn relist_removes_objects_that_it_does_not_contain() {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
-        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         index.queue().pop_ready(now);
-        index.apply_workload(KIND, Event::Init, now);
-        index.apply_workload(KIND, Event::InitDone, now);
+        index.apply_workload(KIND, WatchEvent::Init, now);
+        index.apply_workload(KIND, WatchEvent::InitDone, now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert!(index.decide(&key("a-dapr"), true).owner.is_none());
         assert!(!index.is_complete(&[KIND]), "Services are not listed");
-        index.apply_service(Event::Init, now);
-        index.apply_service(Event::InitDone, now);
+        index.apply_service(WatchEvent::Init, now);
+        index.apply_service(WatchEvent::InitDone, now);
         assert!(index.is_complete(&[KIND]));
     }
 
@@ -356,15 +361,19 @@ mod tests {
     fn edited_and_deleted_services_are_queued() {
         let mut index = ServiceIndex::default();
         let now = clock::monotonic();
-        index.apply_workload(KIND, Event::Apply(observed("w", "a", "2026-01-01T00:00:00Z")), now);
+        index.apply_workload(
+            KIND,
+            WatchEvent::Apply(observed("w", "a", "2026-01-01T00:00:00Z")),
+            now,
+        );
         let Plan::Create(service) = index.decide(&key("a-dapr"), true).plan else {
             panic!("no plan")
         };
         index.queue().pop_ready(now);
-        index.apply_service(Event::Apply((*service).clone()), now);
+        index.apply_service(WatchEvent::Apply((*service).clone()), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert!(matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep));
-        index.apply_service(Event::Delete(*service), now);
+        index.apply_service(WatchEvent::Delete(*service), now);
         assert_eq!(index.queue().pop_ready(now), [key("a-dapr")]);
         assert!(matches!(index.decide(&key("a-dapr"), true).plan, Plan::Create(_)));
     }

@@ -32,7 +32,7 @@ pub(crate) async fn watch_switch(
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use kube::runtime::watcher::Event;
+    use kubernetes::WatchEvent;
     use rstest::rstest;
     use serde_json::{Value, json};
 
@@ -58,21 +58,21 @@ mod tests {
         let store = Store::<Configuration>::default();
         let apply = |version: &str, enabled: bool| {
             let object = configuration(version, &json!({ "enabled": enabled }));
-            store.apply(Event::Apply(serde_json::from_value(object).unwrap())).unwrap();
+            store.apply(WatchEvent::Apply(serde_json::from_value(object).unwrap())).unwrap();
         };
         let key = ObjectKey { namespace: "dapr-system".into(), name: "daprsystem".into() };
         let (sender, mut receiver) = watch::channel(true);
         let mut watch = std::pin::pin!(watch_switch(&store, &key, &sender));
-        store.apply(Event::Init).unwrap();
+        store.apply(WatchEvent::Init).unwrap();
         apply("1", true);
-        store.apply(Event::InitDone).unwrap();
+        store.apply(WatchEvent::InitDone).unwrap();
         assert!(watch.as_mut().now_or_never().is_none());
         assert!(!receiver.has_changed().unwrap(), "the value is the same");
         apply("2", false);
         assert!(watch.as_mut().now_or_never().is_none());
         assert!(!*receiver.borrow_and_update());
         let object = configuration("2", &json!({"enabled": false}));
-        store.apply(Event::Delete(serde_json::from_value(object).unwrap())).unwrap();
+        store.apply(WatchEvent::Delete(serde_json::from_value(object).unwrap())).unwrap();
         assert!(watch.as_mut().now_or_never().is_none());
         assert!(!receiver.has_changed().unwrap(), "the last value remains");
     }

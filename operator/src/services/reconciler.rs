@@ -9,14 +9,12 @@ use std::{
 
 use futures::{StreamExt as _, future::join_all, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
-use kube::{core::DynamicObject, runtime::watcher::Event};
-use kubernetes::api_text;
+use kubernetes::{WatchEvent, api_text};
 use runtime::{Scope, clock, random};
 use tokio::sync::{Notify, watch};
 
 use crate::{
     cluster::Cluster,
-    follow::{Seen, follow},
     key::ObjectKey,
     leader,
     metrics::Metrics,
@@ -26,6 +24,7 @@ use crate::{
         plan::Plan,
         workload::{Workload, WorkloadKind},
     },
+    watch::handle_events,
 };
 
 /// Interval between reconciliations of all Services, independent of watch events.
@@ -97,42 +96,28 @@ impl Reconciler {
     }
 
     async fn watch_workloads(&self, kind: WorkloadKind) {
-        let reduce = move |object: DynamicObject| {
-            (ObjectKey::of(&object.metadata), Workload::of(kind, &object))
-        };
-        let open = || self.cluster.watch_workloads(kind.names(), reduce);
         let (_, _, name, _) = kind.names();
-        follow(name, &self.metrics, open, |seen| {
-            self.observe(seen, |index, event, now| index.apply_workload(kind, event, now));
+        let events = self.cluster.watch_workloads(kind.names());
+        handle_events(name, &self.metrics, events, |event| {
+            let event =
+                event.map(|object| (ObjectKey::of(&object.metadata), Workload::of(kind, &object)));
+            self.index().apply_workload(kind, event, clock::monotonic());
+            self.woken.notify_one();
         })
         .await;
     }
 
     async fn watch_services(&self, listed: &Notify) {
-        let open = || self.cluster.watch_reduced(strip);
-        follow("Service", &self.metrics, open, |seen| {
-            let complete = matches!(seen, Seen::Event(Event::InitDone));
-            self.observe(seen, ServiceIndex::apply_service);
+        let events = self.cluster.watch_services();
+        handle_events("Service", &self.metrics, events, |event| {
+            let complete = matches!(event, WatchEvent::InitDone);
+            self.index().apply_service(event.map(strip), clock::monotonic());
+            self.woken.notify_one();
             if complete {
                 listed.notify_one();
             }
         })
         .await;
-    }
-
-    fn observe<T>(&self, seen: Seen<T>, apply: impl Fn(&mut ServiceIndex, Event<T>, Instant)) {
-        let now = clock::monotonic();
-        let mut index = self.index();
-        match seen {
-            Seen::Event(event) => apply(&mut index, event, now),
-            // Rollouts are a custom resource; without its CRD there are none.
-            Seen::NoSuchKind => {
-                apply(&mut index, Event::Init, now);
-                apply(&mut index, Event::InitDone, now);
-            }
-        }
-        drop(index);
-        self.woken.notify_one();
     }
 
     async fn reconcile_forever(&self) {

@@ -3,8 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future;
 use identity::TrustAnchors;
-use kube::runtime::watcher::Event;
-use kubernetes::api_text;
+use kubernetes::{WatchEvent, api_text};
 use runtime::{ReadyGuard, Scope, random};
 use tokio::{
     sync::{Notify, watch},
@@ -13,9 +12,9 @@ use tokio::{
 
 use crate::{
     cluster::Cluster,
-    follow::{Seen, follow},
     metrics::{CrdCheck, Metrics},
     subscriptions::crd_patch::{self, NoWebhook},
+    watch::handle_events,
 };
 
 /// Interval between checks of the CRD without a watch event, for an account that may not watch it.
@@ -54,16 +53,12 @@ impl CrdController {
         scope: Scope,
     ) -> anyhow::Result<()> {
         let changed = Notify::new();
-        let watch = follow(
-            "CustomResourceDefinition",
-            &self.metrics,
-            || self.cluster.watch_crd(crd_patch::CRD),
-            |seen| {
-                if let Seen::Event(Event::Apply(_) | Event::InitApply(_)) = seen {
-                    changed.notify_one();
-                }
-            },
-        );
+        let events = self.cluster.watch_crd(crd_patch::CRD);
+        let watch = handle_events("CustomResourceDefinition", &self.metrics, events, |event| {
+            if let WatchEvent::Apply(_) | WatchEvent::InitApply(_) = event {
+                changed.notify_one();
+            }
+        });
         let work = self.reconcile_forever(anchors, ready, &changed);
         scope.token().run_until_cancelled(future::join(watch, work)).await;
         Ok(())

@@ -10,7 +10,8 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::{core::ObjectMeta, runtime::watcher::Event};
+use kube::core::ObjectMeta;
+use kubernetes::{ListChange, ListDiff, WatchEvent};
 use resources::{
     annotations::{ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, is_truthy},
     labels::{LABEL_SIDECAR_INJECTED, LABEL_WATCHDOG_PATCHED},
@@ -91,8 +92,7 @@ pub(crate) struct PodTracker {
     cleared: BTreeSet<String>,
     /// UIDs of candidates that were checked in this pass.
     checked: BTreeSet<String>,
-    /// Pods seen by a list that is not complete.
-    listed: Option<BTreeSet<ObjectKey>>,
+    diff: ListDiff<ObjectKey>,
     given_up: Vec<PodOwner>,
     seen: u64,
     newest: Option<Timestamp>,
@@ -100,21 +100,12 @@ pub(crate) struct PodTracker {
 
 impl PodTracker {
     /// Applies a watch event of a pod.
-    pub(crate) fn apply(&mut self, event: &Event<ObjectMeta>, now: Instant) {
-        match event {
-            Event::Init => self.listed = Some(BTreeSet::new()),
-            Event::InitApply(pod) => {
-                if let Some(listed) = self.listed.as_mut() {
-                    listed.insert(ObjectKey::of(pod));
-                }
-                self.put(pod, now);
-            }
-            Event::Apply(pod) => self.put(pod, now),
-            Event::Delete(pod) => self.remove(&ObjectKey::of(pod)),
-            Event::InitDone => {
-                let listed = self.listed.take().unwrap_or_default();
-                self.candidates.retain(|key, _| listed.contains(key));
-            }
+    pub(crate) fn apply(&mut self, event: &WatchEvent<ObjectMeta>, now: Instant) {
+        let event = event.as_ref().map(|pod| (ObjectKey::of(pod), pod));
+        match self.diff.apply(event, self.candidates.keys().cloned()) {
+            ListChange::Unchanged => {}
+            ListChange::Apply(_, pod) => self.put(pod, now),
+            ListChange::Remove(keys) => keys.iter().for_each(|key| self.remove(key)),
         }
     }
 

@@ -12,7 +12,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response, StatusCode};
 use identity::SpiffeId;
-use kube::{Client, client::Body, core::DynamicObject, runtime::watcher::Event};
+use kube::{Client, client::Body, core::DynamicObject};
+use kubernetes::WatchEvent;
 use operator::InProcessApi;
 use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateEvent,
@@ -137,15 +138,15 @@ impl Fixture {
 
     /// The API server has an object, or another version of it.
     pub(crate) fn put(&self, object: &Value) {
-        self.event(object, Event::Apply);
+        self.event(object, WatchEvent::Apply);
     }
 
     /// The object was deleted.
     pub(crate) fn delete(&self, object: &Value) {
-        self.event(object, Event::Delete);
+        self.event(object, WatchEvent::Delete);
     }
 
-    fn event(&self, object: &Value, make: fn(DynamicObject) -> Event<DynamicObject>) {
+    fn event(&self, object: &Value, make: fn(DynamicObject) -> WatchEvent<DynamicObject>) {
         let event = make(serde_json::from_value(object.clone()).unwrap());
         self.api.apply(object["kind"].as_str().unwrap(), event);
     }
@@ -156,7 +157,7 @@ impl Fixture {
             annotations.iter().map(|(k, v)| (format!("dapr.io/{k}"), *v)).collect();
         let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations});
         let metadata = serde_json::from_value(metadata).unwrap();
-        self.api.apply_pod(Event::Apply(metadata));
+        self.api.apply_pod(WatchEvent::Apply(metadata));
     }
 
     /// The pods of namespace `shop`: app id and image of the sidecar.
@@ -184,9 +185,9 @@ impl Fixture {
     /// Completes the first list of every kind.
     pub(crate) fn synced(&self) {
         for kind in KINDS {
-            self.api.apply(kind, Event::InitDone);
+            self.api.apply(kind, WatchEvent::InitDone);
         }
-        self.api.apply_pod(Event::InitDone);
+        self.api.apply_pod(WatchEvent::InitDone);
     }
 
     /// The API server knows none of the optional kinds.

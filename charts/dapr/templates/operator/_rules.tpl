@@ -72,10 +72,10 @@ true
 {{- if not (include "dapr.operator.secretNamespaces" .) }}
 {{- include "dapr.operator.secretRule" . }}
 {{- end }}
-# What is wrong with an object is said on the object; the same once more is counted on the Event.
+# Events on the objects that cause a problem, and on the lease.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 # The <app-id>-dapr Services and their owners. `finalizers` lets a Service block the deletion of its owner.
 {{- if .Values.dapr_operator.serviceReconciler.enabled }}
 - apiGroups: [apps]

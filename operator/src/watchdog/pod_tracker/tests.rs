@@ -32,7 +32,7 @@ impl Fixture {
     }
 
     fn observe(&mut self, pod: ObjectMeta) {
-        self.tracker.apply(&Event::Apply(pod), self.now);
+        self.tracker.apply(&WatchEvent::Apply(pod), self.now);
     }
 
     fn wait(&mut self, pause: Duration) {
@@ -204,10 +204,10 @@ fn deleted_pods_and_their_owners_are_removed() {
     let mut fixture = Fixture::new();
     fixture.observe(pod("a", "rs", 1, NOT_INJECTED));
     fixture.observe(pod("b", "rs", 1, NOT_INJECTED));
-    fixture.tracker.apply(&Event::Delete(pod("a", "rs", 1, NOT_INJECTED)), fixture.now);
+    fixture.tracker.apply(&WatchEvent::Delete(pod("a", "rs", 1, NOT_INJECTED)), fixture.now);
     assert_eq!(fixture.next().as_deref(), Some("b"));
-    fixture.tracker.apply(&Event::Init, fixture.now);
-    fixture.tracker.apply(&Event::InitDone, fixture.now);
+    fixture.tracker.apply(&WatchEvent::Init, fixture.now);
+    fixture.tracker.apply(&WatchEvent::InitDone, fixture.now);
     fixture.tracker.begin_pass();
     assert_eq!(fixture.tracker.next(fixture.now), NextStep::Done);
     assert!(fixture.tracker.candidates.is_empty() && fixture.tracker.owners.is_empty());
