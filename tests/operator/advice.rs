@@ -1,10 +1,10 @@
-//! What people are told about their Components, and the CRD that stays right whatever others do.
+//! Events about Components, and the repair of the Subscription CRD.
 use std::fs;
 
 use blackbox::{environment, until};
 use serde_json::{Value, json};
 
-use crate::{component, stage::Stage, timeout, warnings};
+use crate::{component, fixture::Fixture, timeout, warnings};
 
 fn about(name: &str, spec: &Value, more: &Value) -> String {
     let mut object = json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
@@ -18,9 +18,9 @@ fn about(name: &str, spec: &Value, more: &Value) -> String {
 }
 
 #[test]
-fn mistakes_in_components_are_said_on_the_components() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("advice").unwrap();
+fn findings_are_recorded_as_events_on_components() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("advice").unwrap();
     let key = json!([{"name": "redisHost", "value": "r:6379"},
         {"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "pass"}}]);
     let store = json!([{"name": "a", "secretKeyRef": {"name": "b", "key": "c"}}]);
@@ -61,19 +61,19 @@ fn mistakes_in_components_are_said_on_the_components() {
     for (name, spec, more, _) in &cases {
         manifests += &about(name, spec, more);
     }
-    stage.apply(&namespace, &manifests);
+    fixture.apply(&namespace, &manifests);
     for (name, _, _, reason) in &cases {
         let said = until(timeout(), "the event", || {
-            let said = warnings(stage, &namespace, name);
+            let said = warnings(fixture, &namespace, name);
             Ok(said.into_iter().find(|said| said.starts_with(&format!("{reason}: "))))
         });
         let said = said.unwrap_or_else(|error| panic!("{name}: {error:#}"));
         assert!(!said.contains("hunter2"), "{said}");
     }
-    // They were looked at together, so silence about this one is no matter of time.
-    assert_eq!(warnings(stage, &namespace, "good"), Vec::<String>::new());
-    // Nothing is withheld from a sidecar because of a finding.
-    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+    // All were checked together, so this one has no findings.
+    assert_eq!(warnings(fixture, &namespace, "good"), Vec::<String>::new());
+    // A Component with findings is served like any other.
+    let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let served = until(timeout(), "all of them", || {
         Ok(app.components().ok().filter(|served| served.len() == cases.len() + 1))
     });
@@ -81,17 +81,17 @@ fn mistakes_in_components_are_said_on_the_components() {
 }
 
 #[test]
-fn conversion_survives_that_the_upstream_file_is_applied_again() {
-    let _alone = Stage::subscription_definition();
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("reapplied").unwrap();
+fn conversion_is_repaired_after_the_upstream_file_is_applied() {
+    let _alone = Fixture::subscription_definition();
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("reapplied").unwrap();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n";
-    stage.apply(&namespace, subscription);
-    let crd = || stage.bed.get(&["crd", "subscriptions.dapr.io"]).unwrap();
+    fixture.apply(&namespace, subscription);
+    let crd = || fixture.bed.get(&["crd", "subscriptions.dapr.io"]).unwrap();
     let client = |crd: &Value| crd["spec"]["conversion"]["webhook"]["clientConfig"].clone();
     let port = client(&crd())["service"]["port"].clone();
-    // As `dapr upgrade -k` does; only the port is the cluster's own.
+    // As `dapr upgrade -k` does; only the port differs.
     let file = environment::workspace().join("crds/subscription.yaml");
     let upstream = fs::read_to_string(file).unwrap();
     let upstream = upstream.replace("namespace: dapr-system", "namespace: replaceme");
@@ -101,7 +101,7 @@ fn conversion_survives_that_the_upstream_file_is_applied_again() {
     let ways: [&[&str]; 2] =
         [&["apply", "-f", "-"], &["apply", "--server-side", "--force-conflicts", "-f", "-"]];
     for args in ways {
-        stage.bed.cluster().kubectl_with_input(args, &upstream).unwrap();
+        fixture.bed.cluster().kubectl_with_input(args, &upstream).unwrap();
         let right = until(timeout(), "the repair", || {
             let client = client(&crd());
             let right = client["service"]["namespace"] == "dapr-system"
@@ -110,10 +110,10 @@ fn conversion_survives_that_the_upstream_file_is_applied_again() {
         });
         assert_eq!(right.unwrap()["service"]["name"], "dapr-webhook");
         let old = until(timeout(), "both versions", || {
-            Ok(stage.bed.get(&["subscriptions.v1alpha1.dapr.io", "s", "-n", &namespace]).ok())
+            Ok(fixture.bed.get(&["subscriptions.v1alpha1.dapr.io", "s", "-n", &namespace]).ok())
         });
         assert_eq!(old.unwrap()["spec"]["route"], "/r");
     }
-    // Objects are stored in the new version, whichever they were written in.
+    // Objects are stored in the newer version, in whichever they were written.
     assert_eq!(crd()["status"]["storedVersions"], json!(["v2alpha1"]));
 }

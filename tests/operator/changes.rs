@@ -1,10 +1,10 @@
-//! What changes while the operator runs: rotated Secrets, Services that others touch.
+//! Changes while the operator runs: rotated Secrets and Services that others edit.
 
 use blackbox::until;
 use proto::operator::{HttpEndpointUpdateRequest, ListHttpEndpointsRequest, ResourceEventType};
 use serde_json::{Value, json};
 
-use crate::{component, component_with_secret, name, secret, stage::Stage, timeout};
+use crate::{component, component_with_secret, fixture::Fixture, name, secret, timeout};
 
 fn endpoint(name: &str, secret: &str) -> String {
     format!(
@@ -14,10 +14,10 @@ fn endpoint(name: &str, secret: &str) -> String {
 }
 
 #[test]
-fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("rotation").unwrap();
-    stage.apply(
+fn rotated_secret_updates_exactly_the_components_that_reference_it() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("rotation").unwrap();
+    fixture.apply(
         &namespace,
         &(secret("redis")
             + &secret("other")
@@ -25,8 +25,8 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
             + &component_with_secret("bystander", "other", "")
             + &endpoint("endpoint", "redis")),
     );
-    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
-    // What a sidecar does at its start: from here on it has the values.
+    let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
+    // As a sidecar at its start: from now on it has the values.
     until(timeout(), "both components", || Ok((app.components()?.len() == 2).then_some(())))
         .unwrap();
     let request = ListHttpEndpointsRequest { namespace: namespace.clone() };
@@ -36,8 +36,9 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
     let endpoints = app.runtime.block_on(app.client.http_endpoint_update(request));
     let mut endpoints = endpoints.unwrap().into_inner();
 
-    let kubectl = |args: &[&str]| stage.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
-    // Neither a label nor a key that nobody uses is news.
+    let kubectl =
+        |args: &[&str]| fixture.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+    // Neither a label nor an unused key causes an update.
     kubectl(&["label", "secret", "redis", "team=a"]);
     kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"unused": "x"}}"#]);
     kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"password": "rotated"}}"#]);
@@ -45,8 +46,8 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
     assert_eq!((event, name(&body)), (ResourceEventType::Updated, "uses"));
     assert_eq!(body["spec"]["metadata"][0]["value"], "cm90YXRlZA==");
 
-    // The next thing that both streams carry is what is made now.
-    stage.apply(&namespace, &(component("last", "") + &endpoint("last", "redis")));
+    // The next event on both streams is the one that is caused now.
+    fixture.apply(&namespace, &(component("last", "") + &endpoint("last", "redis")));
     let (event, body) = app.next(&mut components);
     assert_eq!((event, name(&body)), (ResourceEventType::Created, "last"));
     let event = app.event(&mut endpoints);
@@ -55,14 +56,14 @@ fn a_rotated_secret_reaches_exactly_the_components_that_use_it() {
 }
 
 #[test]
-fn a_secret_that_appears_is_sent_at_once() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("late").unwrap();
-    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+fn secret_that_appears_causes_an_update() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("late").unwrap();
+    let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut components = app.open_components();
-    stage.apply(&namespace, &component_with_secret("waits", "late", ""));
+    fixture.apply(&namespace, &component_with_secret("waits", "late", ""));
     until(timeout(), "the refusal", || Ok(app.components().err())).unwrap();
-    stage.apply(&namespace, &secret("late"));
+    fixture.apply(&namespace, &secret("late"));
     let (event, body) = app.next(&mut components);
     assert_ne!(event, ResourceEventType::Deleted);
     assert_eq!(name(&body), "waits");
@@ -79,19 +80,20 @@ fn daemon_set(name: &str, grpc_port: &str) -> String {
 }
 
 #[test]
-fn daemon_sets_get_services_and_what_others_wrote_there_stays() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("daemons").unwrap();
-    let service = |name: &str| stage.bed.get(&["service", name, "-n", &namespace]).ok();
-    let kubectl = |args: &[&str]| stage.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
-    stage.apply(&namespace, &daemon_set("agent", "50001"));
+fn daemon_sets_get_services_and_foreign_members_are_kept() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("daemons").unwrap();
+    let service = |name: &str| fixture.bed.get(&["service", name, "-n", &namespace]).ok();
+    let kubectl =
+        |args: &[&str]| fixture.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+    fixture.apply(&namespace, &daemon_set("agent", "50001"));
     let made = until(timeout(), "the service", || Ok(service("agent-dapr"))).unwrap();
     assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "DaemonSet");
     assert_eq!(made["spec"]["selector"], json!({"app": "agent"}));
 
     kubectl(&["label", "service", "agent-dapr", "mesh=on"]);
     kubectl(&["annotate", "service", "agent-dapr", "external-dns=name"]);
-    stage.apply(&namespace, &daemon_set("agent", "50011"));
+    fixture.apply(&namespace, &daemon_set("agent", "50011"));
     let changed = until(timeout(), "the new port", || {
         Ok(service("agent-dapr").filter(|service| service["spec"]["ports"][1]["port"] == 50011))
     });
@@ -99,9 +101,9 @@ fn daemon_sets_get_services_and_what_others_wrote_there_stays() {
     assert_eq!(changed["metadata"]["labels"]["mesh"], "on");
     assert_eq!(changed["metadata"]["annotations"]["external-dns"], "name");
 
-    // A change that means nothing to the Service; the one after it shows that it was seen.
+    // A change that does not affect the Service; the next one proves that it was observed.
     kubectl(&["annotate", "daemonset", "agent", "note=x"]);
-    stage.apply(&namespace, &daemon_set("second", "50001"));
+    fixture.apply(&namespace, &daemon_set("second", "50001"));
     until(timeout(), "the second service", || Ok(service("second-dapr"))).unwrap();
     let now = service("agent-dapr").unwrap();
     assert_eq!(now["metadata"]["resourceVersion"], changed["metadata"]["resourceVersion"]);

@@ -1,21 +1,20 @@
-//! The streams of ours and of the reference operator, event by event, over the same changes to a
-//! corpus of all kinds, for two apps at once.
+//! Compares the streams of this operator and of the reference, event by event, for the same changes to
+//! objects of all kinds and for two apps.
 //!
-//! Per step of changes and per object both have to send the same types in the same order with the
-//! same JSON. Where ours differs on purpose is said where it is allowed for:
+//! In each step and for each object both must send the same event types in the same order with the
+//! same JSON. Intended differences:
 //!
 //! * [`essence`]: members that no sidecar reads, and `kind`/`apiVersion`, which the reference prints for
 //!   objects of its first list; ours never prints them in events, as the reference since 1.19.
 //! * [`without_secrets`]: a deleted object comes without the values of its Secrets, which may be
-//!   gone already; on that the reference goes silent for good. It comes as it was last served, the
-//!   reference's with the resource version of its deletion; sidecars read name and type.
+//!   deleted already; the reference then stops the stream. Ours is the last served state, the
+//!   reference's has the resource version of the deletion; sidecars read name and type.
 //! * [`UPDATED_IS_CREATED`]: the reference keeps the type of an event in a structure that its
-//!   streams share, so an app may hear CREATED because the object is new to another one.
-//! * [`ROTATED`]: a changed Secret is told at once (issue 7, item 8); the reference tells nobody.
+//!   streams share, so an app may receive CREATED because the object is new to another one.
+//! * [`ROTATED`]: a changed Secret causes an update; the reference sends none.
 //!
-//! What would only show that the reference is broken is not in the corpus: a Secret that is missing
-//! (its stream goes silent), an object that cannot be decoded (its whole kind freezes). Both have
-//! tests of their own, against ours alone.
+//! Two cases are tested against this operator only, because the reference fails: a missing Secret (its
+//! stream stops) and an undecodable object (its whole kind stops).
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -33,18 +32,18 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    comparable, name, pod_of,
-    stage::{Sidecar, Stage, TIMEOUT},
-    timeout,
+    comparable,
+    fixture::{Fixture, Sidecar, TIMEOUT},
+    name, pod_of, timeout,
 };
 use ResourceEventType::{Created, Deleted, Updated};
 
 /// Plural and name of an object.
 type Key = (&'static str, String);
-/// What happened to an object, and the object.
+/// The type of an event and its object.
 type Event = (ResourceEventType, Value);
-/// What one app heard in one step.
-type Heard = BTreeMap<Key, Vec<Event>>;
+/// The events that one app received in one step.
+type Received = BTreeMap<Key, Vec<Event>>;
 
 /// The kinds that have streams.
 pub(crate) const KINDS: [&str; 7] = [
@@ -66,11 +65,11 @@ const SCOPED: [&str; 6] = [
     "workflowaccesspolicies",
 ];
 const APPS: [&str; 2] = ["orders", "bills"];
-/// The Configuration of both apps; no other one is streamed to them. As it is in all their steps,
-/// it is a fence as well.
+/// The Configuration of both apps; no other one is streamed to them. It changes in every step and is
+/// therefore a fence too.
 const ASSIGNED: &str = "full";
-/// One object of each other kind that is changed last in each step, so that its event says that
-/// those of all others have come.
+/// An object of each other kind that is changed last in each step: its event shows that the events of
+/// all others have arrived.
 const FENCE: &str = "fence";
 const FENCES: &str = "
 apiVersion: dapr.io/v1alpha1
@@ -103,12 +102,12 @@ kind: WorkflowAccessPolicy
 metadata: {name: fence, labels: {role: fence}}
 spec: {rules: []}
 ";
-/// The step in which `bills` begins to see what `orders` has seen already.
+/// The step in which an object enters the scope of `bills` and is already in that of `orders`.
 const UPDATED_IS_CREATED: &str = "shared with bills";
 /// The step in which only a Secret is changed.
 const ROTATED: &str = "rotated";
 
-/// What one app hears from one operator.
+/// The events that one app receives from one operator.
 struct Ear<'a> {
     sidecar: &'a Sidecar,
     events: UnboundedReceiver<(&'static str, ResourceEventType, Value)>,
@@ -124,7 +123,7 @@ impl<'a> Ear<'a> {
                 let request = $request { namespace: sidecar.namespace.clone() };
                 let (mut client, say) = (client.clone(), say.clone());
                 runtime.spawn(async move {
-                    // The reference answers the call itself only with its first event.
+                    // The reference responds to the call with its first event only.
                     let mut stream = client.$method(request).await.unwrap().into_inner();
                     while let Ok(Some(event)) = stream.message().await {
                         let body = serde_json::from_slice(&event.$body).unwrap();
@@ -150,14 +149,14 @@ impl<'a> Ear<'a> {
         Self { sidecar, events }
     }
 
-    /// Everything up to the event of each kind's fence for which `passed` holds. `None` when they do
-    /// not all come in `limit`.
+    /// All events up to that of each kind's fence for which `passed` holds. `None` when they do not all
+    /// arrive within `limit`.
     fn until_fence(
         &mut self,
         limit: Duration,
         passed: impl Fn(ResourceEventType, &Value) -> bool,
-    ) -> Option<Heard> {
-        let (mut heard, mut open) = (Heard::new(), BTreeSet::from(KINDS));
+    ) -> Option<Received> {
+        let (mut received, mut open) = (Received::new(), BTreeSet::from(KINDS));
         let all = async {
             while !open.is_empty() {
                 let (plural, event, body) =
@@ -166,11 +165,11 @@ impl<'a> Ear<'a> {
                 if is_fence(&key) && passed(event, &body) {
                     open.remove(plural);
                 }
-                heard.entry(key).or_default().push((event, body));
+                received.entry(key).or_default().push((event, body));
             }
         };
         self.sidecar.runtime.block_on(async { tokio::time::timeout(limit, all).await }).ok()?;
-        Some(heard)
+        Some(received)
     }
 }
 
@@ -178,7 +177,7 @@ fn is_fence((plural, name): &Key) -> bool {
     name == FENCE || (*plural == "configurations" && name == ASSIGNED)
 }
 
-/// Without what no sidecar reads.
+/// Without members that no sidecar reads.
 fn essence(body: Value) -> Value {
     let mut body = comparable(body);
     let members = body.as_object_mut().unwrap();
@@ -186,7 +185,7 @@ fn essence(body: Value) -> Value {
     body
 }
 
-/// Without values beside a reference to a Secret.
+/// Without values of references to Secrets.
 fn without_secrets(mut body: Value) -> Value {
     match &mut body {
         Value::Object(members) => {
@@ -209,7 +208,7 @@ fn without_secrets(mut body: Value) -> Value {
     body
 }
 
-/// The events of an object that both have to agree on.
+/// The events of an object that both must send.
 fn agreed(step: &str, key: &Key, events: &[Event]) -> Vec<Event> {
     let events = events.iter().map(|(event, body)| {
         let body = essence(body.clone());
@@ -223,14 +222,13 @@ fn agreed(step: &str, key: &Key, events: &[Event]) -> Vec<Event> {
             other => (*other, body),
         }
     });
-    // A fence is changed twice in some steps, and ours sends the last state alone to whoever has
-    // not read the first.
+    // A fence is changed twice in some steps, and ours coalesces both for a slow reader.
     let skipped = if is_fence(key) { events.len() - 1 } else { 0 };
     events.skip(skipped).collect()
 }
 
-/// Fails where what an app heard from ours is not what it heard from the reference.
-fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
+/// Fails where an app received other events from ours than from the reference.
+fn compare(step: &str, app: &str, ours: &Received, theirs: &Received) {
     for event in ours.values().flatten() {
         assert!(
             event.1.get("kind").is_none() && event.1.get("apiVersion").is_none(),
@@ -240,7 +238,7 @@ fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
     let mut ours = ours.clone();
     if step == ROTATED {
         let told: Vec<Key> = ours.keys().filter(|key| !is_fence(key)).cloned().collect();
-        // Those that are in the app's scope and resolve a key that has changed.
+        // Objects in the app's scope that reference a changed key.
         let mut want = vec![("mcpservers", "process".to_owned())];
         if app == "orders" {
             want = [("components", "full"), ("mcpservers", "full"), ("mcpservers", "process")]
@@ -256,7 +254,7 @@ fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
             assert!(events.iter().all(|(event, _)| *event == want), "{step}, {app}, {key:?}");
         }
     }
-    let keys = |heard: &Heard| heard.keys().cloned().collect::<BTreeSet<_>>();
+    let keys = |received: &Received| received.keys().cloned().collect::<BTreeSet<_>>();
     assert_eq!(keys(&ours), keys(theirs), "{step}, {app}: objects of ours and of the reference");
     for (key, events) in &ours {
         let (ours, theirs) = (agreed(step, key, events), agreed(step, key, &theirs[key]));
@@ -266,7 +264,7 @@ fn compare(step: &str, app: &str, ours: &Heard, theirs: &Heard) {
 
 /// Both operators, both apps.
 struct Audience<'a> {
-    stage: &'a Stage,
+    fixture: &'a Fixture,
     namespace: String,
     ours: Vec<Ear<'a>>,
     theirs: Vec<Ear<'a>>,
@@ -274,10 +272,10 @@ struct Audience<'a> {
 
 impl Audience<'_> {
     fn kubectl(&self, args: &[&str]) {
-        self.stage.bed.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
+        self.fixture.bed.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
     }
 
-    /// `plurals` as kubectl takes them.
+    /// `plurals` in the syntax of kubectl.
     fn of(plurals: &[&str]) -> String {
         plurals.iter().map(|plural| format!("{plural}.dapr.io")).collect::<Vec<_>>().join(",")
     }
@@ -296,9 +294,8 @@ impl Audience<'_> {
         }
     }
 
-    /// A stream is open when it has carried something; then all older events are taken off. That
-    /// takes a second round: after a new list, which a change of the CRD brings about, objects come
-    /// in another order than they were made in.
+    /// Waits until every stream has sent an event, and discards all older events. A second round is
+    /// needed: after a relist, which a change of the CRD causes, objects arrive in another order.
     fn wait_until_open(&mut self) {
         let (mut tries, mut rounds) = (0, 0);
         until(timeout(), "all streams to be open", || {
@@ -316,7 +313,7 @@ impl Audience<'_> {
         .unwrap();
     }
 
-    /// Compares what everybody hears until the fences are `passed`.
+    /// Compares the events of all streams until the fences are `passed`.
     fn listen(&mut self, step: &str, passed: impl Fn(ResourceEventType, &Value) -> bool) {
         for (app, (ours, theirs)) in APPS.iter().zip(self.ours.iter_mut().zip(&mut self.theirs)) {
             let limit = Duration::from_secs(TIMEOUT);
@@ -329,7 +326,7 @@ impl Audience<'_> {
         }
     }
 
-    /// Compares what everybody hears of `change`.
+    /// Compares the events that `change` causes.
     fn step(&mut self, step: &str, change: impl FnOnce(&Self)) {
         change(self);
         let mark = step.replace(' ', "-");
@@ -339,26 +336,26 @@ impl Audience<'_> {
 }
 
 #[test]
-fn streams_say_what_the_reference_says() {
-    let stage = Stage::shared();
-    let _alone = Stage::subscription_definition();
-    let namespace = stage.bed.namespace("streams-of-both").unwrap();
-    let elsewhere = stage.bed.namespace("streams-of-nobody").unwrap();
+fn streams_equal_those_of_the_reference() {
+    let fixture = Fixture::shared();
+    let _alone = Fixture::subscription_definition();
+    let namespace = fixture.bed.namespace("streams-of-both").unwrap();
+    let elsewhere = fixture.bed.namespace("streams-of-nobody").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
     let samples = fs::read_to_string(samples).unwrap();
-    let reference = stage.reference_operator();
-    // The Secret is part of the samples and stays: without it the reference goes silent.
-    stage.apply(
+    let reference = fixture.reference_operator();
+    // The Secret is part of the samples and is kept: without it the reference stops the stream.
+    fixture.apply(
         &namespace,
         &(APPS.map(|app| pod_of(app, ASSIGNED)).concat() + FENCES + "---\n" + &samples),
     );
     let assigned = ["label", "configurations.dapr.io", ASSIGNED, "role=fence", "-n", &namespace];
-    stage.bed.kubectl(&assigned).unwrap();
+    fixture.bed.kubectl(&assigned).unwrap();
 
-    let sidecars = |port| APPS.map(|app| stage.sidecar(&namespace, app, port));
-    let (ours, theirs) = (sidecars(stage.operator.port), sidecars(reference.port));
+    let sidecars = |port| APPS.map(|app| fixture.sidecar(&namespace, app, port));
+    let (ours, theirs) = (sidecars(fixture.operator.port), sidecars(reference.port));
     let mut all = Audience {
-        stage,
+        fixture,
         namespace: namespace.clone(),
         ours: ours.iter().map(Ear::open).collect(),
         theirs: theirs.iter().map(Ear::open).collect(),
@@ -369,7 +366,7 @@ fn streams_say_what_the_reference_says() {
     all.step("relabelled", |all| {
         all.kubectl(&["label", &everything, "-l", others, "team=b", "--overwrite"]);
     });
-    all.step("applied again", |_| stage.apply(&namespace, &samples));
+    all.step("applied again", |_| fixture.apply(&namespace, &samples));
     all.step("of orders alone", |all| all.scope(&serde_json::json!(["orders"])));
     all.step(UPDATED_IS_CREATED, |all| all.scope(&serde_json::json!(["orders", "bills"])));
     all.step("of bills alone", |all| all.scope(&serde_json::json!(["bills"])));
@@ -377,12 +374,12 @@ fn streams_say_what_the_reference_says() {
     all.step("of all", |all| all.scope(&Value::Null));
     all.step("of all as a list", |all| all.scope(&serde_json::json!([])));
     all.step("of orders again", |all| all.scope(&serde_json::json!(["orders"])));
-    all.step("elsewhere", |_| stage.apply(&elsewhere, &samples));
+    all.step("elsewhere", |_| fixture.apply(&elsewhere, &samples));
     all.step(ROTATED, |all| {
         all.kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"password": "new"}}"#]);
-        // Ours hears of it by another watch than that of the fence.
-        until(timeout(), "ours to have told", || {
-            let log = stage.operator.process.log();
+        // Secrets and the fence have separate watches.
+        until(timeout(), "the updates to be published", || {
+            let log = fixture.operator.process.log();
             let told = log.lines().filter(|line| {
                 line.contains("a referenced Secret changed") && line.contains(&all.namespace)
             });
@@ -405,10 +402,10 @@ fn streams_say_what_the_reference_says() {
         all.kubectl(&["patch", "components.dapr.io", "full", "--type=merge", "-p", free]);
     });
     all.step("deleted", |all| all.kubectl(&["delete", &everything, "-l", others]));
-    all.step("created", |_| stage.apply(&namespace, &samples));
+    all.step("created", |_| fixture.apply(&namespace, &samples));
     all.kubectl(&["delete", &everything, "-l", others]);
     all.kubectl(&["delete", &everything, "--all"]);
     all.listen("all gone", |event, _| event == Deleted);
-    stage.apply(&namespace, &(samples + "---\n" + FENCES));
+    fixture.apply(&namespace, &(samples + "---\n" + FENCES));
     all.listen("all back", |event, _| event == Created);
 }

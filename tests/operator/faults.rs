@@ -1,5 +1,5 @@
-//! What the operator makes of an API server that is slow, refuses, loses its memory or knows less
-//! than it should: what it knew it goes on serving, and what changed meanwhile arrives once.
+//! The operator with an API server that is slow, unavailable, restored or limited: it continues to
+//! serve cached objects, and each change arrives once.
 use std::{thread, time::Duration};
 
 use blackbox::{ApiCluster, until};
@@ -10,25 +10,24 @@ use tonic::Code;
 use crate::{
     component, component_with_secret,
     differential::KINDS,
+    fixture::{Fixture, Operator, Sidecar},
     name, pod_of,
-    proxy::{Asked, Fate, Proxy},
+    proxy::{Fault, Proxy, RequestInfo},
     rights::{does_its_work, whole_operator},
-    secret,
-    stage::{Operator, Sidecar, Stage},
-    timeout,
+    secret, timeout,
 };
 
-/// An operator that reaches the API server by this way.
-fn operator(stage: &Stage, name: &str, proxy: &Proxy) -> Operator {
+/// An operator that reaches the API server through this proxy.
+fn operator(fixture: &Fixture, name: &str, proxy: &Proxy) -> Operator {
     let kubeconfig = proxy.kubeconfig().to_str().unwrap();
     // The last of several wins.
-    let spawn = stage.spawn(name).args(["--kubeconfig", kubeconfig]);
+    let spawn = fixture.spawn(name).args(["--kubeconfig", kubeconfig]);
     let mut operator = spawn.arg("--disable-service-reconciler").start_operator().unwrap();
     operator.wait_ready().unwrap();
     operator
 }
 
-fn is_about_components(asked: &Asked) -> bool {
+fn is_about_components(asked: &RequestInfo) -> bool {
     asked.path.ends_with("/components")
 }
 
@@ -48,78 +47,79 @@ fn events_until(
     }
 }
 
-/// Whether the trouble has to end before anything can arrive.
+/// Whether the fault has to end before a change can arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     Passes,
     Stays,
 }
 
-/// A watch of this age is taken up again where it was cut.
+/// A watch of this age is resumed where it was interrupted.
 const OLD_ENOUGH: Duration = Duration::from_secs(3);
 
-const TROUBLES: [(&str, Fate, Trouble); 11] = [
-    ("slow", Fate::Late(Duration::from_secs(2)), Trouble::Stays),
-    ("watches-end-after-one-event", Fate::Brief, Trouble::Stays),
-    ("watches-end-at-once", Fate::Empty, Trouble::Stays),
-    ("watches-say-gone", Fate::Gone, Trouble::Stays),
-    ("watches-are-refused-as-gone", Fate::Refused(410), Trouble::Stays),
-    ("too-many-requests", Fate::Refused(429), Trouble::Passes),
-    ("broken", Fate::Refused(500), Trouble::Passes),
-    ("unavailable", Fate::Refused(503), Trouble::Passes),
-    ("rights-taken-away", Fate::Refused(403), Trouble::Passes),
-    ("token-expired", Fate::Refused(401), Trouble::Passes),
-    ("connections-lost", Fate::Lost, Trouble::Passes),
+const TROUBLES: [(&str, Fault, Trouble); 11] = [
+    ("slow", Fault::Late(Duration::from_secs(2)), Trouble::Stays),
+    ("watches-end-after-one-event", Fault::Brief, Trouble::Stays),
+    ("watches-end-at-once", Fault::Empty, Trouble::Stays),
+    ("watches-say-gone", Fault::Gone, Trouble::Stays),
+    ("watches-are-refused-as-gone", Fault::Refused(410), Trouble::Stays),
+    ("too-many-requests", Fault::Refused(429), Trouble::Passes),
+    ("broken", Fault::Refused(500), Trouble::Passes),
+    ("unavailable", Fault::Refused(503), Trouble::Passes),
+    ("rights-taken-away", Fault::Refused(403), Trouble::Passes),
+    ("token-expired", Fault::Refused(401), Trouble::Passes),
+    ("connections-lost", Fault::Lost, Trouble::Passes),
 ];
 
 #[test]
-fn trouble_with_the_api_server_loses_and_invents_nothing() {
-    // They mostly wait, so all at once.
+fn faults_of_the_api_server_lose_and_duplicate_no_event() {
+    // The cases mostly wait, so they run concurrently.
     thread::scope(|scope| {
-        for (name, fate, trouble) in TROUBLES {
+        for (name, fault, trouble) in TROUBLES {
             let builder = thread::Builder::new().name(name.to_owned());
-            builder.spawn_scoped(scope, move || meet_trouble(name, fate, trouble)).unwrap();
+            builder.spawn_scoped(scope, move || check_fault(name, fault, trouble)).unwrap();
         }
     });
 }
 
-fn meet_trouble(prefix: &str, fate: Fate, trouble: Trouble) {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace(prefix).unwrap();
-    stage.apply(
+fn check_fault(prefix: &str, fault: Fault, trouble: Trouble) {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace(prefix).unwrap();
+    fixture.apply(
         &namespace,
         &(component("same", "") + &component("changes", "") + &component("goes", "")),
     );
-    let proxy = Proxy::start(stage.bed.kubeconfig()).unwrap();
-    let operator = operator(stage, &namespace, &proxy);
-    let mut app = stage.sidecar(&namespace, "orders", operator.port);
+    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    let operator = operator(fixture, &namespace, &proxy);
+    let mut app = fixture.sidecar(&namespace, "orders", operator.port);
     let mut stream = app.open_components();
     assert_eq!(app.component_names(), ["changes", "goes", "same"]);
 
-    // Lists pass where it is the watches that are broken.
-    let lists_too = matches!(fate, Fate::Late(_)) || trouble == Trouble::Passes;
+    // Lists are forwarded where only watches fail.
+    let lists_too = matches!(fault, Fault::Late(_)) || trouble == Trouble::Passes;
     proxy.rule(move |asked| {
         let spoiled = is_about_components(asked) && (lists_too || asked.watch);
-        if spoiled { fate } else { Fate::Pass }
+        if spoiled { fault } else { Fault::Pass }
     });
     until(timeout(), "the trouble to be met", || {
         let met = proxy.spoiled() >= 1;
         if !met {
-            // A watch that lasted for less than a second is followed by a list, which goes on as a
-            // watch by itself: this one is let grow older.
+            // A watch of less than a second is followed by a streaming list, which continues as a
+            // watch: let this one grow older.
             thread::sleep(OLD_ENOUGH);
             proxy.cut();
         }
         Ok(met.then_some(()))
     })
     .unwrap();
-    stage.apply(&namespace, &(component("changes", "scopes: [orders]") + &component("comes", "")));
-    stage.bed.kubectl(&["delete", "component.dapr.io", "goes", "-n", &namespace]).unwrap();
+    fixture
+        .apply(&namespace, &(component("changes", "scopes: [orders]") + &component("comes", "")));
+    fixture.bed.kubectl(&["delete", "component.dapr.io", "goes", "-n", &namespace]).unwrap();
     if trouble == Trouble::Passes {
         until(timeout(), "a second try", || Ok((proxy.spoiled() >= 2).then_some(()))).unwrap();
-        // Nothing new is known, so what was known is served.
+        // Cached objects are served.
         assert_eq!(app.component_names(), ["changes", "goes", "same"]);
-        proxy.rule(|_| Fate::Pass);
+        proxy.rule(|_| Fault::Pass);
     }
     let mut events: Vec<_> = (0..3)
         .map(|_| app.next(&mut stream))
@@ -128,55 +128,55 @@ fn meet_trouble(prefix: &str, fate: Fate, trouble: Trouble) {
     events.sort();
     let want = [("changes", Updated), ("comes", Created), ("goes", Deleted)];
     assert_eq!(events, want.map(|(name, event)| (name.to_owned(), event)));
-    // Whatever was listed again meanwhile, nobody hears of it.
-    stage.apply(&namespace, &component("last", ""));
+    // A relist causes no events.
+    fixture.apply(&namespace, &component("last", ""));
     assert_eq!(events_until(&app, &mut stream, "last"), []);
     assert_eq!(app.component_names(), ["changes", "comes", "last", "same"]);
 }
 
 #[test]
-fn an_api_server_that_knows_less_than_usual_is_enough() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("peculiar").unwrap();
+fn limited_api_server_is_sufficient() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("peculiar").unwrap();
     let manifests = secret("redis") + &component_with_secret("store", "redis", "");
-    stage.apply(&namespace, &manifests);
-    let proxy = Proxy::start(stage.bed.kubeconfig()).unwrap();
+    fixture.apply(&namespace, &manifests);
+    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
     let discovery = ["/version", "/api", "/apis", "/api/v1", "/apis/dapr.io/v1alpha1"];
     proxy.rule(move |asked| match asked.path.as_str() {
-        // Whole pods where their metadata was asked for.
-        "/api/v1/pods" => Fate::Deaf,
-        "/api/v1/secrets" => Fate::Refused(404),
-        path if discovery.contains(&path) => Fate::Refused(404),
-        _ => Fate::Pass,
+        // Whole pods instead of their metadata.
+        "/api/v1/pods" => Fault::Deaf,
+        "/api/v1/secrets" => Fault::Refused(404),
+        path if discovery.contains(&path) => Fault::Refused(404),
+        _ => Fault::Pass,
     });
-    let operator = operator(stage, "peculiar", &proxy);
-    let mut app = stage.sidecar(&namespace, "orders", operator.port);
+    let operator = operator(fixture, "peculiar", &proxy);
+    let mut app = fixture.sidecar(&namespace, "orders", operator.port);
     let components = app.components().unwrap();
     assert_eq!(components[0]["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
     // The Configuration of the app is known from its pod.
     let configuration = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: mine}\n\
                          spec: {}\n---\n";
     let mut stream = app.open_configurations();
-    stage.apply(&namespace, &pod_of("orders", "mine"));
-    // The pod is seen by another watch than the Configuration.
-    stage.apply(&namespace, configuration);
-    let heard = until(timeout(), "the event of the assigned Configuration", || {
+    fixture.apply(&namespace, &pod_of("orders", "mine"));
+    // Pods and Configurations have separate watches.
+    fixture.apply(&namespace, configuration);
+    let received = until(timeout(), "the event of the assigned Configuration", || {
         let label = format!("note={}", blackbox::environment::secret()?);
         let object = ["configuration.dapr.io", "mine", "-n", &namespace];
-        stage.bed.kubectl(&[&["label", "--overwrite"], &object[..], &[&label]].concat())?;
+        fixture.bed.kubectl(&[&["label", "--overwrite"], &object[..], &[&label]].concat())?;
         Ok(app.soon(&mut stream))
     });
-    let heard: Value = serde_json::from_slice(&heard.unwrap().configuration).unwrap();
-    assert_eq!(name(&heard), "mine");
+    let received: Value = serde_json::from_slice(&received.unwrap().configuration).unwrap();
+    assert_eq!(name(&received), "mine");
     let asked = proxy.paths();
     let used: Vec<_> = discovery.iter().filter(|path| asked.contains(**path)).collect();
     assert!(used.is_empty(), "known kinds need no discovery: {used:?}");
 }
 
 #[test]
-fn an_api_server_of_old_is_enough() {
-    let stage = Stage::shared();
-    let (bed, webhook) = stage.of_old();
+fn older_api_server_is_sufficient() {
+    let fixture = Fixture::shared();
+    let (bed, webhook) = fixture.of_old();
     let namespace = bed.namespace("old").unwrap();
     let streamed = format!(
         "/apis/dapr.io/v1alpha1/namespaces/{namespace}/components?watch=true&sendInitialEvents=true\
@@ -188,59 +188,58 @@ fn an_api_server_of_old_is_enough() {
     proxy.rule(|asked| {
         let list = asked.path.starts_with("/apis/") && !asked.watch;
         if list && KINDS.iter().any(|kind| asked.path.ends_with(kind)) {
-            Fate::Bare
+            Fault::Bare
         } else {
-            Fate::Pass
+            Fault::Pass
         }
     });
     let only = ["--watch-namespace", &namespace];
-    let operator = whole_operator(stage, &namespace, &proxy, webhook, &only);
-    does_its_work(stage, bed, &namespace, &operator);
+    let operator = whole_operator(fixture, &namespace, &proxy, webhook, &only);
+    does_its_work(fixture, bed, &namespace, &operator);
     assert!(proxy.spoiled() >= KINDS.len(), "lists were asked for");
 }
 
 #[test]
-fn an_api_server_with_another_history_is_read_anew() {
-    let stage = Stage::shared();
-    let (_turn, other) = stage.second();
-    stage.install_on(other).unwrap();
-    let namespace = stage.bed.namespace("history").unwrap();
+fn restored_api_server_is_listed_again() {
+    let fixture = Fixture::shared();
+    let (_turn, other) = fixture.second();
+    fixture.install_on(other).unwrap();
+    let namespace = fixture.bed.namespace("history").unwrap();
     other.kubectl(&["create", "namespace", &namespace]).unwrap();
-    stage.apply(
+    fixture.apply(
         &namespace,
         &(component("same", "") + &component("changes", "") + &component("goes", "")),
     );
     let restored =
         component("same", "") + &component("changes", "scopes: [orders]") + &component("comes", "");
-    stage.apply_on(other, &namespace, &restored);
+    fixture.apply_on(other, &namespace, &restored);
     let version = |bed: &ApiCluster| {
         let list = bed.get(&["components.dapr.io", "-n", &namespace]).unwrap();
         let newest = |item: &Value| item["metadata"]["resourceVersion"].as_str()?.parse().ok();
         list["items"].as_array().unwrap().iter().filter_map(newest).max().unwrap_or(0_u64)
     };
     assert!(
-        version(stage.bed) > version(other),
+        version(fixture.bed) > version(other),
         "the versions go back, as after a restored backup"
     );
 
-    let proxy = Proxy::start(stage.bed.kubeconfig()).unwrap();
-    let operator = operator(stage, "history", &proxy);
-    let mut app = stage.sidecar(&namespace, "orders", operator.port);
+    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    let operator = operator(fixture, "history", &proxy);
+    let mut app = fixture.sidecar(&namespace, "orders", operator.port);
     let mut stream = app.open_components();
     assert_eq!(app.component_names(), ["changes", "goes", "same"]);
-    proxy.rule(|_| Fate::Lost);
+    proxy.rule(|_| Fault::Lost);
     until(timeout(), "the API server to be missed", || Ok((proxy.spoiled() >= 8).then_some(())))
         .unwrap();
     proxy.lead_to(other.kubeconfig()).unwrap();
-    proxy.rule(|_| Fate::Pass);
+    proxy.rule(|_| Fault::Pass);
     until(timeout(), "what is there now", || {
         Ok((app.component_names() == ["changes", "comes", "same"]).then_some(()))
     })
     .unwrap();
-    stage.apply_on(other, &namespace, &component("last", ""));
+    fixture.apply_on(other, &namespace, &component("last", ""));
     let mut events = events_until(&app, &mut stream, "last");
-    // The same object of another history is another object; that nothing about it differs may be
-    // said or not.
+    // The same object in another history is another object; an event without a difference is allowed.
     events.retain(|(_, name)| name != "same");
     events.sort();
     let want = [(Created, "comes"), (Updated, "changes"), (Deleted, "goes")];
@@ -248,10 +247,10 @@ fn an_api_server_with_another_history_is_read_anew() {
 }
 
 #[test]
-fn a_kind_that_appears_later_is_served_and_streamed() {
-    let stage = Stage::shared();
-    let (_turn, bed) = stage.second();
-    stage.install_on(bed).unwrap();
+fn kind_that_is_installed_later_is_served_and_streamed() {
+    let fixture = Fixture::shared();
+    let (_turn, bed) = fixture.second();
+    fixture.install_on(bed).unwrap();
     let namespace = "late-kinds";
     let _ = bed.kubectl(&["create", "namespace", namespace]);
     let kinds = ["resiliencies", "components", "mcpservers", "workflowaccesspolicies"];
@@ -263,8 +262,8 @@ fn a_kind_that_appears_later_is_served_and_streamed() {
     };
     remove();
     let proxy = Proxy::start(bed.kubeconfig()).unwrap();
-    let operator = operator(stage, "late-kinds", &proxy);
-    let mut app = stage.sidecar(namespace, "orders", operator.port);
+    let operator = operator(fixture, "late-kinds", &proxy);
+    let mut app = fixture.sidecar(namespace, "orders", operator.port);
     let status = app.components().unwrap_err();
     let text = "error listing components: no matches for kind \"Component\" in version \
                 \"dapr.io/v1alpha1\"";
@@ -272,13 +271,13 @@ fn a_kind_that_appears_later_is_served_and_streamed() {
     let mut stream = app.open_components();
 
     for round in 0..2 {
-        stage.install_on(bed).unwrap();
-        // The kind is looked for every few seconds.
-        stage.apply_on(bed, namespace, &component("store", ""));
+        fixture.install_on(bed).unwrap();
+        // The operator retries the kind every few seconds.
+        fixture.apply_on(bed, namespace, &component("store", ""));
         let (event, body) = app.next(&mut stream);
         assert_eq!((event, name(&body)), (Created, "store"), "round {round}");
         assert_eq!(app.component_names(), ["store"]);
-        // Objects go with their kind.
+        // Objects are deleted with their kind.
         remove();
         let (event, body) = app.next(&mut stream);
         assert_eq!((event, name(&body)), (Deleted, "store"), "round {round}");
@@ -287,5 +286,5 @@ fn a_kind_that_appears_later_is_served_and_streamed() {
         })
         .unwrap();
     }
-    stage.install_on(bed).unwrap();
+    fixture.install_on(bed).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Two replicas and the lease: both serve, one writes, and who writes changes without anybody who is
-//! served noticing.
+//! Two replicas and the lease: both serve, the leader writes, and sidecars do not notice a change of
+//! the leader.
 use std::collections::BTreeSet;
 
 use blackbox::{ApiCluster, Deadline, until};
@@ -8,9 +8,10 @@ use serde_json::Value;
 use tonic::Streaming;
 
 use crate::{
-    deployment, name,
-    proxy::{Fate, Proxy},
-    stage::{Operator, Sidecar, Stage},
+    deployment,
+    fixture::{Fixture, Operator, Sidecar},
+    name,
+    proxy::{Fault, Proxy},
     timeout,
 };
 
@@ -19,7 +20,7 @@ const LEADER: &str = "dapr_operator_leader";
 const WRITTEN: &str = "dapr_operator_service_created_total{app_id=\"orders\"}";
 const PASSES: &str = "dapr_operator_watchdog_passes_total{result=\"complete\"}";
 
-/// One operator as in a pod of `namespace`, and a sidecar with an open stream to it.
+/// An operator as in a pod of `namespace`, and a sidecar with an open stream to it.
 struct Replica {
     proxy: Proxy,
     operator: Operator,
@@ -28,9 +29,9 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(stage: &Stage, bed: &ApiCluster, namespace: &str, name: &str) -> Self {
+    fn start(fixture: &Fixture, bed: &ApiCluster, namespace: &str, name: &str) -> Self {
         let proxy = Proxy::start(bed.kubeconfig()).unwrap();
-        let mut spawn = stage
+        let mut spawn = fixture
             .spawn(name)
             .args(["--kubeconfig", proxy.kubeconfig().to_str().unwrap()])
             .args(["--watch-namespace", namespace, "--watch-interval", "1s"])
@@ -38,7 +39,7 @@ impl Replica {
         spawn.spawn = spawn.spawn.in_pod_of(namespace);
         let mut operator = spawn.start_operator().unwrap();
         operator.wait_ready().unwrap();
-        let mut sidecar = stage.sidecar(namespace, "orders", operator.port);
+        let mut sidecar = fixture.sidecar(namespace, "orders", operator.port);
         let stream = sidecar.open_components();
         sidecar.components().unwrap();
         Self { proxy, operator, sidecar, stream }
@@ -58,28 +59,28 @@ impl Replica {
         until(timeout(), "a pass of the watchdog", passed).unwrap();
     }
 
-    /// The kinds that only a writer has to know.
+    /// The kinds that only the leader watches.
     fn asked_for_what_writers_need(&self) -> bool {
         let paths = self.proxy.paths();
         paths.iter().any(|path| path.ends_with("/deployments") || path.ends_with("/services"))
     }
 
-    /// The next event of the stream is that this Component was made.
+    /// The next event of the stream is the creation of this Component.
     fn hears_of(&mut self, component: &str) {
         let (event, body) = self.sidecar.next(&mut self.stream);
         assert_eq!((event, name(&body)), (Created, component));
     }
 }
 
-/// Who holds the lease, and how often it changed hands.
+/// The holder of the lease and the number of its transitions.
 fn lease(bed: &ApiCluster, namespace: &str) -> (String, Value) {
     let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     (holder.to_owned(), lease["spec"]["leaseTransitions"].clone())
 }
 
-/// What the Events on the lease say happened, and how often.
-fn said(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
+/// The number of Events on the lease, by message.
+fn lease_events(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
     let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
     let events = bed.get(&["events", "-n", namespace]).unwrap();
     let events = events["items"].as_array().unwrap().iter();
@@ -93,9 +94,9 @@ fn said(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
 }
 
 #[test]
-fn one_replica_writes_and_all_serve_whoever_leads() {
-    let stage = Stage::shared();
-    let (bed, _) = stage.of_old();
+fn one_replica_writes_and_all_serve() {
+    let fixture = Fixture::shared();
+    let (bed, _) = fixture.of_old();
     let namespace = &bed.namespace("replicas").unwrap();
     let service = || {
         let service = bed.get(&["service", "orders-dapr", "-n", namespace]).ok();
@@ -108,13 +109,13 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
             .unwrap();
     };
     let announce =
-        |component: &str| stage.apply_on(bed, namespace, &crate::component(component, ""));
-    stage.apply_on(bed, namespace, &deployment("orders", "orders"));
-    let mut first = Replica::start(stage, bed, namespace, "first-replica");
+        |component: &str| fixture.apply_on(bed, namespace, &crate::component(component, ""));
+    fixture.apply_on(bed, namespace, &deployment("orders", "orders"));
+    let mut first = Replica::start(fixture, bed, namespace, "first-replica");
     first.wait_until_it_leads();
     until(timeout(), "the Service", || Ok(service())).unwrap();
     first.wait_for_a_pass_of_the_watchdog();
-    let mut second = Replica::start(stage, bed, namespace, "second-replica");
+    let mut second = Replica::start(fixture, bed, namespace, "second-replica");
     made_anew();
     announce("one");
     first.hears_of("one");
@@ -125,13 +126,11 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     assert!(first.asked_for_what_writers_need() && !second.asked_for_what_writers_need());
     assert_eq!(second.operator.metric(PASSES).to_string(), "0");
 
-    // The leader cannot renew: to the others it is as good as dead. It stops writing before they
-    // may begin, and goes on serving.
-    first.proxy.rule(
-        |asked| {
-            if asked.path.contains("/leases") { Fate::Refused(500) } else { Fate::Pass }
-        },
-    );
+    // The leader cannot renew the lease. It stops writing before another replica may acquire it, and
+    // continues to serve.
+    first.proxy.rule(|asked| {
+        if asked.path.contains("/leases") { Fault::Refused(500) } else { Fault::Pass }
+    });
     until(timeout(), "the end of its term", || Ok((!first.leads()).then_some(()))).unwrap();
     assert!(!second.leads(), "nobody may, for a while");
     announce("two");
@@ -146,8 +145,8 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     second.hears_of("three");
     assert!(first.operator.process.is_running());
 
-    // The leader is stopped: its streams end in order and it gives the lease back.
-    first.proxy.rule(|_| Fate::Pass);
+    // The leader is stopped: its streams end without error and it releases the lease.
+    first.proxy.rule(|_| Fault::Pass);
     let (holder, _) = lease(bed, namespace);
     let status = second.operator.process.terminate(Deadline::seconds(10)).unwrap();
     assert!(status.success(), "{status}: {}", second.operator.process.log());
@@ -161,7 +160,8 @@ fn one_replica_writes_and_all_serve_whoever_leads() {
     first.hears_of("four");
 
     assert_eq!(lease(bed, namespace).1, 2, "of the lease's holder changes");
-    until(timeout(), "the Events", || Ok((said(bed, namespace) == [3, 2]).then_some(()))).unwrap();
+    until(timeout(), "the Events", || Ok((lease_events(bed, namespace) == [3, 2]).then_some(())))
+        .unwrap();
     let names: BTreeSet<_> = first.sidecar.component_names().into_iter().collect();
     assert_eq!(names, ["four", "one", "three", "two"].map(str::to_owned).into());
 }

@@ -1,16 +1,16 @@
-//! The operator as a process, against a real API server, our sentry, the official sidecar and the
-//! reference operator.
+//! The operator as a process, with an API server, sentry, the official sidecar and the reference
+//! operator.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod advice;
 mod changes;
 mod differential;
 mod faults;
+mod fixture;
 mod leader;
 mod proxy;
 mod rights;
 mod sidecars;
-mod stage;
 mod start;
 mod status;
 mod stored;
@@ -27,7 +27,7 @@ use proto::operator::{
 use serde_json::{Value, json};
 use tonic::{Code, Status, Streaming};
 
-use stage::{Sidecar, Stage, TIMEOUT};
+use fixture::{Fixture, Sidecar, TIMEOUT};
 
 fn timeout() -> Deadline {
     Deadline::seconds(TIMEOUT)
@@ -65,7 +65,7 @@ impl Sidecar {
         parsed(&answer.unwrap().into_inner().subscriptions)
     }
 
-    /// Everything that a sidecar asks for at its start, by kind.
+    /// Everything that a sidecar requests at its start, by kind.
     fn everything(&mut self) -> Vec<(&'static str, Vec<Value>)> {
         let namespace = self.namespace.clone();
         let (runtime, client) = (&self.runtime, &mut self.client);
@@ -101,7 +101,7 @@ impl Sidecar {
         self.runtime.block_on(self.client.configuration_update(request)).unwrap().into_inner()
     }
 
-    /// The next event, if one comes within a second.
+    /// The next event, if one arrives within a second.
     fn soon<E>(&self, stream: &mut Streaming<E>) -> Option<E> {
         let limit = Duration::from_secs(1);
         let event =
@@ -109,7 +109,7 @@ impl Sidecar {
         Some(event.ok()?.unwrap().expect("the stream ended"))
     }
 
-    /// The next event; waits for one.
+    /// Waits for the next event.
     fn event<E>(&self, stream: &mut Streaming<E>) -> E {
         let limit = Duration::from_secs(TIMEOUT);
         let event =
@@ -141,7 +141,7 @@ fn component_with_secret(name: &str, secret: &str, more: &str) -> String {
     )
 }
 
-/// A pod of that app with that Configuration.
+/// A pod of an app with a Configuration.
 fn pod_of(app: &str, configuration: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {app}-0, annotations: {{dapr.io/enabled: \
@@ -150,7 +150,7 @@ fn pod_of(app: &str, configuration: &str) -> String {
     )
 }
 
-/// A Deployment without pods, which the controller manager calls complete.
+/// A Deployment without pods, which the controller manager reports as complete.
 fn deployment(name: &str, app_id: &str) -> String {
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec: {{replicas: 0, \
@@ -167,8 +167,8 @@ fn secret(name: &str) -> String {
 }
 
 /// Warning Events on an object.
-fn warnings(stage: &Stage, namespace: &str, object: &str) -> Vec<String> {
-    let events = stage.bed.get(&["events", "-n", namespace]).unwrap();
+fn warnings(fixture: &Fixture, namespace: &str, object: &str) -> Vec<String> {
+    let events = fixture.bed.get(&["events", "-n", namespace]).unwrap();
     let events = events["items"].as_array().unwrap().iter();
     events
         .filter(|e| e["type"] == "Warning" && e["involvedObject"]["name"] == object)
@@ -177,12 +177,12 @@ fn warnings(stage: &Stage, namespace: &str, object: &str) -> Vec<String> {
 }
 
 #[test]
-fn crds_refuse_what_no_sidecar_accepts() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("crd").unwrap();
+fn crds_reject_what_no_sidecar_accepts() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("crd").unwrap();
     let refused = |manifest: &str| {
         let args = ["create", "-n", &namespace, "-f", "-"];
-        stage.bed.cluster().kubectl_with_input(&args, manifest).unwrap_err().to_string()
+        fixture.bed.cluster().kubectl_with_input(&args, manifest).unwrap_err().to_string()
     };
     let two = refused(
         "apiVersion: dapr.io/v1alpha1\nkind: MCPServer\nmetadata: {name: a}\n\
@@ -203,29 +203,29 @@ fn crds_refuse_what_no_sidecar_accepts() {
     );
     assert!(untyped.contains("spec.type"), "{untyped}");
 
-    stage.apply(
+    fixture.apply(
         &namespace,
         "apiVersion: dapr.io/v1alpha1\nkind: Configuration\n\
         metadata: {name: c}\nspec: {tracing: {samplingRate: '1'}}",
     );
-    let stored = stage.bed.get(&["configuration.dapr.io", "c", "-n", &namespace]).unwrap();
+    let stored = fixture.bed.get(&["configuration.dapr.io", "c", "-n", &namespace]).unwrap();
     assert_eq!(stored["spec"]["metric"], json!({"enabled": true}), "the CLI dereferences it");
     assert_eq!(stored["spec"]["metrics"], json!({"enabled": true}));
 }
 
 #[test]
-fn secret_of_a_component_is_filled_in_and_a_missing_one_harms_only_its_app() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("secrets").unwrap();
-    stage.apply(
+fn secret_of_a_component_is_resolved_and_a_missing_one_affects_only_its_app() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("secrets").unwrap();
+    fixture.apply(
         &namespace,
         &(secret("redis")
             + &component_with_secret("good", "redis", "scopes: [orders]")
             + &component_with_secret("broken", "gone", "scopes: [bills]")),
     );
-    let port = stage.operator.port;
-    let mut orders = stage.sidecar(&namespace, "orders", port);
-    let mut bills = stage.sidecar(&namespace, "bills", port);
+    let port = fixture.operator.port;
+    let mut orders = fixture.sidecar(&namespace, "orders", port);
+    let mut bills = fixture.sidecar(&namespace, "bills", port);
     let got = until(timeout(), "the component", || Ok(orders.components()?.pop())).unwrap();
     assert_eq!(got["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
 
@@ -235,19 +235,19 @@ fn secret_of_a_component_is_filled_in_and_a_missing_one_harms_only_its_app() {
         (Code::FailedPrecondition, "Secret \"gone\" not found")
     );
     assert_eq!(orders.component_names(), ["good"]);
-    until(timeout(), "the event", || Ok(warnings(stage, &namespace, "broken").pop())).unwrap();
+    until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "broken").pop())).unwrap();
     let failures = "dapr_operator_secret_failures_total";
     let failures = format!("{failures}{{kind=\"Component\",namespace=\"{namespace}\"}}");
-    assert!(stage.operator.metric(&failures) >= 1.0);
+    assert!(fixture.operator.metric(&failures) >= 1.0);
 
-    stage.apply(&namespace, &secret("gone"));
+    fixture.apply(&namespace, &secret("gone"));
     assert_eq!(bills.component_names(), ["broken"], "secrets are read when they are needed");
 }
 
 #[test]
-fn undecodable_object_is_left_out_and_reported() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("undecodable").unwrap();
+fn undecodable_object_is_not_served_and_reported() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("undecodable").unwrap();
     let otel = |name: &str, timeout: &str| {
         format!(
             "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: {name}}}\n\
@@ -255,71 +255,71 @@ fn undecodable_object_is_left_out_and_reported() {
             isSecure: false, timeout: {timeout}}}}}}}\n---\n"
         )
     };
-    stage.apply(&namespace, &(otel("bad", "1d") + &otel("good", "5s")));
-    // The same for an operator that finds the object there when it starts.
-    let late = stage.another_operator();
-    for port in [stage.operator.port, late.port] {
-        let mut app = stage.sidecar(&namespace, "orders", port);
+    fixture.apply(&namespace, &(otel("bad", "1d") + &otel("good", "5s")));
+    // The same for an operator that lists the object at its start.
+    let late = fixture.another_operator();
+    for port in [fixture.operator.port, late.port] {
+        let mut app = fixture.sidecar(&namespace, "orders", port);
         let good = until(timeout(), "the good one", || Ok(app.configuration("good").ok())).unwrap();
         assert_eq!(good["spec"]["tracing"]["otel"]["timeout"], "5s");
         assert_eq!(app.configuration("bad").unwrap_err().code(), Code::NotFound);
     }
     let said =
-        until(timeout(), "the event", || Ok(warnings(stage, &namespace, "bad").pop())).unwrap();
+        until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "bad").pop())).unwrap();
     assert!(said.starts_with("Undecodable: ") && said.contains("1d"), "{said}");
 }
 
 #[test]
-fn changes_reach_open_streams_as_the_scope_sees_them() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("streams").unwrap();
-    let mut orders = stage.sidecar(&namespace, "orders", stage.operator.port);
+fn changes_reach_open_streams_according_to_scopes() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("streams").unwrap();
+    let mut orders = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut stream = orders.open_components();
     let mut expect = |want: ResourceEventType, object: &str| {
         let (event, body) = orders.next(&mut stream);
         assert_eq!((event, name(&body)), (want, object));
     };
-    stage.apply(&namespace, &component("hidden", "scopes: [bills]"));
-    stage.apply(&namespace, &component("store", ""));
+    fixture.apply(&namespace, &component("hidden", "scopes: [bills]"));
+    fixture.apply(&namespace, &component("store", ""));
     expect(ResourceEventType::Created, "store");
-    // Deaf streams were the worst of it: this one cannot be sent, all later ones can.
-    stage.apply(&namespace, &component_with_secret("broken", "gone", ""));
-    stage.apply(&namespace, &component("store", "scopes: [orders]"));
+    // This event cannot be sent; all later ones can.
+    fixture.apply(&namespace, &component_with_secret("broken", "gone", ""));
+    fixture.apply(&namespace, &component("store", "scopes: [orders]"));
     expect(ResourceEventType::Updated, "store");
-    stage.apply(&namespace, &component("hidden", "scopes: [bills, orders]"));
+    fixture.apply(&namespace, &component("hidden", "scopes: [bills, orders]"));
     expect(ResourceEventType::Created, "hidden");
-    stage.apply(&namespace, &component("store", "scopes: [bills]"));
+    fixture.apply(&namespace, &component("store", "scopes: [bills]"));
     expect(ResourceEventType::Deleted, "store");
-    stage.bed.kubectl(&["delete", "component.dapr.io", "hidden", "-n", &namespace]).unwrap();
+    fixture.bed.kubectl(&["delete", "component.dapr.io", "hidden", "-n", &namespace]).unwrap();
     expect(ResourceEventType::Deleted, "hidden");
 }
 
 #[test]
 fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
-    let _alone = Stage::subscription_definition();
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("conversion").unwrap();
+    let _alone = Fixture::subscription_definition();
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("conversion").unwrap();
     let written = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
         spec: {pubsubname: p, topic: t, route: /r}\n---\n\
         apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: new}\n\
         spec: {pubsubname: p, topic: t, routes: {default: /d, rules: [{match: 'true', path: /m}]}}\n";
-    stage.apply(&namespace, written);
+    fixture.apply(&namespace, written);
     let get = |version: &str, name: &str| {
         let kind = format!("subscriptions.{version}.dapr.io");
-        stage.bed.get(&[&kind, name, "-n", &namespace])
+        fixture.bed.get(&[&kind, name, "-n", &namespace])
     };
     assert_eq!(get("v2alpha1", "old").unwrap()["spec"]["routes"], json!({"default": "/r"}));
     assert_eq!(get("v1alpha1", "new").unwrap()["spec"]["route"], "/d");
 
-    // What `kubectl edit` does with the old version must not lose the rules.
+    // `kubectl edit` of the older version must not delete the rules.
     let edited = get("v1alpha1", "new").unwrap().to_string().replace("\"t\"", "\"other\"");
     let replace = ["replace", "-n", &namespace, "-f", "-"];
-    stage.bed.cluster().kubectl_with_input(&replace, &edited).unwrap();
+    fixture.bed.cluster().kubectl_with_input(&replace, &edited).unwrap();
     let new = get("v2alpha1", "new").unwrap();
     assert_eq!(new["spec"]["topic"], "other");
     assert_eq!(new["spec"]["routes"]["rules"], json!([{"match": "true", "path": "/m"}]));
 
-    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+    let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let served =
         until(timeout(), "both", || Ok(Some(app.subscriptions()).filter(|s| s.len() == 2)));
     let served = served.unwrap();
@@ -328,80 +328,92 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
 
     let reset = r#"[{"op": "replace", "path": "/spec/conversion/webhook/clientConfig/service/namespace", "value": "replaceme"},
         {"op": "remove", "path": "/spec/conversion/webhook/clientConfig/caBundle"}]"#;
-    stage
+    fixture
         .bed
         .kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", reset])
         .unwrap();
     until(timeout(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
     let repairs = "dapr_operator_crd_checks_total";
     let repairs = format!("{repairs}{{crd=\"subscriptions.dapr.io\",result=\"patched\"}}");
-    assert!(stage.operator.metric(&repairs) >= 1.0);
+    assert!(fixture.operator.metric(&repairs) >= 1.0);
+}
+
+/// `appProtocol` of each port of a Service.
+fn app_protocols(service: &Value) -> Vec<&str> {
+    let ports = service["spec"]["ports"].as_array().unwrap().iter();
+    ports.map(|port| port["appProtocol"].as_str().unwrap_or_default()).collect()
 }
 
 #[test]
 fn services_follow_their_workloads() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("services").unwrap();
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("services").unwrap();
     let deployment = |app_id: &str| deployment("orders", app_id);
     let service = |name: &str| {
         let name = format!("{name}-dapr");
-        stage.bed.get(&["service", &name, "-n", &namespace]).ok()
+        fixture.bed.get(&["service", &name, "-n", &namespace]).ok()
     };
-    stage.apply(&namespace, &deployment("orders"));
+    fixture.apply(&namespace, &deployment("orders"));
     let made = until(timeout(), "the service", || Ok(service("orders"))).unwrap();
     assert_eq!(made["spec"]["clusterIP"], "None");
     assert_eq!(made["spec"]["selector"], json!({"app": "orders"}));
     assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "Deployment");
     assert_eq!(made["spec"]["ports"][2]["port"], 50002);
+    assert_eq!(app_protocols(&made), ["http", "grpc", "tls", "http"]);
 
-    stage.bed.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
+    fixture.bed.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
     let again = until(timeout(), "the service again", || Ok(service("orders"))).unwrap();
     assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
 
-    // Somebody edits it: what is ours comes back, and nothing else is touched.
-    let edit = r#"{"metadata": {"labels": {"mine": "x"}}, "spec": {"selector": {"app": "other"}}}"#;
-    stage.bed.kubectl(&["patch", "service", "orders-dapr", "-n", &namespace, "-p", edit]).unwrap();
+    // After an edit the owned members are restored, and nothing else is changed.
+    let edit = r#"{"metadata": {"labels": {"mine": "x"}}, "spec": {"selector": {"app": "other"},
+        "ports": [{"port": 50001, "appProtocol": "tcp"}]}}"#;
+    fixture
+        .bed
+        .kubectl(&["patch", "service", "orders-dapr", "-n", &namespace, "-p", edit])
+        .unwrap();
     let repaired = until(timeout(), "the repair", || {
         Ok(service("orders").filter(|service| service["spec"]["selector"]["app"] == "orders"))
     });
     let repaired = repaired.unwrap();
     assert_eq!(repaired["metadata"]["labels"]["mine"], "x");
+    assert_eq!(app_protocols(&repaired), ["http", "grpc", "tls", "http"]);
     assert_eq!(repaired["metadata"]["uid"], again["metadata"]["uid"]);
 
-    stage.apply(&namespace, &deployment("bills"));
+    fixture.apply(&namespace, &deployment("bills"));
     until(timeout(), "the new service", || Ok(service("bills"))).unwrap();
     until(timeout(), "the old service to go", || Ok(service("orders").is_none().then_some(())))
         .unwrap();
 
     let plain = deployment("bills").replace("dapr.io/enabled: 'true'", "dapr.io/enabled: 'false'");
-    stage.apply(&namespace, &plain);
+    fixture.apply(&namespace, &plain);
     until(timeout(), "the service of no sidecar to go", || {
         Ok(service("bills").is_none().then_some(()))
     })
     .unwrap();
 
-    stage.apply(&namespace, &deployment("'Not Valid'"));
-    let said =
-        until(timeout(), "the event", || Ok(warnings(stage, &namespace, "orders").pop())).unwrap();
+    fixture.apply(&namespace, &deployment("'Not Valid'"));
+    let said = until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "orders").pop()))
+        .unwrap();
     assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
 
-    // With the workload goes its Service, by the garbage collector of Kubernetes.
-    stage.apply(&namespace, &deployment("last"));
+    // The garbage collector of Kubernetes deletes the Service with its workload.
+    fixture.apply(&namespace, &deployment("last"));
     until(timeout(), "the last service", || Ok(service("last"))).unwrap();
-    stage.bed.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
+    fixture.bed.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
     until(timeout(), "the service to go too", || Ok(service("last").is_none().then_some(())))
         .unwrap();
 }
 
 #[test]
-fn json_is_what_the_reference_sends() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("reference").unwrap();
+fn json_equals_that_of_the_reference() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("reference").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
-    stage.apply(&namespace, &fs::read_to_string(samples).unwrap());
-    let reference = stage.reference_operator();
-    let mut ours = stage.sidecar(&namespace, "orders", stage.operator.port);
-    let mut theirs = stage.sidecar(&namespace, "orders", reference.port);
+    fixture.apply(&namespace, &fs::read_to_string(samples).unwrap());
+    let reference = fixture.reference_operator();
+    let mut ours = fixture.sidecar(&namespace, "orders", fixture.operator.port);
+    let mut theirs = fixture.sidecar(&namespace, "orders", reference.port);
     let wanted = until(timeout(), "the reference's answers", || {
         let all = theirs.everything();
         Ok(all.iter().all(|(_, objects)| !objects.is_empty()).then_some(all))
@@ -425,7 +437,7 @@ fn json_is_what_the_reference_sends() {
     assert!(different.is_empty(), "ours and theirs: {different:#?}");
 }
 
-/// Without what we leave out on purpose: no sidecar reads it.
+/// Without members that are omitted intentionally: no sidecar reads them.
 fn comparable(mut object: Value) -> Value {
     let metadata = object["metadata"].as_object_mut().unwrap();
     metadata.remove("managedFields");
@@ -439,22 +451,22 @@ fn comparable(mut object: Value) -> Value {
 }
 
 #[test]
-fn start_fails_with_a_clear_word() {
-    let stage = Stage::shared();
-    let outcome = |spawn: stage::OperatorSpawn| {
+fn start_fails_with_a_clear_error() {
+    let fixture = Fixture::shared();
+    let outcome = |spawn: fixture::OperatorSpawn| {
         let mut operator = spawn.start_operator().unwrap();
         let status = until(timeout(), "the end", || Ok(operator.process.exit_status())).unwrap();
         (status.code(), operator.process.log())
     };
-    let (code, log) = outcome(stage.spawn("bad-flag").arg("--no-such-flag"));
+    let (code, log) = outcome(fixture.spawn("bad-flag").arg("--no-such-flag"));
     assert_eq!(code, Some(2), "{log}");
-    let (code, log) = outcome(stage.spawn("bad-interval").args(["--watch-interval", "5"]));
+    let (code, log) = outcome(fixture.spawn("bad-interval").args(["--watch-interval", "5"]));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("--watch-interval"), "{log}");
-    let (code, log) = outcome(stage.spawn("no-config").args(["--config", "absent"]));
+    let (code, log) = outcome(fixture.spawn("no-config").args(["--config", "absent"]));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("read Configuration dapr-system/absent"), "{log}");
-    let mut spawn = stage.spawn("no-namespace");
+    let mut spawn = fixture.spawn("no-namespace");
     spawn.spawn = spawn.spawn.env_remove("NAMESPACE");
     let (code, log) = outcome(spawn);
     assert_eq!(code, Some(1), "{log}");

@@ -1,4 +1,4 @@
-//! A way to the API server on which requests are slowed down, refused, answered wrongly or lost.
+//! A proxy to the API server that delays, rejects, alters or drops requests.
 use std::{
     collections::HashSet,
     convert::Infallible,
@@ -35,49 +35,49 @@ use tokio_util::sync::CancellationToken;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// What happens to a request.
+/// The fault that a request meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// The API server answers it.
+pub(crate) enum Fault {
+    /// The request is forwarded.
     Pass,
-    /// It does after this time.
+    /// The request is forwarded after this time.
     Late(Duration),
-    /// It does, but does not know `Accept`: whole objects where metadata was asked for.
+    /// `Accept` is ignored: whole objects instead of metadata.
     Deaf,
-    /// The answer is an error with this status, as the API server words it.
+    /// The response is an error of the API server with this status.
     Refused(u16),
-    /// It does, but an empty list is `null`, and nobody knows when anything was made.
+    /// An empty list is `null`, and creation times are absent.
     Bare,
-    /// A watch ends with what comes first of it.
+    /// A watch ends after its first data.
     Brief,
-    /// A watch begins and ends without an event.
+    /// A watch ends without an event.
     Empty,
-    /// A watch begins and says that its place is lost.
+    /// A watch reports that its resource version has expired.
     Gone,
-    /// The connection ends without an answer.
+    /// The connection ends without a response.
     Lost,
 }
 
-/// A request as rules see it.
-pub(crate) struct Asked {
+/// A request, for rules.
+pub(crate) struct RequestInfo {
     pub(crate) path: String,
     pub(crate) watch: bool,
 }
 
-type Rule = Box<dyn Fn(&Asked) -> Fate + Send>;
+type Rule = Box<dyn Fn(&RequestInfo) -> Fault + Send>;
 
 struct State {
     upstream: Mutex<Client>,
     rule: Mutex<Rule>,
-    /// Ends the answers under way.
+    /// Ends responses in progress.
     cut: Mutex<CancellationToken>,
     spoiled: AtomicUsize,
     paths: Mutex<HashSet<String>>,
-    /// Requests that the API server itself refused for want of a right.
+    /// Requests that the API server rejected as forbidden.
     forbidden: Mutex<Vec<String>>,
 }
 
-/// A way to the API server.
+/// A proxy to the API server.
 pub(crate) struct Proxy {
     state: Arc<State>,
     kubeconfig: PathBuf,
@@ -86,9 +86,9 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A way to the API server of a kubeconfig, with its rights, on which everything passes.
+    /// A proxy to the API server of a kubeconfig, with its rights; forwards everything.
     pub(crate) fn start(kubeconfig: &Path) -> Result<Self> {
-        // Fails only if it is installed already, which is then the same one.
+        // Fails only if the same provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let runtime = Runtime::new()?;
         let (upstream, listener) = runtime.block_on(async {
@@ -105,7 +105,7 @@ impl Proxy {
         });
         let state = Arc::new(State {
             upstream: Mutex::new(upstream),
-            rule: Mutex::new(Box::new(|_| Fate::Pass)),
+            rule: Mutex::new(Box::new(|_| Fault::Pass)),
             cut: Mutex::default(),
             spoiled: AtomicUsize::new(0),
             paths: Mutex::default(),
@@ -116,40 +116,40 @@ impl Proxy {
         Ok(Self { state, kubeconfig, runtime, _folder: folder })
     }
 
-    /// The kubeconfig of whoever shall take this way.
+    /// A kubeconfig for clients of the proxy.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// From now on requests are treated like this, and what is under way ends.
-    pub(crate) fn rule(&self, rule: impl Fn(&Asked) -> Fate + Send + 'static) {
+    /// Applies a rule to all further requests and ends responses in progress.
+    pub(crate) fn rule(&self, rule: impl Fn(&RequestInfo) -> Fault + Send + 'static) {
         *lock(&self.state.rule) = Box::new(rule);
         self.state.spoiled.store(0, Ordering::SeqCst);
         self.cut();
     }
 
-    /// Ends what is under way.
+    /// Ends responses in progress.
     pub(crate) fn cut(&self) {
         std::mem::take(&mut *lock(&self.state.cut)).cancel();
     }
 
-    /// From now on another API server answers.
+    /// Forwards further requests to another API server.
     pub(crate) fn lead_to(&self, kubeconfig: &Path) -> Result<()> {
         *lock(&self.state.upstream) = self.runtime.block_on(upstream(kubeconfig))?;
         Ok(())
     }
 
-    /// How many requests did not just pass since the last rule was made.
+    /// Number of requests with a fault since the last rule.
     pub(crate) fn spoiled(&self) -> usize {
         self.state.spoiled.load(Ordering::SeqCst)
     }
 
-    /// What the API server itself refused for want of a right, as method and path.
+    /// Requests that the API server rejected as forbidden, by method and path.
     pub(crate) fn forbidden(&self) -> Vec<String> {
         lock(&self.state.forbidden).clone()
     }
 
-    /// Every path that was asked for.
+    /// The path of every request.
     pub(crate) fn paths(&self) -> HashSet<String> {
         lock(&self.state.paths).clone()
     }
@@ -165,7 +165,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let state = state.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| answer(state.clone(), request));
-            // A client that goes away, or a request that is meant to be lost.
+            // A client that disconnects, or a request that is dropped.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -173,36 +173,36 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let query = request.uri().query().unwrap_or_default();
-    let asked = Asked {
+    let asked = RequestInfo {
         path: request.uri().path().to_owned(),
-        // A list may come as the first part of a watch.
+        // A streaming list is the first part of a watch.
         watch: query.contains("watch=true") && !query.contains("sendInitialEvents=true"),
     };
-    // Before the rule is looked at: what passes by an old rule is cut when the new one comes.
+    // Before the rule is read: a response of an old rule ends when a new one is set.
     let cut = lock(&state.cut).clone();
-    let fate = (lock(&state.rule))(&asked);
+    let fault = (lock(&state.rule))(&asked);
     lock(&state.paths).insert(asked.path);
-    if fate != Fate::Pass {
+    if fault != Fault::Pass {
         state.spoiled.fetch_add(1, Ordering::SeqCst);
     }
     let gone = json!({"type": "ERROR", "object": status(410)});
-    match fate {
-        Fate::Pass | Fate::Deaf | Fate::Brief => forward(&state, request, fate, cut).await,
-        Fate::Late(time) => {
+    match fault {
+        Fault::Pass | Fault::Deaf | Fault::Brief => forward(&state, request, fault, cut).await,
+        Fault::Late(time) => {
             tokio::time::sleep(time).await;
-            forward(&state, request, fate, cut).await
+            forward(&state, request, fault, cut).await
         }
-        Fate::Bare => {
-            let answer = forward(&state, request, fate, cut).await?;
+        Fault::Bare => {
+            let answer = forward(&state, request, fault, cut).await?;
             let (head, body) = answer.into_parts();
             let mut list: Value = serde_json::from_slice(&body.collect().await?.to_bytes())?;
             bare(&mut list);
             Ok(whole(head.status.as_u16(), &list.to_string()))
         }
-        Fate::Refused(code) => Ok(whole(code, &status(code).to_string())),
-        Fate::Empty => Ok(whole(200, "")),
-        Fate::Gone => Ok(whole(200, &format!("{gone}\n"))),
-        Fate::Lost => Err(io::Error::other("lost")),
+        Fault::Refused(code) => Ok(whole(code, &status(code).to_string())),
+        Fault::Empty => Ok(whole(200, "")),
+        Fault::Gone => Ok(whole(200, &format!("{gone}\n"))),
+        Fault::Lost => Err(io::Error::other("lost")),
     }
 }
 
@@ -211,7 +211,7 @@ fn status(code: u16) -> Value {
         "reason": "Test", "message": format!("spoiled with {code}"), "code": code})
 }
 
-/// A list as some servers print it.
+/// A list as some servers serialize it.
 fn bare(list: &mut Value) {
     let Some(items) = list["items"].as_array_mut() else { return };
     for item in &mut *items {
@@ -231,14 +231,14 @@ fn whole(code: u16, text: &str) -> Response<Body> {
 async fn forward(
     state: &State,
     request: Request<Incoming>,
-    fate: Fate,
+    fault: Fault,
     cut: CancellationToken,
 ) -> io::Result<Response<Body>> {
     let (mut head, body) = request.into_parts();
     for name in [HOST, AUTHORIZATION, CONNECTION] {
         head.headers.remove(name);
     }
-    if fate == Fate::Deaf {
+    if fault == Fault::Deaf {
         head.headers.remove(ACCEPT);
     }
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -251,14 +251,14 @@ async fn forward(
     }
     Ok(answer.map(|body| {
         let data = body.into_data_stream().map_err(io::Error::other).map_ok(Frame::data);
-        // Cut short, as when the API server dies.
+        // Truncated, as when the API server is killed.
         let died = cut.cancelled_owned().map(|()| Err(io::Error::other("cut")));
         let data = stream::select_with_strategy(
             data.map(Some).chain(stream::iter([None])),
             died.map(Some).into_stream(),
             |(): &mut ()| PollNext::Left,
         );
-        let parts = if fate == Fate::Brief { 1 } else { usize::MAX };
+        let parts = if fault == Fault::Brief { 1 } else { usize::MAX };
         let data = data.take(parts).take_while(|part| std::future::ready(part.is_some()));
         BodyExt::boxed_unsync(StreamBody::new(data.filter_map(std::future::ready)))
     }))

@@ -1,4 +1,4 @@
-//! What the operator does with the rights that it is given, as the API server itself decides them.
+//! The operator with limited rights, which the API server enforces.
 use std::fs;
 
 use blackbox::{ApiCluster, Scratch, environment, until};
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::{
-    component, component_with_secret, deployment, name,
-    proxy::{Fate, Proxy},
-    secret,
-    stage::{Operator, SYSTEM, Stage},
-    timeout,
+    component, component_with_secret, deployment,
+    fixture::{Fixture, Operator, SYSTEM},
+    name,
+    proxy::{Fault, Proxy},
+    secret, timeout,
 };
 
 /// The rights that the chart of Dapr 1.18.3 grants.
@@ -51,7 +51,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: rights-of-dapr}
 subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
 ";
 
-/// A way to an API server with the rights of an account of the control plane's namespace.
+/// A proxy to an API server with the rights of an account in the control plane's namespace.
 fn as_account(bed: &ApiCluster, account: &str) -> Proxy {
     let config = fs::read_to_string(bed.kubeconfig()).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
@@ -61,15 +61,15 @@ fn as_account(bed: &ApiCluster, account: &str) -> Proxy {
     Proxy::start(&kubeconfig).unwrap()
 }
 
-/// An operator with all its parts.
+/// An operator with all features enabled.
 pub(crate) fn whole_operator(
-    stage: &Stage,
+    fixture: &Fixture,
     name: &str,
     proxy: &Proxy,
     webhook_port: u16,
     more: &[&str],
 ) -> Operator {
-    let mut spawn = stage
+    let mut spawn = fixture
         .spawn(name)
         .args(["--kubeconfig", proxy.kubeconfig().to_str().unwrap()])
         .args(["--webhook-server-port", &webhook_port.to_string()])
@@ -80,16 +80,21 @@ pub(crate) fn whole_operator(
     operator
 }
 
-/// Services are made and repaired, Secrets are filled in and followed, changes are streamed, and
+/// Services are created and repaired, Secrets are resolved and watched, changes are streamed, and
 /// Subscriptions are converted.
-pub(crate) fn does_its_work(stage: &Stage, bed: &ApiCluster, namespace: &str, operator: &Operator) {
+pub(crate) fn does_its_work(
+    fixture: &Fixture,
+    bed: &ApiCluster,
+    namespace: &str,
+    operator: &Operator,
+) {
     let kubectl = |args: &[&str]| bed.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
     let get = |kind: &str, name: &str| bed.get(&[kind, name, "-n", namespace]).ok();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n---\n";
     let manifests = secret("redis") + &component_with_secret("store", "redis", "") + subscription;
-    stage.apply_on(bed, namespace, &(manifests + &deployment("orders", "orders")));
-    let mut app = stage.sidecar(namespace, "orders", operator.port);
+    fixture.apply_on(bed, namespace, &(manifests + &deployment("orders", "orders")));
+    let mut app = fixture.sidecar(namespace, "orders", operator.port);
     let served = until(timeout(), "the Component", || Ok(app.components()?.pop())).unwrap();
     assert_eq!(served["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
     until(timeout(), "the Subscription", || {
@@ -100,7 +105,7 @@ pub(crate) fn does_its_work(stage: &Stage, bed: &ApiCluster, namespace: &str, op
     assert_eq!(old["spec"]["route"], "/r", "converted back for its author");
 
     let mut stream = app.open_components();
-    stage.apply_on(bed, namespace, &component("comes", ""));
+    fixture.apply_on(bed, namespace, &component("comes", ""));
     let (event, body) = app.next(&mut stream);
     assert_eq!((event, name(&body)), (Created, "comes"));
     let rotated = r#"{"stringData": {"password": "rotated"}}"#;
@@ -119,15 +124,15 @@ pub(crate) fn does_its_work(stage: &Stage, bed: &ApiCluster, namespace: &str, op
 }
 
 #[test]
-fn the_rights_of_daprs_chart_are_enough() {
-    let stage = Stage::shared();
-    let (_turn, bed) = stage.second();
-    let webhook = stage.install_on(bed).unwrap();
+fn rights_of_the_reference_chart_are_sufficient() {
+    let fixture = Fixture::shared();
+    let (_turn, bed) = fixture.second();
+    let webhook = fixture.install_on(bed).unwrap();
     bed.apply(DAPR).unwrap();
     let proxy = as_account(bed, "rights-of-dapr");
-    let operator = whole_operator(stage, "rights-of-dapr", &proxy, webhook, &[]);
-    does_its_work(stage, bed, "rights-of-dapr", &operator);
-    // Trouble that stays is told once, however often it is tried.
+    let operator = whole_operator(fixture, "rights-of-dapr", &proxy, webhook, &[]);
+    does_its_work(fixture, bed, "rights-of-dapr", &operator);
+    // A permanent failure is logged once, not at each retry.
     let kind = "kind=\"CustomResourceDefinition\"";
     let failures = format!("dapr_operator_watch_failures_total{{{kind}}}");
     until(timeout(), "more tries", || Ok((operator.metric(&failures) >= 3.0).then_some(())))
@@ -137,7 +142,7 @@ fn the_rights_of_daprs_chart_are_enough() {
         line.contains("watch failed, retrying") && line.contains("customresourcedefinitions")
     });
     assert_eq!(told.count(), 1, "{log}");
-    // It is told about what it may not do, and does the rest.
+    // It logs what is forbidden and does the rest.
     let forbidden = proxy.forbidden();
     let expected = |said: &&String| {
         said.contains("/events.k8s.io/") || said.ends_with("/customresourcedefinitions")
@@ -147,10 +152,10 @@ fn the_rights_of_daprs_chart_are_enough() {
 }
 
 #[test]
-fn one_namespace_needs_no_rights_in_others_and_gets_over_their_loss() {
-    let stage = Stage::shared();
-    let (_turn, bed) = stage.second();
-    let webhook = stage.install_on(bed).unwrap();
+fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
+    let fixture = Fixture::shared();
+    let (_turn, bed) = fixture.second();
+    let webhook = fixture.install_on(bed).unwrap();
     let chart = environment::workspace().join("charts/dapr");
     let rendered = bed.cluster().helm(&[
         "template",
@@ -166,10 +171,10 @@ fn one_namespace_needs_no_rights_in_others_and_gets_over_their_loss() {
     bed.apply(&rendered.unwrap()).unwrap();
     let proxy = as_account(bed, "dapr-operator");
     let only = ["--watch-namespace", SYSTEM];
-    let operator = whole_operator(stage, "namespaced", &proxy, webhook, &only);
-    does_its_work(stage, bed, SYSTEM, &operator);
+    let operator = whole_operator(fixture, "namespaced", &proxy, webhook, &only);
+    does_its_work(fixture, bed, SYSTEM, &operator);
     assert_eq!(proxy.forbidden(), [""; 0]);
-    let mut stranger = stage.sidecar("elsewhere", "orders", operator.port);
+    let mut stranger = fixture.sidecar("elsewhere", "orders", operator.port);
     assert_eq!(stranger.components().unwrap_err().code(), Code::Unknown);
     let own = format!("/namespaces/{SYSTEM}/");
     let mut outside: Vec<_> = proxy.paths().into_iter().filter(|p| !p.contains(&own)).collect();
@@ -178,20 +183,20 @@ fn one_namespace_needs_no_rights_in_others_and_gets_over_their_loss() {
     let definition = format!("{definitions}/subscriptions.dapr.io");
     assert_eq!(outside, [definitions, &definition]);
 
-    // Somebody takes the Role away, and gives it back.
-    let mut app = stage.sidecar(SYSTEM, "orders", operator.port);
+    // The Role is deleted and created again.
+    let mut app = fixture.sidecar(SYSTEM, "orders", operator.port);
     let mut stream = app.open_components();
     let binding = ["rolebinding", "dapr-operator", "-n", SYSTEM];
     let saved = bed.get(&binding).unwrap();
     bed.kubectl(&[&["delete"], &binding[..]].concat()).unwrap();
-    // Watches that are open go on; this ends them.
-    proxy.rule(|_| Fate::Pass);
+    // Open watches continue; this ends them.
+    proxy.rule(|_| Fault::Pass);
     let is_components = |said: &String| said.ends_with("/components");
     until(timeout(), "the refusal", || Ok(proxy.forbidden().into_iter().find(is_components)))
         .unwrap();
     let status = app.components().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "the Secret cannot be read: {status:?}");
-    stage.apply_on(bed, SYSTEM, &component("meanwhile", ""));
+    fixture.apply_on(bed, SYSTEM, &component("meanwhile", ""));
     let mut binding = json!({"apiVersion": saved["apiVersion"], "kind": saved["kind"]});
     binding["metadata"] = json!({"name": "dapr-operator", "namespace": SYSTEM});
     binding["roleRef"] = saved["roleRef"].clone();

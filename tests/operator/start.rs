@@ -1,4 +1,4 @@
-//! Flags, ports, readiness and the trust that the operator stands on.
+//! Flags, ports, readiness and trust anchors.
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,26 +12,27 @@ use testkit::ca::Ca;
 use tonic::{Code, Streaming};
 
 use crate::{
-    component, name, pod_of,
-    proxy::{Fate, Proxy},
-    stage::{Operator, SYSTEM, Sidecar, Stage},
+    component,
+    fixture::{Fixture, Operator, SYSTEM, Sidecar},
+    name, pod_of,
+    proxy::{Fault, Proxy},
     timeout,
 };
 
-/// `rsaEncryption` as it stands in certificates (RFC 8017).
+/// `rsaEncryption` in DER (RFC 8017).
 const RSA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 
 #[test]
-fn every_port_is_where_it_was_asked_for_and_ready_means_listed() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("start").unwrap();
-    stage.apply(&namespace, &component("store", ""));
-    let proxy = Proxy::start(stage.bed.kubeconfig()).unwrap();
-    proxy.rule(|asked| if asked.path.ends_with("/components") { Fate::Lost } else { Fate::Pass });
+fn every_port_is_configurable_and_readiness_means_listed() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("start").unwrap();
+    fixture.apply(&namespace, &component("store", ""));
+    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    proxy.rule(|asked| if asked.path.ends_with("/components") { Fault::Lost } else { Fault::Pass });
     let ports = [(); 4].map(|()| environment::free_port().unwrap());
     let [api, healthz, webhook, metrics] = ports.map(|port| port.to_string());
-    // One dash or two, a blank or `=`, as Go programs take them; the last of several wins.
-    let mut spawn = stage
+    // One dash or two, a blank or `=`, as Go programs accept them; the last of several wins.
+    let mut spawn = fixture
         .spawn("ports")
         .args(["-kubeconfig", proxy.kubeconfig().to_str().unwrap()])
         .args(["-port", &api])
@@ -42,7 +43,7 @@ fn every_port_is_where_it_was_asked_for_and_ready_means_listed() {
     spawn.spawn = spawn
         .spawn
         .env("ENABLE_WEBHOOKS", "True")
-        // An address for documents, where nobody answers: the kubeconfig goes before it.
+        // A documentation address, which does not respond: the kubeconfig takes precedence.
         .env("KUBERNETES_SERVICE_HOST", "192.0.2.1")
         .env("KUBERNETES_SERVICE_PORT", "443");
     let mut operator = spawn.start_operator().unwrap();
@@ -53,26 +54,26 @@ fn every_port_is_where_it_was_asked_for_and_ready_means_listed() {
     until(timeout(), "the list to be tried", || Ok((proxy.spoiled() >= 1).then_some(()))).unwrap();
     assert_eq!(health("/healthz").unwrap(), 503, "Components are not known");
     assert_eq!(health("/elsewhere").unwrap(), 404);
-    proxy.rule(|_| Fate::Pass);
+    proxy.rule(|_| Fault::Pass);
     until(timeout(), "readiness", || Ok((health("/healthz")? == 200).then_some(()))).unwrap();
     for path in ["/", "/metrics"] {
         assert!(http::get(ports[3], path).unwrap().is_success(), "{path}: any will do");
     }
 
-    // A resync is no news: two of its periods bring nothing but what changes after them.
-    let mut app = stage.sidecar(&namespace, "orders", ports[0]);
+    // A resync sends no events: after two periods only a later change arrives.
+    let mut app = fixture.sidecar(&namespace, "orders", ports[0]);
     let mut stream = app.open_components();
     assert_eq!(app.component_names(), ["store"]);
     std::thread::sleep(Duration::from_millis(2500));
-    stage.apply(&namespace, &component("last", ""));
+    fixture.apply(&namespace, &component("last", ""));
     assert_eq!(name(&app.next(&mut stream).1), "last");
 }
 
 #[test]
-fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("kinds").unwrap();
-    // What the API server takes and the types cannot hold.
+fn undecodable_objects_of_each_kind_do_not_affect_others() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("kinds").unwrap();
+    // Objects that the API server accepts and the types cannot decode.
     let subscription = |name: &str, count: &str| {
         format!(
             "apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {{name: {name}}}\n\
@@ -97,13 +98,13 @@ fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
         subscription(name, count) + &server(name, timeout) + &configuration(name, timeout)
     };
     let (broken, right) = (["3000000000", "1 minute"], ["10", "1m"]);
-    stage.apply(&namespace, &(pod_of("orders", "good") + &all("bad", broken)));
-    stage.apply(&namespace, &all("good", right));
-    // For one that finds them there when it starts, and for one that saw them made.
-    let late = stage.another_operator();
-    let mut listeners: Vec<_> = [late.port, stage.operator.port]
+    fixture.apply(&namespace, &(pod_of("orders", "good") + &all("bad", broken)));
+    fixture.apply(&namespace, &all("good", right));
+    // For an operator that lists them at its start, and for one that watched their creation.
+    let late = fixture.another_operator();
+    let mut listeners: Vec<_> = [late.port, fixture.operator.port]
         .map(|port| {
-            let mut app = stage.sidecar(&namespace, "orders", port);
+            let mut app = fixture.sidecar(&namespace, "orders", port);
             until(timeout(), "the good ones", || {
                 let all = app.everything();
                 let names = |kind: &str| {
@@ -119,21 +120,21 @@ fn kinds_of_objects_that_cannot_be_decoded_leave_the_others_alone() {
             Listener::new(app)
         })
         .into();
-    // One more is made, one is changed, and then the bad ones are put right.
-    stage.apply(&namespace, &(subscription("more", "10") + &server("more", "1m")));
-    stage.apply(&namespace, &configuration("good", "2m"));
+    // One more is created, one is changed, and then the invalid ones are corrected.
+    fixture.apply(&namespace, &(subscription("more", "10") + &server("more", "1m")));
+    fixture.apply(&namespace, &configuration("good", "2m"));
     let want = [(Created, "more"), (Created, "more"), (Updated, "good")];
     for listener in &mut listeners {
         assert_eq!(listener.next(), want.map(|(event, name)| (event, name.to_owned())));
     }
-    stage.apply(&namespace, &all("bad", right));
+    fixture.apply(&namespace, &all("bad", right));
     for listener in &mut listeners {
         assert_eq!(listener.subscription(), (Created, "bad".to_owned()));
         assert_eq!(listener.server(), (Created, "bad".to_owned()));
     }
 }
 
-/// An app with open streams of the kinds that can be undecodable.
+/// A sidecar with open streams of the kinds that can be undecodable.
 struct Listener {
     app: Sidecar,
     subscriptions: Streaming<SubscriptionUpdateEvent>,
@@ -141,7 +142,7 @@ struct Listener {
     configurations: Streaming<ConfigurationUpdateEvent>,
 }
 
-type Heard = (ResourceEventType, String);
+type Received = (ResourceEventType, String);
 
 impl Listener {
     fn new(mut app: Sidecar) -> Self {
@@ -155,17 +156,17 @@ impl Listener {
         Self { app, subscriptions, servers, configurations }
     }
 
-    fn subscription(&mut self) -> Heard {
+    fn subscription(&mut self) -> Received {
         let event = self.app.event(&mut self.subscriptions);
         (event.r#type(), named(&event.subscription))
     }
 
-    fn server(&mut self) -> Heard {
+    fn server(&mut self) -> Received {
         let event = self.app.event(&mut self.servers);
         (event.r#type(), named(&event.mcp_server))
     }
 
-    fn next(&mut self) -> [Heard; 3] {
+    fn next(&mut self) -> [Received; 3] {
         let event = self.app.event(&mut self.configurations);
         let configuration = (event.r#type(), named(&event.configuration));
         [self.subscription(), self.server(), configuration]
@@ -193,8 +194,13 @@ fn swap_link(file: &Path, version: &str, content: &str) {
     fs::rename(link, file).unwrap();
 }
 
-fn operator_trusting(stage: &Stage, bed: &ApiCluster, webhook: u16, anchors: &Path) -> Operator {
-    let mut spawn = stage
+fn operator_trusting(
+    fixture: &Fixture,
+    bed: &ApiCluster,
+    webhook: u16,
+    anchors: &Path,
+) -> Operator {
+    let mut spawn = fixture
         .spawn("anchors")
         .args(["--kubeconfig", bed.kubeconfig().to_str().unwrap()])
         .args(["--webhook-server-port", &webhook.to_string()])
@@ -207,14 +213,14 @@ fn operator_trusting(stage: &Stage, bed: &ApiCluster, webhook: u16, anchors: &Pa
 }
 
 #[test]
-fn every_change_of_the_trust_anchors_is_followed() {
-    let stage = Stage::shared();
-    let (_turn, bed) = stage.second();
-    let webhook = stage.install_on(bed).unwrap();
+fn every_change_of_the_trust_anchors_is_applied() {
+    let fixture = Fixture::shared();
+    let (_turn, bed) = fixture.second();
+    let webhook = fixture.install_on(bed).unwrap();
     let folder = Scratch::new("anchors").unwrap();
-    let own = stage.anchors.clone();
+    let own = fixture.anchors.clone();
     let file = folder.write("ca.crt", &own).unwrap();
-    let mut operator = operator_trusting(stage, bed, webhook, &file);
+    let mut operator = operator_trusting(fixture, bed, webhook, &file);
     let wait_for_bundle = |anchors: &str| {
         let want = STANDARD.encode(anchors);
         until(timeout(), "the bundle in the CRD", || {
@@ -226,7 +232,7 @@ fn every_change_of_the_trust_anchors_is_followed() {
     };
     wait_for_bundle(&own);
 
-    // Its certificate is of a kind that every API server reads, for the name that they call.
+    // Its certificate has a key type that every API server supports, and the name of the Service.
     let client = AdmissionClient::new(webhook, &format!("dapr-webhook.{SYSTEM}.svc"), &own);
     let certificate = client.unwrap().certificate().unwrap();
     assert!(certificate.windows(RSA.len()).any(|bytes| bytes == RSA));
@@ -235,7 +241,7 @@ fn every_change_of_the_trust_anchors_is_followed() {
     let both = format!("{own}{}", other.anchors().pem());
     let served = |accepted: bool| {
         until(timeout(), "the sidecar to be treated accordingly", || {
-            let mut app = Sidecar::of_authority(stage, &other, "shop", operator.port)?;
+            let mut app = Sidecar::of_authority(fixture, &other, "shop", operator.port)?;
             Ok((app.components().is_ok() == accepted).then_some(()))
         })
         .unwrap();
@@ -254,6 +260,6 @@ fn every_change_of_the_trust_anchors_is_followed() {
     wait_for_bundle(&own);
     served(false);
     assert!(operator.process.is_running());
-    let mut app = stage.sidecar(SYSTEM, "orders", operator.port);
+    let mut app = fixture.sidecar(SYSTEM, "orders", operator.port);
     assert!(app.components().is_ok());
 }

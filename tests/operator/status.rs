@@ -1,15 +1,15 @@
-//! What is wrong with Components in their status, where that is switched on.
+//! Status conditions of Components, which must be enabled.
 use std::fs;
 
 use blackbox::{environment, until};
 use proto::operator::ResourceEventType;
 use serde_json::{Value, json};
 
-use crate::{component, name, stage::Stage, timeout};
+use crate::{component, fixture::Fixture, name, timeout};
 
 /// The status of the condition `Ready` and its reason, for the generation that is stored.
-fn ready(stage: &Stage, namespace: &str, component: &str) -> Option<(String, String)> {
-    let object = stage.bed.get(&["component", component, "-n", namespace]).unwrap();
+fn ready(fixture: &Fixture, namespace: &str, component: &str) -> Option<(String, String)> {
+    let object = fixture.bed.get(&["component", component, "-n", namespace]).unwrap();
     let conditions = object["status"]["conditions"].as_array()?;
     let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
     let current = ready["observedGeneration"] == object["metadata"]["generation"];
@@ -17,27 +17,27 @@ fn ready(stage: &Stage, namespace: &str, component: &str) -> Option<(String, Str
     current.then(|| Some((text("status")?, text("reason")?))).flatten()
 }
 
-fn wait_for(stage: &Stage, namespace: &str, component: &str, status: &str, reason: &str) {
+fn wait_for(fixture: &Fixture, namespace: &str, component: &str, status: &str, reason: &str) {
     let want = (status.to_owned(), reason.to_owned());
     let seen = until(timeout(), "the status", || {
-        Ok(ready(stage, namespace, component).filter(|seen| *seen == want))
+        Ok(ready(fixture, namespace, component).filter(|seen| *seen == want))
     });
     assert!(seen.is_ok(), "{component}: {seen:?}");
 }
 
-fn set_type(stage: &Stage, namespace: &str, component: &str, type_: &str) {
+fn set_type(fixture: &Fixture, namespace: &str, component: &str, type_: &str) {
     let patch = json!({"spec": {"type": type_}}).to_string();
     let args = ["patch", "component", component, "-n", namespace, "--type=merge", "-p", &patch];
-    stage.bed.kubectl(&args).unwrap();
+    fixture.bed.kubectl(&args).unwrap();
 }
 
 #[test]
-fn findings_become_the_status_that_kubectl_shows_and_no_sidecar_hears_of_it() {
-    let stage = Stage::shared();
-    let namespace = stage.bed.namespace("status").unwrap();
-    let mut app = stage.sidecar(&namespace, "orders", stage.operator.port);
+fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
+    let fixture = Fixture::shared();
+    let namespace = fixture.bed.namespace("status").unwrap();
+    let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut events = app.open_components();
-    stage.apply(&namespace, &(component("good", "") + &component("bad", "")));
+    fixture.apply(&namespace, &(component("good", "") + &component("bad", "")));
     let mut created = [app.next(&mut events), app.next(&mut events)].map(|(event, object)| {
         assert_eq!(event, ResourceEventType::Created);
         name(&object).to_owned()
@@ -47,60 +47,61 @@ fn findings_become_the_status_that_kubectl_shows_and_no_sidecar_hears_of_it() {
 
     let writer = || {
         let spawn =
-            stage.spawn("status").args(["--component-status", "--disable-service-reconciler"]);
+            fixture.spawn("status").args(["--component-status", "--disable-service-reconciler"]);
         let mut operator = spawn.start_operator().unwrap();
         operator.wait_ready().unwrap();
         operator
     };
     let first = writer();
-    wait_for(stage, &namespace, "good", "True", "Ready");
-    wait_for(stage, &namespace, "bad", "True", "Ready");
-    set_type(stage, &namespace, "bad", "state.rediss");
-    wait_for(stage, &namespace, "bad", "False", "UnknownType");
-    let table = stage.bed.kubectl(&["get", "components", "-n", &namespace]).unwrap();
+    wait_for(fixture, &namespace, "good", "True", "Ready");
+    wait_for(fixture, &namespace, "bad", "True", "Ready");
+    set_type(fixture, &namespace, "bad", "state.rediss");
+    wait_for(fixture, &namespace, "bad", "False", "UnknownType");
+    let table = fixture.bed.kubectl(&["get", "components", "-n", &namespace]).unwrap();
     let rows: Vec<Vec<&str>> =
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["NAME", "TYPE", "VERSION", "SCOPES", "READY", "REASON", "AGE"]);
     assert_eq!(rows[1][..5], ["bad", "state.rediss", "v1", "False", "UnknownType"]);
     assert_eq!(rows[2][..5], ["good", "state.in-memory", "v1", "True", "Ready"]);
 
-    // The next leader finds nothing to write, until there is.
+    // The next leader writes nothing until something changes.
     let version = |name: &str| {
-        let object = stage.bed.get(&["component", name, "-n", &namespace]).unwrap();
+        let object = fixture.bed.get(&["component", name, "-n", &namespace]).unwrap();
         object["metadata"]["resourceVersion"].clone()
     };
-    let (good, crd) = (version("good"), || stage.bed.get(&["crd", "components.dapr.io"]).unwrap());
+    let (good, crd) =
+        (version("good"), || fixture.bed.get(&["crd", "components.dapr.io"]).unwrap());
     let generation = crd()["metadata"]["generation"].clone();
     drop(first);
     let second = writer();
-    set_type(stage, &namespace, "bad", "state.in-memory");
-    wait_for(stage, &namespace, "bad", "True", "Ready");
+    set_type(fixture, &namespace, "bad", "state.in-memory");
+    wait_for(fixture, &namespace, "bad", "True", "Ready");
     assert_eq!(crd()["metadata"]["generation"], generation, "the CRD was right already");
 
-    // Sidecars heard of the changes of the type alone, and get no status.
+    // Sidecars received of the changes of the type alone, and get no status.
     for type_ in ["state.rediss", "state.in-memory"] {
         let (event, object) = app.next(&mut events);
         assert_eq!(event, ResourceEventType::Updated);
         assert_eq!((name(&object), object["spec"]["type"].as_str()), ("bad", Some(type_)));
         assert_eq!(object.get("status"), None);
     }
-    stage.apply(&namespace, &component("last", ""));
+    fixture.apply(&namespace, &component("last", ""));
     let (event, object) = app.next(&mut events);
     assert_eq!((event, name(&object)), (ResourceEventType::Created, "last"));
     assert!(app.components().unwrap().iter().all(|object| object.get("status").is_none()));
-    wait_for(stage, &namespace, "last", "True", "Ready");
+    wait_for(fixture, &namespace, "last", "True", "Ready");
     assert_eq!(version("good"), good, "several looks later");
 
-    // Whoever applies Dapr's file takes the status out; the leader puts it back.
+    // Applying the upstream file removes the status subresource; the leader adds it again.
     let file = environment::workspace().join("crds/components.yaml");
     let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-    stage.bed.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
+    fixture.bed.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
     let mut waited = 0;
     let back = until(timeout(), "the status of the CRD", || {
         waited += 1; // something to write, so that the leader need not wait for its next look
         let patch = json!({"spec": {"initTimeout": format!("{waited}s")}}).to_string();
         let args = ["patch", "component", "good", "-n", &namespace, "--type=merge", "-p", &patch];
-        stage.bed.kubectl(&args)?;
+        fixture.bed.kubectl(&args)?;
         let version: &Value = &crd()["spec"]["versions"][0];
         Ok(version["subresources"]["status"].is_object().then_some(()))
     });

@@ -1,14 +1,14 @@
-//! Subscriptions that an old Dapr left behind in the API server's storage.
+//! Subscriptions that an older Dapr stored in the older version.
 use std::fs;
 
 use blackbox::{environment, until};
 use serde_json::json;
 
-use crate::{proxy::Proxy, rights::whole_operator, stage::Stage, timeout};
+use crate::{fixture::Fixture, proxy::Proxy, rights::whole_operator, timeout};
 
 const DEFINITION: &str = "subscriptions.dapr.io";
 
-/// The versions of the definition, with the one at `stored` as the one that is stored.
+/// The versions of the definition, of which the one at index `stored` is the storage version.
 fn storing(stored: usize) -> String {
     let storage = |at: usize| {
         let path = format!("/spec/versions/{at}/storage");
@@ -17,8 +17,8 @@ fn storing(stored: usize) -> String {
     json!([storage(0), storage(1)]).to_string()
 }
 
-/// The words of the commands that the documentation gives, without `kubectl`: one that reads, one
-/// that writes what it read, one that changes the definition.
+/// The arguments of the documented kubectl commands: one that reads, one that writes the result, one
+/// that changes the definition.
 fn documented() -> [Vec<String>; 3] {
     let text = fs::read_to_string(environment::workspace().join("docs/upgrade.md")).unwrap();
     let begin = text.find("kubectl get subscriptions.v2alpha1").unwrap();
@@ -27,7 +27,7 @@ fn documented() -> [Vec<String>; 3] {
     let (replace, patch) = rest.split_once('\n').unwrap();
     [get, replace, patch].map(|command| {
         let mut words = Vec::new();
-        // Words are between blanks, but for what is quoted.
+        // Arguments are separated by blanks, except in quotes.
         for (at, part) in command.split('\'').enumerate() {
             if at % 2 == 1 {
                 words.push(part.to_owned());
@@ -45,10 +45,10 @@ fn words(command: &[String]) -> Vec<&str> {
 }
 
 #[test]
-fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
-    let stage = Stage::shared();
-    let (_turn, bed) = stage.second();
-    stage.install_on(bed).unwrap();
+fn subscriptions_stored_in_the_older_version_are_served_and_can_be_migrated() {
+    let fixture = Fixture::shared();
+    let (_turn, bed) = fixture.second();
+    fixture.install_on(bed).unwrap();
     let stored_versions = || {
         let definition = bed.get(&["crd", DEFINITION]).unwrap();
         definition["status"]["storedVersions"].clone()
@@ -64,14 +64,14 @@ fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
     .unwrap();
     let old = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
                spec: {pubsubname: p, topic: t, route: /r}\n";
-    stage.apply_on(bed, namespace, old);
+    fixture.apply_on(bed, namespace, old);
     store(1);
-    // The address of this webhook, beside.
-    let webhook = stage.install_on(bed).unwrap();
+    // The address of this webhook.
+    let webhook = fixture.install_on(bed).unwrap();
     let proxy = Proxy::start(bed.kubeconfig()).unwrap();
     let mut operator =
-        whole_operator(stage, namespace, &proxy, webhook, &["--watch-namespace", namespace]);
-    let mut app = stage.sidecar(namespace, "orders", operator.port);
+        whole_operator(fixture, namespace, &proxy, webhook, &["--watch-namespace", namespace]);
+    let mut app = fixture.sidecar(namespace, "orders", operator.port);
     let served = until(timeout(), "the Subscription", || Ok(app.subscriptions().pop())).unwrap();
     assert_eq!(served["spec"]["routes"], json!({"default": "/r"}));
     assert!(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")));
@@ -81,7 +81,7 @@ fn subscriptions_stored_by_an_old_dapr_are_served_and_can_be_stored_anew() {
     bed.cluster().kubectl_with_input(&words(&replace), &all).unwrap();
     bed.kubectl(&words(&patch)).unwrap();
     assert_eq!(stored_versions(), json!(["v2alpha1"]));
-    // Nobody is there to convert it any more, and nobody has to.
+    // No webhook converts it any more, and none is needed.
     operator.process.kill();
     let kind = "subscriptions.v2alpha1.dapr.io";
     let stored = bed.get(&[kind, "old", "-n", namespace]).unwrap();

@@ -1,4 +1,4 @@
-//! A real API server, our sentry and our operator, shared by the tests of this suite.
+//! An API server, sentry and the operator, shared by the tests of this suite.
 use std::{
     fs,
     path::PathBuf,
@@ -20,11 +20,11 @@ use transport::{Svid, anchors::AnchorSource, svid};
 
 /// Namespace of the control plane.
 pub(crate) const SYSTEM: &str = "dapr-system";
-/// How long anything may take; far more than it needs.
+/// Timeout of every wait.
 pub(crate) const TIMEOUT: u64 = 60;
 
-/// What all tests share.
-pub(crate) struct Stage {
+/// The programs that all tests share.
+pub(crate) struct Fixture {
     pub(crate) bed: &'static ApiCluster,
     pub(crate) sentry_port: u16,
     pub(crate) operator: Operator,
@@ -40,11 +40,11 @@ pub(crate) struct Operator {
     pub(crate) ports: Ports,
 }
 
-impl Stage {
-    /// The stage of this test process; set up by the first test that asks.
+impl Fixture {
+    /// The fixture of this test process; the first test sets it up.
     pub(crate) fn shared() -> &'static Self {
-        static STAGE: OnceLock<Stage> = OnceLock::new();
-        STAGE.get_or_init(|| Self::new().expect("set up the stage"))
+        static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+        FIXTURE.get_or_init(|| Self::new().expect("set up the fixture"))
     }
 
     fn new() -> Result<Self> {
@@ -64,14 +64,14 @@ impl Stage {
         Ok(Self { bed, sentry_port, operator, anchors, folder, _sentry: sentry })
     }
 
-    /// Held by a test that spoils the definition of Subscriptions: conversion fails for everybody
-    /// until the operator has repaired it.
+    /// Held by a test that breaks the definition of Subscriptions: conversion fails for all tests until
+    /// the operator repairs it.
     pub(crate) fn subscription_definition() -> MutexGuard<'static, ()> {
         static HELD: Mutex<()> = Mutex::new(());
         HELD.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more operator beside the shared one; it leaves Services and the CRD alone.
+    /// Starts another operator, which reconciles neither Services nor the CRD.
     pub(crate) fn another_operator(&self) -> Operator {
         let mut operator =
             self.spawn("another").arg("--disable-service-reconciler").start_operator();
@@ -81,7 +81,7 @@ impl Stage {
         operator.expect("start another operator")
     }
 
-    /// An operator that is not started yet.
+    /// An operator that is not started.
     pub(crate) fn spawn(&self, name: &str) -> OperatorSpawn {
         let kubeconfig = self.bed.kubeconfig().to_path_buf();
         let mut spawn =
@@ -90,7 +90,7 @@ impl Stage {
         spawn
     }
 
-    /// The reference, which shares nothing with ours but sentry and the API server.
+    /// Starts the reference operator, with the same sentry and API server.
     pub(crate) fn reference_operator(&self) -> Operator {
         let kubeconfig = self.bed.kubeconfig().to_path_buf();
         let program = Tool::REFERENCE_OPERATOR.path().expect("find the reference operator");
@@ -103,13 +103,13 @@ impl Stage {
         operator
     }
 
-    /// An app that has got its certificate from sentry.
+    /// A sidecar with a certificate from sentry.
     pub(crate) fn sidecar(&self, namespace: &str, app_id: &str, port: u16) -> Sidecar {
         Sidecar::new(self, namespace, app_id, port).expect("get a certificate from sentry")
     }
 
-    /// A second API server, which no operator uses but those of the test that holds the guard.
-    #[expect(clippy::unused_self, reason = "what it needs is on this stage")]
+    /// A second API server, used only by the test that holds the guard.
+    #[expect(clippy::unused_self, reason = "callers have the fixture")]
     pub(crate) fn second(&self) -> (MutexGuard<'static, ()>, &'static ApiCluster) {
         static BED: OnceLock<ApiCluster> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
@@ -121,8 +121,8 @@ impl Stage {
         (turn, bed)
     }
 
-    /// A third one, which cannot stream lists, and its conversion webhook's port. Tests on it keep to
-    /// namespaces of their own.
+    /// A third API server, which does not support streaming lists, and the port of its conversion
+    /// webhook. Each test uses its own namespace.
     pub(crate) fn of_old(&self) -> (&'static ApiCluster, u16) {
         static BED: OnceLock<(ApiCluster, u16)> = OnceLock::new();
         let (bed, webhook) = BED.get_or_init(|| {
@@ -134,15 +134,15 @@ impl Stage {
         (bed, *webhook)
     }
 
-    /// What an operator needs of another API server; the answer is the port that its conversion
-    /// webhook is called at.
+    /// Installs CRDs and the control plane's Configuration on another API server; returns the port of
+    /// its conversion webhook.
     pub(crate) fn install_on(&self, other: &ApiCluster) -> Result<u16> {
         let port = environment::free_port()?;
         install(other, self.sentry_port, port)?;
         Ok(port)
     }
 
-    /// Applies manifests to a namespace of another API server, which is made if need be.
+    /// Applies manifests to a namespace of another API server; creates the namespace if it is absent.
     #[expect(clippy::unused_self, reason = "beside `apply`")]
     pub(crate) fn apply_on(&self, other: &ApiCluster, namespace: &str, manifests: &str) {
         let _ = other.kubectl(&["create", "namespace", namespace]);
@@ -161,7 +161,7 @@ impl Stage {
 fn install(bed: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
     for entry in fs::read_dir(environment::workspace().join("crds"))? {
         let manifest = fs::read_to_string(entry?.path())?;
-        // The API server reaches the webhook by the Service below, at our port.
+        // The API server reaches the webhook through the Service below, at our port.
         let with_port = format!("          path: /convert\n          port: {webhook_port}");
         bed.apply(&manifest.replace("          path: /convert", &with_port))?;
     }
@@ -205,7 +205,7 @@ fn start_sentry(folder: &Scratch, port: u16) -> Result<Process> {
     Ok(sentry)
 }
 
-/// An operator about to be started.
+/// An operator that is not started.
 pub(crate) struct OperatorSpawn {
     pub(crate) spawn: Spawn,
     ports: Ports,
@@ -233,7 +233,7 @@ impl Operator {
         self.process.wait_for_http(self.ports.healthz, "/healthz", Deadline::seconds(TIMEOUT))
     }
 
-    /// The value of a series; 0 for one that does not exist.
+    /// The value of a series; 0 if it does not exist.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         http::metric(self.ports.metrics, series).expect("read the metrics").unwrap_or_default()
     }
@@ -262,8 +262,7 @@ fn operator_args(
     Ok(OperatorSpawn { spawn, ports })
 }
 
-/// What a sidecar has: a certificate, and a connection to the operator. Blocking, so that tests
-/// read from top to bottom.
+/// A certificate and a connection to the operator, with blocking methods.
 pub(crate) struct Sidecar {
     pub(crate) runtime: Runtime,
     pub(crate) client: OperatorClient<Channel>,
@@ -272,14 +271,14 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    fn new(stage: &Stage, namespace: &str, app_id: &str, port: u16) -> Result<Self> {
+    fn new(fixture: &Fixture, namespace: &str, app_id: &str, port: u16) -> Result<Self> {
         let options = svid::Options {
             app_id: app_id.to_owned(),
             namespace: namespace.to_owned(),
             trust_domain: TrustDomain::parse("cluster.local")?,
             control_plane_namespace: SYSTEM.to_owned(),
-            sentry_address: format!("127.0.0.1:{}", stage.sentry_port),
-            anchors: AnchorSource::Pem(stage.anchors.clone()),
+            sentry_address: format!("127.0.0.1:{}", fixture.sentry_port),
+            anchors: AnchorSource::Pem(fixture.anchors.clone()),
             key_kind: KeyKind::Ed25519,
             mode: svid::Mode::Standalone,
         };
@@ -288,10 +287,14 @@ impl Sidecar {
         Self::connect(runtime, scope, &svid, namespace, port)
     }
 
-    /// The app `orders` with a certificate of another authority, which the operator may trust or
-    /// not.
-    pub(crate) fn of_authority(stage: &Stage, ca: &Ca, namespace: &str, port: u16) -> Result<Self> {
-        let anchors = TrustAnchors::parse_pem(stage.anchors.as_bytes())?;
+    /// The app `orders` with a certificate of another CA.
+    pub(crate) fn of_authority(
+        fixture: &Fixture,
+        ca: &Ca,
+        namespace: &str,
+        port: u16,
+    ) -> Result<Self> {
+        let anchors = TrustAnchors::parse_pem(fixture.anchors.as_bytes())?;
         let (_, anchors) = tokio::sync::watch::channel(Arc::new(anchors));
         let own = ca.svid(namespace, "orders");
         let svid = Svid::fixed(svid::CertifiedSvid::new(own.chain, &own.key)?, anchors);
@@ -321,8 +324,8 @@ impl Drop for Sidecar {
     }
 }
 
-/// Kept so that the type is `Sync`; the process is only looked at.
+/// Makes the type `Sync`; the process is only read.
 const _: fn() = || {
     fn shareable<T: Send + Sync>() {}
-    shareable::<Arc<Stage>>();
+    shareable::<Arc<Fixture>>();
 };
