@@ -53,9 +53,10 @@ pub use peers::{
     redis::Redis,
     reference,
     subscriber_app::SubscriberApp,
+    trigger_app::{Trigger, TriggerApp},
 };
 pub use programs::{
     module_folder,
-    service::{Service, build_binary, build_daprctl, image_profile},
+    service::{Service, build_binary, build_daprctl, build_scheduler, image_profile},
     tools::{self, Tool},
 };

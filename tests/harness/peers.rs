@@ -9,3 +9,4 @@ pub(crate) mod daprd;
 pub(crate) mod redis;
 pub mod reference;
 pub(crate) mod subscriber_app;
+pub(crate) mod trigger_app;

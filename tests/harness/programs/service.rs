@@ -121,6 +121,9 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
 /// Package and program of the command that no image carries.
 const DAPRCTL: &str = "daprctl";
 
+/// Package and program of the scheduler, which no image carries yet.
+const SCHEDULER: &str = "scheduler";
+
 /// Cargo's profile for development.
 const DEVELOPMENT: &str = "dev";
 
@@ -145,6 +148,14 @@ enum Linking {
 /// When it does not compile.
 pub fn build_daprctl() -> Result<PathBuf> {
     build(DAPRCTL, Linking::Dynamic, DEVELOPMENT)
+}
+
+/// The debug build of the scheduler.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_scheduler() -> Result<PathBuf> {
+    build(SCHEDULER, Linking::Dynamic, DEVELOPMENT)
 }
 
 /// Builds all programs with one call of cargo, so that they share its cores and one choice of
@@ -177,7 +188,7 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
         command.args(["--package", service.package()]);
     }
     if linking == Linking::Dynamic {
-        command.args(["--package", DAPRCTL]);
+        command.args(["--package", DAPRCTL, "--package", SCHEDULER]);
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     if let Linking::Static(architecture) = linking {

@@ -1,0 +1,135 @@
+//! Processes around the scheduler: itself, a placement, official sidecars with an app.
+
+use std::path::PathBuf;
+
+use blackbox::{
+    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary, build_scheduler,
+    environment,
+};
+
+const STATE_STORE: &str = "
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec:
+  type: state.in-memory
+  version: v1
+  metadata: [{name: actorStateStore, value: 'true'}]
+";
+
+pub(crate) fn soon() -> Deadline {
+    Deadline::seconds(60)
+}
+
+/// A scheduler process that can be started again on its ports and its directory.
+pub(crate) struct Scheduler {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    pub(crate) health: u16,
+    pub(crate) metrics: u16,
+    folder: Scratch,
+    program: PathBuf,
+}
+
+impl Scheduler {
+    pub(crate) fn start() -> Self {
+        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
+        let folder = Scratch::new("scheduler").unwrap();
+        let program = build_scheduler().unwrap();
+        let process = spawn(&program, &folder, [port, health, metrics]);
+        let mut scheduler = Self { process, port, health, metrics, folder, program };
+        scheduler.wait_healthy();
+        scheduler
+    }
+
+    /// Starts it again after its end.
+    pub(crate) fn restart(&mut self) {
+        let ports = [self.port, self.health, self.metrics];
+        self.process = spawn(&self.program, &self.folder, ports);
+        self.wait_healthy();
+    }
+
+    /// Ends it as a crash would, and starts it again.
+    pub(crate) fn crash(&mut self) {
+        self.process.kill();
+        self.restart();
+    }
+
+    fn wait_healthy(&mut self) {
+        self.process.wait_for_http(self.health, "/healthz", soon()).unwrap();
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+fn spawn(program: &PathBuf, folder: &Scratch, [port, health, metrics]: [u16; 3]) -> Process {
+    Spawn::new("scheduler", program, folder.path())
+        .arg(format!("--port={port}"))
+        .arg(format!("--healthz-port={health}"))
+        .arg(format!("--metrics-port={metrics}"))
+        .arg(format!("--etcd-data-dir={}", folder.path().join("data").display()))
+        .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
+        .env_remove("NAMESPACE")
+        .start()
+        .unwrap()
+}
+
+/// A placement process, without which sidecars host no actors.
+pub(crate) struct Placement {
+    _process: Process,
+    port: u16,
+    _folder: Scratch,
+}
+
+impl Placement {
+    pub(crate) fn start() -> Self {
+        let [port, health, metrics, peers] = [(); 4].map(|()| environment::free_port().unwrap());
+        let folder = Scratch::new("placement").unwrap();
+        let program = build_binary("placement").unwrap();
+        let mut process = Spawn::new("placement", program, folder.path())
+            .arg(format!("--port={port}"))
+            .arg(format!("--healthz-port={health}"))
+            .arg(format!("--metrics-port={metrics}"))
+            .arg(format!("--initial-cluster=dapr-placement-0=127.0.0.1:{peers}"))
+            .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
+            .env_remove("NAMESPACE")
+            .start()
+            .unwrap();
+        process.wait_for_http(health, "/healthz", soon()).unwrap();
+        Self { _process: process, port, _folder: folder }
+    }
+}
+
+/// An official sidecar beside an app.
+pub(crate) struct Sidecar {
+    pub(crate) daprd: Daprd,
+    _resources: Scratch,
+}
+
+impl Sidecar {
+    pub(crate) fn start(
+        version: Tool,
+        name: &str,
+        app: &TriggerApp,
+        scheduler: &Scheduler,
+        placement: Option<&Placement>,
+    ) -> Self {
+        let resources = Scratch::new("resources").unwrap();
+        let mut builder = Daprd::builder(name)
+            .version(version)
+            .arg(format!("--resources-path={}", resources.path().display()))
+            .arg(format!("--scheduler-host-address={}", scheduler.address()))
+            .arg(format!("--app-port={}", app.port()))
+            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
+            .env("DAPR_HOST_IP", "127.0.0.1");
+        if let Some(placement) = placement {
+            resources.write("store.yaml", STATE_STORE).unwrap();
+            builder = builder.arg(format!("--placement-host-address=127.0.0.1:{}", placement.port));
+        }
+        let mut daprd = builder.start().unwrap();
+        daprd.wait_ready(soon()).unwrap();
+        Self { daprd, _resources: resources }
+    }
+}
