@@ -29,16 +29,15 @@ use futures::{StreamExt as _, pin_mut};
 use json_patch::Patch;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::ServiceAccount;
-use k8s_openapi::api::events::v1::Event as K8sEvent;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PatchParams, PostParams};
-use kube::runtime::watcher;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PatchParams};
 use kube::{Api, Client};
+use kubernetes::{FailureKind, Recorder, Store, WatchEvent, WatchOptions, Watcher};
 use resources::names;
+use runtime::environment;
 use tokio::sync::{mpsc, watch};
 
 use crate::sidecar::mtls_enabled;
 use ca_bundle::ObservedWebhook;
-use events::EventLimiter;
 
 /// Interval of reads of the control plane's Configuration, which rarely changes.
 const CONFIGURATION_POLL: Duration = Duration::from_secs(5);
@@ -48,6 +47,8 @@ const RETRY: Duration = Duration::from_secs(3);
 const ACCOUNTS_POLL: Duration = Duration::from_mins(10);
 /// Timeout of a call.
 const CALL: Duration = Duration::from_secs(10);
+/// Controller that records Events.
+const CONTROLLER: &str = "dapr.io/sidecar-injector";
 /// Target of the log lines.
 const LOG: &str = "dapr.injector";
 
@@ -56,6 +57,7 @@ const LOG: &str = "dapr.injector";
 pub(crate) struct Cluster {
     client: Client,
     namespace: String,
+    recorder: Recorder,
 }
 
 /// A failed call.
@@ -70,7 +72,8 @@ pub(crate) enum ClusterError {
 impl Cluster {
     /// `namespace` is that of the control plane.
     pub(crate) fn new(client: Client, namespace: &str) -> Self {
-        Self { client, namespace: namespace.to_owned() }
+        let recorder = Recorder::new(client.clone(), CONTROLLER, environment::hostname());
+        Self { client, namespace: namespace.to_owned(), recorder }
     }
 
     /// Reads the trust anchors from the ConfigMap of the trust bundle.
@@ -141,20 +144,20 @@ impl Cluster {
 
     /// Watches the webhook configuration. Without the right to watch, it stays unknown.
     async fn watch_webhook(self, observed: watch::Sender<ObservedWebhook>) {
-        let name = names::WEBHOOK_CONFIGURATION;
-        let events = watcher::watch_object(self.webhooks(), name);
+        let options =
+            WatchOptions::new("MutatingWebhookConfiguration").name(names::WEBHOOK_CONFIGURATION);
+        let events = self.watcher().watch::<MutatingWebhookConfiguration, _>(options, Api::all);
         pin_mut!(events);
+        let mut store = Store::default();
         while let Some(event) = events.next().await {
-            match event {
-                Ok(found) => publish(
-                    &observed,
-                    found.as_ref().map_or(ObservedWebhook::Missing, ObservedWebhook::of),
-                ),
-                Err(error) => {
-                    publish(&observed, ObservedWebhook::Unknown);
-                    tracing::debug!(target: LOG, "cannot watch {name}: {}", runtime::chain(&error));
-                    tokio::time::sleep(RETRY).await;
-                }
+            if matches!(&event, WatchEvent::Failed(failure) if is_forbidden(failure.kind)) {
+                publish(&observed, ObservedWebhook::Unknown);
+                continue;
+            }
+            let changed = store.apply(event.map(|found| ((), Some(ObservedWebhook::of(&found)))));
+            if changed {
+                let found = store.objects().get(&()).cloned();
+                publish(&observed, found.unwrap_or(ObservedWebhook::Missing));
             }
         }
     }
@@ -168,26 +171,17 @@ impl Cluster {
             .map(|_| ())
     }
 
-    /// Writes Events about owners of pods. A series of failures is logged once.
+    /// Records Events about owners of pods.
     pub(crate) async fn record_events(self, mut events: mpsc::Receiver<InjectionEvent>) {
-        let instance = runtime::environment::hostname();
-        let mut limiter = EventLimiter::default();
-        let mut failing = false;
         while let Some(event) = events.recv().await {
-            if !limiter.admits(&event, runtime::clock::monotonic()) {
-                continue;
-            }
-            let api: Api<K8sEvent> = Api::namespaced(self.client.clone(), event.namespace());
-            let event = event.into_event(&instance, runtime::clock::now());
-            match call(api.create(&PostParams::default(), &event)).await {
-                Ok(_) => failing = false,
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(target: LOG, "cannot write Events about owners of pods: {}", runtime::chain(&error));
-                }
-                Err(_) => {}
-            }
+            let (owner, event) = event.into_event();
+            self.recorder.record_event(&owner, event).await;
         }
+    }
+
+    /// The injector may have the right to list without that to watch, so lists come in pages.
+    fn watcher(&self) -> Watcher {
+        Watcher::paged(self.client.clone())
     }
 
     fn webhooks(&self) -> Api<MutatingWebhookConfiguration> {
@@ -221,26 +215,6 @@ fn is_not_found(error: &ClusterError) -> bool {
     matches!(error, ClusterError::Call(error) if matches!(&**error, kube::Error::Api(status) if status.is_not_found()))
 }
 
-/// A right that the injector lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MissingRight {
-    /// To list, and therefore to watch.
-    List,
-    /// To watch only.
-    Watch,
-}
-
-fn missing_right(error: &watcher::Error) -> Option<MissingRight> {
-    let forbidden =
-        |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_forbidden());
-    match error {
-        watcher::Error::InitialListFailed(error) if forbidden(error) => Some(MissingRight::List),
-        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error)
-            if forbidden(error) =>
-        {
-            Some(MissingRight::Watch)
-        }
-        watcher::Error::WatchError(status) if status.is_forbidden() => Some(MissingRight::Watch),
-        _ => None,
-    }
+fn is_forbidden(failure: FailureKind) -> bool {
+    matches!(failure, FailureKind::Forbidden(_))
 }

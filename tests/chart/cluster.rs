@@ -226,7 +226,7 @@ const RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-operator", "patch", "customresourcedefinitions/subscriptions.dapr.io", ""),
     ("dapr-sentry", "update", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-sentry", "create", "tokenreviews.authentication.k8s.io", ""),
-    ("dapr-sentry", "create", "events", NAMESPACE),
+    ("dapr-sentry", "create", "events.events.k8s.io", NAMESPACE),
     ("dapr-injector", "patch", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
     ("dapr-placement", "get", "configmaps/dapr-trust-bundle", NAMESPACE),
 ];

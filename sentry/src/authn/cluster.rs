@@ -2,21 +2,21 @@
 //! Configurations.
 
 use std::fmt::Debug;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, PostParams};
+use kube::api::PostParams;
 use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, ObjectMeta, Resource};
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
-use kubernetes::api_text;
+use kubernetes::{FailureKind, Verb, WatchEvent, WatchOptions, Watcher, api_text};
 use runtime::{ReadyGuard, Scope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::cache::{self, Cache, CacheEvent};
+use super::cache::{self, Cache};
 use super::container_images::{Container, ContainerImages, ContainerStatus, PodContainers};
 use super::error::AuthnError;
 use super::pod_identity::{PodView, Refusal, TokenOwner};
@@ -84,16 +84,17 @@ impl Kubernetes {
     pub(crate) fn start_watches(&self, own_namespace: &str, scope: &Scope) {
         let ready = scope.ready("sentry-kubernetes-validator");
         let (pods, configurations) = (self.pods.clone(), self.configurations.clone());
-        let (client, namespace) = (self.client.clone(), own_namespace.to_owned());
+        let (watcher, namespace) = (Watcher::paged(self.client.clone()), own_namespace.to_owned());
         let image_extension = self.image_extension;
-        spawn(scope, "pods", async move {
+        scope.spawn_until_cancelled("pods", async move {
             let view = |pod: &PodObject| pod_view(pod, image_extension);
-            watch(client, pod_resource(), namespace, &pods, view).await;
+            watch(watcher, ("Pod", pod_resource()), namespace, &pods, view).await;
         });
-        let (client, namespace) = (self.client.clone(), own_namespace.to_owned());
-        spawn(scope, "configurations", async move {
+        let (watcher, namespace) = (Watcher::paged(self.client.clone()), own_namespace.to_owned());
+        scope.spawn_until_cancelled("configurations", async move {
             let view = |object: &DynamicObject| trust_domain_of(object);
-            watch(client, configuration_resource(), namespace, &configurations, view).await;
+            let resource = ("Configuration", configuration_resource());
+            watch(watcher, resource, namespace, &configurations, view).await;
         });
         self.spawn_readiness(ready, scope);
     }
@@ -200,14 +201,6 @@ impl Kubernetes {
     }
 }
 
-fn spawn(scope: &Scope, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-    let token = scope.token().clone();
-    scope.spawn(name, async move {
-        token.run_until_cancelled(work).await;
-        Ok(())
-    });
-}
-
 fn pod_resource() -> ApiResource {
     ApiResource::erase::<Pod>(&())
 }
@@ -257,10 +250,10 @@ where
 }
 
 /// Fills a cache from a watch of all namespaces, or of sentry's own one if RBAC allows no more
-/// (`global.rbac.namespaced`).
+/// (`global.rbac.namespaced`). Never returns.
 async fn watch<K, V>(
-    client: Client,
-    resource: ApiResource,
+    watcher: Watcher,
+    (kind, resource): (&'static str, ApiResource),
     own_namespace: String,
     cache: &Cache<V>,
     view: impl Fn(&K) -> V,
@@ -271,39 +264,39 @@ async fn watch<K, V>(
         + Debug
         + Send
         + 'static,
-    V: Clone,
+    V: Clone + PartialEq,
 {
-    let everywhere: Api<K> = Api::all_with(client.clone(), &resource);
-    let api = match everywhere.list_metadata(&ListParams::default().limit(1)).await {
-        Err(kube::Error::Api(status)) if status.code == FORBIDDEN => {
-            tracing::info!(target: "dapr.sentry.identity.kubernetes", resource = resource.plural,
-                "not allowed to list all namespaces; watching the own namespace only");
-            Api::namespaced_with(client, &own_namespace, &resource)
-        }
-        _ => everywhere,
-    };
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => cache.apply(cache_event(event, &view)),
-            Err(e) => {
-                tracing::warn!(target: "dapr.sentry.identity.kubernetes", resource = resource.plural,
-                    error = runtime::chain(&e), "watch failed; retrying");
+    let keyed = |object: K| (key_of(object.meta()), view(&object));
+    let options = WatchOptions::new(kind);
+    {
+        let everywhere = resource.clone();
+        let all = move |client| Api::all_with(client, &everywhere);
+        let mut events = pin!(watcher.watch::<K, _>(options.clone(), all));
+        let mut listed = false;
+        while let Some(event) = events.next().await {
+            listed |= matches!(event, WatchEvent::InitDone);
+            // A right that is withdrawn later may be granted again.
+            if !listed && is_forbidden(&event) {
+                tracing::info!(target: "dapr.sentry.identity.kubernetes", resource = resource.plural,
+                    "not allowed to list all namespaces; watching the own namespace only");
+                break;
             }
+            cache.apply(event.map(keyed));
         }
+    }
+    let own = move |client| Api::namespaced_with(client, &own_namespace, &resource);
+    let mut events = pin!(watcher.watch::<K, _>(options, own));
+    while let Some(event) = events.next().await {
+        cache.apply(event.map(keyed));
     }
 }
 
-fn cache_event<K: Resource, V>(event: watcher::Event<K>, view: impl Fn(&K) -> V) -> CacheEvent<V> {
-    let key = |object: &K| {
-        let ObjectMeta { namespace, name, .. } = object.meta();
-        cache::key(namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())
-    };
-    match event {
-        watcher::Event::Init => CacheEvent::Init,
-        watcher::Event::InitApply(object) => CacheEvent::InitApply(key(&object), view(&object)),
-        watcher::Event::InitDone => CacheEvent::InitDone,
-        watcher::Event::Apply(object) => CacheEvent::Apply(key(&object), view(&object)),
-        watcher::Event::Delete(object) => CacheEvent::Delete(key(&object)),
-    }
+fn is_forbidden<T>(event: &WatchEvent<T>) -> bool {
+    let forbidden = FailureKind::Forbidden(Verb::List);
+    matches!(event, WatchEvent::Failed(failure) if failure.kind == forbidden)
+}
+
+fn key_of(metadata: &ObjectMeta) -> String {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    cache::key(&text(&metadata.namespace), &text(&metadata.name))
 }

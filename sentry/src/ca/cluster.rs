@@ -1,11 +1,12 @@
 //! The calls to the Kubernetes API that the CA makes: its two objects and its settings.
 
+use std::pin::pin;
+
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
-use kubernetes::api_text;
+use kubernetes::{WatchEvent, WatchOptions, Watcher, api_text};
 use resources::Mtls;
 use runtime::Scope;
 
@@ -45,10 +46,10 @@ impl CaCluster {
     /// The objects that hold the CA.
     pub(crate) fn bundle_objects(&self, names: &BundleNames) -> BundleObjects {
         BundleObjects::new(
-            self.secrets(),
-            self.config_maps(),
+            &self.client,
+            &self.namespace,
             Keys::new(names),
-            Events::new(&self.client, &self.namespace),
+            Events::new(self.client.clone(), &self.namespace),
             SidecarCounter::new(&self.client, &self.namespace),
         )
     }
@@ -77,25 +78,19 @@ impl CaCluster {
     /// Watches the control plane's Configuration: other settings apply from the next certificate on.
     /// An invalid or deleted Configuration changes nothing.
     pub(crate) fn watch_settings(&self, name: &str, authority: &Authority, scope: &Scope) {
-        let (api, authority) = (self.configurations(), authority.clone());
-        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let token = scope.token().clone();
-        let work = async move {
-            let mut events = watcher(api, only).default_backoff().boxed();
+        let (namespace, authority) = (self.namespace.clone(), authority.clone());
+        let options = WatchOptions::new("Configuration").name(name);
+        let events = Watcher::paged(self.client.clone()).watch(options, move |client| {
+            let resource = ApiResource::erase::<resources::Configuration>(&());
+            Api::<DynamicObject>::namespaced_with(client, &namespace, &resource)
+        });
+        scope.spawn_until_cancelled("settings", async move {
+            let mut events = pin!(events);
             while let Some(event) = events.next().await {
-                match event {
-                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
-                        settings::apply(settings_of(&object), &authority);
-                    }
-                    Ok(_) => {}
-                    Err(e) => tracing::debug!(target: "dapr.sentry", error = runtime::chain(&e),
-                        "watch of the Configuration failed; retrying"),
+                if let WatchEvent::Apply(object) | WatchEvent::InitApply(object) = event {
+                    settings::apply(settings_of(&object), &authority);
                 }
             }
-        };
-        scope.spawn("settings", async move {
-            token.run_until_cancelled(work).await;
-            Ok(())
         });
     }
 

@@ -3,10 +3,9 @@
 
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Api;
-use kube::api::PostParams;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kubernetes::api_text;
+use kube::api::{PartialObjectMeta, PostParams};
+use kube::{Api, Client};
+use kubernetes::{WatchOptions, Watcher, api_text};
 
 use super::events::Events;
 use super::record::{Keys, NAME, Snapshot};
@@ -16,6 +15,8 @@ use crate::rotation::SecretUpdate;
 
 /// Access to the two objects.
 pub(crate) struct BundleObjects {
+    watcher: Watcher,
+    namespace: String,
     secrets: Api<Secret>,
     config_maps: Api<ConfigMap>,
     keys: Keys,
@@ -25,13 +26,21 @@ pub(crate) struct BundleObjects {
 
 impl BundleObjects {
     pub(crate) fn new(
-        secrets: Api<Secret>,
-        config_maps: Api<ConfigMap>,
+        client: &Client,
+        namespace: &str,
         keys: Keys,
         events: Events,
         sidecar_counter: SidecarCounter,
     ) -> Self {
-        Self { secrets, config_maps, keys, events, sidecar_counter }
+        Self {
+            watcher: Watcher::paged(client.clone()),
+            namespace: namespace.to_owned(),
+            secrets: Api::namespaced(client.clone(), namespace),
+            config_maps: Api::namespaced(client.clone(), namespace),
+            keys,
+            events,
+            sidecar_counter,
+        }
     }
 
     /// Where Events about the CA go.
@@ -96,20 +105,16 @@ impl BundleObjects {
     /// Yields when one of the objects changes. A watch that is forbidden is not an error: the
     /// controller also polls.
     pub(crate) fn changes(&self) -> impl Stream<Item = ()> + Send + use<> {
-        let only = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
-        let secrets = watcher(self.secrets.clone(), only.clone());
-        let config_maps = watcher(self.config_maps.clone(), only);
-        stream::select(
-            secrets.default_backoff().map(|event| log_failure(event.err())),
-            config_maps.default_backoff().map(|event| log_failure(event.err())),
-        )
-    }
-}
-
-fn log_failure(failure: Option<watcher::Error>) {
-    if let Some(e) = failure {
-        tracing::debug!(target: "dapr.sentry.ca", error = runtime::chain(&e),
-            "watch of the trust bundle failed; polling instead");
+        let namespace = self.namespace.clone();
+        let secrets = self.watcher.watch(WatchOptions::new("Secret").name(NAME), move |client| {
+            Api::<PartialObjectMeta<Secret>>::namespaced(client, &namespace)
+        });
+        let namespace = self.namespace.clone();
+        let config_maps =
+            self.watcher.watch(WatchOptions::new("ConfigMap").name(NAME), move |client| {
+                Api::<PartialObjectMeta<ConfigMap>>::namespaced(client, &namespace)
+            });
+        stream::select(secrets.map(drop), config_maps.map(drop))
     }
 }
 

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use futures::{StreamExt as _, pin_mut};
+use futures::{Stream, StreamExt as _, pin_mut};
 use kube::api::{DynamicObject, ListParams};
-use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
+use kubernetes::{FailureKind, Store, Verb, WatchEvent, WatchFailure, WatchOptions};
 use resources::annotations::{
     ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_INJECT_PLUGGABLE_COMPONENTS,
 };
 use serde_json::Value;
 
 use super::snapshot::{ClusterSnapshot, Components};
-use super::{Cluster, LOG, MissingRight, RETRY, call, dapr_kind, missing_right};
+use super::{Cluster, LOG, RETRY, call, dapr_kind};
 use crate::sidecar::ComponentContainer;
 
 /// Interval of lists without the right to watch.
@@ -34,9 +34,18 @@ impl Cluster {
                 None => Api::all_with(self.client.clone(), &kind),
                 Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &kind),
             };
-            match watch(&api, only.as_ref(), &snapshot).await {
-                MissingRight::Watch => poll(&api, only.as_ref(), &snapshot).await,
-                MissingRight::List => {
+            let (namespace, watched) = (only.clone(), kind.clone());
+            let events =
+                self.watcher().watch(
+                    WatchOptions::new("Component"),
+                    move |client| match &namespace {
+                        None => Api::<DynamicObject>::all_with(client, &watched),
+                        Some(namespace) => Api::namespaced_with(client, namespace, &watched),
+                    },
+                );
+            match watch(events, only.as_ref(), &snapshot).await {
+                Verb::Watch => poll(&api, only.as_ref(), &snapshot).await,
+                Verb::List => {
                     if !logged {
                         logged = true;
                         tracing::info!(target: LOG, "the injector may not list Components of all namespaces; {ANNOTATION_INJECT_PLUGGABLE_COMPONENTS} has an effect in namespace {} at most", self.namespace);
@@ -56,32 +65,27 @@ type Containers = BTreeMap<(String, String), ComponentContainer>;
 
 /// Watches until the API server denies a right.
 async fn watch(
-    api: &Api<DynamicObject>,
+    events: impl Stream<Item = WatchEvent<DynamicObject>>,
     only: Option<&String>,
     snapshot: &ClusterSnapshot,
-) -> MissingRight {
-    let events = watcher::watcher(api.clone(), watcher::Config::default());
+) -> Verb {
     pin_mut!(events);
-    let mut known = Containers::new();
-    loop {
-        match events.next().await {
-            Some(Ok(event)) => {
-                if apply(&mut known, event) {
-                    snapshot.set_components(to_snapshot(&known, only));
-                }
+    let mut store = Store::default();
+    while let Some(event) = events.next().await {
+        match &event {
+            WatchEvent::Failed(WatchFailure { kind: FailureKind::Forbidden(verb), .. }) => {
+                return *verb;
             }
-            Some(Err(error)) => {
-                if let Some(right) = missing_right(&error) {
-                    return right;
-                }
-                let why = runtime::chain(&error);
-                tracing::debug!(target: LOG, "cannot watch Components, retrying: {why}");
-                snapshot.set_components(Components::Unknown(why));
-                tokio::time::sleep(RETRY).await;
+            WatchEvent::Failed(failure) if failure.kind != FailureKind::NotServed => {
+                snapshot.set_components(Components::Unknown(failure.message.clone()));
             }
-            None => return MissingRight::Watch,
+            _ => {}
+        }
+        if store.apply(event.map(|component| (key(&component), container(&component)))) {
+            snapshot.set_components(to_snapshot(store.objects(), only));
         }
     }
+    Verb::Watch // the stream does not end
 }
 
 /// Lists the Components [`POLLS_BEFORE_WATCH`] times.
@@ -90,11 +94,9 @@ async fn poll(api: &Api<DynamicObject>, only: Option<&String>, snapshot: &Cluste
         // From the cache of the API server, without a read of etcd.
         match call(api.list(&ListParams::default().match_any())).await {
             Ok(list) => {
-                let mut known = Containers::new();
-                for component in list {
-                    apply(&mut known, Event::Apply(component));
-                }
-                snapshot.set_components(to_snapshot(&known, only));
+                let found = list.items.iter();
+                let known = found.filter_map(|c| container(c).map(|found| (key(c), found)));
+                snapshot.set_components(to_snapshot(&known.collect(), only));
             }
             Err(error) => snapshot.set_components(Components::Unknown(runtime::chain(&error))),
         }
@@ -102,29 +104,8 @@ async fn poll(api: &Api<DynamicObject>, only: Option<&String>, snapshot: &Cluste
     }
 }
 
-/// Applies an event. True if the set is complete and can have changed.
-fn apply(known: &mut Containers, event: Event<DynamicObject>) -> bool {
-    let key = |c: &DynamicObject| (c.namespace().unwrap_or_default(), c.name_any());
-    match event {
-        Event::Init => {
-            known.clear();
-            false
-        }
-        Event::InitApply(component) => {
-            known.extend(container(&component).map(|found| (key(&component), found)));
-            false
-        }
-        Event::InitDone => true,
-        Event::Apply(component) => {
-            let key = key(&component);
-            match container(&component) {
-                Some(found) => known.insert(key, found),
-                None => known.remove(&key),
-            };
-            true
-        }
-        Event::Delete(component) => known.remove(&key(&component)).is_some(),
-    }
+fn key(component: &DynamicObject) -> (String, String) {
+    (component.namespace().unwrap_or_default(), component.name_any())
 }
 
 fn to_snapshot(known: &Containers, only: Option<&String>) -> Components {
@@ -162,34 +143,44 @@ mod tests {
         .unwrap()
     }
 
-    fn names(known: &Containers, namespace: &str) -> Vec<String> {
-        let components = to_snapshot(known, None);
-        components.of(namespace).unwrap().iter().map(|c| c.name.clone()).collect()
+    fn apply(
+        store: &mut Store<(String, String), ComponentContainer>,
+        event: WatchEvent<DynamicObject>,
+    ) -> bool {
+        store.apply(event.map(|component| (key(&component), container(&component))))
+    }
+
+    fn names(store: &Store<(String, String), ComponentContainer>, namespace: &str) -> Vec<String> {
+        let snapshot = to_snapshot(store.objects(), None);
+        snapshot.of(namespace).unwrap().iter().map(|c| c.name.clone()).collect()
     }
 
     #[test]
-    fn keeps_components_with_a_container_ordered_by_name() {
-        let mut known = Containers::new();
-        assert!(!apply(&mut known, Event::Init));
+    fn keeps_components_with_a_container_sorted_by_name() {
+        let mut known = Store::default();
+        assert!(!apply(&mut known, WatchEvent::Init));
         for (namespace, name) in [("a", "z"), ("b", "x"), ("a", "y")] {
-            assert!(!apply(&mut known, Event::InitApply(component(namespace, name, Some("{}")))));
+            let component = component(namespace, name, Some("{}"));
+            assert!(!apply(&mut known, WatchEvent::InitApply(component)));
         }
-        assert!(!apply(&mut known, Event::InitApply(component("a", "plain", None))));
-        assert!(apply(&mut known, Event::InitDone));
+        assert!(!apply(&mut known, WatchEvent::InitApply(component("a", "plain", None))));
+        assert!(apply(&mut known, WatchEvent::InitDone));
         assert_eq!(names(&known, "a"), ["y", "z"]);
-        assert_eq!(to_snapshot(&known, None).of("a").unwrap()[0].scopes, ["app"]);
+        assert_eq!(to_snapshot(known.objects(), None).of("a").unwrap()[0].scopes, ["app"]);
     }
 
     #[test]
-    fn removes_components_that_lose_their_container_or_are_deleted() {
-        let mut known = Containers::new();
+    fn removes_deleted_components_and_removed_containers() {
+        let mut known = Store::default();
+        assert!(!apply(&mut known, WatchEvent::Init));
+        assert!(apply(&mut known, WatchEvent::InitDone));
         for name in ["x", "y"] {
-            assert!(apply(&mut known, Event::Apply(component("a", name, Some("{}")))));
+            assert!(apply(&mut known, WatchEvent::Apply(component("a", name, Some("{}")))));
         }
-        assert!(apply(&mut known, Event::Apply(component("a", "x", None))));
+        assert!(apply(&mut known, WatchEvent::Apply(component("a", "x", None))));
         assert_eq!(names(&known, "a"), ["y"]);
-        assert!(apply(&mut known, Event::Delete(component("a", "y", Some("{}")))));
-        assert!(!apply(&mut known, Event::Delete(component("a", "other", None))));
+        assert!(apply(&mut known, WatchEvent::Delete(component("a", "y", Some("{}")))));
+        assert!(!apply(&mut known, WatchEvent::Delete(component("a", "other", None))));
         assert!(names(&known, "a").is_empty());
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
+use kubernetes::{Store, WatchEvent, WatchOptions};
 use tokio::sync::oneshot;
 
-use super::snapshot::{ClusterSnapshot, Namespaces};
-use super::{Cluster, LOG, RETRY, missing_right};
+use super::snapshot::ClusterSnapshot;
+use super::{Cluster, LOG, is_forbidden};
 use crate::pod::NamespacePolicy;
 
 /// Pause without the right to watch, because it can be granted later.
@@ -48,27 +48,21 @@ impl Cluster {
         snapshot: &ClusterSnapshot,
         synced: &mut Option<oneshot::Sender<()>>,
     ) {
-        let mut config = watcher::Config::default();
+        let mut options = WatchOptions::new("Namespace");
         if let Some(own) = own {
-            config = config.fields(&format!("metadata.name={own}"));
+            options = options.name(own);
         }
-        let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
-        let events = watcher::watcher(api, config);
+        let events = self.watcher().watch::<PartialObjectMeta<Namespace>, _>(options, Api::all);
         pin_mut!(events);
         let mut known = NamespaceIndex::default();
         while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if known.apply(event) {
-                        snapshot.set_namespaces(known.policies.clone());
-                        notify(synced);
-                    }
-                }
-                Err(error) if missing_right(&error).is_some() => return,
-                Err(error) => {
-                    tracing::debug!(target: LOG, "cannot watch Namespaces, retrying: {}", runtime::chain(&error));
-                    tokio::time::sleep(RETRY).await;
-                }
+            if matches!(&event, WatchEvent::Failed(failure) if is_forbidden(failure.kind)) {
+                return;
+            }
+            if known.apply(event) {
+                let policies = known.policies.objects().clone();
+                snapshot.set_namespaces(policies.into_iter().collect());
+                notify(synced);
             }
         }
     }
@@ -83,42 +77,23 @@ fn notify(synced: &mut Option<oneshot::Sender<()>>) {
 
 #[derive(Default)]
 struct NamespaceIndex {
-    policies: Namespaces,
-    listing: Namespaces,
+    policies: Store<String, NamespacePolicy>,
     /// Warnings that were logged, so that each is logged once.
     logged: BTreeMap<String, Vec<String>>,
 }
 
 impl NamespaceIndex {
-    /// Applies an event. True if the set is complete and can have changed.
-    fn apply(&mut self, event: Event<PartialObjectMeta<Namespace>>) -> bool {
-        match event {
-            Event::Init => {
-                self.listing.clear();
-                false
-            }
-            Event::InitApply(namespace) => {
-                let policy = self.read(&namespace);
-                self.listing.extend(policy.map(|policy| (namespace.name_any(), policy)));
-                false
-            }
-            Event::InitDone => {
-                self.policies = std::mem::take(&mut self.listing);
-                true
-            }
-            Event::Apply(namespace) => {
-                let name = namespace.name_any();
-                match self.read(&namespace) {
-                    Some(policy) => self.policies.insert(name, policy.clone()) != Some(policy),
-                    None => self.policies.remove(&name).is_some(),
-                }
-            }
-            Event::Delete(namespace) => {
-                let name = namespace.name_any();
-                self.logged.remove(&name);
-                self.policies.remove(&name).is_some()
-            }
+    /// Applies an event. True if the set is complete and has changed.
+    fn apply(&mut self, event: WatchEvent<PartialObjectMeta<Namespace>>) -> bool {
+        if let WatchEvent::Delete(namespace) = &event {
+            self.logged.remove(&namespace.name_any());
         }
+        let is_deleted = matches!(event, WatchEvent::Delete(_));
+        let event = event.map(|namespace| {
+            let policy = if is_deleted { None } else { self.read(&namespace) };
+            (namespace.name_any(), policy)
+        });
+        self.policies.apply(event)
     }
 
     /// The policy of a Namespace; `None` without labels and annotations for sidecars.
@@ -151,26 +126,28 @@ mod tests {
     #[test]
     fn keeps_namespaces_with_a_policy() {
         let mut known = NamespaceIndex::default();
-        assert!(!known.apply(Event::Init));
-        assert!(!known.apply(Event::InitApply(namespace("a", Some("disabled")))));
-        assert!(!known.apply(Event::InitApply(namespace("b", None))));
-        assert!(known.policies.is_empty(), "the list is not complete yet");
-        assert!(known.apply(Event::InitDone));
-        assert_eq!(known.policies.len(), 1);
-        assert_eq!(known.policies["a"].injection, Injection::Disabled);
+        assert!(!known.apply(WatchEvent::Init));
+        assert!(!known.apply(WatchEvent::InitApply(namespace("a", Some("disabled")))));
+        assert!(!known.apply(WatchEvent::InitApply(namespace("b", None))));
+        assert!(known.policies.objects().is_empty(), "the list is not complete yet");
+        assert!(known.apply(WatchEvent::InitDone));
+        assert_eq!(known.policies.objects().len(), 1);
+        assert_eq!(known.policies.objects()["a"].injection, Injection::Disabled);
     }
 
     #[test]
     fn an_unchanged_policy_is_no_change() {
         let mut known = NamespaceIndex::default();
-        assert!(known.apply(Event::Apply(namespace("a", Some("enabled")))));
-        assert!(!known.apply(Event::Apply(namespace("a", Some("enabled")))));
-        assert!(known.apply(Event::Apply(namespace("a", None))));
-        assert!(!known.apply(Event::Apply(namespace("a", None))));
-        assert!(known.apply(Event::Apply(namespace("a", Some("off but wrong")))).eq(&false));
+        assert!(!known.apply(WatchEvent::Init));
+        assert!(known.apply(WatchEvent::InitDone));
+        assert!(known.apply(WatchEvent::Apply(namespace("a", Some("enabled")))));
+        assert!(!known.apply(WatchEvent::Apply(namespace("a", Some("enabled")))));
+        assert!(known.apply(WatchEvent::Apply(namespace("a", None))));
+        assert!(!known.apply(WatchEvent::Apply(namespace("a", None))));
+        assert!(known.apply(WatchEvent::Apply(namespace("a", Some("off but wrong")))).eq(&false));
         assert_eq!(known.logged["a"].len(), 1);
-        assert!(known.apply(Event::Apply(namespace("a", Some("disabled")))));
-        assert!(known.apply(Event::Delete(namespace("a", None))));
-        assert!(known.policies.is_empty() && known.logged.is_empty());
+        assert!(known.apply(WatchEvent::Apply(namespace("a", Some("disabled")))));
+        assert!(known.apply(WatchEvent::Delete(namespace("a", None))));
+        assert!(known.policies.objects().is_empty() && known.logged.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, PartialObjectMeta, PostParams};
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, ResourceExt as _};
 use resources::annotations::{
     ANNOTATION_CONTROL_PLANE, ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, is_truthy,
@@ -66,16 +66,8 @@ impl Cluster {
         if !events {
             return;
         }
-        let event = unreachable(
-            count,
-            &self.namespace,
-            &runtime::environment::hostname(),
-            runtime::clock::now(),
-        );
-        let api = Api::namespaced(self.client.clone(), &self.namespace);
-        if let Err(error) = call(api.create(&PostParams::default(), &event)).await {
-            tracing::debug!(target: LOG, "cannot write an Event: {}", runtime::chain(&error));
-        }
+        let (deployment, event) = unreachable(count, &self.namespace).into_event();
+        self.recorder.record_event(&deployment, event).await;
     }
 
     /// Counts pods created since then that request a sidecar and have none: in all namespaces or, if

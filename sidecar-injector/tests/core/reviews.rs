@@ -209,9 +209,9 @@ fn event(review: &Value) -> Option<[String; 3]> {
     let (decision, _) = decide(review);
     let review = Review::parse(review.to_string().as_bytes()).unwrap();
     let event = decision.event(&review)?;
-    let event = event.into_event("pod", jiff::Timestamp::UNIX_EPOCH);
-    assert_eq!(event.regarding.unwrap().uid.as_deref(), Some("o-1"));
-    Some([event.reason.unwrap(), event.type_.unwrap(), event.note.unwrap()])
+    let (owner, event) = event.into_event();
+    assert_eq!(owner.uid.as_deref(), Some("o-1"));
+    Some([event.reason.to_owned(), format!("{:?}", event.type_), event.note])
 }
 
 #[test]

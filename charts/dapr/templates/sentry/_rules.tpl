@@ -22,7 +22,7 @@
   resourceNames: [dapr-trust-bundle]
   verbs: [get, list, watch, update]
 # What happens to the CA.
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 - apiGroups: [dapr.io]
