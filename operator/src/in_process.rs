@@ -17,7 +17,6 @@ use transport::{Keepalive, Svid};
 use crate::{
     api::{
         context::{Context, Stores},
-        gated_rules::GatedRules,
         missed_updates::MissedUpdates,
     },
     cluster::Cluster,
@@ -50,7 +49,6 @@ impl InProcessApi {
             reports: Reports::new(recorder, scope.clone()),
             metrics: Metrics::register(scope.metrics())?,
             missed_updates: MissedUpdates::default(),
-            gated_rules: GatedRules::new(true),
             token: scope.token().clone(),
         })))
     }

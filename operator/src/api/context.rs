@@ -11,8 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        access::Caller, assignment::Assignments, error::ApiError, gated_rules::GatedRules,
-        missed_updates::MissedUpdates,
+        access::Caller, assignment::Assignments, error::ApiError, missed_updates::MissedUpdates,
     },
     cache::{
         objects::{Entry, Undecodable},
@@ -45,7 +44,6 @@ pub(crate) struct Context {
     pub(crate) reports: Reports,
     pub(crate) metrics: Metrics,
     pub(crate) missed_updates: MissedUpdates,
-    pub(crate) gated_rules: GatedRules,
     /// Ends the streams when it is cancelled.
     pub(crate) token: CancellationToken,
 }

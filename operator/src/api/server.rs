@@ -13,7 +13,6 @@ use crate::{
         access::{Caller, authorize},
         context::Context,
         error::ApiError,
-        gated_rules::OutdatedSidecar,
         stream::Event,
     },
     cache::store::Store,
@@ -198,12 +197,7 @@ impl wire::operator_server::Operator for OperatorApi {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.workflow_access_policies;
-            let mut policies = self.0.list(store, &caller, |_| true).await?;
-            let outdated = OutdatedSidecar::new();
-            for policy in &mut policies {
-                let body = std::mem::take(policy);
-                *policy = self.0.withhold_gated_rules(&caller, &outdated, body).await;
-            }
+            let policies = self.0.list(store, &caller, |_| true).await?;
             Ok(wire::ListWorkflowAccessPolicyResponse { policies })
         };
         self.timed("ListWorkflowAccessPolicy", result).await
@@ -287,19 +281,11 @@ impl wire::operator_server::Operator for OperatorApi {
         request: Request<wire::WorkflowAccessPolicyUpdateRequest>,
     ) -> Reply<Self::WorkflowAccessPolicyUpdateStream> {
         let caller = caller(&request, &request.get_ref().namespace);
-        let events = caller.map(|caller| -> Self::WorkflowAccessPolicyUpdateStream {
-            let store = &self.0.stores.workflow_access_policies;
-            let events = self.0.stream(store, caller.clone());
-            let state = Arc::new((self.0.clone(), caller, OutdatedSidecar::new()));
-            Box::pin(events.then(move |(body, event)| {
-                let state = state.clone();
-                async move {
-                    let (context, caller, outdated) = &*state;
-                    let policy = context.withhold_gated_rules(caller, outdated, body).await;
-                    Ok(wire::WorkflowAccessPolicyUpdateEvent { policy, r#type: event.into() })
-                }
-            }))
-        });
-        self.respond("WorkflowAccessPolicyUpdate", events)
+        let wrap = |(policy, event): Event| wire::WorkflowAccessPolicyUpdateEvent {
+            policy,
+            r#type: event.into(),
+        };
+        let store = &self.0.stores.workflow_access_policies;
+        self.stream("WorkflowAccessPolicyUpdate", caller, store, wrap)
     }
 }

@@ -1,4 +1,4 @@
-//! Many streams, one of which is not read or belongs to an unreachable sidecar.
+//! Many streams, one of them of a sidecar that does not read, or is gone without a word.
 use std::time::Duration;
 
 use proto::operator::ResourceEventType::{Created, Deleted, Updated};
@@ -12,16 +12,16 @@ use transport::Keepalive;
 
 use crate::fixture::{Fixture, component, components_of};
 
-/// Sidecars that read their streams.
+/// Sidecars that read.
 const READERS: usize = 20;
-/// Updates of one object.
+/// States that one object goes through.
 const STATES: usize = 48;
-/// Bytes of each state. All states together exceed what HTTP/2 buffers for a stream that is not read:
-/// 2 MiB and the buffers of a connection.
+/// Bytes of each state. All states together are far more than HTTP/2 takes off the operator's hands
+/// for a stream that nobody reads, which is 2 MiB and a connection's buffers.
 const SIZE: usize = 128 * 1024;
 
 #[tokio::test]
-async fn stream_that_is_not_read_delays_no_other_and_receives_the_last_state() {
+async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
     let fixture = Fixture::start().await;
     fixture.synced();
     let state = |version: usize| {
@@ -29,13 +29,13 @@ async fn stream_that_is_not_read_delays_no_other_and_receives_the_last_state() {
         let filling = json!([{"name": "filling", "value": filling}]);
         component("big", &version.to_string(), &filling, &[])
     };
-    let mut unread = fixture.components("unread").await;
+    let mut deaf = fixture.components("deaf").await;
     let mut leader = fixture.components("leader").await;
     let mut readers = JoinSet::new();
     for reader in 0..READERS {
         let mut stream = fixture.components(&format!("reader-{reader}")).await;
         readers.spawn(async move {
-            // A late reader may miss states, but never the last event.
+            // Ends with the object: whoever is late may have missed states, never the last event.
             loop {
                 let (event, name) = stream.next().await;
                 if event == Deleted && name == "big" {
@@ -53,26 +53,26 @@ async fn stream_that_is_not_read_delays_no_other_and_receives_the_last_state() {
     fixture.delete(&state(STATES));
     assert_eq!(leader.next().await, (Deleted, "big".to_owned()));
     fixture.put(&component("last", "1", &json!([]), &[]));
-    for received in readers.join_all().await {
-        assert_eq!(received, (Created, "last".to_owned()));
+    for heard in readers.join_all().await {
+        assert_eq!(heard, (Created, "last".to_owned()));
     }
 
-    // The events that were buffered when the stream was no longer read, one event for all later
-    // updates, and the events since then.
-    let mut received = vec![unread.next().await];
-    while received.last().is_some_and(|(_, name)| name == "big") {
-        received.push(unread.next().await);
+    // What was under way when the deaf one stopped reading, one event for all that came after it,
+    // and what is new since.
+    let mut heard = vec![deaf.next().await];
+    while heard.last().is_some_and(|(_, name)| name == "big") {
+        heard.push(deaf.next().await);
     }
-    assert!(received.len() < STATES / 2, "{} events of {STATES}", received.len());
+    assert!(heard.len() < STATES / 2, "{} events of {STATES}", heard.len());
     let end = [(Deleted, "big".to_owned()), (Created, "last".to_owned())];
-    assert_eq!(received.split_off(received.len() - 2), end);
+    assert_eq!(heard.split_off(heard.len() - 2), end);
 }
 
-/// Forwards one connection to `address`. After `cut` it carries no data but stays open, as when a node
-/// loses power. Returns its own address.
-async fn forward_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>) -> String {
+/// A way to `address` for one connection, which carries nothing any more once it is cut, and keeps
+/// both ends open: as when a node loses its power. Returns where it begins.
+async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let own = listener.local_addr().unwrap().to_string();
+    let begin = listener.local_addr().unwrap().to_string();
     tasks.spawn(async move {
         let (mut near, _) = listener.accept().await.unwrap();
         let mut far = TcpStream::connect(address).await.unwrap();
@@ -81,23 +81,23 @@ async fn forward_to(address: String, cut: CancellationToken, tasks: &mut JoinSet
             std::future::pending::<()>().await; // holds the sockets
         }
     });
-    own
+    begin
 }
 
 #[tokio::test]
-async fn stream_of_an_unreachable_sidecar_is_closed_alone() {
+async fn a_sidecar_that_is_gone_without_a_word_is_dropped_alone() {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
     let fixture = Fixture::start_with(Keepalive { interval, timeout }).await;
     fixture.synced();
     let (cut, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    let forwarded = forward_to(fixture.address().to_owned(), cut.clone(), &mut tasks).await;
-    let _gone = components_of(fixture.client_by(&forwarded, "gone")).await;
+    let way = way_to(fixture.address().to_owned(), cut.clone(), &mut tasks).await;
+    let _gone = components_of(fixture.client_by(&way, "gone")).await;
     let mut stays = fixture.components("stays").await;
     assert_eq!(fixture.open_streams(), 2);
     cut.cancel();
     fixture.put(&component("first", "1", &json!([]), &[]));
     assert_eq!(stays.next().await, (Created, "first".to_owned()));
-    testkit::until("the dead stream is closed", async || fixture.open_streams() == 1).await;
+    testkit::until("the dead stream is dropped", async || fixture.open_streams() == 1).await;
     fixture.put(&component("last", "1", &json!([]), &[]));
     assert_eq!(stays.next().await, (Created, "last".to_owned()));
 }

@@ -37,7 +37,6 @@ pub(crate) const KINDS: [&str; 7] = [
     "WorkflowAccessPolicy",
 ];
 
-/// Responses of the API server by path.
 type Secrets = Arc<Mutex<BTreeMap<String, Value>>>;
 
 /// An operator, its CA and its API server.
@@ -158,19 +157,6 @@ impl Fixture {
         let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations});
         let metadata = serde_json::from_value(metadata).unwrap();
         self.api.apply_pod(WatchEvent::Apply(metadata));
-    }
-
-    /// The pods of namespace `shop`: app id and image of the sidecar.
-    pub(crate) fn sidecars(&self, sidecars: &[(&str, &str)]) {
-        let pods = sidecars.iter().map(|(app, image)| {
-            json!({"metadata": {"name": app, "namespace": "shop",
-                    "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": app}},
-                "spec": {"containers": [{"name": "app", "image": "app:1.0.0"},
-                    {"name": "daprd", "image": image}]}})
-        });
-        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {},
-            "items": pods.collect::<Vec<_>>()});
-        self.secrets.lock().unwrap().insert("/api/v1/namespaces/shop/pods".to_owned(), list);
     }
 
     /// Creates or updates a Secret.

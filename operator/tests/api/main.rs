@@ -5,7 +5,7 @@
     clippy::panic,
     reason = "test code outside of #[test] functions"
 )]
-mod authorization;
+mod authorisation;
 mod fan_out;
 mod fixture;
 mod unknown_members;

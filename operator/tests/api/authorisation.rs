@@ -1,4 +1,4 @@
-//! Authorization of every RPC.
+//! Every RPC for every kind of caller.
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
     GetResiliencyRequest, HttpEndpointUpdateRequest, ListComponentsRequest,
@@ -12,10 +12,10 @@ use tonic::{Code, transport::Channel};
 
 use crate::fixture::{Fixture, object};
 
-/// RPC, status code and message. A stream that opens is `Ok`.
+/// RPC, and how it was answered: code and message. A stream that opens counts as `Ok`.
 type Answer = (&'static str, Code, String);
 
-/// Calls each of the sixteen RPCs of Dapr 1.18 for `namespace`.
+/// Calls each of the sixteen RPCs of Dapr 1.18 about `namespace`.
 async fn call_all(client: &mut OperatorClient<Channel>, namespace: &str) -> Vec<Answer> {
     let mut answers = Vec::new();
     macro_rules! call {
@@ -53,7 +53,7 @@ async fn call_all(client: &mut OperatorClient<Channel>, namespace: &str) -> Vec<
     answers
 }
 
-/// A fixture with the Configuration and the Resiliency `x` in `shop`, which the RPCs by name read.
+/// One Configuration and one Resiliency `x` in `shop`, so that every call has something to find.
 async fn fixture() -> Fixture {
     let fixture = Fixture::start().await;
     fixture.put(&object("Configuration", "x", "1", &json!({"spec": {}})));
@@ -64,13 +64,13 @@ async fn fixture() -> Fixture {
 
 fn assert_served(answers: &[Answer]) {
     for (method, code, message) in answers {
-        // Its request has no namespace (Dapr 1.18).
+        // Its request has no namespace, so it can be of none (Dapr 1.18).
         let want = if *method == "list_subscriptions" { Code::PermissionDenied } else { Code::Ok };
         assert_eq!(*code, want, "{method}: {message}");
     }
 }
 
-fn assert_rejected(answers: &[Answer], why: &str) {
+fn assert_refused(answers: &[Answer], why: &str) {
     let nested = "failed to authorize configuration update request: rpc error: \
                   code = PermissionDenied desc = ";
     for (method, code, message) in answers {
@@ -85,7 +85,7 @@ fn assert_rejected(answers: &[Answer], why: &str) {
 }
 
 #[tokio::test]
-async fn sidecar_of_the_namespace_is_served_in_every_trust_domain() {
+async fn sidecar_of_the_namespace_is_served_whatever_its_trust_domain() {
     let fixture = fixture().await;
     assert_served(&call_all(&mut fixture.client("shop", "orders"), "shop").await);
     let mut other = fixture.client_of_trust_domain("other.example");
@@ -93,21 +93,21 @@ async fn sidecar_of_the_namespace_is_served_in_every_trust_domain() {
 }
 
 #[tokio::test]
-async fn sidecar_of_another_namespace_is_rejected() {
+async fn sidecar_of_another_namespace_is_refused_by_name() {
     let fixture = fixture().await;
     for asked in ["bank", "", "Shop", "shop "] {
         let answers = call_all(&mut fixture.client("shop", "orders"), asked).await;
         let why = format!("identity does not match requested namespace exp={asked} got=shop");
-        assert_rejected(&answers, &why);
+        assert_refused(&answers, &why);
     }
 }
 
 #[tokio::test]
-async fn control_plane_id_is_limited_to_its_namespace() {
+async fn control_plane_id_has_no_more_rights_than_its_namespace() {
     let fixture = fixture().await;
     let mut placement = fixture.client("dapr-system", "dapr-placement");
     let why = "identity does not match requested namespace exp=shop got=dapr-system";
-    assert_rejected(&call_all(&mut placement, "shop").await, why);
+    assert_refused(&call_all(&mut placement, "shop").await, why);
     let own = call_all(&mut placement, "dapr-system").await;
     for (method, code, message) in own {
         let want = match method {
@@ -120,7 +120,7 @@ async fn control_plane_id_is_limited_to_its_namespace() {
 }
 
 #[tokio::test]
-async fn ids_without_namespace_and_app_are_rejected() {
+async fn ids_that_name_no_app_of_a_namespace_are_refused() {
     let fixture = fixture().await;
     for id in [
         "spiffe://cluster.local/ns/shop",
@@ -128,18 +128,18 @@ async fn ids_without_namespace_and_app_are_rejected() {
         "spiffe://cluster.local/a/ns/shop/orders",
     ] {
         let answers = call_all(&mut fixture.client_named(id), "shop").await;
-        assert_rejected(&answers, "failed to determine identity");
+        assert_refused(&answers, "failed to determine identity");
     }
     let more = "spiffe://cluster.local/ns/shop/orders/more/z";
     assert_served(&call_all(&mut fixture.client_named(more), "shop").await);
 }
 
 #[tokio::test]
-async fn untrusted_clients_fail_the_handshake() {
+async fn strangers_do_not_get_past_the_handshake() {
     let fixture = fixture().await;
     let broken = |answers: Vec<Answer>| {
         for (method, code, message) in answers {
-            // Not a response of the operator: how the client reports a broken connection.
+            // No answer of ours: what the client makes of a broken connection.
             assert!(
                 matches!(code, Code::Unavailable | Code::Unknown),
                 "{method}: {code} {message}"
@@ -148,9 +148,9 @@ async fn untrusted_clients_fail_the_handshake() {
     };
     broken(call_all(&mut fixture.client_of_another_ca(), "shop").await);
     broken(call_all(&mut fixture.plaintext_client(), "shop").await);
-    // With TLS 1.3 the client may see the rejection with its first request only.
-    if let Ok(mut anonymous) = fixture.anonymous_client().await {
-        broken(call_all(&mut anonymous, "shop").await);
+    // With TLS 1.3 the client may see the refusal only when it asks.
+    if let Ok(mut nobody) = fixture.anonymous_client().await {
+        broken(call_all(&mut nobody, "shop").await);
     }
     assert_served(&call_all(&mut fixture.client("shop", "orders"), "shop").await);
 }
