@@ -159,7 +159,6 @@ fn parse_watch_interval(text: &str) -> Result<WatchInterval, ConfigError> {
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Config {
     /// Namespace of the control plane.
     pub namespace: String,
