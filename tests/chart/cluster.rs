@@ -207,9 +207,9 @@ fn the_notes_name_what_has_no_effect() -> Result<()> {
         "--set",
         REGISTRY,
         "--set",
-        "dapr_sentri.replicaCount=2",
+        "my_team.owner=x",
     ])?;
-    assert!(notes.contains("these values have no effect: dapr_sentri"), "{notes}");
+    assert!(notes.contains("these values have no effect: my_team"), "{notes}");
     Ok(())
 }
 
@@ -307,7 +307,7 @@ fn the_sample_fits_into_a_restricted_namespace() -> Result<()> {
     let mode = "pod-security.kubernetes.io/warn=restricted";
     api.kubectl(&["label", "namespace", &namespace, mode])?;
     let sample = environment::workspace().join("deploy/samples/hello-kubernetes");
-    for overlay in [sample.clone(), sample.join("cluster")] {
+    for overlay in [sample.clone(), sample.join("local")] {
         let manifests = api.kubectl(&["kustomize", &overlay.to_string_lossy()])?;
         let args =
             ["apply", "--dry-run=server", "--warnings-as-errors", "-n", &namespace, "-f", "-"];

@@ -95,7 +95,7 @@ fn kubectl_shows_a_warning_for_an_unknown_annotation_and_a_bad_value() {
     assert!(ok, "{errors}");
     let shown = [
         r#"Warning: dapr: unknown annotation "dapr.io/app-prot" is ignored; did you mean dapr.io/app-port?"#,
-        r#"Warning: dapr: dapr.io/metrics-port: "many" is not a whole number, 9090 is used"#,
+        r#"Warning: dapr: dapr.io/metrics-port: "many" is not an integer; the default 9090 applies"#,
     ];
     for warning in shown {
         assert!(errors.contains(warning), "{errors}");
@@ -151,7 +151,7 @@ fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
     let event = event.unwrap();
     assert_eq!(event["type"], "Warning");
     assert_eq!(event["involvedObject"]["kind"], "ReplicaSet");
-    let want = "sidecar of app web injected, but: dapr.io/app-port: \"x\" is not a whole number, 0 is used";
+    let want = "sidecar of app web injected, but: dapr.io/app-port: \"x\" is not an integer; the default 0 applies";
     assert_eq!(event["message"], want);
 }
 

@@ -142,7 +142,7 @@ impl Corpus {
 }
 
 fn file() -> PathBuf {
-    environment::workspace().join("tests/fixtures/injector/generated-dapr-1.18.1.jsonl")
+    environment::workspace().join("tests/fixtures/injector/generated-dapr-1.18.3.jsonl")
 }
 
 fn is_sidecar(operation: &Value) -> bool {

@@ -62,7 +62,13 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         name: "empty values",
         reason: "charts render an empty value for one that is not set; daprd would not start with it",
         rewrite: |request| {
-            let keys = ["log-level", "block-shutdown-duration", "actors-disseminate-timeout"];
+            let keys = [
+                "log-level",
+                "sidecar-image",
+                "app-binding-options-timeout",
+                "block-shutdown-duration",
+                "actors-disseminate-timeout",
+            ];
             remove_where(request, |key, value| value.is_empty() && keys.contains(&key))
         },
         restore: annotations_as_before,
@@ -166,21 +172,6 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
                 let after = ["--app-port", "--sentry-address"];
                 let place = after.iter().find_map(|flag| position(args, flag)).unwrap();
                 args.insert(place + 2, "--enable-metrics=false".to_owned());
-            });
-        },
-    },
-    Difference {
-        name: "app-binding-options-timeout",
-        reason: "the flag came with daprd 1.18.3, the recorded injector is older",
-        rewrite: |request| {
-            text(request, "app-binding-options-timeout").is_some_and(|text| !text.is_empty())
-        },
-        restore: |original, pod| {
-            let value = annotation(original, "app-binding-options-timeout").to_owned();
-            edit_arguments(pod, |args| {
-                let later = ["--log-as-json", "--enable-profiling", "--enable-mtls"];
-                let place = later.iter().find_map(|flag| position(args, flag)).unwrap();
-                args.splice(place..place, ["--app-binding-options-timeout".to_owned(), value]);
             });
         },
     },
