@@ -112,7 +112,7 @@ fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()>
     let renewed = stored(api, "ca.crt")?;
     ensure!(renewed != before && TrustAnchors::parse_pem(renewed.as_bytes())?.certs().len() == 1);
     wait_for_stage(api, None)?;
-    process.wait_for_log("CA rotation: given up", Deadline::seconds(30))?;
+    process.wait_for_log("CA rotation: aborted", Deadline::seconds(30))?;
     until(Deadline::seconds(30), "the renewed root to be published", || {
         let published = api.get(&["configmap", "dapr-trust-bundle", "-n", NAMESPACE])?;
         Ok((published.pointer("/data/ca.crt") == Some(&json!(renewed))).then_some(()))
