@@ -151,7 +151,7 @@ fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
     let event = event.unwrap();
     assert_eq!(event["type"], "Warning");
     assert_eq!(event["involvedObject"]["kind"], "ReplicaSet");
-    let want = "sidecar of app web injected, but: dapr.io/app-port: \"x\" is not an integer; the default 0 applies";
+    let want = "sidecar of app web injected with warnings: dapr.io/app-port: \"x\" is not an integer; the default 0 applies";
     assert_eq!(event["message"], want);
 }
 
