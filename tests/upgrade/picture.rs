@@ -32,7 +32,11 @@ impl Picture {
             object["kind"] != "Service" || object["metadata"]["namespace"] != CONTROL_PLANE
         };
         let resource = |object: &Value| {
-            let spec = object.get("spec").cloned().unwrap_or_default();
+            let mut spec = object.get("spec").cloned().unwrap_or_default();
+            // Dapr sets it from 1.19 on, so one side adds it and the other takes it away.
+            for port in spec["ports"].as_array_mut().into_iter().flatten() {
+                port.as_object_mut().map(|port| port.remove("appProtocol"));
+            }
             (key(object), (text(&object["metadata"]["uid"]), spec))
         };
         let pods = demo.cluster().get(&["-n", "hello", "pods"])?;
