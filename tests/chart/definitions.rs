@@ -26,7 +26,7 @@ fn cluster() -> Result<ApiCluster> {
 }
 
 /// Runs the command; the log, and whether it succeeded.
-fn apply_crds(kubeconfig: &Path) -> Result<(String, bool)> {
+pub(crate) fn apply_crds(kubeconfig: &Path) -> Result<(String, bool)> {
     let scratch = Scratch::new("crds")?;
     let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
         .args(["apply-crds", "--kubeconfig"])

@@ -2,11 +2,12 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, Spawn, accounts::kubeconfig, build_binary, environment};
+use blackbox::{Scratch, accounts::kubeconfig};
 use serde_json::Value;
 
 use crate::{
-    helm::{NAMESPACE, REGISTRY, template},
+    definitions::apply_crds,
+    helm::{REGISTRY, template},
     rights::Installed,
 };
 
@@ -70,21 +71,8 @@ fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
 
     let scratch = Scratch::new("crds")?;
     let way = kubeconfig(api, &scratch, "kubeconfig", "dapr-crds")?;
-    let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
-        .args(["apply-crds", "--kubeconfig"])
-        .arg(way)
-        .args([
-            format!("--healthz-port={}", environment::free_port()?),
-            format!("--metrics-port={}", environment::free_port()?),
-        ])
-        .env("NAMESPACE", NAMESPACE)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .env_remove("KUBERNETES_SERVICE_HOST")
-        .start()?;
-    let status = blackbox::until(blackbox::Deadline::seconds(90), "the hook to end", || {
-        Ok(hook.exit_status())
-    })?;
-    ensure!(status.success(), "{status}: {}", hook.log());
+    let (log, success) = apply_crds(&way)?;
+    ensure!(success, "apply-crds failed: {log}");
     api.get(&["crd", name])?;
     let components = api.get(&["crd", "components.dapr.io"])?;
     assert_eq!(components["metadata"]["labels"]["app.kubernetes.io/part-of"], "dapr");

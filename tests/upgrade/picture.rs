@@ -34,8 +34,9 @@ impl Picture {
         let resource = |object: &Value| {
             let mut spec = object.get("spec").cloned().unwrap_or_default();
             // Dapr sets it from 1.19 on, so one side adds it and the other takes it away.
-            for port in spec["ports"].as_array_mut().into_iter().flatten() {
-                port.as_object_mut().map(|port| port.remove("appProtocol"));
+            let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
+            for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
+                port.remove("appProtocol");
             }
             (key(object), (text(&object["metadata"]["uid"]), spec))
         };
