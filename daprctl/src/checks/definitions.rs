@@ -3,20 +3,18 @@
 use serde_json::Value;
 
 use super::identity::{BundleTrust, check_bundle};
-use crate::definitions::{CONVERTED, missing_members, unserved};
+use crate::definitions::{CONVERTED, UPDATE, missing_members, newer_members, unserved};
 use crate::facts::{Fact, Facts};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Definitions;
-const UPDATE: &str =
-    "update them, which keeps all objects: kubectl apply --server-side --force-conflicts -f crds/";
 /// Kinds since Dapr 1.18; no other depends on them.
 const NEWEST: [&str; 2] = ["mcpservers.dapr.io", "workflowaccesspolicies.dapr.io"];
 const CLIENT: &str = "/spec/conversion/webhook/clientConfig";
 
 pub(super) fn findings(facts: &Facts, conversion: &Fact<Result<(), String>>) -> Vec<Finding> {
-    vec![present(facts), schemas(facts), webhook(facts), converts(conversion)]
+    vec![present(facts), schemas(facts), newer(facts), webhook(facts), converts(conversion)]
 }
 
 fn present(facts: &Facts) -> Finding {
@@ -75,6 +73,32 @@ fn schemas(facts: &Facts) -> Finding {
         id,
         format!("the API server removes members that sidecars read: {}", some_of(&missing)),
         UPDATE,
+    )
+}
+
+/// Definitions of a newer Dapr. The operator passes their members on to sidecars; writing the
+/// definitions of this release over them would remove those members from all objects.
+fn newer(facts: &Facts) -> Finding {
+    let id = "definitions-newer";
+    let mut newer = Vec::new();
+    for (name, fact) in &facts.definitions {
+        match fact {
+            Err(error) => return Finding::unknown(GROUP, id, error),
+            Ok(Some(there)) => newer
+                .extend(newer_members(name, there).into_iter().map(|at| format!("{name} {at}"))),
+            Ok(None) => {}
+        }
+    }
+    if newer.is_empty() {
+        return Finding::ok(GROUP, id, "no definition is newer than this release");
+    }
+    let text = format!("definitions of a newer release are installed: {}", some_of(&newer));
+    Finding::warning(
+        GROUP,
+        id,
+        text,
+        "upgrade the control plane; never apply older definition files, which removes these members \
+         from all objects (helm upgrade keeps them)",
     )
 }
 

@@ -2,7 +2,7 @@
 
 use resources::{injection::Selection, names};
 
-use crate::definitions::{missing_members, unserved};
+use crate::definitions::{UPDATE, missing_members, unserved};
 use crate::facts::{Distribution, Facts};
 use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
@@ -69,7 +69,7 @@ fn definitions(facts: &Facts) -> Finding {
         GROUP,
         id,
         format!("outdated custom resource definitions are installed: {}", some_of(&old)),
-        "update them, which keeps all objects: kubectl apply --server-side --force-conflicts -f crds/",
+        UPDATE,
     )
 }
 

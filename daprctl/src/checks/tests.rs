@@ -279,7 +279,11 @@ type Change = fn(&mut Facts);
     ["spec"]["conversion"]["webhook"]["clientConfig"]["service"]["namespace"] = json!("replaceme"),
     &[("conversion-webhook", Status::Error)])]
 #[case::definitions_forbidden(|f: &mut Facts| { f.definitions.insert("components.dapr.io".into(), forbidden("get it")); },
-    &[("definitions-present", Status::Unknown), ("definitions-schema", Status::Unknown)])]
+    &[("definitions-present", Status::Unknown), ("definitions-schema", Status::Unknown),
+      ("definitions-newer", Status::Unknown)])]
+#[case::definitions_of_a_newer_release(|f: &mut Facts| f.definitions.get_mut("components.dapr.io").unwrap().as_mut().unwrap().as_mut().unwrap()
+    ["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["later"] = json!({}),
+    &[("definitions-newer", Status::Warning)])]
 #[case::no_webhook(|f: &mut Facts| f.cluster.webhook = Ok(None),
     &[("webhook-registered", Status::Error), ("webhook-ca", Status::Error)])]
 #[case::webhook_elsewhere(|f: &mut Facts| f.cluster.webhook.as_mut().unwrap().as_mut().unwrap()["webhooks"][0]["clientConfig"]["service"]["namespace"] = json!("other"),
