@@ -5,5 +5,8 @@ pub mod bundle;
 pub mod chart_repo;
 pub mod image;
 pub mod peer_images;
+pub mod provenance;
 pub mod registry;
+pub mod reproducible;
 pub mod sbom;
+pub mod signing;

@@ -32,7 +32,7 @@ pub use images::{
     architecture::Architecture,
     bundle, chart_repo,
     image::{self, Image},
-    peer_images, registry, sbom,
+    peer_images, provenance, registry, reproducible, sbom, signing,
 };
 pub use injector_fixture::InjectorFixture;
 pub use machine::{

@@ -1,13 +1,16 @@
 //! What a release consists of, pushed to a registry of the test's own: one name for both
 //! processors, the same bytes each time, and values that pin them.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    Architecture, Deadline, Image, Process, Scratch, Service, Spawn, Tool, environment, process,
-    registry, until,
+    Architecture, Deadline, Image, Process, Scratch, Service, Spawn, Tool, chart_repo, environment,
+    process, provenance, registry, signing::Signer, until,
 };
 use serde_json::Value;
 
@@ -92,5 +95,55 @@ fn the_pins_of_a_push_name_every_image_of_the_chart_by_its_digest() -> Result<()
         until(Deadline::seconds(60), "the registry", || Ok(crane(&["manifest", image]).ok()))?;
     }
     ensure!(!rendered.contains("elsewhere.example"), "an image is not pinned");
+    Ok(())
+}
+
+/// The commands of docs/release.md that verify a release, in `folder`.
+fn verify(folder: &Path, image: &str, chart: &Path) -> Result<String> {
+    let document = fs::read_to_string(environment::workspace().join("docs/release.md"))?;
+    let (_, after) = document.split_once("runs this block. -->").context("no such comment")?;
+    let (_, block) = after.split_once("```sh\n").context("no block of commands")?;
+    let (block, _) = block.split_once("```").context("the block has no end")?;
+    let cosign = format!("cosign() {{ {} \"$@\"; }}", Tool::COSIGN.path()?.display());
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", &format!("{cosign}\n{block}")]).current_dir(folder);
+    process::output(shell.env("IMAGE", image).env("CHART", chart))
+}
+
+#[test]
+fn a_rehearsed_release_verifies_as_documented() -> Result<()> {
+    let registry = Registry::start()?;
+    let name = format!("{}/trilby/sentry:1.18.3", registry.address);
+    let digest = registry::push(&name, &registry.archives(&name)?)?;
+    let image = format!("{name}@{digest}");
+    let folder = registry.files.path();
+    let charts = folder.join("charts");
+    let chart = chart_repo::add_chart(&charts, Some(&registry.address))?;
+    ensure!(verify(folder, &image, &chart).is_err(), "nothing is signed, and it verifies");
+
+    let signer = Signer::rehearsal(folder)?;
+    ensure!(signer.sign_image(&name).is_err(), "a tag is signed");
+    signer.sign_image(&image)?;
+    let sources = provenance::Sources::here()?;
+    let predicate = provenance::predicate(Service::Sentry, "release", "urn:example", &sources);
+    signer.attest(&image, &predicate)?;
+    signer.sign_file(&chart)?;
+    let said = verify(folder, &image, &chart)?;
+    ensure!(said.contains(&digest), "{said}");
+
+    // Another image, a chart with one more byte, and another key's signature do not verify.
+    let other = format!("{}/trilby/sentry:other", registry.address);
+    let other_digest = registry::push(&other, &registry.archives("another")?)?;
+    ensure!(verify(folder, &format!("{other}@{other_digest}"), &chart).is_err(), "not signed");
+    let mut changed = fs::read(&chart)?;
+    changed.push(0);
+    fs::write(&chart, changed)?;
+    ensure!(verify(folder, &image, &chart).is_err(), "a changed chart verifies");
+    signer.sign_file(&chart)?;
+    verify(folder, &image, &chart)?;
+    let stranger = registry.files.path().join("stranger");
+    fs::create_dir(&stranger)?;
+    Signer::rehearsal(&stranger)?;
+    ensure!(verify(&stranger, &image, &chart).is_err(), "another key verifies");
     Ok(())
 }

@@ -8,7 +8,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{chart_readme, component_types, docs, layering};
+use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -18,6 +18,9 @@ pub(crate) struct Flags {
     /// Only format, lints, layering and generated files
     #[arg(long)]
     quick: bool,
+    /// Leave out what needs the network: the comparison with the database of advisories
+    #[arg(long)]
+    offline: bool,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
@@ -31,7 +34,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             &[("RUSTDOCFLAGS", "-D warnings")],
         )
     })?;
-    step("dependencies", dependencies)?;
+    step("dependencies", || dependencies(flags.offline))?;
     step("the data about official components", component_types::check)?;
     step("chart lint", || {
         let chart = environment::workspace().join("charts/dapr");
@@ -106,14 +109,22 @@ fn crds(root: &Path) -> Result<Vec<(std::path::PathBuf, std::path::PathBuf)>> {
     Ok(files)
 }
 
-fn dependencies() -> Result<()> {
-    if environment::find_program("cargo-deny").is_none() {
-        say(
-            "cargo-deny is not installed (`cargo install cargo-deny`): licences and advisories not checked",
-        );
+/// Licences, sources, doubled and banned packages; and advisories, whose database is fetched from the
+/// network.
+fn dependencies(offline: bool) -> Result<()> {
+    let deny = CargoTool::DENY.provide()?;
+    let check = |what: &[&str]| {
+        let mut command = Command::new(&deny);
+        command.current_dir(environment::workspace());
+        run_quietly(command.args(["--log-level", "warn", "check"]).args(what))
+    };
+    check(&["licenses", "bans", "sources"])?;
+    if offline {
+        say("--offline: packages are not compared with the database of advisories");
         return Ok(());
     }
-    cargo(&["deny", "--log-level", "warn", "check"])
+    check(&["advisories"])
+        .context("without access to the database of advisories, run `cargo xtask check --offline`")
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

@@ -1,19 +1,17 @@
 //! The task runner: `cargo xtask --help`.
 
 mod bench;
-mod bundle;
-mod chart;
+mod cargo_tool;
 mod chart_readme;
 mod check;
 mod cluster;
 mod component_types;
 mod demo;
 mod docs;
-mod image;
 mod layering;
 mod nextest;
 mod output;
-mod sbom;
+mod release;
 mod test;
 
 use std::process::ExitCode;
@@ -41,11 +39,11 @@ enum Task {
     /// The benchmark against the reference control plane
     Bench(bench::Flags),
     /// Package the chart with a registry as its default
-    Chart(chart::Flags),
+    Chart(release::chart::Flags),
     /// What `dapr init --slim --from-dir` installs
-    Bundle(bundle::Flags),
+    Bundle(release::bundle::Flags),
     /// The chart repository that the official `dapr` CLI installs from
-    ChartRepo(chart::RepoFlags),
+    ChartRepo(release::chart::RepoFlags),
     /// Bring generated files up to date: the chart's copy of crds/ and the values in its README
     Gen,
     /// Bring what the operator knows about the official components up to date
@@ -53,9 +51,13 @@ enum Task {
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
     /// Container images without a container daemon
-    Image(image::Flags),
+    Image(release::image::Flags),
     /// The bill of materials of each service, in `CycloneDX`'s JSON
-    Sbom(sbom::Flags),
+    Sbom(release::sbom::Flags),
+    /// Sign pushed images and a packaged chart, with provenance
+    Sign(release::sign::Flags),
+    /// Whether two builds of a service in two folders are the same bytes
+    Reproducible(release::reproducible::Flags),
 }
 
 /// The names of all tasks.
@@ -71,14 +73,16 @@ fn main() -> ExitCode {
         Task::Check(flags) => check::run(&flags),
         Task::Layering(flags) => layering::run(&flags),
         Task::Bench(flags) => bench::run(&flags),
-        Task::Chart(flags) => chart::run(&flags),
-        Task::Bundle(flags) => bundle::run(&flags),
-        Task::ChartRepo(flags) => chart::repository(&flags),
+        Task::Chart(flags) => release::chart::run(&flags),
+        Task::Bundle(flags) => release::bundle::run(&flags),
+        Task::ChartRepo(flags) => release::chart::repository(&flags),
         Task::Gen => check::generate(),
         Task::ComponentTypes(flags) => component_types::run(&flags),
         Task::Cluster(flags) => cluster::run(flags),
-        Task::Image(flags) => image::run(&flags),
-        Task::Sbom(flags) => sbom::run(&flags),
+        Task::Image(flags) => release::image::run(&flags),
+        Task::Sbom(flags) => release::sbom::run(&flags),
+        Task::Sign(flags) => release::sign::run(&flags),
+        Task::Reproducible(flags) => release::reproducible::run(&flags),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,51 +1,13 @@
-//! The test runner: where it comes from, and what its report says.
+//! The report of the test runner.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
-use blackbox::{environment, process, progress::step};
+use anyhow::{Context as _, Result};
 
-/// The version that `.config/nextest.toml` is written for.
-const VERSION: &str = "0.9.151";
 /// How many of the slowest tests a run lists.
 const SLOWEST: usize = 10;
 /// Where a run leaves its report, below cargo's target folder.
 const REPORT: &str = "nextest/default/junit.xml";
-
-/// The program: on `PATH` in this version, in the cache, or built into the cache now.
-///
-/// # Errors
-/// When cargo cannot build it.
-pub(crate) fn provide() -> Result<PathBuf> {
-    if let Some(found) = environment::find_program("cargo-nextest")
-        && process::output(Command::new(&found).args(["nextest", "--version"]))
-            .is_ok_and(|text| text.contains(VERSION))
-    {
-        return Ok(found);
-    }
-    let folder = environment::cache()?.join(format!("cargo-nextest-{VERSION}"));
-    let program = folder.join("bin/cargo-nextest");
-    if !program.is_file() {
-        step("build cargo-nextest (first time only, about 180 s)", || install(&folder))?;
-    }
-    Ok(program)
-}
-
-/// Installs without optimisation: the runner waits for tests, and builds in half the time.
-fn install(folder: &Path) -> Result<()> {
-    let build = folder.join("build");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["install", "--quiet", "--locked", "--version", VERSION, "cargo-nextest"]);
-    cargo.args(["--no-default-features", "--features", "default-no-update", "--profile", "dev"]);
-    cargo.arg("--target-dir").arg(&build).arg("--root").arg(folder);
-    let status = cargo.status().context("run cargo install")?;
-    ensure!(status.success(), "cargo install cargo-nextest: {status}");
-    fs::remove_dir_all(&build).context("remove the build folder of cargo-nextest")
-}
 
 /// The slowest tests of the last run, one line each, the slowest first.
 ///

@@ -10,7 +10,7 @@ use blackbox::{
 };
 use clap::Args;
 
-use crate::{check, nextest};
+use crate::{cargo_tool::CargoTool, check, nextest};
 
 /// Every test: static checks, unit and package tests, black-box suites against a real
 /// kube-apiserver and the official daprd, and, as root, the demo on a cluster with real pods.
@@ -35,7 +35,7 @@ pub(crate) struct Flags {
 }
 
 /// Peers of the black-box suites, beside the programs of a cluster.
-const PEERS: [Tool; 14] = [
+const PEERS: [Tool; 15] = [
     Tool::KUBE_APISERVER,
     Tool::ETCD,
     Tool::KUBE_CONTROLLER_MANAGER,
@@ -44,6 +44,7 @@ const PEERS: [Tool; 14] = [
     Tool::DAPRD,
     Tool::DAPR_CLI,
     Tool::CRANE,
+    Tool::COSIGN,
     Tool::ETCDCTL,
     Tool::REFERENCE_OPERATOR,
     Tool::REFERENCE_PLACEMENT,
@@ -57,7 +58,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if !flags.no_check {
         check::quick()?;
     }
-    let runner = nextest::provide()?;
+    let runner = CargoTool::NEXTEST.provide()?;
     if !flags.quick {
         prepare(on_a_node, flags.every_sidecar)?;
     }

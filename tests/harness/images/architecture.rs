@@ -81,6 +81,33 @@ impl Architecture {
     }
 }
 
+impl Architecture {
+    /// Lets a cargo command build static programs for it whose bytes do not depend on where the
+    /// sources and the packages lie: paths are written as `/src` and `/cargo`.
+    ///
+    /// # Errors
+    /// As [`Architecture::build_with`].
+    pub(crate) fn build_static_with(self, cargo: &mut Command, workspace: &Path) -> Result<()> {
+        // The flags must not reach build scripts and macros; with a target named, they do not.
+        self.build_with(cargo)?;
+        let workspace = workspace.display();
+        let packages = environment::cargo_home()?;
+        let packages = packages.display();
+        let flags = [
+            "-Ctarget-feature=+crt-static".to_owned(),
+            format!("--remap-path-prefix={packages}=/cargo"),
+            format!("--remap-path-prefix={workspace}=/src"),
+        ];
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        let suffix = self.target().replace('-', "_");
+        cargo.env(
+            format!("CFLAGS_{suffix}"),
+            format!("-ffile-prefix-map={packages}=/cargo -ffile-prefix-map={workspace}=/src"),
+        );
+        Ok(())
+    }
+}
+
 impl std::str::FromStr for Architecture {
     type Err = anyhow::Error;
 

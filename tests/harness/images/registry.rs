@@ -44,13 +44,33 @@ fn last_line(said: &str) -> Result<&str> {
 pub fn pins(images: &[(Service, String)]) -> serde_json::Value {
     let mut values = serde_json::Map::new();
     for (service, image) in images {
-        let (section, key) = match service {
-            Service::Operator => ("dapr_operator", "image"),
-            Service::Injector => ("dapr_sidecar_injector", "injectorImage"),
-            Service::Sentry => ("dapr_sentry", "image"),
-            Service::Placement => ("dapr_placement", "image"),
-        };
+        let (section, key) = place(*service);
         values.insert(section.to_owned(), serde_json::json!({key: {"name": image}}));
     }
     values.into()
+}
+
+/// The images that [`pins`] named.
+///
+/// # Errors
+/// When there is none.
+pub fn pinned(values: &serde_json::Value) -> Result<Vec<(Service, String)>> {
+    let image = |service| {
+        let (section, key) = place(service);
+        let name = values.get(section)?.get(key)?.get("name")?.as_str()?;
+        Some((service, name.to_owned()))
+    };
+    let images: Vec<_> = Service::ALL.into_iter().filter_map(image).collect();
+    ensure!(!images.is_empty(), "no image is named");
+    Ok(images)
+}
+
+/// Where the chart's values have the image of a service.
+const fn place(service: Service) -> (&'static str, &'static str) {
+    match service {
+        Service::Operator => ("dapr_operator", "image"),
+        Service::Injector => ("dapr_sidecar_injector", "injectorImage"),
+        Service::Sentry => ("dapr_sentry", "image"),
+        Service::Placement => ("dapr_placement", "image"),
+    }
 }

@@ -56,6 +56,19 @@ pub fn cache() -> Result<PathBuf> {
         .join("trilby"))
 }
 
+/// Where cargo keeps the packages: `$CARGO_HOME`, else `.cargo` in the home folder.
+///
+/// # Errors
+/// When neither that nor `HOME` is set.
+pub fn cargo_home() -> Result<PathBuf> {
+    if let Some(folder) = var("CARGO_HOME") {
+        return Ok(folder.into());
+    }
+    let home =
+        var("HOME").context("set CARGO_HOME or HOME: where does cargo keep its packages?")?;
+    Ok(Path::new(&home).join(".cargo"))
+}
+
 /// Where a test cluster that outlives its command keeps its state: `$TRILBY_STATE`, else `.cluster`
 /// in the work tree.
 pub fn state() -> PathBuf {

@@ -192,10 +192,7 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     if let Linking::Static(architecture) = linking {
-        // The flags must not reach build scripts and macros; with a target named, they do not.
-        architecture.build_with(&mut command)?;
-        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        command.env_remove("CARGO_ENCODED_RUSTFLAGS");
+        architecture.build_static_with(&mut command, &environment::workspace())?;
     }
     command.current_dir(environment::workspace());
     let done =

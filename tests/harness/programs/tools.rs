@@ -142,8 +142,19 @@ impl Tool {
         build_seconds: 30,
     };
 
+    /// Signs images and files, and verifies their signatures.
+    pub const COSIGN: Self = Self {
+        name: "cosign",
+        version: "v3.1.3",
+        recipe: Recipe::Plain {
+            module: "github.com/sigstore/cosign/v3",
+            package: "github.com/sigstore/cosign/v3/cmd/cosign",
+        },
+        build_seconds: 220,
+    };
+
     /// Every tool, in the order in which a cold machine wants them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ETCD,
         Self::KUBE_APISERVER,
         Self::KUBE_CONTROLLER_MANAGER,
@@ -161,6 +172,7 @@ impl Tool {
         Self::REFERENCE_SCHEDULER,
         Self::DAPR_CLI,
         Self::CRANE,
+        Self::COSIGN,
         Self::ETCDCTL,
         Self::DAPRD_1_16,
         Self::DAPRD_1_15,

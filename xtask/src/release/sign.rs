@@ -1,0 +1,78 @@
+//! `cargo xtask sign`: signatures and provenance for what was pushed.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use blackbox::{
+    Service, environment,
+    progress::{say, step},
+    provenance, registry,
+    signing::Signer,
+};
+use clap::Args;
+
+use crate::output::print;
+
+/// Signs the images of `cargo xtask image --push` by their digests and attaches SLSA provenance;
+/// signs packaged charts. docs/release.md has the commands that verify all of it.
+#[derive(Debug, Args)]
+pub(crate) struct Flags {
+    /// The digests that `cargo xtask image --push` wrote
+    #[arg(long, value_name = "FILE", default_value = "target/images/digests.json")]
+    digests: PathBuf,
+    /// A packaged chart; its signature is written beside it
+    #[arg(long, value_name = "FILE")]
+    chart: Vec<PathBuf>,
+    /// Private key of `cosign generate-key-pair`, password in `COSIGN_PASSWORD`. Without it the
+    /// workflow's identity signs, which needs the network
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Who built, as a URI for the provenance
+    #[arg(long, value_name = "URI", default_value = "urn:trilby:workstation")]
+    builder: String,
+    /// Cargo's profile of the pushed images
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Sign although files differ from the commit
+    #[arg(long)]
+    allow_modified: bool,
+}
+
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let root = environment::workspace(); // joined with an absolute path it is that path
+    let signer = match &flags.key {
+        Some(key) => Signer::Key(root.join(key)),
+        None => Signer::Keyless,
+    };
+    let sources = provenance::Sources::here()?;
+    ensure!(
+        flags.allow_modified || !sources.modified(),
+        "files differ from the commit, so nobody can repeat this build: commit them, or pass \
+         --allow-modified for a rehearsal"
+    );
+    for (service, image) in pushed(&root.join(&flags.digests))? {
+        step(&format!("sign {image}"), || {
+            signer.sign_image(&image)?;
+            let predicate =
+                provenance::predicate(service, &flags.profile, &flags.builder, &sources);
+            signer.attest(&image, &predicate)
+        })?;
+        print(&image)?;
+    }
+    for chart in &flags.chart {
+        let bundle = signer.sign_file(&root.join(chart))?;
+        print(&format!("{}", bundle.display()))?;
+    }
+    if flags.chart.is_empty() {
+        say("no --chart: only images are signed");
+    }
+    Ok(())
+}
+
+/// The images of the file of digests, with their services.
+fn pushed(file: &std::path::Path) -> Result<Vec<(Service, String)>> {
+    let read = || format!("read {}: run `cargo xtask image --push REGISTRY` first", file.display());
+    let text = fs::read_to_string(file).with_context(read)?;
+    let values = serde_json::from_str(&text).with_context(read)?;
+    registry::pinned(&values).with_context(|| format!("in {}", file.display()))
+}
