@@ -11,4 +11,5 @@ pub(crate) mod local_api;
 pub mod node_cluster;
 mod node_image;
 mod node_parts;
+mod node_storage;
 mod roster;

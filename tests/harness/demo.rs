@@ -14,11 +14,12 @@ use crate::{Cluster, Deadline, Image, NodeCluster, Service, environment, peer_im
 /// Where the control plane is installed.
 pub const CONTROL_PLANE: &str = "dapr-system";
 /// The workloads of the control plane, as `kubectl rollout` names them.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "deployment/dapr-sentry",
     "deployment/dapr-operator",
     "deployment/dapr-sidecar-injector",
     "statefulset/dapr-placement-server",
+    "statefulset/dapr-scheduler-server",
 ];
 /// Sample applications with a sidecar.
 const APPS: [&str; 3] = ["node", "python", "actor"];

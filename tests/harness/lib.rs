@@ -57,6 +57,6 @@ pub use peers::{
 };
 pub use programs::{
     module_folder,
-    service::{Service, build_binary, build_daprctl, build_scheduler, image_profile},
+    service::{Service, build_binary, build_daprctl, image_profile},
     tools::{self, Tool},
 };

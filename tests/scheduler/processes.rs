@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use blackbox::{
-    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary, build_scheduler,
+    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary,
     environment,
 };
 
@@ -35,7 +35,7 @@ impl Scheduler {
     pub(crate) fn start() -> Self {
         let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
         let folder = Scratch::new("scheduler").unwrap();
-        let program = build_scheduler().unwrap();
+        let program = build_binary("scheduler").unwrap();
         let process = spawn(&program, &folder, [port, health, metrics]);
         let mut scheduler = Self { process, port, health, metrics, folder, program };
         scheduler.wait_healthy();

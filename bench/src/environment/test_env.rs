@@ -103,6 +103,7 @@ impl TestEnv {
         let name = format!("{}-{}", side.name(), service.binary());
         let start = Start::new(&name, service, programs.path(side, service)?, self.folder.path())?;
         let anchors = self.anchors();
+        let data = self.folder.path().join(format!("{name}-data"));
         let start = match service {
             Service::Sentry => start
                 .flag("--kubeconfig", self.api.kubeconfig())
@@ -136,6 +137,19 @@ impl TestEnv {
                     environment::free_port()?
                 ),
             ]),
+            Service::Scheduler => {
+                start.flag("--trust-anchors-file", &anchors).flag("--etcd-data-dir", &data).args(&[
+                    "--tls-enabled",
+                    "--id=dapr-scheduler-server-0",
+                    &format!("--sentry-address=127.0.0.1:{}", self.authority.port),
+                    &format!("--trust-domain={TRUST_DOMAIN}"),
+                    &format!(
+                        "--etcd-initial-cluster=dapr-scheduler-server-0=http://127.0.0.1:{}",
+                        environment::free_port()?
+                    ),
+                    &format!("--etcd-client-port={}", environment::free_port()?),
+                ])
+            }
         };
         Ok(start.args(more))
     }

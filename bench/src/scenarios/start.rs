@@ -61,7 +61,10 @@ impl Prepared for Started {
         for (service, running) in &running {
             let name = service.binary();
             let memory = running.memory()?;
-            total = (total.0 + memory.rss, total.1 + memory.anonymous);
+            // Without the scheduler, which measurements before it did not have.
+            if *service != Service::Scheduler {
+                total = (total.0 + memory.rss, total.1 + memory.anonymous);
+            }
             readings.extend(memory_readings(name, memory.rss, memory.anonymous));
             let program = fs::metadata(self.programs.path(side, *service)?)?.len();
             let metric = format!("{name}: program");

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     containerd::Containerd,
     host::{self, Cgroups, Network},
-    node_image, node_parts,
+    node_image, node_parts, node_storage,
     roster::{Entry, Owner, Roster},
 };
 use crate::{
@@ -274,6 +274,7 @@ impl NodeCluster {
         let mut kubelet = self.started(parts.start_kubelet()?)?;
         self.started(parts.start_proxy()?)?;
         let mut dns = self.started(parts.start_dns(&cluster)?)?;
+        node_storage::provide(&cluster, &self.state.join("volumes"))?;
         dns.wait_for_port(53, Deadline::seconds(START_SECONDS))?;
         wait_for_service_account(&cluster, &mut controllers)?;
         kubelet.wait(

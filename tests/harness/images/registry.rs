@@ -72,5 +72,6 @@ const fn place(service: Service) -> (&'static str, &'static str) {
         Service::Injector => ("dapr_sidecar_injector", "injectorImage"),
         Service::Sentry => ("dapr_sentry", "image"),
         Service::Placement => ("dapr_placement", "image"),
+        Service::Scheduler => ("dapr_scheduler", "image"),
     }
 }

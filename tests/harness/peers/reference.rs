@@ -18,6 +18,7 @@ impl Service {
             Self::Injector => Tool::REFERENCE_INJECTOR,
             Self::Sentry => Tool::REFERENCE_SENTRY,
             Self::Placement => Tool::REFERENCE_PLACEMENT,
+            Self::Scheduler => Tool::REFERENCE_SCHEDULER,
         }
     }
 }
@@ -42,23 +43,18 @@ pub fn tag() -> &'static str {
 /// # Errors
 /// When the program is not there and cannot be built.
 pub fn image(service: Service, name: &str) -> Result<Image> {
-    program_image(service.reference(), service.binary(), name)
+    let entry = format!("/{}", service.binary());
+    let image = Image::new(name).file(service.reference().path()?, &entry)?;
+    Ok(image.ca_roots().entrypoint(&[&entry]))
 }
 
-/// Makes the images of the whole reference control plane, its scheduler included, and brings them
-/// to the cluster's node.
+/// Makes the images of the whole reference control plane and brings them to the cluster's node.
 ///
 /// # Errors
 /// When a program is not there and cannot be built.
 pub fn import_images(node: &NodeCluster) -> Result<()> {
-    let services = Service::ALL.map(|service| (service.reference(), service.binary()));
-    for (tool, program) in services.into_iter().chain([(Tool::REFERENCE_SCHEDULER, "scheduler")]) {
-        node.import(&program_image(tool, program, &format!("{REGISTRY}/{program}:{}", tag()))?)?;
+    for service in Service::ALL {
+        node.import(&image(service, &format!("{REGISTRY}/{}:{}", service.binary(), tag()))?)?;
     }
     Ok(())
-}
-
-fn program_image(tool: Tool, program: &str, name: &str) -> Result<Image> {
-    let entry = format!("/{program}");
-    Ok(Image::new(name).file(tool.path()?, &entry)?.ca_roots().entrypoint(&[&entry]))
 }

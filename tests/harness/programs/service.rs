@@ -22,11 +22,14 @@ pub enum Service {
     Sentry,
     /// The actor tables.
     Placement,
+    /// Jobs and actor reminders.
+    Scheduler,
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Operator, Self::Injector, Self::Sentry, Self::Placement];
+    pub const ALL: [Self; 5] =
+        [Self::Operator, Self::Injector, Self::Sentry, Self::Placement, Self::Scheduler];
 
     /// The cargo package.
     pub const fn package(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Service {
             Self::Injector => "sidecar-injector",
             Self::Sentry => "sentry",
             Self::Placement => "placement",
+            Self::Scheduler => "scheduler",
         }
     }
 
@@ -45,6 +49,7 @@ impl Service {
             Self::Injector => "injector",
             Self::Sentry => "sentry",
             Self::Placement => "placement",
+            Self::Scheduler => "scheduler",
         }
     }
 
@@ -55,7 +60,9 @@ impl Service {
     pub const fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Operator => &[("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")],
-            Self::Injector | Self::Sentry | Self::Placement => &[("MIMALLOC_ALLOW_THP", "0")],
+            Self::Injector | Self::Sentry | Self::Placement | Self::Scheduler => {
+                &[("MIMALLOC_ALLOW_THP", "0")]
+            }
         }
     }
 
@@ -65,7 +72,9 @@ impl Service {
     /// When there is none.
     pub fn parse(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|s| s.package() == name || s.binary() == name);
-        found.with_context(|| format!("no service {name:?}: operator, injector, sentry, placement"))
+        found.with_context(|| {
+            format!("no service {name:?}: operator, injector, sentry, placement, scheduler")
+        })
     }
 
     /// The debug build of its program.
@@ -121,9 +130,6 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
 /// Package and program of the command that no image carries.
 const DAPRCTL: &str = "daprctl";
 
-/// Package and program of the scheduler, which no image carries yet.
-const SCHEDULER: &str = "scheduler";
-
 /// Cargo's profile for development.
 const DEVELOPMENT: &str = "dev";
 
@@ -148,14 +154,6 @@ enum Linking {
 /// When it does not compile.
 pub fn build_daprctl() -> Result<PathBuf> {
     build(DAPRCTL, Linking::Dynamic, DEVELOPMENT)
-}
-
-/// The debug build of the scheduler.
-///
-/// # Errors
-/// When it does not compile.
-pub fn build_scheduler() -> Result<PathBuf> {
-    build(SCHEDULER, Linking::Dynamic, DEVELOPMENT)
 }
 
 /// Builds all programs with one call of cargo, so that they share its cores and one choice of
@@ -188,7 +186,7 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
         command.args(["--package", service.package()]);
     }
     if linking == Linking::Dynamic {
-        command.args(["--package", DAPRCTL, "--package", SCHEDULER]);
+        command.args(["--package", DAPRCTL]);
     }
     command.args(["--message-format", "json-render-diagnostics"]);
     if let Linking::Static(architecture) = linking {

@@ -19,7 +19,7 @@ use crate::output::print;
 /// cluster of `cargo xtask cluster up`.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// One of our services; all four when none is given and no `--peer`
+    /// One of our services; all of them when none is given and no `--peer`
     #[arg(long, value_name = "NAME", value_parser = Service::parse)]
     service: Vec<Service>,
     /// A program of somebody else that the sample runs, as it is on this machine
