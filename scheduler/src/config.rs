@@ -34,6 +34,8 @@ pub struct Config {
     pub port: u16,
     /// What clients are told to dial; `None` to find out.
     pub broadcast: Option<String>,
+    /// Credentials for the API server, in Kubernetes mode; `None` for those of the pod.
+    pub kubeconfig: Option<PathBuf>,
     /// How to get a certificate; `None` for plain text.
     pub tls: Option<svid::Options>,
     /// Where the embedded engine keeps its files.
@@ -62,6 +64,11 @@ impl Flags {
     /// Flags that exclude each other, with the texts of Dapr 1.18, or a value that is not valid.
     pub fn into_config(self) -> anyhow::Result<Config> {
         self.check_engine()?;
+        ensure!(
+            !self.placement_enabled,
+            "this scheduler does not serve placement; run the placement service and start without \
+             --placement-enabled"
+        );
         ensure!(self.workers > 0, "workers must be larger than 0");
         self.check_cluster()?;
         let quota = quantity::parse(&self.etcd_space_quota).with_context(|| {
@@ -77,6 +84,7 @@ impl Flags {
                 0 => Some(DEFAULT_QUOTA_BYTES),
                 quota => u64::try_from(quota).ok(),
             },
+            kubeconfig: self.kubeconfig,
             id: self.id,
             listen_address: self.listen_address,
             port: self.port,
@@ -211,6 +219,8 @@ mod tests {
     #[case(&["--etcd-embed=false"],
         "must specify --etcd-client-endpoints when not using embedded etcd")]
     #[case(&["--kubeconfig=x"], "kubeconfig flag is only valid in --mode=kubernetes")]
+    #[case(&["--placement-enabled=true"], "this scheduler does not serve placement; run the \
+        placement service and start without --placement-enabled")]
     #[case(&["--workers=0"], "workers must be larger than 0")]
     #[case(&["--id=x"], "scheduler ID: x is not found in initial cluster")]
     #[case(&["--etcd-initial-cluster=x"],

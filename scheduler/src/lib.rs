@@ -18,6 +18,7 @@ pub(crate) mod engine;
 mod error;
 mod membership;
 mod metrics;
+mod namespaces;
 pub(crate) mod schedule;
 mod service;
 mod store;

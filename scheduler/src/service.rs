@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
+use kubernetes::Precedence;
 use runtime::{ReadyGuard, Scope, environment};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
+use transport::anchors::AnchorSource;
 use transport::tls::{Alpn, ClientAuth};
 use transport::{Keepalive, Limits, Server, Svid, svid};
 
@@ -18,6 +20,7 @@ use crate::api::{self, Api};
 use crate::config::Config;
 use crate::membership::{self, address};
 use crate::metrics::Metrics;
+use crate::namespaces;
 use crate::store::disk::Disk;
 use crate::store::format::{Directory, DirectoryError};
 use crate::store::reserve::Reserve;
@@ -51,17 +54,40 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     let targets = Targets::register(&scope);
     tracing::info!(target: "dapr.scheduler",
         "Starting Dapr Scheduler Service -- version {} -- commit unknown", runtime::VERSION);
+    let mut cluster = None;
     let svid = match config.tls.clone() {
-        Some(options) => {
+        Some(mut options) => {
             if options.mode == svid::Mode::Kubernetes {
                 runtime::refuse_root()?;
+                let client = kubernetes_client(&config).await?;
+                read_anchors_early(&mut options, client.clone());
+                cluster = Some(Cluster { client, ready: scope.ready("scheduler-controller") });
             }
             Some(svid::start(options, &scope).await.context("get an identity")?)
         }
         None => None,
     };
-    start(&config, svid.as_ref(), targets, &scope).await?;
+    start(&config, svid.as_ref(), cluster, targets, &scope).await?;
     Ok(())
+}
+
+/// In Kubernetes mode.
+struct Cluster {
+    client: kube::Client,
+    ready: ReadyGuard,
+}
+
+async fn kubernetes_client(config: &Config) -> anyhow::Result<kube::Client> {
+    let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig);
+    client.await.context("connect to the API server")
+}
+
+/// On a fresh installation the file of the trust anchors may be a minute late; the API server has
+/// them as soon as sentry wrote them.
+fn read_anchors_early(options: &mut svid::Options, client: kube::Client) {
+    if let AnchorSource::File { fallback, .. } = &mut options.anchors {
+        *fallback = Some(kubernetes::trust_bundle(client, &options.control_plane_namespace));
+    }
 }
 
 /// Serves with an identity that exists already, or in plain text; where. For tests.
@@ -73,7 +99,7 @@ pub async fn serve(
     svid: Option<&Svid>,
     scope: &Scope,
 ) -> anyhow::Result<SocketAddr> {
-    start(config, svid, Targets::register(scope), scope).await
+    start(config, svid, None, Targets::register(scope), scope).await
 }
 
 /// The health targets. Source of the names: Dapr 1.18.
@@ -91,6 +117,7 @@ impl Targets {
 async fn start(
     config: &Config,
     svid: Option<&Svid>,
+    cluster: Option<Cluster>,
     targets: Targets,
     scope: &Scope,
 ) -> anyhow::Result<SocketAddr> {
@@ -103,6 +130,10 @@ async fn start(
     let router = match opened {
         Opened::Directory(directory) => {
             let store = start_store(config, directory, &metrics, targets.store, scope)?;
+            if let Some(Cluster { client, ready }) = cluster {
+                let clean_up = namespaces::run(client, store.0.clone(), ready, scope.token().clone());
+                scope.spawn("scheduler-controller", clean_up);
+            }
             let api =
                 start_api(config, store, bound.port(), svid.is_some(), metrics, scope).await?;
             targets.server.set_ready();
@@ -142,9 +173,11 @@ async fn open(config: &Config, scope: &Scope) -> anyhow::Result<Opened> {
     let foreign = config.reference_dir.join("member");
     if foreign.exists() {
         return Ok(Opened::Refused(format!(
-            "{} holds jobs of an etcd, which this version does not read. Nothing is written. \
-             Run the scheduler that wrote them to keep them, or export them there and import them \
-             into a scheduler with another --etcd-data-dir",
+            "{} holds jobs of an etcd, which this version does not read. Nothing is written. To \
+             keep them, run the scheduler that wrote them (in Kubernetes: helm rollback, or the \
+             chart value global.scheduler.external=true, see docs/upgrade.md), or export them \
+             there (dapr scheduler export) and import them into a scheduler with an empty \
+             --etcd-data-dir. To give them up, delete {0}",
             foreign.display()
         )));
     }

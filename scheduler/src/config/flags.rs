@@ -118,6 +118,17 @@ pub struct Flags {
     /// Accepted for compatibility; has no effect on the embedded engine
     #[arg(long, default_value = "basic", value_name = "KIND", hide = true)]
     pub etcd_metrics: String,
+    /// Must be false: placement is a service of its own
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set,
+          hide = true)]
+    pub placement_enabled: bool,
+    /// Accepted for compatibility
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub placement_disseminate_timeout: Option<String>,
+    /// Accepted for compatibility
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub placement_disseminate_coalesce_window: Option<String>,
     /// Endpoints of an external etcd
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub etcd_client_endpoints: Vec<String>,
