@@ -10,11 +10,15 @@ use crate::pods::{Container, Pod, minor, text};
 
 const GROUP: Group = Group::ControlPlane;
 const DOCS_PODS: &str = "run kubectl describe on its pods, and see docs/troubleshooting.md";
+const DOCS_JOBS: &str = "run kubectl describe and logs on its pod, which says why (jobs of Dapr's own \
+                         scheduler on its volume, a full volume), and see docs/troubleshooting.md";
 /// Age in seconds after which a Lease counts as expired (default duration in Kubernetes: 15 s).
 const LEASE_EXPIRED: i64 = 60;
 
-/// The reference's alone; it may stay beside Trilby, at its own version.
+/// The reference's may stay beside Trilby, at its own version, in place of ours.
 const SCHEDULER: &str = "dapr-scheduler-server";
+/// Names of its volume claims, followed by the number of the pod.
+const SCHEDULER_CLAIM: &str = "dapr-scheduler-data-dir-dapr-scheduler-server-";
 
 /// The workloads: name, id of the check, and the consequence of absence.
 const WORKLOADS: [(&str, &str, Absence); 5] = [
@@ -22,7 +26,7 @@ const WORKLOADS: [(&str, &str, Absence); 5] = [
     ("dapr-sentry", "sentry-ready", Absence::Error),
     ("dapr-sidecar-injector", "injector-ready", Absence::NoInjection),
     ("dapr-placement-server", "placement-ready", Absence::NoActors),
-    (SCHEDULER, "scheduler-ready", Absence::Nothing),
+    (SCHEDULER, "scheduler-ready", Absence::NoJobs),
 ];
 
 #[derive(Clone, Copy)]
@@ -33,8 +37,8 @@ enum Absence {
     NoInjection,
     /// Disabled by `global.actors.enabled`.
     NoActors,
-    /// Optional.
-    Nothing,
+    /// Disabled by `global.scheduler.enabled`.
+    NoJobs,
 }
 
 pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
@@ -92,7 +96,7 @@ fn ready(facts: &Facts, name: &str, id: &'static str, absent: Absence) -> Option
             Absence::NoActors => {
                 Some(Finding::ok(GROUP, id, "placement is not installed: actors are disabled"))
             }
-            Absence::Nothing => None,
+            Absence::NoJobs => no_scheduler(facts, id),
         };
     };
     let number = |path: &str| workload.pointer(path).and_then(Value::as_u64);
@@ -110,10 +114,38 @@ fn ready(facts: &Facts, name: &str, id: &'static str, absent: Absence) -> Option
         facts.cluster.pods.iter().flatten().filter(|pod| is_of(pod, facts, name)).find_map(why);
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let text = format!("{name} is not ready, {there} of {wanted}{why}");
+    let remedy = if name == SCHEDULER && has_own_scheduler(facts) { DOCS_JOBS } else { DOCS_PODS };
     Some(match there {
-        0 => Finding::error(GROUP, id, text, DOCS_PODS),
-        _ => Finding::warning(GROUP, id, text, DOCS_PODS),
+        0 => Finding::error(GROUP, id, text, remedy),
+        _ => Finding::warning(GROUP, id, text, remedy),
     })
+}
+
+/// Without a scheduler; an error if sidecars get the address of one, for which they wait.
+fn no_scheduler(facts: &Facts, id: &'static str) -> Option<Finding> {
+    facts.workload(resources::names::SERVICE_INJECTOR)?;
+    let told = facts.argument(resources::names::SERVICE_INJECTOR, "--scheduler-enabled");
+    if told.as_deref() == Some("false") {
+        let text = "the scheduler is not installed: jobs, reminders and workflows are disabled";
+        return Some(Finding::ok(GROUP, id, text));
+    }
+    Some(Finding::error(
+        GROUP,
+        id,
+        "the scheduler does not exist, and the injector gives sidecars its address: they do not get ready",
+        "upgrade the chart with global.scheduler.enabled=true, or with false, and without \
+         global.scheduler.external; then restart the apps",
+    ))
+}
+
+/// Whether the scheduler is Trilby's. Only its chart names the port that sidecars connect to (Dapr
+/// 1.18.3, chart).
+fn has_own_scheduler(facts: &Facts) -> bool {
+    let ports = facts
+        .workload(SCHEDULER)
+        .and_then(|scheduler| scheduler.pointer("/spec/template/spec/containers/0/ports"));
+    let ports = ports.and_then(Value::as_array).into_iter().flatten();
+    ports.into_iter().any(|port| port.get("name").and_then(Value::as_str) == Some("api"))
 }
 
 fn is_of(pod: &Pod, facts: &Facts, app: &str) -> bool {
@@ -176,7 +208,8 @@ fn images(facts: &Facts) -> Finding {
 fn versions(facts: &Facts) -> Finding {
     let id = "versions";
     about(GROUP, id, &facts.own.workloads, |_| {
-        let ours = |name: &str| facts.distribution() != Distribution::Trilby || name != SCHEDULER;
+        let kept = facts.distribution() == Distribution::Trilby && !has_own_scheduler(facts);
+        let ours = |name: &str| name != SCHEDULER || !kept;
         let named = WORKLOADS
             .iter()
             .filter(|(name, ..)| ours(name))
@@ -232,6 +265,8 @@ fn services(facts: &Facts) -> Finding {
         needed.extend(injects.then_some(resources::names::SERVICE_INJECTOR));
         let actors = facts.workload("dapr-placement-server").is_some();
         needed.extend(actors.then_some(resources::names::SERVICE_PLACEMENT));
+        let jobs = facts.workload(SCHEDULER).is_some();
+        needed.extend(jobs.then_some(resources::names::SERVICE_SCHEDULER));
         let bad: Vec<String> =
             needed.into_iter().filter_map(|name| without_address(name, services, slices)).collect();
         if bad.is_empty() {
@@ -326,18 +361,21 @@ fn configuration(facts: &Facts) -> Finding {
     })
 }
 
-/// What the reference had and Trilby has not.
+/// What the reference had and Trilby has not, and volumes of a scheduler that is gone.
 fn leftovers(facts: &Facts) -> Option<Finding> {
     let id = "leftovers";
     if facts.distribution() != Distribution::Trilby {
         return None;
     }
     Some(about(GROUP, id, &facts.own.claims, |claims| {
-        let scheduler = facts.workload(SCHEDULER).is_some(); // kept on purpose, docs/upgrade.md
+        let scheduler = facts.workload(SCHEDULER).is_some();
+        let own = has_own_scheduler(facts); // or kept on purpose, docs/upgrade.md
         let volume = |claim: &&Value| {
             let name = text(claim.pointer("/metadata/name"));
+            let pod = name.strip_prefix(SCHEDULER_CLAIM);
+            // Trilby's scheduler has one pod.
             name.starts_with("raft-log-dapr-placement-")
-                || (name.starts_with("dapr-scheduler-data-dir-") && !scheduler)
+                || pod.is_some_and(|pod| !scheduler || (own && pod != "0"))
         };
         let claims = claims.iter().filter(volume);
         let mut left: Vec<String> =
@@ -351,9 +389,10 @@ fn leftovers(facts: &Facts) -> Option<Finding> {
         Finding::warning(
             GROUP,
             id,
-            format!("unused objects of Dapr's own control plane are left: {}", some_of(&left)),
+            format!("objects that nothing uses are left: {}", some_of(&left)),
             format!(
-                "if you do not plan to return to it: kubectl -n {} delete {}",
+                "if you do not plan to return to what used them, and need none of the jobs on \
+                 volumes of a scheduler: kubectl -n {} delete {}",
                 facts.namespace,
                 left.join(" ")
             ),

@@ -91,7 +91,7 @@ fn clocks(facts: &Facts) -> Finding {
     })
 }
 
-/// A warning only: the control plane needs no volume.
+/// A warning only: values of the chart can name another class, or go without a volume.
 fn storage(facts: &Facts) -> Finding {
     let id = "storage-class";
     about(GROUP, id, &facts.cluster.storage_classes, |classes| {
@@ -108,8 +108,9 @@ fn storage(facts: &Facts) -> Finding {
                 GROUP,
                 id,
                 "there is no default storage class",
-                "Redis of `dapr init -k --dev` needs one, the control plane does not: install a CSI \
-                 driver and annotate a class with storageclass.kubernetes.io/is-default-class=true",
+                "the scheduler and Redis of `dapr init -k --dev` need one: install a CSI driver and \
+                 annotate a class with storageclass.kubernetes.io/is-default-class=true; or set \
+                 dapr_scheduler.cluster.storageClassName, or inMemoryStorage=true beside it",
             ),
         }
     })

@@ -129,6 +129,7 @@ fn own() -> NamespaceFacts {
         "dapr-webhook",
         "dapr-sidecar-injector",
         "dapr-placement-server",
+        "dapr-scheduler-server-a",
     ];
     let named = |name: &str| json!({"metadata": {"name": name}, "spec": {"type": "ClusterIP"}});
     let slice = |name: &str| {
@@ -141,6 +142,7 @@ fn own() -> NamespaceFacts {
         deployment("dapr-sentry", &json!(["--trust-domain", "cluster.local"]), &none),
         deployment("dapr-sidecar-injector", &none, &none),
         deployment("dapr-placement-server", &none, &none),
+        deployment("dapr-scheduler-server", &none, &json!([{"name": "api", "containerPort": 50006}])),
     ];
     let lease = json!({"metadata": {"name": "operator.dapr.io"},
         "spec": {"holderIdentity": "dapr-operator-1", "renewTime": now().to_string()}});
@@ -154,6 +156,28 @@ fn own() -> NamespaceFacts {
         claims: Ok(Vec::new()),
         configuration: Ok(Some(configuration)),
     }
+}
+
+fn scheduler_claim(pod: u32) -> Value {
+    json!({"metadata": {"name": format!("dapr-scheduler-data-dir-dapr-scheduler-server-{pod}")}})
+}
+
+fn workload<'a>(facts: &'a mut Facts, name: &str) -> &'a mut Value {
+    let workloads = facts.own.workloads.as_mut().unwrap();
+    workloads.iter_mut().find(|workload| workload["metadata"]["name"] == name).unwrap()
+}
+
+fn scheduler(facts: &mut Facts) -> &mut Value {
+    workload(facts, "dapr-scheduler-server")
+}
+
+/// The scheduler is gone, and the injector was told so or not.
+fn without_scheduler(facts: &mut Facts, enabled: &str) {
+    let is_it = |workload: &Value| workload["metadata"]["name"] == "dapr-scheduler-server";
+    facts.own.workloads.as_mut().unwrap().retain(|workload| !is_it(workload));
+    let injector = workload(facts, "dapr-sidecar-injector");
+    injector["spec"]["template"]["spec"]["containers"][0]["args"] =
+        json!([format!("--scheduler-enabled={enabled}")]);
 }
 
 /// A healthy installation of Trilby.
@@ -263,13 +287,23 @@ type Change = fn(&mut Facts);
     &[("configuration", Status::Warning)])]
 #[case::other_trust_domain(|f: &mut Facts| f.own.configuration.as_mut().unwrap().as_mut().unwrap()["spec"]["mtls"]["controlPlaneTrustDomain"] = json!("td"),
     &[("trust-domain", Status::Error)])]
-#[case::left_volume(|f: &mut Facts| f.own.claims = Ok(vec![json!({"metadata": {"name": "dapr-scheduler-data-dir-dapr-scheduler-server-0"}})]),
+#[case::own_volume(|f: &mut Facts| f.own.claims = Ok(vec![scheduler_claim(0)]), &[])]
+#[case::volume_of_a_second_scheduler(|f: &mut Facts| f.own.claims = Ok(vec![scheduler_claim(0), scheduler_claim(1)]),
     &[("leftovers", Status::Warning)])]
+#[case::left_volume(|f: &mut Facts| { without_scheduler(f, "false"); f.own.claims = Ok(vec![scheduler_claim(0)]); },
+    &[("leftovers", Status::Warning)])]
+#[case::no_scheduler(|f: &mut Facts| without_scheduler(f, "false"), &[])]
+#[case::address_of_no_scheduler(|f: &mut Facts| without_scheduler(f, "true"), &[("scheduler-ready", Status::Error)])]
+#[case::scheduler_not_ready(|f: &mut Facts| scheduler(f)["status"]["readyReplicas"] = json!(0), &[("scheduler-ready", Status::Error)])]
+#[case::scheduler_without_service(|f: &mut Facts| f.own.services.as_mut().unwrap().retain(|s| s["metadata"]["name"] != "dapr-scheduler-server-a"),
+    &[("services", Status::Error)])]
+#[case::scheduler_of_another_version(|f: &mut Facts| scheduler(f)["spec"]["template"]["spec"]["containers"][0]["image"] = json!("r/scheduler:1.18.1"),
+    &[("versions", Status::Error)])]
 #[case::scheduler_kept(|f: &mut Facts| {
-    let mut scheduler = deployment("dapr-scheduler-server", &json!([]), &json!([]));
-    scheduler["spec"]["template"]["spec"]["containers"][0]["image"] = json!("ghcr.io/dapr/scheduler:1.18.1");
-    f.own.workloads.as_mut().unwrap().push(scheduler);
-    f.own.claims = Ok(vec![json!({"metadata": {"name": "dapr-scheduler-data-dir-dapr-scheduler-server-0"}})]);
+    let container = &mut scheduler(f)["spec"]["template"]["spec"]["containers"][0];
+    container["image"] = json!("ghcr.io/dapr/scheduler:1.18.1");
+    container["ports"] = json!([{"containerPort": 50006}]);
+    f.own.claims = Ok((0..3).map(scheduler_claim).collect());
 }, &[])]
 #[case::no_component_definition(|f: &mut Facts| { f.definitions.insert("components.dapr.io".into(), Ok(None)); },
     &[("definitions-present", Status::Error)])]
