@@ -131,7 +131,8 @@ async fn start(
         Opened::Directory(directory) => {
             let store = start_store(config, directory, &metrics, targets.store, scope)?;
             if let Some(Cluster { client, ready }) = cluster {
-                let clean_up = namespaces::run(client, store.0.clone(), ready, scope.token().clone());
+                let clean_up =
+                    namespaces::run(client, store.0.clone(), ready, scope.token().clone());
                 scope.spawn("scheduler-controller", clean_up);
             }
             let api =

@@ -49,6 +49,7 @@ fn dry_run(api: &ApiCluster, manifests: &str) -> Result<String> {
 #[case::default(&[])]
 #[case::ha(&["global.ha.enabled=true"])]
 #[case::namespaced(&["global.rbac.namespaced=true"])]
+#[case::jobs_in_memory(&["dapr_scheduler.cluster.inMemoryStorage=true"])]
 #[case::no_mtls(&["global.mtls.enabled=false"])]
 #[case::production(&["profile=production", "networkPolicy.enabled=true", "monitoring.dashboard.enabled=true"])]
 #[case::dev(&["profile=dev", "networkPolicy.enabled=true", "networkPolicy.apiServerCIDRs={10.0.0.1/32,fd00::1/128}"])]
@@ -94,8 +95,16 @@ fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
         "Deployment/dapr-sentry",
         "Deployment/dapr-sidecar-injector",
         "StatefulSet/dapr-placement-server",
+        "StatefulSet/dapr-scheduler-server",
     ] {
-        let mut template = objects.get(workload)?["spec"]["template"].clone();
+        let spec = &objects.get(workload)?["spec"];
+        let mut template = spec["template"].clone();
+        // A claim is a volume of the pod once its controller has made it.
+        for claim in spec["volumeClaimTemplates"].as_array().into_iter().flatten() {
+            let volume = json!({"name": claim["metadata"]["name"], "emptyDir": {}});
+            let volumes = template["spec"]["volumes"].as_array_mut();
+            volumes.context("no volumes")?.push(volume);
+        }
         template["metadata"]["name"] = "pod".into();
         template["metadata"]["namespace"] = restricted.as_str().into();
         template["spec"]["serviceAccountName"] = "default".into();
@@ -217,7 +226,7 @@ fn the_notes_name_what_has_no_effect() -> Result<()> {
 }
 
 /// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
-const RIGHTS: [(&str, &str, &str, &str); 14] = [
+const RIGHTS: [(&str, &str, &str, &str); 16] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "secrets", "apps"),
     ("dapr-operator", "watch", "components.dapr.io", "apps"),
@@ -232,10 +241,12 @@ const RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-sentry", "create", "events.events.k8s.io", NAMESPACE),
     ("dapr-injector", "patch", "mutatingwebhookconfigurations/dapr-sidecar-injector", ""),
     ("dapr-placement", "get", "configmaps/dapr-trust-bundle", NAMESPACE),
+    ("dapr-scheduler", "get", "configmaps/dapr-trust-bundle", NAMESPACE),
+    ("dapr-scheduler", "watch", "namespaces", ""),
 ];
 
 /// And what it must not.
-const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
+const NO_RIGHTS: [(&str, &str, &str, &str); 16] = [
     ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
     ("dapr-operator", "create", "pods", "apps"),
     ("dapr-operator", "patch", "pods", "apps"),
@@ -250,6 +261,8 @@ const NO_RIGHTS: [(&str, &str, &str, &str); 14] = [
     ("dapr-injector", "get", "secrets", "apps"),
     ("dapr-placement", "get", "secrets/dapr-trust-bundle", NAMESPACE),
     ("dapr-placement", "list", "pods", NAMESPACE),
+    ("dapr-scheduler", "get", "secrets/dapr-trust-bundle", NAMESPACE),
+    ("dapr-scheduler", "delete", "namespaces", ""),
 ];
 
 #[test]

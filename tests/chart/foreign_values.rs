@@ -171,15 +171,15 @@ fn render_computed(values: &Value) -> Result<Objects> {
     let scratch = Scratch::new("values")?;
     let file = scratch.path().join("values.json");
     fs::write(&file, values.to_string())?;
-    let sets = [REGISTRY, "global.scheduler.enabled=false"];
-    Objects::parse(&template_with(&sets, &["-f", &file.to_string_lossy()])?)
+    Objects::parse(&template_with(&[REGISTRY], &["-f", &file.to_string_lossy()])?)
 }
 
 #[rstest]
-#[case::served_by_placement(&["global.scheduler.enabled=true"],
+#[case::served_by_placement(&[],
     "global.scheduler.placement.enabled: this release serves placement with dapr-placement-server; set it to false")]
-#[case::no_scheduler(&[], "global.scheduler.placement.enabled requires global.scheduler.enabled")]
-#[case::no_scheduler_says_why(&[], "no service would serve actor placement")]
+#[case::no_scheduler(&["global.scheduler.enabled=false"],
+    "global.scheduler.placement.enabled requires global.scheduler.enabled")]
+#[case::no_scheduler_says_why(&["global.scheduler.enabled=false"], "no service would serve actor placement")]
 #[case::no_actors(&["global.actors.enabled=false"], "the actors building block is disabled")]
 #[case::other_authority(&["global.actors.serviceName=other"],
     "another placement authority cannot take part in the handoff")]

@@ -13,4 +13,5 @@ mod peers;
 mod policies;
 mod render;
 mod rights;
+mod scheduler;
 mod values;

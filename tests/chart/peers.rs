@@ -13,6 +13,7 @@ use crate::helm::Objects;
 #[case("sentry", "Deployment/dapr-sentry")]
 #[case("injector", "Deployment/dapr-sidecar-injector")]
 #[case("placement", "StatefulSet/dapr-placement-server")]
+#[case("scheduler", "StatefulSet/dapr-scheduler-server")]
 fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &str) -> Result<()> {
     let file = build_binary(program)?;
     let everything = [
@@ -33,6 +34,9 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
         "dapr_sentry.caRotateAt=0",
         "dapr_sentry.caKeepRetired=48h",
         "dapr_placement.metadataEnabled=true",
+        "dapr_scheduler.storeEngine=embedded",
+        "dapr_scheduler.etcdSpaceQuota=2147483648",
+        "dapr_scheduler.overrideBroadcastHostPort=scheduler.example:50006",
     ];
     for sets in [&[][..], &["global.prometheus.enabled=false"], &everything] {
         // Arguments are read from left to right: what comes before --help must be known.

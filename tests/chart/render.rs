@@ -6,20 +6,23 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
-/// Dapr's inventory without the scheduler, and what this chart has in addition.
-const INVENTORY: [&str; 58] = [
+/// Dapr's inventory, and what this chart has in addition.
+const INVENTORY: [&str; 67] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
     "ServiceAccount/dapr-placement",
+    "ServiceAccount/dapr-scheduler",
     "ClusterRole/dapr-operator-admin",
     "ClusterRole/dapr-injector",
     "ClusterRole/dapr-sentry",
     "ClusterRole/dapr-placement",
+    "ClusterRole/dapr-scheduler",
     "ClusterRoleBinding/dapr-operator-admin",
     "ClusterRoleBinding/dapr-injector",
     "ClusterRoleBinding/dapr-sentry",
     "ClusterRoleBinding/dapr-placement",
+    "ClusterRoleBinding/dapr-scheduler",
     "Role/dapr-operator",
     "Role/dapr-injector",
     "Role/dapr-sentry",
@@ -34,16 +37,22 @@ const INVENTORY: [&str; 58] = [
     "Deployment/dapr-sidecar-injector",
     "Deployment/dapr-sentry",
     "StatefulSet/dapr-placement-server",
+    "StatefulSet/dapr-scheduler-server",
     "Service/dapr-api",
     "Service/dapr-webhook",
     "Service/dapr-sentry",
     "Service/dapr-sidecar-injector",
     "Service/dapr-placement-server",
+    "Service/dapr-scheduler-server",
+    "Service/dapr-scheduler-server-a",
+    "PodDisruptionBudget/dapr-scheduler-server-disruption-budget",
     "MutatingWebhookConfiguration/dapr-sidecar-injector",
     "Configuration/daprsystem",
     // To read the trust anchors before the kubelet has projected them.
     "Role/dapr-placement",
     "RoleBinding/dapr-placement",
+    "Role/dapr-scheduler",
+    "RoleBinding/dapr-scheduler",
     // The admission guard.
     "ValidatingAdmissionPolicy/dapr-sidecar-guard",
     "ValidatingAdmissionPolicyBinding/dapr-sidecar-guard",
@@ -73,11 +82,12 @@ const INVENTORY: [&str; 58] = [
 ];
 
 /// Workload, path of the program in the image, name that `dapr.io/control-plane` has.
-const SERVICES: [(&str, &str, &str); 4] = [
+const SERVICES: [(&str, &str, &str); 5] = [
     ("Deployment/dapr-operator", "operator", "operator"),
     ("Deployment/dapr-sentry", "sentry", "sentry"),
     ("Deployment/dapr-sidecar-injector", "injector", "injector"),
     ("StatefulSet/dapr-placement-server", "placement", "placement"),
+    ("StatefulSet/dapr-scheduler-server", "scheduler", "scheduler"),
 ];
 
 fn assert_golden(name: &str, text: &str) {
@@ -138,6 +148,9 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
 #[case::no_secret_reload("chart_no_secret_reload", &["dapr_operator.secretReload.enabled=false"])]
 #[case::component_status("chart_component_status", &["dapr_operator.componentStatus.enabled=true"])]
 #[case::daemon_sets("chart_daemon_sets", &["dapr_operator.serviceReconciler.daemonSets=true"])]
+#[case::no_scheduler("chart_no_scheduler", &["global.scheduler.enabled=false"])]
+#[case::kept_scheduler("chart_kept_scheduler", &["global.scheduler.external=true"])]
+#[case::jobs_in_memory("chart_jobs_in_memory", &["dapr_scheduler.cluster.inMemoryStorage=true"])]
 #[case::no_actors("chart_no_actors", &["global.actors.enabled=false"])]
 #[case::host_network("chart_host_network", &[
     "dapr_operator.hostNetwork=true", "dapr_operator.healthzPort=8081",
@@ -155,13 +168,16 @@ fn a_setting_changes_this_and_nothing_else(
 /// The protocol of each port of each Service (Dapr 1.19); meshes guess without it.
 #[rstest]
 #[case::default(&[], "dapr-api/grpc=tls dapr-api/legacy=tls dapr-api/metrics=http dapr-placement-server/api=tls \
-    dapr-placement-server/metrics=http dapr-placement-server/raft-node=tls dapr-sentry/grpc=tls dapr-sentry/metrics=http \
+    dapr-placement-server/metrics=http dapr-placement-server/raft-node=tls \
+    dapr-scheduler-server-a/api=tls dapr-scheduler-server-a/etcd-client=tcp dapr-scheduler-server-a/etcd-peer=tls \
+    dapr-scheduler-server-a/metrics=http dapr-scheduler-server/api=tls dapr-scheduler-server/etcd-client=tcp \
+    dapr-scheduler-server/etcd-peer=tls dapr-scheduler-server/metrics=http dapr-sentry/grpc=tls dapr-sentry/metrics=http \
     dapr-sidecar-injector/https=https dapr-sidecar-injector/metrics=http dapr-webhook/=https")]
-#[case::oidc(&["global.prometheus.enabled=false", "dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true",
+#[case::oidc(&["global.scheduler.enabled=false", "global.prometheus.enabled=false", "dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true",
     "dapr_sentry.oidc.tls.certFile=c", "dapr_sentry.oidc.tls.keyFile=k"],
     "dapr-api/grpc=tls dapr-api/legacy=tls dapr-placement-server/api=tls dapr-placement-server/raft-node=tls \
     dapr-sentry/grpc=tls dapr-sentry/oidc=https dapr-sidecar-injector/https=https dapr-webhook/=https")]
-#[case::without_mtls(&["global.mtls.enabled=false", "global.prometheus.enabled=false",
+#[case::without_mtls(&["global.scheduler.enabled=false", "global.mtls.enabled=false", "global.prometheus.enabled=false",
     "dapr_sentry.jwt.enabled=true", "dapr_sentry.oidc.enabled=true", "dapr_sentry.oidc.tls.enabled=false"],
     "dapr-api/grpc=tls dapr-api/legacy=tls dapr-placement-server/api=tls dapr-placement-server/raft-node=tls \
     dapr-sentry/grpc=tls dapr-sentry/oidc=http dapr-sidecar-injector/https=https dapr-webhook/=https")]
@@ -199,8 +215,16 @@ fn the_ca_is_mounted_for_the_group_of_the_pod_alone() -> Result<()> {
 
 #[test]
 fn a_cluster_may_assign_the_groups_of_volumes() -> Result<()> {
-    let objects = Objects::render(&["dapr_sentry.fsGroup=null", "dapr_placement.fsGroup=null"])?;
-    for workload in ["Deployment/dapr-sentry", "StatefulSet/dapr-placement-server"] {
+    let objects = Objects::render(&[
+        "dapr_sentry.fsGroup=null",
+        "dapr_placement.fsGroup=null",
+        "dapr_scheduler.securityContext.fsGroup=null",
+    ])?;
+    for workload in [
+        "Deployment/dapr-sentry",
+        "StatefulSet/dapr-placement-server",
+        "StatefulSet/dapr-scheduler-server",
+    ] {
         assert_eq!(objects.pod(workload)?["securityContext"].get("fsGroup"), None, "{workload}");
     }
     Ok(())
@@ -273,6 +297,7 @@ fn complete_image_names_need_no_registry() -> Result<()> {
         "dapr_operator.image.name=localhost/o:1",
         "dapr_sentry.image.name=localhost/s:1",
         "dapr_placement.image.name=localhost/p:1",
+        "dapr_scheduler.image.name=localhost/d:1",
         "dapr_sidecar_injector.injectorImage.name=localhost/i:1",
     ])?)?;
     assert_eq!(objects.container("Deployment/dapr-operator")?["image"], "localhost/o:1");
@@ -283,7 +308,7 @@ fn complete_image_names_need_no_registry() -> Result<()> {
 fn container_0_is_the_service() -> Result<()> {
     // The CLI reads readiness and version there.
     let extra = r#"[{"name":"helper","image":"h:1"}]"#;
-    let sets = ["operator", "sentry", "injector", "placement"]
+    let sets = ["operator", "sentry", "injector", "placement", "scheduler"]
         .map(|service| format!("global.extraContainers.{service}={extra}"));
     let mut args = Vec::new();
     for set in &sets {

@@ -40,6 +40,14 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-operator", "configmaps", "get"),
     ("dapr-injector", "configmaps", "get"),
     ("dapr-placement", "configmaps", "get"),
+    ("dapr-scheduler", "configmaps", "get"),
+    // A namespace that is gone: tests/scheduler/main.rs. Its list is streamed.
+    ("dapr-scheduler", "namespaces", "get"),
+    ("dapr-scheduler", "namespaces", "list"),
+    // Dapr 1.19's own scheduler, whose image may take the place of ours, is never ready without.
+    ("dapr-scheduler", "pods", "get"),
+    ("dapr-scheduler", "pods", "list"),
+    ("dapr-scheduler", "pods", "watch"),
     // Tells owners of pods: tests/injector_admission/main.rs. It looks for pods when nobody calls for long.
     ("dapr-injector", "events", "create"),
     ("dapr-injector", "pods", "list"),
@@ -145,7 +153,7 @@ impl Installed {
         })
     }
 
-    /// Sentry, operator and injector, ready.
+    /// All services, ready.
     pub(crate) fn start_services(&self) -> Result<Vec<Process>> {
         let port =
             |flag: &str| Ok::<_, anyhow::Error>(format!("--{flag}={}", environment::free_port()?));
@@ -182,7 +190,7 @@ impl Installed {
             Service::Placement,
             "StatefulSet/dapr-placement-server",
             &[
-                anchors,
+                anchors.clone(),
                 port("port")?,
                 format!(
                     "--initial-cluster=dapr-placement-0=127.0.0.1:{}",
@@ -190,7 +198,18 @@ impl Installed {
                 ),
             ],
         )?;
-        Ok(vec![sentry, operator, injector, placement])
+        let scheduler = self.start(
+            Service::Scheduler,
+            "StatefulSet/dapr-scheduler-server",
+            &[
+                anchors,
+                port("port")?,
+                port("etcd-client-port")?,
+                "--id=dapr-scheduler-server-0".to_owned(),
+                format!("--etcd-data-dir={}", self.scratch.path().join("jobs").display()),
+            ],
+        )?;
+        Ok(vec![sentry, operator, injector, placement, scheduler])
     }
 
     /// What the services write at run time is there.

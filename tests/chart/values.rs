@@ -12,7 +12,6 @@ use crate::helm::{Objects, REGISTRY, folder, template, template_with};
 #[rstest]
 #[case::no_registry(&[], "no image registry is set")]
 #[case::no_registry_says_how(&[], "--set global.controlPlane.registry=REGISTRY")]
-#[case::scheduler(&["global.scheduler.enabled=true"], "this release has no scheduler")]
 #[case::actor_service(&["global.actors.serviceName=scheduler"], "the only actor service is placement")]
 #[case::reminders(&["global.reminders.serviceName=scheduler"], "has no service for reminders")]
 #[case::anti_affinity(&["global.ha.podAntiAffinityPolicy=never"], "preferredDuringScheduling")]
@@ -73,7 +72,7 @@ fn renders_with_the_values_of_daprs_chart_alone() -> Result<()> {
     let copy = copy_of_the_chart(&scratch)?;
     fs::copy(&old, copy.join("values.yaml"))?;
     let mut helm = std::process::Command::new(blackbox::Tool::HELM.path()?);
-    helm.args(["template", "dapr"]).arg(&copy).args(["--set", "global.scheduler.enabled=false"]);
+    helm.args(["template", "dapr"]).arg(&copy);
     helm.args(["--namespace", "dapr-system", "--set", REGISTRY]);
     // The one default that is another: Dapr's chart gathers no changes.
     helm.args(["--set", "dapr_placement.disseminateCoalesceWindow=100ms"]);
@@ -122,7 +121,7 @@ fn every_value_is_in_the_schema_and_in_the_readme() -> Result<()> {
     let readme = fs::read_to_string(folder().join("README.md"))?;
     let mut leaves = Vec::new();
     collect(&values, &schema, &schema, String::new(), &mut leaves)?;
-    assert!(leaves.len() > 150, "only {} values", leaves.len());
+    assert!(leaves.len() > 180, "only {} values", leaves.len());
     for (key, default) in leaves {
         let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
         let row = row.with_context(|| format!("README.md has no row for {key}"))?;

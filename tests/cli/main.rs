@@ -93,7 +93,13 @@ fn init_status_and_uninstall() -> Result<()> {
     let stage = Stage::new(Internet::start(None)?)?;
     stage.init(&[])?;
     let status = stage.cli.run(&["status", "-k"])?;
-    for name in ["dapr-operator", "dapr-sentry", "dapr-sidecar-injector", "dapr-placement-server"] {
+    for name in [
+        "dapr-operator",
+        "dapr-sentry",
+        "dapr-sidecar-injector",
+        "dapr-placement-server",
+        "dapr-scheduler-server",
+    ] {
         let row = status.lines().find(|line| line.trim_start().starts_with(name));
         let row = row.with_context(|| format!("no row {name} in:\n{status}"))?;
         ensure!(row.contains(&format!(" {VERSION} ")), "{row}");

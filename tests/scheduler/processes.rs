@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use blackbox::{
-    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary,
-    environment,
+    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary, environment,
 };
 
 const STATE_STORE: &str = "

@@ -5,7 +5,7 @@ use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::step;
 use blackbox::{DaprCli, Deadline, NodeCluster, until};
 
-use crate::{Side, TIMEOUT, is_all_of, picture::Picture, settings};
+use crate::{SCHEDULER, Side, TIMEOUT, is_all_of, picture::Picture, settings};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -37,7 +37,7 @@ fn upgrade(cli: &DaprCli) -> Result<()> {
 
 fn reads(cli: &DaprCli) -> Result<()> {
     let status = cli.run(&["status", "-k"])?;
-    for service in demo::SERVICES {
+    for service in demo::SERVICES.into_iter().filter(|service| *service != SCHEDULER) {
         let (_, name) = service.split_once('/').context("a workload has a kind")?;
         let row = status.lines().find(|line| line.trim_start().starts_with(name));
         let row = row.with_context(|| format!("no row {name} in:\n{status}"))?;

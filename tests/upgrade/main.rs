@@ -139,10 +139,9 @@ fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     );
     let ours = format!("global.controlPlane.registry={}", demo::LOCAL);
     let sets = match side {
-        Side::Reference => [registry.as_str(), &tag, "global.scheduler.enabled=true"].to_vec(),
+        Side::Reference => [registry.as_str(), &tag].to_vec(),
         Side::Trilby => {
-            let no_scheduler = ["global.scheduler.enabled=false", "global.scheduler.external=true"];
-            [&["global.registry=", "global.tag=", &ours], &no_scheduler[..]].concat()
+            ["global.registry=", "global.tag=", &ours, "global.scheduler.external=true"].to_vec()
         }
     };
     let mut args = vec!["upgrade", "dapr", chart, "--namespace", CONTROL_PLANE];
@@ -153,7 +152,7 @@ fn upgrade(demo: &Demo, side: Side) -> Result<()> {
 
 /// Every workload of that side is rolled out, and no pod of the other one is left but its scheduler.
 fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
-    for service in demo::SERVICES.into_iter().chain([SCHEDULER]) {
+    for service in demo::SERVICES {
         let wait = ["-n", CONTROL_PLANE, "rollout", "status", service, "--timeout=2m"];
         demo.cluster().kubectl(&wait)?;
     }
@@ -165,7 +164,7 @@ fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
         let pods = demo.cluster().get(&["-n", CONTROL_PLANE, "pods", "-l", selector])?;
         let pods = pods["items"].as_array().context("no pods")?;
         let images = pods.iter().filter_map(|pod| pod["spec"]["containers"][0]["image"].as_str());
-        let all = images.clone().count() >= demo::SERVICES.len();
+        let all = images.clone().count() >= demo::SERVICES.len() - 1; // without the scheduler
         Ok((all && !images.into_iter().any(other)).then_some(()))
     })
 }

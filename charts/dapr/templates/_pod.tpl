@@ -10,6 +10,8 @@ The pod template that the services share. Takes
   annotations    the user's pod annotations
   trusts         "true": mount the trust anchors and the token with which the service asks sentry for its identity
   replicas       number of pods; anti-affinity and spread for more than one
+  apart          "true": anti-affinity for one pod too
+  fsGroup        group of the volumes; nothing leaves it out
 */}}
 {{- define "dapr.podTemplate" -}}
 {{- $values := index .root.Values .svc -}}
@@ -61,7 +63,7 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       securityContext:
-        {{- if $values.runAsNonRoot }}
+        {{- if dig "securityContext" "runAsNonRoot" (dig "runAsNonRoot" false $values) $values }}
         runAsNonRoot: true
         {{- else if eq .key "injector" }}
         runAsUser: 1000
@@ -219,7 +221,7 @@ nodeAffinity:
 {{- define "dapr.affinity" -}}
 {{- $global := .root.Values.global -}}
 {{ include "dapr.nodeAffinity" $global }}
-{{- if gt (int .replicas) 1 }}
+{{- if or .apart (gt (int .replicas) 1) }}
 podAntiAffinity:
   {{- if eq $global.ha.podAntiAffinityPolicy "requiredDuringSchedulingIgnoredDuringExecution" }}
   requiredDuringSchedulingIgnoredDuringExecution:
@@ -309,19 +311,24 @@ ours: Kubernetes allows a name once only when it merges lists.
 {{- end -}}
 {{- end -}}
 
-{{/* Takes root, svc, name and app. Selects by `app` alone: other labels change during an upgrade. */}}
+{{/* Takes root, svc, name and app. Selects by `app` alone: other labels change during an upgrade. With alone, for a service of
+one pod: a budget that keeps one available would hold up the drain of its node for ever. */}}
 {{- define "dapr.disruptionBudget" -}}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
   {{- include "dapr.metadata" . | nindent 2 }}
 spec:
+  {{- if .alone }}
+  maxUnavailable: 1
+  {{- else }}
   {{- with .root.Values.global.ha.disruption }}
   {{- if ne (toString .minimumAvailable) "" }}
   minAvailable: {{ .minimumAvailable }}
   {{- end }}
   {{- if ne (toString .maximumUnavailable) "" }}
   maxUnavailable: {{ .maximumUnavailable }}
+  {{- end }}
   {{- end }}
   {{- end }}
   # A pod that is not ready must not hold up the drain of its node.

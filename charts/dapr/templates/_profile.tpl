@@ -26,13 +26,13 @@
 {{- else -}}
 {{- /* Without limits a client that makes a service allocate takes the node with it. These are 15 times and more of the
        largest figures in docs/performance.md; the alert of monitoring.alerts.memoryBytes comes long before. */ -}}
-{{- $limit := has .svc (list "dapr_operator" "dapr_placement") | ternary "1Gi" "512Mi" -}}
+{{- $limit := has .svc (list "dapr_operator" "dapr_placement" "dapr_scheduler") | ternary "1Gi" "512Mi" -}}
 {{- if eq $profile "dev" -}}
 requests: {cpu: 10m, memory: 16Mi}
 limits: {memory: {{ $limit }}}
 {{- else if eq $profile "production" -}}
-{{- $memory := dict "dapr_operator" "100Mi" "dapr_placement" "75Mi" -}}
-requests: {cpu: {{ eq .svc "dapr_placement" | ternary "250m" "100m" }}, memory: {{ get $memory .svc | default "30Mi" }}}
+{{- $memory := dict "dapr_operator" "100Mi" "dapr_placement" "75Mi" "dapr_scheduler" "100Mi" -}}
+requests: {cpu: {{ has .svc (list "dapr_placement" "dapr_scheduler") | ternary "250m" "100m" }}, memory: {{ get $memory .svc | default "30Mi" }}}
 limits: {cpu: "1", memory: {{ $limit }}}
 {{- else -}}
 requests: {memory: 32Mi}

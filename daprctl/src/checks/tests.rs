@@ -142,7 +142,11 @@ fn own() -> NamespaceFacts {
         deployment("dapr-sentry", &json!(["--trust-domain", "cluster.local"]), &none),
         deployment("dapr-sidecar-injector", &none, &none),
         deployment("dapr-placement-server", &none, &none),
-        deployment("dapr-scheduler-server", &none, &json!([{"name": "api", "containerPort": 50006}])),
+        deployment(
+            "dapr-scheduler-server",
+            &none,
+            &json!([{"name": "api", "containerPort": 50006}]),
+        ),
     ];
     let lease = json!({"metadata": {"name": "operator.dapr.io"},
         "spec": {"holderIdentity": "dapr-operator-1", "renewTime": now().to_string()}});

@@ -4,7 +4,7 @@
 {{ include "dapr.metricsArgs" (dict "root" $) }}
 - --healthz-port
 - {{ .healthzPort | toString | quote }}
-- --scheduler-enabled={{ dig "external" false $.Values.global.scheduler }}
+- --scheduler-enabled={{ or (include "dapr.scheduler.enabled" $ | eq "true") (dig "external" false ($.Values.global.scheduler | default dict)) }}
 {{- if dig "clientCA" "configMap" "" . }}
 - --client-ca-file
 - /var/run/secrets/trilby/client-ca/{{ dig "clientCA" "key" "ca.crt" . }}
@@ -89,6 +89,11 @@
   value: placement
 - name: ACTORS_SERVICE_ADDRESS
   value: dapr-placement-server:{{ $.Values.dapr_placement.ports.apiPort }}
+{{- end }}
+{{- if include "dapr.scheduler.enabled" $ }}
+# Sidecars before 1.15 get the address of each pod. Dapr's own has three.
+- name: SCHEDULER_REPLICAS
+  value: {{ include "dapr.scheduler.replicas" $ | quote }}
 {{- end }}
 {{- with .allowedServiceAccounts }}
 - name: ALLOWED_SERVICE_ACCOUNTS
