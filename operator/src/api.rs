@@ -3,13 +3,15 @@
 //! Start at [`server`], which decodes each request and authorizes its caller ([`access`]).
 //! [`context`] answers lists and gets from the cache and resolves Secrets; [`stream`] serves update
 //! streams. [`assignment`] decides which Configuration an app uses, [`missed_updates`] what a
-//! sidecar missed while the operator was down, and [`secret_push`] publishes an update when a
-//! referenced Secret changes.
+//! sidecar missed while the operator was down, [`gated_rules`] which workflow access rules an older
+//! sidecar does not receive, and [`secret_push`] publishes an update when a referenced Secret changes.
 pub(crate) mod access;
 pub(crate) mod assignment;
 pub(crate) mod context;
 pub(crate) mod error;
+pub(crate) mod gated_rules;
 pub(crate) mod missed_updates;
 pub(crate) mod secret_push;
 pub(crate) mod server;
+mod sidecar_images;
 pub(crate) mod stream;

@@ -73,6 +73,11 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub component_status: bool,
+    /// Withhold workflow access rules with requires from sidecars before Dapr 1.19, which ignore
+    /// requires and would grant access
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = true, value_parser = go_bool, action = ArgAction::Set)]
+    pub withhold_gated_workflow_rules: bool,
     /// Namespace to watch; empty means all namespaces
     #[arg(long, default_value = "", value_name = "NAMESPACE", hide_default_value = true)]
     pub watch_namespace: String,
@@ -180,6 +185,8 @@ pub struct Config {
     pub push_secrets: bool,
     /// Whether the leader writes the status of Components.
     pub component_status: bool,
+    /// Whether rules that an older sidecar cannot enforce are withheld from it.
+    pub withhold_gated_rules: bool,
     /// Namespace to watch; `None` for all.
     pub watch_namespace: Option<String>,
     pub(crate) watchdog: Options,
@@ -212,6 +219,7 @@ impl Flags {
             workloads: workloads.into_iter().filter_map(wanted).collect(),
             push_secrets: self.watch_secrets,
             component_status: self.component_status,
+            withhold_gated_rules: self.withhold_gated_workflow_rules,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
             watchdog: Options {
                 interval: parse_watch_interval(&self.watch_interval)?,

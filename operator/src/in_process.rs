@@ -17,6 +17,7 @@ use transport::{Keepalive, Svid};
 use crate::{
     api::{
         context::{Context, Stores},
+        gated_rules::GatedRules,
         missed_updates::MissedUpdates,
     },
     cluster::Cluster,
@@ -49,6 +50,7 @@ impl InProcessApi {
             reports: Reports::new(recorder, scope.clone()),
             metrics: Metrics::register(scope.metrics())?,
             missed_updates: MissedUpdates::default(),
+            gated_rules: GatedRules::new(true),
             token: scope.token().clone(),
         })))
     }

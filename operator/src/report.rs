@@ -22,6 +22,12 @@ impl Reports {
         self.recorder.record_event_in_background(&self.scope, object, event);
     }
 
+    /// As [`Reports::warn`], once in ten minutes per object, reason and note.
+    pub(crate) fn warn_each(&self, object: ObjectReference, reason: &'static str, note: String) {
+        let event = warning(reason, note, Repeat::PerNote);
+        self.recorder.record_event_in_background(&self.scope, object, event);
+    }
+
     /// Records a Warning Event on `object` and waits for the API server. Returns whether it was
     /// due. Dropping the future may lose the Event.
     pub(crate) async fn record_event(

@@ -22,6 +22,7 @@ use crate::{
     advice::advisor,
     api::{
         context::{Context, Stores},
+        gated_rules::GatedRules,
         missed_updates::MissedUpdates,
         secret_push,
         server::OperatorApi,
@@ -87,6 +88,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         reports: reports.clone(),
         metrics: metrics.clone(),
         missed_updates: MissedUpdates::default(),
+        gated_rules: GatedRules::new(config.withhold_gated_rules),
         token: scope.token().clone(),
     });
     cache_gauges::register(scope.metrics(), &context.stores)?;

@@ -7,7 +7,9 @@ mod changes;
 mod differential;
 mod faults;
 mod fixture;
+mod gated_rules;
 mod leader;
+
 mod proxy;
 mod rights;
 mod sidecars;

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        access::Caller, assignment::Assignments, error::ApiError, missed_updates::MissedUpdates,
+        access::Caller, assignment::Assignments, error::ApiError, gated_rules::GatedRules,
+        missed_updates::MissedUpdates,
     },
     cache::{
         objects::{Entry, Undecodable},
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) reports: Reports,
     pub(crate) metrics: Metrics,
     pub(crate) missed_updates: MissedUpdates,
+    pub(crate) gated_rules: GatedRules,
     /// Ends the streams when it is cancelled.
     pub(crate) token: CancellationToken,
 }

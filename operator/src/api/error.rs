@@ -28,6 +28,9 @@ pub(crate) enum ApiError {
     NotFound { doing: String, kind: &'static str, name: String },
     #[error(transparent)]
     Fill(#[from] FillError),
+    /// The pods of the caller cannot be read, so it is unknown which access rules it enforces.
+    #[error("read the version of the sidecar of app {app_id}: {reason}")]
+    SidecarVersion { app_id: String, reason: String },
     #[error("serialize an object")]
     Serialize(#[from] serde_json::Error),
 }
@@ -39,7 +42,7 @@ impl From<ApiError> for tonic::Status {
             ApiError::NoIdentity
             | ApiError::WrongNamespace { .. }
             | ApiError::ConfigurationStream(_) => Self::permission_denied(text),
-            ApiError::NotListed(_) => Self::unavailable(text),
+            ApiError::NotListed(_) | ApiError::SidecarVersion { .. } => Self::unavailable(text),
             ApiError::NotFound { .. } => Self::not_found(text),
             ApiError::Fill(cause) if cause.is_transient() => Self::unavailable(text),
             ApiError::Fill(_) => Self::failed_precondition(text),

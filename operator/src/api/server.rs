@@ -13,6 +13,7 @@ use crate::{
         access::{Caller, authorize},
         context::Context,
         error::ApiError,
+        gated_rules::OutdatedSidecar,
         stream::Event,
     },
     cache::store::Store,
@@ -197,7 +198,12 @@ impl wire::operator_server::Operator for OperatorApi {
         let result = async {
             let caller = caller(&request, &request.get_ref().namespace)?;
             let store = &self.0.stores.workflow_access_policies;
-            let policies = self.0.list(store, &caller, |_| true).await?;
+            let mut policies = self.0.list(store, &caller, |_| true).await?;
+            let outdated = OutdatedSidecar::new();
+            for policy in &mut policies {
+                let body = std::mem::take(policy);
+                *policy = self.0.withhold_gated_rules(&caller, &outdated, body).await?;
+            }
             Ok(wire::ListWorkflowAccessPolicyResponse { policies })
         };
         self.timed("ListWorkflowAccessPolicy", result).await

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use proto::operator::ResourceEventType;
-use resources::{Configuration, CustomResource as _};
+use resources::{Configuration, CustomResource as _, WorkflowAccessPolicy};
 use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    api::{access::Caller, context::Context},
+    api::{access::Caller, context::Context, gated_rules::OutdatedSidecar},
     cache::{
         broadcaster::{self, ResolvedEvent, StreamEvent},
         objects::Entry,
@@ -19,7 +19,8 @@ use crate::{
     secrets::resolution::{FillError, ServedKind},
 };
 
-/// Interval between attempts to send an event whose Secrets could not be resolved.
+/// Interval between attempts to send an event whose Secrets could not be resolved, or that depends on
+/// the version of a sidecar whose pod could not be read.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// The JSON of an object and the type of its event.
@@ -46,6 +47,7 @@ impl Context {
             store: store.clone(),
             caller,
             subscription,
+            outdated: OutdatedSidecar::new(),
             failed: BTreeMap::new(),
             retry_at: Instant::now(),
         };
@@ -65,7 +67,8 @@ struct EventStream<K: ServedKind> {
     subscription: Option<broadcaster::Subscription<K>>,
     /// Objects written since this time are sent before any other event.
     missed_since: Option<Timestamp>,
-    /// Events whose Secrets could not be resolved, by name of the object.
+    outdated: OutdatedSidecar,
+    /// Events that could not be sent, by name of the object.
     failed: BTreeMap<String, StreamEvent<K>>,
     retry_at: Instant,
 }
@@ -79,17 +82,15 @@ impl<K: ServedKind> EventStream<K> {
             if !self.is_relevant(&name) {
                 continue;
             }
-            match self.body(&event).await {
-                Ok(body) => {
-                    self.context.metrics.sent(K::KIND, event.event);
-                    return (body, event.event);
-                }
-                Err(_) => self.retry_later(name, &event),
+            if let Some(body) = self.body_for_caller(&event).await {
+                self.context.metrics.sent(K::KIND, event.event);
+                return (body, event.event);
             }
+            self.retry_later(name, &event);
         }
     }
 
-    /// The next event from the subscription, or one whose Secrets are to be resolved again.
+    /// The next event from the subscription, or one that is tried again.
     async fn next_unresolved(&mut self) -> StreamEvent<K> {
         loop {
             let Some(subscription) = &self.subscription else {
@@ -140,7 +141,16 @@ impl<K: ServedKind> EventStream<K> {
             || self.context.stores.assignments.uses(namespace, app_id, name)
     }
 
-    /// The JSON to send. Secrets of a deleted object are not resolved: sidecars read its name only,
+    /// The JSON to send to this sidecar; `None` to try again later.
+    async fn body_for_caller(&self, event: &StreamEvent<K>) -> Option<Bytes> {
+        let body = self.body(event).await.ok()?;
+        if K::KIND != WorkflowAccessPolicy::KIND || event.event == ResourceEventType::Deleted {
+            return Some(body);
+        }
+        self.context.withhold_gated_rules(&self.caller, &self.outdated, body).await.ok()
+    }
+
+    /// The JSON for all sidecars. Secrets of a deleted object are not resolved: sidecars read its name only,
     /// and the Secret may be deleted too. A state is sent either as deleted or as current, so both
     /// share the cell.
     async fn body(&self, event: &StreamEvent<K>) -> Result<Bytes, FillError> {

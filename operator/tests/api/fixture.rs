@@ -1,4 +1,4 @@
-//! The operator's API with a throw-away CA and an API server that serves Secrets only.
+//! The operator's API with a throw-away CA and an API server that serves Secrets and pods only.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -37,7 +37,11 @@ pub(crate) const KINDS: [&str; 7] = [
     "WorkflowAccessPolicy",
 ];
 
-type Secrets = Arc<Mutex<BTreeMap<String, Value>>>;
+/// What the API server answers, by path; anything else is not found.
+type Answers = Arc<Mutex<BTreeMap<String, Value>>>;
+
+/// Path of the pods of namespace `shop`.
+const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// An operator, its CA and its API server.
 pub(crate) struct Fixture {
@@ -45,7 +49,7 @@ pub(crate) struct Fixture {
     address: String,
     api: InProcessApi,
     scope: Scope,
-    secrets: Secrets,
+    answers: Answers,
 }
 
 impl Fixture {
@@ -56,13 +60,15 @@ impl Fixture {
 
     /// Starts the API with another keepalive.
     pub(crate) async fn start_with(keepalive: Keepalive) -> Self {
-        let (ca, scope, secrets) = (Ca::new(), Scope::for_test(), Secrets::default());
-        let api = InProcessApi::new(api_server(secrets.clone()), "dapr-system", &scope).unwrap();
+        let (ca, scope, answers) = (Ca::new(), Scope::for_test(), Answers::default());
+        let api = InProcessApi::new(api_server(answers.clone()), "dapr-system", &scope).unwrap();
         let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let own = svid(&ca, &ca.svid("dapr-system", "dapr-operator"));
         api.serve(listener, &own, keepalive, &scope).unwrap();
-        Self { ca, address, api, scope, secrets }
+        let fixture = Self { ca, address, api, scope, answers };
+        fixture.sidecars(&[]);
+        fixture
     }
 
     /// A client of a sidecar.
@@ -159,13 +165,31 @@ impl Fixture {
         self.api.apply_pod(WatchEvent::Apply(metadata));
     }
 
+    /// The API server has these pods in namespace `shop`: app id and image of the sidecar.
+    pub(crate) fn sidecars(&self, sidecars: &[(&str, &str)]) {
+        let pods = sidecars.iter().map(|(app, image)| {
+            json!({"metadata": {"name": app, "namespace": "shop",
+                    "annotations": {"dapr.io/app-id": app}},
+                "spec": {"containers": [{"name": "app", "image": "app:1.0.0"},
+                    {"name": "daprd", "image": image}]}})
+        });
+        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {},
+            "items": pods.collect::<Vec<_>>()});
+        self.answers.lock().unwrap().insert(PODS.to_owned(), list);
+    }
+
+    /// The API server does not return pods.
+    pub(crate) fn no_pods(&self) {
+        self.answers.lock().unwrap().remove(PODS);
+    }
+
     /// Creates or updates a Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str, data: &[(&str, &str)]) {
         let data: BTreeMap<_, _> = data.iter().map(|(k, v)| (*k, STANDARD.encode(v))).collect();
         let secret = json!({"kind": "Secret", "apiVersion": "v1",
             "metadata": {"name": name, "namespace": namespace}, "data": data});
         let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
-        self.secrets.lock().unwrap().insert(path, secret);
+        self.answers.lock().unwrap().insert(path, secret);
     }
 
     /// Completes the first list of every kind.
@@ -259,12 +283,12 @@ fn svid(ca: &Ca, test: &TestSvid) -> Svid {
     Svid::fixed(CertifiedSvid::new(test.chain.clone(), &test.key).unwrap(), anchors)
 }
 
-fn api_server(secrets: Secrets) -> Client {
+fn api_server(answers: Answers) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
-        let found = secrets.lock().unwrap().get(request.uri().path()).cloned();
+        let found = answers.lock().unwrap().get(request.uri().path()).cloned();
         async move {
             let (code, body) = match found {
-                Some(secret) => (StatusCode::OK, secret),
+                Some(answer) => (StatusCode::OK, answer),
                 None => (
                     StatusCode::NOT_FOUND,
                     json!({"kind": "Status", "apiVersion": "v1",

@@ -8,6 +8,7 @@
 mod authorisation;
 mod fan_out;
 mod fixture;
+mod gated_rules;
 mod unknown_members;
 
 use std::time::Duration;

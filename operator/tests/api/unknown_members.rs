@@ -27,7 +27,10 @@ fn sample(kind: &str) -> Value {
             "mtls": {"enabled": true, "sentryAddress": "s", "controlPlaneTrustDomain": "d",
                 "future": future},
             "tracing": {"samplingRate": "1", "future": future},
-            "metric": {"enabled": true, "future": future}}),
+            "metric": {"enabled": true, "future": future, "workflow": {
+                "latencyDistributionBuckets": [], "latencyDistributionUnits": "10ms",
+                "future": future}},
+            "metrics": {"enabled": true, "workflow": {"future": future}}}),
         "Subscription" => json!({"pubsubname": "p", "topic": "t", "future": future,
             "routes": {"default": "/a", "rules": [{"match": "", "path": "/b", "future": future}],
                 "future": future},

@@ -30,6 +30,9 @@
 {{- if include "dapr.operator.componentStatus" . }}
 - --component-status
 {{- end }}
+{{- if eq (dig "withholdGatedWorkflowRules" true .Values.dapr_operator | toString) "false" }}
+- --withhold-gated-workflow-rules=false
+{{- end }}
 {{- if include "dapr.operator.daemonSets" . }}
 - --enable-daemonset-service-reconciler
 {{- end }}
