@@ -1,12 +1,9 @@
 //! `operator apply-crds` on a real API server: definitions grow, objects keep every member.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    ApiCluster, ApiClusterOptions, Deadline, Scratch, Spawn, accounts::kubeconfig, build_binary,
-    environment, until,
+    ApiCluster, ApiClusterOptions, Deadline, Scratch, accounts::kubeconfig, apply_crds, until,
 };
 use serde_json::{Value, json};
 
@@ -22,29 +19,27 @@ fn cluster() -> Result<ApiCluster> {
     let cluster =
         ApiCluster::start_with(ApiClusterOptions { controllers: false, ..Default::default() })?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    let deployment = ["create", "deployment", "dapr-operator", "--image=localhost/pause:1"];
+    cluster.kubectl(&[&deployment[..], &["-n", NAMESPACE]].concat())?;
     Ok(cluster)
 }
 
-/// Runs the command; the log, and whether it succeeded.
-pub(crate) fn apply_crds(kubeconfig: &Path) -> Result<(String, bool)> {
-    let scratch = Scratch::new("crds")?;
-    let mut hook = Spawn::new("apply-crds", build_binary("operator")?, scratch.path())
-        .args(["apply-crds", "--kubeconfig"])
-        .arg(kubeconfig)
-        .args([
-            format!("--healthz-port={}", environment::free_port()?),
-            format!("--metrics-port={}", environment::free_port()?),
-        ])
-        .env("NAMESPACE", NAMESPACE)
-        .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", "true")
-        .env_remove("KUBERNETES_SERVICE_HOST")
-        .start()?;
-    let ended = until(Deadline::seconds(SECONDS), "apply-crds to end", || Ok(hook.exit_status()))?;
-    Ok((hook.log(), ended.success()))
+/// Reasons and notes of the Events on the operator's Deployment.
+fn events(cluster: &ApiCluster) -> Result<Vec<(String, String)>> {
+    let deployment = cluster.get(&["deployment", "dapr-operator", "-n", NAMESPACE])?;
+    let events = cluster.get(&["events", "-n", NAMESPACE])?;
+    let events = events["items"].as_array().context("no list")?.iter();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let about = events.filter(|event| {
+        // `kubectl describe` selects by the UID.
+        event["involvedObject"]["uid"] == deployment["metadata"]["uid"]
+            && event["type"] == "Warning"
+    });
+    Ok(about.map(|event| (text(&event["reason"]), text(&event["message"]))).collect())
 }
 
 fn succeeds(cluster: &ApiCluster) -> Result<String> {
-    let (log, success) = apply_crds(cluster.kubeconfig())?;
+    let (log, success) = apply_crds(cluster.kubeconfig(), NAMESPACE)?;
     ensure!(success, "apply-crds failed: {log}");
     Ok(log)
 }
@@ -115,6 +110,8 @@ fn newer_definitions_stay(cluster: &ApiCluster) -> Result<()> {
     let after = cluster.get(&["crd", POLICIES])?;
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
     assert_eq!(read(cluster, "gated")?, object);
+    let note = format!("{want}; upgrade the control plane, which knows nothing of it");
+    assert_eq!(events(cluster)?, [("DefinitionNewer".to_owned(), note)]);
     Ok(())
 }
 
@@ -158,7 +155,8 @@ fn without_the_right_to_read_nothing_is_written() -> Result<()> {
     let cluster = cluster()?;
     cluster.kubectl(&["create", "serviceaccount", "weak", "-n", NAMESPACE])?;
     let scratch = Scratch::new("weak")?;
-    let (log, success) = apply_crds(&kubeconfig(&cluster, &scratch, "weak.kubeconfig", "weak")?)?;
+    let weak = kubeconfig(&cluster, &scratch, "weak.kubeconfig", "weak")?;
+    let (log, success) = apply_crds(&weak, NAMESPACE)?;
     ensure!(!success, "{log}");
     ensure!(log.contains("grant get on customresourcedefinitions.apiextensions.k8s.io"), "{log}");
     assert_eq!(cluster.get(&["crd"])?["items"], json!([]));
@@ -177,11 +175,14 @@ fn a_member_of_another_type_is_refused_by_name() -> Result<()> {
             {"op": "replace", "path": member, "value": {"type": "string"}},
         ]),
     )?;
-    let (log, success) = apply_crds(cluster.kubeconfig())?;
+    let (log, success) = apply_crds(cluster.kubeconfig(), NAMESPACE)?;
     ensure!(!success, "{log}");
     for part in [POLICIES, "v1alpha1.spec.rules[].workflows[].requires is", "string", "array"] {
         ensure!(log.contains(part), "no {part} in {log}");
     }
+    let [(reason, note)] = &events(&cluster)?[..] else { anyhow::bail!("not one Event") };
+    assert_eq!(reason, "DefinitionNotApplied");
+    ensure!(note.starts_with(&format!("merge {POLICIES}: v1alpha1.spec.rules[]")), "{note}");
     Ok(())
 }
 

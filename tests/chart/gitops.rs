@@ -2,12 +2,11 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, accounts::kubeconfig};
+use blackbox::{Scratch, accounts::kubeconfig, apply_crds};
 use serde_json::Value;
 
 use crate::{
-    definitions::apply_crds,
-    helm::{REGISTRY, template},
+    helm::{NAMESPACE, REGISTRY, template},
     rights::Installed,
 };
 
@@ -56,7 +55,7 @@ fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
             document.contains("hook: pre-upgrade") && !document.contains("kind: Job")
         })
         .collect();
-    ensure!(rights.len() == 3, "account, role and binding, not {}", rights.len());
+    ensure!(rights.len() == 5, "account, two roles and bindings, not {}", rights.len());
     api.apply(&rights.join("\n---\n"))?;
 
     let name = "workflowaccesspolicies.dapr.io";
@@ -71,7 +70,7 @@ fn the_crd_hook_mends_the_definitions(installed: &Installed) -> Result<()> {
 
     let scratch = Scratch::new("crds")?;
     let way = kubeconfig(api, &scratch, "kubeconfig", "dapr-crds")?;
-    let (log, success) = apply_crds(&way)?;
+    let (log, success) = apply_crds(&way, NAMESPACE)?;
     ensure!(success, "apply-crds failed: {log}");
     api.get(&["crd", name])?;
     let components = api.get(&["crd", "components.dapr.io"])?;

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
-/// Dapr's inventory, and what this chart has in addition.
-const INVENTORY: [&str; 67] = [
+const INVENTORY: [&str; 69] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
@@ -73,6 +72,8 @@ const INVENTORY: [&str; 67] = [
     "ServiceAccount/dapr-crds",
     "ClusterRole/dapr-crds",
     "ClusterRoleBinding/dapr-crds",
+    "Role/dapr-crds",
+    "RoleBinding/dapr-crds",
     "Job/dapr-crds",
     "ClusterRole/dapr-test",
     "ClusterRoleBinding/dapr-test",

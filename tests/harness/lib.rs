@@ -56,6 +56,7 @@ pub use peers::{
     trigger_app::{Trigger, TriggerApp},
 };
 pub use programs::{
+    apply_crds::apply_crds,
     module_folder,
     service::{Service, build_binary, build_daprctl, image_profile},
     tools::{self, Tool},

@@ -14,7 +14,10 @@ use runtime::ProcessFlags;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::crd_merge::{self, Plan},
+    commands::{
+        crd_events::CrdEvents,
+        crd_merge::{self, Plan},
+    },
     subscriptions::crd_patch,
 };
 
@@ -51,19 +54,28 @@ pub struct ApplyFlags {
 }
 
 /// Merges each of our definitions into the cluster's and waits until all are served. Cancelling
-/// leaves whole definitions of either version.
+/// leaves whole definitions of either version. A definition of a newer release, and one that cannot be
+/// merged, are Warning Events on the operator's Deployment.
 ///
 /// # Errors
 /// There are no credentials, a definition cannot be read, merged or applied, or the API server does
 /// not serve it in time.
 pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Result<()> {
     let client = kubernetes::client(kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
+    let events = CrdEvents::new(&client, namespace);
     let api = definitions(client);
     let mut names = Vec::new();
     for text in DEFINITIONS {
         let ours = definition(text, namespace)?;
         let name = text_at(&ours, "/metadata/name")?.to_owned();
-        merge(&api, &name, &ours).await?;
+        match merge(&api, &name, &ours).await {
+            Ok(Some(newer)) => events.kept(&name, &newer).await,
+            Ok(None) => {}
+            Err(error) => {
+                events.failed(&error).await;
+                return Err(error);
+            }
+        }
         names.push(name);
     }
     for name in &names {
@@ -73,8 +85,12 @@ pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Resu
 }
 
 /// Reads the cluster's definition and writes what [`crd_merge::plan`] says, again when it changed
-/// in between.
-async fn merge(api: &Api<DynamicObject>, name: &str, ours: &Value) -> anyhow::Result<()> {
+/// in between. Returns something of the cluster's definition that ours lacks.
+async fn merge(
+    api: &Api<DynamicObject>,
+    name: &str,
+    ours: &Value,
+) -> anyhow::Result<Option<String>> {
     for _ in 0..MERGE_ATTEMPTS {
         let live = read(api, name).await.with_context(|| format!("read {name}"))?;
         let (wanted, newer) = match &live {
@@ -85,18 +101,17 @@ async fn merge(api: &Api<DynamicObject>, name: &str, ours: &Value) -> anyhow::Re
                 Plan::Apply(definition) => (definition, None),
                 Plan::Union { definition, newer } => (definition, Some(newer)),
                 Plan::Keep { newer } => {
-                    kept(name, &newer);
-                    return Ok(());
+                    log_kept(name, &newer);
+                    return Ok(Some(newer));
                 }
             },
         };
         if write(api, name, wanted, live.as_ref()).await.with_context(|| format!("apply {name}"))? {
-            if let Some(newer) = newer {
-                kept(name, &newer);
-            } else {
-                tracing::info!(target: "dapr.operator.crds", "applied {name}");
+            match &newer {
+                Some(newer) => log_kept(name, newer),
+                None => tracing::info!(target: "dapr.operator.crds", "applied {name}"),
             }
-            return Ok(());
+            return Ok(newer);
         }
     }
     anyhow::bail!("{name} changed {MERGE_ATTEMPTS} times while it was merged; run this again")
@@ -116,7 +131,7 @@ async fn read(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<Option<Dyn
     })
 }
 
-fn kept(name: &str, newer: &str) {
+fn log_kept(name: &str, newer: &str) {
     tracing::info!(
         target: "dapr.operator.crds", "kept {name}: newer than this release (e.g. {newer})"
     );

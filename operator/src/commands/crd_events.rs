@@ -1,0 +1,67 @@
+//! Events of `apply-crds`. They are on the operator's Deployment, which remains when Helm has removed
+//! the hook. An Event that cannot be recorded costs nothing else.
+use std::time::Duration;
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
+use kube::{Api, Client};
+use kubernetes::{Event, EventType, Recorder, Repeat};
+
+/// The operator's Deployment (Dapr 1.18).
+const DEPLOYMENT: &str = "dapr-operator";
+/// Who records, as Events name it.
+const CONTROLLER: &str = "dapr-crds";
+/// Limit of reading the Deployment.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Records Warning Events on the operator's Deployment in one namespace.
+pub(super) struct CrdEvents {
+    recorder: Recorder,
+    deployments: Api<Deployment>,
+    namespace: String,
+}
+
+impl CrdEvents {
+    pub(super) fn new(client: &Client, namespace: &str) -> Self {
+        let instance = runtime::environment::hostname();
+        Self {
+            recorder: Recorder::new(client.clone(), CONTROLLER, instance),
+            deployments: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// The definition `name` has `newer`, which this release lacks, and keeps it.
+    pub(super) async fn kept(&self, name: &str, newer: &str) {
+        let note = format!(
+            "kept {name}: newer than this release (e.g. {newer}); upgrade the control plane, which \
+             knows nothing of it"
+        );
+        self.record("DefinitionNewer", note).await;
+    }
+
+    /// A definition was not applied.
+    pub(super) async fn failed(&self, error: &anyhow::Error) {
+        self.record("DefinitionNotApplied", format!("{error:#}")).await;
+    }
+
+    async fn record(&self, reason: &'static str, note: String) {
+        let (type_, action) = (EventType::Warning, "ApplyDefinitions");
+        let event = Event { type_, reason, action, note, repeat: Repeat::PerNote };
+        self.recorder.record_event(&self.deployment().await, event).await;
+    }
+
+    /// With its UID if the Deployment can be read: `kubectl describe` selects Events by it.
+    async fn deployment(&self) -> ObjectReference {
+        let read = self.deployments.get_metadata_opt(DEPLOYMENT);
+        let read = tokio::time::timeout(READ_LIMIT, read).await;
+        let uid = read.ok().and_then(Result::ok).flatten().and_then(|found| found.metadata.uid);
+        ObjectReference {
+            api_version: Some("apps/v1".to_owned()),
+            kind: Some("Deployment".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(DEPLOYMENT.to_owned()),
+            uid,
+            ..ObjectReference::default()
+        }
+    }
+}
