@@ -109,6 +109,36 @@ fn the_notes_name_every_value_without_effect() -> Result<()> {
     Ok(())
 }
 
+/// Names that Dapr announced after 1.19 have no other meaning here.
+#[test]
+fn names_that_dapr_has_announced_are_free() -> Result<()> {
+    let announced = [
+        "dapr_sentry.caTTL=8760h",
+        "dapr_sentry.caRenewal.enabled=true",
+        "global.trustDistribution.enabled=true",
+    ];
+    let before = Objects::render(&[])?;
+    let changes = before.changes_to(&Objects::render(&announced)?);
+    assert!(changes.is_empty(), "{changes}");
+    for (key, object) in &before.0 {
+        assert!(!key.ends_with("/dapr-root-ca.crt"), "{key}");
+        let text = object.to_string();
+        for flag in ["--trust-distribution", "--ca-renewal-threshold"] {
+            assert!(!text.contains(flag), "{key}: {flag}");
+        }
+    }
+    let args: Vec<_> = announced.iter().flat_map(|set| ["--set", set]).collect();
+    let text = notes(&args)?;
+    for line in [
+        "dapr_sentry.caTTL: announced by Dapr for later; use dapr_sentry.caLifetime",
+        "dapr_sentry.caRenewal: announced by Dapr for later; use dapr_sentry.caRotateAt",
+        "global.trustDistribution: announced by Dapr for later; sidecars receive trust anchors",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    Ok(())
+}
+
 #[rstest]
 #[case::values_of_the_parent(&[])]
 #[case::no_global_values(&["--set", "global=null"])]
