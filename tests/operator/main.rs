@@ -9,6 +9,7 @@ mod faults;
 mod fixture;
 mod gated_rules;
 mod leader;
+mod newer_release;
 
 mod proxy;
 mod rights;
