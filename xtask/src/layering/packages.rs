@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 8] = [
     &["runtime"],
     &["kubernetes"],
     &["transport"],
-    &["operator", "sidecar-injector", "sentry", "placement", "scheduler", "daprctl"],
+    &["operator", "sidecar-injector", "sentry", "placement", "scheduler", "dashboard", "daprctl"],
     &["blackbox"],
     &["bench"],
     &["xtask"],

@@ -1,0 +1,284 @@
+//! One application: its pods, what its sidecar says, what applies to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use resources::annotations::ANNOTATION_APPLIED_DEFAULTS;
+use resources::ports;
+use serde::Serialize;
+
+use super::parts::{EventRow, Level, badge, event_table, events, facts, readiness, section, table};
+use super::{Site, words};
+use crate::html::{Html, el, text};
+use crate::model::Snapshot;
+use crate::model::pod::{Owner, Pod};
+use crate::model::resource::Kind;
+use crate::peers::answers::{METADATA, Metadata, json};
+use crate::peers::{Answer, Question};
+
+/// Pods that are shown.
+const MAX_PODS: usize = 100;
+
+/// A pod.
+#[derive(Debug, Serialize)]
+struct PodRow {
+    name: String,
+    workload: Owner,
+    phase: String,
+    is_ready: bool,
+    waiting: Option<String>,
+    sidecar: Option<String>,
+    restarts: u64,
+    age: String,
+}
+
+/// An annotation and who set it.
+#[derive(Debug, Serialize)]
+struct AnnotationRow {
+    name: String,
+    value: String,
+    /// `pod`, or `namespace` or `cluster` for a default that the injector applied.
+    from: String,
+}
+
+/// An object that applies to the application.
+#[derive(Debug, Serialize)]
+struct ResourceRow {
+    kind: Kind,
+    name: String,
+    summary: String,
+    /// Whether the sidecar loaded it; `None` if that is not known.
+    loaded: Option<bool>,
+}
+
+/// What the sidecar of one pod says, or why it says nothing.
+#[derive(Debug, Serialize)]
+enum Said {
+    #[serde(rename = "metadata")]
+    Metadata(Metadata),
+    #[serde(rename = "error")]
+    Error(String),
+}
+
+/// The view model.
+#[derive(Debug, Serialize)]
+pub(crate) struct AppView {
+    namespace: String,
+    app_id: String,
+    service_accounts: BTreeSet<String>,
+    /// Name of the Configuration in force, and whether it exists.
+    configuration: Option<(String, bool)>,
+    pods: Vec<PodRow>,
+    annotations: Vec<AnnotationRow>,
+    resources: Vec<ResourceRow>,
+    sidecar: Said,
+    events: Vec<EventRow>,
+}
+
+/// The pods of an application, sidecars that are ready first.
+fn pods<'a>(snapshot: &'a Snapshot, namespace: &str, app_id: &str) -> Vec<&'a Pod> {
+    let pods = snapshot.app_pods().map(AsRef::as_ref);
+    let mut pods: Vec<&Pod> = pods
+        .filter(|pod: &&Pod| pod.namespace == namespace && pod.app_id() == app_id && pod.is_alive())
+        .take(MAX_PODS)
+        .collect();
+    pods.sort_by_key(|pod| !pod.sidecar().is_some_and(|sidecar| sidecar.is_ready));
+    pods
+}
+
+/// What has to be asked for this page: the sidecar of one pod.
+pub(crate) fn question(snapshot: &Snapshot, namespace: &str, app_id: &str) -> Option<Question> {
+    let pods = pods(snapshot, namespace, app_id);
+    let address = pods.iter().filter(|pod| pod.sidecar().is_some()).find_map(|pod| pod.address)?;
+    Some(Question { address, port: ports::SIDECAR_PUBLIC, path: METADATA })
+}
+
+/// Builds the view model; `None` if the application has no pods.
+pub(crate) fn view(
+    snapshot: &Snapshot,
+    namespace: &str,
+    app_id: &str,
+    answer: Option<Answer>,
+    now: Timestamp,
+) -> Option<AppView> {
+    let pods = pods(snapshot, namespace, app_id);
+    let first = *pods.first()?;
+    let sidecar = match answer {
+        None => Said::Error("no pod has a sidecar with an address".to_owned()),
+        Some(Err(error)) => Said::Error(error.to_string()),
+        Some(Ok(body)) => json(&body).map_or_else(
+            || Said::Error("the answer is no metadata of a sidecar".to_owned()),
+            Said::Metadata,
+        ),
+    };
+    let configuration = first.configuration().map(|name| {
+        let watched = snapshot.resources.get(&Kind::Configuration);
+        (name.to_owned(), watched.is_some_and(|all| all.find(namespace, name).is_some()))
+    });
+    let names: BTreeSet<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+    let owners: BTreeSet<&str> = pods.iter().map(|pod| pod.owner.name.as_str()).collect();
+    let about = |event: &crate::model::event::Event| {
+        event.namespace == namespace
+            && (names.contains(event.name.as_str()) || owners.contains(event.name.as_str()))
+    };
+    Some(AppView {
+        namespace: namespace.to_owned(),
+        app_id: app_id.to_owned(),
+        service_accounts: pods.iter().map(|pod| pod.service_account.clone()).collect(),
+        configuration,
+        pods: pods.iter().map(|pod| pod_row(pod, now)).collect(),
+        annotations: annotations(first),
+        resources: resources(snapshot, namespace, app_id, &sidecar),
+        sidecar,
+        events: events(snapshot, now, about),
+    })
+}
+
+fn pod_row(pod: &Pod, now: Timestamp) -> PodRow {
+    PodRow {
+        name: pod.name.clone(),
+        workload: pod.owner.clone(),
+        phase: pod.phase.clone(),
+        is_ready: pod.is_ready(),
+        waiting: pod.containers.iter().find_map(|container| container.waiting.clone()),
+        sidecar: pod.sidecar().map(|_| pod.version().to_owned()),
+        restarts: pod.containers.iter().map(|container| container.restarts).sum(),
+        age: words::age(pod.created, now),
+    }
+}
+
+/// Annotations in force: the pod's own, and the defaults that the injector recorded by origin.
+fn annotations(pod: &Pod) -> Vec<AnnotationRow> {
+    let row = |name: &String, value: &String, from: &str| AnnotationRow {
+        name: name.clone(),
+        value: value.clone(),
+        from: from.to_owned(),
+    };
+    let own = pod.annotations.iter().filter(|(name, _)| *name != ANNOTATION_APPLIED_DEFAULTS);
+    let mut rows: Vec<_> = own.map(|(name, value)| row(name, value, "pod")).collect();
+    let applied = pod.annotations.get(ANNOTATION_APPLIED_DEFAULTS);
+    let applied: BTreeMap<String, BTreeMap<String, String>> =
+        applied.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    for (origin, given) in &applied {
+        rows.extend(given.iter().map(|(name, value)| row(name, value, origin)));
+    }
+    rows
+}
+
+/// The objects whose scopes contain the application.
+fn resources(
+    snapshot: &Snapshot,
+    namespace: &str,
+    app_id: &str,
+    sidecar: &Said,
+) -> Vec<ResourceRow> {
+    let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Configuration);
+    let rows = kinds
+        .flat_map(|kind| snapshot.kind(kind))
+        .filter(|resource| resource.namespace == namespace && resource.applies_to(app_id));
+    let loaded = |kind: Kind, name: &str| match sidecar {
+        Said::Error(_) => None,
+        Said::Metadata(said) => match kind {
+            Kind::Component => Some(said.components.iter().any(|c| c.name == name)),
+            Kind::HttpEndpoint => Some(said.http_endpoints.iter().any(|e| e.name == name)),
+            _ => None,
+        },
+    };
+    rows.map(|resource| ResourceRow {
+        kind: resource.kind,
+        name: resource.name.clone(),
+        summary: resource.summary.clone(),
+        loaded: loaded(resource.kind, &resource.name),
+    })
+    .collect()
+}
+
+/// The page.
+pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
+    let configuration = match &view.configuration {
+        None => text("none: the defaults of the sidecar"),
+        Some((name, true)) => site.resource(Kind::Configuration, &view.namespace, name),
+        Some((name, false)) => badge(Level::Error, &format!("{name} does not exist")),
+    };
+    let accounts: Vec<_> = view.service_accounts.iter().map(String::as_str).collect();
+    let summary = facts([
+        ("Namespace", text(&view.namespace)),
+        ("Configuration", configuration),
+        ("Service accounts", text(accounts.join(", "))),
+    ]);
+    let pods = view.pods.iter().map(|row| {
+        vec![
+            text(&row.name),
+            text(format!("{} {}", row.workload.kind, row.workload.name)),
+            text(row.waiting.as_deref().unwrap_or(&row.phase)),
+            readiness(usize::from(row.is_ready), 1),
+            row.sidecar.as_ref().map_or_else(|| badge(Level::Error, "none"), text),
+            text(row.restarts.to_string()),
+            text(&row.age),
+        ]
+    });
+    let headings = ["Pod", "Workload", "Phase", "Ready", "Sidecar", "Restarts", "Age"];
+    let pods = table("Pods", &headings, pods, "");
+    let resources = view.resources.iter().map(|row| {
+        let loaded = match row.loaded {
+            Some(true) => badge(Level::Ok, "loaded"),
+            Some(false) => badge(Level::Error, "not loaded"),
+            None if matches!(row.kind, Kind::Component | Kind::HttpEndpoint) => text("unknown"),
+            None => text("not reported"),
+        };
+        let name = site.resource(row.kind, &view.namespace, &row.name);
+        vec![name, text(row.kind.name()), text(&row.summary), loaded]
+    });
+    let empty = "No object of dapr.io in this namespace is for this application.";
+    let headings = ["Name", "Kind", "What", "In the sidecar"];
+    let resources = table("Resources that apply", &headings, resources, empty);
+    let annotations =
+        view.annotations.iter().map(|row| vec![text(&row.name), text(&row.value), text(&row.from)]);
+    let annotations =
+        table("Annotations", &["Annotation", "Value", "Set by"], annotations, "There are none.");
+    [
+        summary,
+        section("Pods", pods),
+        section("Resources", resources),
+        section("Sidecar", sidecar(&view.sidecar)),
+        section("Annotations", annotations),
+        section("Events", event_table(&view.events)),
+    ]
+    .into_iter()
+    .collect()
+}
+
+fn sidecar(said: &Said) -> Html {
+    let said = match said {
+        Said::Metadata(said) => said,
+        Said::Error(error) => {
+            let remedy =
+                "The dashboard asks port 3501 of the pod, which a NetworkPolicy may forbid.";
+            return el("p", &[("class", "empty")], [text(format!("{error}. {remedy}"))]);
+        }
+    };
+    let subscriptions = said.subscriptions.iter().map(|row| {
+        let routes: Vec<_> = row.rules.iter().map(|rule| rule.path.as_str()).collect();
+        vec![
+            text(&row.topic),
+            text(&row.pubsubname),
+            text(routes.join(", ")),
+            text(&row.dead_letter_topic),
+            text(row.type_.to_lowercase()),
+        ]
+    });
+    let headings = ["Topic", "Pub/sub", "Routes", "Dead letters", "Declared"];
+    let subscriptions =
+        table("Subscriptions", &headings, subscriptions, "The application subscribes to no topic.");
+    let actors = said.actor_runtime.active_actors.iter();
+    let actors = actors.map(|row| vec![text(&row.type_), text(row.count.to_string())]);
+    let actors =
+        table("Actors", &["Actor type", "In memory"], actors, "The application hosts no actors.");
+    let facts = facts([
+        ("Version", text(&said.runtime_version)),
+        ("Features", text(said.enabled_features.join(", "))),
+        ("Placement", text(&said.actor_runtime.placement)),
+        ("Workflow workers", text(said.workflows.connected_workers.to_string())),
+    ]);
+    [facts, subscriptions, actors].into_iter().collect()
+}

@@ -1,0 +1,215 @@
+//! Parts that several pages use: tables, badges, filters.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::words;
+use crate::html::{Html, el, leaf, text};
+use crate::model::Snapshot;
+use crate::model::event::Event;
+
+/// Rows of one table; a filter shows the others.
+pub(crate) const MAX_ROWS: usize = 1_000;
+/// Events of one page.
+const MAX_EVENTS: usize = 50;
+/// Longest filter in bytes.
+const MAX_FILTER_BYTES: usize = 256;
+
+/// A table with a caption for screen readers. Without rows, `empty` says what to do next.
+pub(crate) fn table(
+    caption: &str,
+    headings: &[&str],
+    rows: impl IntoIterator<Item = Vec<Html>>,
+    empty: &str,
+) -> Html {
+    let mut rows = rows.into_iter();
+    let shown: Vec<_> = rows.by_ref().take(MAX_ROWS).collect();
+    if shown.is_empty() {
+        return el("p", &[("class", "empty")], [text(empty)]);
+    }
+    let more = rows.count();
+    let headings = headings.iter().map(|heading| el("th", &[("scope", "col")], [text(heading)]));
+    let body = shown
+        .into_iter()
+        .map(|cells| el("tr", &[], cells.into_iter().map(|cell| el("td", &[], [cell]))));
+    let table = el(
+        "table",
+        &[],
+        [
+            leaf("caption", caption),
+            el("thead", &[], [el("tr", &[], headings)]),
+            el("tbody", &[], body),
+        ],
+    );
+    // Wide tables scroll by themselves, by keyboard too.
+    let attributes =
+        [("class", "scroll"), ("tabindex", "0"), ("role", "region"), ("aria-label", caption)];
+    let table = el("div", &attributes, [table]);
+    let rest = (more > 0).then(|| {
+        let words = format!("{more} more are not shown: filter to see them.");
+        el("p", &[("class", "empty")], [text(words)])
+    });
+    [Some(table), rest].into_iter().flatten().collect()
+}
+
+/// Terms and their descriptions.
+pub(crate) fn facts(rows: impl IntoIterator<Item = (&'static str, Html)>) -> Html {
+    let rows = rows.into_iter().flat_map(|(term, fact)| [leaf("dt", term), el("dd", &[], [fact])]);
+    el("dl", &[], rows)
+}
+
+/// A section with a heading.
+pub(crate) fn section(heading: &str, content: Html) -> Html {
+    el("section", &[], [leaf("h2", heading), content])
+}
+
+/// How well something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Does not work.
+    Error,
+    /// Works, but needs attention.
+    Warning,
+    Ok,
+}
+
+/// Words with a colour; the words alone say it too.
+pub(crate) fn badge(level: Level, words: &str) -> Html {
+    let class = match level {
+        Level::Error => "badge error",
+        Level::Warning => "badge warning",
+        Level::Ok => "badge ok",
+    };
+    el("span", &[("class", class)], [text(words)])
+}
+
+/// `2 of 3 ready`, coloured.
+pub(crate) fn readiness(ready: usize, total: usize) -> Html {
+    let level = if ready >= total { Level::Ok } else { Level::Error };
+    badge(level, &format!("{ready} of {total} ready"))
+}
+
+/// Which rows of a list a person wants to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Filter {
+    /// Namespace; empty for all.
+    pub(crate) namespace: String,
+    /// Part of a name or type, in any case; empty for all.
+    pub(crate) q: String,
+}
+
+impl Filter {
+    /// Reads the query of a URL. Unknown parameters are ignored, long values cut off.
+    pub(crate) fn parse(query: &str) -> Self {
+        let mut filter = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let end = value.floor_char_boundary(MAX_FILTER_BYTES);
+            let value = value.get(..end).unwrap_or_default().trim().to_owned();
+            match name.as_ref() {
+                "namespace" => filter.namespace = value,
+                "q" => filter.q = value,
+                _ => {}
+            }
+        }
+        filter
+    }
+
+    /// Whether a row of this namespace with these texts is wanted.
+    pub(crate) fn admits(&self, namespace: &str, texts: &[&str]) -> bool {
+        let wanted = self.q.to_lowercase();
+        (self.namespace.is_empty() || self.namespace == namespace)
+            && (wanted.is_empty() || texts.iter().any(|t| t.to_lowercase().contains(&wanted)))
+    }
+
+    /// The form; it works without JavaScript.
+    pub(crate) fn form<'a>(&self, namespaces: impl IntoIterator<Item = &'a str>) -> Html {
+        let option = |value: &str, title: &str| {
+            let mut attributes = vec![("value", value)];
+            if value == self.namespace {
+                attributes.push(("selected", ""));
+            }
+            el("option", &attributes, [text(title)])
+        };
+        let mut names: Vec<_> = namespaces.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let options = std::iter::once(option("", "all"))
+            .chain(names.into_iter().map(|name| option(name, name)));
+        let select = el("select", &[("name", "namespace")], options);
+        let input = [("name", "q"), ("type", "search"), ("value", self.q.as_str())];
+        let content = [
+            el("label", &[], [text("Namespace "), select]),
+            el("label", &[], [text("Contains "), el("input", &input, [])]),
+            el("button", &[("type", "submit")], [text("Filter")]),
+        ];
+        el("form", &[("method", "get"), ("role", "search")], content)
+    }
+}
+
+/// An Event of a page.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct EventRow {
+    level: Level,
+    reason: String,
+    note: String,
+    age: String,
+}
+
+/// The Events that `wanted` admits, newest first.
+pub(crate) fn events(
+    snapshot: &Snapshot,
+    now: Timestamp,
+    wanted: impl Fn(&Event) -> bool,
+) -> Vec<EventRow> {
+    let mut found: Vec<_> = snapshot.events.iter().filter(|event| wanted(event)).collect();
+    found.sort_by_key(|event| std::cmp::Reverse(event.at));
+    let rows = found.into_iter().take(MAX_EVENTS).map(|event| EventRow {
+        level: if event.is_warning { Level::Warning } else { Level::Ok },
+        reason: event.reason.clone(),
+        note: event.note.clone(),
+        age: words::age(event.at, now),
+    });
+    rows.collect()
+}
+
+/// A table of Events.
+pub(crate) fn event_table(rows: &[EventRow]) -> Html {
+    let rows = rows.iter().map(|row| {
+        vec![badge(row.level, &row.reason), text(&row.note), text(format!("{} ago", row.age))]
+    });
+    let empty = "The control plane recorded no Events about it within the last hour.";
+    table("Events", &["Reason", "Message", "When"], rows, empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_read_from_the_query() {
+        let filter = Filter::parse("namespace=shop&q=Ca%72t+&x=1");
+        assert_eq!((filter.namespace.as_str(), filter.q.as_str()), ("shop", "Cart"));
+        assert!(filter.admits("shop", &["my-cart"]));
+        assert!(!filter.admits("shop", &["other"]));
+        assert!(!filter.admits("bank", &["cart"]));
+    }
+
+    #[test]
+    fn a_filter_has_a_limit() {
+        let of = |bytes: usize| Filter::parse(&format!("q={}", "a".repeat(bytes))).q.len();
+        assert_eq!(of(MAX_FILTER_BYTES), MAX_FILTER_BYTES);
+        assert_eq!(of(MAX_FILTER_BYTES + 1), MAX_FILTER_BYTES);
+    }
+
+    #[test]
+    fn a_table_has_a_limit_and_says_so() {
+        let rows = |number: usize| {
+            let html = table("t", &["a"], (0..number).map(|_| vec![text("x")]), "none");
+            html.into_document()
+        };
+        assert!(!rows(MAX_ROWS).contains("more are not shown"));
+        assert!(rows(MAX_ROWS + 1).contains("1 more are not shown"));
+        assert!(rows(0).contains("none"));
+    }
+}
