@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Cluster, Deadline, Image, NodeCluster, Service, environment, peer_images, until};
+use crate::{
+    Architecture, Cluster, Deadline, Image, NodeCluster, Service, environment, peer_images, until,
+};
 
 /// Where the control plane is installed.
 pub const CONTROL_PLANE: &str = "dapr-system";
@@ -44,6 +46,8 @@ pub fn import_images(node: &NodeCluster, profile: &str) -> Result<()> {
         let name = format!("{LOCAL}/{}:{tag}", service.binary());
         import(service.binary(), peer_images::service(service, &name, profile)?)?;
     }
+    let name = format!("{LOCAL}/dashboard:{}", env!("CARGO_PKG_VERSION"));
+    import("dashboard", peer_images::dashboard(Architecture::here()?, &name, profile)?)?;
     import("daprd", peer_images::daprd(&daprd_image())?)?;
     import("redis", peer_images::redis("localhost/trilby-sample-redis:1")?)?;
     import("node", peer_images::node("localhost/trilby-sample-node:1")?)?;

@@ -36,7 +36,7 @@ pub use images::{
 };
 pub use injector_fixture::InjectorFixture;
 pub use machine::{
-    environment, http, packages,
+    browser, environment, http, packages,
     ports::Ports,
     process::{self, Lifetime, Process, Spawn},
     progress,
@@ -58,6 +58,6 @@ pub use peers::{
 pub use programs::{
     apply_crds::apply_crds,
     module_folder,
-    service::{Service, build_binary, build_daprctl, image_profile},
+    service::{Service, build_binary, build_daprctl, build_dashboard, image_profile},
     tools::{self, Tool},
 };

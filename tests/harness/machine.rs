@@ -1,6 +1,7 @@
 //! What the tests need from this machine: [`process`] starts and ends programs, [`wait`] polls a
 //! condition until a deadline, [`environment`] reads variables and finds free ports.
 
+pub mod browser;
 pub mod environment;
 pub mod http;
 pub mod packages;

@@ -37,13 +37,12 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     step("dependencies", || dependencies(flags.offline))?;
     step("the data about official components", component_types::check)?;
     step("chart lint", || {
-        let chart = environment::workspace().join("charts/dapr");
+        let charts = environment::workspace().join("charts");
         let mut helm = Command::new(Tool::HELM.path()?);
-        run_quietly(
-            helm.arg("lint").arg(chart).args(["--set", "global.controlPlane.registry=localhost"]),
-        )
+        helm.arg("lint").args([charts.join("dapr"), charts.join("dapr-dashboard")]);
+        run_quietly(helm.args(["--set", "global.controlPlane.registry=localhost"]))
     })?;
-    for package in Service::ALL.map(Service::package).into_iter().chain(["daprctl"]) {
+    for package in Service::ALL.map(Service::package).into_iter().chain(["daprctl", "dashboard"]) {
         step(&format!("{package} alone"), || cargo(&["check", "--quiet", "--package", package]))?;
     }
     Ok(())

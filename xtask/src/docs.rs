@@ -22,13 +22,14 @@ const VALUES: [&str; 9] = [
 /// First words of metrics of our services.
 const METRICS: [&str; 4] = ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_"];
 /// Folders with the sources of all that documentation names.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "crates",
     "operator",
     "sidecar-injector",
     "sentry",
     "placement",
     "scheduler",
+    "dashboard",
     "daprctl",
     "tests",
     "xtask",

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    Service, Tool, build_daprctl, environment, node_cluster, packages,
+    Service, Tool, build_daprctl, build_dashboard, environment, node_cluster, packages,
     progress::{say, step},
     tools,
 };
@@ -105,6 +105,7 @@ fn programs() -> Result<PathBuf> {
         for service in Service::ALL {
             service.build()?;
         }
+        build_dashboard()?;
         let program = build_daprctl()?;
         program.parent().map(PathBuf::from).context("daprctl has no folder")
     })

@@ -20,24 +20,28 @@ const NO_REGISTRY: &str = "\n    registry: \"\"\n";
 /// # Errors
 /// When `registry` is none, or helm refuses the chart.
 pub fn add_chart(folder: &Path, registry: Option<&str>) -> Result<PathBuf> {
+    add_own(folder, "dapr", registry)?;
+    Ok(folder.join(format!("dapr-{}.tgz", env!("CARGO_PKG_VERSION"))))
+}
+
+/// Adds the chart `dapr-dashboard` in the same way. The official CLI up to 1.17 installs it after the
+/// control plane, and fails where the repository has none. Without a registry it installs nothing.
+///
+/// # Errors
+/// As [`add_chart`].
+pub fn add_dashboard(folder: &Path, registry: Option<&str>) -> Result<()> {
+    add_own(folder, "dapr-dashboard", registry)
+}
+
+fn add_own(folder: &Path, chart: &str, registry: Option<&str>) -> Result<()> {
     let scratch = Scratch::new("chart")?;
-    let copy = scratch.path().join("dapr");
-    copy_tree(&environment::workspace().join("charts/dapr"), &copy)?;
+    let copy = scratch.path().join(chart);
+    copy_tree(&environment::workspace().join("charts").join(chart), &copy)?;
     if let Some(registry) = registry {
         let values = copy.join("values.yaml");
         fs::write(&values, with_registry(&fs::read_to_string(&values)?, registry)?)?;
     }
-    add(folder, &copy)?;
-    Ok(folder.join(format!("dapr-{}.tgz", env!("CARGO_PKG_VERSION"))))
-}
-
-/// Adds the chart `dapr-dashboard`, which installs nothing: the official CLI up to 1.17 installs it
-/// after the control plane, and fails where the repository has none. (Dapr's dashboard is archived.)
-///
-/// # Errors
-/// As [`add_chart`].
-pub fn add_dashboard(folder: &Path) -> Result<()> {
-    add(folder, &environment::workspace().join("charts/dapr-dashboard"))
+    add(folder, &copy)
 }
 
 /// Packages any chart into `folder` and brings its index up to date.
@@ -81,11 +85,13 @@ mod tests {
 
     #[test]
     fn bakes_the_registry_into_the_values_of_the_tree() {
-        let values = environment::workspace().join("charts/dapr/values.yaml");
-        let values = fs::read_to_string(values).unwrap();
-        let baked = with_registry(&values, "registry.example.com/trilby").unwrap();
-        assert!(baked.contains("\n    registry: \"registry.example.com/trilby\"\n"));
-        assert_eq!(baked.lines().count(), values.lines().count());
+        for chart in ["dapr", "dapr-dashboard"] {
+            let values = environment::workspace().join("charts").join(chart).join("values.yaml");
+            let values = fs::read_to_string(values).unwrap();
+            let baked = with_registry(&values, "registry.example.com/trilby").unwrap();
+            assert!(baked.contains("\n    registry: \"registry.example.com/trilby\"\n"));
+            assert_eq!(baked.lines().count(), values.lines().count());
+        }
     }
 
     #[test]

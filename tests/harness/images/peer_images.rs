@@ -3,8 +3,9 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 
-use crate::programs::service::Linkage;
+use crate::programs::service::{DASHBOARD, Linkage, build_dashboard_for_image};
 use crate::{Architecture, Daprd, Image, Service, environment, packages, process, sbom, tools};
 
 /// What of Python's library no sample needs, and what differs from run to run.
@@ -41,15 +42,38 @@ pub fn service_for(
     name: &str,
     profile: &str,
 ) -> Result<Image> {
-    let entry = format!("/{}", service.binary());
-    let materials = format!("{:#}\n", sbom::of(service, architecture)?);
+    let built = service.build_for_image(architecture, profile)?;
+    let materials = sbom::of(service, architecture)?;
+    let image = own(architecture, name, service.binary(), built, &materials)?;
+    Ok(service.environment().iter().fold(image, |image, (k, v)| image.env(k, v)))
+}
+
+/// The image of the dashboard, made like those of the services.
+///
+/// # Errors
+/// As [`service_for`].
+pub fn dashboard(architecture: Architecture, name: &str, profile: &str) -> Result<Image> {
+    let built = build_dashboard_for_image(architecture, profile)?;
+    let materials = sbom::of_program(DASHBOARD, DASHBOARD, architecture)?;
+    let image = own(architecture, name, DASHBOARD, built, &materials)?;
+    Ok(image.env("MIMALLOC_ALLOW_THP", "0"))
+}
+
+fn own(
+    architecture: Architecture,
+    name: &str,
+    program: &str,
+    built: (PathBuf, Linkage),
+    materials: &Value,
+) -> Result<Image> {
+    let entry = format!("/{program}");
     let image = Image::new(name).architecture(architecture);
-    let image = match service.build_for_image(architecture, profile)? {
+    let image = match built {
         (program, Linkage::Static) => image.file(program, &entry)?,
         (program, Linkage::Dynamic) => image.program(&program, &entry)?,
     };
-    let image = image.ca_roots().bytes(materials, &sbom::path_in_image(service));
-    let image = service.environment().iter().fold(image, |image, (k, v)| image.env(k, v));
+    let materials = format!("{materials:#}\n");
+    let image = image.ca_roots().bytes(materials, &sbom::path_in_image(program));
     Ok(image.entrypoint(&[&entry]))
 }
 

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::{Architecture, Service, environment};
 
 /// Where it is in an image; scanners look for files of that ending.
-pub fn path_in_image(service: Service) -> String {
-    format!("/usr/share/sbom/{}.cdx.json", service.binary())
+pub fn path_in_image(program: &str) -> String {
+    format!("/usr/share/sbom/{program}.cdx.json")
 }
 
 /// The bill of materials of a service.
@@ -24,6 +24,14 @@ pub fn path_in_image(service: Service) -> String {
 /// # Errors
 /// When `cargo metadata` fails.
 pub fn of(service: Service, architecture: Architecture) -> Result<Value> {
+    of_program(service.package(), service.binary(), architecture)
+}
+
+/// The bill of materials of any of our programs.
+///
+/// # Errors
+/// As [`of`].
+pub fn of_program(package: &str, program: &str, architecture: Architecture) -> Result<Value> {
     let platform = ["--locked", "--filter-platform", &architecture.target()].map(str::to_owned);
     let metadata = MetadataCommand::new()
         .current_dir(environment::workspace())
@@ -31,8 +39,8 @@ pub fn of(service: Service, architecture: Architecture) -> Result<Value> {
         .exec()
         .context("read the packages of the workspace")?;
     let lock = fs::read_to_string(environment::workspace().join("Cargo.lock"))?;
-    materials(&metadata, &checksums(&lock), service.package(), service.binary())
-        .with_context(|| format!("bill of materials of {}", service.binary()))
+    materials(&metadata, &checksums(&lock), package, program)
+        .with_context(|| format!("bill of materials of {program}"))
 }
 
 /// SHA-256 of the package files, by name and version.

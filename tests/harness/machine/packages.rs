@@ -40,6 +40,9 @@ pub(crate) const NODE_JS: [Needed; 1] = [needed("node", "nodejs")];
 /// Python.
 pub(crate) const PYTHON: [Needed; 1] = [needed("python3", "python3")];
 
+/// A browser without a screen.
+pub(crate) const CHROMIUM: [Needed; 1] = [needed("chromium", "chromium")];
+
 /// Run a program as in a pod.
 const POD: [Needed; 2] = [needed("unshare", "util-linux"), needed("mount", "mount")];
 /// Checks certificates independently of us.
@@ -51,7 +54,7 @@ const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn require_for_tests() -> Result<()> {
-    let groups: [&[Needed]; 5] = [&REDIS, &NODE_JS, &PYTHON, &POD, &OPENSSL];
+    let groups: [&[Needed]; 6] = [&REDIS, &NODE_JS, &PYTHON, &CHROMIUM, &POD, &OPENSSL];
     groups.into_iter().try_for_each(require)
 }
 

@@ -64,7 +64,7 @@ impl DaprCli {
         let cli = Self::new(cluster)?;
         let folder = cli.home().join("charts");
         chart_repo::add_chart(&folder, registry)?;
-        chart_repo::add_dashboard(&folder)?;
+        chart_repo::add_dashboard(&folder, registry)?;
         let address = web::serve(&folder, network)?;
         Ok(cli.env("DAPR_HELM_REPO_URL", address))
     }

@@ -130,6 +130,9 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
 /// Package and program of the command that no image carries.
 const DAPRCTL: &str = "daprctl";
 
+/// Package, program and image of the dashboard, which has a chart of its own.
+pub(crate) const DASHBOARD: &str = "dashboard";
+
 /// Cargo's profile for development.
 const DEVELOPMENT: &str = "dev";
 
@@ -156,6 +159,28 @@ pub fn build_daprctl() -> Result<PathBuf> {
     build(DAPRCTL, Linking::Dynamic, DEVELOPMENT)
 }
 
+/// The debug build of the dashboard.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_dashboard() -> Result<PathBuf> {
+    build(DASHBOARD, Linking::Dynamic, DEVELOPMENT)
+}
+
+/// As [`Service::build_for_image`], of the dashboard.
+///
+/// # Errors
+/// When it does not compile.
+pub(crate) fn build_dashboard_for_image(
+    architecture: Architecture,
+    profile: &str,
+) -> Result<(PathBuf, Linkage)> {
+    if profile == DEVELOPMENT && architecture == Architecture::here()? {
+        return Ok((build_dashboard()?, Linkage::Dynamic));
+    }
+    Ok((build(DASHBOARD, Linking::Static(architecture), profile)?, Linkage::Static))
+}
+
 /// Builds all programs with one call of cargo, so that they share its cores and one choice of
 /// features, and returns one of them. Asked again, it answers from memory.
 fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
@@ -177,7 +202,7 @@ fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
     executable(messages, binary).with_context(|| format!("cargo named no executable for {binary}"))
 }
 
-/// Cargo's messages about the build of every program; images need the services alone.
+/// Cargo's messages about the build of every program; images need the services and the dashboard.
 fn build_all(linking: Linking, profile: &str) -> Result<String> {
     let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
@@ -185,6 +210,7 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
     for service in Service::ALL {
         command.args(["--package", service.package()]);
     }
+    command.args(["--package", DASHBOARD]);
     if linking == Linking::Dynamic {
         command.args(["--package", DAPRCTL]);
     }

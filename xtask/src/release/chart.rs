@@ -43,6 +43,6 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 pub(crate) fn repository(flags: &RepoFlags) -> Result<()> {
     let repo = environment::workspace().join(&flags.folder);
     chart_repo::add_chart(&repo, flags.registry.as_deref())?;
-    chart_repo::add_dashboard(&repo)?;
+    chart_repo::add_dashboard(&repo, flags.registry.as_deref())?;
     print(&format!("{}", repo.join("index.yaml").display()))
 }

@@ -22,6 +22,9 @@ pub(crate) struct Flags {
     /// One of our services; all of them when none is given and no `--peer`
     #[arg(long, value_name = "NAME", value_parser = Service::parse)]
     service: Vec<Service>,
+    /// The dashboard, which has a chart of its own; also made when no service and no `--peer` is given
+    #[arg(long)]
+    dashboard: bool,
     /// A program of somebody else that the sample runs, as it is on this machine
     #[arg(long, value_name = "NAME")]
     peer: Vec<Peer>,
@@ -75,17 +78,16 @@ impl Peer {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let services = if flags.service.is_empty() && flags.peer.is_empty() {
-        Service::ALL.to_vec()
-    } else {
-        flags.service.clone()
-    };
+    let everything = flags.service.is_empty() && flags.peer.is_empty() && !flags.dashboard;
+    let services = if everything { Service::ALL.to_vec() } else { flags.service.clone() };
     let registry = flags.push.as_deref().unwrap_or(&flags.registry).trim_end_matches('/');
     let out = environment::workspace().join(&flags.out); // an absolute folder stays what it is
     let mut pushed = Vec::new();
     for service in services {
         let name = format!("{registry}/{}:{}", service.binary(), flags.tag);
-        let archives = archives(service, &name, &out, flags)?;
+        let make =
+            |architecture| peer_images::service_for(architecture, service, &name, &flags.profile);
+        let archives = archives(service.binary(), make, &out, flags)?;
         if flags.push.is_some() {
             let digest = step(&format!("push {name}"), || push(&name, &archives, &flags.alias))?;
             print(&format!("{name}@{digest}"))?;
@@ -97,6 +99,15 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         let pins = format!("{:#}\n", registry::pins(&pushed));
         fs::write(&file, pins).with_context(|| format!("write {}", file.display()))?;
         print(&format!("to install exactly these: helm ... -f {}", file.display()))?;
+    }
+    if everything || flags.dashboard {
+        let name = format!("{registry}/dashboard:{}", flags.tag);
+        let make = |architecture| peer_images::dashboard(architecture, &name, &flags.profile);
+        let archives = archives("dashboard", make, &out, flags)?;
+        if flags.push.is_some() {
+            let digest = step(&format!("push {name}"), || push(&name, &archives, &flags.alias))?;
+            print(&format!("{name}@{digest}"))?;
+        }
     }
     for peer in &flags.peer {
         let value = peer.to_possible_value().context("a peer has a name")?;
@@ -110,10 +121,10 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// The image of a service for each processor that is asked for.
+/// The image of a program for each processor that is asked for.
 fn archives(
-    service: Service,
-    name: &str,
+    program: &str,
+    make: impl Fn(Architecture) -> Result<Image>,
     out: &Path,
     flags: &Flags,
 ) -> Result<Vec<(Architecture, PathBuf)>> {
@@ -122,12 +133,11 @@ fn archives(
         named => named.to_vec(),
     };
     let one = |architecture: Architecture| {
-        let what = format!("image of {} for {}", service.binary(), architecture.name());
-        let image =
-            step(&what, || peer_images::service_for(architecture, service, name, &flags.profile))?;
+        let what = format!("image of {program} for {}", architecture.name());
+        let image = step(&what, || make(architecture))?;
         let file = match flags.arch.len() {
-            0 | 1 => service.binary().to_owned(),
-            _ => format!("{}-{}", service.binary(), architecture.name()),
+            0 | 1 => program.to_owned(),
+            _ => format!("{program}-{}", architecture.name()),
         };
         Ok((architecture, finish(&image, &file, out, flags)?))
     };
