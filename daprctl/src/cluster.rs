@@ -1,7 +1,9 @@
 //! Reads the facts about a cluster, each by a call of its own, concurrently.
 
 mod dry_runs;
+pub(crate) mod port_forward;
 mod reader;
+mod sidecars;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,7 @@ use crate::facts::{
 };
 use crate::pods::{Pod, strings, text};
 use reader::{DryRun, Reader};
+pub(crate) use sidecars::Ask;
 
 /// Client of the API server.
 pub(crate) struct Cluster {

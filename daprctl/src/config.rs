@@ -5,13 +5,94 @@ use std::time::Duration;
 
 use resources::go_duration;
 
-/// Checks an installation of the Dapr control plane.
+/// Checks an installation of the Dapr control plane, lists its sidecars, opens its dashboard.
 #[derive(Debug, clap::Parser)]
 #[command(name = "daprctl", version = runtime::VERSION)]
 pub enum Command {
     /// Check a cluster before the installation, or an installation, and print a remedy for each
     /// problem. Nothing is changed: the command reads objects and creates two as dry runs
     Check(Flags),
+    /// List the sidecars: version, readiness, what each loaded and what not
+    Sidecars(SidecarFlags),
+    /// Open the dashboard through the API server, by a port-forward to its pod
+    Dashboard(DashboardFlags),
+    /// Print the completion script of a shell
+    Completion(CompletionFlags),
+    /// Write the manual pages of this command, one for each subcommand
+    Man(ManFlags),
+}
+
+/// The cluster, chosen as kubectl does.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ClusterFlags {
+    /// Path of the kubeconfig. Default: `KUBECONFIG`, else ~/.kube/config
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig. Default: its current context
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+/// The command line of `daprctl sidecars`.
+#[derive(Debug, clap::Args)]
+pub struct SidecarFlags {
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+    /// Namespace of the applications. Default: all
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+    /// Namespace of the control plane, whose version sidecars are compared with
+    #[arg(long, value_name = "NAME", default_value = "dapr-system")]
+    pub(crate) control_plane: String,
+    /// Do not ask the sidecars: show only what the API server knows
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Output format: table or json
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Output,
+}
+
+/// The command line of `daprctl dashboard`.
+#[derive(Debug, clap::Args)]
+pub struct DashboardFlags {
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) cluster: ClusterFlags,
+    /// Namespace of the dashboard
+    #[arg(short, long, value_name = "NAME", default_value = "dapr-system")]
+    pub(crate) namespace: String,
+    /// Port on this machine; 0 takes a free one
+    #[arg(short, long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
+    /// Print the address and open no browser
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+}
+
+/// The command line of `daprctl completion`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionFlags {
+    /// bash, zsh, fish or powershell
+    pub(crate) shell: CompletionShell,
+}
+
+/// A shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "lowercase")]
+pub(crate) enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+    PowerShell,
+}
+
+/// The command line of `daprctl man`.
+#[derive(Debug, clap::Args)]
+pub struct ManFlags {
+    /// Folder of the pages, such as /usr/local/share/man/man1. It is created
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
 }
 
 /// The set of checks.

@@ -1,11 +1,14 @@
-//! `daprctl check`: checks an installation of the Dapr control plane, Trilby or the reference, and
-//! names a remedy for each problem.
+//! A person's command. `check` checks an installation of the Dapr control plane, Trilby or the
+//! reference, and names a remedy for each problem; `sidecars` lists what runs; `dashboard` opens the
+//! dashboard.
 //!
 //! ```text
 //!  cluster ──► Facts ──► checks::findings ──► Report ──► table or JSON, exit code
 //!  (reads, two dry runs)   (pure)
+//!     ├──► SidecarFacts ──► sidecars::rows ──► table or JSON
+//!     └──► port_forward ──► a browser
 //! ```
-//! Start reading at `checks::findings`, then `Facts`.
+//! Start reading at `checks::findings`, then `Facts`; `sidecars` is the same in small.
 //!
 //! Invariants: the command changes nothing in the cluster. A right that the caller lacks makes only
 //! the checks that need it `unknown`. Private keys are read to compare them with their
@@ -16,12 +19,19 @@ mod checks;
 mod cluster;
 mod config;
 mod definitions;
+mod documents;
 mod facts;
 mod finding;
 mod pods;
 mod report;
+mod sidecars;
 
-pub use config::{Command, Config, Flags, Mode, Output};
+pub use cluster::port_forward::PortForwardError;
+pub use config::{
+    ClusterFlags, Command, CompletionFlags, Config, DashboardFlags, Flags, ManFlags, Mode, Output,
+    SidecarFlags,
+};
+pub use documents::{completion, man};
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -36,12 +46,26 @@ const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Why the checks cannot run.
+/// Why a command cannot run.
 #[derive(Debug, thiserror::Error)]
-pub enum CheckError {
+pub enum CommandError {
     /// There are no usable credentials for the API server.
     #[error(transparent)]
     Client(#[from] kubernetes::ClientError),
+    /// A list cannot be read. Contains what was read, what the API server said, and the remedy.
+    #[error("{0}")]
+    Read(String),
+    /// The dashboard cannot be reached.
+    #[error(transparent)]
+    PortForward(#[from] PortForwardError),
+    /// The manual pages cannot be written.
+    #[error("write manual pages into {}", folder.display())]
+    Man {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
     /// The report cannot be serialised.
     #[error("print the report as JSON")]
     Json(#[source] serde_json::Error),
@@ -55,7 +79,7 @@ pub enum CheckError {
 /// # Errors
 /// There are no usable credentials, or standard output is closed. Problems of the cluster are
 /// findings.
-pub async fn check(config: Config) -> Result<bool, CheckError> {
+pub async fn check(config: Config) -> Result<bool, CommandError> {
     let (file, context) = (config.kubeconfig.as_deref(), config.context.as_deref());
     let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
     let cluster = Cluster::new(client, config.namespace.clone());
@@ -72,8 +96,62 @@ pub async fn check(config: Config) -> Result<bool, CheckError> {
     };
     let text = match config.output {
         Output::Table => report.to_table(),
-        Output::Json => report.to_json().map_err(CheckError::Json)?,
+        Output::Json => report.to_json().map_err(CommandError::Json)?,
     };
-    std::io::stdout().lock().write_all(text.as_bytes()).map_err(CheckError::Write)?;
+    print(&text)?;
     Ok(report.success())
+}
+
+/// Lists the sidecars and returns true.
+///
+/// # Errors
+/// There are no usable credentials, Pods cannot be listed, or standard output is closed. What a single
+/// sidecar does not answer is part of the list.
+pub async fn sidecars(flags: SidecarFlags) -> Result<bool, CommandError> {
+    let cluster = connect(&flags.cluster, flags.control_plane).await?;
+    let asked = if flags.offline { cluster::Ask::Nobody } else { cluster::Ask::Sidecars };
+    let facts = cluster.sidecars(flags.namespace.as_deref(), asked).await?;
+    let rows = sidecars::rows(&facts);
+    let text = match flags.output {
+        Output::Table => sidecars::to_table(&rows),
+        Output::Json => sidecars::to_json(&facts, &rows).map_err(CommandError::Json)?,
+    };
+    print(&text)?;
+    Ok(true)
+}
+
+/// Forwards a port of this machine to the dashboard until the process is stopped. The address is
+/// printed, and opened in a browser unless that is switched off.
+///
+/// # Errors
+/// There are no usable credentials, no dashboard is running, or the port is taken.
+pub async fn dashboard(flags: DashboardFlags) -> Result<bool, CommandError> {
+    let cluster = connect(&flags.cluster, flags.namespace).await?;
+    let forward = cluster.forward_to_dashboard(flags.port).await?;
+    let address = forward.address();
+    print(&format!(
+        "The dashboard is at http://{address}/ until this command is stopped (Ctrl-C).\n"
+    ))?;
+    if !flags.no_browser {
+        documents::open_browser(&format!("http://{address}/"));
+    }
+    forward.run().await;
+    Ok(true)
+}
+
+async fn connect(flags: &ClusterFlags, namespace: String) -> Result<Cluster, CommandError> {
+    let (file, context) = (flags.kubeconfig.as_deref(), flags.context.as_deref());
+    let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
+    Ok(Cluster::new(client, namespace))
+}
+
+impl From<facts::ReadError> for CommandError {
+    fn from(error: facts::ReadError) -> Self {
+        Self::Read(format!("{error}; {}", error.remedy()))
+    }
+}
+
+fn print(text: &str) -> Result<(), CommandError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CommandError::Write)
 }

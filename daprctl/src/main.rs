@@ -2,7 +2,17 @@
 
 use std::process::ExitCode;
 
+use daprctl::Command;
+
 fn main() -> ExitCode {
-    let daprctl::Command::Check(flags) = runtime::flags::parse();
-    runtime::command("daprctl", async { Ok(daprctl::check(flags.into_config()).await?) })
+    let command: Command = runtime::flags::parse();
+    runtime::command("daprctl", async {
+        Ok(match command {
+            Command::Check(flags) => daprctl::check(flags.into_config()).await?,
+            Command::Sidecars(flags) => daprctl::sidecars(flags).await?,
+            Command::Dashboard(flags) => daprctl::dashboard(flags).await?,
+            Command::Completion(flags) => daprctl::completion(&flags)?,
+            Command::Man(flags) => daprctl::man(&flags)?,
+        })
+    })
 }

@@ -380,9 +380,10 @@ fn leftovers(facts: &Facts) -> Option<Finding> {
         let claims = claims.iter().filter(volume);
         let mut left: Vec<String> =
             claims.map(|c| format!("pvc/{}", text(c.pointer("/metadata/name")))).collect();
-        let dashboard =
-            facts.workload("dapr-dashboard").map(|_| "deployment/dapr-dashboard".to_owned());
-        left.extend(dashboard);
+        // Dapr's has versions below 1; the other of this name is ours.
+        let version = facts.version_of("dapr-dashboard");
+        let dapr_s = version.as_deref().and_then(minor).is_some_and(|(major, _)| major == 0);
+        left.extend(dapr_s.then(|| "deployment/dapr-dashboard".to_owned()));
         if left.is_empty() {
             return Finding::ok(GROUP, id, "no objects of another control plane are left");
         }

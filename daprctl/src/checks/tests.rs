@@ -303,6 +303,15 @@ type Change = fn(&mut Facts);
     &[("services", Status::Error)])]
 #[case::scheduler_of_another_version(|f: &mut Facts| scheduler(f)["spec"]["template"]["spec"]["containers"][0]["image"] = json!("r/scheduler:1.18.1"),
     &[("versions", Status::Error)])]
+#[case::dapr_s_dashboard(|f: &mut Facts| {
+    let mut dashboard = deployment("dapr-dashboard", &json!([]), &json!([]));
+    dashboard["spec"]["template"]["spec"]["containers"][0]["image"] = json!("ghcr.io/dapr/dashboard:0.15.0");
+    f.own.workloads.as_mut().unwrap().push(dashboard);
+}, &[("leftovers", Status::Warning)])]
+#[case::our_dashboard(|f: &mut Facts| {
+    let dashboard = deployment("dapr-dashboard", &json!([]), &json!([]));
+    f.own.workloads.as_mut().unwrap().push(dashboard);
+}, &[])]
 #[case::scheduler_kept(|f: &mut Facts| {
     let container = &mut scheduler(f)["spec"]["template"]["spec"]["containers"][0];
     container["image"] = json!("ghcr.io/dapr/scheduler:1.18.1");

@@ -38,6 +38,11 @@ impl Reader {
         Self { client }
     }
 
+    /// The client, for what is no call by path.
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Version and time of the API server; the time is the date of the answer (RFC 9110 §6.6.1).
     pub(super) async fn server(&self) -> Fact<(Value, Option<Timestamp>)> {
         let doing = "get the version of the API server";

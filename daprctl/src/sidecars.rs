@@ -1,0 +1,251 @@
+//! `daprctl sidecars`: what runs, how old it is, and what it did not load. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use runtime::printable;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::facts::Fact;
+use crate::pods::{Pod, minor, tag, text};
+
+/// What a sidecar says about itself, `GET /v1.0/metadata` (Dapr 1.18).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    components: Vec<Named>,
+    actor_runtime: ActorRuntime,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    name: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ActorRuntime {
+    placement: String,
+}
+
+/// The facts.
+#[derive(Debug, Clone)]
+pub(crate) struct SidecarFacts {
+    /// Version of the control plane.
+    pub(crate) version: Option<String>,
+    /// Pods with a sidecar that have not finished.
+    pub(crate) pods: Vec<Pod>,
+    /// Components of the same namespaces.
+    pub(crate) components: Vec<Value>,
+    /// What sidecars said, by namespace and name of the pod; absent for those that were not asked.
+    pub(crate) metadata: BTreeMap<String, Fact<Metadata>>,
+}
+
+/// A sidecar. Members are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    namespace: String,
+    app_id: String,
+    pod: String,
+    /// Tag of its image.
+    version: String,
+    /// Minor versions behind the control plane, negative if it is newer; `null` if unknown.
+    minors_behind: Option<i64>,
+    ready: bool,
+    /// Why its container waits, such as `CrashLoopBackOff`.
+    waiting: Option<String>,
+    /// Components that it loaded; `null` if it was not asked or did not answer.
+    components_loaded: Option<Vec<String>>,
+    /// Components of its namespace with it in scope that it did not load.
+    components_missing: Option<Vec<String>>,
+    /// Its connection to placement.
+    placement: Option<String>,
+    /// Why it did not answer.
+    error: Option<String>,
+}
+
+/// The sidecars in the order of namespace, app id and pod.
+pub(crate) fn rows(facts: &SidecarFacts) -> Vec<Row> {
+    let mut rows: Vec<Row> = facts.pods.iter().map(|pod| row(pod, facts)).collect();
+    rows.sort_by(|a, b| (&a.namespace, &a.app_id, &a.pod).cmp(&(&b.namespace, &b.app_id, &b.pod)));
+    rows
+}
+
+fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
+    let sidecar = pod.sidecar();
+    let version = sidecar.map(|sidecar| tag(&sidecar.image)).unwrap_or_default();
+    let said = facts.metadata.get(&pod.id());
+    let metadata = said.and_then(|said| said.as_ref().ok());
+    let loaded = metadata.map(|metadata| {
+        let mut names: Vec<_> = metadata.components.iter().map(|c| c.name.clone()).collect();
+        names.sort_unstable();
+        names
+    });
+    let missing = loaded.as_ref().map(|loaded| {
+        let mut wanted = in_scope(pod, &facts.components);
+        wanted.retain(|name| !loaded.contains(name));
+        wanted
+    });
+    Row {
+        namespace: pod.namespace.clone(),
+        app_id: pod.app_id().to_owned(),
+        pod: pod.name.clone(),
+        version: version.to_owned(),
+        minors_behind: behind(facts.version.as_deref().unwrap_or_default(), version),
+        ready: sidecar.is_some_and(|sidecar| sidecar.ready),
+        waiting: sidecar.and_then(|s| s.waiting.as_ref()).map(|(reason, _)| reason.clone()),
+        components_loaded: loaded,
+        components_missing: missing,
+        placement: metadata.map(|metadata| {
+            metadata.actor_runtime.placement.trim_start_matches("placement: ").to_owned()
+        }),
+        error: said.and_then(|said| said.as_ref().err()).map(ToString::to_string),
+    }
+}
+
+/// Minor versions between two versions of the same major.
+fn behind(control_plane: &str, sidecar: &str) -> Option<i64> {
+    let ((major, ours), (other, its)) = (minor(control_plane)?, minor(sidecar)?);
+    (major == other).then(|| i64::from(ours) - i64::from(its))
+}
+
+/// Names of the Components that an app should load.
+fn in_scope(pod: &Pod, components: &[Value]) -> Vec<String> {
+    let own = components.iter().filter(|component| {
+        let scopes = component.get("scopes").and_then(Value::as_array);
+        let scopes: Vec<_> = scopes.into_iter().flatten().filter_map(Value::as_str).collect();
+        text(component.pointer("/metadata/namespace")) == pod.namespace
+            && (scopes.is_empty() || scopes.contains(&pod.app_id()))
+    });
+    let mut names: Vec<_> = own.map(|c| text(c.pointer("/metadata/name"))).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Columns as kubectl prints them.
+pub(crate) fn to_table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No pod has a sidecar. Annotate a pod template with dapr.io/enabled: \"true\".\n"
+            .to_owned();
+    }
+    let heading = ["NAMESPACE", "APP ID", "POD", "VERSION", "STATE", "COMPONENTS", "REMARKS"];
+    let mut lines = vec![heading.map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        let state = match (&row.waiting, row.ready) {
+            (Some(reason), _) => reason.clone(),
+            (None, true) => "ready".to_owned(),
+            (None, false) => "not ready".to_owned(),
+        };
+        let loaded = row.components_loaded.as_ref();
+        let components = loaded.map_or("-".to_owned(), |loaded| loaded.len().to_string());
+        [&row.namespace, &row.app_id, &row.pod, &row.version, &state, &components, &remarks(row)]
+            .map(|cell| printable(cell))
+    }));
+    let mut widths = [0; 7];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut table = String::new();
+    for line in &lines {
+        let mut text = String::new();
+        for (cell, width) in line.iter().zip(widths) {
+            let _ = write!(text, "{cell:width$}   ");
+        }
+        let _ = writeln!(table, "{}", text.trim_end());
+    }
+    table
+}
+
+fn remarks(row: &Row) -> String {
+    let mut remarks = Vec::new();
+    match row.minors_behind {
+        Some(1) => remarks.push("one minor version behind the control plane".to_owned()),
+        Some(n @ 2..) => remarks.push(format!("{n} minor versions behind the control plane")),
+        Some(..=-1) => remarks.push("newer than the control plane".to_owned()),
+        Some(0) | None => {}
+    }
+    if let Some(missing) = row.components_missing.as_ref().filter(|missing| !missing.is_empty()) {
+        remarks.push(format!("not loaded: {}", missing.join(", ")));
+    }
+    remarks.extend(row.error.clone());
+    remarks.join("; ")
+}
+
+/// One JSON object and a newline.
+pub(crate) fn to_json(facts: &SidecarFacts, rows: &[Row]) -> serde_json::Result<String> {
+    let all = json!({"controlPlaneVersion": facts.version, "sidecars": rows});
+    Ok(serde_json::to_string_pretty(&all)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::facts::ReadError;
+
+    use super::*;
+
+    fn pod(app: &str, version: &str, ready: bool) -> Pod {
+        Pod::read(&json!({
+            "metadata": {"namespace": "shop", "name": format!("{app}-1"),
+                "annotations": {"dapr.io/app-id": app}},
+            "spec": {"containers": [{"name": "daprd", "image": format!("r/daprd:{version}")}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "daprd", "ready": ready}]},
+        }))
+    }
+
+    fn component(name: &str, scopes: &[&str]) -> Value {
+        json!({"metadata": {"namespace": "shop", "name": name}, "scopes": scopes})
+    }
+
+    /// One sidecar that lacks a Component, an old one that does not answer, one that was not asked.
+    fn facts() -> SidecarFacts {
+        let answer = json!({"id": "cart", "runtimeVersion": "1.18.3",
+            "components": [{"name": "state", "type": "state.redis", "version": "v1"}],
+            "actorRuntime": {"runtimeStatus": "RUNNING", "placement": "placement: connected"}});
+        let silent = ReadError::Forbidden("get metadata through pods/proxy".to_owned());
+        SidecarFacts {
+            version: Some("1.18.3".to_owned()),
+            pods: vec![
+                pod("web", "1.16.0", true),
+                pod("cart", "1.18.5", true),
+                pod("jobs", "1.19.0", false),
+            ],
+            components: vec![
+                component("state", &[]),
+                component("bus", &["cart"]),
+                component("other", &["web"]),
+            ],
+            metadata: BTreeMap::from([
+                ("shop/cart-1".to_owned(), Ok(serde_json::from_value(answer).unwrap())),
+                ("shop/web-1".to_owned(), Err(silent)),
+            ]),
+        }
+    }
+
+    #[test]
+    fn table() {
+        insta::assert_snapshot!(to_table(&rows(&facts())));
+    }
+
+    #[test]
+    fn json() {
+        let facts = facts();
+        insta::assert_snapshot!(to_json(&facts, &rows(&facts)).unwrap());
+    }
+
+    #[test]
+    fn an_empty_list_says_what_to_do() {
+        assert!(to_table(&[]).contains("dapr.io/enabled"));
+    }
+
+    #[test]
+    fn control_characters_are_not_printed() {
+        let mut facts = facts();
+        facts.pods = vec![pod("a\u{1b}[31m", "1.18.0", true)];
+        assert!(!to_table(&rows(&facts)).contains('\u{1b}'));
+    }
+}
