@@ -8,7 +8,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering};
+use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering, schemas};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -54,6 +54,7 @@ pub(crate) fn quick() -> Result<()> {
     step("layering", || layering::check(&environment::workspace()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;
+    step("the JSON Schemas are those of crds/", || schemas::check(&environment::workspace()))?;
     step("what documentation names exists", || {
         docs::check(&environment::workspace(), crate::task_names())
     })?;
@@ -62,8 +63,8 @@ pub(crate) fn quick() -> Result<()> {
     })
 }
 
-/// Copies the custom resource definitions into the chart, where Helm wants them, and lists the
-/// values in its README.
+/// Copies the custom resource definitions into the chart, where Helm wants them, writes their JSON
+/// Schemas, and lists the values in its README.
 pub(crate) fn generate() -> Result<()> {
     let root = environment::workspace();
     let readme = root.join(CHART_README);
@@ -73,7 +74,7 @@ pub(crate) fn generate() -> Result<()> {
         std::fs::copy(&source, &copy)
             .with_context(|| format!("copy {} to {}", source.display(), copy.display()))?;
     }
-    Ok(())
+    schemas::write(&root)
 }
 
 fn chart_readme() -> Result<()> {

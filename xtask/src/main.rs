@@ -12,6 +12,7 @@ mod layering;
 mod nextest;
 mod output;
 mod release;
+mod schemas;
 mod test;
 
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ enum Task {
     Bundle(release::bundle::Flags),
     /// The chart repository that the official `dapr` CLI installs from
     ChartRepo(release::chart::RepoFlags),
-    /// Bring generated files up to date: the chart's copy of crds/ and the values in its README
+    /// Bring generated files up to date: the chart's copy of crds/, JSON Schemas, the values in its README
     Gen,
     /// Bring what the operator knows about the official components up to date
     ComponentTypes(component_types::Flags),

@@ -65,9 +65,9 @@ impl Cluster {
             PortForwardError::Pods(format!("{error}; {}", error.remedy()))
         })?;
         let pod = choose(namespace, &listed)?;
-        let listen = |error| PortForwardError::Listen(port, error);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+        let taken = |error| PortForwardError::Listen(port, error);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
         let pods = Api::namespaced(self.reader.client(), namespace);
         Ok(Forward { listener, address, pods, pod })
     }
