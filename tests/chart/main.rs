@@ -4,6 +4,7 @@
 mod certificates;
 mod cluster;
 mod definitions;
+mod examples;
 mod foreign_values;
 mod gitops;
 mod guard;
