@@ -14,6 +14,8 @@ pub enum Command {
     Check(Flags),
     /// List the sidecars: version, readiness, what each loaded and what not
     Sidecars(SidecarFlags),
+    /// Check manifests without a cluster: objects of dapr.io and annotations of pods
+    Lint(LintFlags),
     /// Open the dashboard through the API server, by a port-forward to its pod
     Dashboard(DashboardFlags),
     /// Print the completion script of a shell
@@ -51,6 +53,29 @@ pub struct SidecarFlags {
     /// Output format: table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Output,
+}
+
+/// The command line of `daprctl lint`.
+#[derive(Debug, clap::Args)]
+pub struct LintFlags {
+    /// Files with manifests in YAML or JSON; - for standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Output format: text, json, sarif, or github for annotations of a pull request
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: LintOutput,
+    /// Exit with 1 for warnings too
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+/// Output format of `daprctl lint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LintOutput {
+    Text,
+    Json,
+    Sarif,
+    Github,
 }
 
 /// The command line of `daprctl dashboard`.

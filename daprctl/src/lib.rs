@@ -7,6 +7,7 @@
 //!  (reads, two dry runs)   (pure)
 //!     ├──► SidecarFacts ──► sidecars::rows ──► table or JSON
 //!     └──► port_forward ──► a browser
+//!  files ──► lint::findings ──► text, JSON, SARIF, GitHub
 //! ```
 //! Start reading at `checks::findings`, then `Facts`; `sidecars` is the same in small.
 //!
@@ -22,14 +23,15 @@ mod definitions;
 mod documents;
 mod facts;
 mod finding;
+mod lint;
 mod pods;
 mod report;
 mod sidecars;
 
 pub use cluster::port_forward::PortForwardError;
 pub use config::{
-    ClusterFlags, Command, CompletionFlags, Config, DashboardFlags, Flags, ManFlags, Mode, Output,
-    SidecarFlags,
+    ClusterFlags, Command, CompletionFlags, Config, DashboardFlags, Flags, LintFlags, ManFlags,
+    Mode, Output, SidecarFlags,
 };
 pub use documents::{completion, man};
 
@@ -58,6 +60,9 @@ pub enum CommandError {
     /// The dashboard cannot be reached.
     #[error(transparent)]
     PortForward(#[from] PortForwardError),
+    /// A file cannot be read, or there is too much.
+    #[error(transparent)]
+    Lint(#[from] lint::documents::ReadError),
     /// The manual pages cannot be written.
     #[error("write manual pages into {}", folder.display())]
     Man {
@@ -100,6 +105,19 @@ pub async fn check(config: Config) -> Result<bool, CommandError> {
     };
     print(&text)?;
     Ok(report.success())
+}
+
+/// Checks manifests and prints what is wrong; returns whether nothing is, warnings aside unless they
+/// count.
+///
+/// # Errors
+/// A file cannot be read, or standard output is closed. What is not YAML is a finding.
+pub fn lint(flags: &LintFlags) -> Result<bool, CommandError> {
+    let files = lint::documents::read(&flags.files)?;
+    let findings = lint::findings(&files, clock::now());
+    print(&lint::output::print(flags.output, &findings, files.len()).map_err(CommandError::Json)?)?;
+    let counts = |level| level == lint::Level::Error || flags.strict;
+    Ok(!findings.iter().any(|finding| counts(finding.level)))
 }
 
 /// Lists the sidecars and returns true.

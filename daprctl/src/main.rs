@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Ok(match command {
             Command::Check(flags) => daprctl::check(flags.into_config()).await?,
             Command::Sidecars(flags) => daprctl::sidecars(flags).await?,
+            Command::Lint(flags) => daprctl::lint(&flags)?,
             Command::Dashboard(flags) => daprctl::dashboard(flags).await?,
             Command::Completion(flags) => daprctl::completion(&flags)?,
             Command::Man(flags) => daprctl::man(&flags)?,

@@ -32,6 +32,7 @@ mod config;
 mod in_process;
 mod key;
 mod leader;
+pub mod lint;
 mod metrics;
 mod report;
 mod secrets;

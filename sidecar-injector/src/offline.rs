@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use resources::annotations::{ANNOTATION_COMPONENT_CONTAINER, PREFIX};
 use serde_json::{Value, json};
 
-pub use command::{Command, CommandError, run};
+pub use command::{Command, CommandError, lint, run};
 
 use crate::pod::{NamespacePolicy, PodView, quoted};
 use crate::sidecar::{

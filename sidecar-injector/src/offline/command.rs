@@ -153,6 +153,32 @@ pub fn run(command: &Command) -> Result<bool, CommandError> {
     }
 }
 
+/// The warnings and rejections of the webhook for manifests, with the injector's default settings:
+/// for each pod that has any, its object and texts.
+///
+/// # Errors
+/// A document is not YAML.
+pub fn lint(sources: &[Source]) -> Result<Vec<Remark>, CommandError> {
+    let input = Input {
+        files: Vec::new(),
+        namespace: None,
+        control_plane: None,
+        trust_anchors: None,
+        sidecar_image: None,
+        env: Vec::new(),
+    };
+    let config = input.config(&ControlPlane::default())?;
+    let offline = Offline {
+        settings: &config.settings,
+        trust_anchors: "",
+        mtls_enabled: true,
+        namespace: Some("default"),
+    };
+    let mut remarks = offline.inject(sources)?.remarks;
+    remarks.retain(|r| !r.warnings.is_empty() || matches!(r.result, PodResult::Failed(_)));
+    Ok(remarks)
+}
+
 impl Input {
     fn inject(&self, needs_anchors: bool) -> Result<(Vec<Source>, Outcome), CommandError> {
         let sources = self.files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;

@@ -1,0 +1,66 @@
+//! The checks of Components for files, without a cluster. Pure.
+//!
+//! Files may be a part of what is in the namespace, so nothing is said about Secrets, secret stores
+//! and app ids that are in none of them.
+
+use std::collections::BTreeSet;
+
+use resources::Component;
+
+use crate::advice::checks::{self, CheckContext, Reason};
+use crate::secrets::resolution::Fetched;
+
+/// A problem of a Component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Reason, as in Events of the operator, for example `UnknownType`.
+    pub reason: &'static str,
+    /// Names the member, the problem and what to do.
+    pub note: String,
+}
+
+/// The problems of each Component of one namespace, in the order of `components`. `now` decides nothing
+/// unless Components have a time of creation, which files do not.
+pub fn components(components: &[Component], now: jiff::Timestamp) -> Vec<Vec<Finding>> {
+    let secrets = Fetched::new();
+    let context = CheckContext {
+        components: components.iter().collect(),
+        apps: BTreeSet::new(),
+        secrets: &secrets,
+        now,
+    };
+    let of = |component| {
+        let all = checks::check(component, &context).into_iter();
+        let certain = all.filter(|finding| {
+            !matches!(finding.reason, Reason::SecretStoreNotFound | Reason::UnknownScope)
+        });
+        certain.map(|f| Finding { reason: f.reason.text(), note: f.note }).collect()
+    };
+    components.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn component(type_: &str, metadata: &serde_json::Value) -> Component {
+        serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "shop"},
+            "spec": {"type": type_, "version": "v1", "metadata": metadata},
+            "scopes": ["no-such-app"], "auth": {"secretStore": "elsewhere"}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_misspelt_type_is_found_and_what_may_be_elsewhere_is_not() {
+        let secret =
+            json!([{"name": "redisHost", "secretKeyRef": {"name": "redis", "key": "host"}}]);
+        let all = [component("state.redsi", &secret), component("state.redis", &secret)];
+        let found = components(&all, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(found[0].len(), 1);
+        assert_eq!(found[0][0].reason, "UnknownType");
+        assert!(found[0][0].note.contains("state.redis"), "{}", found[0][0].note);
+        assert_eq!(found[1], []);
+    }
+}
