@@ -28,7 +28,7 @@ pub use client::{
 pub use events::{Event, EventType, Recorder, Repeat};
 pub use list_diff::{ListChange, ListDiff, Store};
 pub use trust_bundle::{BundleReader, trust_bundle};
-pub use wait::wait_until_found;
+pub use wait::{wait_until_allowed, wait_until_found};
 pub use watch::{FailureKind, Verb, WatchEvent, WatchFailure, WatchOptions, Watcher};
 
 /// The field manager of server-side apply requests of the services. One name for all of them:

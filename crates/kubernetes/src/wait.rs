@@ -1,12 +1,20 @@
-//! Waiting for objects that an installation creates after the workloads.
+//! Waiting for objects that an installation creates after the workloads, and for rights.
 
 use std::time::Duration;
+
+use runtime::random;
 
 /// How long an installation may take to create what a service reads first: Helm creates custom
 /// resources after the workloads.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 /// Interval between two reads.
 const POLL: Duration = Duration::from_millis(250);
+/// Pause before the first request for a denied right; doubled up to the longest.
+const FIRST_RIGHT_PAUSE: Duration = Duration::from_secs(1);
+/// An installation may deny the right for ever, and each request is in the audit log.
+const LONGEST_RIGHT_PAUSE: Duration = Duration::from_mins(1);
+/// Share by which these pauses vary.
+const SPREAD: f64 = 0.1;
 
 /// Repeats `read` until it finds something, for at most ten seconds, and returns the last answer.
 /// Dropping the future is safe.
@@ -27,9 +35,42 @@ where
     }
 }
 
+/// Repeats a denied request until it succeeds, with pauses from one second to one minute. An API
+/// server that has just started denies what it allows a second later, and rights can be granted
+/// at any time. Dropping the future is safe.
+pub async fn wait_until_allowed<T, E, F>(mut request: impl FnMut() -> F)
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut pause = FIRST_RIGHT_PAUSE;
+    loop {
+        tokio::time::sleep(random::jittered(pause, SPREAD)).await;
+        if request().await.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_RIGHT_PAUSE);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_a_denied_request_with_growing_pauses() {
+        let start = tokio::time::Instant::now();
+        let mut requests = Vec::new();
+        wait_until_allowed(|| {
+            requests.push(start.elapsed().as_secs_f64());
+            let is_allowed = requests.len() == 10;
+            std::future::ready(if is_allowed { Ok(()) } else { Err("forbidden") })
+        })
+        .await;
+        assert_eq!(requests.len(), 10);
+        let pauses: Vec<f64> = requests.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(requests[0] < 1.2 && pauses.iter().all(|pause| *pause < 66.1), "{requests:?}");
+        assert!(pauses[8] > 53.0 && pauses[0] > 1.7, "{requests:?}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn waits_for_an_object_and_returns_the_last_answer_after_ten_seconds() {

@@ -147,6 +147,11 @@ impl Watcher {
         Self { lists: Lists::Paged, ..Self::new(client) }
     }
 
+    /// The client that the watches use.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Watches the objects of the `Api` that `api` makes from a client, for as long as the stream
     /// is polled. `Api<PartialObjectMeta<K>>` watches metadata alone. The stream never ends;
     /// dropping it is safe.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, ObjectMeta, Resource};
 use kube::{Api, Client};
 use kubernetes::{FailureKind, Verb, WatchEvent, WatchOptions, Watcher, api_text};
@@ -249,7 +249,7 @@ where
     }
 }
 
-/// Fills a cache from a watch of all namespaces, or of sentry's own one if RBAC allows no more
+/// Fills a cache from a watch of all namespaces, or of sentry's own one while RBAC allows no more
 /// (`global.rbac.namespaced`). Never returns.
 async fn watch<K, V>(
     watcher: Watcher,
@@ -268,7 +268,7 @@ async fn watch<K, V>(
 {
     let keyed = |object: K| (key_of(object.meta()), view(&object));
     let options = WatchOptions::new(kind);
-    {
+    loop {
         let everywhere = resource.clone();
         let all = move |client| Api::all_with(client, &everywhere);
         let mut events = pin!(watcher.watch::<K, _>(options.clone(), all));
@@ -283,11 +283,20 @@ async fn watch<K, V>(
             }
             cache.apply(event.map(keyed));
         }
-    }
-    let own = move |client| Api::namespaced_with(client, &own_namespace, &resource);
-    let mut events = pin!(watcher.watch::<K, _>(options, own));
-    while let Some(event) = events.next().await {
-        cache.apply(event.map(keyed));
+        let (of_own, namespace) = (resource.clone(), own_namespace.clone());
+        let own = move |client| Api::namespaced_with(client, &namespace, &of_own);
+        let mut events = pin!(watcher.watch::<K, _>(options.clone(), own));
+        let everywhere: Api<K> = Api::all_with(watcher.client(), &resource);
+        let one = ListParams::default().limit(1);
+        let watch = async {
+            while let Some(event) = events.next().await {
+                cache.apply(event.map(keyed));
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = kubernetes::wait_until_allowed(|| everywhere.list_metadata(&one)) => {}
+        }
     }
 }
 

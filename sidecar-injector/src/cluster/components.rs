@@ -23,7 +23,7 @@ const POLLS_BEFORE_WATCH: u32 = 60;
 
 impl Cluster {
     /// Watches the Components that define containers: of all namespaces, or of the control plane's
-    /// namespace if the injector may not list all.
+    /// namespace while the injector may not list all.
     pub(crate) async fn watch_components(self, snapshot: ClusterSnapshot) {
         let kind = dapr_kind("Component", "components");
         let mut everywhere = true;
@@ -43,7 +43,16 @@ impl Cluster {
                         Some(namespace) => Api::namespaced_with(client, namespace, &watched),
                     },
                 );
-            match watch(events, only.as_ref(), &snapshot).await {
+            let all: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind);
+            let one = ListParams::default().limit(1);
+            let denied = tokio::select! {
+                denied = watch(events, only.as_ref(), &snapshot) => denied,
+                () = kubernetes::wait_until_allowed(|| all.list_metadata(&one)), if !everywhere => {
+                    everywhere = true;
+                    continue;
+                }
+            };
+            match denied {
                 Verb::Watch => poll(&api, only.as_ref(), &snapshot).await,
                 Verb::List => {
                     if !logged {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::PartialObjectMeta;
+use kube::api::{ListParams, PartialObjectMeta};
 use kube::{Api, ResourceExt as _};
 use kubernetes::{Store, WatchEvent, WatchOptions};
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use crate::pod::NamespacePolicy;
 const RIGHTS_RETRY: Duration = Duration::from_mins(1);
 
 impl Cluster {
-    /// Watches all Namespaces, or only that of the control plane if the injector may not list all.
+    /// Watches all Namespaces, or only that of the control plane while the injector may not list all.
     /// Without that right too, Namespaces have no effect. `synced` is notified after the first list,
     /// or when it is clear that there is none.
     pub(crate) async fn watch_namespaces(
@@ -28,9 +28,14 @@ impl Cluster {
     ) {
         let mut synced = Some(synced);
         let mut logged = false;
+        let all: Api<Namespace> = Api::all(self.client.clone());
+        let one = ListParams::default().limit(1);
         loop {
-            for own in [None, Some(self.namespace.as_str())] {
-                self.watch_until_denied(own, &snapshot, &mut synced).await;
+            self.watch_until_denied(None, &snapshot, &mut synced).await;
+            let own = Some(self.namespace.as_str());
+            tokio::select! {
+                () = self.watch_until_denied(own, &snapshot, &mut synced) => {}
+                () = kubernetes::wait_until_allowed(|| all.list_metadata(&one)) => continue,
             }
             if !logged {
                 logged = true;
