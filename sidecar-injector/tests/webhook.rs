@@ -27,7 +27,7 @@ use transport::{Limits, Server, Svid};
 
 const HOST: &str = "dapr-sidecar-injector.dapr-system.svc";
 
-struct Served {
+struct TestServer {
     address: SocketAddr,
     root: CertificateDer<'static>,
     anchors: watch::Receiver<Arc<TrustAnchors>>,
@@ -35,12 +35,12 @@ struct Served {
     scope: Scope,
 }
 
-async fn serve() -> Served {
+async fn serve() -> TestServer {
     serve_to(None).await
 }
 
 /// Serves clients with a certificate of this CA only, if one is given.
-async fn serve_to(clients: Option<&Ca>) -> Served {
+async fn serve_to(clients: Option<&Ca>) -> TestServer {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let ca = Ca::new();
     let options = SvidOptions {
@@ -75,10 +75,10 @@ async fn serve_to(clients: Option<&Ca>) -> Served {
     let limits = Limits { body_bytes: 8 * 1024 * 1024, ..Limits::default() };
     let server = Server::new("webhook", listener, router(webhook)).tls(tls).limits(limits);
     scope.spawn("webhook", server.run(scope.clone()));
-    Served { address, root: ca.anchors().certs()[0].clone(), anchors, id, scope }
+    TestServer { address, root: ca.anchors().certs()[0].clone(), anchors, id, scope }
 }
 
-impl Served {
+impl TestServer {
     /// One request over a connection that checks the host name, as the API server does.
     async fn send(&self, request: http::Request<Full<Bytes>>) -> (u16, Bytes) {
         self.send_as(self.nobody(), request).await.unwrap()

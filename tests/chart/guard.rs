@@ -12,11 +12,11 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
+enum Decision {
     Admitted,
     Denied,
 }
-use Verdict::{Admitted, Denied};
+use Decision::{Admitted, Denied};
 
 /// A pod with those annotations.
 fn asking(annotations: &Value) -> Value {
@@ -69,16 +69,16 @@ fn containers(names: &[&str]) -> Value {
     asking(&json!({"dapr.io/enabled": "true", "dapr.io/injection-skipped": "not allowed"})), Admitted)]
 #[case::of_the_control_plane(enabled_and("/metadata/labels", json!({"app": "dapr-sentry"})), Admitted)]
 #[case::of_an_application(enabled_and("/metadata/labels", json!({"app": "dapr-sentry-2"})), Denied)]
-fn judges_a_pod(#[case] pod: Value, #[case] want: Verdict) -> Result<()> {
+fn judges_a_pod(#[case] pod: Value, #[case] want: Decision) -> Result<()> {
     let _alone = alone();
-    assert_eq!(verdict(guarded()?, "default", &pod)?, want, "{pod}");
+    assert_eq!(decision(guarded()?, "default", &pod)?, want, "{pod}");
     Ok(())
 }
 
 #[test]
 fn leaves_the_excluded_namespace_alone() -> Result<()> {
     let _alone = alone();
-    assert_eq!(verdict(guarded()?, "kube-system", &enabled("true"))?, Admitted);
+    assert_eq!(decision(guarded()?, "kube-system", &enabled("true"))?, Admitted);
     Ok(())
 }
 
@@ -122,7 +122,7 @@ fn guarded() -> Result<&'static ApiCluster> {
     let api = api()?;
     api.apply(&guard()?)?;
     until(Deadline::seconds(30), "the guard to be in force", || {
-        Ok((verdict(api, "default", &enabled("true"))? == Denied).then_some(()))
+        Ok((decision(api, "default", &enabled("true"))? == Denied).then_some(()))
     })?;
     Ok(api)
 }
@@ -143,7 +143,7 @@ fn remove(api: &ApiCluster) -> Result<()> {
     api.kubectl(&["delete", kinds, "dapr-sidecar-guard"]).map(drop)
 }
 
-fn verdict(api: &ApiCluster, namespace: &str, pod: &Value) -> Result<Verdict> {
+fn decision(api: &ApiCluster, namespace: &str, pod: &Value) -> Result<Decision> {
     let args = ["create", "--dry-run=server", "-n", namespace, "-f", "-"];
     match api.cluster().kubectl_with_input(&args, &pod.to_string()) {
         Ok(_) => Ok(Admitted),

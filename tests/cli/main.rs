@@ -29,22 +29,22 @@ const DEFINITIONS: [&str; 5] = [
 const SUCCESS: &str = "Success! Dapr has been installed to namespace dapr-system";
 
 /// The cluster without a control plane, for one test at a time, and the CLI.
-struct Stage {
+struct Fixture {
     api: &'static ApiCluster,
     cli: DaprCli,
     _internet: Internet,
     _alone: MutexGuard<'static, ()>,
 }
 
-impl Stage {
+impl Fixture {
     fn new(internet: Internet) -> Result<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let api = ApiCluster::shared()?;
         let cli = DaprCli::with_repository(api.cluster().clone(), None, None)?;
-        let stage = Self { api, cli: internet.seen_by(cli), _internet: internet, _alone: alone };
-        stage.clean()?;
-        Ok(stage)
+        let fixture = Self { api, cli: internet.seen_by(cli), _internet: internet, _alone: alone };
+        fixture.clean()?;
+        Ok(fixture)
     }
 
     /// `dapr init -k` of our version with images from a mirror, and these flags.
@@ -90,9 +90,9 @@ impl Stage {
 
 #[test]
 fn init_status_and_uninstall() -> Result<()> {
-    let stage = Stage::new(Internet::start(None)?)?;
-    stage.init(&[])?;
-    let status = stage.cli.run(&["status", "-k"])?;
+    let fixture = Fixture::new(Internet::start(None)?)?;
+    fixture.init(&[])?;
+    let status = fixture.cli.run(&["status", "-k"])?;
     for name in [
         "dapr-operator",
         "dapr-sentry",
@@ -104,27 +104,27 @@ fn init_status_and_uninstall() -> Result<()> {
         let row = row.with_context(|| format!("no row {name} in:\n{status}"))?;
         ensure!(row.contains(&format!(" {VERSION} ")), "{row}");
     }
-    let mtls = stage.cli.run(&["mtls", "-k"])?;
+    let mtls = fixture.cli.run(&["mtls", "-k"])?;
     ensure!(mtls.contains("Mutual TLS is enabled"), "{mtls}");
-    let injector = stage.api.get(&["deployment", "dapr-sidecar-injector", "-n", NAMESPACE])?;
+    let injector = fixture.api.get(&["deployment", "dapr-sidecar-injector", "-n", NAMESPACE])?;
     let daprd = format!("mirror.example/dapr/daprd:{VERSION}");
     ensure!(injector.to_string().contains(&daprd), "the mirror holds daprd too");
 
     // The CLI would not install twice.
-    let again = stage.cli.output(&["init", "-k", "--runtime-version", VERSION]);
+    let again = fixture.cli.output(&["init", "-k", "--runtime-version", VERSION]);
     ensure!(
         format!("{again:?}").contains("cannot re-use a name that is still in use"),
         "{again:?}"
     );
 
-    let said = stage.cli.run(&["uninstall", "-k"])?;
+    let said = fixture.cli.run(&["uninstall", "-k"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let left = stage.api.kubectl(&["get", "crd", "-o", "name"])?;
+    let left = fixture.api.kubectl(&["get", "crd", "-o", "name"])?;
     ensure!(left.contains("components.dapr.io"), "only --all takes the definitions with it");
-    stage.init(&[])?; // over the CA and the definitions that stayed
-    let said = stage.cli.run(&["uninstall", "-k", "--all"])?;
+    fixture.init(&[])?; // over the CA and the definitions that stayed
+    let said = fixture.cli.run(&["uninstall", "-k", "--all"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let left = stage.api.kubectl(&["get", "crd", "-o", "name"])?;
+    let left = fixture.api.kubectl(&["get", "crd", "-o", "name"])?;
     for kind in ["components", "configurations", "httpendpoints", "resiliencies", "subscriptions"] {
         ensure!(!left.contains(kind), "--all left {left}");
     }
@@ -133,8 +133,8 @@ fn init_status_and_uninstall() -> Result<()> {
 
 #[test]
 fn init_flags_become_values_of_the_chart() -> Result<()> {
-    let stage = Stage::new(Internet::start(None)?)?;
-    stage.init(&[
+    let fixture = Fixture::new(Internet::start(None)?)?;
+    fixture.init(&[
         "--enable-ha",
         "--enable-mtls=false",
         "--set",
@@ -142,23 +142,23 @@ fn init_flags_become_values_of_the_chart() -> Result<()> {
         "--image-variant",
         "mariner",
     ])?;
-    let values = stage.values()?;
+    let values = fixture.values()?;
     let wanted = json!({
         "dapr_operator": {"replicaCount": 2}, "dapr_sentry": {"logLevel": "debug"},
         "global": {"ha": {"enabled": true}, "mtls": {"enabled": false},
             "registry": "mirror.example/dapr", "tag": format!("{VERSION}-mariner")},
     });
     ensure!(values == wanted, "the CLI sets {values}");
-    let placement = stage.api.get(&["statefulset", "dapr-placement-server", "-n", NAMESPACE])?;
+    let placement = fixture.api.get(&["statefulset", "dapr-placement-server", "-n", NAMESPACE])?;
     ensure!(placement.pointer("/spec/replicas") == Some(&json!(3)), "{placement}");
-    let mtls = stage.cli.run(&["mtls", "-k"])?;
+    let mtls = fixture.cli.run(&["mtls", "-k"])?;
     ensure!(mtls.contains("Mutual TLS is disabled"), "{mtls}");
     Ok(())
 }
 
 #[test]
 fn certificates_of_ones_own_are_installed_and_exported_again() -> Result<()> {
-    let stage = Stage::new(Internet::start(None)?)?;
+    let fixture = Fixture::new(Internet::start(None)?)?;
     let files = Scratch::new("certificates")?;
     let ca = testkit::ca::Ca::new();
     let pem = ca.pem();
@@ -171,14 +171,14 @@ fn certificates_of_ones_own_are_installed_and_exported_again() -> Result<()> {
     for (flag, name, content) in contents {
         flags.extend([flag.to_owned(), files.write(name, content)?.to_string_lossy().into_owned()]);
     }
-    stage.init(&flags.iter().map(String::as_str).collect::<Vec<_>>())?;
+    fixture.init(&flags.iter().map(String::as_str).collect::<Vec<_>>())?;
     let folder = files.path().join("exported");
-    stage.cli.run(&["mtls", "export", "-o", &folder.to_string_lossy()])?;
+    fixture.cli.run(&["mtls", "export", "-o", &folder.to_string_lossy()])?;
     for (_, name, content) in contents {
-        ensure!(stage.secret(name)? == content, "{name} is installed as it was given");
+        ensure!(fixture.secret(name)? == content, "{name} is installed as it was given");
         ensure!(std::fs::read_to_string(folder.join(name))? == content, "{name} is exported so");
     }
-    let expiry = stage.cli.run(&["mtls", "expiry"])?;
+    let expiry = fixture.cli.run(&["mtls", "expiry"])?;
     let (_, ends) = ca.bundle().root(runtime::clock::now()).context("no root")?;
     ensure!(expiry.contains(&ends.strftime("%Y-%m-%d").to_string()), "{expiry}");
     Ok(())
@@ -189,36 +189,36 @@ fn certificates_of_ones_own_are_installed_and_exported_again() -> Result<()> {
 #[test]
 fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
     let internet = Internet::start(None)?.with_development_charts()?.with_definitions(VERSION)?;
-    let stage = Stage::new(internet)?;
-    let said = stage.init(&["--dev"])?;
+    let fixture = Fixture::new(internet)?;
+    let said = fixture.init(&["--dev"])?;
     ensure!(said.contains("dapr-dev-redis") || said.contains("Dapr Redis"), "{said}");
     for file in DEFINITIONS {
         let file = reference::chart()?.join("crds").join(file);
         // Exits with 1 where the API server has something else.
         let diff = ["diff", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()];
-        stage.api.kubectl(&diff).context("that definition is not the reference's")?;
+        fixture.api.kubectl(&diff).context("that definition is not the reference's")?;
     }
-    let components = stage.cli.run(&["components", "-k", "-A"])?;
+    let components = fixture.cli.run(&["components", "-k", "-A"])?;
     for row in [["statestore", "state.redis"], ["pubsub", "pubsub.redis"]] {
         let found = components.lines().find(|line| row.iter().all(|word| line.contains(word)));
         ensure!(found.is_some(), "no {row:?} in:\n{components}");
     }
     let one =
-        stage.cli.run(&["components", "-k", "-n", "default", "--name", "pubsub", "-o", "json"])?;
+        fixture.cli.run(&["components", "-k", "-n", "default", "--name", "pubsub", "-o", "json"])?;
     ensure!(one.contains("pubsub.redis") && !one.contains("state.redis"), "{one}");
-    let configurations = stage.cli.run(&["configurations", "-k", "-A"])?;
+    let configurations = fixture.cli.run(&["configurations", "-k", "-A"])?;
     ensure!(configurations.contains("appconfig"), "{configurations}");
     ensure!(!configurations.contains("daprsystem"), "the CLI hides it: {configurations}");
-    let component = stage.api.get(&["component", "statestore", "-n", "default"])?;
+    let component = fixture.api.get(&["component", "statestore", "-n", "default"])?;
     let host = component.pointer("/spec/metadata").map(ToString::to_string).unwrap_or_default();
     ensure!(
         host.contains("dapr-dev-redis-master:6379") && host.contains("dapr-dev-redis"),
         "{host}"
     );
 
-    let said = stage.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
+    let said = fixture.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
-    let releases = stage.api.cluster().helm(&["list", "--all-namespaces", "--short"])?;
+    let releases = fixture.api.cluster().helm(&["list", "--all-namespaces", "--short"])?;
     ensure!(!releases.contains("dapr-dev"), "left: {releases}");
     Ok(())
 }

@@ -137,11 +137,11 @@ fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
     })?;
     demo.kubectl(&["delete", "pod", "-l", "app=node", "--wait=false"])?;
     until(Deadline::seconds(120), "a pod without sidecar", || {
-        Ok(naked(demo)?.filter(|count| *count > 0))
+        Ok(without_sidecar(demo)?.filter(|count| *count > 0))
     })?;
     injectors("1")?;
     until(Deadline::seconds(240), "every pod to have its sidecar", || {
-        Ok(naked(demo)?.filter(|count| *count == 0))
+        Ok(without_sidecar(demo)?.filter(|count| *count == 0))
     })?;
     guard("Deny")?;
     demo.pods()?;
@@ -150,14 +150,14 @@ fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
 
 /// How many pods of the order service have no sidecar, not counting those that are about to go;
 /// `None` while there is no pod.
-fn naked(demo: &Demo) -> Result<Option<usize>> {
+fn without_sidecar(demo: &Demo) -> Result<Option<usize>> {
     let pods = demo.app_pods("node")?;
     ensure!(pods.len() < 10, "the watchdog or its owner makes pods without end");
-    let naked = pods.iter().filter(|pod| {
+    let without_sidecar = pods.iter().filter(|pod| {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         !containers.into_iter().any(|container| container["name"] == "daprd")
     });
-    Ok((!pods.is_empty()).then(|| naked.count()))
+    Ok((!pods.is_empty()).then(|| without_sidecar.count()))
 }
 
 /// The Component's own Event names what is missing; the sidecar that wants it keeps the others.

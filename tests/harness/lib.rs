@@ -22,7 +22,7 @@ mod peers;
 mod programs;
 
 pub use cluster::{
-    api_cluster::{ApiCluster, ApiClusterOptions},
+    api_cluster::{ApiCluster, ApiClusterOptions, Backup},
     client::Cluster,
     control_plane,
     local_api::LocalApi,

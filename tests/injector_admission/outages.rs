@@ -35,11 +35,11 @@ fn pods(it: &InjectorFixture, namespace: &str, app: &str) -> Vec<Value> {
     list["items"].as_array().unwrap().clone()
 }
 
-fn naked(it: &InjectorFixture, namespace: &str) -> Vec<String> {
+fn without_sidecar(it: &InjectorFixture, namespace: &str) -> Vec<String> {
     let list = it.api.get(&["pods", "-n", namespace]).unwrap();
     let pods = list["items"].as_array().unwrap().iter();
-    let naked = pods.filter(|pod| !names_of(pod).contains(&"daprd".to_owned()));
-    naked.map(|pod| pod["metadata"]["name"].to_string()).collect()
+    let without_sidecar = pods.filter(|pod| !names_of(pod).contains(&"daprd".to_owned()));
+    without_sidecar.map(|pod| pod["metadata"]["name"].to_string()).collect()
 }
 
 /// A Deployment whose pods are refused as long as the injector is away.
@@ -59,7 +59,7 @@ fn recovers(it: &InjectorFixture, namespace: &str, name: &str, replicas: usize) 
         Ok((pods(it, namespace, name).len() == replicas).then_some(()))
     })
     .unwrap();
-    assert_eq!(naked(it, namespace), [""; 0]);
+    assert_eq!(without_sidecar(it, namespace), [""; 0]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn about(name: &str, spec: &Value, more: &Value) -> String {
 #[test]
 fn findings_are_recorded_as_events_on_components() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("advice").unwrap();
+    let namespace = fixture.api.namespace("advice").unwrap();
     let key = json!([{"name": "redisHost", "value": "r:6379"},
         {"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "pass"}}]);
     let store = json!([{"name": "a", "secretKeyRef": {"name": "b", "key": "c"}}]);
@@ -84,11 +84,11 @@ fn findings_are_recorded_as_events_on_components() {
 fn conversion_is_repaired_after_the_upstream_file_is_applied() {
     let _alone = Fixture::subscription_definition();
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("reapplied").unwrap();
+    let namespace = fixture.api.namespace("reapplied").unwrap();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n";
     fixture.apply(&namespace, subscription);
-    let crd = || fixture.bed.get(&["crd", "subscriptions.dapr.io"]).unwrap();
+    let crd = || fixture.api.get(&["crd", "subscriptions.dapr.io"]).unwrap();
     let client = |crd: &Value| crd["spec"]["conversion"]["webhook"]["clientConfig"].clone();
     let port = client(&crd())["service"]["port"].clone();
     // As `dapr upgrade -k` does; only the port differs.
@@ -101,7 +101,7 @@ fn conversion_is_repaired_after_the_upstream_file_is_applied() {
     let ways: [&[&str]; 2] =
         [&["apply", "-f", "-"], &["apply", "--server-side", "--force-conflicts", "-f", "-"]];
     for args in ways {
-        fixture.bed.cluster().kubectl_with_input(args, &upstream).unwrap();
+        fixture.api.cluster().kubectl_with_input(args, &upstream).unwrap();
         let right = until(timeout(), "the repair", || {
             let client = client(&crd());
             let right = client["service"]["namespace"] == "dapr-system"
@@ -110,7 +110,7 @@ fn conversion_is_repaired_after_the_upstream_file_is_applied() {
         });
         assert_eq!(right.unwrap()["service"]["name"], "dapr-webhook");
         let old = until(timeout(), "both versions", || {
-            Ok(fixture.bed.get(&["subscriptions.v1alpha1.dapr.io", "s", "-n", &namespace]).ok())
+            Ok(fixture.api.get(&["subscriptions.v1alpha1.dapr.io", "s", "-n", &namespace]).ok())
         });
         assert_eq!(old.unwrap()["spec"]["route"], "/r");
     }

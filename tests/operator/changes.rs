@@ -16,7 +16,7 @@ fn endpoint(name: &str, secret: &str) -> String {
 #[test]
 fn rotated_secret_updates_exactly_the_components_that_reference_it() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("rotation").unwrap();
+    let namespace = fixture.api.namespace("rotation").unwrap();
     fixture.apply(
         &namespace,
         &(secret("redis")
@@ -37,7 +37,7 @@ fn rotated_secret_updates_exactly_the_components_that_reference_it() {
     let mut endpoints = endpoints.unwrap().into_inner();
 
     let kubectl =
-        |args: &[&str]| fixture.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+        |args: &[&str]| fixture.api.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
     // Neither a label nor an unused key causes an update.
     kubectl(&["label", "secret", "redis", "team=a"]);
     kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"unused": "x"}}"#]);
@@ -58,7 +58,7 @@ fn rotated_secret_updates_exactly_the_components_that_reference_it() {
 #[test]
 fn secret_that_appears_causes_an_update() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("late").unwrap();
+    let namespace = fixture.api.namespace("late").unwrap();
     let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut components = app.open_components();
     fixture.apply(&namespace, &component_with_secret("waits", "late", ""));
@@ -82,10 +82,10 @@ fn daemon_set(name: &str, grpc_port: &str) -> String {
 #[test]
 fn daemon_sets_get_services_and_foreign_members_are_kept() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("daemons").unwrap();
-    let service = |name: &str| fixture.bed.get(&["service", name, "-n", &namespace]).ok();
+    let namespace = fixture.api.namespace("daemons").unwrap();
+    let service = |name: &str| fixture.api.get(&["service", name, "-n", &namespace]).ok();
     let kubectl =
-        |args: &[&str]| fixture.bed.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
+        |args: &[&str]| fixture.api.kubectl(&[args, &["-n", &namespace]].concat()).unwrap();
     fixture.apply(&namespace, &daemon_set("agent", "50001"));
     let made = until(timeout(), "the service", || Ok(service("agent-dapr"))).unwrap();
     assert_eq!(made["metadata"]["ownerReferences"][0]["kind"], "DaemonSet");

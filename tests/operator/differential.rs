@@ -272,7 +272,7 @@ struct Audience<'a> {
 
 impl Audience<'_> {
     fn kubectl(&self, args: &[&str]) {
-        self.fixture.bed.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
+        self.fixture.api.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
     }
 
     /// `plurals` in the syntax of kubectl.
@@ -339,8 +339,8 @@ impl Audience<'_> {
 fn streams_equal_those_of_the_reference() {
     let fixture = Fixture::shared();
     let _alone = Fixture::subscription_definition();
-    let namespace = fixture.bed.namespace("streams-of-both").unwrap();
-    let elsewhere = fixture.bed.namespace("streams-of-nobody").unwrap();
+    let namespace = fixture.api.namespace("streams-of-both").unwrap();
+    let elsewhere = fixture.api.namespace("streams-of-nobody").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
     let samples = fs::read_to_string(samples).unwrap();
     let reference = fixture.reference_operator();
@@ -350,7 +350,7 @@ fn streams_equal_those_of_the_reference() {
         &(APPS.map(|app| pod_of(app, ASSIGNED)).concat() + FENCES + "---\n" + &samples),
     );
     let assigned = ["label", "configurations.dapr.io", ASSIGNED, "role=fence", "-n", &namespace];
-    fixture.bed.kubectl(&assigned).unwrap();
+    fixture.api.kubectl(&assigned).unwrap();
 
     let sidecars = |port| APPS.map(|app| fixture.sidecar(&namespace, app, port));
     let (ours, theirs) = (sidecars(fixture.operator.port), sidecars(reference.port));

@@ -49,7 +49,7 @@ fn events_until(
 
 /// Whether the fault has to end before a change can arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+enum Persistence {
     Passes,
     Stays,
 }
@@ -57,51 +57,51 @@ enum Trouble {
 /// A watch of this age is resumed where it was interrupted.
 const OLD_ENOUGH: Duration = Duration::from_secs(3);
 
-const TROUBLES: [(&str, Fault, Trouble); 11] = [
-    ("slow", Fault::Late(Duration::from_secs(2)), Trouble::Stays),
-    ("watches-end-after-one-event", Fault::Brief, Trouble::Stays),
-    ("watches-end-at-once", Fault::Empty, Trouble::Stays),
-    ("watches-say-gone", Fault::Gone, Trouble::Stays),
-    ("watches-are-refused-as-gone", Fault::Refused(410), Trouble::Stays),
-    ("too-many-requests", Fault::Refused(429), Trouble::Passes),
-    ("broken", Fault::Refused(500), Trouble::Passes),
-    ("unavailable", Fault::Refused(503), Trouble::Passes),
-    ("rights-taken-away", Fault::Refused(403), Trouble::Passes),
-    ("token-expired", Fault::Refused(401), Trouble::Passes),
-    ("connections-lost", Fault::Lost, Trouble::Passes),
+const FAULTS: [(&str, Fault, Persistence); 11] = [
+    ("slow", Fault::Late(Duration::from_secs(2)), Persistence::Stays),
+    ("watches-end-after-one-event", Fault::Brief, Persistence::Stays),
+    ("watches-end-at-once", Fault::Empty, Persistence::Stays),
+    ("watches-say-gone", Fault::Gone, Persistence::Stays),
+    ("watches-are-refused-as-gone", Fault::Refused(410), Persistence::Stays),
+    ("too-many-requests", Fault::Refused(429), Persistence::Passes),
+    ("broken", Fault::Refused(500), Persistence::Passes),
+    ("unavailable", Fault::Refused(503), Persistence::Passes),
+    ("rights-taken-away", Fault::Refused(403), Persistence::Passes),
+    ("token-expired", Fault::Refused(401), Persistence::Passes),
+    ("connections-lost", Fault::Lost, Persistence::Passes),
 ];
 
 #[test]
 fn faults_of_the_api_server_lose_and_duplicate_no_event() {
     // The cases mostly wait, so they run concurrently.
     thread::scope(|scope| {
-        for (name, fault, trouble) in TROUBLES {
+        for (name, fault, persistence) in FAULTS {
             let builder = thread::Builder::new().name(name.to_owned());
-            builder.spawn_scoped(scope, move || check_fault(name, fault, trouble)).unwrap();
+            builder.spawn_scoped(scope, move || check_fault(name, fault, persistence)).unwrap();
         }
     });
 }
 
-fn check_fault(prefix: &str, fault: Fault, trouble: Trouble) {
+fn check_fault(prefix: &str, fault: Fault, persistence: Persistence) {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace(prefix).unwrap();
+    let namespace = fixture.api.namespace(prefix).unwrap();
     fixture.apply(
         &namespace,
         &(component("same", "") + &component("changes", "") + &component("goes", "")),
     );
-    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
     let operator = operator(fixture, &namespace, &proxy);
     let mut app = fixture.sidecar(&namespace, "orders", operator.port);
     let mut stream = app.open_components();
     assert_eq!(app.component_names(), ["changes", "goes", "same"]);
 
     // Lists are forwarded where only watches fail.
-    let lists_too = matches!(fault, Fault::Late(_)) || trouble == Trouble::Passes;
+    let lists_too = matches!(fault, Fault::Late(_)) || persistence == Persistence::Passes;
     proxy.rule(move |asked| {
         let spoiled = is_about_components(asked) && (lists_too || asked.watch);
         if spoiled { fault } else { Fault::Pass }
     });
-    until(timeout(), "the trouble to be met", || {
+    until(timeout(), "the fault to apply", || {
         let met = proxy.spoiled() >= 1;
         if !met {
             // A watch of less than a second is followed by a streaming list, which continues as a
@@ -114,8 +114,8 @@ fn check_fault(prefix: &str, fault: Fault, trouble: Trouble) {
     .unwrap();
     fixture
         .apply(&namespace, &(component("changes", "scopes: [orders]") + &component("comes", "")));
-    fixture.bed.kubectl(&["delete", "component.dapr.io", "goes", "-n", &namespace]).unwrap();
-    if trouble == Trouble::Passes {
+    fixture.api.kubectl(&["delete", "component.dapr.io", "goes", "-n", &namespace]).unwrap();
+    if persistence == Persistence::Passes {
         until(timeout(), "a second try", || Ok((proxy.spoiled() >= 2).then_some(()))).unwrap();
         // Cached objects are served.
         assert_eq!(app.component_names(), ["changes", "goes", "same"]);
@@ -137,10 +137,10 @@ fn check_fault(prefix: &str, fault: Fault, trouble: Trouble) {
 #[test]
 fn limited_api_server_is_sufficient() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("peculiar").unwrap();
+    let namespace = fixture.api.namespace("peculiar").unwrap();
     let manifests = secret("redis") + &component_with_secret("store", "redis", "");
     fixture.apply(&namespace, &manifests);
-    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
     let discovery = ["/version", "/api", "/apis", "/api/v1", "/apis/dapr.io/v1alpha1"];
     proxy.rule(move |asked| match asked.path.as_str() {
         // Whole pods instead of their metadata.
@@ -163,7 +163,7 @@ fn limited_api_server_is_sufficient() {
     let received = until(timeout(), "the event of the assigned Configuration", || {
         let label = format!("note={}", blackbox::environment::secret()?);
         let object = ["configuration.dapr.io", "mine", "-n", &namespace];
-        fixture.bed.kubectl(&[&["label", "--overwrite"], &object[..], &[&label]].concat())?;
+        fixture.api.kubectl(&[&["label", "--overwrite"], &object[..], &[&label]].concat())?;
         Ok(app.soon(&mut stream))
     });
     let received: Value = serde_json::from_slice(&received.unwrap().configuration).unwrap();
@@ -176,15 +176,15 @@ fn limited_api_server_is_sufficient() {
 #[test]
 fn older_api_server_is_sufficient() {
     let fixture = Fixture::shared();
-    let (bed, webhook) = fixture.of_old();
-    let namespace = bed.namespace("old").unwrap();
+    let (api, webhook) = fixture.of_old();
+    let namespace = api.namespace("old").unwrap();
     let streamed = format!(
         "/apis/dapr.io/v1alpha1/namespaces/{namespace}/components?watch=true&sendInitialEvents=true\
          &resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
     );
-    let refused = bed.kubectl(&["get", "--raw", &streamed]).unwrap_err();
+    let refused = api.kubectl(&["get", "--raw", &streamed]).unwrap_err();
     assert!(format!("{refused:#}").contains("sendInitialEvents"), "{refused:#}");
-    let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    let proxy = Proxy::start(api.kubeconfig()).unwrap();
     proxy.rule(|asked| {
         let list = asked.path.starts_with("/apis/") && !asked.watch;
         if list && KINDS.iter().any(|kind| asked.path.ends_with(kind)) {
@@ -195,7 +195,7 @@ fn older_api_server_is_sufficient() {
     });
     let only = ["--watch-namespace", &namespace];
     let operator = whole_operator(fixture, &namespace, &proxy, webhook, &only);
-    does_its_work(fixture, bed, &namespace, &operator);
+    does_its_work(fixture, api, &namespace, &operator);
     assert!(proxy.spoiled() >= KINDS.len(), "lists were asked for");
 }
 
@@ -204,7 +204,7 @@ fn restored_api_server_is_listed_again() {
     let fixture = Fixture::shared();
     let (_turn, other) = fixture.second();
     fixture.install_on(other).unwrap();
-    let namespace = fixture.bed.namespace("history").unwrap();
+    let namespace = fixture.api.namespace("history").unwrap();
     other.kubectl(&["create", "namespace", &namespace]).unwrap();
     fixture.apply(
         &namespace,
@@ -213,17 +213,17 @@ fn restored_api_server_is_listed_again() {
     let restored =
         component("same", "") + &component("changes", "scopes: [orders]") + &component("comes", "");
     fixture.apply_on(other, &namespace, &restored);
-    let version = |bed: &ApiCluster| {
-        let list = bed.get(&["components.dapr.io", "-n", &namespace]).unwrap();
+    let version = |api: &ApiCluster| {
+        let list = api.get(&["components.dapr.io", "-n", &namespace]).unwrap();
         let newest = |item: &Value| item["metadata"]["resourceVersion"].as_str()?.parse().ok();
         list["items"].as_array().unwrap().iter().filter_map(newest).max().unwrap_or(0_u64)
     };
     assert!(
-        version(fixture.bed) > version(other),
+        version(fixture.api) > version(other),
         "the versions go back, as after a restored backup"
     );
 
-    let proxy = Proxy::start(fixture.bed.kubeconfig()).unwrap();
+    let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
     let operator = operator(fixture, "history", &proxy);
     let mut app = fixture.sidecar(&namespace, "orders", operator.port);
     let mut stream = app.open_components();
@@ -249,19 +249,19 @@ fn restored_api_server_is_listed_again() {
 #[test]
 fn kind_that_is_installed_later_is_served_and_streamed() {
     let fixture = Fixture::shared();
-    let (_turn, bed) = fixture.second();
-    fixture.install_on(bed).unwrap();
+    let (_turn, api) = fixture.second();
+    fixture.install_on(api).unwrap();
     let namespace = "late-kinds";
-    let _ = bed.kubectl(&["create", "namespace", namespace]);
+    let _ = api.kubectl(&["create", "namespace", namespace]);
     let kinds = ["resiliencies", "components", "mcpservers", "workflowaccesspolicies"];
     let definitions = kinds.map(|kind| format!("{kind}.dapr.io"));
     let remove = || {
         for definition in &definitions {
-            bed.kubectl(&["delete", "crd", definition]).unwrap();
+            api.kubectl(&["delete", "crd", definition]).unwrap();
         }
     };
     remove();
-    let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    let proxy = Proxy::start(api.kubeconfig()).unwrap();
     let operator = operator(fixture, "late-kinds", &proxy);
     let mut app = fixture.sidecar(namespace, "orders", operator.port);
     let status = app.components().unwrap_err();
@@ -271,9 +271,9 @@ fn kind_that_is_installed_later_is_served_and_streamed() {
     let mut stream = app.open_components();
 
     for round in 0..2 {
-        fixture.install_on(bed).unwrap();
+        fixture.install_on(api).unwrap();
         // The operator retries the kind every few seconds.
-        fixture.apply_on(bed, namespace, &component("store", ""));
+        fixture.apply_on(api, namespace, &component("store", ""));
         let (event, body) = app.next(&mut stream);
         assert_eq!((event, name(&body)), (Created, "store"), "round {round}");
         assert_eq!(app.component_names(), ["store"]);
@@ -286,5 +286,5 @@ fn kind_that_is_installed_later_is_served_and_streamed() {
         })
         .unwrap();
     }
-    fixture.install_on(bed).unwrap();
+    fixture.install_on(api).unwrap();
 }

@@ -25,7 +25,7 @@ pub(crate) const TIMEOUT: u64 = 60;
 
 /// The programs that all tests share.
 pub(crate) struct Fixture {
-    pub(crate) bed: &'static ApiCluster,
+    pub(crate) api: &'static ApiCluster,
     pub(crate) sentry_port: u16,
     pub(crate) operator: Operator,
     pub(crate) anchors: String,
@@ -48,20 +48,20 @@ impl Fixture {
     }
 
     fn new() -> Result<Self> {
-        let bed = ApiCluster::shared()?;
+        let api = ApiCluster::shared()?;
         let folder = Scratch::new("operator-suite")?;
         let sentry_port = environment::free_port()?;
         let webhook_port = environment::free_port()?;
-        install(bed, sentry_port, webhook_port)?;
+        install(api, sentry_port, webhook_port)?;
         let sentry = start_sentry(&folder, sentry_port)?;
         let anchors = folder.path().join("credentials/ca.crt");
-        let mut operator = spawn_operator(&folder, &bed.kubeconfig().to_path_buf(), "operator")?
+        let mut operator = spawn_operator(&folder, &api.kubeconfig().to_path_buf(), "operator")?
             .args(["--webhook-server-port", &webhook_port.to_string()])
             .args(["--watch-secrets", "--enable-daemonset-service-reconciler"])
             .start_operator()?;
         operator.wait_ready()?;
         let anchors = fs::read_to_string(anchors).context("read the root of sentry")?;
-        Ok(Self { bed, sentry_port, operator, anchors, folder, _sentry: sentry })
+        Ok(Self { api, sentry_port, operator, anchors, folder, _sentry: sentry })
     }
 
     /// Held by a test that breaks the definition of Subscriptions: conversion fails for all tests until
@@ -83,7 +83,7 @@ impl Fixture {
 
     /// An operator that is not started.
     pub(crate) fn spawn(&self, name: &str) -> OperatorSpawn {
-        let kubeconfig = self.bed.kubeconfig().to_path_buf();
+        let kubeconfig = self.api.kubeconfig().to_path_buf();
         let mut spawn =
             spawn_operator(&self.folder, &kubeconfig, name).expect("build the operator");
         spawn.spawn = spawn.spawn.env("ENABLE_WEBHOOKS", "false");
@@ -92,7 +92,7 @@ impl Fixture {
 
     /// Starts the reference operator, with the same sentry and API server.
     pub(crate) fn reference_operator(&self) -> Operator {
-        let kubeconfig = self.bed.kubeconfig().to_path_buf();
+        let kubeconfig = self.api.kubeconfig().to_path_buf();
         let program = Tool::REFERENCE_OPERATOR.path().expect("find the reference operator");
         let spawn = operator_args(&self.folder, program, &kubeconfig, "reference")
             .expect("take ports")
@@ -111,27 +111,27 @@ impl Fixture {
     /// A second API server, used only by the test that holds the guard.
     #[expect(clippy::unused_self, reason = "callers have the fixture")]
     pub(crate) fn second(&self) -> (MutexGuard<'static, ()>, &'static ApiCluster) {
-        static BED: OnceLock<ApiCluster> = OnceLock::new();
+        static API: OnceLock<ApiCluster> = OnceLock::new();
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let bed = BED.get_or_init(|| {
+        let api = API.get_or_init(|| {
             let options = ApiClusterOptions { controllers: false, ..ApiClusterOptions::default() };
-            ApiCluster::start_with(options).expect("start a second bed")
+            ApiCluster::start_with(options).expect("start a second API server")
         });
-        (turn, bed)
+        (turn, api)
     }
 
     /// A third API server, which does not support streaming lists, and the port of its conversion
     /// webhook. Each test uses its own namespace.
     pub(crate) fn of_old(&self) -> (&'static ApiCluster, u16) {
-        static BED: OnceLock<(ApiCluster, u16)> = OnceLock::new();
-        let (bed, webhook) = BED.get_or_init(|| {
+        static API: OnceLock<(ApiCluster, u16)> = OnceLock::new();
+        let (api, webhook) = API.get_or_init(|| {
             let options = ApiClusterOptions { controllers: false, streamed_lists: false };
-            let bed = ApiCluster::start_with(options).expect("start a cluster as of old");
-            let webhook = self.install_on(&bed).expect("install the CRDs");
-            (bed, webhook)
+            let api = ApiCluster::start_with(options).expect("start a cluster as of old");
+            let webhook = self.install_on(&api).expect("install the CRDs");
+            (api, webhook)
         });
-        (bed, *webhook)
+        (api, *webhook)
     }
 
     /// Installs CRDs and the control plane's Configuration on another API server; returns the port of
@@ -153,22 +153,22 @@ impl Fixture {
     /// Applies manifests to a namespace.
     pub(crate) fn apply(&self, namespace: &str, manifests: &str) {
         let args = ["apply", "-n", namespace, "-f", "-"];
-        self.bed.cluster().kubectl_with_input(&args, manifests).expect("apply manifests");
+        self.api.cluster().kubectl_with_input(&args, manifests).expect("apply manifests");
     }
 }
 
 /// Namespace, CRDs and the control plane's Configuration.
-fn install(bed: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
+fn install(api: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
     for entry in fs::read_dir(environment::workspace().join("crds"))? {
         let manifest = fs::read_to_string(entry?.path())?;
         // The API server reaches the webhook through the Service below, at our port.
         let with_port = format!("          path: /convert\n          port: {webhook_port}");
-        bed.apply(&manifest.replace("          path: /convert", &with_port))?;
+        api.apply(&manifest.replace("          path: /convert", &with_port))?;
     }
-    bed.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n"))?;
+    api.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n"))?;
     let names = ["crd", "--all", "--for=condition=Established", "--timeout=60s"];
-    bed.kubectl(&[&["wait"], names.as_slice()].concat())?;
-    bed.apply(&format!(
+    api.kubectl(&[&["wait"], names.as_slice()].concat())?;
+    api.apply(&format!(
         "
 apiVersion: dapr.io/v1alpha1
 kind: Configuration

@@ -29,8 +29,8 @@ struct Replica {
 }
 
 impl Replica {
-    fn start(fixture: &Fixture, bed: &ApiCluster, namespace: &str, name: &str) -> Self {
-        let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    fn start(fixture: &Fixture, api: &ApiCluster, namespace: &str, name: &str) -> Self {
+        let proxy = Proxy::start(api.kubeconfig()).unwrap();
         let mut spawn = fixture
             .spawn(name)
             .args(["--kubeconfig", proxy.kubeconfig().to_str().unwrap()])
@@ -73,16 +73,16 @@ impl Replica {
 }
 
 /// The holder of the lease and the number of its transitions.
-fn lease(bed: &ApiCluster, namespace: &str) -> (String, Value) {
-    let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
+fn lease(api: &ApiCluster, namespace: &str) -> (String, Value) {
+    let lease = api.get(&["lease", LEASE, "-n", namespace]).unwrap();
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     (holder.to_owned(), lease["spec"]["leaseTransitions"].clone())
 }
 
 /// The number of Events on the lease, by message.
-fn lease_events(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
-    let lease = bed.get(&["lease", LEASE, "-n", namespace]).unwrap();
-    let events = bed.get(&["events", "-n", namespace]).unwrap();
+fn lease_events(api: &ApiCluster, namespace: &str) -> [usize; 2] {
+    let lease = api.get(&["lease", LEASE, "-n", namespace]).unwrap();
+    let events = api.get(&["events", "-n", namespace]).unwrap();
     let events = events["items"].as_array().unwrap().iter();
     let about: Vec<_> = events
         .filter(|event| event["involvedObject"]["uid"] == lease["metadata"]["uid"])
@@ -96,26 +96,26 @@ fn lease_events(bed: &ApiCluster, namespace: &str) -> [usize; 2] {
 #[test]
 fn one_replica_writes_and_all_serve() {
     let fixture = Fixture::shared();
-    let (bed, _) = fixture.of_old();
-    let namespace = &bed.namespace("replicas").unwrap();
+    let (api, _) = fixture.of_old();
+    let namespace = &api.namespace("replicas").unwrap();
     let service = || {
-        let service = bed.get(&["service", "orders-dapr", "-n", namespace]).ok();
+        let service = api.get(&["service", "orders-dapr", "-n", namespace]).ok();
         service.map(|service| service["metadata"]["uid"].to_string())
     };
     let made_anew = || {
         let before = service();
-        bed.kubectl(&["delete", "service", "orders-dapr", "-n", namespace]).unwrap();
+        api.kubectl(&["delete", "service", "orders-dapr", "-n", namespace]).unwrap();
         until(timeout(), "the Service again", || Ok(service().filter(|_| service() != before)))
             .unwrap();
     };
     let announce =
-        |component: &str| fixture.apply_on(bed, namespace, &crate::component(component, ""));
-    fixture.apply_on(bed, namespace, &deployment("orders", "orders"));
-    let mut first = Replica::start(fixture, bed, namespace, "first-replica");
+        |component: &str| fixture.apply_on(api, namespace, &crate::component(component, ""));
+    fixture.apply_on(api, namespace, &deployment("orders", "orders"));
+    let mut first = Replica::start(fixture, api, namespace, "first-replica");
     first.wait_until_it_leads();
     until(timeout(), "the Service", || Ok(service())).unwrap();
     first.wait_for_a_pass_of_the_watchdog();
-    let mut second = Replica::start(fixture, bed, namespace, "second-replica");
+    let mut second = Replica::start(fixture, api, namespace, "second-replica");
     made_anew();
     announce("one");
     first.hears_of("one");
@@ -147,10 +147,10 @@ fn one_replica_writes_and_all_serve() {
 
     // The leader is stopped: its streams end without error and it releases the lease.
     first.proxy.rule(|_| Fault::Pass);
-    let (holder, _) = lease(bed, namespace);
+    let (holder, _) = lease(api, namespace);
     let status = second.operator.process.terminate(Deadline::seconds(10)).unwrap();
     assert!(status.success(), "{status}: {}", second.operator.process.log());
-    assert_ne!(lease(bed, namespace).0, holder);
+    assert_ne!(lease(api, namespace).0, holder);
     let end = second.sidecar.runtime.block_on(second.stream.message());
     assert!(matches!(end, Ok(None)), "{end:?}");
     first.wait_until_it_leads();
@@ -159,8 +159,8 @@ fn one_replica_writes_and_all_serve() {
     announce("four");
     first.hears_of("four");
 
-    assert_eq!(lease(bed, namespace).1, 2, "of the lease's holder changes");
-    until(timeout(), "the Events", || Ok((lease_events(bed, namespace) == [3, 2]).then_some(())))
+    assert_eq!(lease(api, namespace).1, 2, "of the lease's holder changes");
+    until(timeout(), "the Events", || Ok((lease_events(api, namespace) == [3, 2]).then_some(())))
         .unwrap();
     let names: BTreeSet<_> = first.sidecar.component_names().into_iter().collect();
     assert_eq!(names, ["four", "one", "three", "two"].map(str::to_owned).into());

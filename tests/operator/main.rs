@@ -171,7 +171,7 @@ fn secret(name: &str) -> String {
 
 /// Warning Events on an object.
 fn warnings(fixture: &Fixture, namespace: &str, object: &str) -> Vec<String> {
-    let events = fixture.bed.get(&["events", "-n", namespace]).unwrap();
+    let events = fixture.api.get(&["events", "-n", namespace]).unwrap();
     let events = events["items"].as_array().unwrap().iter();
     events
         .filter(|e| e["type"] == "Warning" && e["involvedObject"]["name"] == object)
@@ -182,10 +182,10 @@ fn warnings(fixture: &Fixture, namespace: &str, object: &str) -> Vec<String> {
 #[test]
 fn crds_reject_what_no_sidecar_accepts() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("crd").unwrap();
+    let namespace = fixture.api.namespace("crd").unwrap();
     let refused = |manifest: &str| {
         let args = ["create", "-n", &namespace, "-f", "-"];
-        fixture.bed.cluster().kubectl_with_input(&args, manifest).unwrap_err().to_string()
+        fixture.api.cluster().kubectl_with_input(&args, manifest).unwrap_err().to_string()
     };
     let two = refused(
         "apiVersion: dapr.io/v1alpha1\nkind: MCPServer\nmetadata: {name: a}\n\
@@ -211,7 +211,7 @@ fn crds_reject_what_no_sidecar_accepts() {
         "apiVersion: dapr.io/v1alpha1\nkind: Configuration\n\
         metadata: {name: c}\nspec: {tracing: {samplingRate: '1'}}",
     );
-    let stored = fixture.bed.get(&["configuration.dapr.io", "c", "-n", &namespace]).unwrap();
+    let stored = fixture.api.get(&["configuration.dapr.io", "c", "-n", &namespace]).unwrap();
     assert_eq!(stored["spec"]["metric"], json!({"enabled": true}), "the CLI dereferences it");
     assert_eq!(stored["spec"]["metrics"], json!({"enabled": true}));
 }
@@ -219,7 +219,7 @@ fn crds_reject_what_no_sidecar_accepts() {
 #[test]
 fn secret_of_a_component_is_resolved_and_a_missing_one_affects_only_its_app() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("secrets").unwrap();
+    let namespace = fixture.api.namespace("secrets").unwrap();
     fixture.apply(
         &namespace,
         &(secret("redis")
@@ -250,7 +250,7 @@ fn secret_of_a_component_is_resolved_and_a_missing_one_affects_only_its_app() {
 #[test]
 fn undecodable_object_is_not_served_and_reported() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("undecodable").unwrap();
+    let namespace = fixture.api.namespace("undecodable").unwrap();
     let otel = |name: &str, timeout: &str| {
         format!(
             "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: {name}}}\n\
@@ -275,7 +275,7 @@ fn undecodable_object_is_not_served_and_reported() {
 #[test]
 fn changes_reach_open_streams_according_to_scopes() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("streams").unwrap();
+    let namespace = fixture.api.namespace("streams").unwrap();
     let mut orders = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut stream = orders.open_components();
     let mut expect = |want: ResourceEventType, object: &str| {
@@ -293,7 +293,7 @@ fn changes_reach_open_streams_according_to_scopes() {
     expect(ResourceEventType::Created, "hidden");
     fixture.apply(&namespace, &component("store", "scopes: [bills]"));
     expect(ResourceEventType::Deleted, "store");
-    fixture.bed.kubectl(&["delete", "component.dapr.io", "hidden", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "component.dapr.io", "hidden", "-n", &namespace]).unwrap();
     expect(ResourceEventType::Deleted, "hidden");
 }
 
@@ -301,7 +301,7 @@ fn changes_reach_open_streams_according_to_scopes() {
 fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
     let _alone = Fixture::subscription_definition();
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("conversion").unwrap();
+    let namespace = fixture.api.namespace("conversion").unwrap();
     let written = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
         spec: {pubsubname: p, topic: t, route: /r}\n---\n\
         apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: new}\n\
@@ -309,7 +309,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
     fixture.apply(&namespace, written);
     let get = |version: &str, name: &str| {
         let kind = format!("subscriptions.{version}.dapr.io");
-        fixture.bed.get(&[&kind, name, "-n", &namespace])
+        fixture.api.get(&[&kind, name, "-n", &namespace])
     };
     assert_eq!(get("v2alpha1", "old").unwrap()["spec"]["routes"], json!({"default": "/r"}));
     assert_eq!(get("v1alpha1", "new").unwrap()["spec"]["route"], "/d");
@@ -317,7 +317,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
     // `kubectl edit` of the older version must not delete the rules.
     let edited = get("v1alpha1", "new").unwrap().to_string().replace("\"t\"", "\"other\"");
     let replace = ["replace", "-n", &namespace, "-f", "-"];
-    fixture.bed.cluster().kubectl_with_input(&replace, &edited).unwrap();
+    fixture.api.cluster().kubectl_with_input(&replace, &edited).unwrap();
     let new = get("v2alpha1", "new").unwrap();
     assert_eq!(new["spec"]["topic"], "other");
     assert_eq!(new["spec"]["routes"]["rules"], json!([{"match": "true", "path": "/m"}]));
@@ -332,7 +332,7 @@ fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
     let reset = r#"[{"op": "replace", "path": "/spec/conversion/webhook/clientConfig/service/namespace", "value": "replaceme"},
         {"op": "remove", "path": "/spec/conversion/webhook/clientConfig/caBundle"}]"#;
     fixture
-        .bed
+        .api
         .kubectl(&["patch", "crd", "subscriptions.dapr.io", "--type=json", "-p", reset])
         .unwrap();
     until(timeout(), "the repair", || Ok(get("v1alpha1", "new").ok())).unwrap();
@@ -350,11 +350,11 @@ fn app_protocols(service: &Value) -> Vec<&str> {
 #[test]
 fn services_follow_their_workloads() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("services").unwrap();
+    let namespace = fixture.api.namespace("services").unwrap();
     let deployment = |app_id: &str| deployment("orders", app_id);
     let service = |name: &str| {
         let name = format!("{name}-dapr");
-        fixture.bed.get(&["service", &name, "-n", &namespace]).ok()
+        fixture.api.get(&["service", &name, "-n", &namespace]).ok()
     };
     fixture.apply(&namespace, &deployment("orders"));
     let made = until(timeout(), "the service", || Ok(service("orders"))).unwrap();
@@ -364,7 +364,7 @@ fn services_follow_their_workloads() {
     assert_eq!(made["spec"]["ports"][2]["port"], 50002);
     assert_eq!(app_protocols(&made), ["http", "grpc", "tls", "http"]);
 
-    fixture.bed.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "service", "orders-dapr", "-n", &namespace]).unwrap();
     let again = until(timeout(), "the service again", || Ok(service("orders"))).unwrap();
     assert_ne!(again["metadata"]["uid"], made["metadata"]["uid"]);
 
@@ -372,7 +372,7 @@ fn services_follow_their_workloads() {
     let edit = r#"{"metadata": {"labels": {"mine": "x"}}, "spec": {"selector": {"app": "other"},
         "ports": [{"port": 50001, "appProtocol": "tcp"}]}}"#;
     fixture
-        .bed
+        .api
         .kubectl(&["patch", "service", "orders-dapr", "-n", &namespace, "-p", edit])
         .unwrap();
     let repaired = until(timeout(), "the repair", || {
@@ -403,7 +403,7 @@ fn services_follow_their_workloads() {
     // The garbage collector of Kubernetes deletes the Service with its workload.
     fixture.apply(&namespace, &deployment("last"));
     until(timeout(), "the last service", || Ok(service("last"))).unwrap();
-    fixture.bed.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "deployment", "orders", "-n", &namespace]).unwrap();
     until(timeout(), "the service to go too", || Ok(service("last").is_none().then_some(())))
         .unwrap();
 }
@@ -411,7 +411,7 @@ fn services_follow_their_workloads() {
 #[test]
 fn json_equals_that_of_the_reference() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("reference").unwrap();
+    let namespace = fixture.api.namespace("reference").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
     fixture.apply(&namespace, &fs::read_to_string(samples).unwrap());
     let reference = fixture.reference_operator();

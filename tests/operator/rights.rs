@@ -52,8 +52,8 @@ subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
 ";
 
 /// A proxy to an API server with the rights of an account in the control plane's namespace.
-fn as_account(bed: &ApiCluster, account: &str) -> Proxy {
-    let config = fs::read_to_string(bed.kubeconfig()).unwrap();
+fn as_account(api: &ApiCluster, account: &str) -> Proxy {
+    let config = fs::read_to_string(api.kubeconfig()).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["users"][0]["user"]["as"] = json!(format!("system:serviceaccount:{SYSTEM}:{account}"));
     let folder = Scratch::new("account").unwrap();
@@ -84,16 +84,16 @@ pub(crate) fn whole_operator(
 /// Subscriptions are converted.
 pub(crate) fn does_its_work(
     fixture: &Fixture,
-    bed: &ApiCluster,
+    api: &ApiCluster,
     namespace: &str,
     operator: &Operator,
 ) {
-    let kubectl = |args: &[&str]| bed.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
-    let get = |kind: &str, name: &str| bed.get(&[kind, name, "-n", namespace]).ok();
+    let kubectl = |args: &[&str]| api.kubectl(&[args, &["-n", namespace]].concat()).unwrap();
+    let get = |kind: &str, name: &str| api.get(&[kind, name, "-n", namespace]).ok();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n---\n";
     let manifests = secret("redis") + &component_with_secret("store", "redis", "") + subscription;
-    fixture.apply_on(bed, namespace, &(manifests + &deployment("orders", "orders")));
+    fixture.apply_on(api, namespace, &(manifests + &deployment("orders", "orders")));
     let mut app = fixture.sidecar(namespace, "orders", operator.port);
     let served = until(timeout(), "the Component", || Ok(app.components()?.pop())).unwrap();
     assert_eq!(served["spec"]["metadata"][0]["value"], "aHVudGVyMg==");
@@ -105,7 +105,7 @@ pub(crate) fn does_its_work(
     assert_eq!(old["spec"]["route"], "/r", "converted back for its author");
 
     let mut stream = app.open_components();
-    fixture.apply_on(bed, namespace, &component("comes", ""));
+    fixture.apply_on(api, namespace, &component("comes", ""));
     let (event, body) = app.next(&mut stream);
     assert_eq!((event, name(&body)), (Created, "comes"));
     let rotated = r#"{"stringData": {"password": "rotated"}}"#;
@@ -126,12 +126,12 @@ pub(crate) fn does_its_work(
 #[test]
 fn rights_of_the_reference_chart_are_sufficient() {
     let fixture = Fixture::shared();
-    let (_turn, bed) = fixture.second();
-    let webhook = fixture.install_on(bed).unwrap();
-    bed.apply(DAPR).unwrap();
-    let proxy = as_account(bed, "rights-of-dapr");
+    let (_turn, api) = fixture.second();
+    let webhook = fixture.install_on(api).unwrap();
+    api.apply(DAPR).unwrap();
+    let proxy = as_account(api, "rights-of-dapr");
     let operator = whole_operator(fixture, "rights-of-dapr", &proxy, webhook, &[]);
-    does_its_work(fixture, bed, "rights-of-dapr", &operator);
+    does_its_work(fixture, api, "rights-of-dapr", &operator);
     // A permanent failure is logged once, not at each retry.
     let kind = "kind=\"CustomResourceDefinition\"";
     let failures = format!("dapr_operator_watch_failures_total{{{kind}}}");
@@ -154,10 +154,10 @@ fn rights_of_the_reference_chart_are_sufficient() {
 #[test]
 fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
     let fixture = Fixture::shared();
-    let (_turn, bed) = fixture.second();
-    let webhook = fixture.install_on(bed).unwrap();
+    let (_turn, api) = fixture.second();
+    let webhook = fixture.install_on(api).unwrap();
     let chart = environment::workspace().join("charts/dapr");
-    let rendered = bed.cluster().helm(&[
+    let rendered = api.cluster().helm(&[
         "template",
         "dapr",
         chart.to_str().unwrap(),
@@ -168,11 +168,11 @@ fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
         "--show-only",
         "templates/operator/rbac.yaml",
     ]);
-    bed.apply(&rendered.unwrap()).unwrap();
-    let proxy = as_account(bed, "dapr-operator");
+    api.apply(&rendered.unwrap()).unwrap();
+    let proxy = as_account(api, "dapr-operator");
     let only = ["--watch-namespace", SYSTEM];
     let operator = whole_operator(fixture, "namespaced", &proxy, webhook, &only);
-    does_its_work(fixture, bed, SYSTEM, &operator);
+    does_its_work(fixture, api, SYSTEM, &operator);
     assert_eq!(proxy.forbidden(), [""; 0]);
     let mut stranger = fixture.sidecar("elsewhere", "orders", operator.port);
     assert_eq!(stranger.components().unwrap_err().code(), Code::Unknown);
@@ -187,8 +187,8 @@ fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
     let mut app = fixture.sidecar(SYSTEM, "orders", operator.port);
     let mut stream = app.open_components();
     let binding = ["rolebinding", "dapr-operator", "-n", SYSTEM];
-    let saved = bed.get(&binding).unwrap();
-    bed.kubectl(&[&["delete"], &binding[..]].concat()).unwrap();
+    let saved = api.get(&binding).unwrap();
+    api.kubectl(&[&["delete"], &binding[..]].concat()).unwrap();
     // Open watches continue; this ends them.
     proxy.rule(|_| Fault::Pass);
     let is_components = |said: &String| said.ends_with("/components");
@@ -196,12 +196,12 @@ fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
         .unwrap();
     let status = app.components().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "the Secret cannot be read: {status:?}");
-    fixture.apply_on(bed, SYSTEM, &component("meanwhile", ""));
+    fixture.apply_on(api, SYSTEM, &component("meanwhile", ""));
     let mut binding = json!({"apiVersion": saved["apiVersion"], "kind": saved["kind"]});
     binding["metadata"] = json!({"name": "dapr-operator", "namespace": SYSTEM});
     binding["roleRef"] = saved["roleRef"].clone();
     binding["subjects"] = saved["subjects"].clone();
-    bed.apply(&binding.to_string()).unwrap();
+    api.apply(&binding.to_string()).unwrap();
     let (event, body) = app.next(&mut stream);
     assert_eq!((event, name(&body)), (Created, "meanwhile"));
     assert_eq!(app.component_names(), ["comes", "meanwhile", "store"]);

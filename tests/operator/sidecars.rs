@@ -60,7 +60,7 @@ struct AppFixture<'a> {
 impl<'a> AppFixture<'a> {
     fn start(version: Tool, prefix: &str, manifests: &str) -> Self {
         let fixture: &'a Fixture = Fixture::shared();
-        let namespace = fixture.bed.namespace(prefix).unwrap();
+        let namespace = fixture.api.namespace(prefix).unwrap();
         fixture.apply(&namespace, manifests);
         let spawn =
             fixture.spawn(&namespace).args(["--disable-service-reconciler", "--watch-secrets"]);
@@ -81,7 +81,7 @@ impl<'a> AppFixture<'a> {
     }
 
     fn kubectl(&self, args: &[&str]) {
-        self.fixture.bed.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
+        self.fixture.api.kubectl(&[args, &["-n", &self.namespace]].concat()).unwrap();
     }
 
     fn wait_for(&self, what: &str, probe: impl FnMut() -> bool) {
@@ -323,7 +323,7 @@ fn official_sidecar_restarts_for_its_own_configuration_only() {
 #[test]
 fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("daprd").unwrap();
+    let namespace = fixture.api.namespace("daprd").unwrap();
     let redis = Redis::start(Some("hunter2")).unwrap();
     fixture.apply(
         &namespace,
@@ -346,7 +346,7 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
 
     fixture.apply(&namespace, &component("added", ""));
     until(timeout(), "the reload", || Ok(has(&app, "added").then_some(()))).unwrap();
-    fixture.bed.kubectl(&["delete", "component.dapr.io", "added", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "component.dapr.io", "added", "-n", &namespace]).unwrap();
     until(timeout(), "the unload", || Ok((!has(&app, "added")).then_some(()))).unwrap();
 
     // SIGTERM with seven open streams: the process ends immediately and without error.

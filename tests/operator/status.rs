@@ -9,7 +9,7 @@ use crate::{component, fixture::Fixture, name, timeout};
 
 /// The status of the condition `Ready` and its reason, for the generation that is stored.
 fn ready(fixture: &Fixture, namespace: &str, component: &str) -> Option<(String, String)> {
-    let object = fixture.bed.get(&["component", component, "-n", namespace]).unwrap();
+    let object = fixture.api.get(&["component", component, "-n", namespace]).unwrap();
     let conditions = object["status"]["conditions"].as_array()?;
     let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
     let current = ready["observedGeneration"] == object["metadata"]["generation"];
@@ -28,13 +28,13 @@ fn wait_for(fixture: &Fixture, namespace: &str, component: &str, status: &str, r
 fn set_type(fixture: &Fixture, namespace: &str, component: &str, type_: &str) {
     let patch = json!({"spec": {"type": type_}}).to_string();
     let args = ["patch", "component", component, "-n", namespace, "--type=merge", "-p", &patch];
-    fixture.bed.kubectl(&args).unwrap();
+    fixture.api.kubectl(&args).unwrap();
 }
 
 #[test]
 fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("status").unwrap();
+    let namespace = fixture.api.namespace("status").unwrap();
     let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut events = app.open_components();
     fixture.apply(&namespace, &(component("good", "") + &component("bad", "")));
@@ -57,7 +57,7 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     wait_for(fixture, &namespace, "bad", "True", "Ready");
     set_type(fixture, &namespace, "bad", "state.rediss");
     wait_for(fixture, &namespace, "bad", "False", "UnknownType");
-    let table = fixture.bed.kubectl(&["get", "components", "-n", &namespace]).unwrap();
+    let table = fixture.api.kubectl(&["get", "components", "-n", &namespace]).unwrap();
     let rows: Vec<Vec<&str>> =
         table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["NAME", "TYPE", "VERSION", "SCOPES", "READY", "REASON", "AGE"]);
@@ -66,11 +66,11 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
 
     // The next leader writes nothing until something changes.
     let version = |name: &str| {
-        let object = fixture.bed.get(&["component", name, "-n", &namespace]).unwrap();
+        let object = fixture.api.get(&["component", name, "-n", &namespace]).unwrap();
         object["metadata"]["resourceVersion"].clone()
     };
     let (good, crd) =
-        (version("good"), || fixture.bed.get(&["crd", "components.dapr.io"]).unwrap());
+        (version("good"), || fixture.api.get(&["crd", "components.dapr.io"]).unwrap());
     let generation = crd()["metadata"]["generation"].clone();
     drop(first);
     let second = writer();
@@ -95,13 +95,13 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     // Applying the upstream file removes the status subresource; the leader adds it again.
     let file = environment::workspace().join("crds/components.yaml");
     let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
-    fixture.bed.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
+    fixture.api.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
     let mut waited = 0;
     let back = until(timeout(), "the status of the CRD", || {
         waited += 1; // something to write, so that the leader need not wait for its next look
         let patch = json!({"spec": {"initTimeout": format!("{waited}s")}}).to_string();
         let args = ["patch", "component", "good", "-n", &namespace, "--type=merge", "-p", &patch];
-        fixture.bed.kubectl(&args)?;
+        fixture.api.kubectl(&args)?;
         let version: &Value = &crd()["spec"]["versions"][0];
         Ok(version["subresources"]["status"].is_object().then_some(()))
     });

@@ -47,14 +47,14 @@ fn words(command: &[String]) -> Vec<&str> {
 #[test]
 fn subscriptions_stored_in_the_older_version_are_served_and_can_be_migrated() {
     let fixture = Fixture::shared();
-    let (_turn, bed) = fixture.second();
-    fixture.install_on(bed).unwrap();
+    let (_turn, api) = fixture.second();
+    fixture.install_on(api).unwrap();
     let stored_versions = || {
-        let definition = bed.get(&["crd", DEFINITION]).unwrap();
+        let definition = api.get(&["crd", DEFINITION]).unwrap();
         definition["status"]["storedVersions"].clone()
     };
     let store = |version: usize| {
-        bed.kubectl(&["patch", "crd", DEFINITION, "--type=json", "-p", &storing(version)]).unwrap();
+        api.kubectl(&["patch", "crd", DEFINITION, "--type=json", "-p", &storing(version)]).unwrap();
     };
     let namespace = "left-behind";
     store(0);
@@ -64,11 +64,11 @@ fn subscriptions_stored_in_the_older_version_are_served_and_can_be_migrated() {
     .unwrap();
     let old = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
                spec: {pubsubname: p, topic: t, route: /r}\n";
-    fixture.apply_on(bed, namespace, old);
+    fixture.apply_on(api, namespace, old);
     store(1);
     // The address of this webhook.
-    let webhook = fixture.install_on(bed).unwrap();
-    let proxy = Proxy::start(bed.kubeconfig()).unwrap();
+    let webhook = fixture.install_on(api).unwrap();
+    let proxy = Proxy::start(api.kubeconfig()).unwrap();
     let mut operator =
         whole_operator(fixture, namespace, &proxy, webhook, &["--watch-namespace", namespace]);
     let mut app = fixture.sidecar(namespace, "orders", operator.port);
@@ -77,15 +77,15 @@ fn subscriptions_stored_in_the_older_version_are_served_and_can_be_migrated() {
     assert!(stored_versions().as_array().unwrap().contains(&json!("v1alpha1")));
 
     let [get, replace, patch] = documented();
-    let all = bed.kubectl(&words(&get)).unwrap();
-    bed.cluster().kubectl_with_input(&words(&replace), &all).unwrap();
-    bed.kubectl(&words(&patch)).unwrap();
+    let all = api.kubectl(&words(&get)).unwrap();
+    api.cluster().kubectl_with_input(&words(&replace), &all).unwrap();
+    api.kubectl(&words(&patch)).unwrap();
     assert_eq!(stored_versions(), json!(["v2alpha1"]));
     // No webhook converts it any more, and none is needed.
     operator.process.kill();
     let kind = "subscriptions.v2alpha1.dapr.io";
-    let stored = bed.get(&[kind, "old", "-n", namespace]).unwrap();
+    let stored = api.get(&[kind, "old", "-n", namespace]).unwrap();
     assert_eq!(stored["spec"]["routes"], json!({"default": "/r"}));
-    assert!(bed.get(&["subscriptions.v1alpha1.dapr.io", "old", "-n", namespace]).is_err());
-    bed.kubectl(&["delete", kind, "old", "-n", namespace]).unwrap();
+    assert!(api.get(&["subscriptions.v1alpha1.dapr.io", "old", "-n", namespace]).is_err());
+    api.kubectl(&["delete", kind, "old", "-n", namespace]).unwrap();
 }

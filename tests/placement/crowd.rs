@@ -12,7 +12,7 @@ use std::time::Duration;
 use blackbox::{ActorApp, Executions, Tool, until};
 use rustix::process::Signal;
 
-use crate::bed::{Sidecar, soon};
+use crate::fixture::{Sidecar, soon};
 use crate::replicas::{Calls, Replicas};
 
 const HOSTS: usize = 20;

@@ -3,14 +3,14 @@
 use blackbox::ApiCluster;
 use rustix::process::Signal;
 
-use crate::bed::Sidecar;
+use crate::fixture::Sidecar;
 use crate::replicas::Replicas;
 
 #[test]
 fn a_lease_makes_one_leader_who_is_replaced_when_it_is_gone() {
-    let bed = ApiCluster::shared().unwrap();
-    let namespace = bed.namespace("placement").unwrap();
-    let kubeconfig = bed.kubeconfig().to_string_lossy().into_owned();
+    let api = ApiCluster::shared().unwrap();
+    let namespace = api.namespace("placement").unwrap();
+    let kubeconfig = api.kubeconfig().to_string_lossy().into_owned();
     let env = [("KUBECONFIG", kubeconfig.as_str()), ("NAMESPACE", namespace.as_str())];
     let mut replicas = Replicas::start_with(&["--leader-election=lease"], &env);
     let host = Sidecar::start_with("a", &["cat"], &replicas.addresses(), &[]);
@@ -19,7 +19,7 @@ fn a_lease_makes_one_leader_who_is_replaced_when_it_is_gone() {
         replicas.lose(signal);
         replicas.0[replicas.leader()].wait_for_hosts(1);
         versions.push(version(&replicas));
-        let lease = bed.get(&["lease", "placement.dapr.io", "-n", &namespace]).unwrap();
+        let lease = api.get(&["lease", "placement.dapr.io", "-n", &namespace]).unwrap();
         assert_eq!(lease["spec"]["leaseTransitions"], changes, "{lease}");
         replicas.restart_all();
     }

@@ -6,16 +6,16 @@
     reason = "a test fails loudly"
 )]
 
-mod bed;
 mod crowd;
+mod fixture;
 mod lease;
 mod replicas;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bed::{Placement, Sentry, Sidecar, soon};
 use blackbox::{Scratch, Spawn, Tool, build_binary, http, until};
+use fixture::{Placement, Sentry, Sidecar, soon};
 use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use blackbox::{build_binary, environment, http, until};
 use rustix::process::Signal;
 
-use crate::bed::{Placement, Sidecar, soon};
+use crate::fixture::{Placement, Sidecar, soon};
 
 const REPLICAS: usize = 3;
 /// Actors that the client calls, in turn.

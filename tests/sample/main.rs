@@ -37,7 +37,7 @@ struct Pod {
 }
 
 /// What all pods share.
-struct World {
+struct Fixture {
     placement_port: u16,
     resources: PathBuf,
     logs: Scratch,
@@ -46,7 +46,7 @@ struct World {
     _folder: Scratch,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Result<Self> {
         let (logs, folder) = (Scratch::new("sample-logs")?, Scratch::new("sample")?);
         let redis = Redis::start(Some(PASSWORD))?;
@@ -127,11 +127,11 @@ fn wait_for_count(node: &Pod, id: u64) -> Result<u64> {
 
 #[test]
 fn orders_events_and_actors_work_and_survive_restarts() -> Result<()> {
-    let world = World::new()?;
-    let mut node = world.pod("nodeapp", "node", "apps/order-service.js")?;
-    let mut first = world.pod("actorapp", "node", "apps/counter-actor.js")?;
-    let mut second = world.pod("actorapp", "node", "apps/counter-actor.js")?;
-    let mut python = world.pod("pythonapp", "python3", "apps/order-client.py")?;
+    let fixture = Fixture::new()?;
+    let mut node = fixture.pod("nodeapp", "node", "apps/order-service.js")?;
+    let mut first = fixture.pod("actorapp", "node", "apps/counter-actor.js")?;
+    let mut second = fixture.pod("actorapp", "node", "apps/counter-actor.js")?;
+    let mut python = fixture.pod("pythonapp", "python3", "apps/order-client.py")?;
     for pod in [&mut node, &mut first, &mut second] {
         pod.sidecar.wait_ready(Deadline::seconds(60))?;
     }
@@ -154,7 +154,7 @@ fn orders_events_and_actors_work_and_survive_restarts() -> Result<()> {
 
     // A new process of the order service finds the order.
     node.app.terminate(Deadline::seconds(10))?;
-    node.app = world.app("node", "apps/order-service.js", node.app_port, &node.sidecar)?;
+    node.app = fixture.app("node", "apps/order-service.js", node.app_port, &node.sidecar)?;
     let order = until(Deadline::seconds(30), "the order", || get(&node, "/order"))?;
     assert_eq!(order, json!({"orderId": "42"}));
 

@@ -25,7 +25,7 @@ const START_TIMEOUT: u64 = 60;
 
 /// A control plane namespace as the chart creates it, on the shared API server.
 pub(crate) struct System {
-    pub(crate) bed: &'static ApiCluster,
+    pub(crate) api: &'static ApiCluster,
     pub(crate) namespace: String,
     logs: Scratch,
 }
@@ -37,11 +37,23 @@ impl System {
 
     /// Creates one with the given certificate lifetime and clock skew.
     pub(crate) fn with_lifetimes(ttl: &str, clock_skew: &str) -> Result<Self> {
-        let bed = ApiCluster::shared()?;
-        install_crd(bed)?;
-        let namespace = bed.namespace("system")?;
-        let system = Self { bed, namespace, logs: Scratch::new("sentry-logs")? };
-        bed.apply(&system.manifests(ttl, clock_skew))?;
+        let api = ApiCluster::shared()?;
+        install_crd_once(api)?;
+        Self::on(api, ttl, clock_skew)
+    }
+
+    /// Creates one on an API server that no other test uses.
+    pub(crate) fn alone() -> Result<Self> {
+        // As the shared one: its processes and its folder end with the process of the test.
+        let api = Box::leak(Box::new(ApiCluster::start()?));
+        install_crd(api)?;
+        Self::on(api, "24h", "15m")
+    }
+
+    fn on(api: &'static ApiCluster, ttl: &str, clock_skew: &str) -> Result<Self> {
+        let namespace = api.namespace("system")?;
+        let system = Self { api, namespace, logs: Scratch::new("sentry-logs")? };
+        api.apply(&system.manifests(ttl, clock_skew))?;
         Ok(system)
     }
 
@@ -76,7 +88,7 @@ spec:
         let process = Spawn::new(name, build_binary("sentry")?, self.logs.path())
             .args(["--mode", "kubernetes", "--log-level", "debug", "--trust-domain", TRUST_DOMAIN])
             .arg("--kubeconfig")
-            .arg(self.bed.kubeconfig())
+            .arg(self.api.kubeconfig())
             .service_at(ports)
             .args(flags)
             .env("NAMESPACE", &self.namespace)
@@ -94,7 +106,7 @@ spec:
 
     /// `data` of the Secret (base64) or the ConfigMap.
     pub(crate) fn data(&self, kind: &str) -> Result<Value> {
-        let object = self.bed.get(&[kind, "dapr-trust-bundle", "-n", &self.namespace])?;
+        let object = self.api.get(&[kind, "dapr-trust-bundle", "-n", &self.namespace])?;
         Ok(object.get("data").cloned().unwrap_or_default())
     }
 
@@ -104,7 +116,7 @@ spec:
         let patch = serde_json::json!({ member: data }).to_string();
         let args =
             ["patch", kind, "dapr-trust-bundle", "-n", &self.namespace, "--type=merge", "-p"];
-        self.bed.kubectl(&[&args[..], &[&patch]].concat())?;
+        self.api.kubectl(&[&args[..], &[&patch]].concat())?;
         Ok(())
     }
 
@@ -117,7 +129,7 @@ spec:
 
     /// The rotation stage in the annotations of the Secret.
     pub(crate) fn stage(&self) -> Result<Option<String>> {
-        let secret = self.bed.get(&["secret", "dapr-trust-bundle", "-n", &self.namespace])?;
+        let secret = self.api.get(&["secret", "dapr-trust-bundle", "-n", &self.namespace])?;
         let stage = secret.pointer("/metadata/annotations/dapr.io~1ca-rotation-stage");
         Ok(stage.and_then(Value::as_str).map(str::to_owned))
     }
@@ -131,7 +143,7 @@ spec:
     /// Requests a rotation.
     pub(crate) fn rotate(&self) -> Result<()> {
         let secret = ["annotate", "secret", "dapr-trust-bundle", "dapr.io/rotate-ca=now"];
-        self.bed.kubectl(&[&secret[..], &["-n", &self.namespace]].concat()).map(drop)
+        self.api.kubectl(&[&secret[..], &["-n", &self.namespace]].concat()).map(drop)
     }
 
     /// The published trust anchors.
@@ -153,13 +165,13 @@ spec:
             "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
             "spec": {"containers": [{"name": "app", "image": "none"}]},
         });
-        self.bed.apply(&pod.to_string()).map(drop)
+        self.api.apply(&pod.to_string()).map(drop)
     }
 
     /// The token that the kubelet would project into a pod.
     pub(crate) fn pod_token(&self, namespace: &str, pod: &str) -> Result<String> {
         let audience = self.audience();
-        let token = self.bed.kubectl(&[
+        let token = self.api.kubectl(&[
             "create",
             "token",
             "default",
@@ -176,18 +188,17 @@ spec:
     }
 }
 
-fn install_crd(bed: &ApiCluster) -> Result<()> {
+fn install_crd_once(api: &ApiCluster) -> Result<()> {
     static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
-    let install = || {
-        let file = environment::workspace().join("crds/configuration.yaml");
-        let text = std::fs::read_to_string(file).map_err(|e| e.to_string())?;
-        bed.apply(&text).map_err(|e| format!("{e:#}"))?;
-        let crd = "crd/configurations.dapr.io";
-        bed.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=60s"])
-            .map(drop)
-            .map_err(|e| format!("{e:#}"))
-    };
+    let install = || install_crd(api).map_err(|e| format!("{e:#}"));
     INSTALLED.get_or_init(install).clone().map_err(|e| anyhow!(e))
+}
+
+fn install_crd(api: &ApiCluster) -> Result<()> {
+    let file = environment::workspace().join("crds/configuration.yaml");
+    api.apply(&std::fs::read_to_string(file)?)?;
+    let crd = "crd/configurations.dapr.io";
+    api.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=60s"]).map(drop)
 }
 
 /// A running sentry.

@@ -1,8 +1,9 @@
 //! The sentry binary: in Kubernetes mode against a real API server, standalone with real sidecars.
 
-mod bed;
 mod faults;
+mod fixture;
 mod kubernetes;
+mod restored;
 mod rotation;
 mod standalone;
 mod tokens;

@@ -9,7 +9,7 @@ use identity::TrustAnchors;
 use serde_json::{Value, json};
 use testkit::ca::Ca;
 
-use crate::bed::{Sentry, System, request, verified};
+use crate::fixture::{Sentry, System, request, verified};
 use crate::standalone::{self, Standalone, serve_hello};
 
 /// Long enough for a slow machine, short enough for every sidecar to renew in each stage.
@@ -123,7 +123,7 @@ fn injected_pod(system: &System, name: &str) -> Result<()> {
             "env": [{"name": "DAPR_TRUST_ANCHORS", "value": anchors.pem()}],
         }]},
     });
-    system.bed.apply(&pod.to_string()).map(drop)
+    system.api.apply(&pod.to_string()).map(drop)
 }
 
 /// The reference sentry loads the stored CA and does not change it.
@@ -143,7 +143,7 @@ fn reference_reads(system: &System) -> Result<()> {
 fn events(system: &System) -> Result<String> {
     let args = ["get", "events", "-n", &system.namespace, "-o"];
     let columns = "jsonpath={range .items[*]}{.type} {.reason} {.message}{'\\n'}{end}";
-    system.bed.kubectl(&[&args[..], &[columns]].concat())
+    system.api.kubectl(&[&args[..], &[columns]].concat())
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn sidecars_of_every_stage_verify_each_other() -> Result<()> {
     mesh.0.retain(|sidecar| !sidecar.app_id().starts_with("before"));
     let delete =
         ["delete", "pod", "before", "-n", &system.namespace, "--force", "--grace-period=0"];
-    system.bed.kubectl(&delete)?;
+    system.api.kubectl(&delete)?;
     system.wait_for_stage(None)?;
     until(Deadline::seconds(30), "the new root alone to be published", || {
         let anchors = system.anchors()?;
@@ -230,7 +230,7 @@ fn crashing_replicas_rotate_the_ca_before_it_expires() -> Result<()> {
     }
     let second = system.anchors()?;
     assert!(second.certs().iter().all(|root| !first.certs().contains(root)), "it was rotated");
-    let shop = system.bed.namespace("shop")?;
+    let shop = system.api.namespace("shop")?;
     system.pod(&shop, "till", &json!({}))?;
     let token = system.pod_token(&shop, "till")?;
     for sentry in &sentries {
@@ -270,11 +270,11 @@ fn the_lifetime_of_certificates_follows_the_configuration() -> Result<()> {
     let patch = |ttl: &str| {
         let spec = json!({"spec": {"mtls": {"workloadCertTTL": ttl}}}).to_string();
         let object = ["patch", "configurations.dapr.io", "daprsystem", "-n", &system.namespace];
-        system.bed.kubectl(&[&object[..], &["--type=merge", "-p", &spec]].concat())
+        system.api.kubectl(&[&object[..], &["--type=merge", "-p", &spec]].concat())
     };
     patch("10m")?;
     sentry.process.wait_for_log("the Configuration changed", Deadline::seconds(30))?;
-    let shop = system.bed.namespace("shop")?;
+    let shop = system.api.namespace("shop")?;
     system.pod(&shop, "till", &json!({}))?;
     let token = system.pod_token(&shop, "till")?;
     let anchors = system.anchors()?;

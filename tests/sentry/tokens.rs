@@ -15,7 +15,7 @@ use proto::sentry::ca_client::CaClient;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::bed::{TRUST_DOMAIN, request, runtime};
+use crate::fixture::{TRUST_DOMAIN, request, runtime};
 
 /// A standalone sentry that issues JWT SVIDs and serves OIDC discovery.
 struct Issuer {

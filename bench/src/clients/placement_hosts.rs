@@ -27,7 +27,7 @@ const REDIAL: Duration = Duration::from_millis(500);
 
 /// What one host saw.
 #[derive(Debug, Default)]
-struct Seen {
+struct Observations {
     locked: Option<Instant>,
     longest_lock: Duration,
     /// The version that was locked last.
@@ -40,7 +40,7 @@ struct Seen {
 
 #[derive(Debug)]
 struct Member {
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Observations>>,
     task: AbortHandle,
 }
 
@@ -87,7 +87,7 @@ impl Hosts {
         for i in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             let due = begin + time * i / u32::try_from(count).unwrap_or(u32::MAX);
             tokio::time::sleep_until(due.into()).await;
-            let seen = Arc::<Mutex<Seen>>::default();
+            let seen = Arc::<Mutex<Observations>>::default();
             let host = Sidecar {
                 name: format!("10.{}.{}.1:50002", self.named / 250, self.named % 250),
                 addresses: self.addresses.clone(),
@@ -182,7 +182,7 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Sidecar {
     name: String,
     addresses: Arc<[String]>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<Observations>>,
     shared: Arc<Shared>,
 }
 
@@ -195,7 +195,7 @@ impl Sidecar {
             attempt += 1;
             match OrderStream::open(address, self.report(), self.shared.bytes.clone()).await {
                 Ok(Some(orders)) => {
-                    self.obey(orders).await;
+                    self.handle_orders(orders).await;
                     self.shared.lost.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(None) => {} // the next replica is asked without a pause
@@ -211,7 +211,7 @@ impl Sidecar {
     }
 
     /// Reads orders to the end of the stream.
-    async fn obey(&self, mut orders: OrderStream) {
+    async fn handle_orders(&self, mut orders: OrderStream) {
         while let Some(order) = orders.next().await {
             if !orders.say(self.note(order)).await {
                 return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How long a condition may take. Far more than it ever needs, so that a loaded machine does not
 /// fail a test.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -28,12 +28,12 @@ pub async fn eventually<T, E: Debug>(
     what: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         match attempt().await {
             Ok(value) => return value,
             Err(last) if tokio::time::Instant::now() >= deadline => {
-                panic!("waited {} s in vain until {what}; last: {last:?}", PATIENCE.as_secs())
+                panic!("waited {} s in vain until {what}; last: {last:?}", TIMEOUT.as_secs())
             }
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }

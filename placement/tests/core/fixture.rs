@@ -30,7 +30,7 @@ pub(crate) struct Sidecar {
     locked: u64,
 }
 
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) core: Membership,
     pub(crate) now: Instant,
     pub(crate) sidecars: BTreeMap<String, Sidecar>,
@@ -44,7 +44,7 @@ pub(crate) struct Bed {
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(8);
 
-impl Bed {
+impl Fixture {
     pub(crate) fn new(hold_off: Duration) -> Self {
         Self::taken_over(hold_off, 0)
     }

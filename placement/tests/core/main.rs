@@ -6,7 +6,7 @@
     reason = "a test fails loudly"
 )]
 
-mod bed;
+mod fixture;
 mod ring;
 mod sequences;
 mod simulation;

@@ -17,13 +17,19 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 
 /// A running sentry with its files.
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) dir: TempDir,
     pub(crate) address: SocketAddr,
     pub(crate) scope: Scope,
 }
 
-impl Bed {
+/// Runs a sentry in the scope.
+pub(crate) fn spawn(listener: TcpListener, config: Config, scope: &Scope) {
+    let inner = scope.clone();
+    scope.spawn("sentry", async move { Ok(sentry::run_on(listener, config, inner).await?) });
+}
+
+impl Fixture {
     pub(crate) async fn start(settings: &str, ca: Option<&Ca>) -> Self {
         Self::start_with(settings, ca, |_| ()).await
     }
@@ -54,11 +60,10 @@ impl Bed {
         let scope = Scope::for_test();
         let mut config = config(dir.path());
         change(&mut config);
-        let work = sentry::run_on(listener, config, scope.clone());
-        scope.spawn("sentry", work);
-        let bed = Self { dir, address, scope };
-        testkit::until("sentry is ready", async || bed.scope.is_ready()).await;
-        bed
+        spawn(listener, config, &scope);
+        let fixture = Self { dir, address, scope };
+        testkit::until("sentry is ready", async || fixture.scope.is_ready()).await;
+        fixture
     }
 
     pub(crate) fn read(&self, name: &str) -> String {

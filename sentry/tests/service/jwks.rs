@@ -9,7 +9,7 @@ use runtime::clock;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::bed::{Bed, request};
+use crate::fixture::{Fixture, request};
 
 const SENTRY: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 
@@ -61,15 +61,15 @@ fn with_token(token: String) -> SignCertificateRequest {
 #[tokio::test]
 async fn a_token_with_the_requested_subject_gets_a_certificate() {
     let provider = Provider::new("k");
-    let bed = Bed::start(&settings(&provider.keys()), None).await;
-    let answer = bed.sign(with_token(provider.token(&json!({})))).await.unwrap();
+    let fixture = Fixture::start(&settings(&provider.keys()), None).await;
+    let answer = fixture.sign(with_token(provider.token(&json!({})))).await.unwrap();
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
-    let id = identity::verify_svid(chain.certs(), &bed.anchors(), clock::now()).unwrap();
+    let id = identity::verify_svid(chain.certs(), &fixture.anchors(), clock::now()).unwrap();
     assert_eq!(id.to_string(), "spiffe://public/ns/shop/cart");
 
     let mut request = with_token(provider.token(&json!({"sub": "spiffe://td/ns/shop/cart"})));
     request.trust_domain = "td".to_owned();
-    let answer = bed.sign(request).await.unwrap();
+    let answer = fixture.sign(request).await.unwrap();
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     assert_eq!(chain.leaf_id().unwrap().to_string(), "spiffe://td/ns/shop/cart");
 }
@@ -96,10 +96,10 @@ async fn rejects_requests(
     #[case] message: &str,
 ) {
     let provider = Provider::new("k");
-    let bed = Bed::start(&settings(&provider.keys()), None).await;
+    let fixture = Fixture::start(&settings(&provider.keys()), None).await;
     let mut request = with_token(provider.token(&json!({})));
     change(&mut request);
-    let status = bed.sign(request).await.unwrap_err();
+    let status = fixture.sign(request).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (code, message));
 }
 
@@ -112,14 +112,14 @@ async fn rejects_requests(
 #[tokio::test]
 async fn rejects_tokens(#[case] change: Value, #[case] cause: &str) {
     let provider = Provider::new("k");
-    let bed = Bed::start(&settings(&provider.keys()), None).await;
-    let status = bed.sign(with_token(provider.token(&change))).await.unwrap_err();
+    let fixture = Fixture::start(&settings(&provider.keys()), None).await;
+    let status = fixture.sign(with_token(provider.token(&change))).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     assert_eq!(status.message(), format!("token validation failed: {cause}"));
     let forged = Provider::new("k").token(&json!({}));
-    let status = bed.sign(with_token(forged)).await.unwrap_err();
+    let status = fixture.sign(with_token(forged)).await.unwrap_err();
     assert!(status.message().contains("could not verify message"), "{}", status.message());
-    assert_eq!(bed.metric("dapr_sentry_cert_sign_refused_total{reason=\"token\"}"), Some(2.0));
+    assert_eq!(fixture.metric("dapr_sentry_cert_sign_refused_total{reason=\"token\"}"), Some(2.0));
 }
 
 #[tokio::test]
@@ -128,15 +128,15 @@ async fn reloads_the_file_of_the_provider() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys.json");
     std::fs::write(&path, first.keys()).unwrap();
-    let bed = Bed::start(&settings(path.to_str().unwrap()), None).await;
-    bed.sign(with_token(first.token(&json!({})))).await.unwrap();
+    let fixture = Fixture::start(&settings(path.to_str().unwrap()), None).await;
+    fixture.sign(with_token(first.token(&json!({})))).await.unwrap();
 
     std::fs::write(&path, "nonsense").unwrap();
-    bed.sign(with_token(first.token(&json!({})))).await.unwrap();
+    fixture.sign(with_token(first.token(&json!({})))).await.unwrap();
     std::fs::write(&path, second.keys()).unwrap();
     testkit::until("the second provider's tokens are accepted", async || {
-        bed.sign(with_token(second.token(&json!({})))).await.is_ok()
+        fixture.sign(with_token(second.token(&json!({})))).await.is_ok()
     })
     .await;
-    assert!(bed.sign(with_token(first.token(&json!({})))).await.is_err());
+    assert!(fixture.sign(with_token(first.token(&json!({})))).await.is_err());
 }

@@ -16,7 +16,7 @@ use testkit::ca::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::bed::{Bed, request};
+use crate::fixture::{Fixture, request};
 
 fn jwt(dir: &Path, algorithm: JwtAlgorithm) -> JwtConfig {
     JwtConfig {
@@ -43,8 +43,8 @@ fn with_audiences(audiences: &[&str]) -> SignCertificateRequest {
 }
 
 /// Header and claims of a token, verified with the published keys for `audience`.
-fn read(bed: &Bed, token: &str, audience: &str) -> (jsonwebtoken::Header, Value) {
-    let keys: JwkSet = serde_json::from_str(&bed.read("jwks.json")).unwrap();
+fn read(fixture: &Fixture, token: &str, audience: &str) -> (jsonwebtoken::Header, Value) {
+    let keys: JwkSet = serde_json::from_str(&fixture.read("jwks.json")).unwrap();
     let header = jsonwebtoken::decode_header(token).unwrap();
     let key = keys.find(header.kid.as_ref().unwrap()).unwrap();
     let mut rules = Validation::new(header.alg);
@@ -56,9 +56,9 @@ fn read(bed: &Bed, token: &str, audience: &str) -> (jsonwebtoken::Header, Value)
 
 #[tokio::test]
 async fn a_response_has_a_token_for_all_audiences_and_one_for_each() {
-    let bed = Bed::start_with("", None, |config| with_jwt(config, |_| ())).await;
-    let answer = bed.sign(with_audiences(&["azure", "public"])).await.unwrap();
-    let (header, claims) = read(&bed, &answer.jwt.unwrap(), "azure");
+    let fixture = Fixture::start_with("", None, |config| with_jwt(config, |_| ())).await;
+    let answer = fixture.sign(with_audiences(&["azure", "public"])).await.unwrap();
+    let (header, claims) = read(&fixture, &answer.jwt.unwrap(), "azure");
     assert_eq!(header.typ.as_deref(), Some("JWT"));
     assert_eq!(header.alg, jsonwebtoken::Algorithm::RS256);
     assert_eq!(claims["sub"], "spiffe://public/ns/shop/cart");
@@ -74,7 +74,7 @@ async fn a_response_has_a_token_for_all_audiences_and_one_for_each() {
 
     assert_eq!(answer.per_audience_jwts.len(), 2);
     for (audience, token) in &answer.per_audience_jwts {
-        let (_, claims) = read(&bed, token, audience);
+        let (_, claims) = read(&fixture, token, audience);
         assert_eq!(
             claims["aud"],
             serde_json::json!([audience]),
@@ -99,15 +99,15 @@ async fn tokens_follow_the_configuration_and_keep_their_key_over_a_restart(
             jwt.issuer = Some("https://issuer.example".to_owned());
         });
     };
-    let bed = Bed::start_with("", None, change).await;
-    let answer = bed.sign(with_audiences(&[])).await.unwrap();
-    let (header, claims) = read(&bed, &answer.jwt.unwrap(), "public");
+    let fixture = Fixture::start_with("", None, change).await;
+    let answer = fixture.sign(with_audiences(&[])).await.unwrap();
+    let (header, claims) = read(&fixture, &answer.jwt.unwrap(), "public");
     assert_eq!(claims["iss"], "https://issuer.example");
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 600);
     assert_eq!(key_id.map_or(header.kid.clone(), |id| Some(id.to_owned())), header.kid);
 
-    let keys = bed.read("jwks.json");
-    let again = bed.restart(change).await;
+    let keys = fixture.read("jwks.json");
+    let again = fixture.restart(change).await;
     assert_eq!(again.read("jwks.json"), keys);
     let answer = again.sign(with_audiences(&[])).await.unwrap();
     assert_eq!(read(&again, &answer.jwt.unwrap(), "public").0.kid, header.kid);
@@ -125,31 +125,31 @@ async fn an_invalid_key_set_fails_the_start_and_is_not_changed(
     #[case] jwks: &str,
     #[case] want: &str,
 ) {
-    let bed = Bed::start_with("", None, |config| with_jwt(config, |_| ())).await;
-    bed.scope.shutdown().await.unwrap();
-    std::fs::write(bed.dir.path().join("jwks.json"), jwks).unwrap();
-    let mut config = crate::bed::config(bed.dir.path());
+    let fixture = Fixture::start_with("", None, |config| with_jwt(config, |_| ())).await;
+    fixture.scope.shutdown().await.unwrap();
+    std::fs::write(fixture.dir.path().join("jwks.json"), jwks).unwrap();
+    let mut config = crate::fixture::config(fixture.dir.path());
     with_jwt(&mut config, |_| ());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let error = sentry::run_on(listener, config, Scope::for_test()).await.unwrap_err();
     assert!(format!("{error:#}").starts_with(want), "{error:#}");
-    assert_eq!(bed.read("jwks.json"), jwks);
+    assert_eq!(fixture.read("jwks.json"), jwks);
 }
 
 #[tokio::test]
 async fn uses_a_new_key_without_a_restart_and_rejects_an_invalid_one() {
-    let bed = Bed::start_with("", None, |config| with_jwt(config, |_| ())).await;
-    let other = Bed::start_with("", None, |config| with_jwt(config, |_| ())).await;
+    let fixture = Fixture::start_with("", None, |config| with_jwt(config, |_| ())).await;
+    let other = Fixture::start_with("", None, |config| with_jwt(config, |_| ())).await;
     let key_id = async || {
-        let token = bed.sign(with_audiences(&[])).await.unwrap().jwt.unwrap();
+        let token = fixture.sign(with_audiences(&[])).await.unwrap().jwt.unwrap();
         jsonwebtoken::decode_header(token).unwrap().kid.unwrap()
     };
     let first = key_id().await;
-    std::fs::write(bed.dir.path().join("jwt.key"), other.read("jwt.key")).unwrap();
+    std::fs::write(fixture.dir.path().join("jwt.key"), other.read("jwt.key")).unwrap();
     assert_eq!(key_id().await, first, "the key is not in the key set");
-    std::fs::write(bed.dir.path().join("jwks.json"), other.read("jwks.json")).unwrap();
+    std::fs::write(fixture.dir.path().join("jwks.json"), other.read("jwks.json")).unwrap();
     testkit::until("the new key signs", async || key_id().await != first).await;
-    assert!(bed.scope.is_ready());
+    assert!(fixture.scope.is_ready());
 }
 
 /// Sends an HTTP/1.1 request line with headers, and returns the response.
@@ -179,7 +179,7 @@ fn oidc(port: u16) -> OidcConfig {
 #[tokio::test]
 async fn serves_discovery_to_relying_parties() {
     let port = free_port();
-    let bed = Bed::start_with("", None, |config| {
+    let fixture = Fixture::start_with("", None, |config| {
         with_jwt(config, |_| ());
         config.oidc = Some(oidc(port));
     })
@@ -193,7 +193,7 @@ async fn serves_discovery_to_relying_parties() {
     assert_eq!(document["jwks_uri"], "http://issuer.example:1/oidc/jwks.json");
 
     let keys = http(port, "GET /oidc/jwks.json HTTP/1.1\r\nHost: issuer.example").await;
-    assert!(keys.ends_with(&bed.read("jwks.json")), "{keys}");
+    assert!(keys.ends_with(&fixture.read("jwks.json")), "{keys}");
 
     for (request, status) in [
         ("GET /oidc/jwks.json HTTP/1.1\r\nHost: evil", "403"),
@@ -215,7 +215,7 @@ async fn discovery_waits_for_its_certificate_and_serves_tls() {
     let web = Ca::new();
     std::fs::write(&paths.0, &web.pem().issuer_chain).unwrap();
     std::fs::write(&paths.1, web.pem().issuer_key.as_bytes()).unwrap();
-    let bed = Bed::start_with("", None, |config| {
+    let fixture = Fixture::start_with("", None, |config| {
         with_jwt(config, |_| ());
         config.oidc = Some(OidcConfig { tls: Some(paths), ..oidc(port) });
     })
@@ -227,5 +227,5 @@ async fn discovery_waits_for_its_certificate_and_serves_tls() {
     // The server sends an alert or a reset.
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "plain HTTP gets no response");
-    assert!(bed.scope.shutdown().await.is_ok());
+    assert!(fixture.scope.shutdown().await.is_ok());
 }

@@ -5,7 +5,7 @@
     reason = "helpers of tests fail where they are"
 )]
 
-mod bed;
+mod fixture;
 mod flags;
 mod jwks;
 mod jwt;

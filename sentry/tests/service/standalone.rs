@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::Code;
 
-use crate::bed::{Bed, config, request, write_ca};
+use crate::fixture::{Fixture, config, request, spawn, write_ca};
 
 /// A valid request with a change.
 fn with(change: impl FnOnce(&mut SignCertificateRequest)) -> SignCertificateRequest {
@@ -28,24 +28,24 @@ fn with(change: impl FnOnce(&mut SignCertificateRequest)) -> SignCertificateRequ
 async fn issues_a_certificate_that_peers_accept(
     #[values(KeyKind::Ed25519, KeyKind::EcdsaP256, KeyKind::Rsa2048)] kind: KeyKind,
 ) {
-    let bed = Bed::start("", None).await;
+    let fixture = Fixture::start("", None).await;
     let request = request(kind);
     let csr = Csr::parse_pem(&request.certificate_signing_request).unwrap();
-    let answer = bed.sign(request).await.unwrap();
+    let answer = fixture.sign(request).await.unwrap();
 
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     assert_eq!(chain.certs().len(), 2, "leaf and issuer, no root");
-    let id = identity::verify_svid(chain.certs(), &bed.anchors(), clock::now()).unwrap();
+    let id = identity::verify_svid(chain.certs(), &fixture.anchors(), clock::now()).unwrap();
     assert_eq!(id.to_string(), "spiffe://public/ns/shop/cart");
-    assert_eq!(answer.trust_chain_certificates, [bed.read("ca.crt").into_bytes()]);
+    assert_eq!(answer.trust_chain_certificates, [fixture.read("ca.crt").into_bytes()]);
     assert_eq!(answer.valid_until.unwrap().seconds, chain.not_after().as_second());
     assert!(answer.jwt.is_none() && answer.per_audience_jwts.is_empty());
     let (_, leaf) = x509_parser::parse_x509_certificate(&chain.certs()[0]).unwrap();
     assert_eq!(leaf.public_key().raw, csr.public_key_der());
 
-    assert_eq!(bed.metric("dapr_sentry_cert_sign_request_received_total"), Some(1.0));
-    assert_eq!(bed.metric("dapr_sentry_cert_sign_success_total"), Some(1.0));
-    assert!(bed.scope.shutdown().await.is_ok());
+    assert_eq!(fixture.metric("dapr_sentry_cert_sign_request_received_total"), Some(1.0));
+    assert_eq!(fixture.metric("dapr_sentry_cert_sign_success_total"), Some(1.0));
+    assert!(fixture.scope.shutdown().await.is_ok());
 }
 
 #[rstest]
@@ -94,53 +94,54 @@ async fn rejects(
     #[case] code: Code,
     #[case] message: &str,
 ) {
-    let bed = Bed::start("", None).await;
-    let status = bed.sign(request).await.unwrap_err();
+    let fixture = Fixture::start("", None).await;
+    let status = fixture.sign(request).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (code, message));
-    assert_eq!(bed.metric("dapr_sentry_cert_sign_failure_total{reason=\"sign\"}"), Some(1.0));
+    assert_eq!(fixture.metric("dapr_sentry_cert_sign_failure_total{reason=\"sign\"}"), Some(1.0));
     // Later requests succeed.
-    assert!(bed.sign(self::request(KeyKind::Ed25519)).await.is_ok());
+    assert!(fixture.sign(self::request(KeyKind::Ed25519)).await.is_ok());
 }
 
 #[tokio::test]
 async fn creates_a_ca_once_and_keeps_it() {
-    let bed = Bed::start("", None).await;
-    let files = ["ca.crt", "issuer.crt", "issuer.key"].map(|name| bed.read(name));
-    let expiry = bed.metric("dapr_sentry_issuercert_expiry_timestamp").unwrap();
+    let fixture = Fixture::start("", None).await;
+    let files = ["ca.crt", "issuer.crt", "issuer.key"].map(|name| fixture.read(name));
+    let expiry = fixture.metric("dapr_sentry_issuercert_expiry_timestamp").unwrap();
     let year = Duration::from_hours(365 * 24).as_secs_f64();
     let want = clock::now().as_duration().as_secs_f64() + year;
     assert!((expiry - want).abs() < 20.0, "{expiry} is not {want}");
-    assert_eq!(bed.metric("dapr_sentry_issuercert_changed_total"), Some(1.0));
-    bed.scope.shutdown().await.unwrap();
+    assert_eq!(fixture.metric("dapr_sentry_issuercert_changed_total"), Some(1.0));
+    fixture.scope.shutdown().await.unwrap();
 
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let scope = Scope::for_test();
-    scope.spawn("sentry", sentry::run_on(listener, config(bed.dir.path()), scope.clone()));
+    spawn(listener, config(fixture.dir.path()), &scope);
     testkit::until("sentry is ready again", async || scope.is_ready()).await;
-    assert_eq!(["ca.crt", "issuer.crt", "issuer.key"].map(|name| bed.read(name)), files);
+    assert_eq!(["ca.crt", "issuer.crt", "issuer.key"].map(|name| fixture.read(name)), files);
     scope.shutdown().await.unwrap();
 }
 
 #[tokio::test]
 async fn uses_a_new_ca_without_a_restart_and_rejects_an_invalid_one() {
     let (first, second) = (Ca::new(), Ca::new());
-    let bed = Bed::start("", Some(&first)).await;
-    bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    let fixture = Fixture::start("", Some(&first)).await;
+    fixture.sign(request(KeyKind::Ed25519)).await.unwrap();
 
     // A key of another certificate: sentry continues with the first CA.
-    std::fs::write(bed.dir.path().join("issuer.key"), second.pem().issuer_key.as_bytes()).unwrap();
+    std::fs::write(fixture.dir.path().join("issuer.key"), second.pem().issuer_key.as_bytes())
+        .unwrap();
     testkit::until("the invalid CA is rejected", async || {
-        bed.metric("dapr_sentry_bundle_refused") == Some(1.0)
+        fixture.metric("dapr_sentry_bundle_refused") == Some(1.0)
     })
     .await;
-    let answer = bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    let answer = fixture.sign(request(KeyKind::Ed25519)).await.unwrap();
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     assert!(identity::verify_svid(chain.certs(), &first.anchors(), clock::now()).is_ok());
-    assert!(bed.scope.is_ready());
+    assert!(fixture.scope.is_ready());
 
-    write_ca(bed.dir.path(), &second);
+    write_ca(fixture.dir.path(), &second);
     testkit::until("the second CA signs", async || {
-        bed.metric("dapr_sentry_issuercert_changed_total") == Some(1.0)
+        fixture.metric("dapr_sentry_issuercert_changed_total") == Some(1.0)
     })
     .await;
     let anchors = Arc::new(second.anchors());
@@ -148,17 +149,17 @@ async fn uses_a_new_ca_without_a_restart_and_rejects_an_invalid_one() {
     let mut client = testkit::eventually("a client of the second CA connects", async || {
         let id = SpiffeId::parse("spiffe://cluster.local/ns/dapr-system/dapr-sentry").unwrap();
         let tls = transport::tls::anonymous_client(watch::channel(anchors.clone()).1, id).unwrap();
-        transport::dial(&bed.address.to_string(), tls).await.map(CaClient::new)
+        transport::dial(&fixture.address.to_string(), tls).await.map(CaClient::new)
     })
     .await;
     let answer = client.sign_certificate(request(KeyKind::Ed25519)).await.unwrap().into_inner();
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     assert!(identity::verify_svid(chain.certs(), &second.anchors(), clock::now()).is_ok());
-    assert_eq!(bed.metric("dapr_sentry_bundle_refused"), Some(0.0));
+    assert_eq!(fixture.metric("dapr_sentry_bundle_refused"), Some(0.0));
 }
 
 /// Starts a sentry on files of a CA, without waiting for readiness.
-async fn start_on(files: &[(&str, &str)]) -> Bed {
+async fn start_on(files: &[(&str, &str)]) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.yaml"), "").unwrap();
     for (name, text) in files {
@@ -167,30 +168,30 @@ async fn start_on(files: &[(&str, &str)]) -> Bed {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let scope = Scope::for_test();
-    scope.spawn("sentry", sentry::run_on(listener, config(dir.path()), scope.clone()));
-    Bed { dir, address, scope }
+    spawn(listener, config(dir.path()), &scope);
+    Fixture { dir, address, scope }
 }
 
-async fn is_rejected(bed: &Bed) {
+async fn is_rejected(fixture: &Fixture) {
     testkit::until("the stored CA is rejected", async || {
-        bed.metric("dapr_sentry_bundle_refused") == Some(1.0)
+        fixture.metric("dapr_sentry_bundle_refused") == Some(1.0)
     })
     .await;
-    assert!(!bed.scope.is_ready());
-    assert!(!bed.scope.token().is_cancelled(), "sentry stays up");
+    assert!(!fixture.scope.is_ready());
+    assert!(!fixture.scope.token().is_cancelled(), "sentry stays up");
 }
 
 #[tokio::test]
 async fn an_incomplete_ca_is_never_changed_and_used_when_it_is_complete() {
     let ca = Ca::new();
-    let bed = start_on(&[("ca.crt", &ca.pem().anchors)]).await;
-    is_rejected(&bed).await;
-    assert_eq!(bed.read("ca.crt"), ca.pem().anchors);
-    assert!(!bed.dir.path().join("issuer.key").exists());
-    write_ca(bed.dir.path(), &ca);
-    testkit::until("sentry is ready", async || bed.scope.is_ready()).await;
-    bed.sign(request(KeyKind::Ed25519)).await.unwrap();
-    assert!(bed.scope.shutdown().await.is_ok());
+    let fixture = start_on(&[("ca.crt", &ca.pem().anchors)]).await;
+    is_rejected(&fixture).await;
+    assert_eq!(fixture.read("ca.crt"), ca.pem().anchors);
+    assert!(!fixture.dir.path().join("issuer.key").exists());
+    write_ca(fixture.dir.path(), &ca);
+    testkit::until("sentry is ready", async || fixture.scope.is_ready()).await;
+    fixture.sign(request(KeyKind::Ed25519)).await.unwrap();
+    assert!(fixture.scope.shutdown().await.is_ok());
 }
 
 #[tokio::test]
@@ -205,11 +206,11 @@ async fn an_expired_ca_keeps_sentry_up_and_not_ready() {
         ("issuer.crt", &pem.issuer_chain),
         ("issuer.key", pem.issuer_key.as_str()),
     ];
-    let bed = start_on(&files).await;
-    is_rejected(&bed).await;
-    write_ca(bed.dir.path(), &Ca::new());
-    testkit::until("sentry is ready", async || bed.scope.is_ready()).await;
-    assert!(bed.scope.shutdown().await.is_ok());
+    let fixture = start_on(&files).await;
+    is_rejected(&fixture).await;
+    write_ca(fixture.dir.path(), &Ca::new());
+    testkit::until("sentry is ready", async || fixture.scope.is_ready()).await;
+    assert!(fixture.scope.shutdown().await.is_ok());
 }
 
 #[tokio::test]
@@ -223,26 +224,26 @@ async fn a_missing_configuration_file_is_named() {
 
 #[tokio::test]
 async fn renews_its_own_certificate_in_time() {
-    let bed = Bed::start("spec: {mtls: {workloadCertTTL: 4s}}", None).await;
-    let answer = bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    let fixture = Fixture::start("spec: {mtls: {workloadCertTTL: 4s}}", None).await;
+    let answer = fixture.sign(request(KeyKind::Ed25519)).await.unwrap();
     let chain = CertChain::parse_pem(&answer.workload_certificate).unwrap();
     let life = chain.not_before().duration_until(chain.not_after());
     assert!(life.as_secs() <= 7, "back-dated by half the lifetime at most: {life}");
 
-    let own = || bed.metric("dapr_sentry_certificate_expiry_timestamp{kind=\"own\"}").unwrap();
+    let own = || fixture.metric("dapr_sentry_certificate_expiry_timestamp{kind=\"own\"}").unwrap();
     let first = own();
     testkit::until("sentry renews its own certificate", async || own() > first).await;
     // Connecting proves the renewed certificate valid.
-    bed.sign(request(KeyKind::Ed25519)).await.unwrap();
+    fixture.sign(request(KeyKind::Ed25519)).await.unwrap();
 }
 
 #[tokio::test]
 async fn forty_sidecars_at_once_get_their_certificates() {
-    let bed = Bed::start("", None).await;
+    let fixture = Fixture::start("", None).await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..40 {
         // A connection each, as sidecars have.
-        let (mut client, request) = (bed.client().await, request(KeyKind::Ed25519));
+        let (mut client, request) = (fixture.client().await, request(KeyKind::Ed25519));
         calls.spawn(async move {
             tokio::time::timeout(Duration::from_secs(3), client.sign_certificate(request)).await
         });

@@ -8,14 +8,14 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    Cluster, Lifetime, Process, Scratch,
+    Cluster, Deadline, Lifetime, Process, Scratch,
     control_plane::{
         ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
         wait_for_api_server, wait_for_etcd, wait_for_service_account,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Another process may take a port between our look and the server's start.
 const ATTEMPTS: u32 = 3;
+/// Time for etcd to end, in seconds.
+const END_SECONDS: u64 = 60;
 
 /// What an [`ApiCluster`] consists of.
 #[derive(Clone, Copy, Debug)]
@@ -48,10 +50,17 @@ impl Default for ApiClusterOptions {
 pub struct ApiCluster {
     cluster: Cluster,
     kubeconfig: PathBuf,
+    options: ApiClusterOptions,
     // Dropped in this order: clients before servers, the folder last.
-    processes: Vec<Process>,
+    processes: Mutex<Vec<Process>>,
     layout: Layout,
     scratch: Option<Scratch>,
+}
+
+/// The data of etcd at the time of [`ApiCluster::backup`]. Removed with its cluster.
+#[derive(Debug)]
+pub struct Backup {
+    folder: PathBuf,
 }
 
 impl ApiCluster {
@@ -110,23 +119,79 @@ impl ApiCluster {
             users: Vec::new(),
         };
         layout.write_credentials()?;
-        let kind =
-            if options.controllers { ApiServerKind::Controllers } else { ApiServerKind::Bare };
-        let cluster = layout.cluster();
-        let mut etcd = start_etcd(&layout)?;
-        started(&etcd)?;
-        wait_for_etcd(&layout, &mut etcd)?;
-        let mut server = start_api_server(&layout, kind, options.streamed_lists)?;
-        started(&server)?;
-        wait_for_api_server(&cluster, &mut server)?;
-        let mut processes = vec![server, etcd];
-        if options.controllers {
-            let mut controllers = start_controller_manager(&layout, None)?;
-            started(&controllers)?;
-            wait_for_service_account(&cluster, &mut controllers)?;
-            processes.insert(0, controllers);
+        let processes = start_programs(&layout, options, started)?;
+        Ok(Self {
+            cluster: layout.cluster(),
+            kubeconfig: layout.kubeconfig(ADMIN),
+            options,
+            processes: Mutex::new(processes),
+            layout,
+            scratch: None,
+        })
+    }
+
+    /// Copies the data of etcd. All programs of the cluster are restarted for it.
+    ///
+    /// # Errors
+    /// When the data cannot be copied, or a program does not start again.
+    pub fn backup(&self) -> Result<Backup> {
+        let folder = self.layout.state.join(format!("backup-{}", environment::secret()?));
+        self.restart_around(|data| copy_folder(data, &folder))?;
+        Ok(Backup { folder })
+    }
+
+    /// Replaces the data of etcd by a backup: resource versions go back, and what was written since
+    /// is gone. Ports and credentials stay.
+    ///
+    /// # Errors
+    /// As [`ApiCluster::backup`].
+    pub fn restore(&self, backup: &Backup) -> Result<()> {
+        self.restart_around(|data| {
+            fs::remove_dir_all(data).with_context(|| format!("remove {}", data.display()))?;
+            copy_folder(&backup.folder, data)
+        })
+    }
+
+    /// Stops all programs, does `work` on the folder of etcd, and starts them again.
+    fn restart_around(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        for process in processes.iter_mut() {
+            if process.name() == "etcd" {
+                process.terminate(Deadline::seconds(END_SECONDS))?;
+            } else {
+                process.kill();
+            }
         }
-        Ok(Self { cluster, kubeconfig: layout.kubeconfig(ADMIN), processes, layout, scratch: None })
+        processes.clear();
+        work(&self.layout.etcd_folder())?;
+        *processes = start_programs(&self.layout, self.options, &|_| Ok(()))?;
+        Ok(())
+    }
+
+    /// The resource version of the last write.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub fn resource_version(&self) -> Result<u64> {
+        let list = self.kubectl(&["get", "--raw", "/api/v1/namespaces?limit=1"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        Ok(version.context("no resource version")?.parse()?)
+    }
+
+    /// Writes `count` ConfigMaps, each of which takes a resource version.
+    ///
+    /// # Errors
+    /// When the API server rejects one.
+    pub fn write_config_maps(&self, namespace: &str, count: usize) -> Result<()> {
+        let items: Vec<Value> = (0..count)
+            .map(|number| {
+                let metadata = json!({"name": format!("filler-{number}"), "namespace": namespace});
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+            })
+            .collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        self.cluster.kubectl_with_input(&["create", "-f", "-"], &list.to_string()).map(drop)
     }
 
     /// The kubeconfig file of an administrator.
@@ -197,7 +262,7 @@ impl ApiCluster {
         let unique: String = environment::secret()?.chars().take(8).collect();
         let name = format!("{prefix}-{unique}");
         self.kubectl(&["create", "namespace", &name])?;
-        crate::until(crate::Deadline::seconds(60), "the namespace's service account", || {
+        crate::until(Deadline::seconds(60), "the namespace's service account", || {
             let account = self.kubectl(&["get", "serviceaccount", "default", "-n", &name]);
             Ok((account.is_ok() || self.is_bare()).then_some(()))
         })?;
@@ -205,13 +270,53 @@ impl ApiCluster {
     }
 
     fn is_bare(&self) -> bool {
-        self.processes.iter().all(|process| process.name() != "kube-controller-manager")
+        !self.options.controllers
     }
 
     /// The folder that goes away with the test cluster; `None` for one that stays.
     pub fn scratch(&self) -> Option<&Scratch> {
         self.scratch.as_ref()
     }
+}
+
+/// Starts the programs, clients before servers in the result; `started` hears of each at once.
+fn start_programs(
+    layout: &Layout,
+    options: ApiClusterOptions,
+    started: &dyn Fn(&Process) -> Result<()>,
+) -> Result<Vec<Process>> {
+    let kind = if options.controllers { ApiServerKind::Controllers } else { ApiServerKind::Bare };
+    let cluster = layout.cluster();
+    let mut etcd = start_etcd(layout)?;
+    started(&etcd)?;
+    wait_for_etcd(layout, &mut etcd)?;
+    let mut server = start_api_server(layout, kind, options.streamed_lists)?;
+    started(&server)?;
+    wait_for_api_server(&cluster, &mut server)?;
+    let mut processes = vec![server, etcd];
+    if options.controllers {
+        let mut controllers = start_controller_manager(layout, None)?;
+        started(&controllers)?;
+        wait_for_service_account(&cluster, &mut controllers)?;
+        processes.insert(0, controllers);
+    }
+    Ok(processes)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_folder(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).with_context(|| format!("copy {}", source.display()))?;
+        }
+    }
+    // etcd rejects a folder that others may read.
+    fs::set_permissions(to, fs::metadata(from)?.permissions())?;
+    Ok(())
 }
 
 fn is_port_taken(error: &anyhow::Error) -> bool {

@@ -69,6 +69,11 @@ impl Layout {
         self.state.join("logs")
     }
 
+    /// Folder of the data of etcd.
+    pub fn etcd_folder(&self) -> PathBuf {
+        self.state.join("etcd")
+    }
+
     fn certs(&self) -> PathBuf {
         self.state.join("certs")
     }
@@ -161,7 +166,7 @@ pub fn start_etcd(layout: &Layout) -> Result<Process> {
         .spawn("etcd", Tool::ETCD.path()?)
         .arg("--unsafe-no-fsync") // the data is not worth waiting for the disk
         .arg("--data-dir")
-        .arg(layout.state.join("etcd"))
+        .arg(layout.etcd_folder())
         .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
         .args(["--listen-peer-urls", "http://localhost:0"])
         .args(["--log-level", "warn", "--quota-backend-bytes", "2147483648"])

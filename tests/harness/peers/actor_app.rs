@@ -16,10 +16,10 @@ const WORK: Duration = Duration::from_millis(5);
 
 /// Watches the methods of all apps of a test: no actor may run in two places at once.
 #[derive(Debug, Default)]
-pub struct Executions(Mutex<Seen>);
+pub struct Executions(Mutex<Observations>);
 
 #[derive(Debug, Default)]
-struct Seen {
+struct Observations {
     finished: usize,
     /// The app in which an actor runs now.
     running: BTreeMap<String, String>,
@@ -50,7 +50,7 @@ impl Executions {
         seen.finished += 1;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Observations> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
