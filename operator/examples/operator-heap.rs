@@ -7,6 +7,6 @@ use operator::{Environment, Flags};
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.operator", &flags.process.clone(), async move |scope| {
-        operator::run(flags.into_config(Environment::read())?, scope).await
+        Ok(operator::run(flags.into_config(Environment::read())?, scope).await?)
     })
 }

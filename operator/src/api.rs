@@ -5,13 +5,15 @@
 //! streams. [`assignment`] decides which Configuration an app uses, [`missed_updates`] what a
 //! sidecar missed while the operator was down, [`gated_rules`] which workflow access rules an older
 //! sidecar does not receive, and [`secret_push`] publishes an update when a referenced Secret changes.
+//! [`cache_gauges`] are metrics that are collected at each scrape.
 pub(crate) mod access;
 pub(crate) mod assignment;
+pub(crate) mod cache_gauges;
+pub(crate) mod cluster;
 pub(crate) mod context;
 pub(crate) mod error;
 pub(crate) mod gated_rules;
 pub(crate) mod missed_updates;
 pub(crate) mod secret_push;
 pub(crate) mod server;
-mod sidecar_images;
 pub(crate) mod stream;

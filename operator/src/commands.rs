@@ -1,6 +1,6 @@
 //! The commands of the operator's image: hooks and tests that the chart runs.
 pub mod apply_crds;
-mod crd_events;
+pub mod cluster;
 mod crd_merge;
 pub mod self_test;
 

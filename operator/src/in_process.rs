@@ -12,7 +12,7 @@ use resources::{
 };
 use runtime::Scope;
 use tokio::net::TcpListener;
-use transport::{Keepalive, Svid};
+use transport::{Keepalive, Svid, tls::TlsError};
 
 use crate::{
     api::{
@@ -58,14 +58,14 @@ impl InProcessApi {
     /// Serves the API on `listener` until the scope ends.
     ///
     /// # Errors
-    /// The certificate cannot be used for TLS.
+    /// [`TlsError`]: the certificate cannot be used for TLS.
     pub fn serve(
         &self,
         listener: TcpListener,
         svid: &Svid,
         keepalive: Keepalive,
         scope: &Scope,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), TlsError> {
         serve_api(listener, self.0.clone(), svid, keepalive, scope)
     }
 

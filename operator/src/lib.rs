@@ -29,6 +29,7 @@ mod cache;
 mod cluster;
 pub mod commands;
 mod config;
+mod error;
 mod in_process;
 mod key;
 mod leader;
@@ -43,5 +44,6 @@ mod watchdog;
 mod wiring;
 
 pub use config::{Config, ConfigError, Environment, Flags, namespace};
+pub use error::{ConfigurationError, RunError};
 pub use in_process::{InProcessApi, conversion_webhook};
 pub use wiring::{KEEPALIVE, run};

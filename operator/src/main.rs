@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.operator", &flags.process.clone(), async move |scope| {
-        operator::run(flags.into_config(Environment::read())?, scope).await
+        Ok(operator::run(flags.into_config(Environment::read())?, scope).await?)
     })
 }
 

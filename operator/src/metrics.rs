@@ -1,6 +1,4 @@
-//! The metrics of the operator. [`cache_gauges`] are collected from the caches at each scrape.
-pub(crate) mod cache_gauges;
-
+//! The metrics of the operator, except those of the caches.
 use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};

@@ -10,7 +10,7 @@
 //! that are finished or terminating, pods that the injector skipped intentionally, and pods that its
 //! webhook does not select. State is kept in memory: after a change of leader up to three more pods
 //! of an owner are deleted before the watchdog gives up on it again.
-pub(crate) mod pod_client;
+pub(crate) mod cluster;
 pub(crate) mod pod_state;
 pub(crate) mod pod_tracker;
 pub(crate) mod rate_limiter;
@@ -24,11 +24,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{DynamicObject, ObjectMeta};
 use kubernetes::WatchEvent;
 use resources::injection::{self, Selection};
-use runtime::{Scope, clock};
+use runtime::clock;
 use tokio::sync::{Notify, watch};
 
 use self::{
-    pod_client::{InjectionUnverified, PodClient},
+    cluster::{InjectionUnverified, PodClient},
     pod_state::{PodState, classify},
     pod_tracker::{Candidate, NextStep, PodOwner, PodTracker},
     rate_limiter::RateLimiter,
@@ -103,23 +103,16 @@ impl Watchdog {
         self.woken.notify_one();
     }
 
-    /// Runs while `leading` is true, until the scope ends. Starts after all pods have been listed.
-    ///
-    /// # Errors
-    /// None; the type is the one that [`Scope::spawn`] takes.
+    /// Runs while `leading` is true. Starts after all pods have been listed. Dropping the future is
+    /// safe.
     pub(crate) async fn run(
         self: Arc<Self>,
         leading: watch::Receiver<bool>,
         mut pods: watch::Receiver<SyncState>,
-        scope: Scope,
-    ) -> anyhow::Result<()> {
-        let work = async {
-            // The watch of pods ends with the process.
-            let _ = pods.wait_for(|sync| *sync != SyncState::Pending).await;
-            leader::while_leading(leading, || self.run_term()).await;
-        };
-        scope.token().run_until_cancelled(work).await;
-        Ok(())
+    ) {
+        // The watch of pods ends with the process.
+        let _ = pods.wait_for(|sync| *sync != SyncState::Pending).await;
+        leader::while_leading(leading, || self.run_term()).await;
     }
 
     async fn run_term(&self) {

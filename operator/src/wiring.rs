@@ -1,11 +1,10 @@
 //! Starts the parts of the operator.
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use identity::{KeyKind, TrustDomain};
 use kubernetes::{
     Precedence, Recorder, WatchEvent, api_text,
-    lease::{self, LeaseOptions, Timing},
+    lease::{self, LeaseError, LeaseOptions, Timing},
 };
 use proto::operator::operator_server::OperatorServer;
 use resources::Configuration;
@@ -15,12 +14,13 @@ use transport::{
     Keepalive, Limits, Server, Svid,
     anchors::AnchorSource,
     svid::{self, Mode},
-    tls::{self, Alpn, ClientAuth},
+    tls::{self, Alpn, ClientAuth, TlsError},
 };
 
 use crate::{
     advice::advisor,
     api::{
+        cache_gauges,
         context::{Context, Stores},
         gated_rules::GatedRules,
         missed_updates::MissedUpdates,
@@ -30,8 +30,9 @@ use crate::{
     cache::store::{Store, SyncState},
     cluster::Cluster,
     config::Config,
+    error::{ConfigurationError, RunError},
     key::ObjectKey,
-    metrics::{Metrics, cache_gauges},
+    metrics::Metrics,
     report::Reports,
     secrets::resolution::ServedKind,
     services::{mtls, reconciler::Reconciler},
@@ -65,9 +66,9 @@ const LIST_GRACE: Duration = Duration::from_secs(15);
 /// Starts all parts of the operator in `scope` and returns.
 ///
 /// # Errors
-/// There are no credentials for the API server, the control plane's Configuration does not exist or is
-/// incomplete, or a port is in use.
-pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+/// [`RunError`]: there are no credentials for the API server, the control plane's Configuration does
+/// not exist or is incomplete, or a port is in use.
+pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     runtime::refuse_root()?;
     tracing::info!(target: "dapr.operator", "Starting Dapr Operator -- version {}", runtime::VERSION);
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
@@ -100,17 +101,16 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     }
     start_api(&config, context.clone(), &svid, &scope).await?;
     let leading = lead(&cluster, election, recorder, &metrics, &scope);
-    let advice =
-        advisor::run(context.clone(), config.component_status, leading.clone(), scope.clone());
-    scope.spawn("operator-advisor", advice);
+    let advice = advisor::run(context.clone(), config.component_status, leading.clone());
+    scope.spawn_until_cancelled("operator-advisor", advice);
     if !config.workloads.is_empty() {
         let mtls = watch_mtls(&configuration, &context, &config, &scope);
         let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads, mtls);
-        let work = Arc::new(reconciler).run(leading.clone(), scope.clone());
-        scope.spawn("operator-services", work);
+        let work = Arc::new(reconciler).run(leading.clone());
+        scope.spawn_until_cancelled("operator-services", work);
     }
     if let Some(watchdog) = watchdog {
-        scope.spawn("operator-watchdog", watchdog.run(leading, pods, scope.clone()));
+        scope.spawn_until_cancelled("operator-watchdog", watchdog.run(leading, pods));
     } else {
         tracing::info!(target: "dapr.operator.watchdog", "Dapr Watchdog is not enabled");
     }
@@ -122,13 +122,14 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 pub(crate) async fn control_plane_configuration(
     cluster: &Cluster,
     config: &Config,
-) -> anyhow::Result<Configuration> {
+) -> Result<Configuration, ConfigurationError> {
     let name = format!("{}/{}", config.namespace, config.configuration);
     let read = || cluster.configuration(&config.namespace, &config.configuration);
-    kubernetes::wait_until_found(read)
-        .await
-        .map_err(|e| anyhow::anyhow!("read Configuration {name}: {}", api_text(&e)))?
-        .with_context(|| format!("read Configuration {name}: not found"))
+    match kubernetes::wait_until_found(read).await {
+        Ok(Some(configuration)) => Ok(configuration),
+        Ok(None) => Err(ConfigurationError::NotFound(name)),
+        Err(error) => Err(ConfigurationError::Read { name, message: api_text(&error) }),
+    }
 }
 
 /// The operator's identity, from the control plane's Configuration.
@@ -136,12 +137,13 @@ pub(crate) fn security(
     cluster: &Cluster,
     config: &Config,
     configuration: &Configuration,
-) -> anyhow::Result<svid::Options> {
+) -> Result<svid::Options, ConfigurationError> {
     let name = format!("{}/{}", config.namespace, config.configuration);
-    let mtls = configuration.spec.mtls.clone();
-    let mtls = mtls.with_context(|| format!("Configuration {name} has no spec.mtls"))?;
+    let Some(mtls) = configuration.spec.mtls.clone() else {
+        return Err(ConfigurationError::NoMtls(name));
+    };
     let trust_domain = TrustDomain::parse(&mtls.control_plane_trust_domain)
-        .with_context(|| format!("spec.mtls.controlPlaneTrustDomain of Configuration {name}"))?;
+        .map_err(|cause| ConfigurationError::TrustDomain { name, cause })?;
     let fallback = kubernetes::trust_bundle(cluster.client().clone(), &config.namespace);
     Ok(svid::Options {
         app_id: APP_ID.to_owned(),
@@ -183,10 +185,11 @@ async fn start_api(
     context: Arc<Context>,
     svid: &Svid,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), RunError> {
     let ready = scope.ready("operator-api-server");
     let listener = runtime::listen(&config.api.0, config.api.1).await?;
-    tracing::info!(target: "dapr.operator.api", "Starting gRPC server on {}", listener.local_addr()?);
+    let address = listener.local_addr().map_err(RunError::Address)?;
+    tracing::info!(target: "dapr.operator.api", "Starting gRPC server on {address}");
     serve_api(listener, context, svid, KEEPALIVE, scope)?;
     ready.set_ready();
     Ok(())
@@ -195,14 +198,14 @@ async fn start_api(
 /// Serves the gRPC API on `listener`.
 ///
 /// # Errors
-/// The certificate cannot be used for TLS.
+/// [`TlsError`]: the certificate cannot be used for TLS.
 pub(crate) fn serve_api(
     listener: TcpListener,
     context: Arc<Context>,
     svid: &Svid,
     keepalive: Keepalive,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), TlsError> {
     let service = OperatorServer::new(OperatorApi::new(context));
     let router = tonic::service::Routes::new(service).into_axum_router();
     let server = Server::new("operator-api", listener, router)
@@ -223,7 +226,7 @@ async fn start_webhook(
     metrics: &Metrics,
     svid: &Svid,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), RunError> {
     let ready = scope.ready("operator-webhook");
     let Some((address, port)) = &config.webhook else {
         ready.set_ready();
@@ -238,7 +241,7 @@ async fn start_webhook(
     let namespace = config.namespace.clone();
     let controller =
         CrdController { cluster: cluster.clone(), metrics: metrics.clone(), namespace };
-    scope.spawn("operator-crd", controller.run(svid.anchors(), ready, scope.clone()));
+    scope.spawn_until_cancelled("operator-crd", controller.run(svid.anchors(), ready));
     Ok(())
 }
 
@@ -339,7 +342,7 @@ fn watchdog(config: &Config, context: &Context) -> Option<Arc<Watchdog>> {
 }
 
 /// The options of the leader election; `None` when it is disabled or not needed.
-fn election(config: &Config) -> anyhow::Result<Option<LeaseOptions>> {
+fn election(config: &Config) -> Result<Option<LeaseOptions>, LeaseError> {
     let idle = config.workloads.is_empty() && config.watchdog.interval == WatchInterval::Off;
     if !config.elect || idle {
         return Ok(None);

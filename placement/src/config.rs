@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use identity::{KeyKind, TrustDomain};
+use identity::{KeyKind, SpiffeError, TrustDomain};
 use resources::annotations::is_truthy;
 use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
@@ -138,6 +137,39 @@ pub struct Config {
     pub deprecated: Vec<&'static str>,
 }
 
+/// Why the flags are rejected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A duration of the keepalive is out of bounds.
+    #[error(
+        "invalid value for {flag}: value should be between 1s and 10s, got {}",
+        runtime::go_duration::format(*value)
+    )]
+    Keepalive {
+        /// The flag.
+        flag: &'static str,
+        /// The duration as given.
+        value: Duration,
+    },
+    /// `--id` is no member of `--initial-cluster`.
+    #[error("address for node {id} not found in raft peers [{}]", members.join(" "))]
+    NotAMember {
+        /// The id.
+        id: String,
+        /// The members, as `ID=ADDRESS`.
+        members: Vec<String>,
+    },
+    /// The trust domain is invalid.
+    #[error("--trust-domain {text:?}")]
+    TrustDomain {
+        /// The trust domain as given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        cause: SpiffeError,
+    },
+}
+
 impl Flags {
     /// The process group as placement means it: metrics follow `--listen-address` unless they have
     /// an address of their own.
@@ -152,22 +184,19 @@ impl Flags {
     /// Checks the flags and adds what the environment says.
     ///
     /// # Errors
-    /// A keepalive is out of bounds, the trust domain is none, `--id` is no member of
-    /// `--initial-cluster`.
-    pub fn into_config(self) -> anyhow::Result<Config> {
-        for (name, value) in
+    /// [`ConfigError`]
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        for (flag, value) in
             [("keepalive-time", self.keepalive_time), ("keepalive-timeout", self.keepalive_timeout)]
         {
-            ensure!(
-                value >= KEEPALIVE[0] && value <= KEEPALIVE[1],
-                "invalid value for {name}: value should be between 1s and 10s, got {}",
-                runtime::go_duration::format(value)
-            );
+            if value < KEEPALIVE[0] || value > KEEPALIVE[1] {
+                return Err(ConfigError::Keepalive { flag, value });
+            }
         }
         let peers = peers(&self.initial_cluster);
         if !peers.contains_key(&self.id) {
-            let known: Vec<String> = peers.iter().map(|(id, at)| format!("{id}={at}")).collect();
-            bail!("address for node {} not found in raft peers [{}]", self.id, known.join(" "));
+            let members = peers.iter().map(|(id, at)| format!("{id}={at}")).collect();
+            return Err(ConfigError::NotAMember { id: self.id, members });
         }
         let namespace = environment::namespace();
         let elector = match self.leader_election {
@@ -194,9 +223,9 @@ impl Flags {
         })
     }
 
-    fn identity(&self, namespace: String) -> anyhow::Result<svid::Options> {
+    fn identity(&self, namespace: String) -> Result<svid::Options, ConfigError> {
         let trust_domain = TrustDomain::parse(&self.trust_domain)
-            .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
+            .map_err(|cause| ConfigError::TrustDomain { text: self.trust_domain.clone(), cause })?;
         let sentry_address = self
             .sentry_address
             .clone()

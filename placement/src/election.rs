@@ -23,14 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use openraft::error::Fatal;
 use openraft::{Raft, SnapshotPolicy};
-use runtime::{ReadyGuard, Scope, clock, random};
+use runtime::{ListenError, ReadyGuard, Scope, chain, clock, random};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use transport::tls::{Alpn, ClientAuth};
+use transport::tls::{Alpn, ClientAuth, TlsError};
 use transport::{Limits, Server, Svid};
 
 use network::{Connections, Replica, ReplicaState};
@@ -70,6 +70,55 @@ fn peer_limits() -> Limits {
 /// Pod names resolve late: time between tries to open the election port, and how many.
 const LISTEN: (Duration, u32) = (Duration::from_millis(500), 240);
 
+/// Why there is no election, or why it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ElectionError {
+    /// The election port cannot be opened.
+    #[error("open the election port")]
+    Listen(#[source] PortError),
+    /// A Lease is to decide, and there are no credentials for an API server.
+    #[error("--leader-election=lease needs an API server")]
+    NoApiServer(#[source] kubernetes::ClientError),
+    /// The id of this replica is not among the members.
+    #[error("this replica has no number")]
+    NoNumber,
+    /// The certificate cannot be used for TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The settings of the library contradict each other.
+    #[error(transparent)]
+    Settings(#[from] openraft::ConfigError),
+    /// The library ended with an error.
+    #[error("the election has failed")]
+    Failed(#[source] Fatal<u64>),
+    /// The library does not start.
+    #[error(transparent)]
+    Library(#[from] Fatal<u64>),
+    /// The library ended without an error.
+    #[error("the election has stopped")]
+    Stopped(#[source] watch::error::RecvError),
+}
+
+/// Why the election port is not open.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The address has no port.
+    #[error("election address {0:?} is not host:port")]
+    Address(String),
+    /// The port is no number.
+    #[error("port of election address {address:?}")]
+    Port {
+        /// The address as given.
+        address: String,
+        /// What is wrong with the port.
+        #[source]
+        cause: std::num::ParseIntError,
+    },
+    /// The port is in use, or the address does not resolve.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
 /// What this replica does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -100,7 +149,7 @@ pub struct Cluster {
 pub enum Elector {
     /// The replicas, by majority.
     Peers,
-    /// Whoever holds the Lease of this namespace.
+    /// The holder of the Lease in this namespace leads.
     Lease(String),
 }
 
@@ -115,7 +164,7 @@ impl Cluster {
 /// process was asked to stop and leadership has been handed over.
 ///
 /// # Errors
-/// The election port of a single replica is taken, the addresses are none, or a Lease is to decide
+/// [`ElectionError`]: the election port of a single replica is taken, the addresses are none, or a Lease is to decide
 /// and there is no API server.
 pub(crate) async fn start(
     cluster: &Cluster,
@@ -123,15 +172,15 @@ pub(crate) async fn start(
     ready: ReadyGuard,
     ending: CancellationToken,
     scope: &Scope,
-) -> anyhow::Result<watch::Receiver<Role>> {
+) -> Result<watch::Receiver<Role>, ElectionError> {
     if cluster.members.len() == 1 {
-        let listener = listen(cluster.own_address()).await.context("open the election port")?;
+        let listener = listen(cluster.own_address()).await.map_err(ElectionError::Listen)?;
         ready.set_ready();
         let scope_of_task = scope.clone();
         scope.spawn("placement-election", async move {
-            let answered = answer(listener, &scope_of_task).await;
+            answer(listener, &scope_of_task).await;
             ending.cancel();
-            answered
+            Ok(())
         });
         return Ok(watch::channel(Role::Leader { epoch: 0 }).1);
     }
@@ -143,8 +192,7 @@ pub(crate) async fn start(
     let id = numbered.clone().find(|((id, _), _)| **id == cluster.id).map(|(_, number)| number);
     let addresses = numbered.map(|((_, address), number)| (number, address.clone())).collect();
     let identity = svid.map(|svid| (svid.clone(), svid.current().id().clone()));
-    let replica =
-        Arc::new(Replica::new(id.context("this replica has no number")?, addresses, identity));
+    let replica = Arc::new(Replica::new(id.ok_or(ElectionError::NoNumber)?, addresses, identity));
     tracing::info!(target: "dapr.placement.server", "Node id={} is waiting for leadership", cluster.id);
     let (address, task_scope) = (cluster.own_address().to_owned(), scope.clone());
     scope.spawn("placement-election", async move {
@@ -164,10 +212,10 @@ pub(crate) async fn start(
 }
 
 /// A single replica needs no election, but tools probe the port: each connection is closed at once.
-async fn answer(listener: TcpListener, scope: &Scope) -> anyhow::Result<()> {
+async fn answer(listener: TcpListener, scope: &Scope) {
     loop {
         tokio::select! {
-            () = scope.token().cancelled() => return Ok(()),
+            () = scope.token().cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok((connection, _)) => drop(connection),
                 // Out of descriptors: those who wait are served when there are some again.
@@ -177,22 +225,22 @@ async fn answer(listener: TcpListener, scope: &Scope) -> anyhow::Result<()> {
     }
 }
 
-async fn listen(address: &str) -> anyhow::Result<TcpListener> {
-    let (host, port) = address
-        .rsplit_once(':')
-        .with_context(|| format!("election address {address:?} is not host:port"))?;
-    let port = port.parse().with_context(|| format!("port of election address {address:?}"))?;
-    runtime::listen(host.trim_start_matches('[').trim_end_matches(']'), port).await
+async fn listen(address: &str) -> Result<TcpListener, PortError> {
+    let (host, port) =
+        address.rsplit_once(':').ok_or_else(|| PortError::Address(address.to_owned()))?;
+    let port =
+        port.parse().map_err(|cause| PortError::Port { address: address.to_owned(), cause })?;
+    Ok(runtime::listen(host.trim_start_matches('[').trim_end_matches(']'), port).await?)
 }
 
-async fn listen_late(address: &str) -> anyhow::Result<TcpListener> {
+async fn listen_late(address: &str) -> Result<TcpListener, ElectionError> {
     let mut tries = 0;
     loop {
         match listen(address).await {
             Err(error) if tries < LISTEN.1 => {
-                tracing::warn!(target: "dapr.placement.raft", "election port: {error:#}; trying again");
+                tracing::warn!(target: "dapr.placement.raft", "election port: {}; trying again", chain(&error));
             }
-            done => return done.context("open the election port"),
+            done => return done.map_err(ElectionError::Listen),
         }
         tries += 1;
         tokio::time::sleep(random::jittered(LISTEN.0, 0.5)).await;
@@ -204,7 +252,7 @@ fn serve(
     replica: &Arc<Replica>,
     ending: CancellationToken,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), TlsError> {
     let mut server = Server::new("placement-peers", listener, network::router(replica.clone()))
         .limits(peer_limits())
         .drain(ASK);
@@ -228,7 +276,10 @@ struct Driver {
 }
 
 impl Driver {
-    async fn start(replica: Arc<Replica>, roles: watch::Sender<Role>) -> anyhow::Result<Self> {
+    async fn start(
+        replica: Arc<Replica>,
+        roles: watch::Sender<Role>,
+    ) -> Result<Self, ElectionError> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
             cluster_name: "placement".to_owned(),
@@ -241,15 +292,15 @@ impl Driver {
             ..openraft::Config::default()
         };
         let store = replica.store.clone();
-        let wires = Connections(replica.clone());
+        let connections = Connections(replica.clone());
         let config = Arc::new(config.validate()?);
-        let raft = Raft::new(replica.id, config, wires, store.clone(), store).await?;
+        let raft = Raft::new(replica.id, config, connections, store.clone(), store).await?;
         // Set once, here.
         let _ = replica.raft.set(raft.clone());
         Ok(Self { replica, raft, roles, next_try: None, tries: 0 })
     }
 
-    async fn run(mut self, scope: &Scope) -> anyhow::Result<()> {
+    async fn run(mut self, scope: &Scope) -> Result<(), ElectionError> {
         let mut metrics = self.raft.metrics();
         loop {
             let wake = self.update_role(clock::monotonic())?;
@@ -258,7 +309,7 @@ impl Driver {
             };
             tokio::select! {
                 () = scope.token().cancelled() => break,
-                changed = metrics.changed() => changed.context("the election has stopped")?,
+                changed = metrics.changed() => changed.map_err(ElectionError::Stopped)?,
                 () = self.replica.news.notified() => {}
                 () = timer => {}
             }
@@ -274,11 +325,11 @@ impl Driver {
     }
 
     /// Determines this replica's role, and until when it holds without another check.
-    fn update_role(&mut self, now: Instant) -> anyhow::Result<Instant> {
+    fn update_role(&mut self, now: Instant) -> Result<Instant, ElectionError> {
         let (elected, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            metrics.running_state.clone().context("the election has failed")?;
+            metrics.running_state.clone().map_err(ElectionError::Failed)?;
             (metrics.state.is_leader(), metrics.current_term)
         };
         let quorum = self.replica.quorum();
@@ -299,7 +350,7 @@ impl Driver {
     }
 
     /// Asks all replicas, and starts an election if a majority knows no leader either.
-    async fn run_election(&mut self) -> anyhow::Result<()> {
+    async fn run_election(&mut self) -> Result<(), ElectionError> {
         self.next_try = Some(clock::monotonic() + RETRY + STAGGER.mul_f64(random::fraction()));
         if !self.replica.quorum().can_vote(clock::monotonic()) {
             return Ok(());
@@ -349,7 +400,7 @@ impl Driver {
         self.raft.runtime_config().heartbeat(false);
         let asked = self.replica.ask::<()>(successor, "/succeed", &(), ASK).await;
         if let Err(error) = asked {
-            tracing::warn!(target: "dapr.placement.raft", "no successor: {error:#}");
+            tracing::warn!(target: "dapr.placement.raft", "no successor: {}", chain(&error));
             return;
         }
         let replaced = metrics.wait_for(|now| !now.state.is_leader());

@@ -15,6 +15,7 @@
 
 mod config;
 mod election;
+mod error;
 mod metrics;
 pub mod ring;
 pub mod rounds;
@@ -25,8 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use runtime::{ReadyGuard, Scope};
+use runtime::{BoxError, ReadyGuard, Scope};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use transport::anchors::AnchorSource;
@@ -37,8 +37,9 @@ use election::Role;
 use streams::handle::MembershipHandle;
 use streams::{server, state};
 
-pub use config::{Config, Flags, LeaderElection};
-pub use election::{Cluster, Elector};
+pub use config::{Config, ConfigError, Flags, LeaderElection};
+pub use election::{Cluster, ElectionError, Elector};
+pub use error::RunError;
 
 /// Open streams get their end at once; those that do not read it are cut after this time, so that
 /// the process is gone within 5 seconds of a signal.
@@ -54,8 +55,8 @@ const STREAMS_PLAIN_TEXT: u32 = 16_384;
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
 /// # Errors
-/// A port is taken, an address does not resolve, or the identity cannot be set up.
-pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+/// [`RunError`]: a port is taken, an address does not resolve, or the identity cannot be set up.
+pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     let targets = Targets::register(&scope);
     tracing::info!(target: "dapr.placement",
         "Starting Dapr Placement Service -- version {} -- commit unknown", runtime::VERSION);
@@ -68,7 +69,7 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
                 runtime::refuse_root()?;
                 read_anchors_early(&mut options).await;
             }
-            Some(svid::start(options, &scope).await.context("get an identity")?)
+            Some(svid::start(options, &scope).await.map_err(RunError::Svid)?)
         }
         None => None,
     };
@@ -84,7 +85,7 @@ pub async fn serve(
     config: &Config,
     svid: Option<&Svid>,
     scope: &Scope,
-) -> anyhow::Result<SocketAddr> {
+) -> Result<SocketAddr, RunError> {
     start(config, svid, Targets::register(scope), scope).await
 }
 
@@ -108,12 +109,12 @@ async fn start(
     svid: Option<&Svid>,
     targets: Targets,
     scope: &Scope,
-) -> anyhow::Result<SocketAddr> {
+) -> Result<SocketAddr, RunError> {
     tracing::info!(target: "dapr.placement.server", "Placement service is starting...");
-    let metrics = metrics::Metrics::register(scope.metrics()).context("register metrics")?;
+    let metrics = metrics::Metrics::register(scope.metrics()).map_err(RunError::Metrics)?;
     // The port listens before it is known who leads, and until leadership has been handed over.
     let listener = runtime::listen(&config.listen_address, config.port).await?;
-    let address = listener.local_addr().context("read the listening address")?;
+    let address = listener.local_addr().map_err(RunError::Address)?;
     let ending = CancellationToken::new();
     let roles =
         election::start(&config.cluster, svid, targets.election, ending.clone(), scope).await?;
@@ -167,7 +168,7 @@ async fn log_roles(
     id: String,
     mut roles: watch::Receiver<Role>,
     ending: CancellationToken,
-) -> anyhow::Result<()> {
+) -> Result<(), BoxError> {
     let watch = async {
         let mut led = false;
         loop {

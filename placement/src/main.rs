@@ -10,6 +10,6 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.placement", &flags.process(), async move |scope| {
-        placement::run(flags.into_config()?, scope).await
+        Ok(placement::run(flags.into_config()?, scope).await?)
     })
 }

@@ -10,6 +10,6 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.scheduler", &flags.process(), async move |scope| {
-        scheduler::run(flags.into_config()?, scope).await
+        Ok(scheduler::run(flags.into_config()?, scope).await?)
     })
 }

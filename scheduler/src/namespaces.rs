@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use kubernetes::{FailureKind, ListChange, ListDiff, WatchEvent, WatchOptions, Watcher};
-use runtime::ReadyGuard;
+use runtime::{BoxError, ReadyGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{Op, Store, Txn};
@@ -32,7 +32,7 @@ pub(crate) async fn run(
     store: Arc<dyn Store>,
     ready: ReadyGuard,
     stop: CancellationToken,
-) -> anyhow::Result<()> {
+) -> Result<(), BoxError> {
     stop.run_until_cancelled(watch(client, store, ready)).await;
     Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use kubernetes::Precedence;
-use runtime::{ReadyGuard, Scope, environment};
+use runtime::{BoxError, ReadyGuard, Scope, environment};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use transport::anchors::AnchorSource;
@@ -268,7 +268,7 @@ fn follow(
     ready: ReadyGuard,
     metrics: Metrics,
     scope: &Scope,
-) -> impl Future<Output = anyhow::Result<()>> + use<> {
+) -> impl Future<Output = Result<(), BoxError>> + use<> {
     let token = scope.token().clone();
     async move {
         loop {

@@ -6,6 +6,6 @@ fn main() -> ExitCode {
     let flags: sentry::Flags = runtime::flags::parse();
     let process = flags.process.clone();
     runtime::main("dapr.sentry", &process, async move |scope| {
-        sentry::run(flags.into_config()?, scope).await
+        Ok(sentry::run(flags.into_config()?, scope).await?)
     })
 }

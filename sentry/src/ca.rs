@@ -1,7 +1,7 @@
 //! The certificate authority: where it is stored, how it gets into memory, and what it signs.
 //!
 //! ```text
-//!  Secret + ConfigMap ─► objects ─┐
+//!  Secret + ConfigMap ─► cluster ─┐
 //!                                 ├─► store ─► controller ─► authority ─► signed certificates
 //!  three files ────────► files ───┘       (rotation decides)    │
 //!                                                               └─► own_certificate
@@ -13,13 +13,10 @@
 pub(crate) mod authority;
 pub(crate) mod cluster;
 pub(crate) mod controller;
-pub(crate) mod events;
 pub(crate) mod files;
-pub(crate) mod objects;
 pub(crate) mod own_certificate;
 pub(crate) mod record;
 pub(crate) mod settings;
-pub(crate) mod sidecar_counter;
 pub(crate) mod store;
 
 pub(crate) use authority::{Authority, IssueFailure, LeafSpec};

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use identity::{KeyKind, TrustDomain};
+use identity::{KeyKind, SpiffeError, TrustDomain};
 use kubernetes::KubeFlags;
 use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
@@ -16,7 +15,39 @@ use crate::oidc::OidcConfig;
 
 mod jwt;
 
+pub use jwt::JwtConfigError;
 use jwt::JwtFlags;
+
+/// Why the flags are rejected.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The namespace of the control plane is unknown in Kubernetes mode.
+    #[error(
+        "environment variable NAMESPACE is not set; set it to the namespace of the control plane"
+    )]
+    NoNamespace,
+    /// `--mode` is neither kubernetes nor standalone.
+    #[error("Invalid options: invalid mode: {0}")]
+    Mode(String),
+    /// The lifetime of the CA is zero.
+    #[error("--ca-lifetime must be longer than zero")]
+    CaLifetime,
+    /// The trust domain is invalid.
+    #[error("--trust-domain {text:?}")]
+    TrustDomain {
+        /// The trust domain as given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        cause: SpiffeError,
+    },
+    /// The key type of the CA is unknown.
+    #[error("--ca-key-type {0:?} is not supported; use ecdsa-p256, ed25519 or rsa-2048")]
+    CaKeyType(String),
+    /// Flags of JWT SVIDs or OIDC discovery.
+    #[error(transparent)]
+    Jwt(#[from] JwtConfigError),
+}
 
 /// The certificate authority of Dapr: issues SPIFFE certificates to sidecars and control plane services
 #[derive(Debug, Clone, clap::Parser)]
@@ -131,21 +162,20 @@ impl Flags {
     /// Validates the flags and reads the environment.
     ///
     /// # Errors
-    /// A value is invalid or contradicts another flag.
-    pub fn into_config(self) -> anyhow::Result<Config> {
+    /// [`ConfigError`]: a value is invalid or contradicts another flag.
+    pub fn into_config(self) -> Result<Config, ConfigError> {
         let namespace = environment::namespace();
         let mode = match self.mode.as_str() {
             "kubernetes" => {
-                ensure!(
-                    environment::var("NAMESPACE").is_some_and(|name| !name.is_empty()),
-                    "environment variable NAMESPACE is not set; set it to the namespace of the control plane"
-                );
+                if environment::var("NAMESPACE").is_none_or(|name| name.is_empty()) {
+                    return Err(ConfigError::NoNamespace);
+                }
                 let named = if self.config.is_empty() { DEFAULT_CONFIG } else { &self.config };
                 let configuration = named.to_owned();
                 Mode::Kubernetes { configuration, kubeconfig: self.kube.kubeconfig }
             }
             "standalone" => Mode::Standalone { configuration: self.config.into() },
-            other => bail!("Invalid options: invalid mode: {other}"),
+            other => return Err(ConfigError::Mode(other.to_owned())),
         };
         let directory = self.issuer_credentials;
         // `join` with an absolute name replaces the directory.
@@ -154,10 +184,12 @@ impl Flags {
             issuer_chain: directory.join(self.issuer_certificate_filename),
             issuer_key: directory.join(self.issuer_key_filename),
         };
-        ensure!(!self.ca_lifetime.is_zero(), "--ca-lifetime must be longer than zero");
+        if self.ca_lifetime.is_zero() {
+            return Err(ConfigError::CaLifetime);
+        }
         let (jwt, oidc) = self.jwt.into_config(&directory)?;
         let trust_domain = TrustDomain::parse(&self.trust_domain)
-            .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
+            .map_err(|cause| ConfigError::TrustDomain { text: self.trust_domain, cause })?;
         let image_extension = if self.container_images_extension {
             ImageExtension::Enabled
         } else {
@@ -194,14 +226,12 @@ impl From<&Config> for CaPolicy {
     }
 }
 
-fn key_kind(name: &str) -> anyhow::Result<KeyKind> {
+fn key_kind(name: &str) -> Result<KeyKind, ConfigError> {
     match name {
         "ecdsa-p256" => Ok(KeyKind::EcdsaP256),
         "ed25519" => Ok(KeyKind::Ed25519),
         "rsa-2048" => Ok(KeyKind::Rsa2048),
-        other => {
-            bail!("--ca-key-type {other:?} is not supported; use ecdsa-p256, ed25519 or rsa-2048")
-        }
+        other => Err(ConfigError::CaKeyType(other.to_owned())),
     }
 }
 
@@ -214,8 +244,8 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    fn config(args: &[&str]) -> anyhow::Result<Config> {
-        Flags::try_parse_from(["sentry"].iter().chain(args))?.into_config()
+    fn config(args: &[&str]) -> Result<Config, ConfigError> {
+        Flags::try_parse_from(["sentry"].iter().chain(args)).unwrap().into_config()
     }
 
     #[test]

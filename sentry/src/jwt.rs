@@ -3,6 +3,7 @@
 //! Start reading at [`plan::plan`], which decides what happens to a stored key; [`controller`]
 //! reconciles it with the one in memory, [`svid`] issues tokens.
 
+pub(crate) mod cluster;
 pub(crate) mod controller;
 pub(crate) mod plan;
 pub(crate) mod store;

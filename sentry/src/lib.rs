@@ -28,13 +28,13 @@ mod metrics;
 mod oidc;
 mod queue;
 mod rotation;
+mod run_error;
 mod server;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use identity::SpiffeId;
 use kubernetes::Precedence;
 use runtime::{Scope, environment};
@@ -43,12 +43,15 @@ use transport::tls::{Alpn, ClientAuth};
 
 pub use authn::cluster::ImageExtension;
 pub use ca::BundleNames;
-pub use config::{Config, Flags, Mode};
+pub use config::{Config, ConfigError, Flags, JwtConfigError, Mode};
 pub use jwt::JwtConfig;
 pub use oidc::OidcConfig;
+pub use run_error::RunError;
 
 use authn::cluster::Kubernetes;
 use authn::dns_names::cluster_domain;
+use authn::jwks_keys::JwksSourceError;
+use authn::jwks_options::JwksOptionsError;
 use authn::{Authenticator, JwksAuthenticator, KubernetesAuthenticator, jwks_keys, jwks_options};
 use ca::cluster::CaCluster;
 use ca::controller::CaError;
@@ -57,6 +60,7 @@ use ca::settings::{Settings, mtls_from_yaml};
 use ca::store::Store;
 use ca::{Authority, CaController, CaPolicy, own_certificate};
 use jwt::JwtStore;
+use jwt::cluster::JwtObjects;
 use metrics::Metrics;
 use server::CaService;
 
@@ -69,9 +73,9 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 /// Runs sentry until the scope is cancelled.
 ///
 /// # Errors
-/// The port is in use, the Configuration cannot be read, or in standalone mode the CA's files cannot
+/// [`RunError`]: the port is in use, the Configuration cannot be read, or in standalone mode the CA's files cannot
 /// be read or written. An invalid CA is not an error: sentry stays up, not ready, and logs why.
-pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     // Register the target before the first await: the health port is already open.
     scope.ready(HEALTH_TARGET);
     let listener = runtime::listen(&config.listen_address, config.port).await?;
@@ -82,18 +86,23 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyhow::Result<()> {
+pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> Result<(), RunError> {
     let ready = scope.ready(HEALTH_TARGET);
     let metrics = Metrics::register(scope.metrics())?;
     let own_id = SpiffeId::new(&config.trust_domain, &config.namespace, "dapr-sentry")
-        .context("name sentry's own identity")?;
+        .map_err(RunError::OwnId)?;
     let Parts { authenticator, store, authority, jwt_store } = connect(&config, &scope).await?;
     let policy = CaPolicy::from(&config);
     let controller = CaController::new(store, authority.clone(), metrics.clone(), policy);
-    start_controller(controller, &config.mode, &scope).await?;
+    start_controller(controller, &config.mode, &scope)
+        .await
+        .map_err(|error| RunError::Ca(error.into()))?;
 
     let jwt = match (config.jwt.clone(), jwt_store) {
-        (Some(jwt), Some(store)) => Some(jwt::controller::start(jwt, store, &scope).await?),
+        (Some(jwt), Some(store)) => {
+            let keys = jwt::controller::start(jwt, store, &scope).await;
+            Some(keys.map_err(|error| RunError::JwtKey(error.into()))?)
+        }
         _ => None,
     };
     if let (Some(oidc), Some(keys)) = (&config.oidc, &jwt) {
@@ -105,7 +114,7 @@ pub async fn run_on(listener: TcpListener, config: Config, scope: Scope) -> anyh
     let namespace = config.namespace;
     let service = CaService::new(authenticator, authority, jwt, metrics, namespace, suffixes);
     let tls = transport::tls::server(&svid, ClientAuth::None, Alpn::Grpc)?;
-    let address = listener.local_addr().context("read the listening address")?;
+    let address = listener.local_addr().map_err(RunError::Address)?;
     tracing::info!(target: "dapr.sentry.server", %address, "Running gRPC server");
     let server = transport::Server::new("sentry", listener, server::router(service))
         .tls(tls)
@@ -147,7 +156,7 @@ struct Parts {
     jwt_store: Option<JwtStore>,
 }
 
-async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<Parts> {
+async fn connect(config: &Config, scope: &Scope) -> Result<Parts, RunError> {
     match &config.mode {
         Mode::Standalone { configuration } => standalone(configuration, config, scope).await,
         Mode::Kubernetes { configuration, kubeconfig } => {
@@ -157,12 +166,16 @@ async fn connect(config: &Config, scope: &Scope) -> anyhow::Result<Parts> {
     }
 }
 
-async fn standalone(configuration: &Path, config: &Config, scope: &Scope) -> anyhow::Result<Parts> {
-    let named = || format!("couldn't find config name \"{}\"", configuration.display());
-    let text = std::fs::read_to_string(configuration).with_context(named)?;
-    let mtls = mtls_from_yaml(&text, environment::var).with_context(named)?;
-    let settings = Settings::from_mtls(&mtls).with_context(named)?;
-    let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
+async fn standalone(
+    configuration: &Path,
+    config: &Config,
+    scope: &Scope,
+) -> Result<Parts, RunError> {
+    let name = format!("\"{}\"", configuration.display());
+    let text = std::fs::read_to_string(configuration).map_err(RunError::configuration(&name))?;
+    let mtls = mtls_from_yaml(&text, environment::var).map_err(RunError::configuration(&name))?;
+    let settings = Settings::from_mtls(&mtls).map_err(RunError::configuration(&name))?;
+    let jwks = jwks(&mtls, config, scope).await.map_err(RunError::configuration(&name))?;
     let authenticator = jwks.map_or(Authenticator::Insecure, Authenticator::Jwks);
     if matches!(authenticator, Authenticator::Insecure) {
         tracing::warn!(
@@ -182,18 +195,22 @@ async fn in_cluster(
     kubeconfig: Option<&Path>,
     config: &Config,
     scope: &Scope,
-) -> anyhow::Result<Parts> {
-    let named = || format!("couldn't find config name {configuration:?}");
+) -> Result<Parts, RunError> {
+    let name = format!("{configuration:?}");
     // One connection per call: sentry sends a TokenReview for each certificate.
     let client = kubernetes::client_for_short_calls(kubeconfig, Precedence::InCluster).await?;
     let cluster = CaCluster::new(client.clone(), &config.namespace);
-    let mtls = cluster.mtls(configuration).await.with_context(named)?;
-    let authority = Authority::new(Settings::from_mtls(&mtls).with_context(named)?);
-    let jwks = jwks(&mtls, config, scope).await.with_context(named)?;
+    let mtls = cluster.mtls(configuration).await.map_err(RunError::configuration(&name))?;
+    let authority =
+        Authority::new(Settings::from_mtls(&mtls).map_err(RunError::configuration(&name))?);
+    let jwks = jwks(&mtls, config, scope).await.map_err(RunError::configuration(&name))?;
     let kubernetes = Kubernetes::new(client, config.image_extension, scope);
     kubernetes.start_watches(&config.namespace, scope);
     cluster.watch_settings(configuration, &authority, scope);
-    let jwt_store = |jwt| JwtStore::objects(cluster.secrets(), cluster.config_maps(), jwt);
+    let jwt_store = |jwt| {
+        let objects = JwtObjects::new(cluster.secrets(), cluster.config_maps(), jwt);
+        JwtStore::Objects(Box::new(objects))
+    };
     let (namespace, trust_domain) = (config.namespace.clone(), config.trust_domain.clone());
     let by_review = KubernetesAuthenticator::new(kubernetes, namespace, trust_domain);
     Ok(Parts {
@@ -204,15 +221,24 @@ async fn in_cluster(
     })
 }
 
+/// Why an identity provider's tokens cannot be validated.
+#[derive(Debug, thiserror::Error)]
+enum JwksError {
+    #[error(transparent)]
+    Options(#[from] JwksOptionsError),
+    #[error("load the key set of the token validator 'jwks'")]
+    Keys(#[source] JwksSourceError),
+}
+
 /// The validator of an identity provider's tokens; `None` if it is not configured.
 async fn jwks(
     mtls: &resources::Mtls,
     config: &Config,
     scope: &Scope,
-) -> anyhow::Result<Option<JwksAuthenticator>> {
+) -> Result<Option<JwksAuthenticator>, JwksError> {
     let Some(options) = jwks_options::jwks(mtls)? else { return Ok(None) };
     let keys = jwks_keys::start(&options, scope).await;
-    let keys = keys.context("load the key set of the token validator 'jwks'")?;
+    let keys = keys.map_err(JwksError::Keys)?;
     Ok(Some(JwksAuthenticator::new(keys, &config.namespace, &config.trust_domain)))
 }
 

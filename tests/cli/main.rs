@@ -203,8 +203,16 @@ fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
         let found = components.lines().find(|line| row.iter().all(|word| line.contains(word)));
         ensure!(found.is_some(), "no {row:?} in:\n{components}");
     }
-    let one =
-        fixture.cli.run(&["components", "-k", "-n", "default", "--name", "pubsub", "-o", "json"])?;
+    let one = fixture.cli.run(&[
+        "components",
+        "-k",
+        "-n",
+        "default",
+        "--name",
+        "pubsub",
+        "-o",
+        "json",
+    ])?;
     ensure!(one.contains("pubsub.redis") && !one.contains("state.redis"), "{one}");
     let configurations = fixture.cli.run(&["configurations", "-k", "-A"])?;
     ensure!(configurations.contains("appconfig"), "{configurations}");

@@ -72,7 +72,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if on_a_node {
         test.args(["--run-ignored", "all"]);
     } else {
-        say("tests that run real pods need root and are ignored");
+        say("tests that need root (real pods, a small disk) are ignored");
     }
     if flags.every_sidecar {
         test.env(tools::EVERY_SIDECAR, "1");

@@ -157,7 +157,7 @@ impl Sidecars {
     /// When a task of theirs had failed.
     pub async fn close(self) -> Result<()> {
         drop(self.clients);
-        self.scope.shutdown().await
+        Ok(self.scope.shutdown().await?)
     }
 }
 
@@ -207,5 +207,5 @@ async fn certificate(
         key_kind: KeyKind::Ed25519,
         mode: svid::Mode::Standalone,
     };
-    svid::start(options, scope).await
+    Ok(svid::start(options, scope).await?)
 }

@@ -10,11 +10,12 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::certificate::{self, KeyUsage, Template};
+use crate::issue::{IssueError, IssuedLeaf, LeafRequest};
 use crate::key::{KeyError, KeyKind, PrivateKey};
-use crate::{
-    AnchorsError, CertChain, ChainError, IssueError, IssuedLeaf, LeafRequest, TrustAnchors,
-    TrustDomain, VerifyError, issue, verify, x509,
-};
+use crate::spiffe_id::TrustDomain;
+use crate::trust::{AnchorsError, CertChain, ChainError, TrustAnchors, to_pem};
+use crate::verify::VerifyError;
+use crate::{issue, verify, x509};
 
 /// Default lifetime of a generated root and issuer. Users rely on one year without restarts.
 pub const SELF_SIGNED_LIFETIME: Duration = Duration::from_hours(365 * 24);
@@ -149,7 +150,7 @@ impl Bundle {
 
     /// Start and end of the root that the issuer leads to now.
     pub fn root(&self, now: Timestamp) -> Option<(Timestamp, Timestamp)> {
-        let root = crate::cross_sign::root_of(self, now)?;
+        let root = root_of(self, now)?;
         let root = x509::parse(root)?;
         Some((x509::not_before(&root)?, x509::not_after(&root)?))
     }
@@ -286,4 +287,12 @@ pub(crate) fn authority(
         extensions,
     };
     Ok(certificate::sign(&template, signer)?)
+}
+
+/// The trust anchor that the issuer leads to now.
+pub(crate) fn root_of(bundle: &Bundle, now: Timestamp) -> Option<&CertificateDer<'static>> {
+    bundle.anchors.certs().iter().find(|root| {
+        let alone = TrustAnchors::parse_pem(to_pem([*root]).as_bytes());
+        alone.is_ok_and(|root| verify::verify_issuer(&bundle.issuer, &root, now).is_ok())
+    })
 }

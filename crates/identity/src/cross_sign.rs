@@ -17,11 +17,13 @@ use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{self, Bundle, BundleError, BundlePem, GenerateOptions};
 use crate::certificate::{self, KeyUsage, Template};
+use crate::issue::{IssueError, LeafRequest};
 use crate::key::PrivateKey;
+use crate::spiffe_id::{SpiffeError, SpiffeId};
+use crate::trust::CertChain;
 use crate::trust::{TrustAnchors, to_pem};
-use crate::{
-    CertChain, IssueError, LeafRequest, SpiffeError, SpiffeId, VerifyError, issue, verify, x509,
-};
+use crate::verify::VerifyError;
+use crate::{issue, verify, x509};
 
 /// Bytes of a key id that distinguish the roots of one installation.
 const LABEL_BYTES: usize = 8;
@@ -76,7 +78,7 @@ impl Bundle {
         options: &GenerateOptions<'_>,
         now: Timestamp,
     ) -> Result<CrossSignedCa, CrossSignError> {
-        let old_root = root_of(self, now).ok_or(CrossSignError::NoRoot)?;
+        let old_root = bundle::root_of(self, now).ok_or(CrossSignError::NoRoot)?;
         let path_ends = verify::verify_issuer(&self.issuer, &self.anchors, now);
         let path_ends = path_ends.map_err(|e| CrossSignError::Create(BundleError::Untrusted(e)))?;
         let made = New::generate(options, now)?;
@@ -130,14 +132,6 @@ impl Bundle {
         let behind = self.issuer.certs().iter().skip(1);
         behind.filter_map(|der| x509::not_after(&x509::parse(der)?)).min()
     }
-}
-
-/// The trust anchor that the issuer leads to now.
-pub(crate) fn root_of(bundle: &Bundle, now: Timestamp) -> Option<&CertificateDer<'static>> {
-    bundle.anchors.certs().iter().find(|root| {
-        let alone = TrustAnchors::parse_pem(to_pem([*root]).as_bytes());
-        alone.is_ok_and(|root| verify::verify_issuer(&bundle.issuer, &root, now).is_ok())
-    })
 }
 
 /// The next root and issuer.

@@ -117,7 +117,7 @@ pub fn csr_pem(key: &PrivateKey) -> Result<String, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::KeyKind;
+    use crate::key::KeyKind;
     use proptest::prelude::*;
     use rstest::rstest;
 

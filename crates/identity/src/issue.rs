@@ -8,7 +8,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::certificate::{self, KeyUsage, Template};
 use crate::key::{KeyError, PrivateKey};
-use crate::{CertChain, ChainError, SpiffeId, TrustAnchors, VerifyError, verify, x509};
+use crate::spiffe_id::SpiffeId;
+use crate::trust::{CertChain, ChainError, TrustAnchors};
+use crate::verify::VerifyError;
+use crate::{verify, x509};
 
 /// Why no certificate was issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,8 @@
 
 use jiff::Timestamp;
 
-use crate::{Bundle, BundleError, BundlePem, CertChain, fingerprint};
+use crate::bundle::{Bundle, BundleError, BundlePem, fingerprint};
+use crate::trust::CertChain;
 
 /// The names under which issuer chain and key are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

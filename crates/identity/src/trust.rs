@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::{SpiffeError, SpiffeId, pem, x509};
+use crate::spiffe_id::{SpiffeError, SpiffeId};
+use crate::{pem, x509};
 
 const CERTIFICATE: &str = "CERTIFICATE";
 

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 
+use crate::spiffe_id::{SpiffeError, SpiffeId};
 use crate::trust::{CertChain, ChainError, TrustAnchors};
-use crate::{SpiffeError, SpiffeId, constraints, x509};
+use crate::{constraints, x509};
 
 /// Maximum number of signature checks per chain. A peer chooses the chain before it has proven
 /// anything, and a slow check takes a millisecond. The longest chain of a rotation needs ten.

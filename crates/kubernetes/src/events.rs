@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 pub use kube::runtime::events::EventType;
 
-use crate::api_text;
+use crate::client::api_text;
 use limiter::{RateLimiter, Subject};
 
 /// Events written at the same time. More background Events are dropped: an API server that is slow

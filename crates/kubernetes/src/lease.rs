@@ -13,7 +13,7 @@ use kube::Client;
 use runtime::{Scope, environment, random};
 use tokio::sync::watch;
 
-use crate::Recorder;
+use crate::events::Recorder;
 use candidate::Candidate;
 
 /// The intervals of an election.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{FailureKind, WatchEvent};
+use crate::watch::{FailureKind, WatchEvent};
 
 /// What a watch event changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,7 +165,7 @@ mod tests {
     use testkit::Choice;
 
     use super::*;
-    use crate::WatchFailure;
+    use crate::watch::WatchFailure;
 
     type Event = WatchEvent<(u32, Option<u32>)>;
 

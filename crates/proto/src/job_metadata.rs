@@ -6,7 +6,7 @@ use prost::bytes::{Buf, BufMut};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
-use crate::scheduler::JobTargetMetadata;
+use crate::packages::scheduler::v1::JobTargetMetadata;
 
 /// Field numbers of [`KnownMetadata`].
 const KNOWN: std::ops::RangeInclusive<u32> = 1..=4;

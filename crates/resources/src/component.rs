@@ -1,7 +1,8 @@
 //! `Component`: one building block (state store, pub/sub, binding, …) of a namespace.
 use serde::{Deserialize, Serialize};
 
-use crate::{Auth, NameValuePair, Rest, crd::custom_resource};
+use crate::crd::custom_resource;
+use crate::shared::{Auth, NameValuePair, Rest};
 
 custom_resource! {
     /// One building block of a namespace; its name is the one apps use.

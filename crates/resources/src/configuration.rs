@@ -4,13 +4,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    Rest,
-    configuration_policy::{AccessControl, ApiAccess, Pipeline, Secrets, Workflow},
-    configuration_telemetry::{Logging, Metric, Tracing},
-    crd::custom_resource,
-    is_default,
-};
+use crate::configuration_policy::{AccessControl, ApiAccess, Pipeline, Secrets, Workflow};
+use crate::configuration_telemetry::{Logging, Metric, Tracing};
+use crate::crd::custom_resource;
+use crate::shared::{Rest, is_default};
 
 custom_resource! {
     /// Settings of sidecars; has no scopes.

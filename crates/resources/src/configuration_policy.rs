@@ -1,7 +1,8 @@
 //! Members of a Configuration about access, middleware and workflows.
 use serde::{Deserialize, Serialize};
 
-use crate::{GoDuration, Rest, is_default};
+use crate::go_duration::GoDuration;
+use crate::shared::{Rest, is_default};
 
 /// Access to secret stores.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GoDuration, NameValuePair, Rest, is_default};
+use crate::go_duration::GoDuration;
+use crate::shared::{NameValuePair, Rest, is_default};
 
 /// Traces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

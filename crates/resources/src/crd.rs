@@ -73,7 +73,7 @@ macro_rules! custom_resource {
         $crate::crd::custom_resource!(@define $(#[$doc])* $name $kind $version $plural {
             $($members)*
             /// Apps that may see the object; empty means all of its namespace.
-            #[serde(skip_serializing_if = "crate::is_default")]
+            #[serde(skip_serializing_if = "crate::shared::is_default")]
             pub scopes: Vec<String>,
         } { fn scopes(&self) -> &[String] { &self.scopes } });
     };
@@ -81,7 +81,7 @@ macro_rules! custom_resource {
         $crate::crd::custom_resource!(@define $(#[$doc])* $name (stringify!($name)) $version $plural {
             $($members)*
             /// Apps that may see the object; empty means all of its namespace.
-            #[serde(skip_serializing_if = "crate::is_default")]
+            #[serde(skip_serializing_if = "crate::shared::is_default")]
             pub scopes: Vec<String>,
         } { fn scopes(&self) -> &[String] { &self.scopes } });
     };
@@ -109,17 +109,17 @@ macro_rules! custom_resource {
             $($(#[$attr])* pub $member: $type,)*
             /// Members that this version does not know; they pass through unchanged.
             #[serde(flatten)]
-            pub rest: $crate::Rest,
+            pub rest: $crate::shared::Rest,
         }
 
         impl Default for $name {
             fn default() -> Self {
                 Self {
-                    kind: <Self as $crate::CustomResource>::KIND.to_owned(),
+                    kind: <Self as $crate::crd::CustomResource>::KIND.to_owned(),
                     api_version: concat!("dapr.io/", $version).to_owned(),
                     metadata: kube_core::ObjectMeta::default(),
                     $($member: Default::default(),)*
-                    rest: $crate::Rest::default(),
+                    rest: $crate::shared::Rest::default(),
                 }
             }
         }
@@ -129,7 +129,7 @@ macro_rules! custom_resource {
             type Scope = kube_core::NamespaceResourceScope;
 
             fn kind((): &()) -> std::borrow::Cow<'_, str> {
-                <Self as $crate::CustomResource>::KIND.into()
+                <Self as $crate::crd::CustomResource>::KIND.into()
             }
             fn group((): &()) -> std::borrow::Cow<'_, str> {
                 $crate::crd::GROUP.into()
@@ -148,7 +148,7 @@ macro_rules! custom_resource {
             }
         }
 
-        impl $crate::CustomResource for $name {
+        impl $crate::crd::CustomResource for $name {
             const KIND: &'static str = $kind;
             const VERSION: &'static str = $version;
             const PLURAL: &'static str = $plural;

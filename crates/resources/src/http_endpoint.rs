@@ -1,7 +1,8 @@
 //! `HTTPEndpoint`: a service outside of Dapr that apps invoke by name.
 use serde::{Deserialize, Serialize};
 
-use crate::{Auth, NameValuePair, Rest, TlsDocument, crd::custom_resource, is_default};
+use crate::crd::custom_resource;
+use crate::shared::{Auth, NameValuePair, Rest, TlsDocument, is_default};
 
 custom_resource! {
     /// A service outside of Dapr that apps invoke by name.

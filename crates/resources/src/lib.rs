@@ -27,7 +27,7 @@ mod subscription;
 mod workflow_access_policy;
 
 #[cfg(test)]
-mod crd_yaml;
+mod crd_tests;
 
 pub use component::*;
 pub use configuration::*;
@@ -41,8 +41,3 @@ pub use resiliency::*;
 pub use shared::*;
 pub use subscription::*;
 pub use workflow_access_policy::*;
-
-/// Whether a member has the value that Go's encoder leaves out.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}

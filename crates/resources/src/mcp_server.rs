@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GoDuration, NameValuePair, Rest, SecretKeyRef, crd::custom_resource, is_default};
+use crate::crd::custom_resource;
+use crate::go_duration::GoDuration;
+use crate::shared::{NameValuePair, Rest, SecretKeyRef, is_default};
 
 custom_resource! {
     /// A Model Context Protocol server whose tools workflows call.

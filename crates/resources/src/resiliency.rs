@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Rest, crd::custom_resource, is_default};
+use crate::crd::custom_resource;
+use crate::shared::{Rest, is_default};
 
 custom_resource! {
     /// Named timeouts, retries and circuit breakers, and what they apply to.

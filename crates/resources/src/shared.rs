@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::is_default;
-
 /// Members of an object that this version does not know.
 pub type Rest = BTreeMap<String, Value>;
+
+/// Whether a member has the value that Go's encoder leaves out.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 /// A named setting: component metadata, a header, an environment variable.
 ///

@@ -3,7 +3,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Rest, crd::custom_resource, is_default};
+use crate::crd::custom_resource;
+use crate::shared::{Rest, is_default};
 
 custom_resource! {
     /// Routes the messages of a topic to paths of an app.

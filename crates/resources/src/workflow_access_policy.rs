@@ -1,7 +1,8 @@
 //! `WorkflowAccessPolicy`: who may start and steer which workflows.
 use serde::{Deserialize, Serialize};
 
-use crate::{Rest, crd::custom_resource, is_default};
+use crate::crd::custom_resource;
+use crate::shared::{Rest, is_default};
 
 custom_resource! {
     /// Allow-list of workflow calls; its scopes are the apps that it protects.

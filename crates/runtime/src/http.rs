@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -13,16 +12,55 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
+use crate::flags::ProcessFlags;
 use crate::health::Readiness;
+use crate::scope::{BoxError, Scope};
 use crate::server::{Limits, PlainText, Server};
-use crate::{ProcessFlags, Scope};
+
+/// Why a port is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// All interfaces: the port is taken, or needs a right.
+    #[error("listen on port {port}")]
+    AllInterfaces {
+        /// The port.
+        port: u16,
+        /// The error of the system.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The address is no IP address or name of this machine, or the port is taken.
+    #[error("listen on {address}:{port}")]
+    Address {
+        /// The address as given.
+        address: String,
+        /// The port.
+        port: u16,
+        /// The error of the system.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+/// Why health and metrics are not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("--metrics-port {text:?} is not a port number")]
+    MetricsPort {
+        text: String,
+        #[source]
+        cause: std::num::ParseIntError,
+    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
 
 /// Binds a listener. An empty address means all interfaces of both IP versions, and of IPv4 alone
 /// where the machine has no IPv6.
 ///
 /// # Errors
-/// The address is no IP address or name, or the port is taken; the text names both.
-pub async fn listen(address: &str, port: u16) -> anyhow::Result<TcpListener> {
+/// [`ListenError`]: the address is no IP address or name, or the port is taken.
+pub async fn listen(address: &str, port: u16) -> Result<TcpListener, ListenError> {
     if address.is_empty() {
         let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         let any4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
@@ -30,19 +68,24 @@ pub async fn listen(address: &str, port: u16) -> anyhow::Result<TcpListener> {
             Err(e) if e.kind() != std::io::ErrorKind::AddrInUse => TcpListener::bind(any4).await,
             bound => bound,
         }
-        .with_context(|| format!("listen on port {port}"));
+        .map_err(|cause| ListenError::AllInterfaces { port, cause });
     }
     let host = address.trim_start_matches('[').trim_end_matches(']');
-    TcpListener::bind((host, port)).await.with_context(|| format!("listen on {address}:{port}"))
+    TcpListener::bind((host, port)).await.map_err(|cause| ListenError::Address {
+        address: address.to_owned(),
+        port,
+        cause,
+    })
 }
 
 /// Starts the health and, unless switched off, the metrics server.
-pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> anyhow::Result<()> {
+pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> Result<(), StartError> {
     let metrics = scope.ready("metrics-exporter");
     if flags.enable_metrics {
-        let port: u16 = flags.metrics_port.parse().with_context(|| {
-            format!("--metrics-port {:?} is not a port number", flags.metrics_port)
-        })?;
+        let port: u16 = flags
+            .metrics_port
+            .parse()
+            .map_err(|cause| StartError::MetricsPort { text: flags.metrics_port.clone(), cause })?;
         let listener = listen(&flags.metrics_listen_address, port).await?;
         scope.spawn_last(
             "metrics-exporter",
@@ -67,7 +110,7 @@ fn serve(
     listener: TcpListener,
     router: Router,
     scope: &Scope,
-) -> impl Future<Output = anyhow::Result<()>> + use<> {
+) -> impl Future<Output = Result<(), BoxError>> + use<> {
     let scope = scope.clone();
     async move {
         let server = Server::new(name, listener, router, PlainText).limits(Limits::PROBES);

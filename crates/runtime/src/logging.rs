@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Context as _;
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -22,7 +21,24 @@ use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::{layout::Layout, outputs::Outputs};
-use crate::{ProcessFlags, VERSION, clock, environment};
+use crate::flags::ProcessFlags;
+use crate::version::VERSION;
+use crate::{clock, environment, text};
+
+/// Why nothing is logged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    #[error("--log-level {0:?} is unknown; use debug, info, warn, error or fatal")]
+    Level(String),
+    #[error("open log file {name}")]
+    File {
+        name: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("install the logger")]
+    Install(#[source] tracing_subscriber::util::TryInitError),
+}
 
 /// First parts of the targets that follow `--log-level`: the scopes of the services, and the crates
 /// of this workspace that run in a service. All others are logged from `warn` on.
@@ -51,7 +67,7 @@ enum Style {
 ///
 /// # Errors
 /// The level is none of `debug info warn error fatal` (any case), or the file cannot be opened.
-pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> anyhow::Result<()> {
+pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> Result<(), LogError> {
     let level = level(&flags.log_level)?;
     let outputs = Outputs::open(flags)?;
     let style = if flags.log_as_json { Style::Json } else { Style::Text };
@@ -64,7 +80,7 @@ pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> anyhow::Result
         layout: layout(&flags.log.log_timestamp_format),
         out: Mutex::new(outputs),
     };
-    tracing_subscriber::registry().with(lines).try_init().context("install the logger")?;
+    tracing_subscriber::registry().with(lines).try_init().map_err(LogError::Install)?;
     if outputs::never_rotates(&flags.log) {
         tracing::warn!(
             target: "dapr.log",
@@ -79,15 +95,13 @@ fn layout(text: &str) -> Option<Layout> {
     (!text.is_empty()).then(|| Layout::parse(text))
 }
 
-fn level(name: &str) -> anyhow::Result<LevelFilter> {
+fn level(name: &str) -> Result<LevelFilter, LogError> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "debug" => LevelFilter::DEBUG,
         "info" => LevelFilter::INFO,
         "warn" => LevelFilter::WARN,
         "error" | "fatal" => LevelFilter::ERROR,
-        _ => {
-            anyhow::bail!("--log-level {name:?} is unknown; use debug, info, warn, error or fatal")
-        }
+        _ => return Err(LogError::Level(name.to_owned())),
     })
 }
 
@@ -272,7 +286,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.0.insert(field.name(), crate::chain(value).into());
+        self.0.insert(field.name(), text::chain(value).into());
     }
 }
 

@@ -4,13 +4,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{ProcessFlags, Scope, descriptors, environment, http, logging};
-
-/// The version of this release, which follows Dapr's.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::flags::ProcessFlags;
+use crate::scope::{BoxError, Scope};
+use crate::text::chain;
+use crate::{descriptors, environment, http, logging};
 
 /// How long the parts of a process may take to end after the first signal. Below the 30 seconds
 /// that Kubernetes grants by default.
@@ -29,21 +28,22 @@ const MAX_BLOCKING: usize = 16;
 /// `name` is the log scope, for example `dapr.sentry`.
 pub fn main<F>(name: &'static str, flags: &ProcessFlags, run: F) -> ExitCode
 where
-    F: AsyncFnOnce(Scope) -> anyhow::Result<()>,
+    F: AsyncFnOnce(Scope) -> Result<(), BoxError>,
 {
     if let Err(e) = logging::start(name, flags) {
-        eprintln!("{name}: {e:#}");
+        eprintln!("{name}: {}", chain(&e));
         return ExitCode::FAILURE;
     }
     descriptors::raise();
-    let outcome = runtime().and_then(|rt| rt.block_on(supervise(name, flags, run)));
+    let outcome =
+        runtime().map_err(BoxError::from).and_then(|rt| rt.block_on(supervise(name, flags, run)));
     match outcome {
         Ok(()) => {
             tracing::info!(target: "dapr.runtime", "{} shut down gracefully", title(name));
             ExitCode::SUCCESS
         }
         Err(e) => {
-            tracing::error!(fatal = true, "{e:#}");
+            tracing::error!(fatal = true, "{}", chain(&*e));
             ExitCode::FAILURE
         }
     }
@@ -61,18 +61,27 @@ fn title(name: &'static str) -> &'static str {
 
 /// Runs a person's command, which has no log, no health and no metrics. Exit codes: 0 when it comes
 /// to `true`, 1 when it comes to `false` or fails, with the reason on standard error.
-pub fn command(name: &str, run: impl Future<Output = anyhow::Result<bool>>) -> ExitCode {
-    match runtime().and_then(|rt| rt.block_on(run)) {
+pub fn command(name: &str, run: impl Future<Output = Result<bool, BoxError>>) -> ExitCode {
+    match runtime().map_err(BoxError::from).and_then(|rt| rt.block_on(run)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
-            eprintln!("{name}: {e:#}");
+            eprintln!("{name}: {}", chain(&*e));
             ExitCode::FAILURE
         }
     }
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// Why a process does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("start the async runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
     // Fails only if a provider is installed already, which is then the same one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -81,12 +90,12 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .max_blocking_threads(MAX_BLOCKING)
         .enable_all()
         .build()
-        .context("start the async runtime")
+        .map_err(StartError::Runtime)
 }
 
-async fn supervise<F>(name: &'static str, flags: &ProcessFlags, run: F) -> anyhow::Result<()>
+async fn supervise<F>(name: &'static str, flags: &ProcessFlags, run: F) -> Result<(), BoxError>
 where
-    F: AsyncFnOnce(Scope) -> anyhow::Result<()>,
+    F: AsyncFnOnce(Scope) -> Result<(), BoxError>,
 {
     let scope = Scope::default();
     let mut signals = Signals::install()?;
@@ -108,7 +117,7 @@ where
         };
         wired.transpose()?;
         scope.token().cancelled().await;
-        anyhow::Ok(())
+        Ok::<(), BoxError>(())
     };
     let outcome = tokio::select! {
         outcome = life => outcome,
@@ -126,7 +135,7 @@ where
         }
     }
     outcome?;
-    scope.take_failure().map_or(Ok(()), Err)
+    scope.take_failure().map_or(Ok(()), |failure| Err(failure.into()))
 }
 
 struct Signals {
@@ -135,8 +144,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listen for signals");
+    fn install() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signals);
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -151,21 +160,34 @@ impl Signals {
     }
 }
 
+/// Why a service refuses its user.
+#[derive(Debug, thiserror::Error)]
+pub enum RootUserError {
+    /// The current user is not known.
+    #[error("find the current user")]
+    Unknown(#[source] std::io::Error),
+    /// The current user is root.
+    #[error(
+        "current user UID({uid}) is root, which is not allowed; run as another user, or set {SKIP_CHECK}=true"
+    )]
+    Root {
+        /// The effective user id.
+        uid: u32,
+    },
+}
+
+const SKIP_CHECK: &str = "DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK";
+
 /// Refuses to run as root unless `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK` is exactly `true`.
 /// Source: Dapr 1.18, security module in Kubernetes mode.
 ///
 /// # Errors
 /// The effective user id is 0 and the check is not switched off.
-pub fn refuse_root() -> anyhow::Result<()> {
-    const SKIP: &str = "DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK";
-    if environment::var(SKIP).as_deref() == Some("true") {
+pub fn refuse_root() -> Result<(), RootUserError> {
+    if environment::var(SKIP_CHECK).as_deref() == Some("true") {
         return Ok(());
     }
     // The owner of a process's own entry is its effective user.
-    let uid = std::fs::metadata("/proc/self").context("find the current user")?.uid();
-    anyhow::ensure!(
-        uid != 0,
-        "current user UID({uid}) is root, which is not allowed; run as another user, or set {SKIP}=true"
-    );
-    Ok(())
+    let uid = std::fs::metadata("/proc/self").map_err(RootUserError::Unknown)?.uid();
+    if uid == 0 { Err(RootUserError::Root { uid }) } else { Ok(()) }
 }

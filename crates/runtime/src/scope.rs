@@ -8,9 +8,39 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ReadyGuard;
-use crate::health::Readiness;
-use crate::server::ServerMetrics;
+use crate::health::{Readiness, ReadyGuard};
+use crate::server_metrics::ServerMetrics;
+
+/// The error of a task: tasks belong to all parts of a service, and nobody but the log reads it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a scope stopped before it was asked to, or did not stop in time.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// A task returned an error.
+    #[error("{task} failed")]
+    Failed {
+        /// Name of the task.
+        task: &'static str,
+        /// Its error.
+        #[source]
+        cause: BoxError,
+    },
+    /// A task returned before the scope was cancelled.
+    #[error("{0} ended before the process was stopped")]
+    Ended(&'static str),
+    /// A task panicked.
+    #[error("{0} panicked")]
+    Panicked(&'static str),
+    /// Tasks did not end in time.
+    #[error("{tasks} tasks were still running {seconds} s after the stop")]
+    StillRunning {
+        /// Their number.
+        tasks: usize,
+        /// The time limit.
+        seconds: u64,
+    },
+}
 
 /// The lifetime of a process (or of one test). Cheap to clone.
 ///
@@ -29,7 +59,7 @@ pub struct Scope {
     server_metrics: Arc<OnceLock<ServerMetrics>>,
     /// Routes of the service on the health port.
     extra_routes: Arc<OnceLock<Router>>,
-    failure: Arc<Mutex<Option<anyhow::Error>>>,
+    failure: Arc<Mutex<Option<TaskError>>>,
 }
 
 impl Scope {
@@ -49,7 +79,7 @@ impl Scope {
     pub fn spawn(
         &self,
         name: &'static str,
-        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+        work: impl Future<Output = Result<(), BoxError>> + Send + 'static,
     ) {
         let watch = TaskWatch { name, scope: self.clone(), end: self.token.clone(), ended: false };
         self.tasks.spawn(async move {
@@ -78,7 +108,7 @@ impl Scope {
     pub fn spawn_last(
         &self,
         name: &'static str,
-        work: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+        work: impl Future<Output = Result<(), BoxError>> + Send + 'static,
     ) {
         let end = self.drained.clone();
         let watch = TaskWatch { name, scope: self.clone(), end, ended: false };
@@ -122,8 +152,8 @@ impl Scope {
     /// Cancels the scope and waits for its tasks, at most 30 seconds.
     ///
     /// # Errors
-    /// The first failure of a task, or that tasks were still running after the wait.
-    pub async fn shutdown(&self) -> anyhow::Result<()> {
+    /// The first failure of a task, or [`TaskError::StillRunning`].
+    pub async fn shutdown(&self) -> Result<(), TaskError> {
         self.token.cancel();
         self.drain(Duration::from_secs(30)).await;
         self.take_failure().map_or(Ok(()), Err)
@@ -148,14 +178,14 @@ impl Scope {
         &self.drained
     }
 
-    pub(crate) fn fail(&self, error: anyhow::Error) {
+    pub(crate) fn fail(&self, error: TaskError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         drop(failure);
         self.token.cancel();
     }
 
-    pub(crate) fn take_failure(&self) -> Option<anyhow::Error> {
+    pub(crate) fn take_failure(&self) -> Option<TaskError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -167,11 +197,8 @@ impl Scope {
             }
             tracker.close();
             if tokio::time::timeout(limit, tracker.wait()).await.is_err() {
-                self.fail(anyhow::anyhow!(
-                    "{} tasks were still running {} s after the stop",
-                    tracker.len(),
-                    limit.as_secs()
-                ));
+                let (tasks, seconds) = (tracker.len(), limit.as_secs());
+                self.fail(TaskError::StillRunning { tasks, seconds });
             }
         }
     }
@@ -186,14 +213,11 @@ struct TaskWatch {
 }
 
 impl TaskWatch {
-    fn ended(mut self, outcome: anyhow::Result<()>) {
+    fn ended(mut self, outcome: Result<(), BoxError>) {
         self.ended = true;
         match outcome {
-            Err(e) => self.scope.fail(e.context(format!("{} failed", self.name))),
-            Ok(()) if !self.end.is_cancelled() => {
-                self.scope
-                    .fail(anyhow::anyhow!("{} ended before the process was stopped", self.name));
-            }
+            Err(cause) => self.scope.fail(TaskError::Failed { task: self.name, cause }),
+            Ok(()) if !self.end.is_cancelled() => self.scope.fail(TaskError::Ended(self.name)),
             Ok(()) => {}
         }
     }
@@ -202,7 +226,7 @@ impl TaskWatch {
 impl Drop for TaskWatch {
     fn drop(&mut self) {
         if !self.ended && !self.end.is_cancelled() {
-            self.scope.fail(anyhow::anyhow!("{} panicked", self.name));
+            self.scope.fail(TaskError::Panicked(self.name));
         }
     }
 }

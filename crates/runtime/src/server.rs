@@ -10,7 +10,6 @@
 mod activity;
 mod connection;
 mod limits;
-mod metrics;
 mod request;
 mod slots;
 mod stall;
@@ -28,15 +27,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Scope, descriptors};
+use crate::descriptors;
+use crate::scope::Scope;
+use crate::server_metrics::{Limit, Meter};
 
 pub use connection::{Connection, Keepalive};
 pub use limits::Limits;
-pub(crate) use metrics::ServerMetrics;
 
 use connection::{New, Shared};
-use limits::Limit;
-use metrics::Meter;
 use slots::{Full, Occupant, Slots};
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.

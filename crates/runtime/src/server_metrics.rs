@@ -1,4 +1,4 @@
-//! What listeners count.
+//! What listeners count, and the limits that they name.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,6 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use tokio::time::Instant;
 
-use super::limits::Limit;
 use crate::metrics::{counters, gauges};
 
 const LIMIT_HITS: &str = "trilby_server_limit_hits_total";
@@ -16,6 +15,48 @@ const PANICS: &str = "trilby_server_panics_total";
 
 /// A limit that is hit again within this time is not logged again.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// A limit that was hit, as a label of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Limit {
+    Connections,
+    ConnectionsPerAddress,
+    ConnectionsPerIdentity,
+    Handshakes,
+    HandshakesPerAddress,
+    BodyBytes,
+    Handshake,
+    FirstRequest,
+    Idle,
+    Request,
+    WriteStall,
+    Descriptors,
+}
+
+impl Limit {
+    /// The value of the metric's label `limit`.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::ConnectionsPerIdentity => "connections_per_identity",
+            Self::Handshakes => "handshakes",
+            Self::HandshakesPerAddress => "handshakes_per_address",
+            Self::BodyBytes => "body_bytes",
+            Self::Handshake => "handshake_deadline",
+            Self::FirstRequest => "first_request_deadline",
+            Self::Idle => "idle_deadline",
+            Self::Request => "request_deadline",
+            Self::WriteStall => "write_stall",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// True if hitting it is ordinary: clients leave idle connections behind.
+    pub(crate) fn is_ordinary(self) -> bool {
+        matches!(self, Self::FirstRequest | Self::Idle)
+    }
+}
 
 /// The metrics of all listeners of a process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,7 +82,7 @@ impl ServerMetrics {
     }
 
     /// The metrics of one listener.
-    pub(super) fn of(&self, server: &'static str) -> Meter {
+    pub(crate) fn of(&self, server: &'static str) -> Meter {
         Meter {
             server,
             limit_hits: self.limit_hits.clone(),
@@ -54,7 +95,7 @@ impl ServerMetrics {
 
 /// The metrics of one listener. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     server: &'static str,
     limit_hits: IntCounterVec,
     connections: IntGauge,
@@ -64,7 +105,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// A limit was hit. Logged once a minute, unless hitting it is ordinary.
-    pub(super) fn hit(&self, limit: Limit) {
+    pub(crate) fn hit(&self, limit: Limit) {
         self.limit_hits.with_label_values(&[self.server, limit.label()]).inc();
         if limit.is_ordinary() {
             return;
@@ -83,20 +124,20 @@ impl Meter {
     }
 
     /// A connection was accepted; it counts until the answer is dropped.
-    pub(super) fn connection(&self) -> OpenConnection {
+    pub(crate) fn connection(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
     }
 
     /// Counts and logs a panic of the task that drops the answer.
-    pub(super) fn watch_panic(&self) -> PanicWatch {
+    pub(crate) fn watch_panic(&self) -> PanicWatch {
         PanicWatch(self.clone())
     }
 }
 
 /// Counts an open connection.
 #[derive(Debug)]
-pub(super) struct OpenConnection(IntGauge);
+pub(crate) struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
@@ -106,7 +147,7 @@ impl Drop for OpenConnection {
 
 /// Part of a task: notices when the task panics.
 #[derive(Debug)]
-pub(super) struct PanicWatch(Meter);
+pub(crate) struct PanicWatch(Meter);
 
 impl Drop for PanicWatch {
     fn drop(&mut self) {

@@ -1,17 +1,16 @@
-//! Where the trust anchors come from, and how they are followed.
+//! Where the trust anchors come from, and the watch of their file.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use identity::TrustAnchors;
+use identity::{AnchorsError, TrustAnchors};
 use tokio::sync::watch;
 
-use runtime::Scope;
+use runtime::{Scope, chain};
 
-use crate::file_watch::FileWatch;
+use crate::file_watch::{FileWatch, FileWatchError};
 
 /// How often a missing file is looked for.
 const MISSING_POLL: Duration = Duration::from_millis(250);
@@ -48,19 +47,47 @@ impl std::fmt::Debug for AnchorSource {
     }
 }
 
-/// Waits for the first valid anchors, then follows the source for as long as the scope lives. A
+/// Why there are no trust anchors.
+#[derive(Debug, thiserror::Error)]
+pub enum AnchorSourceError {
+    /// Given text holds no valid anchors.
+    #[error("parse trust anchors")]
+    Parse(#[source] AnchorsError),
+    /// The directory of the file cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] FileWatchError),
+}
+
+/// Why a file of trust anchors is not used.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("read trust anchors {path}")]
+    Read {
+        path: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("read trust anchors {path}")]
+    Parse {
+        path: String,
+        #[source]
+        cause: AnchorsError,
+    },
+}
+
+/// Waits for the first valid anchors, then watches the source for as long as the scope lives. A
 /// later file that does not parse is logged and the former anchors stay.
 ///
 /// # Errors
-/// Given text holds no valid anchors, or the directory cannot be watched.
-pub async fn follow(
+/// [`AnchorSourceError`]: given text holds no valid anchors, or the directory cannot be watched.
+pub async fn watch_anchors(
     source: AnchorSource,
     scope: &Scope,
-) -> anyhow::Result<watch::Receiver<Arc<TrustAnchors>>> {
+) -> Result<watch::Receiver<Arc<TrustAnchors>>, AnchorSourceError> {
     match source {
         AnchorSource::Pem(text) => {
             let anchors =
-                TrustAnchors::parse_pem(text.as_bytes()).context("parse trust anchors")?;
+                TrustAnchors::parse_pem(text.as_bytes()).map_err(AnchorSourceError::Parse)?;
             Ok(watch::channel(Arc::new(anchors)).1)
         }
         AnchorSource::File { path, fallback } => {
@@ -68,7 +95,10 @@ pub async fn follow(
             let (send, receive) = watch::channel(Arc::new(first));
             let token = scope.token().clone();
             scope.spawn("trust-anchors", async move {
-                token.run_until_cancelled(watch_file(&path, &send)).await.unwrap_or(Ok(()))
+                match token.run_until_cancelled(watch_file(&path, &send)).await {
+                    Some(Err(error)) => Err(error.into()),
+                    Some(Ok(())) | None => Ok(()),
+                }
             });
             Ok(receive)
         }
@@ -77,13 +107,15 @@ pub async fn follow(
 
 /// The file's anchors; `None` when it does not exist or is empty (a `ConfigMap` before sentry's
 /// first write).
-fn read(path: &Path) -> anyhow::Result<Option<TrustAnchors>> {
-    let named = || format!("read trust anchors {}", path.display());
+fn read(path: &Path) -> Result<Option<TrustAnchors>, FileError> {
+    let name = || path.display().to_string();
     match std::fs::read(path) {
         Ok(text) if text.is_empty() => Ok(None),
-        Ok(text) => TrustAnchors::parse_pem(&text).with_context(named).map(Some),
+        Ok(text) => TrustAnchors::parse_pem(&text)
+            .map(Some)
+            .map_err(|cause| FileError::Parse { path: name(), cause }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(named),
+        Err(cause) => Err(FileError::Read { path: name(), cause }),
     }
 }
 
@@ -102,7 +134,7 @@ async fn wait_for(path: &Path, fallback: Option<&Fallback>) -> TrustAnchors {
                 }
             }
             Err(e) if polls.is_multiple_of(MISSING_WARN_EVERY) => {
-                tracing::error!(target: "dapr.runtime.security", "{e:#}; waiting for a valid file");
+                tracing::error!(target: "dapr.runtime.security", "{}; waiting for a valid file", chain(&e));
             }
             Err(_) => {}
         }
@@ -123,7 +155,10 @@ async fn ask(fallback: Option<&Fallback>) -> Option<TrustAnchors> {
     }
 }
 
-async fn watch_file(path: &Path, send: &watch::Sender<Arc<TrustAnchors>>) -> anyhow::Result<()> {
+async fn watch_file(
+    path: &Path,
+    send: &watch::Sender<Arc<TrustAnchors>>,
+) -> Result<(), FileWatchError> {
     let mut watch = FileWatch::new([path])?;
     loop {
         match read(path) {
@@ -140,7 +175,7 @@ async fn watch_file(path: &Path, send: &watch::Sender<Arc<TrustAnchors>>) -> any
             // Between two versions of a volume, or the fallback answered before the file came.
             Ok(None) => {}
             Err(e) => {
-                tracing::error!(target: "dapr.runtime.security", "{e:#}; keeping the former trust anchors");
+                tracing::error!(target: "dapr.runtime.security", "{}; keeping the former trust anchors", chain(&e));
             }
         }
         watch.changed(SLOW_POLL).await;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use identity::SpiffeId;
 use rustls::pki_types::ServerName;
@@ -11,7 +10,28 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::{Svid, tls};
+use crate::certified::Svid;
+use crate::tls::{self, TlsError};
+
+/// Why there is no channel to a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The address is no `host:port`.
+    #[error("address {address:?} is not host:port")]
+    Address {
+        /// The address as given.
+        address: String,
+        /// What is wrong with it.
+        #[source]
+        cause: axum::http::uri::InvalidUri,
+    },
+    /// There is no TLS configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// No peer that the configuration accepts answers there.
+    #[error(transparent)]
+    Connect(#[from] tonic::transport::Error),
+}
 
 /// Limit of one connection attempt, TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -20,8 +40,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// by itself and uses the SVID of the moment.
 ///
 /// # Errors
-/// The address is no `host:port`.
-pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> anyhow::Result<Channel> {
+/// [`DialError::Address`]: the address is no `host:port`.
+pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> Result<Channel, DialError> {
     let connector = Connector { address: address.to_owned(), tls: tls::client(svid, expected)? };
     Ok(endpoint(address)?.connect_with_connector_lazy(connector.service()))
 }
@@ -29,15 +49,17 @@ pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> anyhow::Result
 /// Connects at once, with a TLS configuration of [`tls`].
 ///
 /// # Errors
-/// The address is no `host:port`, or nobody whom the configuration accepts answers there.
-pub async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<Channel> {
+/// [`DialError`]: the address is no `host:port`, or no peer that the configuration accepts answers
+/// there.
+pub async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, DialError> {
     let connector = Connector { address: address.to_owned(), tls };
     Ok(endpoint(address)?.connect_with_connector(connector.service()).await?)
 }
 
-fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+fn endpoint(address: &str) -> Result<Endpoint, DialError> {
     let uri = format!("https://{address}");
-    let uri: Uri = uri.parse().with_context(|| format!("address {address:?} is not host:port"))?;
+    let uri: Uri =
+        uri.parse().map_err(|cause| DialError::Address { address: address.to_owned(), cause })?;
     Ok(Endpoint::from(uri).connect_timeout(CONNECT))
 }
 

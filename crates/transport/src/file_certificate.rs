@@ -5,35 +5,58 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use runtime::Scope;
+use runtime::{Scope, chain};
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::file_watch::FileWatch;
-use crate::tls::{self, Alpn};
+use crate::file_watch::{FileWatch, FileWatchError};
+use crate::tls::{self, Alpn, TlsError};
 
 /// How often missing files are looked for. Source: Dapr 1.18, sentry's OIDC server.
 const MISSING_POLL: Duration = Duration::from_secs(5);
 /// How often the files are read even without an event.
 const SLOW_POLL: Duration = Duration::from_mins(1);
 
+/// Why no certificate of files is served.
+#[derive(Debug, thiserror::Error)]
+pub enum FileCertificateError {
+    /// A directory cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] FileWatchError),
+    /// There is no TLS configuration.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Why files are not used.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    #[error("read {path}")]
+    Read {
+        path: String,
+        #[source]
+        cause: pem::Error,
+    },
+    #[error("certificate and key do not fit each other")]
+    Mismatch(#[source] rustls::Error),
+}
+
 /// Waits for both files, then serves with them and with what replaces them for as long as the scope
 /// lives. Files that do not fit each other leave the former certificate in use. `None` if the scope
 /// ends first.
 ///
 /// # Errors
-/// The directories cannot be watched.
+/// [`FileCertificateError`]: the directories cannot be watched.
 pub async fn server(
     certificate: &Path,
     key: &Path,
     alpn: Alpn,
     scope: &Scope,
-) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+) -> Result<Option<Arc<ServerConfig>>, FileCertificateError> {
     let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
     // Before the files are read: no change is missed.
     let watch = FileWatch::new([certificate, key])?;
@@ -43,10 +66,10 @@ pub async fn server(
     let current = Arc::new(Current(ArcSwap::new(first)));
     let (handle, token) = (current.clone(), scope.token().clone());
     scope.spawn("file-certificate", async move {
-        token.run_until_cancelled(files.follow(&handle, watch)).await;
+        token.run_until_cancelled(files.watch(&handle, watch)).await;
         Ok(())
     });
-    tls::server_with(current, alpn).map(Some)
+    Ok(Some(tls::server_with(current, alpn)?))
 }
 
 struct Files {
@@ -55,34 +78,35 @@ struct Files {
 }
 
 impl Files {
-    fn read(&self) -> anyhow::Result<Arc<CertifiedKey>> {
-        let named = |path: &Path| format!("read {}", path.display());
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate)
-            .with_context(|| named(&self.certificate))?
-            .collect();
-        let chain = chain.with_context(|| named(&self.certificate))?;
-        let key = PrivateKeyDer::from_pem_file(&self.key).with_context(|| named(&self.key))?;
+    fn read(&self) -> Result<Arc<CertifiedKey>, FileError> {
+        let failed =
+            |path: &Path, cause| FileError::Read { path: path.display().to_string(), cause };
+        let chain = CertificateDer::pem_file_iter(&self.certificate)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|cause| failed(&self.certificate, cause))?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|cause| failed(&self.key, cause))?;
         let certified = CertifiedKey::from_der(chain, key, &tls::provider());
-        Ok(Arc::new(certified.context("certificate and key do not fit each other")?))
+        Ok(Arc::new(certified.map_err(FileError::Mismatch)?))
     }
 
     async fn wait(&self) -> Arc<CertifiedKey> {
         loop {
             match self.read() {
                 Ok(certified) => return certified,
-                Err(e) => tracing::warn!("{e:#}; waiting for a certificate"),
+                Err(e) => tracing::warn!("{}; waiting for a certificate", chain(&e)),
             }
             tokio::time::sleep(MISSING_POLL).await;
         }
     }
 
-    async fn follow(&self, current: &Current, mut watch: FileWatch) {
+    async fn watch(&self, current: &Current, mut watch: FileWatch) {
         loop {
             watch.changed(SLOW_POLL).await;
             match self.read() {
                 Ok(read) if read.cert == current.0.load().cert => {}
                 Ok(read) => current.0.store(read),
-                Err(e) => tracing::error!("{e:#}; the former certificate stays in use"),
+                Err(e) => tracing::error!("{}; the former certificate stays in use", chain(&e)),
             }
         }
     }

@@ -4,13 +4,29 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 /// One change comes as several events.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// Why files are not watched.
+#[derive(Debug, thiserror::Error)]
+pub enum FileWatchError {
+    /// The system offers no watch.
+    #[error("start the file watch")]
+    Start(#[source] notify::Error),
+    /// The directory does not exist or cannot be watched.
+    #[error("watch directory {directory}")]
+    Directory {
+        /// The directory.
+        directory: String,
+        /// The error of the system.
+        #[source]
+        cause: notify::Error,
+    },
+}
 
 /// A watch of the directories of some files. It ends when it is dropped.
 pub struct FileWatch {
@@ -22,8 +38,8 @@ impl FileWatch {
     /// Watches the directories of `files`.
     ///
     /// # Errors
-    /// A directory does not exist or cannot be watched; the text names it.
-    pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<Self> {
+    /// [`FileWatchError`]: a directory does not exist or cannot be watched; the text names it.
+    pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<Self, FileWatchError> {
         let (wake, woken) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // What the watch could not tell may have been a change.
@@ -33,14 +49,15 @@ impl FileWatch {
             // Full: a wake-up is pending already.
             let _ = wake.try_send(());
         })
-        .context("start the file watch")?;
+        .map_err(FileWatchError::Start)?;
         let mut directories: Vec<PathBuf> = files.into_iter().map(directory).collect();
         directories.sort();
         directories.dedup();
         for directory in directories {
-            watcher
-                .watch(&directory, RecursiveMode::NonRecursive)
-                .with_context(|| format!("watch directory {}", directory.display()))?;
+            watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(|cause| {
+                let directory = directory.display().to_string();
+                FileWatchError::Directory { directory, cause }
+            })?;
         }
         Ok(Self { woken, _watcher: watcher })
     }
@@ -70,7 +87,7 @@ mod tests {
     use super::*;
 
     /// Longer than a wake-up takes; what is waited for comes at once, or never.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::from_hours(1);
 
     #[tokio::test]
@@ -80,7 +97,7 @@ mod tests {
         std::fs::write(&file, "a").unwrap();
         let mut watch = FileWatch::new([file.as_path()]).unwrap();
         std::fs::write(&file, "b").unwrap();
-        timeout(PATIENCE, watch.changed(NEVER)).await.unwrap();
+        timeout(LIMIT, watch.changed(NEVER)).await.unwrap();
         let quiet = SETTLE * 4;
         while timeout(quiet, watch.changed(NEVER)).await.is_ok() {} // all that the write caused
         for _ in 0..3 {
@@ -89,6 +106,6 @@ mod tests {
         assert!(timeout(quiet, watch.changed(NEVER)).await.is_err(), "a read is no change");
         std::fs::write(&other, "c").unwrap();
         std::fs::rename(&other, &file).unwrap();
-        timeout(PATIENCE, watch.changed(NEVER)).await.unwrap();
+        timeout(LIMIT, watch.changed(NEVER)).await.unwrap();
     }
 }

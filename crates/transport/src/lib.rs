@@ -12,18 +12,18 @@
 //! Deliberately absent: host name checks. A peer is who its SPIFFE id says (Dapr 1.18, security).
 
 pub mod anchors;
+mod certified;
 mod channel;
 pub mod fetch;
 pub mod file_certificate;
 pub mod file_watch;
 mod peer;
-mod sentry;
 mod server;
 pub mod svid;
 pub mod tls;
 
-pub use channel::{channel, dial};
+pub use certified::Svid;
+pub use channel::{DialError, channel, dial};
 pub use peer::Peer;
 pub use runtime::server::{Keepalive, Limits};
 pub use server::Server;
-pub use svid::Svid;

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use axum::Router;
 use identity::SpiffeId;
-use runtime::Scope;
 use runtime::server::{Accepted, Connection, Handshake, Keepalive, Limits};
+use runtime::{BoxError, Scope};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Peer, tls};
+use crate::peer::Peer;
+use crate::tls;
 
 /// A server on one listener: TLS or plain text, HTTP/2 or HTTP/1.1, gRPC or anything axum routes.
 ///
@@ -84,7 +85,7 @@ impl Server {
     ///
     /// # Errors
     /// None today; the type is what `Scope::spawn` takes.
-    pub async fn run(self, scope: Scope) -> anyhow::Result<()> {
+    pub async fn run(self, scope: Scope) -> Result<(), BoxError> {
         self.run_until(scope.token().clone(), scope).await
     }
 
@@ -93,7 +94,7 @@ impl Server {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub async fn run_until(self, token: CancellationToken, scope: Scope) -> anyhow::Result<()> {
+    pub async fn run_until(self, token: CancellationToken, scope: Scope) -> Result<(), BoxError> {
         match self.tls.clone() {
             Some(config) => self.serve(Tls(TlsAcceptor::from(config)), token, &scope).await,
             None => self.serve(PlainText, token, &scope).await,

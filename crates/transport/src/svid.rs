@@ -1,19 +1,19 @@
 //! The X.509-SVID of this process: asked from sentry, renewed at half of its life, readable at any
 //! time.
 
-use std::sync::Arc;
+mod sentry;
+
 use std::time::Duration;
 
-use anyhow::Context as _;
-use arc_swap::ArcSwap;
-use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors, TrustDomain};
+use identity::{KeyKind, SpiffeError, TrustDomain};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use runtime::{BoxError, ReadyGuard, Scope, chain, clock, random};
 
-use runtime::{ReadyGuard, Scope, clock, random};
+use crate::anchors::{self, AnchorSource, AnchorSourceError};
+use crate::tls::TlsError;
 
-use crate::anchors::{self, AnchorSource};
-use crate::sentry::SentryClient;
+pub use crate::certified::{CertifiedSvid, CertifiedSvidError, Svid};
+use sentry::SentryClient;
 
 /// The renewal loop looks at the clock at least this often, so that a jump of it is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
@@ -57,67 +57,18 @@ pub struct Options {
     pub mode: Mode,
 }
 
-/// A certificate chain with its key, ready for TLS.
-#[derive(Debug)]
-pub struct CertifiedSvid {
-    chain: CertChain,
-    id: SpiffeId,
-    certified: Arc<rustls::sign::CertifiedKey>,
-}
-
-impl CertifiedSvid {
-    /// Joins a chain and its key.
-    ///
-    /// # Errors
-    /// The leaf has no SPIFFE id or the key cannot sign.
-    pub fn new(chain: CertChain, key: &PrivateKey) -> anyhow::Result<Self> {
-        let id = chain.leaf_id().context("read the SPIFFE id of the certificate")?;
-        let certified = crate::tls::certified(&chain, key).context("use the certificate's key")?;
-        Ok(Self { chain, id, certified })
-    }
-
-    /// Who the certificate says we are.
-    pub fn id(&self) -> &SpiffeId {
-        &self.id
-    }
-
-    /// The leaf and its issuers.
-    pub fn chain(&self) -> &CertChain {
-        &self.chain
-    }
-
-    pub(crate) fn certified(&self) -> &Arc<rustls::sign::CertifiedKey> {
-        &self.certified
-    }
-}
-
-/// The current SVID and trust anchors of this process. Cheap to clone; readers never wait.
-#[derive(Debug, Clone)]
-pub struct Svid {
-    current: Arc<ArcSwap<CertifiedSvid>>,
-    anchors: watch::Receiver<Arc<TrustAnchors>>,
-}
-
-impl Svid {
-    /// An SVID from somewhere else than a remote sentry: sentry's own, or a test's.
-    pub fn fixed(svid: CertifiedSvid, anchors: watch::Receiver<Arc<TrustAnchors>>) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(svid)), anchors }
-    }
-
-    /// Puts a renewed SVID in place: new handshakes use it, open connections stay.
-    pub fn replace(&self, svid: CertifiedSvid) {
-        self.current.store(Arc::new(svid));
-    }
-
-    /// The SVID as it is now.
-    pub fn current(&self) -> Arc<CertifiedSvid> {
-        self.current.load_full()
-    }
-
-    /// The trust anchors as they are now, and their changes.
-    pub fn anchors(&self) -> watch::Receiver<Arc<TrustAnchors>> {
-        self.anchors.clone()
-    }
+/// Why there will be no SVID.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The trust anchors.
+    #[error(transparent)]
+    Anchors(#[from] AnchorSourceError),
+    /// Trust domain and namespace of the control plane are no SPIFFE id.
+    #[error("name sentry's SPIFFE id")]
+    SentryId(#[source] SpiffeError),
+    /// TLS towards sentry.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Waits for the trust anchors, asks sentry for the first SVID and keeps it fresh for as long as
@@ -126,18 +77,18 @@ impl Svid {
 /// Waits as long as it takes: sentry may start after us. Dropping the future is safe.
 ///
 /// # Errors
-/// The options contradict each other or given anchors are invalid. A sentry that is away or
+/// [`StartError`]: the options contradict each other or given anchors are invalid. A sentry that is away or
 /// refuses is logged and asked again.
-pub async fn start(options: Options, scope: &Scope) -> anyhow::Result<Svid> {
+pub async fn start(options: Options, scope: &Scope) -> Result<Svid, StartError> {
     let ready = scope.ready("security-provider");
-    let anchors = anchors::follow(options.anchors.clone(), scope).await?;
+    let anchors = anchors::watch_anchors(options.anchors.clone(), scope).await?;
     let client = SentryClient::new(options, anchors.clone())?;
     tracing::info!(target: "dapr.runtime.security", "Fetching initial identity");
     let first = loop {
         match client.request().await {
             Ok(svid) => break svid,
             Err(e) => {
-                tracing::error!(target: "dapr.runtime.security", "no identity from sentry: {e:#}; asking again");
+                tracing::error!(target: "dapr.runtime.security", "no identity from sentry: {}; asking again", chain(&e));
                 tokio::time::sleep(random::jittered(FIRST_RETRY, SPREAD)).await;
             }
         }
@@ -162,10 +113,10 @@ async fn renew(
     svid: Svid,
     ready: ReadyGuard,
     scope: Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), BoxError> {
     let due = |svid: &Svid| {
-        let chain = svid.current();
-        renewal_time(chain.chain().not_before(), chain.chain().not_after(), random::fraction())
+        let current = svid.current();
+        renewal_time(current.chain().not_before(), current.chain().not_after(), random::fraction())
     };
     let mut at = due(&svid);
     let mut anchors = svid.anchors();
@@ -198,7 +149,7 @@ async fn renew(
                     if svid.current().chain().not_after() <= clock::now() {
                         ready.set_not_ready();
                     }
-                    tracing::error!(target: "dapr.runtime.security", "renewal failed: {e:#}; the current certificate stays in use");
+                    tracing::error!(target: "dapr.runtime.security", "renewal failed: {}; the current certificate stays in use", chain(&e));
                     tokio::time::sleep(random::jittered(RETRY, SPREAD)).await;
                 }
             }

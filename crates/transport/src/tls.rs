@@ -3,21 +3,34 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use identity::{SpiffeId, TrustAnchors};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
 };
 use tokio::sync::watch;
 
-use crate::svid::Svid;
+use crate::certified::Svid;
+
+/// Why there is no TLS configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The crypto provider supports no protocol version, or a CA certificate cannot be used.
+    #[error(transparent)]
+    Config(#[from] rustls::Error),
+    /// The CA of clients is not PEM.
+    #[error("read the CA of clients")]
+    ClientCaPem(#[source] rustls::pki_types::pem::Error),
+    /// The CA of clients holds no certificate.
+    #[error(transparent)]
+    ClientCa(#[from] VerifierBuilderError),
+}
 
 /// Whether a server asks its clients for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +64,9 @@ impl Alpn {
 /// A server configuration: TLS 1.2 and 1.3, the current SVID at each handshake.
 ///
 /// # Errors
-/// The crypto provider supports neither protocol version, which a build of this crate excludes.
-pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Arc<ServerConfig>> {
+/// [`TlsError::Config`]: the crypto provider supports neither protocol version, which a build of this
+/// crate excludes.
+pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = provider();
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
@@ -75,11 +89,11 @@ pub fn server(svid: &Svid, clients: ClientAuth, alpn: Alpn) -> anyhow::Result<Ar
 /// (PEM): for the API server, which has no SPIFFE id.
 ///
 /// # Errors
-/// The text holds no CA certificate that can be used.
-pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> anyhow::Result<Arc<ServerConfig>> {
+/// [`TlsError`]: the text holds no CA certificate that can be used.
+pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
-        roots.add(certificate.context("read the CA of clients")?)?;
+        roots.add(certificate.map_err(TlsError::ClientCaPem)?)?;
     }
     let clients =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
@@ -94,7 +108,7 @@ pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> anyhow::Result<Arc<S
 pub(crate) fn server_with(
     resolver: Arc<dyn rustls::server::ResolvesServerCert>,
     alpn: Alpn,
-) -> anyhow::Result<Arc<ServerConfig>> {
+) -> Result<Arc<ServerConfig>, TlsError> {
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -115,7 +129,7 @@ fn fresh_sessions(mut config: ServerConfig, alpn: Alpn) -> Arc<ServerConfig> {
 ///
 /// # Errors
 /// As [`server`].
-pub fn client(svid: &Svid, expected: SpiffeId) -> anyhow::Result<Arc<ClientConfig>> {
+pub fn client(svid: &Svid, expected: SpiffeId) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = SpiffeVerifier::new(svid.anchors(), Some(expected));
     let mut config =
         dangerous(verifier)?.with_client_cert_resolver(Arc::new(Resolver(svid.clone())));
@@ -130,7 +144,7 @@ pub fn client(svid: &Svid, expected: SpiffeId) -> anyhow::Result<Arc<ClientConfi
 pub fn anonymous_client(
     anchors: watch::Receiver<Arc<TrustAnchors>>,
     expected: SpiffeId,
-) -> anyhow::Result<Arc<ClientConfig>> {
+) -> Result<Arc<ClientConfig>, TlsError> {
     let mut config = dangerous(SpiffeVerifier::new(anchors, Some(expected)))?.with_no_client_auth();
     config.alpn_protocols = Alpn::Grpc.protocols();
     Ok(Arc::new(config))
@@ -138,7 +152,7 @@ pub fn anonymous_client(
 
 fn dangerous(
     verifier: SpiffeVerifier,
-) -> anyhow::Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous() // rustls's word for any verifier that is not a host name check
@@ -295,16 +309,6 @@ impl ClientCertVerifier for SpiffeVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-/// The key of an SVID as rustls signs with it.
-pub(crate) fn certified(
-    chain: &identity::CertChain,
-    key: &identity::PrivateKey,
-) -> anyhow::Result<Arc<rustls::sign::CertifiedKey>> {
-    let der = rustls::pki_types::PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
-    let signer = aws_lc_rs::sign::any_supported_type(&der.into())?;
-    Ok(Arc::new(rustls::sign::CertifiedKey::new(chain.certs().to_vec(), signer)))
 }
 
 /// The id of the verified client certificate of a finished handshake.

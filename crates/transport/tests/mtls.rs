@@ -17,9 +17,9 @@ use rustls::ClientConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use testkit::ca::{Ca, TestSvid};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::{Code, Request, Response, Status};
-use transport::anchors::{AnchorSource, follow};
+use transport::anchors::{AnchorSource, watch_anchors};
 use transport::svid::{self, CertifiedSvid, Mode, Options};
 use transport::tls::{self, Alpn, ClientAuth};
 use transport::{Peer, Server, Svid};
@@ -35,6 +35,14 @@ struct Sentry {
     /// The number of requests after which all are refused.
     refuses_after: usize,
     requests: Arc<AtomicUsize>,
+    /// A request of the id `slow` notifies it, and is answered when it is notified back.
+    slow: Arc<Slow>,
+}
+
+#[derive(Default)]
+struct Slow {
+    arrived: Notify,
+    released: Notify,
 }
 
 #[tonic::async_trait]
@@ -46,7 +54,8 @@ impl CaService for Sentry {
         let peer = request.extensions().get::<Peer>().cloned();
         let message = request.into_inner();
         if message.id == "slow" {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            self.slow.arrived.notify_one();
+            self.slow.released.notified().await;
         }
         if message.certificate_signing_request.is_empty() {
             let id = peer.and_then(|p| p.id).map(|id| id.to_string()).unwrap_or_default();
@@ -111,6 +120,7 @@ fn sentry(ca: &Arc<Ca>) -> Sentry {
         foreign: 0,
         refuses_after: usize::MAX,
         requests: Arc::default(),
+        slow: Arc::default(),
     }
 }
 
@@ -314,7 +324,9 @@ async fn a_stop_lets_open_calls_finish() {
     let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
     let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
     let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
-    let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+    let service = sentry(&ca);
+    let call_state = service.slow.clone();
+    let address = serve(&server, ClientAuth::Spiffe, service, &scope).await;
     let channel = transport::channel(&client, &address, id("dapr-operator")).unwrap();
     let mut caller = CaClient::new(channel);
     caller.sign_certificate(SignCertificateRequest::default()).await.unwrap();
@@ -322,10 +334,19 @@ async fn a_stop_lets_open_calls_finish() {
     let slow = SignCertificateRequest { id: "slow".into(), ..Default::default() };
     let call = async { caller.sign_certificate(slow).await };
     let stop = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        call_state.arrived.notified().await;
         scope.shutdown().await
     };
-    let (answer, stopped) = tokio::join!(call, stop);
+    // The port no longer accepts connections when the call is answered.
+    let release = async {
+        scope.token().cancelled().await;
+        testkit::until("the port to be closed", async || {
+            tokio::net::TcpStream::connect(&address).await.is_err()
+        })
+        .await;
+        call_state.released.notify_one();
+    };
+    let (answer, stopped, ()) = tokio::join!(call, stop, release);
     answer.unwrap();
     stopped.unwrap();
 }
@@ -347,7 +368,7 @@ async fn follows_every_swap_of_a_projected_trust_bundle_and_survives_a_broken_on
     let bundles: Vec<TrustAnchors> = (0..3).map(|_| Ca::new().anchors()).collect();
 
     let source = AnchorSource::File { path: file, fallback: None };
-    let waiting = follow(source, &scope);
+    let waiting = watch_anchors(source, &scope);
     project(volume.path(), "v0", bundles[0].pem());
     let mut anchors = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap();
     assert_eq!(anchors.borrow_and_update().pem(), bundles[0].pem());
@@ -373,7 +394,8 @@ async fn asks_the_fallback_while_the_file_is_missing() {
             Box::pin(async move { Some(answer) })
         })),
     };
-    let anchors = tokio::time::timeout(LIMIT, follow(source, &scope)).await.unwrap().unwrap();
+    let anchors =
+        tokio::time::timeout(LIMIT, watch_anchors(source, &scope)).await.unwrap().unwrap();
     assert_eq!(anchors.borrow().pem(), text);
     scope.shutdown().await.unwrap();
 }

@@ -9,7 +9,7 @@ use std::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource as _, core::ObjectMeta};
 use resources::Component;
-use runtime::{Scope, clock, random};
+use runtime::{clock, random};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
@@ -31,20 +31,10 @@ const RESYNC: Duration = Duration::from_mins(1);
 /// Interval after which Secrets without findings are read again.
 const REREAD: Duration = Duration::from_mins(10);
 
-/// Runs while this replica is the leader, until the scope ends. With `status`, findings are also written
-/// to the status of the Components.
-///
-/// # Errors
-/// None; the type is the one that [`Scope::spawn`] takes.
-pub(crate) async fn run(
-    context: Arc<Context>,
-    status: bool,
-    leading: watch::Receiver<bool>,
-    scope: Scope,
-) -> anyhow::Result<()> {
-    let terms = while_leading(leading, || run_term(&context, status));
-    scope.token().run_until_cancelled(terms).await;
-    Ok(())
+/// Runs while this replica is the leader. With `status`, findings are also written to the status of the
+/// Components. Dropping the future is safe.
+pub(crate) async fn run(context: Arc<Context>, status: bool, leading: watch::Receiver<bool>) {
+    while_leading(leading, || run_term(&context, status)).await;
 }
 
 /// Runs the checks for one term of leadership.

@@ -11,7 +11,7 @@ use resources::{CustomResource as _, WorkflowAccessPolicy, json};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{
-    api::{access::Caller, context::Context, error::ApiError, sidecar_images::sidecar_images},
+    api::{access::Caller, cluster::sidecar_images, context::Context, error::ApiError},
     cache::objects::Entry,
 };
 

@@ -3,19 +3,15 @@
 //! CLI installed keeps everything it has, see [`crd_merge`].
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
-};
-use kubernetes::{KubeFlags, Precedence, api_text};
-use runtime::ProcessFlags;
+use kube::{ResourceExt, api::DynamicObject};
+use kubernetes::{ClientError, KubeFlags, Precedence};
+use runtime::{BoxError, ProcessFlags};
 use serde_json::{Value, json};
 
 use crate::{
     commands::{
-        crd_events::CrdEvents,
+        cluster::{CallError, Definitions, crd_events::CrdEvents},
         crd_merge::{self, Plan},
     },
     subscriptions::crd_patch,
@@ -31,10 +27,6 @@ const DEFINITIONS: [&str; 7] = [
     include_str!("../../../crds/subscription.yaml"),
     include_str!("../../../crds/workflowaccesspolicy.yaml"),
 ];
-/// Who owns the fields, as the API server records it.
-const FIELD_MANAGER: &str = "dapr-crds";
-/// Limit of one call.
-const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long the API server may take to serve what it has accepted.
 const SERVED_WITHIN: u32 = 60;
 /// A definition is written by few: the CLI, another hook, the operator's conversion webhook.
@@ -53,22 +45,72 @@ pub struct ApplyFlags {
     pub kube: KubeFlags,
 }
 
+/// Why definitions were not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// There are no usable credentials for the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A definition of this release is not valid.
+    #[error("read a definition")]
+    Yaml(#[source] Box<serde_saphyr::Error>),
+    /// A definition of this release is not valid.
+    #[error("read a definition")]
+    Json(#[source] serde_json::Error),
+    /// A definition of this release has no name.
+    #[error("no {0}")]
+    Missing(&'static str),
+    /// The cluster's definition could not be read.
+    #[error("read {name}")]
+    Read {
+        /// The definition.
+        name: String,
+        /// Why the call failed.
+        #[source]
+        cause: CallError,
+    },
+    /// The cluster's definition is not understood.
+    #[error("merge {name}")]
+    Merge {
+        /// The definition.
+        name: String,
+        /// Why it cannot be merged.
+        #[source]
+        cause: BoxError,
+    },
+    /// The definition was not written.
+    #[error("apply {name}")]
+    Write {
+        /// The definition.
+        name: String,
+        /// Why the call failed.
+        #[source]
+        cause: CallError,
+    },
+    /// Others write it at the same time.
+    #[error("{0} changed {MERGE_ATTEMPTS} times while it was merged; run this again")]
+    Changed(String),
+    /// The API server accepted the definition and does not serve it.
+    #[error("{0} is not served after {SERVED_WITHIN} s")]
+    NotServed(String),
+}
+
 /// Merges each of our definitions into the cluster's and waits until all are served. Cancelling
 /// leaves whole definitions of either version. A definition of a newer release, and one that cannot be
 /// merged, are Warning Events on the operator's Deployment.
 ///
 /// # Errors
-/// There are no credentials, a definition cannot be read, merged or applied, or the API server does
+/// [`ApplyError`]: there are no credentials, a definition cannot be read, merged or applied, or the API server does
 /// not serve it in time.
-pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Result<()> {
+pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> Result<(), ApplyError> {
     let client = kubernetes::client(kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let events = CrdEvents::new(&client, namespace);
-    let api = definitions(client);
+    let definitions = Definitions::new(client);
     let mut names = Vec::new();
     for text in DEFINITIONS {
         let ours = definition(text, namespace)?;
         let name = text_at(&ours, "/metadata/name")?.to_owned();
-        match merge(&api, &name, &ours).await {
+        match merge(&definitions, &name, &ours).await {
             Ok(Some(newer)) => events.kept(&name, &newer).await,
             Ok(None) => {}
             Err(error) => {
@@ -79,7 +121,7 @@ pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Resu
         names.push(name);
     }
     for name in &names {
-        established(&api, name).await?;
+        established(&definitions, name).await?;
     }
     Ok(())
 }
@@ -87,16 +129,16 @@ pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> anyhow::Resu
 /// Reads the cluster's definition and writes what [`crd_merge::plan`] says, again when it changed
 /// in between. Returns something of the cluster's definition that ours lacks.
 async fn merge(
-    api: &Api<DynamicObject>,
+    definitions: &Definitions,
     name: &str,
     ours: &Value,
-) -> anyhow::Result<Option<String>> {
+) -> Result<Option<String>, ApplyError> {
     for _ in 0..MERGE_ATTEMPTS {
-        let live = read(api, name).await.with_context(|| format!("read {name}"))?;
+        let live = definitions.read(name).await.map_err(|cause| failed_read(name, cause))?;
         let (wanted, newer) = match &live {
             None => (ours.clone(), None),
-            Some(live) => match crd_merge::plan(&serde_json::to_value(live)?, ours)
-                .with_context(|| format!("merge {name}"))?
+            Some(live) => match plan(live, ours)
+                .map_err(|cause| ApplyError::Merge { name: name.to_owned(), cause })?
             {
                 Plan::Apply(definition) => (definition, None),
                 Plan::Union { definition, newer } => (definition, Some(newer)),
@@ -106,7 +148,7 @@ async fn merge(
                 }
             },
         };
-        if write(api, name, wanted, live.as_ref()).await.with_context(|| format!("apply {name}"))? {
+        if write(definitions, name, wanted, live.as_ref()).await? {
             match &newer {
                 Some(newer) => log_kept(name, newer),
                 None => tracing::info!(target: "dapr.operator.crds", "applied {name}"),
@@ -114,21 +156,15 @@ async fn merge(
             return Ok(newer);
         }
     }
-    anyhow::bail!("{name} changed {MERGE_ATTEMPTS} times while it was merged; run this again")
+    Err(ApplyError::Changed(name.to_owned()))
 }
 
-/// The cluster's definition; without it nothing is applied, for it may be a newer one.
-async fn read(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<Option<DynamicObject>> {
-    let answer =
-        tokio::time::timeout(CALL_LIMIT, api.get_opt(name)).await.with_context(no_answer)?;
-    answer.map_err(|error| match error {
-        kube::Error::Api(status) if status.code == 403 => anyhow::anyhow!(
-            "{}; grant get on customresourcedefinitions.apiextensions.k8s.io: a definition that \
-             cannot be read may be newer and is not written",
-            status.message
-        ),
-        error => anyhow::anyhow!(api_text(&error)),
-    })
+fn plan(live: &DynamicObject, ours: &Value) -> Result<Plan, BoxError> {
+    Ok(crd_merge::plan(&serde_json::to_value(live)?, ours)?)
+}
+
+fn failed_read(name: &str, cause: CallError) -> ApplyError {
+    ApplyError::Read { name: name.to_owned(), cause }
 }
 
 fn log_kept(name: &str, newer: &str) {
@@ -139,57 +175,46 @@ fn log_kept(name: &str, newer: &str) {
 
 /// Applies a definition that was made from `live`; `false` when the cluster's is another by now.
 async fn write(
-    api: &Api<DynamicObject>,
+    definitions: &Definitions,
     name: &str,
     mut wanted: Value,
     live: Option<&DynamicObject>,
-) -> anyhow::Result<bool> {
+) -> Result<bool, ApplyError> {
     let metadata = wanted.pointer_mut("/metadata").and_then(Value::as_object_mut);
     if let (Some(version), Some(metadata)) =
         (live.and_then(ResourceExt::resource_version), metadata)
     {
         metadata.insert("resourceVersion".to_owned(), json!(version));
     }
-    let wanted: DynamicObject = serde_json::from_value(wanted).context("read a definition")?;
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    let wanted = Patch::Apply(&wanted);
-    let answer = tokio::time::timeout(CALL_LIMIT, api.patch(name, &params, &wanted)).await;
-    match answer.with_context(no_answer)? {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(false),
-        Err(error) => Err(anyhow::anyhow!(api_text(&error))),
-    }
-}
-
-fn definitions(client: Client) -> Api<DynamicObject> {
-    let kind = "CustomResourceDefinition";
-    let kind = kube::core::GroupVersionKind::gvk("apiextensions.k8s.io", "v1", kind);
-    Api::all_with(client, &ApiResource::from_gvk(&kind))
+    let wanted = serde_json::from_value(wanted).map_err(ApplyError::Json)?;
+    let written = definitions.write(name, &wanted).await;
+    written.map_err(|cause| ApplyError::Write { name: name.to_owned(), cause })
 }
 
 /// A definition whose conversion webhook is the one in `namespace`, so that conversion goes on
 /// while an operator runs. The caBundle is the operator's and stays.
-fn definition(text: &str, namespace: &str) -> anyhow::Result<Value> {
-    let mut definition: Value = serde_saphyr::from_str(text).context("read a definition")?;
+fn definition(text: &str, namespace: &str) -> Result<Value, ApplyError> {
+    let mut definition: Value =
+        serde_saphyr::from_str(text).map_err(|cause| ApplyError::Yaml(Box::new(cause)))?;
     if let Some(place) = definition.pointer_mut(crd_patch::SERVICE_NAMESPACE) {
         *place = json!(namespace);
     }
     Ok(definition)
 }
 
-fn text_at<'a>(value: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
-    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no {pointer}"))
+fn text_at<'a>(value: &'a Value, pointer: &'static str) -> Result<&'a str, ApplyError> {
+    value.pointer(pointer).and_then(Value::as_str).ok_or(ApplyError::Missing(pointer))
 }
 
-async fn established(api: &Api<DynamicObject>, name: &str) -> anyhow::Result<()> {
+async fn established(definitions: &Definitions, name: &str) -> Result<(), ApplyError> {
     for _ in 0..SERVED_WITHIN * 2 {
-        let now = within(api.get(name)).await.with_context(|| format!("read {name}"))?;
+        let now = definitions.get(name).await.map_err(|cause| failed_read(name, cause))?;
         if is_established(&now.data) {
             return Ok(());
         }
         tokio::time::sleep(POLL).await;
     }
-    anyhow::bail!("{name} is not served after {SERVED_WITHIN} s")
+    Err(ApplyError::NotServed(name.to_owned()))
 }
 
 fn is_established(definition: &Value) -> bool {
@@ -198,15 +223,6 @@ fn is_established(definition: &Value) -> bool {
         condition.get("type") == Some(&json!("Established"))
             && condition.get("status") == Some(&json!("True"))
     })
-}
-
-async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
-    let answer = tokio::time::timeout(CALL_LIMIT, call).await;
-    answer.with_context(no_answer)?.map_err(|error| anyhow::anyhow!(api_text(&error)))
-}
-
-fn no_answer() -> String {
-    format!("no answer within {} s", CALL_LIMIT.as_secs())
 }
 
 #[cfg(test)]

@@ -1,23 +1,20 @@
 //! `operator self-test`: tests an installation from inside the cluster, as `helm test` does. It
 //! creates objects as dry runs only.
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 
-use anyhow::{Context as _, ensure};
 use clap::{ArgAction, Args};
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, PostParams},
-};
-use kubernetes::{Precedence, api_text};
-use runtime::{Scope, flags::go_bool};
-use serde_json::json;
+use kubernetes::{ClientError, Precedence};
+use runtime::{Scope, chain, flags::go_bool};
+use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use transport::svid;
 
 use crate::{
     cluster::Cluster,
+    commands::cluster::{CallError, CommandCluster},
     config::{Config, Flags},
-    watchdog::pod_client::PodClient,
+    error::ConfigurationError,
+    watchdog::cluster::{InjectionUnverified, PodClient},
     wiring::{control_plane_configuration, security},
 };
 
@@ -41,87 +38,108 @@ pub struct SelfTestFlags {
     pub injection: bool,
 }
 
+/// Why the self-test failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// There are no usable credentials for the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The log says which.
+    #[error("{failed} of {total} checks failed")]
+    Checks {
+        /// Failed checks.
+        failed: u32,
+        /// All checks.
+        total: u32,
+    },
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("no response within {} s", .0.as_secs())]
+    Timeout(Duration),
+    #[error("connect")]
+    Connect(#[source] io::Error),
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(transparent)]
+    Svid(#[from] svid::StartError),
+    #[error(transparent)]
+    Injection(#[from] InjectionUnverified),
+    #[error("create a Subscription v1alpha1 as a dry run")]
+    Create(#[source] Box<CheckError>),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the API server returned route {0:?}")]
+    Route(Option<Value>),
+}
+
 /// Runs every check and logs each result.
 ///
 /// # Errors
-/// At least one check failed, or there are no credentials for the API server.
+/// [`SelfTestError`]: at least one check failed, or there are no credentials for the API server.
 pub async fn run(
     config: &Config,
     services: &[String],
     injection: bool,
     scope: &Scope,
-) -> anyhow::Result<()> {
+) -> Result<(), SelfTestError> {
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
+    let cluster = Cluster::new(client.clone(), None, config.namespace.clone());
     let mut failed = 0_u32;
     let mut total = 0_u32;
-    let mut note = |what: &str, result: anyhow::Result<()>| {
+    let mut note = |what: &str, result: Result<(), CheckError>| {
         total += 1;
         match result {
             Ok(()) => tracing::info!(target: "dapr.operator.selftest", "ok: {what}"),
             Err(error) => {
                 failed += 1;
-                tracing::error!(target: "dapr.operator.selftest", "failed: {what}: {error:#}");
+                let error = chain(&error);
+                tracing::error!(target: "dapr.operator.selftest", "failed: {what}: {error}");
             }
         }
     };
     for address in services {
         note(&format!("{address} accepts connections"), reach(address).await);
     }
-    note("sentry issues an identity", identity(&client, config, scope).await);
+    note("sentry issues an identity", identity(&cluster, config, scope).await);
     if injection {
         let result =
             PodClient::new(client.clone(), config.namespace.clone()).verify_injection().await;
         note("a pod that requests a sidecar receives one", result.map(drop).map_err(Into::into));
     }
-    let result = conversion(client, &config.namespace).await;
+    let result = conversion(&CommandCluster::new(client, config.namespace.clone())).await;
     note("the API server converts Subscriptions", result);
-    ensure!(failed == 0, "{failed} of {total} checks failed");
-    Ok(())
+    if failed == 0 { Ok(()) } else { Err(SelfTestError::Checks { failed, total }) }
 }
 
-async fn reach(address: &str) -> anyhow::Result<()> {
-    within(TIMEOUT, async { TcpStream::connect(address).await.context("connect") }).await.map(drop)
+async fn reach(address: &str) -> Result<(), CheckError> {
+    let connect = async { TcpStream::connect(address).await.map_err(CheckError::Connect) };
+    within(TIMEOUT, connect).await.map(drop)
 }
 
-async fn identity(client: &Client, config: &Config, scope: &Scope) -> anyhow::Result<()> {
-    let cluster = Cluster::new(client.clone(), None, config.namespace.clone());
+async fn identity(cluster: &Cluster, config: &Config, scope: &Scope) -> Result<(), CheckError> {
     within(IDENTITY_TIMEOUT, async {
-        let configuration = control_plane_configuration(&cluster, config).await?;
-        let options = security(&cluster, config, &configuration)?;
-        svid::start(options, scope).await.map(drop)
+        let configuration = control_plane_configuration(cluster, config).await?;
+        let options = security(cluster, config, &configuration)?;
+        svid::start(options, scope).await?;
+        Ok(())
     })
     .await
 }
 
-/// Creates a Subscription of the older version as a dry run; the API server converts it to the stored
-/// version and back.
-async fn conversion(client: Client, namespace: &str) -> anyhow::Result<()> {
-    let kind = kube::core::GroupVersionKind::gvk(resources::GROUP, "v1alpha1", "Subscription");
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client, namespace, &ApiResource::from_gvk(&kind));
-    let old = json!({
-        "apiVersion": "dapr.io/v1alpha1", "kind": "Subscription",
-        "metadata": {"generateName": "dapr-self-test-"},
-        "spec": {"pubsubname": "none", "topic": "none", "route": "/self-test"},
-    });
-    let old = serde_json::from_value(old)?;
-    let params = PostParams { dry_run: true, ..PostParams::default() };
-    let created = within(TIMEOUT, async {
-        let created = api.create(&params, &old).await;
-        created.map_err(|error| anyhow::anyhow!(api_text(&error)))
-    });
-    let created = created.await.context("create a Subscription v1alpha1 as a dry run")?;
-    let route = created.data.pointer("/spec/route");
-    ensure!(route == Some(&json!("/self-test")), "the API server returned route {route:?}");
-    Ok(())
+async fn conversion(cluster: &CommandCluster) -> Result<(), CheckError> {
+    let route = within(TIMEOUT, async { Ok(cluster.convert_subscription().await?) });
+    let route = route.await.map_err(|cause| CheckError::Create(Box::new(cause)))?;
+    if route == Some(json!("/self-test")) { Ok(()) } else { Err(CheckError::Route(route)) }
 }
 
 async fn within<T>(
     limit: Duration,
-    check: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
-    let result = timeout(limit, check).await;
-    result.with_context(|| format!("no response within {} s", limit.as_secs()))?
+    check: impl Future<Output = Result<T, CheckError>>,
+) -> Result<T, CheckError> {
+    timeout(limit, check).await.map_err(|_| CheckError::Timeout(limit))?
 }
 
 #[cfg(test)]

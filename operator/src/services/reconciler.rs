@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt as _, future::join_all, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kubernetes::{WatchEvent, api_text};
-use runtime::{Scope, clock, random};
+use runtime::{clock, random};
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -70,18 +70,10 @@ impl Reconciler {
         }
     }
 
-    /// Reconciles while `leading` is true, until the scope ends. Each term starts with new lists.
-    ///
-    /// # Errors
-    /// None; the type is the one that [`Scope::spawn`] takes.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        leading: watch::Receiver<bool>,
-        scope: Scope,
-    ) -> anyhow::Result<()> {
-        let terms = leader::while_leading(leading, || self.run_term());
-        scope.token().run_until_cancelled(terms).await;
-        Ok(())
+    /// Reconciles while `leading` is true. Each term starts with new lists. Dropping the future is
+    /// safe.
+    pub(crate) async fn run(self: Arc<Self>, leading: watch::Receiver<bool>) {
+        leader::while_leading(leading, || self.run_term()).await;
     }
 
     async fn run_term(&self) {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future;
 use identity::TrustAnchors;
 use kubernetes::{WatchEvent, api_text};
-use runtime::{ReadyGuard, Scope, random};
+use runtime::{ReadyGuard, random};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
@@ -42,16 +42,8 @@ pub(crate) struct CrdController {
 }
 
 impl CrdController {
-    /// Reconciles until the scope ends. `ready` is set after the first successful check.
-    ///
-    /// # Errors
-    /// None; the type is the one that [`Scope::spawn`] takes.
-    pub(crate) async fn run(
-        self,
-        anchors: watch::Receiver<Arc<TrustAnchors>>,
-        ready: ReadyGuard,
-        scope: Scope,
-    ) -> anyhow::Result<()> {
+    /// Reconciles until it is dropped, which is safe. `ready` is set after the first successful check.
+    pub(crate) async fn run(self, anchors: watch::Receiver<Arc<TrustAnchors>>, ready: ReadyGuard) {
         let changed = Notify::new();
         let events = self.cluster.watch_crd(crd_patch::CRD);
         let watch = handle_events("CustomResourceDefinition", &self.metrics, events, |event| {
@@ -60,8 +52,7 @@ impl CrdController {
             }
         });
         let work = self.reconcile_forever(anchors, ready, &changed);
-        scope.token().run_until_cancelled(future::join(watch, work)).await;
-        Ok(())
+        future::join(watch, work).await;
     }
 
     async fn reconcile_forever(

@@ -19,12 +19,12 @@ use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateEvent,
     ConfigurationUpdateRequest, ResourceEventType, operator_client::OperatorClient,
 };
-use runtime::Scope;
+use runtime::{Scope, TaskError};
 use serde_json::{Value, json};
 use testkit::ca::{Ca, SvidOptions, TestSvid};
 use tokio::sync::watch;
 use tonic::{Status, Streaming, transport::Channel};
-use transport::{Keepalive, Svid, svid::CertifiedSvid};
+use transport::{DialError, Keepalive, Svid, svid::CertifiedSvid};
 
 /// The kinds that the API serves.
 pub(crate) const KINDS: [&str; 7] = [
@@ -83,7 +83,7 @@ impl Fixture {
     }
 
     /// A TLS client without a certificate.
-    pub(crate) async fn anonymous_client(&self) -> anyhow::Result<OperatorClient<Channel>> {
+    pub(crate) async fn anonymous_client(&self) -> Result<OperatorClient<Channel>, DialError> {
         let (_, anchors) = watch::channel(Arc::new(self.ca.anchors()));
         let tls = transport::tls::anonymous_client(anchors, operator_id())?;
         Ok(OperatorClient::new(transport::dial(&self.address, tls).await?))
@@ -206,7 +206,7 @@ impl Fixture {
     }
 
     /// Stops the operator.
-    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(&self) -> Result<(), TaskError> {
         self.scope.shutdown().await
     }
 }

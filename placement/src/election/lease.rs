@@ -1,16 +1,15 @@
 //! Leadership by a Lease of the cluster instead of by votes of the replicas. Opt-in: while the API
-//! server is away nobody can renew it, and every actor of the cluster is deactivated.
+//! server is away no replica can renew it, and every actor of the cluster is deactivated.
 //!
-//! The epoch is the Lease's count of holders, so versions grow as long as nobody deletes it.
+//! The epoch is the Lease's count of holders, so versions grow as long as the Lease exists.
 
-use anyhow::Context as _;
 use kubernetes::lease::{self, LeaseOptions, LeaseState, Timing};
 use kubernetes::{Precedence, Recorder};
 use runtime::{ReadyGuard, Scope, environment};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cluster, Role, answer, listen_late};
+use super::{Cluster, ElectionError, Role, answer, listen_late};
 
 /// Name of the Lease, which the chart's Role allows.
 const NAME: &str = "placement.dapr.io";
@@ -20,16 +19,16 @@ const CONTROLLER: &str = "dapr-placement";
 /// Stands for the Lease in `namespace` until the process stops.
 ///
 /// # Errors
-/// There are no credentials for an API server.
+/// [`ElectionError::NoApiServer`]: there are no credentials for an API server.
 pub(super) async fn start(
     cluster: &Cluster,
     namespace: String,
     ready: ReadyGuard,
     ending: CancellationToken,
     scope: &Scope,
-) -> anyhow::Result<watch::Receiver<Role>> {
+) -> Result<watch::Receiver<Role>, ElectionError> {
     let client = kubernetes::client(None, Precedence::InCluster).await;
-    let client = client.context("--leader-election=lease needs an API server")?;
+    let client = client.map_err(ElectionError::NoApiServer)?;
     let (name, timing) = (NAME.to_owned(), Timing::BRISK);
     let options = LeaseOptions { namespace, name, identity: lease::identity(), timing };
     let recorder = Recorder::new(client.clone(), CONTROLLER, environment::hostname());
@@ -39,7 +38,7 @@ pub(super) async fn start(
     let (roles, known) = watch::channel(Role::Unknown);
     let token = scope.token().clone();
     scope.spawn("placement-lease", async move {
-        let follow = async {
+        let watch = async {
             loop {
                 let role = role(*state.borrow_and_update());
                 roles.send_if_modified(|was| std::mem::replace(was, role) != role);
@@ -48,7 +47,7 @@ pub(super) async fn start(
                 }
             }
         };
-        token.run_until_cancelled(follow).await;
+        token.run_until_cancelled(watch).await;
         // The successor takes the Lease once it is given back; nobody is served by two.
         roles.send_replace(Role::Unknown);
         ending.cancel();
@@ -60,7 +59,10 @@ pub(super) async fn start(
     scope.spawn("placement-election", async move {
         let token = probed.token().clone();
         match token.run_until_cancelled(listen_late(&address)).await {
-            Some(listener) => answer(listener?, &probed).await,
+            Some(listener) => {
+                answer(listener?, &probed).await;
+                Ok(())
+            }
             None => Ok(()),
         }
     });

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -28,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 use tower::{Service as _, ServiceExt as _};
-use transport::Svid;
+use transport::{DialError, Svid};
 
 use super::quorum::QuorumTracker;
 use super::store::{Store, Types};
@@ -53,6 +52,27 @@ pub(super) struct ReplicaState {
     /// The last entry of its log; none if it has not taken part since it started. Nobody votes
     /// for a replica whose log ends before its own.
     pub(super) log: Option<LogId<u64>>,
+}
+
+/// Why another replica gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("no answer in time")]
+    Timeout,
+    #[error("no such replica")]
+    Unknown,
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Channel(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Request(#[from] axum::http::Error),
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error(transparent)]
+    Body(#[from] axum::Error),
 }
 
 /// This replica among the others.
@@ -130,22 +150,22 @@ impl Replica {
         path: &'static str,
         message: &impl Serialize,
         limit: Duration,
-    ) -> anyhow::Result<A> {
+    ) -> Result<A, AskError> {
         let body = serde_json::to_vec(message)?;
         let channel = self.channel(target)?;
         let answer = tokio::time::timeout(limit, exchange(channel, path, body)).await;
-        let answer = answer.context("no answer in time").flatten();
+        let answer = answer.map_err(|_| AskError::Timeout).flatten();
         self.record_outcome(target, answer.is_ok());
         Ok(serde_json::from_slice(&answer?)?)
     }
 
-    fn channel(&self, target: u64) -> anyhow::Result<Channel> {
+    fn channel(&self, target: u64) -> Result<Channel, AskError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(target).or_default();
         if let Some(channel) = &link.channel {
             return Ok(channel.clone());
         }
-        let address = self.addresses.get(&target).context("no such replica")?;
+        let address = self.addresses.get(&target).ok_or(AskError::Unknown)?;
         let channel = match &self.identity {
             Some((svid, id)) => transport::channel(svid, address, id.clone())?,
             None => Endpoint::from_shared(format!("http://{address}"))?.connect_lazy(),
@@ -176,12 +196,14 @@ impl Replica {
     }
 }
 
-async fn exchange(mut channel: Channel, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+async fn exchange(mut channel: Channel, path: &str, body: Vec<u8>) -> Result<Vec<u8>, AskError> {
     let body = tonic::body::Body::new(Body::from(body));
     let json = "application/json";
     let request = axum::http::Request::post(path).header("content-type", json).body(body)?;
     let answer = channel.ready().await?.call(request).await?;
-    ensure!(answer.status() == StatusCode::OK, "answered {}", answer.status());
+    if answer.status() != StatusCode::OK {
+        return Err(AskError::Status(answer.status()));
+    }
     Ok(axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await?.into())
 }
 
@@ -300,8 +322,8 @@ impl Connection {
 
 /// Another replica did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
-struct NoAnswer(anyhow::Error);
+#[error("{}", runtime::chain(.0))]
+struct NoAnswer(AskError);
 
 impl RaftNetwork<Types> for Connection {
     async fn append_entries(

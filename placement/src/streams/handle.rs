@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use runtime::{Scope, clock};
+use runtime::{BoxError, Scope, clock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +96,7 @@ impl Task {
         mut commands: mpsc::Receiver<Command>,
         mut roles: watch::Receiver<Role>,
         ending: CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), BoxError> {
         let role = *roles.borrow_and_update();
         self.set_role(role);
         // The role of a single replica never changes.

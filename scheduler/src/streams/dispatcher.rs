@@ -73,7 +73,7 @@ impl Dispatcher {
         let token = scope.token().clone();
         scope.spawn("scheduler-dispatcher", async move {
             match token.run_until_cancelled(task.run(feed, inbox)).await {
-                Some(outcome) => outcome,
+                Some(outcome) => Ok(outcome?),
                 None => Ok(()),
             }
         });

@@ -92,8 +92,9 @@ impl Source {
                     Roots::Pem(std::fs::read(path).map_err(|e| unreadable(named(), &e))?)
                 }
             };
-            let fetcher = Fetcher::new(&roots, options.timeout, MAX_BYTES)
-                .map_err(|e| JwksSourceError::Read("caCertificate".to_owned(), format!("{e:#}")))?;
+            let fetcher = Fetcher::new(&roots, options.timeout, MAX_BYTES).map_err(|e| {
+                JwksSourceError::Read("caCertificate".to_owned(), runtime::chain(&e))
+            })?;
             let address = source.to_owned();
             return Ok(Self::Url { address, fetcher, refresh: options.refresh });
         }
@@ -108,7 +109,7 @@ impl Source {
             Self::Url { address, fetcher, .. } => {
                 let text = fetcher.get(address).await;
                 let text =
-                    text.map_err(|e| JwksSourceError::Read(address.clone(), format!("{e:#}")))?;
+                    text.map_err(|e| JwksSourceError::Read(address.clone(), runtime::chain(&e)))?;
                 JwkSet::parse(&text).map_err(|e| JwksSourceError::Parse(address.clone(), e))
             }
             Self::File(path) => {
@@ -138,10 +139,10 @@ impl Source {
     fn watch(&self) -> Result<Option<FileWatch>, JwksSourceError> {
         match self {
             Self::File(path) => {
-                let watch = FileWatch::new([path.as_path()]);
-                let failed =
-                    |e| JwksSourceError::Read(path.display().to_string(), format!("{e:#}"));
-                watch.map(Some).map_err(failed)
+                let watch = FileWatch::new([path.as_path()]).map_err(|e| {
+                    JwksSourceError::Read(path.display().to_string(), runtime::chain(&e))
+                })?;
+                Ok(Some(watch))
             }
             Self::Url { .. } | Self::Inline(_) => Ok(None),
         }

@@ -1,5 +1,9 @@
 //! The calls to the Kubernetes API that the CA makes: its two objects and its settings.
 
+pub(crate) mod events;
+pub(crate) mod objects;
+pub(crate) mod sidecar_counter;
+
 use std::pin::pin;
 
 use futures::StreamExt as _;
@@ -11,11 +15,12 @@ use resources::Mtls;
 use runtime::Scope;
 
 use super::authority::Authority;
-use super::events::Events;
-use super::objects::BundleObjects;
 use super::record::{BundleNames, Keys};
 use super::settings::{self, Settings, SettingsError};
-use super::sidecar_counter::SidecarCounter;
+
+use events::Events;
+use objects::BundleObjects;
+use sidecar_counter::SidecarCounter;
 
 /// Why the control plane's Configuration was not read.
 #[derive(Debug, thiserror::Error)]

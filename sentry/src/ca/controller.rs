@@ -17,7 +17,7 @@ use runtime::{clock, random};
 use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
-use super::events::{Events, Reason};
+use super::cluster::events::{Events, Reason};
 use super::record::ANNOTATION_ROTATE;
 use super::store::{CaStore, StoreError, StoredState};
 use crate::metrics::{Metrics, RotationGauges};

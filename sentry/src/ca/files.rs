@@ -79,7 +79,7 @@ impl BundleFiles {
     pub(crate) fn changes(&self) -> Result<impl Stream<Item = ()> + Send + use<>, StoreError> {
         let paths = [&self.names.anchors, &self.names.issuer_chain, &self.names.issuer_key];
         let watch = FileWatch::new(paths.map(PathBuf::as_path));
-        let watch = watch.map_err(|e| StoreError::Watch(format!("{e:#}")))?;
+        let watch = watch.map_err(|e| StoreError::Watch(runtime::chain(&e)))?;
         Ok(futures::stream::unfold(watch, |mut watch| async move {
             watch.changed(Duration::MAX).await;
             Some(((), watch))

@@ -93,9 +93,9 @@ impl OwnCertificate {
         self.metrics.own_certificate(&chain);
         let at = renewal_time(chain.not_before(), chain.not_after(), random::fraction());
         self.publish(&bundle);
-        let certified = CertifiedSvid::new(chain, &key);
-        let unusable = |e| OwnCertificateError::Unusable(format!("{e:#}"));
-        Ok((certified.map_err(unusable)?, at))
+        let certified = CertifiedSvid::new(chain, &key)
+            .map_err(|e| OwnCertificateError::Unusable(runtime::chain(&e)))?;
+        Ok((certified, at))
     }
 
     fn publish(&self, bundle: &Bundle) {

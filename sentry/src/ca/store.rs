@@ -7,9 +7,9 @@ use futures::stream::BoxStream;
 use identity::CertificateDer;
 use identity::stored::{Published, Stored};
 
-use super::events::Events;
+use super::cluster::events::Events;
+use super::cluster::objects::BundleObjects;
 use super::files::BundleFiles;
-use super::objects::BundleObjects;
 use super::record::{self, Annotations, Keys, Snapshot};
 use crate::rotation::{SecretUpdate, StaleSidecars};
 

@@ -3,12 +3,38 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
 use identity::JwtAlgorithm;
 use runtime::flags::{go_bool, go_duration};
 
 use crate::jwt::JwtConfig;
 use crate::oidc::OidcConfig;
+
+/// Why flags of JWT SVIDs or OIDC discovery are rejected.
+#[derive(Debug, thiserror::Error)]
+pub enum JwtConfigError {
+    /// An issuer without JWT SVIDs.
+    #[error("jwt-issuer cannot be set when jwt-enabled is false")]
+    IssuerAlone,
+    /// The signing algorithm is unknown.
+    #[error("--jwt-signing-algorithm {0:?} is not supported")]
+    Algorithm(String),
+    /// The signing algorithm is not one of sidecars.
+    #[error(
+        "--jwt-signing-algorithm EdDSA is not supported: sidecars reject such tokens and would not start; use RS*, PS* or ES*"
+    )]
+    EdDsa,
+    /// The lifetime is zero.
+    #[error("--jwt-ttl must be longer than zero")]
+    Ttl,
+    /// One of two files.
+    #[error("oidc-server-tls-cert-file and oidc-server-tls-key-file must be set together")]
+    OneFile,
+    /// OIDC discovery without a certificate.
+    #[error(
+        "oidc-server-tls-cert-file and oidc-server-tls-key-file are required; set --oidc-server-tls-enabled=false to serve without TLS"
+    )]
+    NoFiles,
+}
 
 /// JWT SVIDs and OIDC discovery.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,30 +96,30 @@ impl JwtFlags {
     /// Validates the flags; `directory` holds the CA's files.
     ///
     /// # Errors
-    /// A value is invalid or contradicts another flag.
+    /// [`JwtConfigError`]: a value is invalid or contradicts another flag.
     pub(crate) fn into_config(
         self,
         directory: &Path,
-    ) -> anyhow::Result<(Option<JwtConfig>, Option<OidcConfig>)> {
+    ) -> Result<(Option<JwtConfig>, Option<OidcConfig>), JwtConfigError> {
         let oidc = self.oidc()?;
         if !self.jwt_enabled {
-            ensure!(
-                self.jwt_issuer.is_none(),
-                "jwt-issuer cannot be set when jwt-enabled is false"
-            );
+            if self.jwt_issuer.is_some() {
+                return Err(JwtConfigError::IssuerAlone);
+            }
             if oidc.is_some() {
                 tracing::info!("OIDC discovery is disabled because --jwt-enabled is not set");
             }
             return Ok((None, None));
         }
         let name = &self.jwt_signing_algorithm;
-        let algorithm = JwtAlgorithm::parse(name)
-            .with_context(|| format!("--jwt-signing-algorithm {name:?} is not supported"))?;
-        ensure!(
-            algorithm != JwtAlgorithm::EdDsa,
-            "--jwt-signing-algorithm EdDSA is not supported: sidecars reject such tokens and would not start; use RS*, PS* or ES*"
-        );
-        ensure!(!self.jwt_ttl.is_zero(), "--jwt-ttl must be longer than zero");
+        let algorithm =
+            JwtAlgorithm::parse(name).ok_or_else(|| JwtConfigError::Algorithm(name.clone()))?;
+        if algorithm == JwtAlgorithm::EdDsa {
+            return Err(JwtConfigError::EdDsa);
+        }
+        if self.jwt_ttl.is_zero() {
+            return Err(JwtConfigError::Ttl);
+        }
         if oidc.is_some() && self.jwt_issuer.is_none() {
             tracing::warn!(
                 "--oidc-enabled without --jwt-issuer: tokens have no issuer, so relying parties will reject them"
@@ -110,21 +136,18 @@ impl JwtFlags {
         Ok((Some(jwt), oidc))
     }
 
-    fn oidc(&self) -> anyhow::Result<Option<OidcConfig>> {
+    fn oidc(&self) -> Result<Option<OidcConfig>, JwtConfigError> {
         let tls = match (&self.oidc_server_tls_cert_file, &self.oidc_server_tls_key_file) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => None,
-            _ => anyhow::bail!(
-                "oidc-server-tls-cert-file and oidc-server-tls-key-file must be set together"
-            ),
+            _ => return Err(JwtConfigError::OneFile),
         };
         if !self.oidc_enabled {
             return Ok(None);
         }
-        ensure!(
-            tls.is_some() || !self.oidc_server_tls_enabled,
-            "oidc-server-tls-cert-file and oidc-server-tls-key-file are required; set --oidc-server-tls-enabled=false to serve without TLS"
-        );
+        if tls.is_none() && self.oidc_server_tls_enabled {
+            return Err(JwtConfigError::NoFiles);
+        }
         Ok(Some(OidcConfig {
             listen_address: self.oidc_server_listen_address.clone(),
             port: self.oidc_server_listen_port,
@@ -160,8 +183,8 @@ mod tests {
         jwt: JwtFlags,
     }
 
-    fn config(args: &[&str]) -> anyhow::Result<(Option<JwtConfig>, Option<OidcConfig>)> {
-        let probe = Probe::try_parse_from(["sentry"].iter().chain(args))?;
+    fn config(args: &[&str]) -> Result<(Option<JwtConfig>, Option<OidcConfig>), JwtConfigError> {
+        let probe = Probe::try_parse_from(["sentry"].iter().chain(args)).unwrap();
         probe.jwt.into_config(Path::new("/ca"))
     }
 

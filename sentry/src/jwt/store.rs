@@ -2,25 +2,17 @@
 //! the key set in its `ConfigMap`. Every write carries the resource version that was read.
 //! Source of names: Dapr 1.18, chart.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Api;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Secret;
 use transport::file_watch::FileWatch;
 use zeroize::Zeroizing;
 
+use super::cluster::{self, JwtObjects};
 use super::plan::{GeneratedJwt, StoredJwt};
 use super::svid::JwtConfig;
 use crate::ca::files;
-use crate::ca::objects::api;
-use crate::ca::record::{BundleNames, NAME};
 use crate::ca::store::StoreError;
-
-const SECRET: &str = "Secret";
-const CONFIG_MAP: &str = "ConfigMap";
 
 /// A store for the key and the key set.
 pub(crate) enum JwtStore {
@@ -35,37 +27,17 @@ pub(crate) enum JwtStore {
     Objects(Box<JwtObjects>),
 }
 
-/// Access to the Secret and the `ConfigMap` of the CA.
-pub(crate) struct JwtObjects {
-    secrets: Api<Secret>,
-    config_maps: Api<ConfigMap>,
-    /// Key of the Secret that holds the signing key.
-    key: String,
-    /// Key of both objects that holds the key set.
-    jwks: String,
-}
-
 /// The stored keys with the resource version that was read.
 pub(crate) struct Snapshot {
     /// The key and the key set.
     pub(crate) stored: StoredJwt,
-    secret: Option<Secret>,
+    pub(super) secret: Option<Secret>,
 }
 
 impl JwtStore {
     /// A store in files.
     pub(crate) fn files(config: &JwtConfig) -> Self {
         Self::Files { key: config.key.clone(), jwks: config.jwks.clone() }
-    }
-
-    /// A store in the objects of the CA.
-    pub(crate) fn objects(
-        secrets: Api<Secret>,
-        config_maps: Api<ConfigMap>,
-        config: &JwtConfig,
-    ) -> Self {
-        let (key, jwks) = (BundleNames::key(&config.key), BundleNames::key(&config.jwks));
-        Self::Objects(Box::new(JwtObjects { secrets, config_maps, key, jwks }))
     }
 
     /// Whether the store is files. Invalid files at start end the process, as in Dapr.
@@ -81,7 +53,7 @@ impl JwtStore {
         match self {
             Self::Files { key, jwks } => {
                 let watch = FileWatch::new([key.as_path(), jwks]);
-                watch.map(Some).map_err(|e| StoreError::Watch(format!("{e:#}")))
+                watch.map(Some).map_err(|e| StoreError::Watch(runtime::chain(&e)))
             }
             Self::Objects(_) => Ok(None),
         }
@@ -119,7 +91,7 @@ impl JwtStore {
                 Ok(())
             }
             (Self::Objects(objects), Some(secret)) => objects.write(secret, made).await,
-            (Self::Objects(_), None) => Err(StoreError::Conflict(SECRET)),
+            (Self::Objects(_), None) => Err(StoreError::Conflict(cluster::SECRET)),
         }
     }
 
@@ -133,40 +105,5 @@ impl JwtStore {
             Self::Files { .. } => Ok(()),
             Self::Objects(objects) => objects.publish(text).await,
         }
-    }
-}
-
-impl JwtObjects {
-    async fn read(&self) -> Result<Snapshot, StoreError> {
-        let secret = self.secrets.get_opt(NAME).await.map_err(|e| api("get", SECRET, &e))?;
-        let secret = secret.ok_or(StoreError::Missing(SECRET))?;
-        let value = |name: &str| {
-            let value = &secret.data.as_ref()?.get(name)?.0;
-            (!value.trim_ascii().is_empty()).then(|| value.clone())
-        };
-        let key = value(&self.key).map(Zeroizing::new);
-        let stored = StoredJwt { key, jwks: value(&self.jwks) };
-        Ok(Snapshot { stored, secret: Some(secret) })
-    }
-
-    async fn write(&self, mut secret: Secret, made: &GeneratedJwt) -> Result<(), StoreError> {
-        let data = secret.data.get_or_insert_with(BTreeMap::new);
-        data.insert(self.key.clone(), ByteString(made.key.as_bytes().to_vec()));
-        data.insert(self.jwks.clone(), ByteString(made.jwks.clone().into_bytes()));
-        let written = self.secrets.replace(NAME, &PostParams::default(), &secret).await;
-        written.map(drop).map_err(|e| api("update", SECRET, &e))
-    }
-
-    async fn publish(&self, text: &[u8]) -> Result<(), StoreError> {
-        let text = str::from_utf8(text).map_err(|_| StoreError::NotText("the JWKS"))?;
-        let found = self.config_maps.get_opt(NAME).await.map_err(|e| api("get", CONFIG_MAP, &e))?;
-        let mut config_map = found.ok_or(StoreError::Missing(CONFIG_MAP))?;
-        let data = config_map.data.get_or_insert_with(BTreeMap::new);
-        if data.get(&self.jwks).is_some_and(|published| published == text) {
-            return Ok(());
-        }
-        data.insert(self.jwks.clone(), text.to_owned());
-        let written = self.config_maps.replace(NAME, &PostParams::default(), &config_map).await;
-        written.map(drop).map_err(|e| api("update", CONFIG_MAP, &e))
     }
 }

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use runtime::Scope;
+use runtime::{ListenError, Scope};
 use transport::tls::Alpn;
 
 use super::discovery::{Discovery, DiscoveryRequest, DiscoveryResponse, OidcConfig};
@@ -17,8 +17,12 @@ const LOG: &str = "dapr.sentry.server.oidc.http";
 /// Serves until the scope is cancelled. Health target: `oidc-server`.
 ///
 /// # Errors
-/// The port is in use.
-pub(crate) async fn start(config: &OidcConfig, keys: JwtKeys, scope: &Scope) -> anyhow::Result<()> {
+/// [`ListenError`]: the port is in use.
+pub(crate) async fn start(
+    config: &OidcConfig,
+    keys: JwtKeys,
+    scope: &Scope,
+) -> Result<(), ListenError> {
     let ready = scope.ready("oidc-server");
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     let router = router(config, keys);

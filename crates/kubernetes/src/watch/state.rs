@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher;
 
-use crate::api_text;
+use crate::client::api_text;
 
 /// Pause before the first new list after the place in the watch was lost: nothing is wrong with
 /// the API server then.

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 
+use super::LogError;
 use super::file::{LogFile, Rotation};
-use crate::{ProcessFlags, flags::LogFlags};
+use crate::flags::{LogFlags, ProcessFlags};
 
 /// The destinations of log lines, each once. A destination that takes no lines (a full disk, a
 /// closed pipe) loses them and disturbs neither the others nor the process; the first line that it
@@ -38,7 +38,7 @@ impl Outputs {
     ///
     /// # Errors
     /// A file cannot be opened.
-    pub(super) fn open(flags: &ProcessFlags) -> anyhow::Result<Self> {
+    pub(super) fn open(flags: &ProcessFlags) -> Result<Self, LogError> {
         let rotation = rotation(&flags.log);
         let destinations = destinations(flags.log_file.as_deref(), &flags.log.log_outputs);
         let open = |destination| {
@@ -47,16 +47,14 @@ impl Outputs {
                 Destination::Stderr => ("stderr".to_owned(), Sink::Stream(Box::new(io::stderr()))),
                 Destination::File(path) => {
                     let name = path.display().to_string();
-                    let file = LogFile::open(&path, rotation);
-                    (
-                        name.clone(),
-                        Sink::File(file.with_context(|| format!("open log file {name}"))?),
-                    )
+                    let file = LogFile::open(&path, rotation)
+                        .map_err(|cause| LogError::File { name: name.clone(), cause })?;
+                    (name, Sink::File(file))
                 }
             };
             Ok(Output { name, sink, lost: 0 })
         };
-        destinations.into_iter().map(open).collect::<anyhow::Result<_>>().map(Self)
+        destinations.into_iter().map(open).collect::<Result<_, _>>().map(Self)
     }
 
     #[cfg(test)]

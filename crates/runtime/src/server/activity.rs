@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::limits::{Limit, Limits};
+use super::limits::Limits;
 use super::slots::Occupant;
+use crate::server_metrics::Limit;
 
 /// The requests of one connection.
 #[derive(Debug)]

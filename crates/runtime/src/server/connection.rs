@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Next};
-use super::limits::{Limit, Limits};
-use super::metrics::{Meter, OpenConnection};
+use super::limits::Limits;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
 use super::{Accepted, Handshake, request};
+use crate::server_metrics::Limit;
+use crate::server_metrics::{Meter, OpenConnection};
 
 /// Number of headers of an HTTP/1.1 request; API servers and scrapers send about ten.
 const MAX_HEADERS: usize = 64;

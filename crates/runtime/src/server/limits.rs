@@ -138,48 +138,6 @@ impl Default for Limits {
     }
 }
 
-/// A limit that was hit, as a label of metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Limit {
-    Connections,
-    ConnectionsPerAddress,
-    ConnectionsPerIdentity,
-    Handshakes,
-    HandshakesPerAddress,
-    BodyBytes,
-    Handshake,
-    FirstRequest,
-    Idle,
-    Request,
-    WriteStall,
-    Descriptors,
-}
-
-impl Limit {
-    /// The value of the metric's label `limit`.
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::ConnectionsPerAddress => "connections_per_address",
-            Self::ConnectionsPerIdentity => "connections_per_identity",
-            Self::Handshakes => "handshakes",
-            Self::HandshakesPerAddress => "handshakes_per_address",
-            Self::BodyBytes => "body_bytes",
-            Self::Handshake => "handshake_deadline",
-            Self::FirstRequest => "first_request_deadline",
-            Self::Idle => "idle_deadline",
-            Self::Request => "request_deadline",
-            Self::WriteStall => "write_stall",
-            Self::Descriptors => "descriptors",
-        }
-    }
-
-    /// True if hitting it is ordinary: clients leave idle connections behind.
-    pub(super) fn is_ordinary(self) -> bool {
-        matches!(self, Self::FirstRequest | Self::Idle)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

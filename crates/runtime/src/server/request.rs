@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::activity::{Activity, OpenRequest};
-use super::limits::{Limit, Limits};
-use super::metrics::Meter;
+use super::limits::Limits;
+use crate::server_metrics::Limit;
+use crate::server_metrics::Meter;
 
 /// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
 const DEADLINE_EXCEEDED: &str = "4";

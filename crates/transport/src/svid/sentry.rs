@@ -5,8 +5,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use identity::{CertChain, PrivateKey, SpiffeId, TrustAnchors};
+use identity::{CertChain, ChainError, KeyError, PrivateKey, SpiffeId, TrustAnchors, VerifyError};
 use proto::sentry::ca_client::CaClient;
 use proto::sentry::{SignCertificateRequest, sign_certificate_request::TokenValidator};
 use tokio::sync::watch;
@@ -14,8 +13,9 @@ use tonic::Code;
 
 use runtime::{clock, environment, random};
 
-use crate::svid::{CertifiedSvid, Mode, Options};
-use crate::{channel, tls};
+use super::{CertifiedSvid, CertifiedSvidError, Mode, Options, StartError};
+use crate::channel::{self, DialError};
+use crate::tls;
 
 /// Deadline of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -29,36 +29,73 @@ const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const CONTROL_PLANE: [&str; 5] =
     ["dapr-operator", "dapr-placement", "dapr-injector", "dapr-sentry", "dapr-scheduler"];
 
-pub(crate) struct SentryClient {
+/// Why sentry issued no certificate that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error("make a key")]
+    Key(#[source] KeyError),
+    #[error("make a certificate request")]
+    Csr(#[source] KeyError),
+    #[error("DAPR_SENTRY_TOKEN_FILE is set but empty")]
+    EmptyTokenFile,
+    #[error("read DAPR_SENTRY_TOKEN_FILE {path}")]
+    TokenFile {
+        path: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("read token {path}")]
+    Token {
+        path: &'static str,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("connect to sentry at {address}")]
+    Connect {
+        address: String,
+        #[source]
+        cause: DialError,
+    },
+    #[error("sentry answered {code:?}: {message}")]
+    Refused { code: Code, message: String },
+    #[error("parse sentry's response")]
+    Response(#[source] ChainError),
+    #[error("verify the certificate of sentry's response")]
+    Untrusted(#[source] VerifyError),
+    #[error(transparent)]
+    Certified(#[from] CertifiedSvidError),
+}
+
+pub(super) struct SentryClient {
     options: Options,
     anchors: watch::Receiver<Arc<TrustAnchors>>,
     tls: Arc<rustls::ClientConfig>,
 }
 
 impl SentryClient {
-    pub(crate) fn new(
+    pub(super) fn new(
         options: Options,
         anchors: watch::Receiver<Arc<TrustAnchors>>,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, StartError> {
         let sentry =
             SpiffeId::new(&options.trust_domain, &options.control_plane_namespace, "dapr-sentry")
-                .context("name sentry's SPIFFE id")?;
+                .map_err(StartError::SentryId)?;
         let tls = tls::anonymous_client(anchors.clone(), sentry)?;
         Ok(Self { options, anchors, tls })
     }
 
     /// Requests an SVID for a new key. A certificate that peers would reject is an error.
-    pub(crate) async fn request(&self) -> anyhow::Result<CertifiedSvid> {
-        let key = PrivateKey::generate(self.options.key_kind).context("make a key")?;
-        let csr = identity::csr_pem(&key).context("make a certificate request")?;
+    pub(super) async fn request(&self) -> Result<CertifiedSvid, RequestError> {
+        let key = PrivateKey::generate(self.options.key_kind).map_err(RequestError::Key)?;
+        let csr = identity::csr_pem(&key).map_err(RequestError::Csr)?;
         let token = read_token(self.options.mode)?;
         let message = self.message(csr, token);
         let chain = self.sign(message).await?;
-        let chain = CertChain::parse_pem(&chain).context("parse sentry's response")?;
+        let chain = CertChain::parse_pem(&chain).map_err(RequestError::Response)?;
         let anchors = self.anchors.borrow().clone();
         identity::verify_svid(chain.certs(), &anchors, clock::now())
-            .context("verify the certificate of sentry's response")?;
-        CertifiedSvid::new(chain, &key)
+            .map_err(RequestError::Untrusted)?;
+        Ok(CertifiedSvid::new(chain, &key)?)
     }
 
     fn message(&self, csr: String, token: Token) -> SignCertificateRequest {
@@ -77,11 +114,11 @@ impl SentryClient {
         }
     }
 
-    async fn sign(&self, message: SignCertificateRequest) -> anyhow::Result<Vec<u8>> {
+    async fn sign(&self, message: SignCertificateRequest) -> Result<Vec<u8>, RequestError> {
         let address = &self.options.sentry_address;
         let channel = channel::dial(address, self.tls.clone())
             .await
-            .with_context(|| format!("connect to sentry at {address}"))?;
+            .map_err(|cause| RequestError::Connect { address: address.clone(), cause })?;
         let mut client = CaClient::new(channel);
         let mut attempt = 1;
         loop {
@@ -96,7 +133,8 @@ impl SentryClient {
                 Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
             );
             if !transient || attempt == ATTEMPTS {
-                anyhow::bail!("sentry answered {:?}: {}", status.code(), status.message());
+                let message = status.message().to_owned();
+                return Err(RequestError::Refused { code: status.code(), message });
             }
             attempt += 1;
             tokio::time::sleep(random::jittered(BETWEEN, 0.1)).await;
@@ -111,11 +149,13 @@ struct Token {
 }
 
 /// The token, read anew for each request because projected tokens rotate.
-fn read_token(mode: Mode) -> anyhow::Result<Token> {
+fn read_token(mode: Mode) -> Result<Token, RequestError> {
     if let Some(path) = environment::var("DAPR_SENTRY_TOKEN_FILE") {
-        anyhow::ensure!(!path.is_empty(), "DAPR_SENTRY_TOKEN_FILE is set but empty");
+        if path.is_empty() {
+            return Err(RequestError::EmptyTokenFile);
+        }
         let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read DAPR_SENTRY_TOKEN_FILE {path}"))?;
+            .map_err(|cause| RequestError::TokenFile { path, cause })?;
         let validator = match mode {
             Mode::Kubernetes => TokenValidator::Kubernetes,
             Mode::Standalone => TokenValidator::Jwks,
@@ -128,7 +168,7 @@ fn read_token(mode: Mode) -> anyhow::Result<Token> {
                 Ok(text) if text.is_empty() => {}
                 Ok(text) => return Ok(Token { text, validator: TokenValidator::Kubernetes }),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(e).with_context(|| format!("read token {path}")),
+                Err(cause) => return Err(RequestError::Token { path, cause }),
             }
         }
     }

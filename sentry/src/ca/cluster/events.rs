@@ -5,7 +5,7 @@ use kube::Client;
 use kubernetes::{Event, EventType, Recorder, Repeat};
 use runtime::environment;
 
-use super::record::NAME;
+use crate::ca::record::NAME;
 
 const CONTROLLER: &str = "dapr-sentry";
 

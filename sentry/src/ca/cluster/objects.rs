@@ -8,9 +8,9 @@ use kube::{Api, Client};
 use kubernetes::{WatchOptions, Watcher, api_text};
 
 use super::events::Events;
-use super::record::{Keys, NAME, Snapshot};
 use super::sidecar_counter::SidecarCounter;
-use super::store::StoreError;
+use crate::ca::record::{Keys, NAME, Snapshot};
+use crate::ca::store::StoreError;
 use crate::rotation::SecretUpdate;
 
 /// Access to the two objects.

@@ -8,7 +8,7 @@ use identity::stored::Published;
 use identity::{CertificateDer, TrustAnchors};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
-use crate::ca::events::Events;
+use crate::ca::cluster::events::Events;
 use crate::ca::record::{Keys, Snapshot};
 use crate::ca::store::{CaStore, StoreError, StoredState};
 use crate::rotation::{SecretUpdate, StaleSidecars};

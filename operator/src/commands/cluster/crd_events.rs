@@ -14,14 +14,14 @@ const CONTROLLER: &str = "dapr-crds";
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Records Warning Events on the operator's Deployment in one namespace.
-pub(super) struct CrdEvents {
+pub(in crate::commands) struct CrdEvents {
     recorder: Recorder,
     deployments: Api<Deployment>,
     namespace: String,
 }
 
 impl CrdEvents {
-    pub(super) fn new(client: &Client, namespace: &str) -> Self {
+    pub(in crate::commands) fn new(client: &Client, namespace: &str) -> Self {
         let instance = runtime::environment::hostname();
         Self {
             recorder: Recorder::new(client.clone(), CONTROLLER, instance),
@@ -31,7 +31,7 @@ impl CrdEvents {
     }
 
     /// The definition `name` has `newer`, which this release lacks, and keeps it.
-    pub(super) async fn kept(&self, name: &str, newer: &str) {
+    pub(in crate::commands) async fn kept(&self, name: &str, newer: &str) {
         let note = format!(
             "kept {name}: newer than this release (e.g. {newer}); upgrade the control plane, which \
              knows nothing of it"
@@ -40,8 +40,11 @@ impl CrdEvents {
     }
 
     /// A definition was not applied.
-    pub(super) async fn failed(&self, error: &anyhow::Error) {
-        self.record("DefinitionNotApplied", format!("{error:#}")).await;
+    pub(in crate::commands) async fn failed(
+        &self,
+        error: &(dyn std::error::Error + Send + Sync + 'static),
+    ) {
+        self.record("DefinitionNotApplied", runtime::chain(error)).await;
     }
 
     async fn record(&self, reason: &'static str, note: String) {
