@@ -195,7 +195,7 @@ fn patch(all: &Installed, kind: &str, patch: &Value) -> Result<()> {
     all.api().kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
 }
 
-/// Somebody with no rights but those of everybody.
+/// A user with the rights of every authenticated user.
 fn person(api: &ApiCluster, name: &str) -> Result<Cluster> {
     api.apply(
         &json!({"apiVersion": "v1", "kind": "ServiceAccount",

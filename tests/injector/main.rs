@@ -12,7 +12,7 @@ mod manifests;
 mod namespaces;
 mod watchdog;
 
-/// The one that the tests that disturb nobody share.
+/// The fixture of the tests that can share one.
 fn shared() -> &'static InjectorFixture {
     static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
     SHARED.get_or_init(|| InjectorFixture::start(Rights::Ours).unwrap())
@@ -233,7 +233,7 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
     let anchors = it.anchors().unwrap();
     assert_eq!(it.ca_bundle().unwrap(), base64(&anchors));
 
-    // Somebody applies the chart again: the bundle is gone, and back within seconds.
+    // The chart is applied again: the bundle is removed, and restored within seconds.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
     it.api.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();

@@ -76,7 +76,7 @@ fn start_operator(it: &InjectorFixture, metrics_port: u16) -> Result<Process> {
 
 const APPS: &str = "apps";
 
-/// Pods that nobody may delete: without controller, with a sidecar of their own, and where the
+/// Pods that must not be deleted: without controller, with a sidecar of their own, and where the
 /// webhook is not called.
 fn spared(api: &ApiCluster) -> Result<Vec<Value>> {
     let mut all = pods(api, APPS, "bare")?;
@@ -86,7 +86,7 @@ fn spared(api: &ApiCluster) -> Result<Vec<Value>> {
 }
 
 /// Makes pods that ask for a sidecar; returns those that the injector should have seen, and those
-/// that nobody may delete.
+/// that must not be deleted.
 fn make_pods(api: &ApiCluster) -> Result<(Vec<String>, Vec<String>)> {
     api.kubectl(&["create", "namespace", APPS])?;
     until(Deadline::seconds(START), "the namespace's service account", || {

@@ -1,5 +1,5 @@
 //! The injector comes late, goes away, hangs, is replaced. Whatever happens, no annotated pod is
-//! without its sidecar afterwards, and nobody had to do anything: the guard keeps such pods out, and
+//! without its sidecar afterwards, without any intervention: the guard keeps such pods out, and
 //! their controllers try again.
 //!
 //! Pods that were there before Dapr was installed are another matter: admission never sees them

@@ -15,7 +15,7 @@ use testkit::Choice;
 use crate::generator;
 use crate::sides::SETTINGS;
 
-/// Another seed makes other pods, whose answers have to be recorded anew.
+/// Another seed makes other pods, whose answers have to be recorded again.
 const SEED: u64 = 0x7472_696c_6279;
 
 /// A request and the one that Dapr's injector is asked instead, because of listed differences.

@@ -3,7 +3,7 @@
 //!
 //! The requests are the recorded cases of `fixtures/injector` and generated pods. What Dapr's
 //! injector answered is kept beside them, so that the comparison needs neither of the two as a
-//! process; the other test asks both. `TRILBY_RECORD=1` writes its answers down anew.
+//! process; the other test asks both. `TRILBY_RECORD=1` records its answers again.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod compare;

@@ -92,7 +92,7 @@ fn actors_are_back_when_placement_is_back() {
     assert_eq!(placement.wait_for_hosts(1), [a.host()]);
 }
 
-/// One sidecar is frozen, as on a node that swaps: nobody else may notice more than a round.
+/// One sidecar is frozen, as on a node that swaps: the others may lose at most one round.
 #[test]
 fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
     let placement = Placement::start(&["--keepalive-time=1s", "--keepalive-timeout=1s"]);
@@ -200,7 +200,7 @@ fn ports_answer_as_tools_expect() {
             assert!(text.lines().any(|l| l == line), "{line} at {path}:\n{text}");
         }
     }
-    // Probes of the election port find somebody there.
+    // Probes of the election port get a connection.
     std::net::TcpStream::connect(("127.0.0.1", open.peers)).unwrap();
 }
 

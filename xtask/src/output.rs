@@ -7,7 +7,7 @@ use anyhow::Result;
 /// Prints a line on standard output.
 ///
 /// # Errors
-/// When nobody reads it.
+/// The reader of the output is gone.
 pub(crate) fn print(line: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }

@@ -15,7 +15,7 @@ pub const TRUST_DOMAIN: &str = "cluster.local";
 const DAY: Duration = Duration::from_hours(24);
 const SKEW: Duration = Duration::from_mins(15);
 
-/// A root and an issuer that nobody else trusts.
+/// A root and an issuer for one test.
 #[derive(Debug)]
 pub struct Ca {
     bundle: Bundle,

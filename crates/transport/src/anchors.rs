@@ -12,29 +12,29 @@ use runtime::{Scope, chain};
 
 use crate::file_watch::{FileWatch, FileWatchError};
 
-/// How often a missing file is looked for.
+/// Interval at which a missing file is polled.
 const MISSING_POLL: Duration = Duration::from_millis(250);
-/// How often waiting for a missing file is logged, in polls.
+/// Polls of a missing file between two log lines.
 const MISSING_WARN_EVERY: u32 = 40;
-/// How often the file is re-read even without an event: some volumes swallow events.
+/// Interval at which the file is read without an event: some volumes do not send any.
 const SLOW_POLL: Duration = Duration::from_secs(30);
 
-/// Reads the bundle by another way while the file does not exist yet: on a fresh install the
-/// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` means not there yet.
+/// Reads the bundle from elsewhere while the file does not exist: on a fresh install the
+/// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` if it does not exist yet.
 pub type Fallback =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
 
 /// Where the trust anchors come from.
 #[derive(Clone)]
 pub enum AnchorSource {
-    /// A PEM file whose directory is watched (Kubernetes swaps a symlink in it).
+    /// A PEM file. Its directory is watched, because Kubernetes replaces a symbolic link in it.
     File {
-        /// The file; waited for when it does not exist yet.
+        /// Path; a missing file is awaited.
         path: PathBuf,
-        /// Asked while the file is missing.
+        /// Read while the file is missing.
         fallback: Option<Fallback>,
     },
-    /// PEM text that never changes.
+    /// PEM text.
     Pem(String),
 }
 

@@ -41,7 +41,7 @@ impl CertifiedSvid {
         Ok(Self { chain, id, certified })
     }
 
-    /// Who the certificate says we are.
+    /// The SPIFFE id of the leaf.
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
@@ -64,12 +64,12 @@ pub struct Svid {
 }
 
 impl Svid {
-    /// An SVID from somewhere else than a remote sentry: sentry's own, or a test's.
+    /// An SVID that is not requested from a remote sentry: sentry's own, or a test's.
     pub fn fixed(svid: CertifiedSvid, anchors: watch::Receiver<Arc<TrustAnchors>>) -> Self {
         Self { current: Arc::new(ArcSwap::from_pointee(svid)), anchors }
     }
 
-    /// Puts a renewed SVID in place: new handshakes use it, open connections stay.
+    /// Replaces the SVID: new handshakes use it, open connections stay.
     pub fn replace(&self, svid: CertifiedSvid) {
         self.current.store(Arc::new(svid));
     }

@@ -33,7 +33,7 @@ pub enum DialError {
     Connect(#[from] tonic::transport::Error),
 }
 
-/// Limit of one connection attempt, TCP and TLS together.
+/// Time limit of one connection attempt, TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// A lazily connected gRPC channel to the peer `expected` at `address` (`host:port`); it reconnects

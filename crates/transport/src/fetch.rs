@@ -1,5 +1,5 @@
 //! Fetching a small document over HTTP(S), with the usual checks of the web's PKI: for key sets of
-//! identity providers, which are no SPIFFE peers. No proxy is asked and no redirect followed.
+//! identity providers, which are no SPIFFE peers. Proxies are not used and redirects not followed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ pub enum RootsError {
     NoCertificate,
 }
 
-/// Whom to trust.
+/// Trusted root certificates.
 #[derive(Debug, Clone)]
 pub enum Roots {
     /// The system's certificate store.

@@ -1,4 +1,4 @@
-//! A certificate of the web's PKI, given as files and followed when they change: for servers whose
+//! A certificate of the web's PKI, read from files and reloaded when they change: for servers whose
 //! clients know no SPIFFE ids.
 
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use rustls::sign::CertifiedKey;
 use crate::file_watch::{FileWatch, FileWatchError};
 use crate::tls::{self, Alpn, TlsError};
 
-/// How often missing files are looked for. Source: Dapr 1.18, sentry's OIDC server.
+/// Interval at which missing files are polled. Source: Dapr 1.18, sentry's OIDC server.
 const MISSING_POLL: Duration = Duration::from_secs(5);
-/// How often the files are read even without an event.
+/// Interval at which the files are read without an event.
 const SLOW_POLL: Duration = Duration::from_mins(1);
 
 /// Why no certificate of files is served.

@@ -1,5 +1,5 @@
-//! Waking when a file changes: the directories are watched, because volumes of Kubernetes swap a
-//! link in them.
+//! Notifies of changed files. The directories are watched, because volumes of Kubernetes replace a
+//! symbolic link in them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl FileWatch {
     }
 }
 
-/// Whether files stay as they were. Who looks at its files must not wake itself by that.
+/// Whether files stay the same. Reading a file must not count as its change.
 fn is_read(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// Longer than a wake-up takes; what is waited for comes at once, or never.
+    /// Longer than a notification takes.
     const LIMIT: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::from_hours(1);
 

@@ -22,15 +22,15 @@ impl Peer {
         Self { id, addr: connection.addr, connection }
     }
 
-    /// Takes no new request on this connection (GOAWAY) and closes it once the open ones are
-    /// answered, or 5 seconds later: for peers that dial again for each request and leave their
-    /// connections open.
+    /// Accepts no new request on this connection (GOAWAY) and closes it once the open ones are
+    /// answered, or 5 seconds later: for peers that open a connection for each request and leave it
+    /// open.
     pub fn retire(&self) {
         self.connection.retire();
     }
 
-    /// Cuts the connection at once, with every request on it: for a peer that does not read, and
-    /// would otherwise keep what is left to send for ever.
+    /// Closes the connection at once, with every request on it: for a peer that does not read, and
+    /// would otherwise keep the pending data in memory.
     pub fn hang_up(&self) {
         self.connection.hang_up();
     }

@@ -1,5 +1,5 @@
-//! The X.509-SVID of this process: asked from sentry, renewed at half of its life, readable at any
-//! time.
+//! The X.509-SVID of this process: requested from sentry, renewed at half of its life, readable at
+//! any time.
 
 mod sentry;
 
@@ -17,17 +17,17 @@ use sentry::SentryClient;
 
 /// The renewal loop looks at the clock at least this often, so that a jump of it is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
-/// Wait after a refused or failed renewal.
+/// Pause after a rejected or failed renewal.
 const RETRY: Duration = Duration::from_secs(10);
-/// Wait after a refused or failed first request, which nobody can work without.
+/// Pause after a rejected or failed first request: the service cannot start without it.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// New trust anchors make every service renew; they spread over this time.
+/// New trust anchors make every service renew; the renewals are spread over this time.
 const NEW_ANCHORS_SPREAD: Duration = Duration::from_secs(2);
 /// Renewals are spread by this share of the half life, so that services that started together do
-/// not renew together for ever.
+/// not renew together.
 const SPREAD: f64 = 0.1;
 
-/// How the process runs, which decides how it proves who it is.
+/// How the process runs, which determines how it authenticates to sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// In a pod: the projected service account token.
@@ -36,7 +36,7 @@ pub enum Mode {
     Standalone,
 }
 
-/// Who this process is and whom it asks.
+/// The identity of this process, and where sentry is.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// For example `dapr-operator`.
@@ -71,14 +71,14 @@ pub enum StartError {
     Tls(#[from] TlsError),
 }
 
-/// Waits for the trust anchors, asks sentry for the first SVID and keeps it fresh for as long as
+/// Waits for the trust anchors, requests the first SVID from sentry and renews it for as long as
 /// the scope lives. Health target: `security-provider`, ready while the SVID is valid.
 ///
-/// Waits as long as it takes: sentry may start after us. Dropping the future is safe.
+/// Has no time limit: sentry may start later. Dropping the future is safe.
 ///
 /// # Errors
-/// [`StartError`]: the options contradict each other or given anchors are invalid. A sentry that is away or
-/// refuses is logged and asked again.
+/// [`StartError`]: the options contradict each other or given anchors are invalid. A sentry that does not answer or
+/// rejects the request is logged and retried.
 pub async fn start(options: Options, scope: &Scope) -> Result<Svid, StartError> {
     let ready = scope.ready("security-provider");
     let anchors = anchors::watch_anchors(options.anchors.clone(), scope).await?;

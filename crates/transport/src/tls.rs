@@ -32,18 +32,18 @@ pub enum TlsError {
     ClientCa(#[from] VerifierBuilderError),
 }
 
-/// Whether a server asks its clients for a certificate.
+/// Whether a server requests a certificate from its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientAuth {
     /// No client certificate: sentry (callers have no identity yet) and webhooks.
     None,
-    /// A valid SVID of any trust domain is required; what it may do is decided per request.
+    /// A valid SVID of any trust domain is required; authorization is per request.
     Spiffe,
     /// A valid SVID of exactly this id is required; the handshake fails for all others.
     Only(SpiffeId),
 }
 
-/// What a server speaks.
+/// Application protocols of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alpn {
     /// gRPC: HTTP/2 only. Peers refuse a server that selects no protocol.
@@ -104,7 +104,7 @@ pub fn server_for_clients_of(svid: &Svid, ca_pem: &[u8]) -> Result<Arc<ServerCon
     Ok(fresh_sessions(config, Alpn::Https))
 }
 
-/// A server configuration without client certificates, for whatever certificate `resolver` has.
+/// A server configuration without client certificates, with the certificate of `resolver`.
 pub(crate) fn server_with(
     resolver: Arc<dyn rustls::server::ResolvesServerCert>,
     alpn: Alpn,
@@ -165,7 +165,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
 }
 
-/// Hands out the current SVID.
+/// Resolves the current SVID.
 #[derive(Debug)]
 struct Resolver(Svid);
 
@@ -227,7 +227,7 @@ impl SpiffeVerifier {
     }
 }
 
-/// The certificate is valid but belongs to somebody else.
+/// The certificate is valid and has another SPIFFE id.
 #[derive(Debug, thiserror::Error)]
 #[error("peer is {got}, expected {expected}")]
 struct UnexpectedId {

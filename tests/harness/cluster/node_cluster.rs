@@ -208,7 +208,7 @@ impl NodeCluster {
         Roster::new(&self.state)
     }
 
-    /// One command at a time. Whoever takes the test cluster down removes the file while it holds the lock;
+    /// One command at a time. The process that takes the test cluster down removes the file while it holds the lock;
     /// who waited meanwhile has the lock of no file, and takes that of a new one.
     fn lock(&self) -> Result<File> {
         let path = self.lock_file();
@@ -284,7 +284,7 @@ impl NodeCluster {
         )
     }
 
-    /// Writes down at once what was started, for whoever has to clean up.
+    /// Records at once what was started, for the process that cleans up.
     fn started(&self, process: Process) -> Result<Process> {
         self.roster().add(&process).with_context(|| {
             format!("log of {}:\n{}", process.name(), crate::process::tail(&process.log()))
@@ -310,7 +310,7 @@ impl NodeCluster {
         self.cgroups.remove()?;
         self.remove_log_links();
         if UnixStream::connect(KUBELET_SOCKET).is_err() {
-            let _ = fs::remove_file(KUBELET_SOCKET); // nobody's any more
+            let _ = fs::remove_file(KUBELET_SOCKET); // of a stopped kubelet
         }
         for folder in [&self.run, &self.state] {
             until(Deadline::seconds(START_SECONDS), "the cluster's folders to go", || {

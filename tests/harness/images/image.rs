@@ -17,7 +17,7 @@ use tar::{Builder, EntryType, Header};
 
 use crate::{Architecture, environment, process};
 
-/// The user of every image: numeric, because `runAsNonRoot` refuses a name, and nobody's.
+/// The user of every image: numeric, because `runAsNonRoot` rejects a name; no account has it.
 pub const USER: &str = "65532";
 /// Where programs look for certificate authorities.
 const CA_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";

@@ -32,7 +32,7 @@ pub fn service(service: Service, name: &str, profile: &str) -> Result<Image> {
 }
 
 /// The image of one of our services: the static program, certificate authorities, its bill of
-/// materials, nobody's user.
+/// materials, a user without an account.
 ///
 /// # Errors
 /// When the service does not compile, or what it takes to build for another processor is missing.

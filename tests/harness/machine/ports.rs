@@ -17,7 +17,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Three that nobody uses now.
+    /// Three free ports.
     ///
     /// # Errors
     /// When the machine has none left.
@@ -25,7 +25,7 @@ impl Ports {
         Self::with_main(environment::free_port()?)
     }
 
-    /// A given main port, and two that nobody uses now.
+    /// A given main port and two free ports.
     ///
     /// # Errors
     /// When the machine has none left.
@@ -37,7 +37,7 @@ impl Ports {
 
 impl Spawn {
     /// The flags and variables of a control plane service outside of a cluster: it listens at these
-    /// ports, whoever runs it, and does not take the cluster around this machine for its own.
+    /// ports, whatever its user, and does not take the cluster around this machine for its own.
     #[must_use]
     pub fn service_at(self, ports: Ports) -> Self {
         let Ports { main, healthz, metrics } = ports;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::http::{self, Response};
 
-/// Whoever asks one webhook.
+/// A client of one webhook.
 #[derive(Clone, Debug)]
 pub struct AdmissionClient {
     address: SocketAddr,
@@ -63,7 +63,7 @@ impl AdmissionClient {
     /// The webhook's own certificate (DER), after its chain and name were verified.
     ///
     /// # Errors
-    /// When they are wrong, or nobody listens.
+    /// When they are invalid, or the port is closed.
     pub fn certificate(&self) -> Result<Vec<u8>> {
         let name = ServerName::try_from(self.name.clone())?;
         let mut tls = ClientConnection::new(self.tls.clone(), name)?;

@@ -19,7 +19,7 @@ use crate::tls;
 
 /// Deadline of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// Attempts of one request; only transient answers are tried again.
+/// Attempts of one request; only transient errors are retried.
 const ATTEMPTS: u32 = 5;
 /// Wait between attempts.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -142,13 +142,13 @@ impl SentryClient {
     }
 }
 
-/// What proves who we are. Its text never reaches a log.
+/// The token that authenticates this process. Its text never reaches a log.
 struct Token {
     text: String,
     validator: TokenValidator,
 }
 
-/// The token, read anew for each request because projected tokens rotate.
+/// Reads the token; for each request, because projected tokens rotate.
 fn read_token(mode: Mode) -> Result<Token, RequestError> {
     if let Some(path) = environment::var("DAPR_SENTRY_TOKEN_FILE") {
         if path.is_empty() {
