@@ -4,6 +4,7 @@
 pub mod accounts;
 pub(crate) mod actor_app;
 pub mod admission;
+mod app_server;
 pub(crate) mod dapr_cli;
 pub(crate) mod daprd;
 pub(crate) mod redis;

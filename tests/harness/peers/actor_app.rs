@@ -1,15 +1,15 @@
-//! An app that hosts actors, for a sidecar: a few lines of HTTP on a thread.
+//! An app that hosts actors, for a sidecar.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use anyhow::Result;
+
+use super::app_server::{self, Answer};
 
 /// How long a method runs that is watched: long enough to be met by another that should not run.
 const WORK: Duration = Duration::from_millis(5);
@@ -81,21 +81,13 @@ impl ActorApp {
         types: &[&str],
         executions: Option<Arc<Executions>>,
     ) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
         let active = Arc::new(Mutex::new(BTreeSet::new()));
         let config = serde_json::json!({
             "entities": types, "drainOngoingCallTimeout": "1s", "drainRebalancedActors": true,
         });
         let (name, config) = (name.to_owned(), config.to_string());
-        let app = Arc::new(App { name, config, active: active.clone(), executions });
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let app = app.clone();
-                // The sidecar has gone: nothing is left to answer.
-                thread::spawn(move || drop(app.serve(connection)));
-            }
-        });
+        let app = App { name, config, active: active.clone(), executions };
+        let port = app_server::serve(move |method, path| Some(app.answer(method, path)))?;
         Ok(Self { port, active })
     }
 
@@ -118,21 +110,7 @@ struct App {
 }
 
 impl App {
-    fn serve(&self, connection: TcpStream) -> std::io::Result<()> {
-        let mut answers = connection.try_clone()?;
-        let mut requests = BufReader::new(connection);
-        while let Some((method, path)) = read_request(&mut requests)? {
-            let (status, body) = self.answer(&method, &path);
-            write!(
-                answers,
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
-        }
-        Ok(())
-    }
-
-    fn answer(&self, method: &str, path: &str) -> (&'static str, String) {
+    fn answer(&self, method: &str, path: &str) -> Answer {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         match (method, parts.as_slice()) {
             ("GET", ["dapr", "config"]) => ("200 OK", self.config.clone()),
@@ -155,27 +133,4 @@ impl App {
     fn change(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) {
         change(&mut self.active.lock().unwrap_or_else(PoisonError::into_inner));
     }
-}
-
-/// Method and path of the next request, its body skipped; `None` at the end of the connection.
-pub(crate) fn read_request(
-    from: &mut impl std::io::BufRead,
-) -> std::io::Result<Option<(String, String)>> {
-    let mut line = String::new();
-    if from.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace().map(ToOwned::to_owned);
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut length = 0;
-    loop {
-        let mut header = String::new();
-        from.read_line(&mut header)?;
-        let Some((name, value)) = header.trim_end().split_once(':') else { break };
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-    }
-    std::io::copy(&mut from.take(length), &mut std::io::sink())?;
-    Ok(Some((method, path)))
 }

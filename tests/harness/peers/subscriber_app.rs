@@ -1,15 +1,10 @@
 //! An app that takes messages from its sidecar.
 
-use std::{
-    io::{BufReader, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 
-use super::actor_app::read_request;
+use super::app_server;
 
 /// An app that accepts every message on a path below `/events/` and subscribes to nothing by
 /// itself. It ends with the test process.
@@ -25,17 +20,15 @@ impl SubscriberApp {
     /// # Errors
     /// No port is free.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
         let received = Arc::new(Mutex::new(Vec::new()));
         let inbox = received.clone();
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let inbox = inbox.clone();
-                // The sidecar has gone: nothing is left to answer.
-                thread::spawn(move || drop(serve(connection, &inbox)));
+        let port = app_server::serve(move |method, path| {
+            let taken = method == "POST" && path.starts_with("/events/");
+            if taken {
+                inbox.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
             }
-        });
+            Some((if taken { "200 OK" } else { "404 Not Found" }, String::new()))
+        })?;
         Ok(Self { port, received })
     }
 
@@ -48,18 +41,4 @@ impl SubscriberApp {
     pub fn received(&self) -> Vec<String> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-fn serve(connection: TcpStream, inbox: &Mutex<Vec<String>>) -> std::io::Result<()> {
-    let mut answers = connection.try_clone()?;
-    let mut requests = BufReader::new(connection);
-    while let Some((method, path)) = read_request(&mut requests)? {
-        let taken = method == "POST" && path.starts_with("/events/");
-        if taken {
-            inbox.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-        }
-        let status = if taken { "200 OK" } else { "404 Not Found" };
-        write!(answers, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")?;
-    }
-    Ok(())
 }

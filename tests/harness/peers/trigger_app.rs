@@ -1,19 +1,16 @@
 //! An app that takes jobs and actor reminders from its sidecar.
 
 use std::{
-    io::{BufReader, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::SystemTime,
 };
 
 use anyhow::Result;
 
-use super::actor_app::read_request;
+use super::app_server::{self, Answer};
 
 /// One call of the sidecar.
 #[derive(Clone, Debug)]
@@ -47,18 +44,10 @@ impl TriggerApp {
     /// # Errors
     /// No port is free.
     pub fn start(types: &[&str]) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = listener.local_addr()?.port();
         let config = serde_json::json!({ "entities": types }).to_string();
         let shared = Arc::new(Shared { config, ..Shared::default() });
         let app = shared.clone();
-        thread::spawn(move || {
-            for connection in listener.incoming().flatten() {
-                let app = app.clone();
-                // The sidecar has gone: nothing is left to answer.
-                thread::spawn(move || drop(app.serve(connection)));
-            }
-        });
+        let port = app_server::serve(move |method, path| app.answer(method, path))?;
         Ok(Self { port, shared })
     }
 
@@ -84,32 +73,23 @@ impl TriggerApp {
 }
 
 impl Shared {
-    fn serve(&self, connection: TcpStream) -> std::io::Result<()> {
-        let mut answers = connection.try_clone()?;
-        let mut requests = BufReader::new(connection);
-        while let Some((method, path)) = read_request(&mut requests)? {
-            let trigger = path.starts_with("/job/") || path.contains("/method/remind/");
-            let (status, body) = match method.as_str() {
-                "GET" if path == "/dapr/config" => ("200 OK", self.config.as_str()),
-                "GET" if path == "/healthz" => ("200 OK", ""),
-                "DELETE" => ("200 OK", ""),
-                _ if trigger => {
-                    self.note(path);
-                    if self.holds.load(Ordering::Relaxed) {
-                        continue;
-                    }
-                    let fails = self.fails.load(Ordering::Relaxed);
-                    (if fails { "500 Internal Server Error" } else { "200 OK" }, "")
+    fn answer(&self, method: &str, path: &str) -> Option<Answer> {
+        let trigger = path.starts_with("/job/") || path.contains("/method/remind/");
+        let (status, body) = match method {
+            "GET" if path == "/dapr/config" => ("200 OK", self.config.clone()),
+            "GET" if path == "/healthz" => ("200 OK", String::new()),
+            "DELETE" => ("200 OK", String::new()),
+            _ if trigger => {
+                self.note(path.to_owned());
+                if self.holds.load(Ordering::Relaxed) {
+                    return None;
                 }
-                _ => ("404 Not Found", ""),
-            };
-            write!(
-                answers,
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )?;
-        }
-        Ok(())
+                let fails = self.fails.load(Ordering::Relaxed);
+                (if fails { "500 Internal Server Error" } else { "200 OK" }, String::new())
+            }
+            _ => ("404 Not Found", String::new()),
+        };
+        Some((status, body))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test compares it with the time it asked for")]
