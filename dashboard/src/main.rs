@@ -10,6 +10,6 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.dashboard", &flags.process.clone(), async move |scope| {
-        dashboard::run(flags.into_config()?, scope).await
+        Ok(dashboard::run(flags.into_config()?, scope).await?)
     })
 }
