@@ -45,13 +45,13 @@ fn has_our_address(fixture: &Fixture, namespace: &str, pod: &str) {
     let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     let args = ["-n", namespace, "patch", "pod", pod, "--subresource=status", "-p"];
     let status = status.to_string();
-    fixture.bed.kubectl(&[&args[..], &[status.as_str()]].concat()).unwrap();
+    fixture.api.kubectl(&[&args[..], &[status.as_str()]].concat()).unwrap();
 }
 
 #[test]
 fn gated_rules_reach_no_sidecar_that_ignores_gates() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("gated").unwrap();
+    let namespace = fixture.api.namespace("gated").unwrap();
     let objects = [
         pod("old", "1.18.5"),
         pod("new", "1.19.0"),
