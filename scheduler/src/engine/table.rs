@@ -1,8 +1,10 @@
 //! All jobs, by key and by id.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use super::job::JobId;
@@ -56,10 +58,12 @@ pub(super) struct Plan {
     pub(super) unsaved: bool,
 }
 
-/// The jobs in slots that are reused.
+/// The jobs in slots that are reused. The index holds slot numbers and compares keys in the slots:
+/// of a million far jobs it takes 10 MB instead of 52 MB.
 #[derive(Debug, Default)]
 pub(super) struct JobTable {
-    by_key: HashMap<Arc<str>, u32>,
+    by_key: HashTable<u32>,
+    hasher: RandomState,
     slots: Vec<Slot>,
     free: Vec<u32>,
 }
@@ -77,26 +81,28 @@ impl JobTable {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 jobs")
         });
-        self.by_key.insert(Arc::clone(&entry.key), index);
+        let hash = self.hasher.hash_one(entry.key.as_ref());
         let slot = self.slots.get_mut(index as usize).expect("a slot that was just made or freed");
         slot.generation = slot.generation.wrapping_add(1);
+        let id = JobId { index, generation: slot.generation };
         slot.entry = Some(entry);
-        JobId { index, generation: slot.generation }
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_key.insert_unique(hash, index, |index| hasher.hash_one(key_of(slots, *index)));
+        id
     }
 
     pub(super) fn remove(&mut self, id: JobId) -> Option<Entry> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        if slot.generation != id.generation {
-            return None;
+        let hash = self.hasher.hash_one(self.get(id)?.key.as_ref());
+        if let Ok(indexed) = self.by_key.find_entry(hash, |index| *index == id.index) {
+            indexed.remove();
         }
-        let entry = slot.entry.take()?;
-        self.by_key.remove(&entry.key);
         self.free.push(id.index);
-        Some(entry)
+        self.slots.get_mut(id.index as usize)?.entry.take()
     }
 
     pub(super) fn find(&self, key: &str) -> Option<JobId> {
-        let index = *self.by_key.get(key)?;
+        let hash = self.hasher.hash_one(key);
+        let index = *self.by_key.find(hash, |index| key_of(&self.slots, *index) == key)?;
         Some(JobId { index, generation: self.slots.get(index as usize)?.generation })
     }
 
@@ -121,4 +127,9 @@ impl JobTable {
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
+}
+
+/// The key in a slot of the index.
+fn key_of(slots: &[Slot], index: u32) -> &str {
+    slots.get(index as usize).and_then(|slot| slot.entry.as_ref()).map_or("", |entry| &entry.key)
 }
