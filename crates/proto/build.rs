@@ -13,6 +13,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The operator sends one buffer to many sidecars.
     tonic_prost_build::configure()
         .bytes(".dapr.proto.operator.v1")
+        // Stored values are shared with the store.
+        .bytes(".etcdserverpb")
+        .bytes(".mvccpb")
         .codec_path("crate::codec::SmallBuffers")
         // Stored and sent on as it came, whatever a later version adds to it.
         .extern_path(".dapr.proto.scheduler.v1.JobMetadata", "crate::job_metadata::JobMetadata")

@@ -46,6 +46,21 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Upper bound of jobs that are dispatched at once.
     pub workers: u32,
+    /// The etcd API.
+    pub client: ClientPort,
+}
+
+/// Where and how the etcd API is served.
+#[derive(Debug, Clone)]
+pub struct ClientPort {
+    /// Bind address; `localhost` is both loopback addresses.
+    pub listen_address: String,
+    /// Port; 0 for a free one.
+    pub port: u16,
+    /// Operations in one transaction.
+    pub max_txn_ops: u32,
+    /// The own entry of `--etcd-initial-cluster`, which clients see as the address of this member.
+    pub peer_url: String,
 }
 
 impl Flags {
@@ -70,7 +85,7 @@ impl Flags {
              --placement-enabled"
         );
         ensure!(self.workers > 0, "workers must be larger than 0");
-        self.check_cluster()?;
+        let peer_url = self.peer_url()?;
         let quota = quantity::parse(&self.etcd_space_quota).with_context(|| {
             format!("failed to parse etcd space quota: {}", self.etcd_space_quota)
         })?;
@@ -85,6 +100,12 @@ impl Flags {
                 quota => u64::try_from(quota).ok(),
             },
             kubeconfig: self.kubeconfig,
+            client: ClientPort {
+                listen_address: self.etcd_client_listen_address,
+                port: self.etcd_client_port,
+                max_txn_ops: self.etcd_max_txn_ops,
+                peer_url,
+            },
             id: self.id,
             listen_address: self.listen_address,
             port: self.port,
@@ -132,7 +153,8 @@ impl Flags {
         Ok(())
     }
 
-    fn check_cluster(&self) -> anyhow::Result<()> {
+    /// The own entry of the list of members, which must be the only one.
+    fn peer_url(&self) -> anyhow::Result<String> {
         let mut members = BTreeMap::new();
         for entry in &self.etcd_initial_cluster {
             let member = entry.split_once('=').filter(|(id, url)| !id.is_empty() && is_url(url));
@@ -141,17 +163,15 @@ impl Flags {
             })?;
             members.insert(id, url);
         }
-        ensure!(
-            members.contains_key(self.id.as_str()),
-            "scheduler ID: {} is not found in initial cluster",
-            self.id
-        );
+        let own = members.get(self.id.as_str()).with_context(|| {
+            format!("scheduler ID: {} is not found in initial cluster", self.id)
+        })?;
         ensure!(
             members.len() == 1,
             "the embedded engine has one member, --etcd-initial-cluster has {}: use one replica",
             members.len()
         );
-        Ok(())
+        Ok((*own).to_owned())
     }
 
     fn with_tls(&self) -> bool {

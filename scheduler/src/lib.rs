@@ -16,6 +16,7 @@ mod api;
 mod config;
 pub(crate) mod engine;
 mod error;
+mod etcd_api;
 mod membership;
 mod metrics;
 mod namespaces;
@@ -25,5 +26,5 @@ mod store;
 mod stored;
 mod streams;
 
-pub use config::{Config, Flags, Password, StoreEngine};
-pub use service::{run, serve};
+pub use config::{ClientPort, Config, Flags, Password, StoreEngine};
+pub use service::{Bound, run, serve};

@@ -32,7 +32,10 @@ const SIDECAR_ERRORS: &str = "dapr_scheduler_sidecar_errors_total";
 // Names of etcd, which dashboards read.
 const HAS_LEADER: &str = "etcd_server_has_leader";
 const DB_SIZE_IN_USE: &str = "etcd_mvcc_db_total_size_in_use_in_bytes";
+const DB_SIZE: &str = "etcd_mvcc_db_total_size_in_bytes";
+const LEADER_CHANGES: &str = "etcd_server_leader_changes_seen_total";
 const COMMIT_SECONDS: &str = "etcd_disk_backend_commit_duration_seconds";
+const SYNC_SECONDS: &str = "etcd_disk_wal_fsync_duration_seconds";
 // Ours.
 const CORRUPT: &str = "dapr_scheduler_corrupt_records";
 const JOBS: &str = "dapr_scheduler_jobs";
@@ -69,8 +72,11 @@ pub(crate) struct Metrics {
     jobs: [IntGauge; 5],
     sidecar_errors: IntCounterVec,
     has_leader: IntGauge,
+    leader_changes: IntCounter,
+    db_size: IntGauge,
     db_size_in_use: IntGauge,
     commit_seconds: Histogram,
+    sync_seconds: Histogram,
     corrupt: IntGauge,
     batch_size: Histogram,
 }
@@ -121,6 +127,14 @@ impl Metrics {
             sidecar_errors: counters(r, SIDECAR_ERRORS, "Failures of sidecars", &["reason"])?,
             has_leader: gauge(r, HAS_LEADER, "1 while the job store serves")?,
             db_size_in_use: gauge(r, DB_SIZE_IN_USE, "Bytes of all stored keys and values")?,
+            leader_changes: counter(r, LEADER_CHANGES, "Times that the job store began to serve")?,
+            db_size: gauge(r, DB_SIZE, "Bytes of the files of the job store")?,
+            sync_seconds: histogram(
+                r,
+                SYNC_SECONDS,
+                "Seconds until a batch is written and synced",
+                &COMMIT_BUCKETS,
+            )?,
             commit_seconds: histogram(
                 r,
                 COMMIT_SECONDS,
@@ -174,6 +188,9 @@ impl Metrics {
 
     /// The store serves, or not.
     pub(crate) fn store_serves(&self, serves: bool) {
+        if serves && self.has_leader.get() == 0 {
+            self.leader_changes.inc();
+        }
         self.has_leader.set(i64::from(serves));
     }
 
@@ -224,6 +241,14 @@ impl Observer for Metrics {
         self.batch_size.observe(transactions as f64);
         self.commit_seconds.observe(took.as_secs_f64());
         self.db_size_in_use.set(i64::try_from(live_bytes).unwrap_or(i64::MAX));
+    }
+
+    fn synced(&self, took: Duration) {
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+
+    fn on_disk(&self, bytes: u64) {
+        self.db_size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 

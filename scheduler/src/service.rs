@@ -1,4 +1,7 @@
-//! Wiring: opens the store, starts the dispatcher, serves the port.
+//! Wiring: opens the store, starts the dispatcher, serves the ports.
+
+mod client_port;
+mod open;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use kubernetes::Precedence;
 use runtime::{BoxError, ReadyGuard, Scope, environment};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tonic::Status;
 use transport::anchors::AnchorSource;
 use transport::tls::{Alpn, ClientAuth};
@@ -18,14 +21,14 @@ use transport::{Keepalive, Limits, Server, Svid, svid};
 
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::membership::leadership::Leadership;
 use crate::membership::{self, address};
 use crate::metrics::Metrics;
 use crate::namespaces;
-use crate::store::disk::Disk;
-use crate::store::format::{Directory, DirectoryError};
-use crate::store::reserve::Reserve;
-use crate::store::{Embedded, Feed, Options, State, Store};
+use crate::store::State;
 use crate::streams::dispatcher::Dispatcher;
+
+use self::open::Opened;
 
 /// Open streams get their end at once; those that do not read it are cut after this time, so that
 /// the process is gone within 5 seconds of a signal.
@@ -42,9 +45,6 @@ const STREAMS: u32 = 4_096;
 /// From the headers of a call to the end of its answer. Sidecars wait 30 seconds; a list may have
 /// hundreds of megabytes.
 const CALL: Duration = Duration::from_mins(2);
-
-/// How often a directory is tried that another process holds.
-const LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
@@ -94,12 +94,17 @@ fn read_anchors_early(options: &mut svid::Options, client: kube::Client) {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn serve(
-    config: &Config,
-    svid: Option<&Svid>,
-    scope: &Scope,
-) -> anyhow::Result<SocketAddr> {
+pub async fn serve(config: &Config, svid: Option<&Svid>, scope: &Scope) -> anyhow::Result<Bound> {
     start(config, svid, None, Targets::register(scope), scope).await
+}
+
+/// Where a scheduler listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// The scheduler's own API.
+    pub api: SocketAddr,
+    /// The etcd API.
+    pub client: SocketAddr,
 }
 
 /// The health targets. Source of the names: Dapr 1.18.
@@ -120,31 +125,53 @@ async fn start(
     cluster: Option<Cluster>,
     targets: Targets,
     scope: &Scope,
-) -> anyhow::Result<SocketAddr> {
+) -> anyhow::Result<Bound> {
     tracing::info!(target: "dapr.scheduler", "Dapr Scheduler is starting...");
     let metrics = Metrics::register(scope.metrics()).context("register metrics")?;
-    let opened = open(config, scope).await?;
-    // Not earlier: a process that waits for the directory leaves the port to the one that has it.
+    let opened = open::open(config, &metrics, scope).await?;
+    // Not earlier: a process that waits for the directory leaves the ports to the one that has it.
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     let bound = listener.local_addr().context("read the listening address")?;
-    let router = match opened {
-        Opened::Directory(directory) => {
-            let store = start_store(config, directory, &metrics, targets.store, scope)?;
+    let client = client_port::listen(&config.client).await?;
+    let client_address = client.address;
+    let (api, etcd_api) = match opened {
+        Opened::Store(store, feed) => {
+            scope.spawn(
+                "scheduler-etcd-embed",
+                follow(store.state(), targets.store, metrics.clone(), scope),
+            );
             if let Some(Cluster { client, ready }) = cluster {
-                let clean_up =
-                    namespaces::run(client, store.0.clone(), ready, scope.token().clone());
+                let clean_up = namespaces::run(client, store.clone(), ready, scope.token().clone());
                 scope.spawn("scheduler-controller", clean_up);
             }
-            let api =
-                start_api(config, store, bound.port(), svid.is_some(), metrics, scope).await?;
+            let address = own_address(config, bound.port())?;
+            let changed = Arc::new(Notify::new());
+            let uid = runtime::random::bits();
+            let own = Leadership::new(store.clone(), &config.id, &address, uid, changed.clone());
+            own.start(scope).await;
+            let etcd_api = client_port::api(config, store.clone(), client_address, scope)?;
+            let dispatcher =
+                Dispatcher::start(store.clone(), feed, changed, metrics.clone(), scope).await?;
+            announce(config);
+            let api = Api {
+                store,
+                dispatcher,
+                metrics,
+                tls: svid.is_some(),
+                scope: scope.clone(),
+                ending: scope.token().clone(),
+                hosts: Arc::new(watch::Sender::new(vec![address])),
+                streams: Arc::new(AtomicU64::new(1)),
+            };
             targets.server.set_ready();
-            api.router()
+            (api.router(), etcd_api.router())
         }
         Opened::Refused(sentence) => {
             tracing::error!(target: "dapr.scheduler", "{sentence}");
-            refusing(sentence)
+            (refusing(sentence.clone()), refusing(sentence))
         }
     };
+    client.serve(&etcd_api, scope);
     let limits = Limits {
         body_bytes: api::MAX_MESSAGE_BYTES,
         streams: STREAMS,
@@ -154,95 +181,13 @@ async fn start(
         ..Limits::default()
     };
     let mut server =
-        Server::new("scheduler", listener, router).keepalive(KEEPALIVE).limits(limits).drain(DRAIN);
+        Server::new("scheduler", listener, api).keepalive(KEEPALIVE).limits(limits).drain(DRAIN);
     if let Some(svid) = svid {
         server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
     }
     scope.spawn("scheduler-server", server.run(scope.clone()));
     tracing::info!(target: "dapr.scheduler.server", "Dapr Scheduler listening on: {bound}");
-    Ok(bound)
-}
-
-enum Opened {
-    Directory(Directory),
-    /// What is on disk is not this engine's. The process stays up, not ready.
-    Refused(String),
-}
-
-/// Takes the directory of the store, waiting while another process has it.
-async fn open(config: &Config, scope: &Scope) -> anyhow::Result<Opened> {
-    let foreign = config.reference_dir.join("member");
-    if foreign.exists() {
-        return Ok(Opened::Refused(format!(
-            "{} holds jobs of an etcd, which this version does not read. Nothing is written. To \
-             keep them, run the scheduler that wrote them (in Kubernetes: helm rollback, or the \
-             chart value global.scheduler.external=true, see docs/upgrade.md), or export them \
-             there (dapr scheduler export) and import them into a scheduler with an empty \
-             --etcd-data-dir. To give them up, delete {0}",
-            foreign.display()
-        )));
-    }
-    let mut waits = false;
-    loop {
-        match Directory::take(&config.store_dir) {
-            Ok(Some(directory)) => return Ok(Opened::Directory(directory)),
-            Ok(None) => {}
-            Err(error @ (DirectoryError::Foreign(_) | DirectoryError::Newer { .. })) => {
-                return Ok(Opened::Refused(error.to_string()));
-            }
-            Err(error @ DirectoryError::Io(..)) => return Err(error.into()),
-        }
-        if !std::mem::replace(&mut waits, true) {
-            tracing::warn!(target: "dapr.scheduler",
-                "{} is in use by another process; waiting", config.store_dir.display());
-        }
-        let pause = tokio::time::sleep(LOCK_RETRY);
-        scope.token().run_until_cancelled(pause).await.context("stopped while waiting")?;
-    }
-}
-
-type Opening = (Arc<dyn Store>, mpsc::Receiver<Feed>);
-
-/// Opens the store; readiness follows it from now on.
-fn start_store(
-    config: &Config,
-    directory: Directory,
-    metrics: &Metrics,
-    ready: ReadyGuard,
-    scope: &Scope,
-) -> anyhow::Result<Opening> {
-    let space = Arc::new(Reserve::new(directory.path()));
-    // The directory is held as long as the store may be opened again.
-    let open = move || Disk::open(&directory.data());
-    let observer = Box::new(metrics.clone());
-    let options = Options { quota_bytes: config.quota_bytes, observer, space };
-    let (store, feed) = Embedded::start(open, options, scope)
-        .with_context(|| format!("open the job store in {}", config.store_dir.display()))?;
-    scope.spawn("scheduler-etcd-embed", follow(store.state(), ready, metrics.clone(), scope));
-    Ok((Arc::new(store), feed))
-}
-
-/// Arms the stored jobs and makes the API.
-async fn start_api(
-    config: &Config,
-    (store, feed): Opening,
-    port: u16,
-    tls: bool,
-    metrics: Metrics,
-    scope: &Scope,
-) -> anyhow::Result<Api> {
-    let dispatcher = Dispatcher::start(store.clone(), feed, metrics.clone(), scope).await?;
-    announce(config);
-    Ok(Api {
-        store,
-        dispatcher,
-        metrics,
-        tls,
-        scope: scope.clone(),
-        ending: scope.token().clone(),
-        hosts: Arc::new(watch::Sender::new(vec![own_address(config, port)?])),
-        streams: Arc::new(AtomicU64::new(1)),
-    })
+    Ok(Bound { api: bound, client: client_address })
 }
 
 /// What tools look for: one line on the log and one on standard error, whose form is fixed.
@@ -272,9 +217,9 @@ fn follow(
     let token = scope.token().clone();
     async move {
         loop {
-            let serves = *state.borrow_and_update() == State::Serving;
-            metrics.store_serves(serves);
-            if serves {
+            let now = state.borrow_and_update().clone();
+            metrics.store_serves(!matches!(now, State::Reopening(_)));
+            if now == State::Serving {
                 ready.set_ready();
             } else {
                 ready.set_not_ready();

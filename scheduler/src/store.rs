@@ -5,30 +5,34 @@
 //!                                                 │
 //!                                                 └──Vec<Change> of each revision──► engine
 //! ```
-//! Every write passes through [`group`], which evaluates transactions in order against the
-//! backend and what the same group has written before. The backend stores bytes and decides
-//! nothing: [`disk`] is fjall, `memory` injects faults in tests. [`reserve`] keeps room for
-//! deletions on a full disk, [`format`] says whose directory it is.
+//! [`embedded`] evaluates transactions in groups, against the backend and what the same group has
+//! written before. A [`backend`] stores bytes and decides nothing: [`disk`] is fjall, `memory`
+//! injects faults in tests. [`kv`] is the etcd API of such a store, [`history`] has its last
+//! changes. [`reserve`] keeps room for deletions on a full disk, [`format`] says whose directory
+//! it is.
 
+pub(crate) mod backend;
 pub(crate) mod disk;
 mod embedded;
 pub(crate) mod format;
-mod group;
+pub(crate) mod history;
 pub(crate) mod keys;
+pub(crate) mod kv;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod query;
+pub(crate) mod range;
 mod record;
 pub(crate) mod reserve;
-mod writer;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub(crate) use embedded::{Embedded, Options};
+pub(crate) use embedded::shared::{Feed, Observer, State};
+pub(crate) use embedded::{Embedded, MAX_TTL, Options};
 pub(crate) use record::Record;
-pub(crate) use writer::{Feed, Observer, State};
 
 /// Number of a change of the store. An empty store is at 1; each transaction that changes
 /// something adds 1.
@@ -73,6 +77,8 @@ pub(crate) enum Source {
     Api,
     /// The engine, which knows what it wrote.
     Engine,
+    /// A client of the etcd API.
+    ClientPort,
 }
 
 /// A transaction: all conditions are evaluated on the state before it, then one branch is written.
@@ -100,8 +106,10 @@ pub(crate) struct Committed {
 pub(crate) struct Change {
     pub(crate) key: Bytes,
     pub(crate) revision: Revision,
-    /// The new value; `None` when the key was deleted.
-    pub(crate) value: Option<Bytes>,
+    /// `None` when the key was deleted.
+    pub(crate) new: Option<Record>,
+    /// What the key was before; `None` when it was created.
+    pub(crate) old: Option<Record>,
 }
 
 /// Why the store did not answer.
@@ -145,6 +153,12 @@ pub(crate) trait Snapshot: Send + Sync + 'static {
     /// One page, in order of keys, short where records are large. Empty at the end. Blocks on the
     /// disk.
     fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, StoreError>;
+
+    /// What answers a range request; its revision is not looked at. Blocks on the disk.
+    fn select(&self, query: &query::Query) -> Result<query::Selected, StoreError>;
+
+    /// The revision of this moment.
+    fn revision(&self) -> Revision;
 }
 
 #[cfg(test)]

@@ -26,24 +26,27 @@ pub(crate) struct Scheduler {
     pub(crate) port: u16,
     pub(crate) health: u16,
     pub(crate) metrics: u16,
+    /// Of the etcd API.
+    pub(crate) client: u16,
     folder: Scratch,
     program: PathBuf,
 }
 
 impl Scheduler {
     pub(crate) fn start() -> Self {
-        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
+        let ports = [(); 4].map(|()| environment::free_port().unwrap());
+        let [port, health, metrics, client] = ports;
         let folder = Scratch::new("scheduler").unwrap();
         let program = build_binary("scheduler").unwrap();
-        let process = spawn(&program, &folder, [port, health, metrics]);
-        let mut scheduler = Self { process, port, health, metrics, folder, program };
+        let process = spawn(&program, &folder, ports);
+        let mut scheduler = Self { process, port, health, metrics, client, folder, program };
         scheduler.wait_healthy();
         scheduler
     }
 
     /// Starts it again after its end.
     pub(crate) fn restart(&mut self) {
-        let ports = [self.port, self.health, self.metrics];
+        let ports = [self.port, self.health, self.metrics, self.client];
         self.process = spawn(&self.program, &self.folder, ports);
         self.wait_healthy();
     }
@@ -63,11 +66,13 @@ impl Scheduler {
     }
 }
 
-fn spawn(program: &PathBuf, folder: &Scratch, [port, health, metrics]: [u16; 3]) -> Process {
+fn spawn(program: &PathBuf, folder: &Scratch, ports: [u16; 4]) -> Process {
+    let [port, health, metrics, client] = ports;
     Spawn::new("scheduler", program, folder.path())
         .arg(format!("--port={port}"))
         .arg(format!("--healthz-port={health}"))
         .arg(format!("--metrics-port={metrics}"))
+        .arg(format!("--etcd-client-port={client}"))
         .arg(format!("--etcd-data-dir={}", folder.path().join("data").display()))
         .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
         .env_remove("NAMESPACE")

@@ -1,8 +1,9 @@
-//! Wire messages of the control plane, compiled from our own `.proto` files; only [`codec`] and
-//! [`job_metadata`] are written by hand. Names, numbers and types are fixed by the peers (Dapr 1.18).
+//! Wire messages of the control plane, compiled from our own `.proto` files; only [`codec`],
+//! [`job_file`] and [`job_metadata`] are written by hand. Names, numbers and types are fixed by the peers (Dapr 1.18).
 #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic)]
 
 pub mod codec;
+pub mod job_file;
 pub mod job_metadata;
 
 /// `cron.stored`: the records of the scheduler's store.
@@ -18,6 +19,18 @@ pub mod operator {
 /// `dapr.proto.placement.v1`: where actors live.
 pub mod placement {
     tonic::include_proto!("dapr.proto.placement.v1");
+}
+
+/// The etcd v3 API, which the scheduler's client port serves.
+pub mod etcd {
+    /// `mvccpb`: keys with their revisions.
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    /// `etcdserverpb`: calls and their messages.
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
 }
 
 /// Packages that refer to each other, at the paths that the generated code expects.

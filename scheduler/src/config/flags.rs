@@ -76,7 +76,7 @@ pub struct Flags {
     pub etcd_data_dir: String,
     /// Port of the etcd API
     #[arg(long, default_value_t = 2379, value_name = "PORT")]
-    pub etcd_client_port: u64,
+    pub etcd_client_port: u16,
     /// Address that the etcd API listens on
     #[arg(long, default_value = "localhost", value_name = "ADDRESS")]
     pub etcd_client_listen_address: String,

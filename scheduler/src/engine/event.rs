@@ -11,10 +11,7 @@ pub(crate) struct StreamId(pub(crate) u64);
 
 /// What happened. Events about one key arrive in the order of the store's revisions.
 #[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the client port and several members come with the etcd API")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "several members come with the engine etcd"))]
 pub(crate) enum Event {
     /// A job was written, or was read when the service started.
     JobPut {

@@ -1,6 +1,7 @@
 //! fjall as the backend: a log-structured engine whose journal is synced once for each group.
 
-use std::ops::Bound;
+mod witness;
+
 use std::path::Path;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _,
 };
 
-use super::writer::{Backend, BackendError, PAGE_BYTES, Page, View};
+use self::witness::Witness;
+use super::backend::{Backend, BackendError, PAGE_BYTES, Page, View, Writes};
 
 /// Blocks kept in memory. The engine reads a job once, shortly before it is due.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -22,18 +24,22 @@ const FILES: usize = 128;
 
 const RECORDS: &str = "records";
 const META: &str = "meta";
-const TOTALS: &str = "totals";
 
 /// A database directory.
 pub(crate) struct Disk {
     database: Database,
     records: Keyspace,
     meta: Keyspace,
+    witness: Witness,
 }
 
 impl Disk {
     /// Opens or creates the database.
+    ///
+    /// # Errors
+    /// The files cannot be read, or are damaged.
     pub(crate) fn open(path: &Path) -> Result<Self, BackendError> {
+        let witness = Witness::open(path).map_err(|error| failed(&error.into()))?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .worker_threads(1)
@@ -49,7 +55,7 @@ impl Disk {
         };
         let keyspace = |name| database.keyspace(name, options).map_err(|error| failed(&error));
         let (records, meta) = (keyspace(RECORDS)?, keyspace(META)?);
-        Ok(Self { database, records, meta })
+        Ok(Self { database, records, meta, witness })
     }
 }
 
@@ -62,28 +68,47 @@ impl Backend for Disk {
     }
 
     fn view(&self) -> Result<DiskView, BackendError> {
-        Ok(DiskView { snapshot: self.database.snapshot(), records: self.records.clone() })
+        let (records, meta) = (self.records.clone(), self.meta.clone());
+        Ok(DiskView { snapshot: self.database.snapshot(), records, meta })
     }
 
-    fn totals(&self) -> Result<Option<Bytes>, BackendError> {
-        let value = self.meta.get(TOTALS).map_err(|error| failed(&error))?;
-        Ok(value.map(Bytes::from))
+    fn meta(&self) -> Result<Vec<(Bytes, Bytes)>, BackendError> {
+        let mut found = Vec::new();
+        for guard in self.database.snapshot().iter(&self.meta) {
+            let (key, value) = guard.into_inner().map_err(|error| failed(&error))?;
+            found.push((key.into(), value.into()));
+        }
+        Ok(found)
     }
 
-    fn write(
-        &self,
-        writes: Vec<(Bytes, Option<Bytes>)>,
-        totals: Bytes,
-    ) -> Result<(), BackendError> {
+    fn write(&self, writes: Writes) -> Result<(), BackendError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (key, value) in writes {
-            match value {
-                Some(value) => batch.insert(&self.records, key, value),
-                None => batch.remove(&self.records, key),
+        for (keyspace, writes) in [(&self.records, writes.records), (&self.meta, writes.meta)] {
+            for (key, value) in writes {
+                match value {
+                    Some(value) => batch.insert(keyspace, key, value),
+                    None => batch.remove(keyspace, key),
+                }
             }
         }
-        batch.insert(&self.meta, TOTALS, totals);
-        batch.commit().map_err(|error| failed(&error))
+        batch.commit().map_err(|error| failed(&error))?;
+        self.witness.saw(writes.sequence).map_err(|error| failed(&error.into()))
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.witness.last()
+    }
+
+    fn disk_bytes(&self) -> Result<u64, BackendError> {
+        self.database.disk_space().map_err(|error| failed(&error))
+    }
+
+    fn compact(&self) -> Result<(), BackendError> {
+        for keyspace in [&self.records, &self.meta] {
+            keyspace.rotate_memtable_and_wait().map_err(|error| failed(&error))?;
+            keyspace.major_compact().map_err(|error| failed(&error))?;
+        }
+        Ok(())
     }
 }
 
@@ -91,21 +116,15 @@ impl Backend for Disk {
 pub(crate) struct DiskView {
     snapshot: fjall::Snapshot,
     records: Keyspace,
+    meta: Keyspace,
 }
 
 impl View for DiskView {
     fn page(&self, page: &Page<'_>) -> Result<Vec<(Bytes, Bytes)>, BackendError> {
-        let start = match page.after {
-            Some(after) => Bound::Excluded(after.as_ref()),
-            None => Bound::Included(page.prefix.as_ref()),
-        };
-        let range = self.snapshot.range::<&[u8], _>(&self.records, (start, Bound::Unbounded));
+        let range = self.snapshot.range::<&[u8], _>(&self.records, page.bounds());
         let (mut found, mut bytes) = (Vec::new(), 0);
         for guard in range.take(page.limit) {
             let (key, value) = guard.into_inner().map_err(|error| failed(&error))?;
-            if !key.starts_with(page.prefix) {
-                break;
-            }
             bytes += key.len() + value.len();
             found.push((key.into(), value.into()));
             if bytes >= PAGE_BYTES {
@@ -113,6 +132,11 @@ impl View for DiskView {
             }
         }
         Ok(found)
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        let value = self.snapshot.get(&self.meta, key).map_err(|error| failed(&error))?;
+        Ok(value.map(Bytes::from))
     }
 }
 
@@ -122,6 +146,9 @@ fn failed(error: &fjall::Error) -> BackendError {
     };
     match error {
         fjall::Error::Io(io) if no_room(io) => BackendError::NoRoom,
+        fjall::Error::JournalRecovery(_) | fjall::Error::Unrecoverable => {
+            BackendError::Damaged(runtime::chain(error))
+        }
         error => BackendError::Failed(runtime::chain(error)),
     }
 }

@@ -7,6 +7,9 @@ pub(crate) const JOBS: &str = "dapr/jobs/";
 /// Counters, by the composed name of their job.
 pub(crate) const COUNTERS: &str = "dapr/counters/";
 
+/// Members, by id. Each key here counts as one.
+pub(crate) const LEADERSHIP: &str = "dapr/leadership/";
+
 /// The key of a job.
 pub(crate) fn job(name: &[u8]) -> Bytes {
     join(JOBS, name)

@@ -1,12 +1,11 @@
 //! A backend in memory whose next write fails as a test asks.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::writer::{Backend, BackendError, PAGE_BYTES, Page, View};
+use super::backend::{Backend, BackendError, PAGE_BYTES, Page, View, Writes};
 
 /// What happens to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 struct Medium {
     records: BTreeMap<Bytes, Bytes>,
-    totals: Option<Bytes>,
+    meta: BTreeMap<Bytes, Bytes>,
     faults: Vec<Fault>,
 }
 
@@ -45,28 +44,20 @@ impl Backend for Memory {
     }
 
     fn view(&self) -> Result<MemoryView, BackendError> {
-        Ok(MemoryView(self.0.lock().unwrap().records.clone()))
+        let medium = self.0.lock().unwrap();
+        Ok(MemoryView { records: medium.records.clone(), meta: medium.meta.clone() })
     }
 
-    fn totals(&self) -> Result<Option<Bytes>, BackendError> {
-        Ok(self.0.lock().unwrap().totals.clone())
+    fn meta(&self) -> Result<Vec<(Bytes, Bytes)>, BackendError> {
+        Ok(self.0.lock().unwrap().meta.clone().into_iter().collect())
     }
 
-    fn write(
-        &self,
-        writes: Vec<(Bytes, Option<Bytes>)>,
-        totals: Bytes,
-    ) -> Result<(), BackendError> {
+    fn write(&self, batch: Writes) -> Result<(), BackendError> {
         let mut medium = self.0.lock().unwrap();
         let fault = medium.faults.pop();
         if matches!(fault, None | Some(Fault::Unanswered)) {
-            for (key, value) in writes {
-                match value {
-                    Some(value) => medium.records.insert(key, value),
-                    None => medium.records.remove(&key),
-                };
-            }
-            medium.totals = Some(totals);
+            apply(&mut medium.records, batch.records);
+            apply(&mut medium.meta, batch.meta);
         }
         match fault {
             None => Ok(()),
@@ -76,25 +67,48 @@ impl Backend for Memory {
             }
         }
     }
+
+    fn acknowledged(&self) -> u64 {
+        0
+    }
+
+    fn disk_bytes(&self) -> Result<u64, BackendError> {
+        Ok(0)
+    }
+
+    fn compact(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+fn apply(map: &mut BTreeMap<Bytes, Bytes>, writes: Vec<(Bytes, Option<Bytes>)>) {
+    for (key, value) in writes {
+        match value {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
 }
 
 /// A copy.
-pub(crate) struct MemoryView(BTreeMap<Bytes, Bytes>);
+pub(crate) struct MemoryView {
+    records: BTreeMap<Bytes, Bytes>,
+    meta: BTreeMap<Bytes, Bytes>,
+}
 
 impl View for MemoryView {
     fn page(&self, page: &Page<'_>) -> Result<Vec<(Bytes, Bytes)>, BackendError> {
-        let start = match page.after {
-            Some(after) => Bound::Excluded(after.clone()),
-            None => Bound::Included(page.prefix.clone()),
-        };
-        let range = self.0.range((start, Bound::Unbounded));
-        let below = range.take_while(|(key, _)| key.starts_with(page.prefix));
         let mut bytes = 0;
-        let room = below.take(page.limit).take_while(|(key, value)| {
+        let range = self.records.range::<[u8], _>(page.bounds());
+        let room = range.take(page.limit).take_while(|(key, value)| {
             let before = bytes;
             bytes += key.len() + value.len();
             before < PAGE_BYTES
         });
         Ok(room.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Bytes>, BackendError> {
+        Ok(self.meta.get(key.as_bytes()).cloned())
     }
 }

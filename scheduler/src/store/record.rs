@@ -5,7 +5,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use super::Revision;
 
 /// Four numbers of eight bytes.
-const HEADER_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 32;
 
 /// A stored value and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::PoisonError;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::writer::Space;
+use super::embedded::shared::Space;
 
 /// With less free than this the disk counts as full.
 const LEAST_FREE_BYTES: u64 = 1 << 20;
@@ -79,6 +79,10 @@ impl Space for Reserve {
             }
         }
         free < LEAST_FREE_BYTES || !*held && free < self.bytes.saturating_add(LEAST_FREE_BYTES)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.free()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The same cases on both backends, and faults on the one in memory.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,9 +11,12 @@ use bytes::Bytes;
 use rstest::rstest;
 use runtime::Scope;
 use testkit::Choice;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::backend::{Backend, BackendError, PAGE_BYTES};
 use super::disk::Disk;
+use super::embedded::shared::Space;
+use super::kv::KeyValue;
 use super::memory::{Fault, Memory};
 use super::*;
 
@@ -19,19 +24,27 @@ struct Quiet;
 
 impl Observer for Quiet {
     fn committed(&self, _: usize, _: Duration, _: u64) {}
+
+    fn synced(&self, _: Duration) {}
+
+    fn on_disk(&self, _: u64) {}
 }
 
 /// A disk that is full once a write failed for lack of room, until it is emptied.
 #[derive(Default)]
 struct Room(AtomicBool);
 
-impl writer::Space for Room {
+impl Space for Room {
     fn give_up(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
     fn look(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        if self.look() { 0 } else { u64::MAX }
     }
 }
 
@@ -51,7 +64,28 @@ struct Fixture {
     scope: Scope,
 }
 
-type Opened = (Arc<dyn Store>, mpsc::Receiver<Feed>);
+/// An open store with everything that it tells.
+struct Opened {
+    store: Arc<dyn Store>,
+    kv: Arc<dyn KeyValue>,
+    feed: mpsc::Receiver<Feed>,
+    state: watch::Receiver<State>,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
+    }
+}
+
+impl Opened {
+    fn new<B: Backend>(store: Embedded<B>, feed: mpsc::Receiver<Feed>) -> Self {
+        let (state, store) = (store.state(), Arc::new(store));
+        Self { kv: store.clone(), store, feed, state }
+    }
+}
 
 impl Fixture {
     fn new(kind: Kind) -> Self {
@@ -61,20 +95,24 @@ impl Fixture {
     }
 
     fn open(&self) -> Opened {
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> Result<Opened, BackendError> {
         let (quota_bytes, space) = (self.quota_bytes, self.room.clone());
         let options = Options { quota_bytes, observer: Box::new(Quiet), space };
         match self.kind {
             Kind::Memory => {
                 let memory = self.memory.clone();
                 let open = move || Ok(memory.clone());
-                let (store, feed) = Embedded::start(open, options, &self.scope).unwrap();
-                (Arc::new(store), feed)
+                let (store, feed) = Embedded::start(open, options, &self.scope)?;
+                Ok(Opened::new(store, feed))
             }
             Kind::Disk => {
                 let path = self.dir.path().join("db");
                 let open = move || Disk::open(&path);
-                let (store, feed) = Embedded::start(open, options, &self.scope).unwrap();
-                (Arc::new(store), feed)
+                let (store, feed) = Embedded::start(open, options, &self.scope)?;
+                Ok(Opened::new(store, feed))
             }
         }
     }
@@ -121,7 +159,7 @@ async fn value(store: &dyn Store, key: &str) -> Option<(u64, u64, u64, Bytes)> {
 #[tokio::test]
 async fn revisions_count_changes(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
     let fixture = Fixture::new(kind);
-    let (store, _feed) = fixture.open();
+    let store = fixture.open();
     let revision = async |txn| store.commit(txn).await.unwrap().revision;
     assert_eq!(revision(delete(&["dapr/jobs/a"])).await, 1, "nothing changed");
     assert_eq!(revision(put("dapr/jobs/a", "1")).await, 2);
@@ -137,7 +175,7 @@ async fn revisions_count_changes(#[values(Kind::Memory, Kind::Disk)] kind: Kind)
 #[tokio::test]
 async fn conditions_choose_the_branch(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
     let fixture = Fixture::new(kind);
-    let (store, _feed) = fixture.open();
+    let store = fixture.open();
     let absent = || vec![Condition::Absent(bytes("k"))];
     let create = |value| Txn { conditions: absent(), ..put("k", value) };
     assert!(store.commit(create("1")).await.unwrap().succeeded);
@@ -160,13 +198,13 @@ async fn what_was_acknowledged_is_there_after_a_restart(
     #[values(Kind::Memory, Kind::Disk)] kind: Kind,
 ) {
     let mut fixture = Fixture::new(kind);
-    let (store, feed) = fixture.open();
+    let store = fixture.open();
     for number in 0..100 {
         store.commit(put(&format!("dapr/jobs/{number:03}"), "v")).await.unwrap();
     }
     store.commit(delete(&["dapr/jobs/042"])).await.unwrap();
-    fixture.close((store, feed)).await;
-    let (store, _feed) = fixture.open();
+    fixture.close(store).await;
+    let store = fixture.open();
     let keys = keys_of(&*store);
     assert_eq!(keys.len(), 99);
     assert!(keys.is_sorted() && !keys.contains(&"dapr/jobs/042".to_owned()));
@@ -180,9 +218,9 @@ async fn concurrent_writes_keep_their_own_revisions_and_arrive_in_order(
 ) {
     const CALLERS: usize = 64;
     let fixture = Fixture::new(kind);
-    let (store, mut feed) = fixture.open();
+    let mut store = fixture.open();
     let commits = (0..CALLERS).map(|caller| {
-        let store = store.clone();
+        let store = store.store.clone();
         async move {
             let txn = put(&format!("dapr/jobs/{caller}"), "v");
             store.commit(txn).await.unwrap().revision
@@ -192,7 +230,9 @@ async fn concurrent_writes_keep_their_own_revisions_and_arrive_in_order(
     revisions.sort_unstable();
     assert_eq!(revisions, (2..2 + CALLERS as u64).collect::<Vec<_>>());
     for want in revisions {
-        let Some(Feed::Changes { changes, .. }) = feed.recv().await else { panic!("no change") };
+        let Some(Feed::Changes { changes, .. }) = store.feed.recv().await else {
+            panic!("no change")
+        };
         assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [want]);
     }
 }
@@ -203,7 +243,7 @@ async fn jobs_are_deleted_with_their_counters_and_by_exact_prefix(
     #[values(Kind::Memory, Kind::Disk)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let (store, _feed) = fixture.open();
+    let store = fixture.open();
     for name in ["app||n||a||1", "app||n||a||2", "app||n||ab||1", "app||n2||a||1"] {
         store.commit(put(&format!("dapr/jobs/{name}"), name)).await.unwrap();
         store.commit(put(&format!("dapr/counters/{name}"), "c")).await.unwrap();
@@ -227,7 +267,7 @@ async fn jobs_are_deleted_with_their_counters_and_by_exact_prefix(
 #[tokio::test]
 async fn a_page_goes_on_after_the_last_key(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
     let fixture = Fixture::new(kind);
-    let (store, _feed) = fixture.open();
+    let store = fixture.open();
     for name in ["a", "b", "c", "d"] {
         store.commit(put(&format!("dapr/jobs/{name}"), name)).await.unwrap();
     }
@@ -248,8 +288,8 @@ async fn a_page_goes_on_after_the_last_key(#[values(Kind::Memory, Kind::Disk)] k
 #[tokio::test]
 async fn pages_are_bounded_by_bytes(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
     let fixture = Fixture::new(kind);
-    let (store, _feed) = fixture.open();
-    let value = "x".repeat(writer::PAGE_BYTES / 2);
+    let store = fixture.open();
+    let value = "x".repeat(PAGE_BYTES / 2);
     for name in ["a", "b", "c"] {
         store.commit(put(&format!("dapr/jobs/{name}"), &value)).await.unwrap();
     }
@@ -263,22 +303,29 @@ async fn pages_are_bounded_by_bytes(#[values(Kind::Memory, Kind::Disk)] kind: Ki
     assert_eq!(done.deleted, 3, "a deletion reads every page");
 }
 
-/// A put costs 256 bytes besides its own.
+/// A put costs 256 bytes besides its own. A refusal raises the alarm, which only a request clears.
 #[rstest]
 #[tokio::test]
-async fn a_quota_refuses_puts_and_lets_deletes_through(
+async fn a_quota_refuses_puts_until_the_alarm_is_cleared(
     #[values(Kind::Memory, Kind::Disk)] kind: Kind,
 ) {
-    let fixture = Fixture { quota_bytes: Some(2 * (256 + 1 + 9) + 1), ..Fixture::new(kind) };
-    let (store, _feed) = fixture.open();
+    let mut fixture = Fixture { quota_bytes: Some(2 * (256 + 1 + 9) + 1), ..Fixture::new(kind) };
+    let store = fixture.open();
     store.commit(put("a", "123456789")).await.unwrap();
-    let refused = store.commit(put("b", "1234567890")).await;
-    assert_eq!(refused, Err(StoreError::NoSpace), "at the quota");
     store.commit(put("b", "123456789")).await.unwrap();
-    assert_eq!(store.commit(put("c", "")).await, Err(StoreError::NoSpace));
+    assert_eq!(*store.state.borrow(), State::Serving);
+    assert_eq!(store.commit(put("c", "")).await, Err(StoreError::NoSpace), "at the quota");
     assert_eq!(value(&*store, "c").await, None);
+    assert_eq!(*store.state.borrow(), State::NoSpace);
     store.commit(delete(&["a"])).await.unwrap();
+    assert_eq!(store.commit(put("c", "")).await, Err(StoreError::NoSpace), "it has room");
+    fixture.close(store).await;
+    let store = fixture.open();
+    assert_eq!(store.commit(put("c", "")).await, Err(StoreError::NoSpace), "a restart");
+    assert!(store.kv.set_alarm(false).await.unwrap());
+    assert!(!store.kv.set_alarm(false).await.unwrap());
     store.commit(put("c", "")).await.unwrap();
+    assert_eq!(*store.state.borrow(), State::Serving);
     let text = StoreError::NoSpace.to_string();
     assert_eq!(text, "etcdserver: mvcc: database space exceeded");
 }
@@ -292,11 +339,11 @@ async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
     #[case] left: Option<&str>,
 ) {
     let fixture = Fixture::new(Kind::Memory);
-    let (store, mut feed) = fixture.open();
+    let mut store = fixture.open();
     fixture.memory.fail(&[fault]);
     let failed = store.commit(put("k", "1")).await;
     assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
-    assert!(matches!(feed.recv().await, Some(Feed::Reopened)));
+    assert!(matches!(store.feed.recv().await, Some(Feed::Reopened)));
     let found = value(&*store, "k").await.map(|(.., value)| value);
     assert_eq!(found, left.map(bytes));
     let revision = store.commit(put("other", "1")).await.unwrap().revision;
@@ -306,11 +353,11 @@ async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
 #[tokio::test]
 async fn without_room_puts_are_refused_and_deletes_go_on() {
     let fixture = Fixture::new(Kind::Memory);
-    let (store, mut feed) = fixture.open();
+    let mut store = fixture.open();
     store.commit(put("k", "1")).await.unwrap();
     fixture.memory.fail(&[Fault::NoRoom]);
     assert!(store.commit(put("l", "1")).await.is_err());
-    while !matches!(feed.recv().await, Some(Feed::Reopened)) {}
+    while !matches!(store.feed.recv().await, Some(Feed::Reopened)) {}
     assert_eq!(store.commit(put("l", "1")).await, Err(StoreError::NoSpace));
     assert_eq!(store.commit(delete(&["k"])).await.unwrap().deleted, 1);
     fixture.room.0.store(false, Ordering::Relaxed);
@@ -326,7 +373,7 @@ async fn random_transactions_agree_with_a_map() {
     let mut choice = Choice::new(7);
     let mut draw = |below| choice.below(below);
     for life in 0..4 {
-        let (store, feed) = fixture.open();
+        let store = fixture.open();
         for step in 0..200 {
             let key = format!("dapr/jobs/{}", draw(20));
             let value = format!("{life}.{step}");
@@ -356,6 +403,6 @@ async fn random_transactions_agree_with_a_map() {
         }
         let keys = keys_of(&*store);
         assert_eq!(keys, model.keys().cloned().collect::<Vec<_>>(), "life {life}");
-        fixture.close((store, feed)).await;
+        fixture.close(store).await;
     }
 }

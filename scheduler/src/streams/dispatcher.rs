@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use runtime::{Scope, clock};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::mailbox::{Delivery, Mailbox};
 use super::scan::{self, Found};
@@ -19,6 +20,7 @@ use crate::engine::Engine;
 use crate::engine::event::{Effect, Event, Observation, Origin, Registration, StreamId};
 use crate::metrics::Metrics;
 use crate::store::{Change, Feed, Source, Store, keys};
+use crate::stored;
 
 /// Messages of streams that the dispatcher has not taken yet; streams wait beyond it.
 const INBOX: usize = 4_096;
@@ -49,12 +51,14 @@ enum Message {
 
 impl Dispatcher {
     /// Reads all stored jobs and starts the task. The feed must have every change from now on.
+    /// `leadership` is notified when a client of the etcd API changes a key of a member.
     ///
     /// # Errors
     /// The store cannot be read.
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         feed: mpsc::Receiver<Feed>,
+        leadership: Arc<Notify>,
         metrics: Metrics,
         scope: &Scope,
     ) -> anyhow::Result<Self> {
@@ -65,6 +69,7 @@ impl Dispatcher {
             mailboxes: HashMap::new(),
             writes: FuturesUnordered::new(),
             wanted: Vec::new(),
+            leadership,
             sender: sender.downgrade(),
             metrics,
             scope: scope.clone(),
@@ -102,6 +107,7 @@ struct Task {
     mailboxes: HashMap<StreamId, Arc<Mailbox>>,
     writes: FuturesUnordered<BoxFuture<'static, Event>>,
     wanted: Vec<Wanted>,
+    leadership: Arc<Notify>,
     /// For reads; does not keep the dispatcher alive.
     sender: mpsc::WeakSender<Message>,
     metrics: Metrics,
@@ -169,11 +175,7 @@ impl Task {
         match feed {
             // The engine knows its own writes.
             Feed::Changes { source: Source::Engine, .. } => {}
-            Feed::Changes { source: Source::Api, changes } => {
-                for change in &changes {
-                    self.take_change(change);
-                }
-            }
+            Feed::Changes { source, changes } => self.take_changes(source, &changes).await,
             Feed::Reopened => {
                 if let Err(error) = self.scan().await {
                     // It failed again, and will be read when it serves.
@@ -183,23 +185,55 @@ impl Task {
         }
     }
 
-    fn take_change(&mut self, change: &Change) {
-        // A new job has no counter yet: its partition id is new.
-        let Some(name) = keys::job_name(&change.key) else { return };
-        let event = match &change.value {
-            None => match std::str::from_utf8(&name) {
-                Ok(key) => Event::JobDeleted { key: key.into() },
-                Err(_) => return,
-            },
-            Some(value) => match scan::decode(&name, value, &self.metrics) {
-                Some((key, job)) => {
-                    let (revision, counter) = (change.revision, None);
-                    Event::JobPut { key, revision, job, counter, origin: Origin::Api }
-                }
-                None => return,
-            },
+    /// Takes the changes of one revision: its jobs before its counters, which are read again for
+    /// jobs that are known.
+    async fn take_changes(&mut self, source: Source, changes: &[Change]) {
+        for change in changes {
+            if let Some(name) = keys::job_name(&change.key) {
+                self.take_job(source, &name, change).await;
+            }
+        }
+        if source != Source::ClientPort {
+            return;
+        }
+        if changes.iter().any(|change| change.key.starts_with(keys::LEADERSHIP.as_bytes())) {
+            self.leadership.notify_one();
+        }
+        for change in changes.iter().filter(|change| change.new.is_some()) {
+            let name = keys::counter_name(&change.key);
+            let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
+            if let Some(name) = name {
+                self.step(Event::CounterPut { key: name.into() });
+            }
+        }
+    }
+
+    async fn take_job(&mut self, source: Source, name: &Bytes, change: &Change) {
+        let Some(record) = &change.new else {
+            if let Ok(key) = std::str::from_utf8(name) {
+                self.step(Event::JobDeleted { key: key.into() });
+            }
+            return;
         };
-        self.step(event);
+        let Some((key, job)) = scan::decode(name, &record.value, &self.metrics) else {
+            // What was there before is not armed any more.
+            if let Ok(key) = std::str::from_utf8(name) {
+                self.step(Event::JobDeleted { key: key.into() });
+            }
+            return;
+        };
+        // A job of the API has no counter yet: its partition id is new. One of the client port may
+        // have any; a store that cannot be read is scanned when it serves again.
+        let (counter, origin) = match source {
+            Source::ClientPort => {
+                let stored = self.store.get(keys::counter(name)).await.ok().flatten();
+                let counter = stored.and_then(|record| stored::engine_counter(&record.value));
+                (counter, Origin::ClientPort)
+            }
+            Source::Api | Source::Engine => (None, Origin::Api),
+        };
+        let revision = change.revision;
+        self.step(Event::JobPut { key, revision, job, counter, origin });
     }
 
     /// Gives the engine everything that is stored; it forgets what is not.

@@ -33,6 +33,7 @@ pub(crate) const FAILED: i32 = 1;
 /// A scheduler in this process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    pub(crate) client_port: SocketAddr,
     pub(crate) scope: Scope,
 }
 
@@ -43,8 +44,8 @@ impl Server {
 
     pub(crate) async fn start_with(dir: &Path, flags: &[&str], svid: Option<&Svid>) -> Self {
         let scope = Scope::for_test();
-        let address = scheduler::serve(&config(dir, flags), svid, &scope).await.unwrap();
-        Self { address, scope }
+        let bound = scheduler::serve(&config(dir, flags), svid, &scope).await.unwrap();
+        Self { address: bound.api, client_port: bound.client, scope }
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -87,7 +88,8 @@ pub(crate) fn svid(ca: &Ca, own: &TestSvid) -> Svid {
 
 pub(crate) fn config(dir: &Path, flags: &[&str]) -> Config {
     let dir = format!("--etcd-data-dir={}", dir.display());
-    let fixed = ["scheduler", "--listen-address=127.0.0.1", "--port=0", &dir];
+    let fixed =
+        ["scheduler", "--listen-address=127.0.0.1", "--port=0", "--etcd-client-port=0", &dir];
     let args = fixed.iter().chain(flags);
     <Flags as clap::Parser>::try_parse_from(args).unwrap().into_config().unwrap()
 }

@@ -1,0 +1,126 @@
+//! What the writer shares with the handles of the store.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+
+use super::lease::Leases;
+use super::pins::Pins;
+use crate::store::history::{Changes, History};
+use crate::store::{Revision, Source};
+
+/// What the store tells the engine, in order.
+#[derive(Debug)]
+pub(crate) enum Feed {
+    /// All changes of one revision.
+    Changes { source: Source, changes: Changes },
+    /// The backend was opened again after a failed write, which may have written or not: what is
+    /// stored has to be read again.
+    Reopened,
+}
+
+/// Whether the store serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    Serving,
+    /// The quota was reached: puts are refused until somebody clears the alarm.
+    NoSpace,
+    /// Puts are refused until there is room.
+    DiskFull,
+    /// The backend failed and is being opened again.
+    Reopening(String),
+}
+
+/// Gets the figures of each group.
+pub(crate) trait Observer: Send + Sync + 'static {
+    /// A group of this many transactions is durable after this time; the store holds this many
+    /// bytes.
+    fn committed(&self, transactions: usize, took: Duration, live_bytes: u64);
+    /// A batch was written and synced in this time.
+    fn synced(&self, took: Duration);
+    /// The files have this many bytes.
+    fn on_disk(&self, bytes: u64);
+}
+
+/// Room on the file system.
+pub(crate) trait Space: Send + Sync + 'static {
+    /// A write failed for lack of room: makes some.
+    fn give_up(&self);
+    /// Whether there is too little room for new jobs. Blocks on the disk.
+    fn look(&self) -> bool;
+    /// Free bytes, the reserve not counted. Blocks on the disk.
+    fn free_bytes(&self) -> u64;
+}
+
+/// What the writer shares with the handles.
+pub(super) struct Shared<B> {
+    /// `None` while it is being opened again.
+    pub(super) backend: ArcSwapOption<B>,
+    pub(super) disk_full: AtomicBool,
+    pub(super) no_space: AtomicBool,
+    pub(super) state: watch::Sender<State>,
+    pub(super) observer: Box<dyn Observer>,
+    pub(super) space: Arc<dyn Space>,
+    pub(super) leases: Mutex<Leases>,
+    pub(super) pins: Mutex<Pins>,
+    pub(super) history: Arc<History>,
+    /// The newest revision of the history.
+    pub(super) newest: watch::Sender<Revision>,
+}
+
+impl<B> Shared<B> {
+    /// Notes whether the disk is full. A backend that is being opened again stays so.
+    pub(super) fn set_disk_full(&self, full: bool) {
+        if self.disk_full.swap(full, Ordering::Relaxed) != full {
+            let free = if full { "is full: new jobs are refused" } else { "has room again" };
+            tracing::warn!(target: "dapr.scheduler.store", "The file system of the job store {free}");
+        }
+        self.follow();
+    }
+
+    /// Notes whether the alarm is raised.
+    pub(super) fn set_no_space(&self, raised: bool) {
+        if self.no_space.swap(raised, Ordering::Relaxed) != raised {
+            if raised {
+                tracing::error!(target: "dapr.scheduler.store",
+                    "The job store has reached --etcd-space-quota: new jobs are refused. Delete jobs, then clear the alarm: etcdctl alarm disarm");
+            } else {
+                tracing::info!(target: "dapr.scheduler.store", "The alarm of the job store is cleared");
+            }
+        }
+        self.follow();
+    }
+
+    /// What the two say about a backend that is open.
+    pub(super) fn open_state(&self) -> State {
+        if self.disk_full.load(Ordering::Relaxed) {
+            State::DiskFull
+        } else if self.no_space.load(Ordering::Relaxed) {
+            State::NoSpace
+        } else {
+            State::Serving
+        }
+    }
+
+    fn follow(&self) {
+        self.state.send_if_modified(|state| {
+            let now = self.open_state();
+            let changes = !matches!(state, State::Reopening(_)) && *state != now;
+            if changes {
+                *state = now;
+            }
+            changes
+        });
+    }
+
+    pub(super) fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,346 @@
+//! The one thread that writes: group commit, and opening the backend again after a failure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::group::{Group, Room};
+use super::lease::{self, Leases};
+use super::shared::{Feed, Shared, State};
+use super::totals::{self, Totals};
+use crate::store::backend::{Backend, BackendError, Writes};
+use crate::store::history::Changes;
+use crate::store::kv::{KvError, Outcome, Transaction};
+use crate::store::{Change, Committed, Op, Record, Revision, Source, StoreError, Txn};
+
+/// Transactions in one batch: beyond this the batch takes longer than the sync that it saves.
+const MAX_GROUP: usize = 512;
+/// Bytes of keys and values in one batch, the last transaction excepted. Bounds memory and the
+/// time of a sync.
+const MAX_GROUP_BYTES: usize = 16 << 20;
+/// Waits between attempts to open the backend again double between these two.
+const REOPEN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+
+/// What is asked of the writer, and who waits for the answer.
+pub(super) enum Request {
+    Txn(Txn, Reply<Committed, StoreError>),
+    Transact(Transaction, Reply<Outcome, KvError>),
+    /// Everything below is a batch of its own.
+    Compact(Revision, Reply<(), KvError>),
+    Grant {
+        id: i64,
+        ttl: i64,
+        reserved: bool,
+        reply: Reply<(), KvError>,
+    },
+    Revoke(i64, Reply<Revision, KvError>),
+    /// Revokes what has expired.
+    Expire,
+    SetAlarm(bool, Reply<bool, KvError>),
+    Defragment(Reply<(), KvError>),
+}
+
+pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+impl Request {
+    fn refuse(self, why: &StoreError) {
+        fn send<T, E: From<StoreError>>(reply: Reply<T, E>, why: &StoreError) {
+            let _ = reply.send(Err(why.clone().into()));
+        }
+        match self {
+            Self::Txn(_, reply) => send(reply, why),
+            Self::Transact(_, reply) => send(reply, why),
+            Self::Compact(_, reply) | Self::Grant { reply, .. } | Self::Defragment(reply) => {
+                send(reply, why);
+            }
+            Self::Revoke(_, reply) => send(reply, why),
+            Self::SetAlarm(_, reply) => send(reply, why),
+            Self::Expire => {}
+        }
+    }
+
+    /// Whether it can share a batch.
+    fn is_grouped(&self) -> bool {
+        matches!(self, Self::Txn(..) | Self::Transact(..))
+    }
+}
+
+pub(super) struct Writer<B> {
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) feed: mpsc::Sender<Feed>,
+    pub(super) totals: Totals,
+    pub(super) quota_bytes: Option<u64>,
+    pub(super) open: Box<dyn Fn() -> Result<B, BackendError> + Send>,
+}
+
+impl<B: Backend> Writer<B> {
+    /// Runs until every handle of the store is dropped.
+    pub(super) fn run(mut self) {
+        let mut next = None;
+        while let Some(first) = next.take().or_else(|| self.requests.blocking_recv()) {
+            let Some(backend) = self.shared.backend.load_full() else {
+                first.refuse(&opening());
+                continue;
+            };
+            let done = if first.is_grouped() {
+                let (group, other) = self.gather(first);
+                next = other;
+                self.commit(&backend, group)
+            } else {
+                self.run_alone(&backend, first)
+            };
+            if let Err(error) = done {
+                drop(backend);
+                if let Some(next) = next.take() {
+                    next.refuse(&opening());
+                }
+                self.reopen(&error);
+            }
+        }
+    }
+
+    /// Requests for one batch, and one that followed and cannot share it.
+    fn gather(&mut self, first: Request) -> (Vec<Request>, Option<Request>) {
+        let mut bytes = size(&first);
+        let mut group = vec![first];
+        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+            let Ok(next) = self.requests.try_recv() else { break };
+            if !next.is_grouped() {
+                return (group, Some(next));
+            }
+            bytes += size(&next);
+            group.push(next);
+        }
+        (group, None)
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        backend: &B,
+        requests: Vec<Request>,
+    ) -> Result<(), BackendError> {
+        let started = runtime::clock::monotonic();
+        let count = requests.len();
+        let shared = self.shared.clone();
+        let leases = shared.leases();
+        let mut group = Group::new(backend, self.room(), &leases, self.totals);
+        let mut answers: Vec<Answer> = Vec::with_capacity(count);
+        let mut requests = requests.into_iter();
+        let mut failed = Ok(());
+        for request in requests.by_ref() {
+            failed = match request {
+                Request::Txn(txn, reply) => {
+                    group.run(&txn).map(|answer| answers.push(later(reply, answer)))
+                }
+                Request::Transact(transaction, reply) => {
+                    group.transact(&transaction).map(|answer| answers.push(later(reply, answer)))
+                }
+                other => {
+                    other.refuse(&opening()); // never in a group
+                    Ok(())
+                }
+            };
+            if failed.is_err() {
+                break;
+            }
+        }
+        let batch = group.finish();
+        drop(leases);
+        let (feed, stored) = match failed {
+            Ok(()) => {
+                let meta = batch.attachments.iter().map(lease::held).collect();
+                let attachments = batch.attachments;
+                let feed = batch.changes;
+                let stored = self.store(backend, batch.writes, meta, batch.totals);
+                if stored.is_ok() {
+                    let mut leases = self.shared.leases();
+                    for change in &attachments {
+                        leases.apply(change);
+                    }
+                }
+                (feed, stored)
+            }
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        if let Err(error) = stored {
+            let unavailable = StoreError::Unavailable(error.to_string());
+            for answer in answers {
+                answer(Err(unavailable.clone()));
+            }
+            requests.for_each(|request| request.refuse(&unavailable));
+            return Err(error);
+        }
+        let took = runtime::clock::monotonic().saturating_duration_since(started);
+        self.shared.observer.committed(count, took, self.totals.live_bytes);
+        self.publish(feed);
+        for answer in answers {
+            answer(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed, and remembers the totals when that is durable.
+    pub(super) fn store(
+        &mut self,
+        backend: &B,
+        records: BTreeMap<Bytes, Option<Record>>,
+        mut meta: Vec<(Bytes, Option<Bytes>)>,
+        mut totals: Totals,
+    ) -> Result<(), BackendError> {
+        if records.is_empty() && meta.is_empty() && totals == self.totals {
+            return Ok(());
+        }
+        totals.sequence = self.totals.sequence + 1;
+        meta.push((totals::KEY.into(), Some(totals.encode())));
+        let record = |(key, record): (Bytes, Option<Record>)| (key, record.map(|r| r.encode()));
+        let records = records.into_iter().map(record).collect();
+        let started = runtime::clock::monotonic();
+        backend.write(Writes { records, meta, sequence: totals.sequence })?;
+        let took = runtime::clock::monotonic().saturating_duration_since(started);
+        self.shared.observer.synced(took);
+        self.totals = totals;
+        self.shared.set_no_space(totals.no_space);
+        Ok(())
+    }
+
+    /// Gives changes to those who watch, and to the engine: it hears of a job before its caller.
+    pub(super) fn publish(&mut self, feed: Vec<(Source, Vec<Change>)>) {
+        let newest = feed.last().and_then(|(_, changes)| changes.last()).map(|last| last.revision);
+        for (source, changes) in feed {
+            let changes: Changes = changes.into();
+            self.shared.history.push(changes.clone());
+            let _ = self.feed.blocking_send(Feed::Changes { source, changes });
+        }
+        if let Some(newest) = newest {
+            self.shared.newest.send_replace(newest);
+        }
+    }
+
+    pub(super) fn room(&self) -> Room {
+        Room {
+            quota_bytes: self.quota_bytes,
+            disk_full: self.shared.disk_full.load(Ordering::Relaxed),
+        }
+    }
+
+    /// After a failure nothing more is accepted by the backend: it is opened again.
+    fn reopen(&mut self, error: &BackendError) {
+        tracing::error!(target: "dapr.scheduler.store", "The job store failed and is opened again: {error}");
+        if *error == BackendError::NoRoom {
+            self.shared.space.give_up();
+            self.shared.disk_full.store(true, Ordering::Relaxed);
+        }
+        self.shared.pins().clear();
+        self.shared.backend.store(None);
+        self.shared.state.send_replace(State::Reopening(error.to_string()));
+        let [mut wait, longest] = REOPEN;
+        loop {
+            std::thread::sleep(wait);
+            wait = longest.min(wait * 2);
+            while let Ok(request) = self.requests.try_recv() {
+                request.refuse(&opening());
+            }
+            if self.requests.is_closed() {
+                return;
+            }
+            match self.try_open() {
+                Ok(()) => break,
+                Err(error) => {
+                    tracing::error!(target: "dapr.scheduler.store", "The job store cannot be opened: {error}");
+                    self.shared.state.send_replace(State::Reopening(error.to_string()));
+                }
+            }
+        }
+        let _ = self.feed.blocking_send(Feed::Reopened);
+        self.shared.state.send_replace(self.shared.open_state());
+        tracing::info!(target: "dapr.scheduler.store", "The job store serves again");
+    }
+
+    fn try_open(&mut self) -> Result<(), BackendError> {
+        let backend = (self.open)()?;
+        let (totals, leases) = read_meta(&backend)?;
+        if totals.sequence < self.totals.sequence {
+            return Err(missing(self.totals.sequence, totals.sequence));
+        }
+        // The batch that failed may be there. What it changed has no events.
+        if totals.revision != self.totals.revision {
+            self.shared.history.restart(totals.revision);
+            self.shared.newest.send_replace(totals.revision);
+        }
+        self.totals = totals;
+        *self.shared.leases() = leases;
+        self.shared.no_space.store(totals.no_space, Ordering::Relaxed);
+        self.shared.backend.store(Some(Arc::new(backend)));
+        Ok(())
+    }
+}
+
+/// The totals of the last batch and the leases. A new store gets its names here, with the first
+/// batch.
+///
+/// # Errors
+/// The backend fails, or batches are missing that were acknowledged.
+pub(super) fn read_meta<B: Backend>(backend: &B) -> Result<(Totals, Leases), BackendError> {
+    let stored = backend.meta()?;
+    let leases = Leases::read(&stored, runtime::clock::monotonic());
+    let totals = stored.iter().find(|(key, _)| *key == totals::KEY);
+    let totals = totals.map(|(_, bytes)| {
+        let damaged = || BackendError::Damaged("the record of its revision is damaged".into());
+        Totals::decode(bytes).ok_or_else(damaged)
+    });
+    let totals = totals.transpose()?;
+    let (found, acknowledged) =
+        (totals.map_or(0, |totals| totals.sequence), backend.acknowledged());
+    if found < acknowledged {
+        return Err(missing(acknowledged, found));
+    }
+    if let Some(totals) = totals {
+        return Ok((totals, leases));
+    }
+    let mut totals = Totals::new(runtime::random::bits(), runtime::random::bits());
+    totals.sequence = 1;
+    let meta = vec![(totals::KEY.into(), Some(totals.encode()))];
+    backend.write(Writes { records: Vec::new(), meta, sequence: 1 })?;
+    Ok((totals, leases))
+}
+
+fn missing(acknowledged: u64, found: u64) -> BackendError {
+    BackendError::Damaged(format!(
+        "batch {acknowledged} was acknowledged, but the files end with batch {found}"
+    ))
+}
+
+fn size(request: &Request) -> usize {
+    let op = |op: &Op| match op {
+        Op::Put { key, value } => key.len() + value.len(),
+        Op::Delete { key } => key.len(),
+        Op::DeleteJobs { prefix, .. } => prefix.len(),
+    };
+    match request {
+        Request::Txn(txn, _) => txn.then.iter().chain(&txn.otherwise).map(op).sum(),
+        Request::Transact(transaction, _) => transaction.bytes(),
+        _ => 0,
+    }
+}
+
+fn opening() -> StoreError {
+    StoreError::Unavailable("it is being opened again".to_owned())
+}
+
+/// Answers a request, whose changes are durable or are not.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// Sends an answer when it is known whether it is durable.
+fn later<T: 'static, E: From<StoreError> + 'static>(
+    reply: Reply<T, E>,
+    answer: Result<T, E>,
+) -> Answer {
+    Box::new(move |durable| {
+        let _ = reply.send(durable.map_err(E::from).and(answer));
+    })
+}
