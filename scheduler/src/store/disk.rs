@@ -2,6 +2,7 @@
 
 mod witness;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -39,6 +40,12 @@ impl Disk {
     /// # Errors
     /// The files cannot be read, or are damaged.
     pub(crate) fn open(path: &Path) -> Result<Self, BackendError> {
+        // fjall asserts that a journal has the form that it wrote.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(path)));
+        opened.unwrap_or_else(|_| Err(BackendError::Damaged("its journal is damaged".to_owned())))
+    }
+
+    fn try_open(path: &Path) -> Result<Self, BackendError> {
         let witness = Witness::open(path).map_err(|error| failed(&error.into()))?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
