@@ -343,6 +343,7 @@ async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
     fixture.memory.fail(&[fault]);
     let failed = store.commit(put("k", "1")).await;
     assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
+    assert!(matches!(store.feed.recv().await, Some(Feed::Failed)));
     assert!(matches!(store.feed.recv().await, Some(Feed::Reopened)));
     let found = value(&*store, "k").await.map(|(.., value)| value);
     assert_eq!(found, left.map(bytes));

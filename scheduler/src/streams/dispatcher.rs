@@ -176,12 +176,13 @@ impl Task {
             // The engine knows its own writes.
             Feed::Changes { source: Source::Engine, .. } => {}
             Feed::Changes { source, changes } => self.take_changes(source, &changes).await,
-            Feed::Reopened => {
-                if let Err(error) = self.scan().await {
-                    // It failed again, and will be read when it serves.
-                    tracing::warn!(target: "dapr.scheduler.store", "{error:#}");
-                }
-            }
+            // Deliveries need their records, which cannot be read.
+            Feed::Failed => self.step(Event::Pause),
+            Feed::Reopened => match self.scan().await {
+                Ok(()) => self.step(Event::Resume),
+                // It failed again, and is read when it serves.
+                Err(error) => tracing::warn!(target: "dapr.scheduler.store", "{error:#}"),
+            },
         }
     }
 

@@ -17,6 +17,8 @@ use crate::store::{Revision, Source};
 pub(crate) enum Feed {
     /// All changes of one revision.
     Changes { source: Source, changes: Changes },
+    /// A write failed: nothing can be read until [`Self::Reopened`].
+    Failed,
     /// The backend was opened again after a failed write, which may have written or not: what is
     /// stored has to be read again.
     Reopened,

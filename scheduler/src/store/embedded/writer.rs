@@ -237,6 +237,7 @@ impl<B: Backend> Writer<B> {
         }
         self.shared.pins().clear();
         self.shared.backend.store(None);
+        let _ = self.feed.blocking_send(Feed::Failed);
         self.shared.state.send_replace(State::Reopening(error.to_string()));
         let [mut wait, longest] = REOPEN;
         loop {
