@@ -1,13 +1,11 @@
-//! What the command says about itself: completion scripts and manual pages. And the browser, which is
-//! the only other thing outside of the cluster that it touches.
-
-use std::process::{Command as Program, Stdio};
+//! What the command says about itself: completion scripts and manual pages.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::config::{Command, CompletionFlags, CompletionShell, ManFlags};
-use crate::{CommandError, print};
+use crate::error::CommandError;
+use crate::terminal::print;
 
 /// Prints the completion script of a shell and returns true.
 ///
@@ -39,19 +37,6 @@ pub fn man(flags: &ManFlags) -> Result<bool, CommandError> {
         .and_then(|()| clap_mangen::generate_to(Command::command(), &flags.folder));
     written.map_err(|source| CommandError::Man { folder: flags.folder.clone(), source })?;
     Ok(true)
-}
-
-/// Opens an address as the desktop does. Where that fails, the printed address is enough.
-pub(crate) fn open_browser(address: &str) {
-    let (program, first): (&str, &[&str]) = match std::env::consts::OS {
-        "macos" => ("open", &[]),
-        "windows" => ("rundll32", &["url.dll,FileProtocolHandler"]),
-        _ => ("xdg-open", &[]),
-    };
-    let mut command = Program::new(program);
-    command.args(first).arg(address);
-    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    drop(quiet.spawn());
 }
 
 #[cfg(test)]

@@ -21,12 +21,14 @@ mod cluster;
 mod config;
 mod definitions;
 mod documents;
+mod error;
 mod facts;
 mod finding;
 mod lint;
 mod pods;
 mod report;
 mod sidecars;
+mod terminal;
 
 pub use cluster::port_forward::PortForwardError;
 pub use config::{
@@ -34,50 +36,20 @@ pub use config::{
     Mode, Output, SidecarFlags,
 };
 pub use documents::{completion, man};
+pub use error::CommandError;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use runtime::clock;
 
 use cluster::Cluster;
 use report::Report;
+use terminal::print;
 
 /// Timeout of a call to the API server, of which a webhook can take 30 s.
 const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);
-
-/// Why a command cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// There are no usable credentials for the API server.
-    #[error(transparent)]
-    Client(#[from] kubernetes::ClientError),
-    /// A list cannot be read. Contains what was read, what the API server said, and the remedy.
-    #[error("{0}")]
-    Read(String),
-    /// The dashboard cannot be reached.
-    #[error(transparent)]
-    PortForward(#[from] PortForwardError),
-    /// A file cannot be read, or there is too much.
-    #[error(transparent)]
-    Lint(#[from] lint::documents::ReadError),
-    /// The manual pages cannot be written.
-    #[error("write manual pages into {}", folder.display())]
-    Man {
-        /// The folder.
-        folder: std::path::PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// The report cannot be serialised.
-    #[error("print the report as JSON")]
-    Json(#[source] serde_json::Error),
-    /// Standard output is closed.
-    #[error("write to standard output")]
-    Write(#[source] std::io::Error),
-}
 
 /// Runs the checks, prints the report and returns whether no check failed.
 ///
@@ -151,7 +123,7 @@ pub async fn dashboard(flags: DashboardFlags) -> Result<bool, CommandError> {
         "The dashboard is at http://{address}/ until this command is stopped (Ctrl-C).\n"
     ))?;
     if !flags.no_browser {
-        documents::open_browser(&format!("http://{address}/"));
+        terminal::open_browser(&format!("http://{address}/"));
     }
     forward.run().await;
     Ok(true)
@@ -161,15 +133,4 @@ async fn connect(flags: &ClusterFlags, namespace: String) -> Result<Cluster, Com
     let (file, context) = (flags.kubeconfig.as_deref(), flags.context.as_deref());
     let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
     Ok(Cluster::new(client, namespace))
-}
-
-impl From<facts::ReadError> for CommandError {
-    fn from(error: facts::ReadError) -> Self {
-        Self::Read(format!("{error}; {}", error.remedy()))
-    }
-}
-
-fn print(text: &str) -> Result<(), CommandError> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CommandError::Write)
 }
