@@ -7,7 +7,7 @@ use blackbox::{
 };
 use serde_json::{Value, json};
 
-use crate::helm::NAMESPACE;
+use crate::helm::{NAMESPACE, folder};
 
 const POLICIES: &str = "workflowaccesspolicies.dapr.io";
 /// Where the schema of a workflow rule is in the definition of policies.
@@ -246,5 +246,26 @@ fn policies_beyond_a_limit_are_refused() -> Result<()> {
     for (index, rules) in at_the_limit.iter().enumerate() {
         write(&cluster, "create", &policy(&format!("allowed-{index}"), rules))?;
     }
+    Ok(())
+}
+
+/// What Artifact Hub shows about the definitions is what the chart has.
+#[test]
+fn the_annotation_for_artifact_hub_lists_the_definitions() -> Result<()> {
+    let read = |path: std::path::PathBuf| -> Result<Value> {
+        let text = std::fs::read_to_string(&path)?;
+        Ok(serde_saphyr::from_str(&text)?)
+    };
+    let chart = read(folder().join("Chart.yaml"))?;
+    let listed = chart["annotations"]["artifacthub.io/crds"].as_str().unwrap_or_default();
+    let listed: Value = serde_saphyr::from_str(listed)?;
+    let name = |crd: &Value| crd["name"].as_str().map(str::to_owned);
+    let listed: std::collections::BTreeSet<_> =
+        listed.as_array().into_iter().flatten().filter_map(name).collect();
+    let mut there = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder().join("crds"))? {
+        there.extend(name(&read(entry?.path())?["metadata"]));
+    }
+    ensure!(listed == there, "{listed:?} are listed, {there:?} are in the chart");
     Ok(())
 }

@@ -107,3 +107,24 @@ fn each_promise_has_its_alert_and_says_what_to_do() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn sidecars_have_a_monitor_of_their_own() -> Result<()> {
+    let without = Objects::render(&ALL)?;
+    ensure!(without.get("PodMonitor/dapr-sidecars").is_err(), "nobody asked for it");
+    let sidecars = "monitoring.podMonitor.sidecars=true";
+    let with = Objects::render(&[ALL[0], sidecars])?;
+    let monitor = with.get("PodMonitor/dapr-sidecars")?;
+    let at = |path: &str| monitor.pointer(path).and_then(Value::as_str);
+    ensure!(at("/spec/podMetricsEndpoints/0/port") == Some("dapr-metrics"), "{monitor:#}");
+    ensure!(
+        monitor.pointer("/spec/namespaceSelector/any") == Some(&Value::Bool(true)),
+        "{monitor:#}"
+    );
+    let selector = monitor.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    ensure!(selector.is_some_and(|labels| labels.contains_key("dapr.io/sidecar-injected")));
+    let namespaced = Objects::render(&[ALL[0], sidecars, "global.rbac.namespaced=true"])?;
+    let monitor = namespaced.get("PodMonitor/dapr-sidecars")?;
+    ensure!(monitor.pointer("/spec/namespaceSelector").is_none(), "{monitor:#}");
+    Ok(())
+}
