@@ -124,9 +124,11 @@ fn fill(api: &ApiCluster) -> Result<()> {
     for object in [component, configuration, subscription, secret, anchors, event] {
         api.apply(&object.to_string())?;
     }
-    let labels = json!({"app": "dapr-operator", "app.kubernetes.io/part-of": "dapr"});
-    let operator = [("dapr-operator", "registry.example/operator:1.18.3")];
-    deploy(api, NAMESPACE, "dapr-operator", &labels, &json!({}), &operator)?;
+    for name in ["dapr-operator", "dapr-sentry", "dapr-sidecar-injector"] {
+        let labels = json!({"app": name, "app.kubernetes.io/part-of": "dapr"});
+        let image = format!("registry.example/{}:1.18.3", name.trim_start_matches("dapr-"));
+        deploy(api, NAMESPACE, name, &labels, &json!({}), &[(name, &image)])?;
+    }
     let annotations = json!({"dapr.io/enabled": "true", "dapr.io/app-id": "cart",
         "dapr.io/app-port": "8080", "dapr.io/config": "tracing",
         "dapr.io/env": format!("TOKEN={PLANTED}")});
