@@ -210,7 +210,11 @@ fn seconds(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
+/// The last two days of the year 9999 are the last instant, as in requests.
 fn instant(at: prost_types::Timestamp) -> Result<Timestamp, jiff::Error> {
+    if at.seconds > Timestamp::MAX.as_second() {
+        return Ok(Timestamp::MAX);
+    }
     Timestamp::new(at.seconds, at.nanos)
 }
 

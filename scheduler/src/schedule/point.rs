@@ -16,7 +16,9 @@ pub(super) enum Point {
 }
 
 /// Reads RFC 3339, else a Go duration from `from` on, else an ISO 8601 duration from `from` on.
-/// `None` when it is none of these, or lies outside of the years −9999 to 9999.
+/// `None` when it is none of these, or a duration leads outside of the years −9999 to 9999. The
+/// last two days of the year 9999 are [`Timestamp::MAX`]: workflows that wait for an event without
+/// a limit are due at the end of that year (Dapr 1.18, SDKs).
 pub(super) fn resolve(text: &str, from: Timestamp) -> Option<Point> {
     if let Some(at) = rfc3339(text) {
         return Some(Point::At(at));
@@ -58,11 +60,9 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
         nanos,
     )
     .ok()?;
-    Offset::UTC
-        .to_timestamp(date.to_datetime(time))
-        .ok()?
-        .checked_sub(SignedDuration::from_secs(offset_seconds(zone)?))
-        .ok()
+    let offset = SignedDuration::from_secs(offset_seconds(zone)?);
+    let utc = date.to_datetime(time).checked_sub(offset).ok();
+    Some(utc.and_then(|utc| Offset::UTC.to_timestamp(utc).ok()).unwrap_or(Timestamp::MAX))
 }
 
 /// An optional fraction of a second in nanoseconds, and what follows it.

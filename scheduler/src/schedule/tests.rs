@@ -2,6 +2,7 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use rstest::rstest;
 
+use super::point::Point;
 use super::{Begin, Spec, Timetable, parse_schedule, point, validate};
 
 const NOW: i64 = 1_700_000_000;
@@ -64,6 +65,20 @@ fn resolves_relative_times(
     assert_eq!((timetable.begin(), timetable.expiration()), (begin, expiration));
     let restored = Timetable::restore(begin, expiration, spec.schedule, spec.repeats);
     assert_eq!(restored, Ok(timetable), "what is stored says the same");
+}
+
+#[rstest]
+#[case("9999-12-30T22:00:00.999999999Z")]
+#[case("9999-12-30T22:00:01Z")]
+#[case("9999-12-31T23:59:59.999999999Z")]
+#[case("9999-12-31T23:59:59-23:59")]
+fn the_end_of_the_last_year_is_the_last_instant(#[case] text: &str) {
+    let Some(Point::At(at)) = point::resolve(text, at(0)) else { panic!("{text} is refused") };
+    assert_eq!(at, Timestamp::MAX);
+    let before = "9999-12-31T00:00:00+05:00".to_owned();
+    let want: Timestamp = "9999-12-30T19:00:00Z".parse().unwrap();
+    assert_eq!(point::resolve(&before, self::at(0)), Some(Point::At(want)));
+    assert!(validate(&spec(None, text, None, None), self::at(0)).is_ok());
 }
 
 /// The ticks of a job whose deliveries all succeed, at most five.
