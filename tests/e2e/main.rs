@@ -29,6 +29,8 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("the Components", || demo.metadata())?;
     step("orders survive a restart", || demo.order_survives_restart())?;
     step("actors count, each in one place", || actors(&demo))?;
+    step("a job arrives on time", || demo.job_arrives("2s", 2_000))?;
+    step("a reminder goes on without its scheduler", || demo.reminder_survives())?;
     step("the check command finds nothing wrong", || checked(&demo))?;
     for service in SERVICES {
         step(&format!("the sample goes on without {service}"), || survives_loss(&demo, service))?;

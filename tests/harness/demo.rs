@@ -2,6 +2,8 @@
 //! demo` prints it; the end-to-end suite asserts it.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
+mod jobs;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -149,6 +149,15 @@ fn show(demo: &Demo, mode: Mode) -> Result<()> {
         writeln!(actors, "Counter/{id} lives in {host} and has counted to {count}")?;
     }
     section("Actors, placed over two pods", actors.trim_end())?;
+    let late = step("a job arrives on time", || demo.job_arrives("2s", 2_000))?;
+    let ticks = step("a reminder goes on without its scheduler", || demo.reminder_survives())?;
+    section(
+        "The scheduler",
+        &format!(
+            "a job for in 2 s arrived {late} ms after that; a reminder of each second, asked for \
+             before the scheduler's pod was deleted, counted to {ticks} after it"
+        ),
+    )?;
     say(format_args!("all of it works ({:.0} s)", elapsed().as_secs_f64()));
     Ok(())
 }

@@ -1,4 +1,4 @@
-// An actor: `Counter/<id>` counts its calls. Many of them live in the pods of this Deployment, each in exactly one pod
+// An actor: `Counter/<id>` counts its calls, and the ticks of its reminder. Many of them live in the pods of this Deployment, each in exactly one pod
 // at a time. The sidecar calls an actor one call after the other, so no lock is needed.
 'use strict';
 
@@ -12,7 +12,8 @@ const TYPE = 'Counter';
 // Actors that live here now. What must survive is in the state store.
 const active = new Map();
 
-const stateOf = (id) => `/actors/${TYPE}/${encodeURIComponent(id)}/state`;
+const pathOf = (id) => `/actors/${TYPE}/${encodeURIComponent(id)}`;
+const stateOf = (id) => `${pathOf(id)}/state`;
 
 async function load(id) {
   if (!active.has(id)) {
@@ -34,6 +35,15 @@ async function call(id, method, request, response) {
   const answer = (count) => reply(response, 200, { actor: `${TYPE}/${id}`, count, host: os.hostname() });
   if (method === 'increment') return answer(await increment(id));
   if (method === 'get') return answer(await load(id));
+  // A reminder outlives this process and its sidecar: the scheduler has it.
+  if (method === 'start') {
+    await sidecar('POST', `${pathOf(id)}/reminders/tick`, { dueTime: '0s', period: '1s' });
+    return answer(await load(id));
+  }
+  if (method === 'stop') {
+    await sidecar('DELETE', `${pathOf(id)}/reminders/tick`);
+    return answer(await load(id));
+  }
   return reply(response, 404, { message: `${TYPE} has no method ${method}` });
 }
 
@@ -47,6 +57,12 @@ serve(http, port, async (request, response, url) => {
   if (route === 'GET /healthz') return reply(response, 200);
   const invoked = /^PUT \/actors\/Counter\/([^/]+)\/method\/([^/]+)$/.exec(route);
   if (invoked) return call(decodeURIComponent(invoked[1]), invoked[2], request, response);
+  const reminded = /^PUT \/actors\/Counter\/([^/]+)\/method\/remind\/tick$/.exec(route);
+  if (reminded) {
+    await readJson(request);
+    await increment(decodeURIComponent(reminded[1]));
+    return reply(response, 200);
+  }
   // The actor was idle, or moves to another pod.
   const deactivated = /^DELETE \/actors\/Counter\/([^/]+)$/.exec(route);
   if (deactivated) {

@@ -13,6 +13,9 @@ const topic = process.env.TOPIC_NAME || 'orders';
 // What this process heard from the topic. Not persisted: it shows that events arrive.
 const events = { received: 0, lastOrderId: null };
 
+// Jobs that this process asked for, by name: when (milliseconds since 1970), and when they arrived.
+const jobs = new Map();
+
 async function newOrder(request, response) {
   let order;
   try {
@@ -46,9 +49,25 @@ async function orderEvent(request, response) {
   return reply(response, 200);
 }
 
-/** Lets an actor count. Which pod hosts it is the business of placement and the sidecars. */
-async function count(id, response) {
-  return reply(response, 200, await sidecar('PUT', `/actors/Counter/${encodeURIComponent(id)}/method/increment`));
+/** Calls an actor. Which pod hosts it is the business of placement and the sidecars. */
+async function actor(id, method, response) {
+  return reply(response, 200, await sidecar('PUT', `/actors/Counter/${encodeURIComponent(id)}/method/${method}`));
+}
+
+/** Schedules a job once, for example in two seconds (`{"dueTime": "2s"}`). The API is in version 1.0-alpha1. */
+async function schedule(name, request, response) {
+  const { dueTime } = await readJson(request);
+  jobs.set(name, { asked: Date.now(), arrived: null });
+  await sidecar('POST', `-alpha1/jobs/${encodeURIComponent(name)}`, { dueTime, data: name });
+  return reply(response, 200);
+}
+
+/** Delivered by the sidecar when the job is due. */
+async function dueJob(name, request, response) {
+  await readJson(request);
+  jobs.set(name, { asked: null, ...jobs.get(name), arrived: Date.now() });
+  console.log(`Job ${name} is due`);
+  return reply(response, 200);
 }
 
 serve(http, port, async (request, response, url) => {
@@ -59,7 +78,11 @@ serve(http, port, async (request, response, url) => {
   if (route === 'GET /events') return reply(response, 200, events);
   if (route === 'GET /ports') return reply(response, 200, { DAPR_HTTP_ENDPOINT: endpoint });
   if (route === 'GET /healthz') return reply(response, 200);
-  const actor = /^POST \/count\/([^/]+)$/.exec(route);
-  if (actor) return count(decodeURIComponent(actor[1]), response);
+  const method = { 'POST /count': 'increment', 'GET /count': 'get', 'POST /ticks': 'start', 'DELETE /ticks': 'stop' };
+  const [, action, id] = /^([A-Z]+ \/[a-z]+)\/([^/]+)$/.exec(route) ?? [];
+  if (action === 'POST /jobs') return schedule(decodeURIComponent(id), request, response);
+  if (action === 'GET /jobs') return reply(response, 200, jobs.get(decodeURIComponent(id)));
+  if (action === 'POST /job') return dueJob(decodeURIComponent(id), request, response);
+  if (method[action]) return actor(decodeURIComponent(id), method[action], response);
   return reply(response, 404, { message: `nothing here: ${route}` });
 });
