@@ -24,7 +24,7 @@ fn slim_mode_runs_sidecars_and_actors_with_our_placement() -> Result<()> {
     let bundle = files.path().join("bundle");
     Bundle {
         daprd: Tool::DAPRD.path()?,
-        scheduler: Tool::REFERENCE_SCHEDULER.path()?,
+        scheduler: Service::Scheduler.build()?,
         placement: Service::Placement.build()?,
         sentry: Service::Sentry.build()?,
     }
@@ -72,7 +72,8 @@ fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> 
     stop(cli, app, run)
 }
 
-/// Our placement, from where the CLI put it, tells the sidecar where actors live.
+/// Our placement, from where the CLI put it, tells the sidecar where actors live, and our scheduler
+/// takes a job.
 fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
     let [address, health, metrics] =
         [environment::free_port()?, environment::free_port()?, environment::free_port()?];
@@ -84,6 +85,7 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
             .env_remove("KUBERNETES_SERVICE_HOST")
             .start()?;
     placement.wait_for_http(health, "/healthz", Deadline::seconds(TIMEOUT))?;
+    let scheduler = scheduler(cli, files)?;
     files.write("resources/state.yaml", STATE_STORE)?;
     let resources = files.path().join("resources").to_string_lossy().into_owned();
     let (port, host) = (environment::free_port()?, ActorApp::start("host", &["Counter"])?);
@@ -92,7 +94,7 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
         "--placement-host-address",
         &placement_address,
         "--scheduler-host-address",
-        "",
+        &scheduler.address,
         "--resources-path",
         &resources,
         "--app-port",
@@ -105,9 +107,34 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
         Ok(answer.ok().filter(|answer| answer.status == 200 && answer.body == "host 7"))
     })
     .with_context(|| process::tail(&run.log()))?;
+    let job = "/v1.0-alpha1/jobs/later";
+    let answer = http::post(port, job, &serde_json::json!({"dueTime": "1h"}))?;
+    ensure!(answer.is_success(), "{answer:?}");
+    ensure!(http::get(port, job)?.is_success(), "the job is not there");
     let said = cli.run(&["invoke", "--app-id", app, "--method", "healthz", "--verb", "GET"])?;
     ensure!(said.contains("App invoked successfully"), "{said}");
     stop(cli, app, run)
+}
+
+struct Scheduler {
+    address: String,
+    _process: Process,
+}
+
+/// Our scheduler, from where the CLI put it.
+fn scheduler(cli: &DaprCli, files: &Scratch) -> Result<Scheduler> {
+    let [port, health] = [environment::free_port()?, environment::free_port()?];
+    let mut process = Spawn::new("scheduler", cli.home().join(".dapr/bin/scheduler"), files.path())
+        .arg(format!("--port={port}"))
+        .arg(format!("--healthz-port={health}"))
+        .arg(format!("--metrics-port={}", environment::free_port()?))
+        .arg(format!("--etcd-client-port={}", environment::free_port()?))
+        .arg(format!("--override-broadcast-host-port=127.0.0.1:{port}"))
+        .folder(files.path())
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .start()?;
+    process.wait_for_http(health, "/healthz", Deadline::seconds(TIMEOUT))?;
+    Ok(Scheduler { address: format!("127.0.0.1:{port}"), _process: process })
 }
 
 /// `dapr run` in the background, once it has found its sidecar: stopped before, it goes on looking.

@@ -1,5 +1,5 @@
-//! What `dapr init --from-dir` installs on a machine without a cluster: Dapr's own daprd and
-//! scheduler, our placement and sentry, in the layout of Dapr's installer bundle.
+//! What `dapr init --from-dir` installs on a machine without a cluster: Dapr's own daprd, our
+//! placement, scheduler and sentry, in the layout of Dapr's installer bundle.
 //!
 //! ```text
 //!   details.json                             versions, and the names of the two folders
@@ -34,7 +34,7 @@ exit 1
 pub struct Bundle {
     /// The official sidecar.
     pub daprd: PathBuf,
-    /// Dapr's own scheduler.
+    /// Our scheduler.
     pub scheduler: PathBuf,
     /// Our placement.
     pub placement: PathBuf,

@@ -9,8 +9,8 @@ use clap::Args;
 use crate::output::print;
 
 /// Writes an installer bundle for machines without a cluster and without the Internet: `dapr init
-/// --slim --from-dir DIR`. daprd and scheduler are Dapr's own, built from their published module
-/// unless given; placement and sentry are ours.
+/// --slim --from-dir DIR`. daprd is Dapr's own, built from its published module unless given;
+/// placement, scheduler and sentry are ours.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     /// The folder
@@ -19,23 +19,16 @@ pub(crate) struct Flags {
     /// Dapr's sidecar, for example of its release page
     #[arg(long, value_name = "FILE")]
     daprd: Option<PathBuf>,
-    /// Dapr's scheduler of the same version
-    #[arg(long, value_name = "FILE")]
-    scheduler: Option<PathBuf>,
     /// Cargo's profile for our programs
     #[arg(long, default_value = "release")]
     profile: String,
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let or_built = |given: &Option<PathBuf>, tool: Tool| match given {
-        Some(file) => Ok(file.clone()),
-        None => tool.path(),
-    };
     let folder = environment::workspace().join(&flags.folder); // an absolute folder stays what it is
     let bundle = Bundle {
-        daprd: or_built(&flags.daprd, Tool::DAPRD)?,
-        scheduler: or_built(&flags.scheduler, Tool::REFERENCE_SCHEDULER)?,
+        daprd: flags.daprd.clone().map_or_else(|| Tool::DAPRD.path(), Ok)?,
+        scheduler: Service::Scheduler.build_static(&flags.profile)?,
         placement: Service::Placement.build_static(&flags.profile)?,
         sentry: Service::Sentry.build_static(&flags.profile)?,
     };
