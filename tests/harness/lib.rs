@@ -57,7 +57,7 @@ pub use peers::{
 };
 pub use programs::{
     apply_crds::apply_crds,
-    module_folder,
+    module_folder, python_sdk,
     service::{Service, build_binary, build_daprctl, build_dashboard, image_profile},
     tools::{self, Tool},
 };

@@ -6,7 +6,9 @@
     reason = "a test fails loudly"
 )]
 
+mod foreign_data;
 mod processes;
+mod workflow;
 
 use std::time::{Duration, SystemTime};
 

@@ -104,6 +104,10 @@ impl Placement {
         process.wait_for_http(health, "/healthz", soon()).unwrap();
         Self { _process: process, port, _folder: folder }
     }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
 }
 
 /// An official sidecar beside an app.
@@ -120,17 +124,28 @@ impl Sidecar {
         scheduler: &Scheduler,
         placement: Option<&Placement>,
     ) -> Self {
+        Self::start_at(version, name, app, scheduler.port, placement)
+    }
+
+    /// The same, with a scheduler on that port of 127.0.0.1.
+    pub(crate) fn start_at(
+        version: Tool,
+        name: &str,
+        app: &TriggerApp,
+        scheduler: u16,
+        placement: Option<&Placement>,
+    ) -> Self {
         let resources = Scratch::new("resources").unwrap();
         let mut builder = Daprd::builder(name)
             .version(version)
             .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--scheduler-host-address={}", scheduler.address()))
+            .arg(format!("--scheduler-host-address=127.0.0.1:{scheduler}"))
             .arg(format!("--app-port={}", app.port()))
             .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
             .env("DAPR_HOST_IP", "127.0.0.1");
         if let Some(placement) = placement {
             resources.write("store.yaml", STATE_STORE).unwrap();
-            builder = builder.arg(format!("--placement-host-address=127.0.0.1:{}", placement.port));
+            builder = builder.arg(format!("--placement-host-address={}", placement.address()));
         }
         let mut daprd = builder.start().unwrap();
         daprd.wait_ready(soon()).unwrap();

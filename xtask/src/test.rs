@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::{
     Service, Tool, build_daprctl, build_dashboard, environment, node_cluster, packages,
     progress::{say, step},
-    tools,
+    python_sdk, tools,
 };
 use clap::Args;
 
@@ -96,7 +96,8 @@ fn prepare(on_a_node: bool, every_sidecar: bool) -> Result<()> {
             )
             .collect();
         tools::provide(&wanted)
-    })
+    })?;
+    python_sdk::workflow().map(drop)
 }
 
 /// The folder with the development builds of our programs, all up to date.
