@@ -6,7 +6,9 @@
     reason = "a test fails loudly"
 )]
 
+mod client_port;
 mod foreign_data;
+mod full_disk;
 mod processes;
 mod workflow;
 

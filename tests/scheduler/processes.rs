@@ -28,18 +28,25 @@ pub(crate) struct Scheduler {
     pub(crate) metrics: u16,
     /// Of the etcd API.
     pub(crate) client: u16,
+    flags: Vec<String>,
     folder: Scratch,
     program: PathBuf,
 }
 
 impl Scheduler {
     pub(crate) fn start() -> Self {
-        let ports = [(); 4].map(|()| environment::free_port().unwrap());
-        let [port, health, metrics, client] = ports;
+        Self::start_with(environment::free_port().unwrap(), &[])
+    }
+
+    /// One whose etcd API is on that port, with more flags.
+    pub(crate) fn start_with(client: u16, flags: &[&str]) -> Self {
+        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
+        let ports = [port, health, metrics, client];
+        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let folder = Scratch::new("scheduler").unwrap();
         let program = build_binary("scheduler").unwrap();
-        let process = spawn(&program, &folder, ports);
-        let mut scheduler = Self { process, port, health, metrics, client, folder, program };
+        let process = spawn(&program, &folder, ports, &flags);
+        let mut scheduler = Self { process, port, health, metrics, client, flags, folder, program };
         scheduler.wait_healthy();
         scheduler
     }
@@ -47,7 +54,7 @@ impl Scheduler {
     /// Starts it again after its end.
     pub(crate) fn restart(&mut self) {
         let ports = [self.port, self.health, self.metrics, self.client];
-        self.process = spawn(&self.program, &self.folder, ports);
+        self.process = spawn(&self.program, &self.folder, ports, &self.flags);
         self.wait_healthy();
     }
 
@@ -66,7 +73,7 @@ impl Scheduler {
     }
 }
 
-fn spawn(program: &PathBuf, folder: &Scratch, ports: [u16; 4]) -> Process {
+fn spawn(program: &PathBuf, folder: &Scratch, ports: [u16; 4], flags: &[String]) -> Process {
     let [port, health, metrics, client] = ports;
     Spawn::new("scheduler", program, folder.path())
         .arg(format!("--port={port}"))
@@ -75,6 +82,7 @@ fn spawn(program: &PathBuf, folder: &Scratch, ports: [u16; 4]) -> Process {
         .arg(format!("--etcd-client-port={client}"))
         .arg(format!("--etcd-data-dir={}", folder.path().join("data").display()))
         .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
+        .args(flags)
         .env_remove("NAMESPACE")
         .start()
         .unwrap()

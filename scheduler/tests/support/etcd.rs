@@ -15,9 +15,11 @@ use proto::etcd::mvccpb::KeyValue;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use crate::client::{LIMIT, Server};
+use proto::scheduler::ListJobsRequest;
+
+use crate::client::{LIMIT, Server, of_app};
 
 /// All services on one connection.
 #[derive(Clone)]
@@ -129,4 +131,32 @@ impl Watch {
 pub(crate) fn watch(key: &str, end: &str, start_revision: i64) -> WatchCreateRequest {
     let (key, range_end) = (key.to_owned().into(), end.to_owned().into());
     WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() }
+}
+
+/// A scheduler with a client of its etcd API.
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) server: Server,
+    pub(crate) etcd: Etcd,
+}
+
+impl Fixture {
+    pub(crate) async fn start(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::start_with(dir.path(), flags, None).await;
+        let etcd = Etcd::of(&server);
+        Self { dir, server, etcd }
+    }
+
+    pub(crate) async fn names(&self) -> Vec<String> {
+        let list = ListJobsRequest { metadata: Some(of_app("app").into()) };
+        let jobs = self.server.client().list_jobs(list).await.unwrap().into_inner().jobs;
+        jobs.into_iter().map(|job| job.name).collect()
+    }
+}
+
+/// Code and text of a refusal.
+pub(crate) fn refused(answer: Result<impl std::fmt::Debug, Status>) -> (Code, String) {
+    let status = answer.unwrap_err();
+    (status.code(), status.message().to_owned())
 }
