@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 mod manifests;
 mod namespaces;
+mod restored;
 mod watchdog;
 
 /// The fixture of the tests that can share one.
