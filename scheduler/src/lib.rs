@@ -13,13 +13,13 @@
 //! argument of every decision.
 
 mod api;
+mod cluster;
 mod config;
 pub(crate) mod engine;
 mod error;
 mod etcd_api;
 mod membership;
 mod metrics;
-mod namespaces;
 pub(crate) mod schedule;
 mod service;
 mod store;

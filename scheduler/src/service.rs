@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
-use kubernetes::Precedence;
 use runtime::{BoxError, ReadyGuard, Scope, environment};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
@@ -20,11 +19,11 @@ use transport::tls::{Alpn, ClientAuth};
 use transport::{Keepalive, Limits, Server, Svid, svid};
 
 use crate::api::{self, Api};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::membership::leadership::Leadership;
 use crate::membership::{self, address};
 use crate::metrics::Metrics;
-use crate::namespaces;
 use crate::store::State;
 use crate::streams::dispatcher::Dispatcher;
 
@@ -59,9 +58,10 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
         Some(mut options) => {
             if options.mode == svid::Mode::Kubernetes {
                 runtime::refuse_root()?;
-                let client = kubernetes_client(&config).await?;
-                read_anchors_early(&mut options, client.clone());
-                cluster = Some(Cluster { client, ready: scope.ready("scheduler-controller") });
+                let connected =
+                    Cluster::connect(&config, scope.ready("scheduler-controller")).await?;
+                read_anchors_early(&mut options, &connected);
+                cluster = Some(connected);
             }
             Some(svid::start(options, &scope).await.context("get an identity")?)
         }
@@ -71,22 +71,11 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In Kubernetes mode.
-struct Cluster {
-    client: kube::Client,
-    ready: ReadyGuard,
-}
-
-async fn kubernetes_client(config: &Config) -> anyhow::Result<kube::Client> {
-    let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig);
-    client.await.context("connect to the API server")
-}
-
 /// On a fresh installation the file of the trust anchors may be a minute late; the API server has
 /// them as soon as sentry wrote them.
-fn read_anchors_early(options: &mut svid::Options, client: kube::Client) {
+fn read_anchors_early(options: &mut svid::Options, cluster: &Cluster) {
     if let AnchorSource::File { fallback, .. } = &mut options.anchors {
-        *fallback = Some(kubernetes::trust_bundle(client, &options.control_plane_namespace));
+        *fallback = Some(cluster.trust_bundle(&options.control_plane_namespace));
     }
 }
 
@@ -140,8 +129,9 @@ async fn start(
                 "scheduler-etcd-embed",
                 follow(store.state(), targets.store, metrics.clone(), scope),
             );
-            if let Some(Cluster { client, ready }) = cluster {
-                let clean_up = namespaces::run(client, store.clone(), ready, scope.token().clone());
+            if let Some(cluster) = cluster {
+                let stop = scope.token().clone();
+                let clean_up = cluster.delete_jobs_of_deleted_namespaces(store.clone(), stop);
                 scope.spawn("scheduler-controller", clean_up);
             }
             let address = own_address(config, bound.port())?;

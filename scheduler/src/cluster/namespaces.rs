@@ -27,7 +27,7 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// Watches Namespaces until `stop`. `ready` once they were listed, or when they cannot be: jobs are
 /// triggered without them.
-pub(crate) async fn run(
+pub(super) async fn run(
     client: Client,
     store: Arc<dyn Store>,
     ready: ReadyGuard,

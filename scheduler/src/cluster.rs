@@ -1,0 +1,43 @@
+//! The API server in Kubernetes mode: trust anchors of a fresh installation, and the Namespaces whose
+//! deletion deletes jobs (`namespaces`).
+
+mod namespaces;
+
+use std::{future::Future, sync::Arc};
+
+use anyhow::Context as _;
+use kubernetes::{BundleReader, Precedence};
+use runtime::{BoxError, ReadyGuard};
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Config, store::Store};
+
+/// The connection to the API server.
+pub(crate) struct Cluster {
+    client: kube::Client,
+    /// Set when the Namespaces were listed, or cannot be.
+    ready: ReadyGuard,
+}
+
+impl Cluster {
+    /// # Errors
+    /// When no configuration for the API server is found or it is not usable.
+    pub(crate) async fn connect(config: &Config, ready: ReadyGuard) -> anyhow::Result<Self> {
+        let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig);
+        Ok(Self { client: client.await.context("connect to the API server")?, ready })
+    }
+
+    /// Reads the trust anchors of the control plane's namespace from the API server.
+    pub(crate) fn trust_bundle(&self, namespace: &str) -> BundleReader {
+        kubernetes::trust_bundle(self.client.clone(), namespace)
+    }
+
+    /// Deletes the jobs of deleted Namespaces until `stop`.
+    pub(crate) fn delete_jobs_of_deleted_namespaces(
+        self,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send + 'static {
+        namespaces::run(self.client, store, self.ready, stop)
+    }
+}
