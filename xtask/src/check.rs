@@ -8,7 +8,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering, schemas};
+use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering, names, schemas};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -52,6 +52,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 pub(crate) fn quick() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layering", || layering::check(&environment::workspace()))?;
+    step("names", || names::check(&environment::workspace(), &docs::SOURCES))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;
     step("the JSON Schemas are those of crds/", || schemas::check(&environment::workspace()))?;

@@ -22,7 +22,7 @@ const VALUES: [&str; 9] = [
 /// First words of metrics of our services.
 const METRICS: [&str; 4] = ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_"];
 /// Folders with the sources of all that documentation names.
-const SOURCES: [&str; 10] = [
+pub(crate) const SOURCES: [&str; 10] = [
     "crates",
     "operator",
     "sidecar-injector",
@@ -75,7 +75,11 @@ pub(crate) fn check(root: &Path, tasks: BTreeSet<String>) -> Result<()> {
 }
 
 /// Calls `take` with every file of that extension at or below a place.
-fn gather(place: &Path, extension: &str, take: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn gather(
+    place: &Path,
+    extension: &str,
+    take: &mut dyn FnMut(&Path) -> Result<()>,
+) -> Result<()> {
     if place.is_file() {
         return take(place);
     }

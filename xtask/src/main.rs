@@ -9,6 +9,7 @@ mod component_types;
 mod demo;
 mod docs;
 mod layering;
+mod names;
 mod nextest;
 mod output;
 mod release;
