@@ -122,6 +122,12 @@ impl Known {
                 offences.push(format!("{word} does not exist"));
             }
         }
+        for line in invariants(text) {
+            let names_a_test = words(line).any(|word| self.source.contains(&format!("fn {word}(")));
+            if !names_a_test {
+                offences.push(format!("no test holds the invariant: {line}"));
+            }
+        }
         for task in tasks(text) {
             if !self.tasks.contains(&task) {
                 offences.push(format!("cargo xtask {task} does not exist"));
@@ -180,6 +186,15 @@ fn is_test(word: &str) -> bool {
         && !word.starts_with("dapr_")
 }
 
+/// The numbered lines of the chapter about invariants.
+fn invariants(text: &str) -> impl Iterator<Item = &str> {
+    let chapter = text.split("\n## ").find(|chapter| chapter.starts_with("Invariants"));
+    chapter.unwrap_or_default().lines().filter(|line| {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest.len() < line.len() && rest.starts_with(". ")
+    })
+}
+
 /// Targets of Markdown links that stay in the repository.
 fn links(text: &str) -> impl Iterator<Item = String> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
@@ -230,7 +245,8 @@ mod tests {
     fn what_exists_may_be_named() {
         let text = "# The Way, here\n[a](#the-way-here) [b](https://example.com)\n\
                     `global.tag=1` `global.labels.any` `global.domain` `dapr_sentry_up{kind}` \
-                    `a_test_that_is_there` `cargo xtask demo`";
+                    `a_test_that_is_there` `cargo xtask demo`\n## Invariants\n\
+                    1. It is there. — `a_test_that_is_there`";
         assert_eq!(offences(text), Vec::<String>::new());
     }
 
@@ -244,6 +260,10 @@ mod tests {
             ("`a_test_that_was_there_once`", "a_test_that_was_there_once is no test"),
             ("`tests/no.rs`", "tests/no.rs does not exist"),
             ("`cargo xtask damo`", "cargo xtask damo does not exist"),
+            (
+                "\n## Invariants\n1. It holds.\n## Others\n1. No invariant.",
+                "no test holds the invariant: 1. It holds.",
+            ),
         ] {
             assert_eq!(offences(text), [what]);
         }
