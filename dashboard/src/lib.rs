@@ -29,9 +29,8 @@ mod server;
 
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
-use kubernetes::Precedence;
-use runtime::Scope;
+use kubernetes::{ClientError, Precedence};
+use runtime::{ListenError, Scope};
 use transport::{Limits, Server};
 
 use cluster::Cluster;
@@ -45,11 +44,25 @@ const CONNECTIONS: usize = 256;
 /// Bytes of a request's body; requests have none.
 const BODY_BYTES: usize = 1024;
 
+/// Why the dashboard does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There are no usable credentials for the API server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The port is in use.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system does not say which port it chose.
+    #[error("read the listening address")]
+    Address(#[source] std::io::Error),
+}
+
 /// Watches the cluster and serves the pages; returns when the port is open.
 ///
 /// # Errors
-/// There are no credentials for the API server, or the port is taken.
-pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
+/// [`RunError`]: there are no credentials for the API server, or the port is in use.
+pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     serve(config, scope).await.map(drop)
 }
 
@@ -57,14 +70,14 @@ pub async fn run(config: Config, scope: Scope) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn serve(config: Config, scope: Scope) -> anyhow::Result<SocketAddr> {
+pub async fn serve(config: Config, scope: Scope) -> Result<SocketAddr, RunError> {
     let (watching, serving) = (scope.ready("watch"), scope.ready("pages"));
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let cluster = Cluster::new(&config.namespace);
     cluster.watch(&client, watching, &scope);
 
     let listener = runtime::listen(&config.address.to_string(), config.port).await?;
-    let address = listener.local_addr().context("read the listening address")?;
+    let address = listener.local_addr().map_err(RunError::Address)?;
     let base = config.base_path.as_str();
     let pages = server::Pages { cluster, peers: Peers::new(Reach::Pods), base: base.into() };
     let router = server::router(pages, Guard { allowed_hosts: config.allowed_hosts });
