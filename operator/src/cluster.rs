@@ -1,4 +1,6 @@
 //! Every call to the API server. Decides nothing.
+mod templates;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use futures::{Stream, StreamExt as _};
@@ -9,7 +11,8 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource,
     api::{
-        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+        Preconditions,
     },
     core::{NamespaceResourceScope, ObjectMeta, PartialObjectMeta},
 };
@@ -24,6 +27,9 @@ use crate::{
         resolution::{FetchError, Fetched},
     },
 };
+
+/// Objects of one page of a list: a workload has some kilobytes.
+const LIST_PAGE: u32 = 500;
 
 /// The API server.
 #[derive(Clone)]
@@ -93,6 +99,32 @@ impl Cluster {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         })
+    }
+
+    /// The app ids of the pods and pod templates of a namespace. A kind that is not installed has none.
+    ///
+    /// # Errors
+    /// What the API server says, such as that a kind may not be listed.
+    pub(crate) async fn template_apps(&self, namespace: &str) -> kube::Result<BTreeSet<String>> {
+        let mut apps = BTreeSet::new();
+        for (group, version, kind, plural) in templates::KINDS {
+            let resource = resource(group, version, kind, plural);
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), namespace, &resource);
+            let mut page = ListParams::default().limit(LIST_PAGE);
+            loop {
+                let list = match api.list(&page).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => break,
+                    list => list?,
+                };
+                apps.extend(list.items.iter().flat_map(templates::app_ids));
+                match list.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => page = page.continue_token(&token),
+                    None => break,
+                }
+            }
+        }
+        Ok(apps)
     }
 
     /// Watches the metadata of all pods.
@@ -234,7 +266,7 @@ fn resource(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource
     ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),
-        api_version: format!("{group}/{version}"),
+        api_version: format!("{group}/{version}").trim_start_matches('/').to_owned(),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
     }

@@ -10,7 +10,7 @@ use runtime::{
 
 use crate::{
     services::workload::WorkloadKind,
-    watchdog::{Options, WatchInterval},
+    watchdog::{Options, OwnerKinds, OwnerKindsError, WatchInterval},
 };
 
 /// Shortest interval of the watchdog (Dapr 1.18).
@@ -88,6 +88,10 @@ pub struct Flags {
     /// Pods that the watchdog deletes per minute at most; 0 or less means no limit
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_pod_restarts_per_minute: i64,
+    /// Further kinds of controllers whose pods the watchdog deletes: Kind.group, separated by commas.
+    /// ReplicaSet, StatefulSet and DaemonSet of apps and ReplicationController are always among them
+    #[arg(long, default_value = "", value_name = "KINDS", hide_default_value = true)]
+    pub watchdog_owner_kinds: String,
     /// Let the watchdog label pods that have a sidecar
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
@@ -136,6 +140,9 @@ pub enum ConfigError {
     /// `--watch-interval` is below one second.
     #[error("--watch-interval {0:?} is shorter than 1s")]
     WatchIntervalTooShort(String),
+    /// `--watchdog-owner-kinds` holds more than kinds.
+    #[error(transparent)]
+    OwnerKinds(#[from] OwnerKindsError),
 }
 
 /// Checks the namespace of the control plane, the value of `NAMESPACE`.
@@ -196,7 +203,8 @@ impl Flags {
     /// Checks the flags and the environment.
     ///
     /// # Errors
-    /// [`ConfigError`]: `NAMESPACE` is unset or empty, or `--watch-interval` is not valid.
+    /// [`ConfigError`]: `NAMESPACE` is unset or empty, or `--watch-interval` or
+    /// `--watchdog-owner-kinds` is not valid.
     pub fn into_config(self, environment: Environment) -> Result<Config, ConfigError> {
         let namespace = namespace(environment.namespace)?;
         let webhooks = environment.enable_webhooks.unwrap_or_default();
@@ -225,6 +233,7 @@ impl Flags {
                 interval: parse_watch_interval(&self.watch_interval)?,
                 per_minute: self.max_pod_restarts_per_minute,
                 may_label: self.watchdog_can_patch_pod_labels,
+                owner_kinds: OwnerKinds::parse(&self.watchdog_owner_kinds)?,
             },
         })
     }

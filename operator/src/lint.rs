@@ -3,8 +3,6 @@
 //! Files may be a part of what is in the namespace, so nothing is said about Secrets, secret stores
 //! and app ids that are in none of them.
 
-use std::collections::BTreeSet;
-
 use resources::Component;
 
 use crate::advice::checks::{self, CheckContext, Reason};
@@ -25,7 +23,7 @@ pub fn components(components: &[Component], now: jiff::Timestamp) -> Vec<Vec<Fin
     let secrets = Fetched::new();
     let context = CheckContext {
         components: components.iter().collect(),
-        apps: BTreeSet::new(),
+        apps: None,
         secrets: &secrets,
         now,
     };

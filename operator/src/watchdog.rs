@@ -6,11 +6,13 @@
 //!     rate_limiter (deletions per minute) ─► get pod ─► pod_state ─► verify injection ─► delete
 //! ```
 //! Start at [`Watchdog`]. A pod is deleted only after a probe pod, a dry run in the control plane's
-//! namespace, received its sidecar. Never deleted are pods without a controller, mirror pods, pods
-//! that are finished or terminating, pods that the injector skipped intentionally, and pods that its
-//! webhook does not select. State is kept in memory: after a change of leader up to three more pods
+//! namespace, received its sidecar, and only if its controller is of a kind that replaces it
+//! ([`OwnerKinds`]): a Job, or a controller that is not known, gets one Event instead. Never deleted are
+//! pods without a controller, mirror pods, pods that are finished or terminating, pods that the injector
+//! skipped intentionally, and pods that its webhook does not select. State is kept in memory: after a change of leader up to three more pods
 //! of an owner are deleted before the watchdog gives up on it again.
 pub(crate) mod cluster;
+pub(crate) mod owner_kinds;
 pub(crate) mod pod_state;
 pub(crate) mod pod_tracker;
 pub(crate) mod rate_limiter;
@@ -27,6 +29,7 @@ use resources::injection::{self, Selection};
 use runtime::clock;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::owner_kinds::{OwnerKinds, OwnerKindsError};
 use self::{
     cluster::{InjectionUnverified, PodClient},
     pod_state::{PodState, classify},
@@ -59,13 +62,15 @@ pub(crate) enum WatchInterval {
     Every(Duration),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) interval: WatchInterval,
     /// Pods deleted per minute; 0 or less means no limit.
     pub(crate) per_minute: i64,
     /// Whether pods that have a sidecar without the injector's label are labelled.
     pub(crate) may_label: bool,
+    /// The controllers whose pods are deleted.
+    pub(crate) owner_kinds: OwnerKinds,
 }
 
 /// The watchdog; it is active only while this replica is the leader.
@@ -93,7 +98,8 @@ impl Watchdog {
         metrics: Metrics,
     ) -> Self {
         let pod_client = PodClient::new(cluster.client().clone(), namespace);
-        let (tracker, woken) = (Mutex::default(), Notify::new());
+        let tracker = Mutex::new(PodTracker::new(options.owner_kinds.clone()));
+        let woken = Notify::new();
         Self { options, pod_client, reports, metrics, tracker, woken }
     }
 
@@ -199,7 +205,11 @@ impl Watchdog {
                 let covered = self.covered(&current.selection, &fetched).await;
                 *verified = Some(current);
                 match covered {
-                    Ok(true) => self.delete(pod, &fetched, limiter).await,
+                    Ok(true) if pod.replaced => self.delete(pod, &fetched, limiter).await,
+                    Ok(true) => {
+                        self.leave(pod);
+                        Ok(())
+                    }
                     Ok(false) => self.skip_this_pass(pod, None),
                     Err(error) => self.skip_this_pass(pod, Some(&error)),
                 }
@@ -239,6 +249,23 @@ impl Watchdog {
         );
         self.reports.warn(reference(&pod.owner), SIDECAR_MISSING, note);
         Ok(())
+    }
+
+    /// Records one Event on a controller that does not replace its pods.
+    fn leave(&self, pod: &Candidate) {
+        if !self.tracker().left_alone(pod) {
+            return;
+        }
+        let (owner, name) = (&pod.owner.reference, &pod.key.name);
+        let kind = OwnerKinds::name_of(owner);
+        let note = format!(
+            "pod {name} runs without its Dapr sidecar and is not deleted, because a {kind} may not \
+             replace it without loss. Start its work again when it may be interrupted; if a {kind} \
+             replaces its pods, add it to the chart value dapr_operator.watchdogOwnerKinds"
+        );
+        tracing::warn!(target: "dapr.operator.watchdog", namespace = pod.key.namespace,
+            kind, name = owner.name, "{note}");
+        self.reports.warn(reference(&pod.owner), SIDECAR_MISSING, note);
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "callers return it")]

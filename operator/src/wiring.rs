@@ -332,7 +332,7 @@ fn start_pods(
 fn watchdog(config: &Config, context: &Context) -> Option<Arc<Watchdog>> {
     (config.watchdog.interval != WatchInterval::Off).then(|| {
         Arc::new(Watchdog::new(
-            config.watchdog,
+            config.watchdog.clone(),
             &context.cluster,
             config.namespace.clone(),
             context.reports.clone(),

@@ -27,6 +27,12 @@ const ARGUED: &[(&str, &str, &str)] = &[
     // Asked by the admission plug-in OwnerReferencesPermissionEnforcement, in the service's name.
     ("dapr-operator", "deployments/finalizers", "update"),
     ("dapr-operator", "statefulsets/finalizers", "update"),
+    // Only for a scope that no pod has: tests/operator/cases.rs.
+    ("dapr-operator", "daemonsets", "list"),
+    ("dapr-operator", "jobs", "list"),
+    ("dapr-operator", "cronjobs", "list"),
+    ("dapr-operator", "rollouts", "list"),
+    ("dapr-operator", "scaledjobs", "list"),
     // An app whose port changes, or that is gone: tests/operator/main.rs.
     ("dapr-operator", "services", "update"),
     ("dapr-operator", "services", "delete"),

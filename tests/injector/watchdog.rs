@@ -143,3 +143,59 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
     assert_eq!(missing.len(), 1, "once per owner");
     assert_eq!(missing[0]["involvedObject"]["kind"], "ReplicaSet");
 }
+
+/// Case 28: a Job that counts a deletion as its failure, and a pod of a controller that makes no second.
+#[test]
+fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone() {
+    const ORCHARD: &str = "orchard";
+    let mut it = InjectorFixture::start(Rights::Ours).unwrap();
+    it.injector.process.kill();
+    it.api.kubectl(&["create", "namespace", ORCHARD]).unwrap();
+    let account = || Ok(it.api.kubectl(&["get", "serviceaccount", "default", "-n", ORCHARD]).ok());
+    until(Deadline::seconds(START), "the namespace's service account", account).unwrap();
+    it.api
+        .apply(include_str!("../fixtures/cases/28-watchdog-and-one-shot-owners/pods.yaml"))
+        .unwrap();
+    let stand_in = it.api.get(&["configmap", "taskrun-stand-in", "-n", ORCHARD]).unwrap();
+    let mut pod =
+        blackbox::injector_fixture::pod("taskrun-pod", &json!({"dapr.io/enabled": "true"}));
+    pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap",
+        "name": "taskrun-stand-in", "uid": stand_in["metadata"]["uid"], "controller": true}]);
+    apply(&it.api, ORCHARD, &pod).unwrap();
+    let all = || -> Result<Vec<String>> {
+        let list = it.api.get(&["pods", "-n", ORCHARD])?;
+        Ok(uids(list["items"].as_array().map(Vec::as_slice).unwrap_or_default()))
+    };
+    let before = until(Deadline::seconds(START), "the pod of the Job", || {
+        Ok(Some(all()?).filter(|pods: &Vec<String>| pods.len() == 2))
+    });
+    let before = before.unwrap();
+    it.restart_injector().unwrap();
+    let metrics = environment::free_port().unwrap();
+    let operator = start_operator(&it, metrics).unwrap();
+    let events = || -> Result<Vec<(String, String)>> {
+        let events = it.api.get(&["events", "-n", ORCHARD])?;
+        let events = events["items"].as_array().into_iter().flatten();
+        let ours = events.filter(|event| event["reason"] == "SidecarMissing");
+        let mut kinds: Vec<_> = ours
+            .map(|e| (e["involvedObject"]["kind"].to_string(), e["message"].to_string()))
+            .collect();
+        kinds.sort();
+        Ok(kinds)
+    };
+    let two = || Ok(Some(events()?).filter(|events: &Vec<_>| events.len() == 2));
+    let told = until(Deadline::seconds(START), "an Event for each controller", two)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
+    let passed = metric(metrics, COMPLETE);
+    until(Deadline::seconds(START), "two more passes", || {
+        Ok((metric(metrics, COMPLETE) >= passed + 2.0).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(all().unwrap(), before, "{}", operator.log());
+    assert_eq!(events().unwrap(), told, "one Event for each");
+    for ((kind, message), want) in told.iter().zip(["ConfigMap", "Job.batch"]) {
+        assert!(kind.contains(want.split('.').next().unwrap()), "{kind}");
+        assert!(message.contains(&format!("because a {want} may not replace it")), "{message}");
+    }
+    assert!(metric(metrics, DELETED).abs() < f64::EPSILON, "{}", operator.log());
+}

@@ -28,7 +28,7 @@ fn findings_are_recorded_as_events_on_components() {
     let cases = [
         ("type", json!({"type": "state.rediss"}), json!({}), "UnknownType"),
         ("version", json!({"type": "state.redis", "version": "v9"}), json!({}), "UnknownVersion"),
-        ("missing", json!({"type": "state.redis"}), json!({}), "MissingMetadata"),
+        ("missing", json!({"type": "state.memcached"}), json!({}), "MissingMetadata"),
         (
             "misspelt",
             json!({"type": "state.redis", "metadata": [{"name": "redisHots", "value": "a"}]}),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod advice;
+mod cases;
 mod changes;
 mod differential;
 mod faults;

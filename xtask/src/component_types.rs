@@ -14,6 +14,10 @@ use serde::Deserialize;
 
 use crate::output::print;
 
+mod recording;
+
+use recording::Recording;
+
 /// Writes operator/data/component-types.txt anew from the metadata.yaml of each component and from
 /// operator/data/component-types.in.
 #[derive(Debug, Args)]
@@ -24,6 +28,9 @@ pub(crate) struct Flags {
     /// Only says whether the file is what would be written
     #[arg(long)]
     check: bool,
+    /// Asks the official daprd with all components again and writes its answers first; needs root
+    #[arg(long, conflicts_with = "check")]
+    record: bool,
 }
 
 const MODULE: &str = "github.com/dapr/components-contrib";
@@ -33,12 +40,12 @@ const WRITTEN: &str = "operator/data/component-types.txt";
 const HEADER: &str = "\
 # What the official components of Dapr are called and which metadata they take, one line for each type and version:
 #   <type>[,<other name>...] <version> : <name>[!][*] ...
-# \"!\" marks a name that must be given, \"*\" a value that is secret; a line that ends in \"?\" says that the metadata is unknown.
+# \"!\" marks a name without which daprd refused to load the component (tests/fixtures/components), \"*\" a value that is secret; a line that ends in \"?\" says that the metadata is unknown.
 #
 # Written by `cargo xtask component-types`, not by hand. Origin: github.com/dapr/components-contrib v1.18.4, the metadata.yaml
-# of each component: type, name, version and the names of metadata with their marks; no descriptions. Names of authentication
-# profiles are listed without \"!\", because one profile of several is enough; so are names that a direction of a binding
-# needs. What is not in those files is in component-types.in. Licence of the origin: Apache-2.0, Copyright The Dapr Authors.
+# of each component: type, name, version and the names of metadata; no descriptions. Which of them must be given was asked of
+# daprd, and a name that could not be tried has no \"!\". What is not in those files is in component-types.in. Licence of the
+# origin: Apache-2.0, Copyright The Dapr Authors.
 ";
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
@@ -46,6 +53,16 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         Some(folder) => folder.clone(),
         None => blackbox::module_folder(MODULE, VERSION)?,
     };
+    if flags.record {
+        let descriptions = descriptions(&folder)?;
+        let described = descriptions.iter().filter_map(|description| {
+            let all = description.metadata.iter().flatten();
+            let required = all.filter(|setting| setting.required).map(|s| s.name.clone());
+            Some((description.full_type()?, description.version.clone(), required.collect()))
+        });
+        let added = fs::read_to_string(environment::workspace().join(ADDED)).context(ADDED)?;
+        recording::record(described.collect(), &Additions::parse(&added)?)?;
+    }
     work(&folder, flags.check)
 }
 
@@ -60,7 +77,7 @@ pub(crate) fn check() -> Result<()> {
 fn work(folder: &Path, check: bool) -> Result<()> {
     let root = environment::workspace();
     let added = fs::read_to_string(root.join(ADDED)).context(ADDED)?;
-    let text = table(&descriptions(folder)?, &Additions::parse(&added)?);
+    let text = table(&descriptions(folder)?, &Additions::parse(&added)?, &Recording::read()?);
     let file = root.join(WRITTEN);
     if check {
         ensure!(
@@ -89,15 +106,25 @@ struct Description {
     builtin_authentication_profiles: Option<Vec<Profile>>,
 }
 
+impl Description {
+    /// The type of a Component; `None` for name resolution, which a Configuration configures.
+    fn full_type(&self) -> Option<String> {
+        match self.type_.as_str() {
+            "nameresolution" => None,
+            "middleware" => Some(format!("middleware.http.{}", self.name)),
+            kind => Some(format!("{kind}.{}", self.name)),
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Setting {
     name: String,
+    /// What the authors say; daprd is asked whether it holds.
     #[serde(default)]
     required: bool,
     #[serde(default)]
     sensitive: bool,
-    #[serde(default)]
-    binding: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,7 +159,6 @@ struct Additions {
     profiles: BTreeMap<String, Vec<(String, bool)>>,
     aliases: BTreeMap<String, BTreeSet<String>>,
     unknown: Vec<(String, String)>,
-    optional: BTreeSet<(String, String)>,
 }
 
 impl Additions {
@@ -156,12 +182,7 @@ impl Additions {
                     additions.aliases.entry(first).or_default().insert(word()?);
                 }
                 "unknown" => additions.unknown.push((first, word()?)),
-                "optional" => {
-                    additions.optional.insert((first, word()?));
-                }
-                _ => {
-                    bail!("{ADDED}: {line:?} begins with none of profile, alias, unknown, optional")
-                }
+                _ => bail!("{ADDED}: {line:?} begins with none of profile, alias, unknown"),
             }
         }
         Ok(additions)
@@ -175,16 +196,14 @@ impl Additions {
 }
 
 /// The text of the table.
-fn table(descriptions: &[Description], additions: &Additions) -> String {
+fn table(descriptions: &[Description], additions: &Additions, recording: &Recording) -> String {
     let mut lines = BTreeSet::new();
     for description in descriptions {
-        let type_ = match description.type_.as_str() {
-            "nameresolution" => continue, // configured by a Configuration, not by a Component
-            "middleware" => format!("middleware.http.{}", description.name),
-            kind => format!("{kind}.{}", description.name),
-        };
-        let settings = settings(description, &type_, additions);
-        let head = format!("{} {} :", additions.names(&type_), description.version);
+        let Some(type_) = description.full_type() else { continue };
+        let names = additions.names(&type_);
+        let required = |name: &str| recording.requires(&names, &description.version, name);
+        let settings = settings(description, additions, required);
+        let head = format!("{names} {} :", description.version);
         lines.insert(settings.into_iter().fold(head, |line, word| line + " " + &word));
     }
     for (type_, version) in &additions.unknown {
@@ -194,18 +213,18 @@ fn table(descriptions: &[Description], additions: &Additions) -> String {
 }
 
 /// The names of metadata with their marks.
-fn settings(description: &Description, type_: &str, additions: &Additions) -> Vec<String> {
+fn settings(
+    description: &Description,
+    additions: &Additions,
+    required: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut marks = BTreeMap::<&str, (bool, bool)>::new();
     let mut add = |name, required, sensitive| {
         let mark = marks.entry(name).or_default();
         *mark = (mark.0 || required, mark.1 || sensitive);
     };
     for setting in description.metadata.iter().flatten() {
-        let optional = (type_.to_owned(), setting.name.clone());
-        let required = setting.required
-            && setting.binding.is_none()
-            && !additions.optional.contains(&optional);
-        add(&setting.name, required, setting.sensitive);
+        add(&setting.name, required(&setting.name), setting.sensitive);
     }
     let own = description.authentication_profiles.iter().flatten();
     let builtin = || description.builtin_authentication_profiles.iter().flatten();
@@ -243,15 +262,16 @@ builtinAuthenticationProfiles: [{name: cloud, metadata: [{name: key, required: t
 authenticationProfiles: [{title: a, metadata: [{name: password, required: true, sensitive: true}]}]
 metadata:
 - {name: host, required: true}
-- {name: topic, required: true, binding: {input: true}}
-- {name: free, required: true}
+- {name: untried, required: true}
 ";
         let added = "# comment\n\nprofile cloud key* token*\nalias state.x state.y\n\
-                     unknown state.z v2\noptional state.x free\n";
+                     unknown state.z v2\n";
         let additions = Additions::parse(added).unwrap();
-        let text = table(&[serde_saphyr::from_str(yaml).unwrap()], &additions);
+        let recorded = "state.y v1\nrequired state.y v1 host : no host\n";
+        let recording = Recording::parse(recorded).unwrap();
+        let text = table(&[serde_saphyr::from_str(yaml).unwrap()], &additions, &recording);
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        let want = ["state.x,state.y v1 : free host! key password* token* topic", "state.z v2 ?"];
+        let want = ["state.x,state.y v1 : host! key password* token* untried", "state.z v2 ?"];
         assert_eq!(lines, want);
     }
 

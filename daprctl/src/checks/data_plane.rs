@@ -132,12 +132,13 @@ fn app_ids(facts: &Facts) -> Finding {
             GROUP,
             id,
             format!("workloads share an app id: {}", some_of(&shared)),
-            "calls to the id reach any of them: set a different dapr.io/app-id for each",
+            "calls to the id reach any of them: set a different dapr.io/app-id for each, unless they are \
+             releases of one application",
         )
     })
 }
 
-/// Warnings of the operator about Components: Events of the last hour and conditions.
+/// Warnings of the operator about Components and what refers to them: Events of the last hour and conditions.
 fn components(facts: &Facts) -> Finding {
     let id = "components";
     let both =
@@ -160,7 +161,12 @@ fn components(facts: &Facts) -> Finding {
             let name = object(event, "/involvedObject/namespace", "/involvedObject/name");
             let ours =
                 text(event.pointer("/involvedObject/apiVersion")).starts_with(resources::GROUP);
-            if ours && alive(&name) {
+            // Which objects of other kinds still exist is not read.
+            let kind = text(event.pointer("/involvedObject/kind"));
+            let other = !kind.is_empty() && kind != "Component";
+            let of_a_pod = text(event.get("reason")) == "ConfigurationNotFound";
+            if of_a_pod || ours && (other || alive(&name)) {
+                let name = if other { format!("{kind} {name}") } else { name };
                 let (reason, words) = (text(event.get("reason")), text(event.get("message")));
                 problems.entry(name).or_insert(format!("{reason}: {words}"));
             }
@@ -177,8 +183,9 @@ fn components(facts: &Facts) -> Finding {
         Finding::warning(
             GROUP,
             id,
-            format!("Components have warnings: {}", some_of(&list)),
-            "run kubectl describe component NAME for details; Events stay for an hour after the correction",
+            format!("Components or objects that refer to them have warnings: {}", some_of(&list)),
+            "run kubectl describe component NAME (or the other kind) for details; Events stay for an hour \
+             after the correction",
         )
     })
 }

@@ -363,6 +363,12 @@ type Change = fn(&mut Facts);
 #[case::component_event(|f: &mut Facts| f.cluster.events = Ok(vec![json!({"reason": "SecretNotFound", "message": "no secret",
     "involvedObject": {"apiVersion": "dapr.io/v1alpha1", "namespace": "shop", "name": "store"}})]),
     &[("components", Status::Warning)])]
+#[case::configuration_event(|f: &mut Facts| f.cluster.events = Ok(vec![json!({"reason": "SecretStoreNotFound", "message": "no store",
+    "involvedObject": {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration", "namespace": "shop", "name": "tracing"}})]),
+    &[("components", Status::Warning)])]
+#[case::pod_without_its_configuration(|f: &mut Facts| f.cluster.events = Ok(vec![json!({"reason": "ConfigurationNotFound", "message": "no",
+    "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-1"}})]),
+    &[("components", Status::Warning)])]
 #[case::event_on_what_is_gone(|f: &mut Facts| f.cluster.events = Ok(vec![json!({"reason": "SecretNotFound",
     "involvedObject": {"apiVersion": "dapr.io/v1alpha1", "namespace": "shop", "name": "gone"}})]), &[])]
 #[case::component_condition(|f: &mut Facts| f.cluster.components.as_mut().unwrap()[0]["status"]["conditions"] =

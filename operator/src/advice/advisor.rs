@@ -1,5 +1,5 @@
-//! Runs the checks over all Components and records the findings as Events and, if enabled, as status
-//! conditions. No response to a sidecar depends on it.
+//! Runs the checks over all Components and the objects that refer to them, and records the findings as
+//! Events and, for Components, as status conditions if enabled. No response to a sidecar depends on it.
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     advice::{
         checks::{self, CheckContext, Finding, Reason},
+        references::{self, References},
         status_writer::StatusWriter,
     },
     api::context::Context,
@@ -45,6 +46,10 @@ async fn run_term(context: &Context, status: bool) {
         status.then(|| StatusWriter::new(context.cluster.clone(), context.metrics.clone()));
     let (mut verified, mut read) = (VerifiedSecrets::default(), clock::monotonic());
     components.wait_synced().await;
+    context.stores.configurations.wait_synced().await;
+    context.stores.subscriptions.wait_synced().await;
+    context.stores.resiliencies.wait_synced().await;
+    context.stores.assignments.wait_synced().await;
     loop {
         sleep(random::jittered(SETTLE, 0.1)).await;
         changes.mark_unchanged();
@@ -55,6 +60,7 @@ async fn run_term(context: &Context, status: bool) {
             writer.prepare().await;
         }
         check_all(context, &mut verified, writer.as_mut()).await;
+        check_references(context).await;
         tokio::select! {
             ended = changes.changed() => if ended.is_err() { break },
             () = sleep(RESYNC) => {}
@@ -122,7 +128,7 @@ async fn check_all(
         };
         let checks_context = CheckContext {
             components: entries.iter().map(|entry| &entry.object).collect(),
-            apps: context.stores.assignments.apps(&namespace),
+            apps: apps(context, &namespace, &entries).await,
             secrets: &secrets,
             now: clock::now(),
         };
@@ -139,12 +145,76 @@ async fn check_all(
             }
             for (reason, note) in by_reason(findings) {
                 *counts.entry(reason.text()).or_insert(0) += 1;
-                report(context, &entry.object, reason, note).await;
+                report(context, &entry.object.object_ref(&()), reason, note).await;
             }
         }
     }
     verified.retain_seen(&seen);
     context.metrics.component_findings(&counts);
+}
+
+/// The app ids of a namespace. Workloads are read only if no pod has an app id of the scopes.
+async fn apps(
+    context: &Context,
+    namespace: &str,
+    components: &[Arc<Entry<Component>>],
+) -> Option<BTreeSet<String>> {
+    let apps = context.stores.assignments.apps(namespace);
+    let now = clock::now();
+    let unknown = |entry: &Arc<Entry<Component>>| {
+        !checks::unknown_scopes(&entry.object, &apps, now).is_empty()
+    };
+    if !components.iter().any(unknown) {
+        return Some(apps);
+    }
+    match context.cluster.template_apps(namespace).await {
+        Ok(more) => Some(apps.into_iter().chain(more).collect()),
+        Err(error) => {
+            let text = kubernetes::api_text(&error);
+            tracing::debug!(target: "dapr.operator", namespace, "scopes are not checked: {text}");
+            None
+        }
+    }
+}
+
+/// Checks the names by which other kinds refer to Components, and the Configurations of pods.
+async fn check_references(context: &Context) {
+    let stores = &context.stores;
+    let mut namespaces: BTreeSet<String> = stores.assignments.namespaces();
+    namespaces.extend(stores.configurations.namespaces());
+    namespaces.extend(stores.subscriptions.namespaces());
+    namespaces.extend(stores.resiliencies.namespaces());
+    for namespace in namespaces {
+        let entries = stores.components.list(&namespace);
+        let components: Vec<_> = entries.iter().map(|entry| &entry.object).collect();
+        let references = References { components: &components, now: clock::now() };
+        let configurations = stores.configurations.list(&namespace);
+        for entry in &configurations {
+            let findings = references.check_configuration(&entry.object);
+            report_all(context, &entry.object.object_ref(&()), findings).await;
+        }
+        for entry in stores.subscriptions.list(&namespace) {
+            let findings = references.check_subscription(&entry.object);
+            report_all(context, &entry.object.object_ref(&()), findings).await;
+        }
+        for entry in stores.resiliencies.list(&namespace) {
+            let findings = references.check_resiliency(&entry.object);
+            report_all(context, &entry.object.object_ref(&()), findings).await;
+        }
+        let known = || configurations.iter().map(|entry| entry.name());
+        for (name, pod) in stores.assignments.configurations(&namespace) {
+            if !known().any(|known| known == name) {
+                let finding = references::missing_configuration(&namespace, &name, known());
+                report_all(context, &pod, vec![finding]).await;
+            }
+        }
+    }
+}
+
+async fn report_all(context: &Context, about: &ObjectReference, findings: Vec<Finding>) {
+    for (reason, note) in by_reason(findings) {
+        report(context, about, reason, note).await;
+    }
 }
 
 /// Whether a Secret that the Component references could not be read.
@@ -168,10 +238,9 @@ fn by_reason(findings: Vec<Finding>) -> BTreeMap<Reason, String> {
     notes
 }
 
-async fn report(context: &Context, component: &Component, reason: Reason, note: String) {
-    let about: ObjectReference = component.object_ref(&());
-    let (namespace, name) = (about.namespace.clone(), about.name.clone());
-    if context.reports.record_event(&about, reason.text(), note.clone()).await {
+async fn report(context: &Context, about: &ObjectReference, reason: Reason, note: String) {
+    let (namespace, name) = (about.namespace.as_deref(), about.name.as_deref());
+    if context.reports.record_event(about, reason.text(), note.clone()).await {
         tracing::warn!(target: "dapr.operator", namespace, name, reason = reason.text(), "{note}");
     }
 }

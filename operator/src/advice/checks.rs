@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use resources::{
-    Component, CustomResource as _, NameValuePair, SECRET_STORE_KUBERNETES,
+    Component, CustomResource, NameValuePair, SECRET_STORE_KUBERNETES,
     annotations::ANNOTATION_COMPONENT_CONTAINER, go_duration, is_kubernetes_store, spelling,
 };
 use serde_json::Value;
@@ -55,12 +55,15 @@ pub(crate) enum Reason {
     UnknownType,
     UnknownVersion,
     MissingMetadata,
+    ConflictingMetadata,
     UnknownMetadata,
     SecretStoreNotFound,
     DuplicateActorStateStore,
     UnknownScope,
     NameClash,
     InvalidDuration,
+    ConfigurationNotFound,
+    ComponentNotFound,
 }
 
 impl Reason {
@@ -71,12 +74,15 @@ impl Reason {
             Self::UnknownType => "UnknownType",
             Self::UnknownVersion => "UnknownVersion",
             Self::MissingMetadata => "MissingMetadata",
+            Self::ConflictingMetadata => "ConflictingMetadata",
             Self::UnknownMetadata => "UnknownMetadata",
             Self::SecretStoreNotFound => "SecretStoreNotFound",
             Self::DuplicateActorStateStore => "DuplicateActorStateStore",
             Self::UnknownScope => "UnknownScope",
             Self::NameClash => "NameClash",
             Self::InvalidDuration => "InvalidDuration",
+            Self::ConfigurationNotFound => "ConfigurationNotFound",
+            Self::ComponentNotFound => "ComponentNotFound",
         }
     }
 }
@@ -93,8 +99,8 @@ pub(crate) struct Finding {
 pub(crate) struct CheckContext<'a> {
     /// All Components of the namespace, including the checked one.
     pub(crate) components: Vec<&'a Component>,
-    /// The app ids of the pods of the namespace.
-    pub(crate) apps: BTreeSet<String>,
+    /// The app ids of the namespace; `None` when they could not be read, and scopes are not checked.
+    pub(crate) apps: Option<BTreeSet<String>>,
     /// The Secrets that were read; one that is absent here is not checked.
     pub(crate) secrets: &'a Fetched,
     pub(crate) now: jiff::Timestamp,
@@ -183,11 +189,42 @@ fn check_metadata(component: &Component, version: ComponentType, report: &mut Re
         items.iter().any(|item| item.name.eq_ignore_ascii_case(name) && has_value(item))
     };
     let missing: Vec<_> = settings.iter().filter(|s| s.required && !given(s.name)).collect();
+    let directed = component.spec.type_.starts_with("bindings.") && given("direction");
+    check_alternatives(&component.spec.type_, all_known, given, report);
     // An unknown name may be a misspelling of the missing one.
-    if all_known && !missing.is_empty() {
+    if all_known && !directed && !missing.is_empty() {
         let names: Vec<_> = missing.iter().map(|setting| setting.name).collect();
         let note = format!("{} requires metadata {}", component.spec.type_, names.join(", "));
         report(Reason::MissingMetadata, note);
+    }
+}
+
+/// What daprd 1.18 loads with exactly one of two settings.
+const ONE_OF: [([&str; 2], [&str; 2]); 1] = [(
+    ["secretstores.hashicorp.vault", "secretstores.vault"],
+    ["vaultToken", "vaultTokenMountPath"],
+)];
+
+/// Whether both or neither of two settings are given, of which daprd takes one.
+fn check_alternatives(
+    type_: &str,
+    all_known: bool,
+    given: impl Fn(&str) -> bool,
+    report: &mut Report<'_>,
+) {
+    let types = |types: &[&str; 2]| types.iter().any(|known| known.eq_ignore_ascii_case(type_));
+    for (_, [one, other]) in ONE_OF.iter().filter(|(of, _)| types(of)) {
+        match (given(one), given(other)) {
+            (true, true) => {
+                let note = format!("{type_} accepts metadata {one} or {other}, not both");
+                report(Reason::ConflictingMetadata, note);
+            }
+            (false, false) if all_known => {
+                let note = format!("{type_} requires metadata {one} or {other}");
+                report(Reason::MissingMetadata, note);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -301,18 +338,30 @@ fn share_an_app(a: &[String], b: &[String]) -> bool {
 }
 
 fn check_scopes(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
-    let created = component.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let old = created.is_some_and(|created| {
-        context.now.duration_since(created)
-            >= jiff::SignedDuration::try_from(SCOPE_GRACE).unwrap_or(jiff::SignedDuration::ZERO)
-    });
-    let absent: Vec<_> =
-        component.scopes().iter().filter(|app| old && !context.apps.contains(*app)).collect();
-    for app in absent {
-        let near = spelling::nearest(app, context.apps.iter().map(String::as_str));
+    let Some(apps) = &context.apps else { return };
+    for app in unknown_scopes(component, apps, context.now) {
+        let near = spelling::nearest(app, apps.iter().map(String::as_str));
         let guess = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        report(Reason::UnknownScope, format!("no pod in this namespace has app id {app:?}{guess}"));
+        let note = format!("no pod or workload in this namespace has app id {app:?}{guess}");
+        report(Reason::UnknownScope, note);
     }
+}
+
+/// The app ids in the scopes of an object of at least [`SCOPE_GRACE`] that are not among `apps`.
+pub(crate) fn unknown_scopes<'a, K: CustomResource>(
+    object: &'a K,
+    apps: &BTreeSet<String>,
+    now: jiff::Timestamp,
+) -> Vec<&'a str> {
+    let old = is_old(object.meta().creation_timestamp.as_ref().map(|time| time.0), now);
+    let absent = object.scopes().iter().filter(|app| old && !apps.contains(*app));
+    absent.map(String::as_str).collect()
+}
+
+/// Whether an object is older than [`SCOPE_GRACE`].
+pub(crate) fn is_old(created: Option<jiff::Timestamp>, now: jiff::Timestamp) -> bool {
+    let grace = jiff::SignedDuration::try_from(SCOPE_GRACE).unwrap_or(jiff::SignedDuration::ZERO);
+    created.is_some_and(|created| now.duration_since(created) >= grace)
 }
 
 #[cfg(test)]

@@ -79,6 +79,46 @@ mod tests {
         }
     }
 
+    const RECORDED: &str = include_str!("../../../tests/fixtures/components/daprd-1.18.3.txt");
+
+    /// The lines of the recording: types with versions, and those that begin with "required".
+    fn recorded() -> (Vec<Vec<&'static str>>, Vec<Vec<&'static str>>) {
+        let lines = RECORDED.lines().filter(|line| !line.starts_with('#'));
+        let lines = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.partition(|line| line[0] != "required")
+    }
+
+    #[test]
+    fn every_type_and_version_that_daprd_registers_is_known() {
+        let (types, _) = recorded();
+        assert!(types.len() > 140, "{}", types.len());
+        for line in types {
+            let known: Vec<_> = versions(line[0]).iter().map(|known| known.version).collect();
+            for version in &line[1..] {
+                assert!(known.contains(version), "{} {version} is not in the table", line[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_daprd_refuses_to_load_without_is_required() {
+        let (_, required) = recorded();
+        let mut marks = 0;
+        for (names, type_) in lines() {
+            let settings = type_.settings().into_iter().flatten().filter(|s| s.required);
+            for setting in settings {
+                let refused = required.iter().any(|line| {
+                    names.split(',').any(|name| name == line[1])
+                        && type_.version == line[2]
+                        && setting.name == line[3]
+                });
+                assert!(refused, "{names} {}: {} is not confirmed", type_.version, setting.name);
+                marks += 1;
+            }
+        }
+        assert_eq!(marks, required.len(), "each confirmed mark is in the table");
+    }
+
     #[test]
     fn finds_types_by_each_name() {
         let redis = versions("state.redis");
@@ -86,8 +126,10 @@ mod tests {
         assert_eq!(redis[0].version, "v1");
         let settings: Vec<_> = redis[0].settings().unwrap().collect();
         let find = |name: &str| *settings.iter().find(|s| s.name == name).unwrap();
-        assert!(find("redisHost").required && !find("redisHost").sensitive);
+        assert!(!find("redisHost").required, "sidecars try port 6379 of the pod without it");
         assert!(find("redisPassword").sensitive && !find("redisPassword").required);
+        let etcd: Vec<_> = versions("state.etcd")[0].settings().unwrap().collect();
+        assert!(etcd.iter().any(|s| s.name == "endpoints" && s.required && !s.sensitive));
         assert_eq!(versions("state.postgresql").len(), 2);
         assert_eq!(versions("state.postgres").len(), 2, "an alias");
         assert!(versions("state.cockroachdb").iter().any(|v| v.settings().is_none()));

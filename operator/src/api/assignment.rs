@@ -1,9 +1,10 @@
 //! The Configuration that each app uses, from the annotations of its pods.
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::ObjectMeta;
 use kubernetes::{Store, WatchEvent};
 use resources::annotations::{ANNOTATION_APP_ID, ANNOTATION_CONFIG, ANNOTATION_ENABLED, is_truthy};
@@ -18,6 +19,8 @@ pub(crate) struct PodClaim {
     pub(crate) app_id: String,
     /// Annotation `dapr.io/config`; empty for none.
     pub(crate) configuration: String,
+    /// UID of the pod, kept for those with a Configuration.
+    pub(crate) uid: Option<String>,
 }
 
 impl PodClaim {
@@ -33,7 +36,9 @@ impl PodClaim {
             "" => metadata.name.clone().unwrap_or_default(),
             id => id.to_owned(),
         };
-        Some(Self { app_id, configuration: annotation(ANNOTATION_CONFIG).to_owned() })
+        let configuration = annotation(ANNOTATION_CONFIG).to_owned();
+        let uid = metadata.uid.clone().filter(|_| !configuration.is_empty());
+        Some(Self { app_id, configuration, uid })
     }
 }
 
@@ -78,6 +83,32 @@ impl Assignments {
     pub(crate) fn apps(&self, namespace: &str) -> BTreeSet<String> {
         let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         of_namespace(&claims, namespace).map(|pod| pod.app_id.clone()).collect()
+    }
+
+    /// The namespaces of the pods.
+    pub(crate) fn namespaces(&self) -> BTreeSet<String> {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        claims.objects().keys().map(|key| key.namespace.clone()).collect()
+    }
+
+    /// The Configurations that the pods of a namespace name, each with the first pod that names it.
+    pub(crate) fn configurations(&self, namespace: &str) -> BTreeMap<String, ObjectReference> {
+        let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = ObjectKey { namespace: namespace.to_owned(), name: String::new() };
+        let pods =
+            claims.objects().range(first..).take_while(|(key, _)| key.namespace == namespace);
+        let mut named = BTreeMap::new();
+        for (key, claim) in pods.filter(|(_, claim)| !claim.configuration.is_empty()) {
+            named.entry(claim.configuration.clone()).or_insert_with(|| ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(key.namespace.clone()),
+                name: Some(key.name.clone()),
+                uid: claim.uid.clone(),
+                ..ObjectReference::default()
+            });
+        }
+        named
     }
 
     /// Applies a watch event of a pod.

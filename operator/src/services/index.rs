@@ -34,8 +34,8 @@ pub(crate) struct Decision {
     pub(crate) plan: Plan,
     /// The workload that the Service belongs to.
     pub(crate) owner: Option<Workload>,
-    /// Other workloads with the same app id.
-    pub(crate) conflicting: Vec<Workload>,
+    /// Other workloads with pods and the same app id, if the owner has pods.
+    pub(crate) sharing: Vec<Workload>,
     /// Why `owner` cannot have a Service.
     pub(crate) invalid: Option<Invalid>,
 }
@@ -104,14 +104,18 @@ impl ServiceIndex {
         let wants = |workload: &&Workload| workload.enabled && service_key(workload) == *key;
         let mut candidates: Vec<&Workload> =
             self.in_namespace(&key.namespace).filter(wants).collect();
-        // The current owner keeps the Service when another workload gets the same app id; without
-        // an owner the oldest workload gets it.
+        // The current owner keeps the Service when another workload gets the same app id, until it is
+        // scaled to zero; without an owner the oldest workload gets it.
         let current = self.services.get(key);
         let owns =
             |workload: &Workload| current.is_some_and(|service| owned_by(service, &workload.uid));
-        candidates.sort_by_key(|workload| (!owns(workload), workload.created, &workload.key));
+        candidates.sort_by_key(|workload| {
+            (!workload.has_pods, !owns(workload), workload.created, &workload.key)
+        });
         let owner = candidates.first().copied();
-        let planned = plan(owner, mtls, self.services.get(key), self.in_namespace(&key.namespace));
+        let sharing = candidates.get(1..).unwrap_or_default();
+        let owners = self.in_namespace(&key.namespace);
+        let planned = plan(owner, sharing, mtls, self.services.get(key), owners);
         let (plan, invalid) = match planned {
             Ok(plan) => (plan, None),
             Err(invalid) => (Plan::Keep, Some(invalid)),
@@ -119,7 +123,7 @@ impl ServiceIndex {
         Decision {
             plan,
             owner: owner.cloned(),
-            conflicting: candidates.into_iter().skip(1).cloned().collect(),
+            sharing: candidates.iter().skip(1).copied().filter(|w| w.has_pods).cloned().collect(),
             invalid,
         }
     }
@@ -272,7 +276,7 @@ mod tests {
         );
         let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "old");
-        assert_eq!(decision.conflicting[0].key.name, "young");
+        assert_eq!(decision.sharing[0].key.name, "young");
         assert!(matches!(decision.plan, Plan::Create(_)));
     }
 
@@ -296,7 +300,9 @@ mod tests {
         );
         let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "young");
-        assert!(matches!(decision.plan, Plan::Keep));
+        let Plan::Update(service) = decision.plan else { panic!("not shared") };
+        index.apply_service(WatchEvent::Apply(*service), now);
+        assert!(matches!(index.decide(&key("a-dapr"), true).plan, Plan::Keep));
         index.apply_workload(
             KIND,
             WatchEvent::Delete(observed("young", "a", "2026-02-01T00:00:00Z")),
@@ -305,6 +311,47 @@ mod tests {
         let decision = index.decide(&key("a-dapr"), true);
         assert_eq!(decision.owner.unwrap().key.name, "old");
         assert!(matches!(decision.plan, Plan::Update(_)));
+    }
+
+    /// Case 03: Flagger's first promotion and what follows.
+    #[test]
+    fn scaled_down_owner_hands_the_service_over_and_does_not_take_it_back() {
+        let mut index = ServiceIndex::default();
+        let now = clock::monotonic();
+        let put = |index: &mut ServiceIndex, name: &str, has_pods: bool| {
+            let (key, workload) = observed(name, "kiosk", "2026-01-01T00:00:00Z");
+            let event = WatchEvent::Apply((key, workload.map(|w| Workload { has_pods, ..w })));
+            index.apply_workload(KIND, event, now);
+        };
+        let reconcile = |index: &mut ServiceIndex| {
+            let decision = index.decide(&key("kiosk-dapr"), true);
+            let (Plan::Create(service) | Plan::Update(service)) = decision.plan else {
+                return (String::new(), decision.sharing.len(), String::new());
+            };
+            let selector = service.spec.as_ref().unwrap().selector.as_ref().unwrap();
+            let selector = selector.keys().cloned().collect();
+            index.apply_service(WatchEvent::Apply(*service), now);
+            (decision.owner.unwrap().key.name, decision.sharing.len(), selector)
+        };
+        let written = |owner: &str, sharing: usize, selector: &str| {
+            (owner.to_owned(), sharing, selector.to_owned())
+        };
+        put(&mut index, "kiosk", true);
+        assert_eq!(reconcile(&mut index), written("kiosk", 0, "app"));
+        put(&mut index, "kiosk-primary", true);
+        assert_eq!(reconcile(&mut index), written("kiosk", 1, "dapr.io/app-id"));
+        put(&mut index, "kiosk", false);
+        assert_eq!(reconcile(&mut index), written("kiosk-primary", 0, "dapr.io/app-id"));
+        for has_pods in [true, false, true] {
+            put(&mut index, "kiosk", has_pods); // an analysis: nothing is written
+            assert_eq!(reconcile(&mut index), written("", usize::from(has_pods), ""));
+        }
+        index.apply_workload(
+            KIND,
+            WatchEvent::Delete(observed("kiosk", "kiosk", "2026-01-01T00:00:00Z")),
+            now,
+        );
+        assert_eq!(reconcile(&mut index), written("kiosk-primary", 0, "app"));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Plans the headless Service of an app, which other sidecars resolve to find its sidecars.
 //!
-//! Pure: the desired Service is compared with the current one.
+//! Pure: the desired Service is compared with the current one. One workload has the selector of its
+//! workload, as with Dapr. Several workloads with one app id, such as the two Deployments of a canary
+//! release, share the Service: it selects the label that the injector sets on each pod with this app
+//! id, so endpoints remain while one of them is scaled to zero, and it has all of them as owners, so it
+//! outlives each.
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -16,6 +20,7 @@ use resources::{
         ANNOTATION_INTERNAL_GRPC_PORT, ANNOTATION_METRICS_PORT,
         ANNOTATION_SIDECAR_SERVICE_ANNOTATIONS, is_truthy,
     },
+    labels::LABEL_APP_ID,
     names, ports,
 };
 
@@ -45,9 +50,6 @@ pub(crate) enum Invalid {
         "app id {0:?} is invalid: {0}-dapr must consist of at most 63 characters a-z, 0-9 or '-' and start and end with a letter or digit"
     )]
     AppId(String),
-    /// A Service without selector would have no endpoints.
-    #[error("the workload's selector has no matchLabels")]
-    NoSelector,
     #[error("port {0} is not between 1 and 65535, or is used twice by the sidecar")]
     Port(i32),
 }
@@ -65,13 +67,14 @@ pub(crate) enum Plan {
     Foreign,
 }
 
-/// Plans the Service of one name. `wanted` is the workload that it belongs to, if any; `owners` are the
-/// workloads in its namespace that have Services.
+/// Plans the Service of one name. `wanted` is the workload that it belongs to, if any; `sharing` are the
+/// others with the same app id; `owners` are the workloads in its namespace that have Services.
 ///
 /// # Errors
 /// [`Invalid`]: `wanted` cannot have a Service.
 pub(crate) fn plan<'a>(
     wanted: Option<&Workload>,
+    sharing: &[&Workload],
     mtls: bool,
     current: Option<&Service>,
     mut owners: impl Iterator<Item = &'a Workload>,
@@ -85,7 +88,7 @@ pub(crate) fn plan<'a>(
         });
         return Ok(abandoned.map_or(Plan::Keep, Plan::Delete));
     };
-    let desired = desired(workload, mtls)?;
+    let desired = desired(workload, sharing, mtls)?;
     let Some(current) = current else { return Ok(Plan::Create(Box::new(desired))) };
     if !is_ours(current) && !owned_by(current, &workload.uid) || !is_headless(current) {
         return Ok(Plan::Foreign);
@@ -94,11 +97,15 @@ pub(crate) fn plan<'a>(
     Ok(if updated == *current { Plan::Keep } else { Plan::Update(Box::new(updated)) })
 }
 
-/// The desired Service of a workload. `mtls` is whether sidecars use mTLS among each other.
+/// The desired Service of a workload and those that share its app id. `mtls` is whether sidecars use mTLS among each other.
 ///
 /// # Errors
 /// [`Invalid`]: the workload cannot have a Service.
-pub(crate) fn desired(workload: &Workload, mtls: bool) -> Result<Service, Invalid> {
+pub(crate) fn desired(
+    workload: &Workload,
+    sharing: &[&Workload],
+    mtls: bool,
+) -> Result<Service, Invalid> {
     let app_id = workload.app_id();
     if app_id.is_empty() {
         return Err(Invalid::NoAppId);
@@ -107,34 +114,53 @@ pub(crate) fn desired(workload: &Workload, mtls: bool) -> Result<Service, Invali
     if !is_dns_label(&name) {
         return Err(Invalid::AppId(app_id.to_owned()));
     }
-    if workload.selector.is_empty() {
-        return Err(Invalid::NoSelector);
-    }
-    let (group, version, kind, _) = workload.key.kind.names();
+    let owners = std::iter::once(owner(workload, true))
+        .chain(sharing.iter().map(|other| owner(other, false)))
+        .collect();
     Ok(Service {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(workload.key.namespace.clone()),
             labels: Some([(ANNOTATION_ENABLED.to_owned(), "true".to_owned())].into()),
             annotations: Some(annotations(workload)),
-            owner_references: Some(vec![OwnerReference {
-                api_version: format!("{group}/{version}"),
-                kind: kind.to_owned(),
-                name: workload.key.name.clone(),
-                uid: workload.uid.clone(),
-                controller: Some(true),
-                block_owner_deletion: Some(true),
-            }]),
+            owner_references: Some(owners),
             ..ObjectMeta::default()
         },
         spec: Some(ServiceSpec {
-            selector: Some(workload.selector.clone()),
+            selector: Some(selector(workload, sharing)),
             cluster_ip: Some("None".to_owned()),
             ports: Some(service_ports(workload, mtls)?),
             ..ServiceSpec::default()
         }),
         status: None,
     })
+}
+
+/// The selector of the only workload, as with Dapr; else the label that the injector sets.
+fn selector(workload: &Workload, sharing: &[&Workload]) -> BTreeMap<String, String> {
+    let label = (LABEL_APP_ID.to_owned(), workload.app_id().to_owned());
+    if !sharing.is_empty() {
+        return [label].into();
+    }
+    let mut selector = workload.selector.clone();
+    // Dapr creates a Service without selector then, which never has endpoints.
+    if workload.selects_more || selector.is_empty() {
+        selector.extend([label]);
+    }
+    selector
+}
+
+/// A reference to an owner. The garbage collector deletes a Service without any owner only.
+fn owner(workload: &Workload, controller: bool) -> OwnerReference {
+    let (group, version, kind, _) = workload.key.kind.names();
+    OwnerReference {
+        api_version: format!("{group}/{version}"),
+        kind: kind.to_owned(),
+        name: workload.key.name.clone(),
+        uid: workload.uid.clone(),
+        controller: controller.then_some(true),
+        block_owner_deletion: controller.then_some(true),
+    }
 }
 
 fn service_ports(workload: &Workload, mtls: bool) -> Result<Vec<ServicePort>, Invalid> {

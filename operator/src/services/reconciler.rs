@@ -163,10 +163,13 @@ impl Reconciler {
                 workload = owner.key.name, "Service cannot be created: {invalid}");
             self.reports.warn(reference(owner), INVALID_ANNOTATION, invalid.to_string());
         }
-        for conflicting in &decision.conflicting {
+        for sharing in &decision.sharing {
             let owner = decision.owner.as_ref().map_or("", |owner| owner.key.name.as_str());
-            let note = format!("Service {service} belongs to {owner}, which has the same app id");
-            self.reports.warn(reference(conflicting), DUPLICATE_APP_ID, note);
+            let note = format!(
+                "{owner} has the same app id: calls reach the pods of both through Service {service}. \
+                 Give each application a dapr.io/app-id of its own, unless they are two releases of one"
+            );
+            self.reports.warn(reference(sharing), DUPLICATE_APP_ID, note);
         }
         if let (Plan::Foreign, Some(owner)) = (&decision.plan, &decision.owner) {
             let note =

@@ -44,8 +44,13 @@ pub(crate) struct Workload {
     pub(crate) created: Option<Timestamp>,
     /// The `dapr.io` annotations of its pod template.
     pub(crate) annotations: BTreeMap<String, String>,
-    /// `matchLabels` of its selector.
+    /// `matchLabels` of its selector, and the value of each expression that allows only one.
     pub(crate) selector: BTreeMap<String, String>,
+    /// Whether the selector has other expressions and no `matchLabels`. With `matchLabels`, Dapr ignores
+    /// expressions.
+    pub(crate) selects_more: bool,
+    /// Whether it is scaled to at least one pod. A daemon set always is.
+    pub(crate) has_pods: bool,
     /// Whether all pods were created from the current template.
     pub(crate) rolled_out: bool,
 }
@@ -62,6 +67,7 @@ impl Workload {
         if metadata.deletion_timestamp.is_some() {
             return None;
         }
+        let (selector, selects_more) = selector(object.data.pointer("/spec/selector"));
         Some(Self {
             key: WorkloadKey {
                 kind,
@@ -72,7 +78,9 @@ impl Workload {
             enabled,
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             annotations,
-            selector: strings(object.data.pointer("/spec/selector/matchLabels")),
+            selector,
+            selects_more,
+            has_pods: replicas(&object.data) > 0,
             rolled_out: rolled_out(kind, metadata.generation, &object.data),
         })
     }
@@ -94,6 +102,29 @@ fn strings(object: Option<&Value>) -> BTreeMap<String, String> {
     members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
+/// [`Workload::selector`] and [`Workload::selects_more`].
+fn selector(selector: Option<&Value>) -> (BTreeMap<String, String>, bool) {
+    let mut labels = strings(selector.and_then(|selector| selector.get("matchLabels")));
+    let expressions = selector.and_then(|selector| selector.get("matchExpressions"));
+    let (only_expressions, mut others) = (labels.is_empty(), false);
+    for expression in expressions.and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| expression.get(key).and_then(Value::as_str);
+        let values = expression.get("values").and_then(Value::as_array).map(Vec::as_slice);
+        match (text("key"), text("operator"), values) {
+            (Some(key), Some("In"), Some([Value::String(value)])) => {
+                labels.entry(key.to_owned()).or_insert_with(|| value.clone());
+            }
+            _ => others = true,
+        }
+    }
+    (labels, others && only_expressions)
+}
+
+/// The number of wanted pods; 1 where the kind or the object does not say it.
+fn replicas(object: &Value) -> i64 {
+    object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1)
+}
+
 /// Whether the controller has observed the current generation and replaced every pod.
 fn rolled_out(kind: WorkloadKind, generation: Option<i64>, object: &Value) -> bool {
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64);
@@ -103,10 +134,9 @@ fn rolled_out(kind: WorkloadKind, generation: Option<i64>, object: &Value) -> bo
             status("desiredNumberScheduled"),
             ["updatedNumberScheduled", "numberReady", "currentNumberScheduled"],
         ),
-        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::Rollout => (
-            number("/spec/replicas").unwrap_or(1),
-            ["updatedReplicas", "readyReplicas", "replicas"],
-        ),
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::Rollout => {
+            (replicas(object), ["updatedReplicas", "readyReplicas", "replicas"])
+        }
     };
     number("/status/observedGeneration") >= generation
         && counts.iter().all(|count| status(count) == wanted)

@@ -17,7 +17,7 @@ use resources::{
     labels::{LABEL_SIDECAR_INJECTED, LABEL_WATCHDOG_PATCHED},
 };
 
-use crate::key::ObjectKey;
+use crate::{key::ObjectKey, watchdog::owner_kinds::OwnerKinds};
 
 /// How long to wait for the replacement of a deleted pod.
 const REPLACEMENT: Duration = Duration::from_secs(30);
@@ -40,8 +40,10 @@ pub(crate) struct PodOwner {
 pub(crate) struct Candidate {
     pub(crate) key: ObjectKey,
     pub(crate) uid: String,
-    /// The controller that replaces the pod when it is deleted.
+    /// The controller of the pod.
     pub(crate) owner: PodOwner,
+    /// Whether the controller replaces a deleted pod, and nothing is lost by it.
+    pub(crate) replaced: bool,
     /// Sequence number of the first observation.
     seen: u64,
 }
@@ -83,13 +85,15 @@ struct OwnerState {
 }
 
 /// The candidates and the owners of deleted pods. Bounded by the number of pods.
-#[derive(Default)]
 pub(crate) struct PodTracker {
+    owner_kinds: OwnerKinds,
     candidates: BTreeMap<ObjectKey, Candidate>,
     /// Owners of deleted pods, by UID.
     owners: HashMap<String, OwnerState>,
     /// UIDs of candidates that have a sidecar or are finished.
     cleared: BTreeSet<String>,
+    /// UIDs of candidates that lack their sidecar and are not deleted, and of their owners.
+    left: BTreeSet<String>,
     /// UIDs of candidates that were checked in this pass.
     checked: BTreeSet<String>,
     diff: ListDiff<ObjectKey>,
@@ -99,6 +103,22 @@ pub(crate) struct PodTracker {
 }
 
 impl PodTracker {
+    /// `owner_kinds` are the controllers whose pods are deleted.
+    pub(crate) fn new(owner_kinds: OwnerKinds) -> Self {
+        Self {
+            owner_kinds,
+            candidates: BTreeMap::new(),
+            owners: HashMap::new(),
+            cleared: BTreeSet::new(),
+            left: BTreeSet::new(),
+            checked: BTreeSet::new(),
+            diff: ListDiff::default(),
+            given_up: Vec::new(),
+            seen: 0,
+            newest: None,
+        }
+    }
+
     /// Applies a watch event of a pod.
     pub(crate) fn apply(&mut self, event: &WatchEvent<ObjectMeta>, now: Instant) {
         let event = event.as_ref().map(|pod| (ObjectKey::of(pod), pod));
@@ -116,6 +136,7 @@ impl PodTracker {
         self.cleared.retain(|uid| uids.contains(uid));
         let owners: BTreeSet<&String> =
             self.candidates.values().map(|pod| &pod.owner.reference.uid).collect();
+        self.left.retain(|uid| uids.contains(uid) || owners.contains(uid));
         self.owners.retain(|uid, record| {
             matches!(record.phase, Phase::Awaiting(_)) || owners.contains(uid)
         });
@@ -124,7 +145,8 @@ impl PodTracker {
     /// The next step: the candidate that was observed first.
     pub(crate) fn next(&self, now: Instant) -> NextStep {
         let open = self.candidates.values().filter(|pod| {
-            let done = self.cleared.contains(&pod.uid) || self.checked.contains(&pod.uid);
+            let sets = [&self.cleared, &self.checked, &self.left];
+            let done = sets.iter().any(|set| set.contains(&pod.uid));
             !done && self.may_delete(&pod.owner.reference.uid, now)
         });
         if let Some(pod) = open.min_by_key(|pod| pod.seen) {
@@ -145,6 +167,13 @@ impl PodTracker {
     /// Skips the pod until the next pass.
     pub(crate) fn skip_this_pass(&mut self, pod: &Candidate) {
         self.checked.insert(pod.uid.clone());
+    }
+
+    /// The pod lacks its sidecar and is not deleted: it is not checked again. Returns whether it is the
+    /// first one of its owner.
+    pub(crate) fn left_alone(&mut self, pod: &Candidate) -> bool {
+        self.left.insert(pod.uid.clone());
+        self.left.insert(pod.owner.reference.uid.clone())
     }
 
     /// The pod is being deleted: a replacement is expected.
@@ -201,7 +230,7 @@ impl PodTracker {
         let created = pod.creation_timestamp.as_ref().map(|time| time.0);
         self.newest = self.newest.max(created);
         let key = ObjectKey::of(pod);
-        let Some(mut candidate) = candidate(pod) else {
+        let Some(mut candidate) = candidate(pod, &self.owner_kinds) else {
             self.remove(&key);
             self.effect(pod, created);
             return;
@@ -248,8 +277,8 @@ impl PodTracker {
     }
 }
 
-/// The pod, if its metadata shows that it may lack its sidecar and that a controller replaces it.
-fn candidate(pod: &ObjectMeta) -> Option<Candidate> {
+/// The pod, if its metadata shows that it may lack its sidecar and that it has a controller.
+fn candidate(pod: &ObjectMeta, owner_kinds: &OwnerKinds) -> Option<Candidate> {
     let annotation = |key: &str| pod.annotations.as_ref().and_then(|all| all.get(key));
     let label = |key: &str| pod.labels.as_ref().is_some_and(|all| all.contains_key(key));
     let requested = annotation(ANNOTATION_ENABLED).is_some_and(|text| is_truthy(text));
@@ -263,11 +292,12 @@ fn candidate(pod: &ObjectMeta) -> Option<Candidate> {
     }
     let key = ObjectKey::of(pod);
     let reference = controller(pod)?.clone();
+    let replaced = owner_kinds.replace_pods(&reference);
     let owner = PodOwner { namespace: key.namespace.clone(), reference };
-    Some(Candidate { key, uid: pod.uid.clone()?, owner, seen: 0 })
+    Some(Candidate { key, uid: pod.uid.clone()?, owner, replaced, seen: 0 })
 }
 
-/// The controller that replaces the pod; a Node owns static pods only.
+/// The controller of the pod; a Node owns static pods only.
 fn controller(pod: &ObjectMeta) -> Option<&OwnerReference> {
     let owners = pod.owner_references.as_deref().unwrap_or_default();
     owners.iter().find(|owner| owner.controller == Some(true) && owner.kind != "Node")

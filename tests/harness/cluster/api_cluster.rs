@@ -179,7 +179,7 @@ impl ApiCluster {
         Ok(version.context("no resource version")?.parse()?)
     }
 
-    /// Writes `count` ConfigMaps, each of which takes a resource version.
+    /// Writes `count` objects of kind ConfigMap, each of which takes a resource version.
     ///
     /// # Errors
     /// When the API server rejects one.

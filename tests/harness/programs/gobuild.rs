@@ -145,7 +145,7 @@ fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
                 ..Plan::default()
             })
         }
-        Recipe::Dapr { command } => {
+        Recipe::Dapr { command, components } => {
             let module = download(folder, "github.com/dapr/dapr", &version)?;
             let mut replaces = published(&replaces(folder, &module)?);
             replaces.retain(|line| !line.contains(UNSERVED));
@@ -163,7 +163,7 @@ fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
                     version.trim_start_matches('v')
                 )],
                 requires: vec![("github.com/dapr/dapr".to_owned(), version)],
-                tags: "stablecomponents",
+                tags: components,
                 sums: sums(&module)?,
             })
         }

@@ -31,8 +31,8 @@ pub(crate) enum Recipe {
     Kubernetes,
     /// A main package of a module that builds without replace lines.
     Plain { module: &'static str, package: &'static str },
-    /// `github.com/dapr/dapr/cmd/<command>`.
-    Dapr { command: &'static str },
+    /// `github.com/dapr/dapr/cmd/<command>` with the components of a build tag.
+    Dapr { command: &'static str, components: &'static str },
     /// `github.com/dapr/cli`, linked against that runtime version.
     DaprCli { runtime: &'static str },
 }
@@ -52,7 +52,8 @@ const fn kubernetes(name: &'static str, build_seconds: u32) -> Tool {
 }
 
 const fn dapr(name: &'static str, command: &'static str, version: &'static str) -> Tool {
-    Tool { name, version, recipe: Recipe::Dapr { command }, build_seconds: 170 }
+    let recipe = Recipe::Dapr { command, components: "stablecomponents" };
+    Tool { name, version, recipe, build_seconds: 170 }
 }
 
 impl Tool {
@@ -107,6 +108,13 @@ impl Tool {
     };
     /// The official sidecar, and older ones for the compatibility matrix.
     pub const DAPRD: Self = dapr("daprd", "daprd", DAPR);
+    /// The official sidecar with all components, as in its image.
+    pub const DAPRD_ALL_COMPONENTS: Self = Self {
+        name: "daprd-all-components",
+        version: DAPR,
+        recipe: Recipe::Dapr { command: "daprd", components: "allcomponents" },
+        build_seconds: 600,
+    };
     /// The official sidecar 1.16.
     pub const DAPRD_1_16: Self = dapr("daprd", "daprd", "v1.16.0");
     /// The official sidecar 1.15.

@@ -39,6 +39,10 @@
 {{- if .Values.global.argoRolloutServiceReconciler.enabled }}
 - --enable-argo-rollout-service-reconciler
 {{- end }}
+{{- with .Values.dapr_operator.watchdogOwnerKinds }}
+- --watchdog-owner-kinds
+- {{ join "," . | quote }}
+{{- end }}
 {{- if .Values.global.operator.watchdogCanPatchPodLabels }}
 - --watchdog-can-patch-pod-labels
 {{- end }}

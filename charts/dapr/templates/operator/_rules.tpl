@@ -72,6 +72,19 @@ true
 {{- if not (include "dapr.operator.secretNamespaces" .) }}
 {{- include "dapr.operator.secretRule" . }}
 {{- end }}
+# App ids of workloads without pods, which scopes may name; read only when no pod has one.
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, daemonsets]
+  verbs: [list]
+- apiGroups: [batch]
+  resources: [jobs, cronjobs]
+  verbs: [list]
+- apiGroups: [argoproj.io]
+  resources: [rollouts]
+  verbs: [list]
+- apiGroups: [keda.sh]
+  resources: [scaledjobs]
+  verbs: [list]
 # Events on the objects that cause a problem, and on the lease.
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -34,7 +34,7 @@ fn findings_of(checked: &Component, others: &[Component], seconds: i64) -> Vec<(
     let created: jiff::Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     let context = CheckContext {
         components: std::iter::once(checked).chain(others).collect(),
-        apps: ["orders".to_owned()].into(),
+        apps: Some(["orders".to_owned()].into()),
         secrets: &secrets.into(),
         now: created + jiff::SignedDuration::from_secs(seconds),
     };
@@ -52,8 +52,8 @@ const LATER: i64 = 3600;
     "unknown component category in type \"cache.something\"; known categories: bindings, configuration, conversation, crypto, lock, middleware, pubsub, secretstores, state")]
 #[case::version(json!({"version": "v7"}), UnknownVersion,
     "state.in-memory has no version \"v7\"; available: v1")]
-#[case::missing(json!({"type": "state.redis"}), MissingMetadata,
-    "state.redis requires metadata redisHost")]
+#[case::missing(json!({"type": "state.memcached"}), MissingMetadata,
+    "state.memcached requires metadata hosts")]
 #[case::empty(json!({"type": "bindings.cron", "metadata": [{"name": "schedule", "value": ""}]}),
     MissingMetadata, "bindings.cron requires metadata schedule")]
 #[case::misspelt(json!({"type": "state.redis", "metadata": [{"name": "redisHots", "value": "a"}]}),
@@ -124,7 +124,8 @@ fn two_actor_stores_of_one_app(#[case] own: Value, #[case] other: Value, #[case]
 fn scope_without_app_is_reported_after_the_grace_period() {
     let checked = component("c", json!({"scopes": ["ordesr", "orders"]}));
     assert_eq!(findings_of(&checked, &[], 119), [], "the app may be deployed later");
-    let note = "no pod in this namespace has app id \"ordesr\"; did you mean orders?".to_owned();
+    let note = "no pod or workload in this namespace has app id \"ordesr\"; did you mean orders?"
+        .to_owned();
     assert_eq!(findings_of(&checked, &[], 120), [(UnknownScope, note)]);
 }
 
@@ -145,4 +146,44 @@ fn components_of_the_cli_have_no_findings(#[case] type_: &str) {
     let metadata = json!([{"name": "redisHost", "value": "dapr-dev-redis-master:6379"},
         {"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "password"}}]);
     assert_eq!(findings_of(&spec(&json!({"type": type_, "metadata": metadata})), &[], LATER), []);
+}
+
+/// Cases 01, 09 and 10: Components that every daprd 1.18 starts.
+#[rstest]
+#[case::vault(include_str!("../../../../tests/fixtures/cases/01-advice-vault/components.yaml"), 2)]
+#[case::metadata(include_str!("../../../../tests/fixtures/cases/09-advice-required-metadata/components.yaml"), 4)]
+#[case::types(include_str!("../../../../tests/fixtures/cases/10-advice-unknown-types/components.yaml"), 3)]
+fn working_components_of_public_reports_have_no_findings(#[case] text: &str, #[case] count: usize) {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    let components = objects.into_iter().filter(|object| object["kind"] == "Component");
+    let components: Vec<Component> =
+        components.map(|object| serde_json::from_value(object).unwrap()).collect();
+    assert_eq!(components.len(), count);
+    for component in components {
+        assert_eq!(findings_of(&component, &[], LATER), [], "{:?}", component.metadata.name);
+    }
+}
+
+/// Case 01: sidecars refuse a Vault store with both (asked of daprd 1.18).
+#[rstest]
+#[case::both(json!([{"name": "vaultToken", "value": "t"}, {"name": "vaultTokenMountPath", "value": "/t"}]), 1)]
+#[case::neither(json!([{"name": "vaultAddr", "value": "a"}]), 1)]
+#[case::token(json!([{"name": "vaultToken", "envRef": "VAULT_TOKEN"}]), 0)]
+#[case::path(json!([{"name": "VAULTTOKENMOUNTPATH", "value": "/t"}]), 0)]
+#[case::misspelt(json!([{"name": "vaultTokn", "value": "t"}]), 1)]
+fn vault_stores_have_one_token(#[case] metadata: Value, #[case] want: usize) {
+    for type_ in ["secretstores.hashicorp.vault", "secretstores.vault"] {
+        let findings =
+            findings_of(&spec(&json!({"type": type_, "metadata": metadata})), &[], LATER);
+        assert_eq!(findings.len(), want, "{findings:?}");
+    }
+}
+
+/// A binding that is used in one direction needs the metadata of this direction only.
+#[test]
+fn bindings_with_a_direction_are_not_checked_for_missing_metadata() {
+    let of = |direction: Value| spec(&json!({"type": "bindings.mqtt3", "metadata": direction}));
+    assert_eq!(findings_of(&of(json!([])), &[], LATER)[0].0, MissingMetadata);
+    let direction = json!([{"name": "direction", "value": "output"}]);
+    assert_eq!(findings_of(&of(direction), &[], LATER), []);
 }

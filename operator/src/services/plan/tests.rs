@@ -19,6 +19,8 @@ fn workload(name: &str, annotations: &[(&str, &str)]) -> Workload {
         created: None,
         annotations: annotations.collect(),
         selector: [("app".to_owned(), name.to_owned())].into(),
+        selects_more: false,
+        has_pods: true,
         rolled_out: true,
     }
 }
@@ -42,12 +44,12 @@ fn stored(service: Service) -> Service {
 }
 
 fn plan_for(workload: &Workload, current: Option<&Service>) -> Plan {
-    plan(Some(workload), true, current, std::iter::once(workload)).unwrap()
+    plan(Some(workload), &[], true, current, std::iter::once(workload)).unwrap()
 }
 
 #[test]
 fn desired_service_is_the_one_that_sidecars_resolve() {
-    let service = desired(&orders(&[]), true).unwrap();
+    let service = desired(&orders(&[]), &[], true).unwrap();
     assert_eq!(
         serde_json::to_value(service).unwrap(),
         json!({
@@ -77,7 +79,7 @@ fn desired_service_is_the_one_that_sidecars_resolve() {
 #[case::too_long("99999999999", 9090)]
 #[case::empty("", 9090)]
 fn port_annotation_is_a_number_or_nothing(#[case] text: &str, #[case] want: i32) {
-    let service = desired(&orders(&[("metrics-port", text)]), true).unwrap();
+    let service = desired(&orders(&[("metrics-port", text)]), &[], true).unwrap();
     let annotation = service.metadata.annotations.unwrap()["prometheus.io/port"].clone();
     assert_eq!(service.spec.unwrap().ports.unwrap()[3].port, want);
     assert_eq!(annotation, want.to_string());
@@ -92,14 +94,14 @@ fn port_annotation_is_a_number_or_nothing(#[case] text: &str, #[case] want: i32)
 #[case::negative_port(orders(&[("grpc-port", "-1")]), Invalid::Port(-1))]
 #[case::port_twice(orders(&[("grpc-port", "9090")]), Invalid::Port(9090))]
 #[case::port_of_http(orders(&[("grpc-port", "80")]), Invalid::Port(80))]
-#[case::no_selector(Workload { selector: BTreeMap::new(), ..orders(&[]) }, Invalid::NoSelector)]
 fn invalid_workload_has_no_service(#[case] workload: Workload, #[case] want: Invalid) {
-    assert_eq!(plan(Some(&workload), true, None, std::iter::empty()), Err(want));
+    assert_eq!(plan(Some(&workload), &[], true, None, std::iter::empty()), Err(want));
 }
 
 #[test]
 fn longest_app_id_is_58() {
-    let with = |length: usize| desired(&workload("w", &[("app-id", &"a".repeat(length))]), true);
+    let with =
+        |length: usize| desired(&workload("w", &[("app-id", &"a".repeat(length))]), &[], true);
     assert!(with(58).is_ok());
     assert!(with(59).is_err());
 }
@@ -115,7 +117,7 @@ fn service_annotations_are_added(
     #[case] want: &[(&str, &str)],
 ) {
     let workload = orders(&[("enable-metrics", metrics), ("sidecar-svc-annotations", text)]);
-    let mut got = desired(&workload, true).unwrap().metadata.annotations.unwrap();
+    let mut got = desired(&workload, &[], true).unwrap().metadata.annotations.unwrap();
     assert_eq!(got.remove("dapr.io/app-id").as_deref(), Some("orders"));
     let got: Vec<_> = got.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(got, want);
@@ -131,7 +133,7 @@ fn absent_service_is_created_and_an_equal_one_kept() {
 #[test]
 fn update_keeps_foreign_labels_and_annotations() {
     let workload = orders(&[]);
-    let mut current = stored(desired(&workload, true).unwrap());
+    let mut current = stored(desired(&workload, &[], true).unwrap());
     current.metadata.labels.as_mut().unwrap().insert("mesh".into(), "on".into());
     current.metadata.annotations.as_mut().unwrap().insert("external-dns".into(), "x".into());
     assert_eq!(plan_for(&workload, Some(&current)), Plan::Keep);
@@ -149,7 +151,7 @@ fn update_keeps_foreign_labels_and_annotations() {
 
 #[test]
 fn metrics_switched_off_removes_their_annotations() {
-    let current = stored(desired(&orders(&[]), true).unwrap());
+    let current = stored(desired(&orders(&[]), &[], true).unwrap());
     let Plan::Update(updated) = plan_for(&orders(&[("enable-metrics", "false")]), Some(&current))
     else {
         panic!("not updated")
@@ -160,11 +162,11 @@ fn metrics_switched_off_removes_their_annotations() {
 #[test]
 fn service_of_a_user_is_not_modified() {
     let workload = orders(&[]);
-    let mut foreign = stored(desired(&workload, true).unwrap());
+    let mut foreign = stored(desired(&workload, &[], true).unwrap());
     foreign.metadata.labels = None;
     foreign.metadata.owner_references = None;
     assert_eq!(plan_for(&workload, Some(&foreign)), Plan::Foreign);
-    let mut with_address = stored(desired(&workload, true).unwrap());
+    let mut with_address = stored(desired(&workload, &[], true).unwrap());
     with_address.spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".to_owned());
     assert_eq!(plan_for(&workload, Some(&with_address)), Plan::Foreign);
 }
@@ -172,7 +174,7 @@ fn service_of_a_user_is_not_modified() {
 #[test]
 fn our_service_without_its_label_is_repaired() {
     let workload = orders(&[]);
-    let mut damaged = stored(desired(&workload, true).unwrap());
+    let mut damaged = stored(desired(&workload, &[], true).unwrap());
     damaged.metadata.labels = None;
     assert!(matches!(plan_for(&workload, Some(&damaged)), Plan::Update(_)));
 }
@@ -184,15 +186,15 @@ fn service_of_the_previous_app_id_is_deleted_after_the_rollout(
     #[case] rolled_out: bool,
     #[case] want: Plan,
 ) {
-    let old = stored(desired(&orders(&[]), true).unwrap());
+    let old = stored(desired(&orders(&[]), &[], true).unwrap());
     let renamed = Workload { rolled_out, ..workload("orders", &[("app-id", "bills")]) };
-    assert_eq!(plan(None, true, Some(&old), std::iter::once(&renamed)), Ok(want));
+    assert_eq!(plan(None, &[], true, Some(&old), std::iter::once(&renamed)), Ok(want));
 }
 
 #[test]
 fn service_without_a_known_owner_is_kept() {
-    let old = stored(desired(&orders(&[]), true).unwrap());
-    assert_eq!(plan(None, true, Some(&old), std::iter::empty()), Ok(Plan::Keep));
+    let old = stored(desired(&orders(&[]), &[], true).unwrap());
+    assert_eq!(plan(None, &[], true, Some(&old), std::iter::empty()), Ok(Plan::Keep));
 }
 
 fn app_protocols(service: &Service) -> Vec<&str> {
@@ -204,13 +206,13 @@ fn app_protocols(service: &Service) -> Vec<&str> {
 #[case::mtls(true, &["http", "grpc", "tls", "http"])]
 #[case::no_mtls(false, &["http", "grpc", "grpc", "http"])]
 fn app_protocol_of_the_internal_port_depends_on_mtls(#[case] mtls: bool, #[case] want: &[&str]) {
-    assert_eq!(app_protocols(&desired(&orders(&[]), mtls).unwrap()), want);
+    assert_eq!(app_protocols(&desired(&orders(&[]), &[], mtls).unwrap()), want);
 }
 
 #[test]
 fn app_protocol_is_added_in_one_write_and_repaired() {
     let workload = orders(&[]);
-    let mut current = stored(desired(&workload, true).unwrap());
+    let mut current = stored(desired(&workload, &[], true).unwrap());
     for port in current.spec.as_mut().unwrap().ports.iter_mut().flatten() {
         port.app_protocol = None; // as created by Dapr up to 1.18
     }
@@ -225,4 +227,52 @@ fn app_protocol_is_added_in_one_write_and_repaired() {
         panic!("not repaired")
     };
     assert_eq!(app_protocols(&repaired)[1], "grpc");
+}
+
+#[rstest]
+#[case::one_workload(&[], &[("app", "orders")])]
+#[case::canary(&["orders-primary"], &[("dapr.io/app-id", "orders")])]
+#[case::revisions(&["orders-1", "orders-2"], &[("dapr.io/app-id", "orders")])]
+fn workloads_that_share_an_app_id_are_selected_by_its_label(
+    #[case] others: &[&str],
+    #[case] want: &[(&str, &str)],
+) {
+    let others: Vec<_> =
+        others.iter().map(|name| workload(name, &[("app-id", "orders")])).collect();
+    let sharing: Vec<_> = others.iter().collect();
+    let service = desired(&orders(&[]), &sharing, true).unwrap();
+    let owners = service.metadata.owner_references.unwrap();
+    let controllers = owners.iter().filter(|owner| owner.controller == Some(true));
+    assert_eq!(controllers.map(|owner| owner.name.as_str()).collect::<Vec<_>>(), ["orders"]);
+    assert_eq!(owners.len(), 1 + others.len(), "the Service outlives each of them");
+    let selector = service.spec.unwrap().selector.unwrap();
+    let selector: Vec<_> = selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(selector, want);
+}
+
+#[rstest]
+#[case::labels(json!({"matchLabels": {"a": "x"}}), &[("a", "x")])]
+#[case::single_value(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["x"]}]}), &[("a", "x")])]
+#[case::both(json!({"matchLabels": {"a": "x"}, "matchExpressions": [{"key": "b", "operator": "In", "values": ["y"]}]}),
+    &[("a", "x"), ("b", "y")])]
+#[case::ignored_as_by_dapr(json!({"matchLabels": {"a": "x"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}),
+    &[("a", "x")])]
+#[case::exists(json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]}), &[("dapr.io/app-id", "o")])]
+#[case::several_values(json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["x", "y"]},
+    {"key": "b", "operator": "In", "values": ["z"]}]}), &[("b", "z"), ("dapr.io/app-id", "o")])]
+#[case::not_in(json!({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["x"]}]}), &[("dapr.io/app-id", "o")])]
+#[case::empty(json!({}), &[("dapr.io/app-id", "o")])]
+fn every_selector_of_a_workload_gives_a_service_with_its_pods(
+    #[case] selector: serde_json::Value,
+    #[case] want: &[(&str, &str)],
+) {
+    let object = serde_json::from_value(json!({
+        "metadata": {"name": "o", "namespace": "n", "uid": "u"},
+        "spec": {"selector": selector, "template": {"metadata":
+            {"annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "o"}}}}
+    }));
+    let workload = Workload::of(WorkloadKind::Deployment, &object.unwrap()).unwrap();
+    let selector = desired(&workload, &[], true).unwrap().spec.unwrap().selector.unwrap();
+    let selector: Vec<_> = selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(selector, want);
 }

@@ -28,7 +28,10 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self { tracker: PodTracker::default(), now: clock::monotonic() }
+        Self {
+            tracker: PodTracker::new(OwnerKinds::parse("CloneSet.apps.kruise.io").unwrap()),
+            now: clock::monotonic(),
+        }
     }
 
     fn observe(&mut self, pod: ObjectMeta) {
@@ -211,4 +214,41 @@ fn deleted_pods_and_their_owners_are_removed() {
     fixture.tracker.begin_pass();
     assert_eq!(fixture.tracker.next(fixture.now), NextStep::Done);
     assert!(fixture.tracker.candidates.is_empty() && fixture.tracker.owners.is_empty());
+}
+
+#[rstest]
+#[case::replica_set("apps/v1", "ReplicaSet", true)]
+#[case::stateful_set("apps/v1", "StatefulSet", true)]
+#[case::daemon_set("apps/v1", "DaemonSet", true)]
+#[case::replication_controller("v1", "ReplicationController", true)]
+#[case::by_value("apps.kruise.io/v1alpha1", "CloneSet", true)]
+#[case::other_group("example.com/v1", "ReplicaSet", false)]
+#[case::job("batch/v1", "Job", false)]
+#[case::task_run("tekton.dev/v1", "TaskRun", false)]
+#[case::workflow("argoproj.io/v1alpha1", "Workflow", false)]
+#[case::config_map("v1", "ConfigMap", false)]
+fn only_pods_that_their_controller_replaces_are_deleted(
+    #[case] api_version: &str,
+    #[case] kind: &str,
+    #[case] replaced: bool,
+) {
+    let mut fixture = Fixture::new();
+    let owner = json!({"metadata": {"ownerReferences": [{"apiVersion": api_version, "kind": kind,
+        "name": "o", "uid": "o", "controller": true}]}});
+    fixture.observe(pod("a", "o", 1, &owner.to_string()));
+    fixture.observe(pod("b", "o", 1, &owner.to_string()));
+    let NextStep::Check(candidate) = fixture.tracker.next(fixture.now) else {
+        panic!("no pod to check")
+    };
+    assert_eq!(candidate.replaced, replaced);
+    if !replaced {
+        assert!(fixture.tracker.left_alone(&candidate), "one Event");
+        let NextStep::Check(second) = fixture.tracker.next(fixture.now) else {
+            panic!("no pod to check")
+        };
+        assert!(!fixture.tracker.left_alone(&second), "no second Event for one owner");
+        fixture.wait(Duration::from_hours(1));
+        assert_eq!(fixture.tracker.next(fixture.now), NextStep::Done);
+        assert_eq!(fixture.tracker.candidates(), 2, "they lack their sidecar still");
+    }
 }
