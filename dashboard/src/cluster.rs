@@ -100,7 +100,7 @@ impl Cluster {
         let pods = pods.map(|event| event.map(|object| (key(&object), reduce(&object, Pod::read))));
         let publish = Publish { into: self.pods.clone(), changes: self.changes.clone() };
         scope.spawn_until_cancelled("watch-pods", async move {
-            follow("Pod", pods, publish, Some(ready)).await;
+            watch("Pod", pods, publish, Some(ready)).await;
         });
 
         for (kind, into) in self.resources.iter() {
@@ -115,7 +115,7 @@ impl Cluster {
             });
             let publish = Publish { into: into.clone(), changes: self.changes.clone() };
             scope.spawn_until_cancelled("watch-resources", async move {
-                follow(kind.name(), events, publish, None).await;
+                watch(kind.name(), events, publish, None).await;
             });
         }
 
@@ -124,7 +124,7 @@ impl Cluster {
             events.map(|event| event.map(|object| (key(&object), reduce(&object, Event::read))));
         let publish = Publish { into: self.events.clone(), changes: self.changes.clone() };
         scope.spawn_until_cancelled("watch-events", async move {
-            follow("Event", events, publish, None).await;
+            watch("Event", events, publish, None).await;
         });
         self.watch_anchors(&watcher, scope);
     }
@@ -146,7 +146,7 @@ impl Cluster {
             });
         let publish = Publish { into: self.anchors.clone(), changes: self.changes.clone() };
         scope.spawn_until_cancelled("watch-anchors", async move {
-            follow("ConfigMap", maps, publish, None).await;
+            watch("ConfigMap", maps, publish, None).await;
         });
     }
 }
@@ -183,7 +183,7 @@ impl<T> Publish<T> {
 }
 
 /// Publishes the objects of a watch as they change. Never ends; dropping it is safe.
-async fn follow<T: PartialEq + Debug + Send>(
+async fn watch<T: PartialEq + Debug + Send>(
     kind: &'static str,
     events: impl Stream<Item = WatchEvent<(Key, Option<T>)>>,
     publish: Publish<T>,

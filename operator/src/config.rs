@@ -89,7 +89,7 @@ pub struct Flags {
     #[arg(long, default_value_t = 20, value_name = "N", allow_negative_numbers = true)]
     pub max_pod_restarts_per_minute: i64,
     /// Further kinds of controllers whose pods the watchdog deletes: Kind.group, separated by commas.
-    /// ReplicaSet, StatefulSet and DaemonSet of apps and ReplicationController are always among them
+    /// Those of Deployments, stateful sets, daemon sets and replication controllers always are
     #[arg(long, default_value = "", value_name = "KINDS", hide_default_value = true)]
     pub watchdog_owner_kinds: String,
     /// Let the watchdog label pods that have a sidecar
@@ -171,6 +171,7 @@ fn parse_watch_interval(text: &str) -> Result<WatchInterval, ConfigError> {
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Config {
     /// Namespace of the control plane.
     pub namespace: String,

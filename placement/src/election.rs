@@ -87,16 +87,28 @@ pub enum ElectionError {
     Tls(#[from] TlsError),
     /// The settings of the library contradict each other.
     #[error(transparent)]
-    Settings(#[from] openraft::ConfigError),
+    Settings(Box<openraft::ConfigError>),
     /// The library ended with an error.
     #[error("the election has failed")]
-    Failed(#[source] Fatal<u64>),
+    Failed(#[source] Box<Fatal<u64>>),
     /// The library does not start.
     #[error(transparent)]
-    Library(#[from] Fatal<u64>),
+    Library(Box<Fatal<u64>>),
     /// The library ended without an error.
     #[error("the election has stopped")]
     Stopped(#[source] watch::error::RecvError),
+}
+
+impl From<openraft::ConfigError> for ElectionError {
+    fn from(cause: openraft::ConfigError) -> Self {
+        Self::Settings(Box::new(cause))
+    }
+}
+
+impl From<Fatal<u64>> for ElectionError {
+    fn from(cause: Fatal<u64>) -> Self {
+        Self::Library(Box::new(cause))
+    }
 }
 
 /// Why the election port is not open.
@@ -329,7 +341,10 @@ impl Driver {
         let (elected, term) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            metrics.running_state.clone().map_err(ElectionError::Failed)?;
+            metrics
+                .running_state
+                .clone()
+                .map_err(|cause| ElectionError::Failed(Box::new(cause)))?;
             (metrics.state.is_leader(), metrics.current_term)
         };
         let quorum = self.replica.quorum();

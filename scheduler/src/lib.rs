@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  sidecar ──call──► api ──schedule (checks it, computes ticks)──► store (one fsync for a group)
-//!                                                                    │ Feed
+//!                                                                    │ StoreEvent
 //!  sidecar ◄══stream══► streams::dispatcher ──────Event──────► engine::Engine::step (pure)
 //!                         ▲                                        │
 //!                         └──────── Effect: deliver, persist, finish, load

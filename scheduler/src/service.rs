@@ -127,7 +127,7 @@ async fn start(
         Opened::Store(store, feed) => {
             scope.spawn(
                 "scheduler-etcd-embed",
-                follow(store.state(), targets.store, metrics.clone(), scope),
+                watch_state(store.state(), targets.store, metrics.clone(), scope),
             );
             if let Some(cluster) = cluster {
                 let stop = scope.token().clone();
@@ -198,7 +198,7 @@ fn own_address(config: &Config, port: u16) -> anyhow::Result<String> {
 }
 
 /// Readiness follows the store.
-fn follow(
+fn watch_state(
     mut state: watch::Receiver<State>,
     ready: ReadyGuard,
     metrics: Metrics,

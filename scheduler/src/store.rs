@@ -30,7 +30,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub(crate) use embedded::shared::{Feed, Observer, State};
+pub(crate) use embedded::shared::{Observer, State, StoreEvent};
 pub(crate) use embedded::{Embedded, MAX_TTL, Options};
 pub(crate) use record::Record;
 

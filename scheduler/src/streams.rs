@@ -1,7 +1,7 @@
 //! Open `WatchJobs` streams and the task that owns the engine. Start reading at [`dispatcher`].
 //!
 //! ```text
-//!  store ──Feed──► dispatcher ──Event──► Engine::step (pure)
+//!  store ──StoreEvent──► dispatcher ──Event──► Engine::step (pure)
 //!                    │   ▲                   │
 //!        Mailbox ◄───┘   │ Ack, Taken        └──Effect──► dispatcher ──► store
 //!           │            │

@@ -26,6 +26,12 @@ fn deployment(name: &str, replicas: u32, containers: &Value) -> Value {
     })
 }
 
+/// The UIDs of the pods in the namespace of the apps.
+fn orchard_pods(api: &ApiCluster) -> Result<Vec<String>> {
+    let list = api.get(&["pods", "-n", ORCHARD])?;
+    Ok(uids(list["items"].as_array().map(Vec::as_slice).unwrap_or_default()))
+}
+
 fn apply(api: &ApiCluster, namespace: &str, object: &Value) -> Result<()> {
     let args = ["apply", "-n", namespace, "-f", "-"];
     api.cluster().kubectl_with_input(&args, &object.to_string()).map(drop)
@@ -162,12 +168,8 @@ fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone(
     pod["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap",
         "name": "taskrun-stand-in", "uid": stand_in["metadata"]["uid"], "controller": true}]);
     apply(&it.api, ORCHARD, &pod).unwrap();
-    let all = || -> Result<Vec<String>> {
-        let list = it.api.get(&["pods", "-n", ORCHARD])?;
-        Ok(uids(list["items"].as_array().map(Vec::as_slice).unwrap_or_default()))
-    };
     let before = until(Deadline::seconds(START), "the pod of the Job", || {
-        Ok(Some(all()?).filter(|pods: &Vec<String>| pods.len() == 2))
+        Ok(Some(orchard_pods(&it.api)?).filter(|pods| pods.len() == 2))
     });
     let before = before.unwrap();
     it.restart_injector().unwrap();
@@ -191,7 +193,7 @@ fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone(
         Ok((metric(metrics, COMPLETE) >= passed + 2.0).then_some(()))
     })
     .unwrap();
-    assert_eq!(all().unwrap(), before, "{}", operator.log());
+    assert_eq!(orchard_pods(&it.api).unwrap(), before, "{}", operator.log());
     assert_eq!(events().unwrap(), told, "one Event for each");
     for ((kind, message), want) in told.iter().zip(["ConfigMap", "Job.batch"]) {
         assert!(kind.contains(want.split('.').next().unwrap()), "{kind}");

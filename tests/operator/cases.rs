@@ -19,7 +19,7 @@ fn apply(fixture: &Fixture, namespace: &str, text: &str) {
 }
 
 fn service(fixture: &Fixture, namespace: &str, app_id: &str) -> Option<Value> {
-    fixture.bed.get(&["service", &format!("{app_id}-dapr"), "-n", namespace]).ok()
+    fixture.api.get(&["service", &format!("{app_id}-dapr"), "-n", namespace]).ok()
 }
 
 /// A ready pod of a workload, with the label of the injector. No kubelet runs: its status is written.
@@ -32,13 +32,13 @@ fn ready_pod(fixture: &Fixture, namespace: &str, workload: &str, app_id: &str, i
         "conditions": [{"type": "Ready", "status": "True"}]}})
     .to_string();
     let args = ["patch", "pod", workload, "-n", namespace, "--subresource=status", "-p", &status];
-    fixture.bed.kubectl(&args).unwrap();
+    fixture.api.kubectl(&args).unwrap();
 }
 
 /// The ready addresses behind the Service of an app.
 fn addresses(fixture: &Fixture, namespace: &str, app_id: &str) -> BTreeSet<String> {
     let label = format!("kubernetes.io/service-name={app_id}-dapr");
-    let slices = fixture.bed.get(&["endpointslices", "-n", namespace, "-l", &label]).unwrap();
+    let slices = fixture.api.get(&["endpointslices", "-n", namespace, "-l", &label]).unwrap();
     let slices = slices["items"].as_array().cloned().unwrap_or_default();
     let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
     let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
@@ -49,31 +49,31 @@ fn addresses(fixture: &Fixture, namespace: &str, app_id: &str) -> BTreeSet<Strin
 #[test]
 fn service_of_a_canary_release_always_leads_to_the_pods_that_exist() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("canary").unwrap();
+    let namespace = fixture.api.namespace("canary").unwrap();
     let ips = |want: &[&str], what: &str| {
         until(timeout(), what, || {
-            let now = addresses(&fixture, &namespace, "kiosk");
+            let now = addresses(fixture, &namespace, "kiosk");
             Ok(now.iter().eq(want.iter()).then_some(()))
         })
         .unwrap();
     };
-    let service = || service(&fixture, &namespace, "kiosk");
+    let service = || service(fixture, &namespace, "kiosk");
     let scale = |replicas: &str| {
         let args = ["scale", "deployment", "kiosk", "-n", &namespace, "--replicas", replicas];
-        fixture.bed.kubectl(&args).unwrap();
+        fixture.api.kubectl(&args).unwrap();
     };
     let canary = case!("03-service-of-scaled-down-twin/canary.yaml");
-    apply(&fixture, &namespace, &canary.replace("replicas: 0", "replicas: 1"));
-    ready_pod(&fixture, &namespace, "kiosk", "kiosk", "10.9.0.1");
+    apply(fixture, &namespace, &canary.replace("replicas: 0", "replicas: 1"));
+    ready_pod(fixture, &namespace, "kiosk", "kiosk", "10.9.0.1");
     ips(&["10.9.0.1"], "the pod of the author");
     let made = service().unwrap();
     assert_eq!(made["spec"]["selector"], json!({"app": "kiosk"}), "alone, as with Dapr");
 
-    apply(&fixture, &namespace, case!("03-service-of-scaled-down-twin/primary.yaml"));
-    ready_pod(&fixture, &namespace, "kiosk-primary", "kiosk", "10.9.0.2");
+    apply(fixture, &namespace, case!("03-service-of-scaled-down-twin/primary.yaml"));
+    ready_pod(fixture, &namespace, "kiosk-primary", "kiosk", "10.9.0.2");
     ips(&["10.9.0.1", "10.9.0.2"], "both");
     scale("0");
-    fixture.bed.kubectl(&["delete", "pod", "kiosk", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "pod", "kiosk", "-n", &namespace]).unwrap();
     ips(&["10.9.0.2"], "the primary");
     let owner = |service: &Value| service["metadata"]["ownerReferences"][0]["name"].clone();
     let handed_over = until(timeout(), "the primary to own the service", || {
@@ -86,9 +86,9 @@ fn service_of_a_canary_release_always_leads_to_the_pods_that_exist() {
     // The next analysis. A Service that appears later proves that the changes were observed.
     scale("1");
     scale("0");
-    apply(&fixture, &namespace, case!("03-service-of-scaled-down-twin/revisions.yaml"));
+    apply(fixture, &namespace, case!("03-service-of-scaled-down-twin/revisions.yaml"));
     let tally = until(timeout(), "the service of the revisions", || {
-        let tally = crate::cases::service(&fixture, &namespace, "tally");
+        let tally = crate::cases::service(fixture, &namespace, "tally");
         Ok(tally.filter(|service| owner(service) == "tally-00002-deployment"))
     });
     assert_eq!(tally.unwrap()["spec"]["selector"], json!({"dapr.io/app-id": "tally"}));
@@ -97,7 +97,7 @@ fn service_of_a_canary_release_always_leads_to_the_pods_that_exist() {
     ips(&["10.9.0.2"], "the primary still");
 
     // The garbage collector leaves a Service that has another owner.
-    fixture.bed.kubectl(&["delete", "deployment", "kiosk", "-n", &namespace]).unwrap();
+    fixture.api.kubectl(&["delete", "deployment", "kiosk", "-n", &namespace]).unwrap();
     let alone = until(timeout(), "the selector of the only workload", || {
         Ok(service().filter(|s| s["spec"]["selector"] == json!({"app": "kiosk-primary"})))
     });
@@ -109,8 +109,8 @@ fn service_of_a_canary_release_always_leads_to_the_pods_that_exist() {
 #[test]
 fn workload_that_is_selected_by_expressions_has_a_service() {
     let fixture = Fixture::shared();
-    let namespace = fixture.bed.namespace("scored").unwrap();
-    apply(&fixture, &namespace, case!("21-selector-of-expressions/deployment.yaml"));
-    let made = until(timeout(), "the service", || Ok(service(&fixture, &namespace, "scored")));
+    let namespace = fixture.api.namespace("scored").unwrap();
+    apply(fixture, &namespace, case!("21-selector-of-expressions/deployment.yaml"));
+    let made = until(timeout(), "the service", || Ok(service(fixture, &namespace, "scored")));
     assert_eq!(made.unwrap()["spec"]["selector"], json!({"score-workload": "scored"}));
 }

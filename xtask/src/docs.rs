@@ -20,7 +20,8 @@ const VALUES: [&str; 9] = [
     "admissionGuard",
 ];
 /// First words of metrics of our services.
-const METRICS: [&str; 4] = ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_"];
+const METRICS: [&str; 5] =
+    ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_", "trilby_"];
 /// Folders with the sources of all that documentation names.
 pub(crate) const SOURCES: [&str; 10] = [
     "crates",
@@ -184,6 +185,7 @@ fn is_test(word: &str) -> bool {
     word.chars().all(plain)
         && word.matches('_').count() >= TEST_UNDERSCORES
         && !word.starts_with("dapr_")
+        && !word.starts_with("trilby_")
 }
 
 /// The numbered lines of the chapter about invariants.

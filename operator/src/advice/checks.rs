@@ -212,8 +212,8 @@ fn check_alternatives(
     given: impl Fn(&str) -> bool,
     report: &mut Report<'_>,
 ) {
-    let types = |types: &[&str; 2]| types.iter().any(|known| known.eq_ignore_ascii_case(type_));
-    for (_, [one, other]) in ONE_OF.iter().filter(|(of, _)| types(of)) {
+    let applies = |to: &[&str; 2]| to.iter().any(|known| known.eq_ignore_ascii_case(type_));
+    for (_, [one, other]) in ONE_OF.iter().filter(|(of, _)| applies(of)) {
         match (given(one), given(other)) {
             (true, true) => {
                 let note = format!("{type_} accepts metadata {one} or {other}, not both");

@@ -142,7 +142,7 @@ fn finding(reason: Reason, note: String) -> Finding {
     Finding { reason, note }
 }
 
-fn name_of<'a>(component: &&'a Component) -> Option<&'a str> {
+fn name_of(component: &Component) -> Option<&str> {
     component.metadata.name.as_deref()
 }
 

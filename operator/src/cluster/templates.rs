@@ -3,7 +3,6 @@ use std::collections::BTreeSet;
 
 use kube::core::DynamicObject;
 use resources::{annotations::ANNOTATION_APP_ID, labels::LABEL_APP_ID};
-use serde_json::Value;
 
 /// Group, version, kind and plural of what has a pod template, or is a pod. A Knative revision has a
 /// Deployment.

@@ -149,9 +149,10 @@ async fn merge(
             },
         };
         if write(definitions, name, wanted, live.as_ref()).await? {
-            match &newer {
-                Some(newer) => log_kept(name, newer),
-                None => tracing::info!(target: "dapr.operator.crds", "applied {name}"),
+            if let Some(newer) = &newer {
+                log_kept(name, newer);
+            } else {
+                tracing::info!(target: "dapr.operator.crds", "applied {name}");
             }
             return Ok(newer);
         }

@@ -35,6 +35,7 @@ pub(crate) struct WorkloadKey {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Workload {
     pub(crate) key: WorkloadKey,
     pub(crate) uid: String,

@@ -1,6 +1,6 @@
 //! The kinds of controllers that replace a deleted pod, and lose nothing by it.
 //!
-//! Pure. A Job may count the deletion as a failure, and a controller such as a TaskRun or a Workflow
+//! Pure. A Job may count the deletion as a failure, and a controller such as that of a `TaskRun` or a workflow
 //! makes no second pod: the work of the first is lost.
 use std::collections::BTreeSet;
 

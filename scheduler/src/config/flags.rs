@@ -14,6 +14,7 @@ use transport::svid::Mode;
     about = "Triggers jobs and actor reminders",
     args_override_self = true
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Flags {
     /// Logs, health, metrics.
     #[command(flatten)]

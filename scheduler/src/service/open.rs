@@ -13,7 +13,7 @@ use crate::store::backend::BackendError;
 use crate::store::disk::Disk;
 use crate::store::format::{Directory, DirectoryError};
 use crate::store::reserve::Reserve;
-use crate::store::{Embedded, Feed, Options};
+use crate::store::{Embedded, Options, StoreEvent};
 
 /// How often a directory is tried that another process holds.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
@@ -22,7 +22,7 @@ const ROOM_RETRY: Duration = Duration::from_secs(2);
 
 /// What was found.
 pub(super) enum Opened {
-    Store(Arc<Embedded<Disk>>, mpsc::Receiver<Feed>),
+    Store(Arc<Embedded<Disk>>, mpsc::Receiver<StoreEvent>),
     /// What is on disk is not this engine's, or is damaged. The process stays up, not ready.
     Refused(String),
 }

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::pins::Pins;
-use self::shared::{Feed, Observer, Shared, Space, State};
+use self::shared::{Observer, Shared, Space, State, StoreEvent};
 use self::totals::Totals;
 use self::writer::{Reply, Request, Writer, read_meta};
 use super::backend::{Backend, BackendError, Page, View as _};
@@ -77,7 +77,7 @@ impl<B: Backend> Embedded<B> {
         open: impl Fn() -> Result<B, BackendError> + Send + 'static,
         options: Options,
         scope: &Scope,
-    ) -> Result<(Self, mpsc::Receiver<Feed>), BackendError> {
+    ) -> Result<(Self, mpsc::Receiver<StoreEvent>), BackendError> {
         let backend = open()?;
         let (totals, leases) = read_meta(&backend)?;
         let shared = Arc::new(Shared {

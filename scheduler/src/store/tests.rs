@@ -68,7 +68,7 @@ struct Fixture {
 struct Opened {
     store: Arc<dyn Store>,
     kv: Arc<dyn KeyValue>,
-    feed: mpsc::Receiver<Feed>,
+    feed: mpsc::Receiver<StoreEvent>,
     state: watch::Receiver<State>,
 }
 
@@ -81,7 +81,7 @@ impl std::ops::Deref for Opened {
 }
 
 impl Opened {
-    fn new<B: Backend>(store: Embedded<B>, feed: mpsc::Receiver<Feed>) -> Self {
+    fn new<B: Backend>(store: Embedded<B>, feed: mpsc::Receiver<StoreEvent>) -> Self {
         let (state, store) = (store.state(), Arc::new(store));
         Self { kv: store.clone(), store, feed, state }
     }
@@ -230,7 +230,7 @@ async fn concurrent_writes_keep_their_own_revisions_and_arrive_in_order(
     revisions.sort_unstable();
     assert_eq!(revisions, (2..2 + CALLERS as u64).collect::<Vec<_>>());
     for want in revisions {
-        let Some(Feed::Changes { changes, .. }) = store.feed.recv().await else {
+        let Some(StoreEvent::Changes { changes, .. }) = store.feed.recv().await else {
             panic!("no change")
         };
         assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [want]);
@@ -343,8 +343,8 @@ async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
     fixture.memory.fail(&[fault]);
     let failed = store.commit(put("k", "1")).await;
     assert!(matches!(failed, Err(StoreError::Unavailable(_))), "{failed:?}");
-    assert!(matches!(store.feed.recv().await, Some(Feed::Failed)));
-    assert!(matches!(store.feed.recv().await, Some(Feed::Reopened)));
+    assert!(matches!(store.feed.recv().await, Some(StoreEvent::Failed)));
+    assert!(matches!(store.feed.recv().await, Some(StoreEvent::Reopened)));
     let found = value(&*store, "k").await.map(|(.., value)| value);
     assert_eq!(found, left.map(bytes));
     let revision = store.commit(put("other", "1")).await.unwrap().revision;
@@ -358,7 +358,7 @@ async fn without_room_puts_are_refused_and_deletes_go_on() {
     store.commit(put("k", "1")).await.unwrap();
     fixture.memory.fail(&[Fault::NoRoom]);
     assert!(store.commit(put("l", "1")).await.is_err());
-    while !matches!(store.feed.recv().await, Some(Feed::Reopened)) {}
+    while !matches!(store.feed.recv().await, Some(StoreEvent::Reopened)) {}
     assert_eq!(store.commit(put("l", "1")).await, Err(StoreError::NoSpace));
     assert_eq!(store.commit(delete(&["k"])).await.unwrap().deleted, 1);
     fixture.room.0.store(false, Ordering::Relaxed);

@@ -19,7 +19,7 @@ use super::writes::{self, Wanted};
 use crate::engine::Engine;
 use crate::engine::event::{Effect, Event, Observation, Origin, Registration, StreamId};
 use crate::metrics::Metrics;
-use crate::store::{Change, Feed, Source, Store, keys};
+use crate::store::{Change, Source, Store, StoreEvent, keys};
 use crate::stored;
 
 /// Messages of streams that the dispatcher has not taken yet; streams wait beyond it.
@@ -57,7 +57,7 @@ impl Dispatcher {
     /// The store cannot be read.
     pub(crate) async fn start(
         store: Arc<dyn Store>,
-        feed: mpsc::Receiver<Feed>,
+        feed: mpsc::Receiver<StoreEvent>,
         leadership: Arc<Notify>,
         metrics: Metrics,
         scope: &Scope,
@@ -117,7 +117,7 @@ struct Task {
 impl Task {
     async fn run(
         mut self,
-        mut feed: mpsc::Receiver<Feed>,
+        mut feed: mpsc::Receiver<StoreEvent>,
         mut inbox: mpsc::Receiver<Message>,
     ) -> anyhow::Result<()> {
         let mut messages = Vec::with_capacity(TOGETHER);
@@ -171,14 +171,14 @@ impl Task {
         }
     }
 
-    async fn take_feed(&mut self, feed: Feed) {
+    async fn take_feed(&mut self, feed: StoreEvent) {
         match feed {
             // The engine knows its own writes.
-            Feed::Changes { source: Source::Engine, .. } => {}
-            Feed::Changes { source, changes } => self.take_changes(source, &changes).await,
+            StoreEvent::Changes { source: Source::Engine, .. } => {}
+            StoreEvent::Changes { source, changes } => self.take_changes(source, &changes).await,
             // Deliveries need their records, which cannot be read.
-            Feed::Failed => self.step(Event::Pause),
-            Feed::Reopened => match self.scan().await {
+            StoreEvent::Failed => self.step(Event::Pause),
+            StoreEvent::Reopened => match self.scan().await {
                 Ok(()) => self.step(Event::Resume),
                 // It failed again, and is read when it serves.
                 Err(error) => tracing::warn!(target: "dapr.scheduler.store", "{error:#}"),
@@ -256,11 +256,11 @@ impl Task {
 
     fn step(&mut self, event: Event) {
         for effect in self.engine.step(event, clock::now()) {
-            self.carry_out(effect);
+            self.apply(effect);
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Deliver { stream, id, key, revision } => {
                 // A stream that is gone is closed by an event that follows.

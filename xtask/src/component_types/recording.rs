@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     path::PathBuf,
     process::Command,
@@ -88,10 +89,10 @@ impl Recording {
         let mut text = HEADER.to_owned();
         for (type_, versions) in &self.types {
             let versions: Vec<_> = versions.iter().map(String::as_str).collect();
-            text += &format!("{type_} {}\n", versions.join(" "));
+            let _ = writeln!(text, "{type_} {}", versions.join(" "));
         }
         for ((type_, version, name), refusal) in &self.required {
-            text += &format!("required {type_} {version} {name} : {refusal}\n");
+            let _ = writeln!(text, "required {type_} {version} {name} : {refusal}");
         }
         text
     }
@@ -113,9 +114,9 @@ pub(super) fn record(described: Vec<Described>, additions: &Additions) -> Result
         let registered = |type_: &&str| {
             recording.types.get(*type_).is_some_and(|versions| versions.contains(&version))
         };
-        let Some(type_) = all.split(',').find(registered) else { continue };
-        for (name, refusal) in daprd.required(type_, &version, &names)? {
-            recording.required.insert((type_.to_owned(), version.clone(), name), refusal);
+        let Some(found) = all.split(',').find(registered) else { continue };
+        for (name, refusal) in daprd.required(found, &version, &names)? {
+            recording.required.insert((found.to_owned(), version.clone(), name), refusal);
         }
     }
     fs::write(environment::workspace().join(FILE), recording.text()).context(FILE)
@@ -157,8 +158,8 @@ impl Daprd {
                 let unknown = matches!(&answer, Answer::Failed(text)
                     if UNKNOWN.iter().any(|words| text.contains(words)));
                 if !unknown {
-                    let (type_, version, _) = component;
-                    registered.entry(type_.clone()).or_default().insert(version.clone());
+                    let (asked_type, version, _) = component;
+                    registered.entry(asked_type.clone()).or_default().insert(version.clone());
                 }
             }
         }

@@ -14,7 +14,7 @@ use crate::store::{Revision, Source};
 
 /// What the store tells the engine, in order.
 #[derive(Debug)]
-pub(crate) enum Feed {
+pub(crate) enum StoreEvent {
     /// All changes of one revision.
     Changes { source: Source, changes: Changes },
     /// A write failed: nothing can be read until [`Self::Reopened`].
@@ -80,7 +80,7 @@ impl<B> Shared<B> {
             let free = if full { "is full: new jobs are refused" } else { "has room again" };
             tracing::warn!(target: "dapr.scheduler.store", "The file system of the job store {free}");
         }
-        self.follow();
+        self.publish_state();
     }
 
     /// Notes whether the alarm is raised.
@@ -93,7 +93,7 @@ impl<B> Shared<B> {
                 tracing::info!(target: "dapr.scheduler.store", "The alarm of the job store is cleared");
             }
         }
-        self.follow();
+        self.publish_state();
     }
 
     /// What the two say about a backend that is open.
@@ -107,7 +107,7 @@ impl<B> Shared<B> {
         }
     }
 
-    fn follow(&self) {
+    fn publish_state(&self) {
         self.state.send_if_modified(|state| {
             let now = self.open_state();
             let changes = !matches!(state, State::Reopening(_)) && *state != now;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::group::{Group, Room};
 use super::lease::{self, Leases};
-use super::shared::{Feed, Shared, State};
+use super::shared::{Shared, State, StoreEvent};
 use super::totals::{self, Totals};
 use crate::store::backend::{Backend, BackendError, Writes};
 use crate::store::history::Changes;
@@ -72,7 +72,7 @@ impl Request {
 pub(super) struct Writer<B> {
     pub(super) shared: Arc<Shared<B>>,
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) feed: mpsc::Sender<Feed>,
+    pub(super) feed: mpsc::Sender<StoreEvent>,
     pub(super) totals: Totals,
     pub(super) quota_bytes: Option<u64>,
     pub(super) open: Box<dyn Fn() -> Result<B, BackendError> + Send>,
@@ -214,7 +214,7 @@ impl<B: Backend> Writer<B> {
         for (source, changes) in feed {
             let changes: Changes = changes.into();
             self.shared.history.push(changes.clone());
-            let _ = self.feed.blocking_send(Feed::Changes { source, changes });
+            let _ = self.feed.blocking_send(StoreEvent::Changes { source, changes });
         }
         if let Some(newest) = newest {
             self.shared.newest.send_replace(newest);
@@ -237,7 +237,7 @@ impl<B: Backend> Writer<B> {
         }
         self.shared.pins().clear();
         self.shared.backend.store(None);
-        let _ = self.feed.blocking_send(Feed::Failed);
+        let _ = self.feed.blocking_send(StoreEvent::Failed);
         self.shared.state.send_replace(State::Reopening(error.to_string()));
         let [mut wait, longest] = REOPEN;
         loop {
@@ -257,7 +257,7 @@ impl<B: Backend> Writer<B> {
                 }
             }
         }
-        let _ = self.feed.blocking_send(Feed::Reopened);
+        let _ = self.feed.blocking_send(StoreEvent::Reopened);
         self.shared.state.send_replace(self.shared.open_state());
         tracing::info!(target: "dapr.scheduler.store", "The job store serves again");
     }
