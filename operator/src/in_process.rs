@@ -16,6 +16,7 @@ use transport::{Keepalive, Svid, tls::TlsError};
 
 use crate::{
     api::{
+        budget::BudgetLimits,
         context::{Context, Stores},
         gated_rules::GatedRules,
         missed_updates::MissedUpdates,
@@ -24,7 +25,7 @@ use crate::{
     metrics::Metrics,
     report::Reports,
     subscriptions::webhook,
-    wiring::serve_api,
+    wiring::{budget, serve_api, too_large},
 };
 
 /// The HTTP routes of the conversion webhook.
@@ -41,7 +42,12 @@ impl InProcessApi {
     ///
     /// # Errors
     /// The metrics are registered in `scope` already.
-    pub fn new(client: Client, namespace: &str, scope: &Scope) -> prometheus::Result<Self> {
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        limits: BudgetLimits,
+        scope: &Scope,
+    ) -> prometheus::Result<Self> {
         let cluster = Cluster::new(client.clone(), None, namespace.to_owned());
         let recorder = Recorder::new(client, "dapr-operator", "in-process".to_owned());
         Ok(Self(Arc::new(Context {
@@ -51,6 +57,8 @@ impl InProcessApi {
             metrics: Metrics::register(scope.metrics())?,
             missed_updates: MissedUpdates::default(),
             gated_rules: GatedRules::new(true),
+            budget: budget(limits, scope),
+            too_large: too_large(scope),
             token: scope.token().clone(),
         })))
     }

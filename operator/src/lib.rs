@@ -19,7 +19,8 @@
 //! 4. Losing the lease stops the Service reconciler, the advisor and the watchdog, nothing else.
 //! 5. A change made while no operator was running is sent once, and only for kinds that sidecars do
 //!    not list again after a reconnect.
-//! 6. The watchdog deletes a pod only after a probe pod received its sidecar.
+//! 6. What the sidecars of one namespace do not read costs a bounded amount of memory.
+//! 7. The watchdog deletes a pod only after a probe pod received its sidecar.
 //!
 //! Deliberately absent: a cache of Secrets.
 
@@ -43,6 +44,7 @@ mod watch;
 mod watchdog;
 mod wiring;
 
+pub use api::budget::{BudgetLimits, MAX_MESSAGE_BYTES};
 pub use config::{Config, ConfigError, Environment, Flags, namespace};
 pub use error::{ConfigurationError, RunError};
 pub use in_process::{InProcessApi, conversion_webhook};

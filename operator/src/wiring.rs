@@ -8,7 +8,7 @@ use kubernetes::{
 };
 use proto::operator::operator_server::OperatorServer;
 use resources::Configuration;
-use runtime::{ReadyGuard, Scope};
+use runtime::{LimitMeter, ReadyGuard, Scope};
 use tokio::{net::TcpListener, sync::watch};
 use transport::{
     Keepalive, Limits, Server, Svid,
@@ -20,6 +20,7 @@ use transport::{
 use crate::{
     advice::advisor,
     api::{
+        budget::{Budget, BudgetLimits},
         cache_gauges,
         context::{Context, Stores},
         gated_rules::GatedRules,
@@ -43,6 +44,8 @@ use crate::{
 
 /// App id in the operator's SPIFFE id (Dapr 1.18).
 const APP_ID: &str = "dapr-operator";
+/// Name of the gRPC server in metrics.
+const API: &str = "operator-api";
 /// Name of the lease (Dapr 1.18). Replicas of the reference and of this operator share it.
 const LEASE: &str = "operator.dapr.io";
 /// HTTP/2 pings that detect dead sidecars.
@@ -90,6 +93,8 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
         metrics: metrics.clone(),
         missed_updates: MissedUpdates::default(),
         gated_rules: GatedRules::new(config.withhold_gated_rules),
+        budget: budget(BudgetLimits::default(), &scope),
+        too_large: too_large(&scope),
         token: scope.token().clone(),
     });
     cache_gauges::register(scope.metrics(), &context.stores)?;
@@ -208,12 +213,25 @@ pub(crate) fn serve_api(
 ) -> Result<(), TlsError> {
     let service = OperatorServer::new(OperatorApi::new(context));
     let router = tonic::service::Routes::new(service).into_axum_router();
-    let server = Server::new("operator-api", listener, router)
+    let server = Server::new(API, listener, router)
         .tls(tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?)
         .limits(api_limits())
         .keepalive(keepalive);
     scope.spawn("operator-api-server", server.run(scope.clone()));
     Ok(())
+}
+
+/// Memory for what sidecars have not read, and a task that disconnects those that do not read.
+pub(crate) fn budget(limits: BudgetLimits, scope: &Scope) -> Budget {
+    let meter = |limit| scope.limit_meter(API, limit);
+    let budget = Budget::new(limits, meter("unread_bytes"), meter("unread_deadline"));
+    scope.spawn_until_cancelled("operator-budget", budget.clone().disconnect_stalled());
+    budget
+}
+
+/// Counts answers that are larger than a sidecar can read.
+pub(crate) fn too_large(scope: &Scope) -> LimitMeter {
+    scope.limit_meter(API, "message_bytes")
 }
 
 fn api_limits() -> Limits {

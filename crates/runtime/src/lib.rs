@@ -34,5 +34,6 @@ pub use http::{ListenError, listen};
 pub use process::{RootUserError, command, main, refuse_root};
 pub use resources::go_duration;
 pub use scope::{BoxError, Scope, TaskError};
+pub use server_metrics::LimitMeter;
 pub use text::{chain, printable};
 pub use version::VERSION;

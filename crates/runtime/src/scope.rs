@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::health::{Readiness, ReadyGuard};
-use crate::server_metrics::ServerMetrics;
+use crate::server_metrics::{LimitMeter, ServerMetrics};
 
 /// The error of a task: tasks belong to all parts of a service, and nobody but the log reads it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -140,6 +140,12 @@ impl Scope {
     /// The metrics of this process.
     pub fn metrics(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Counts how often the limit `limit` of the listener or part `server` is hit; both are values of
+    /// labels.
+    pub fn limit_meter(&self, server: &'static str, limit: &'static str) -> LimitMeter {
+        self.server_metrics().limit(server, limit)
     }
 
     /// The metrics of this process's listeners.

@@ -33,6 +33,7 @@ use crate::server_metrics::{Limit, Meter};
 
 pub use connection::{Connection, Keepalive};
 pub use limits::Limits;
+pub use request::Outgoing;
 
 use connection::{New, Shared};
 use slots::{Full, Occupant, Slots};

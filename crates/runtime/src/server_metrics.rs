@@ -25,6 +25,8 @@ pub(crate) enum Limit {
     Handshakes,
     HandshakesPerAddress,
     BodyBytes,
+    HeaderBytes,
+    Streams,
     Handshake,
     FirstRequest,
     Idle,
@@ -43,6 +45,8 @@ impl Limit {
             Self::Handshakes => "handshakes",
             Self::HandshakesPerAddress => "handshakes_per_address",
             Self::BodyBytes => "body_bytes",
+            Self::HeaderBytes => "header_bytes",
+            Self::Streams => "streams",
             Self::Handshake => "handshake_deadline",
             Self::FirstRequest => "first_request_deadline",
             Self::Idle => "idle_deadline",
@@ -52,9 +56,10 @@ impl Limit {
         }
     }
 
-    /// True if hitting it is ordinary: clients leave idle connections behind.
+    /// True if hitting it is ordinary: clients leave idle connections behind, and use all the streams
+    /// of one connection before they open another.
     pub(crate) fn is_ordinary(self) -> bool {
-        matches!(self, Self::FirstRequest | Self::Idle)
+        matches!(self, Self::FirstRequest | Self::Idle | Self::Streams)
     }
 }
 
@@ -81,6 +86,11 @@ impl ServerMetrics {
         })
     }
 
+    /// A limit of a service itself.
+    pub(crate) fn limit(&self, server: &'static str, limit: &'static str) -> LimitMeter {
+        LimitMeter { meter: self.of(server), limit }
+    }
+
     /// The metrics of one listener.
     pub(crate) fn of(&self, server: &'static str) -> Meter {
         Meter {
@@ -100,24 +110,28 @@ pub(crate) struct Meter {
     limit_hits: IntCounterVec,
     connections: IntGauge,
     panics: IntCounter,
-    logged: Arc<Mutex<BTreeMap<Limit, Instant>>>,
+    logged: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
 }
 
 impl Meter {
     /// A limit was hit. Logged once a minute, unless hitting it is ordinary.
     pub(crate) fn hit(&self, limit: Limit) {
         self.limit_hits.with_label_values(&[self.server, limit.label()]).inc();
-        if limit.is_ordinary() {
-            return;
+        if !limit.is_ordinary() {
+            self.log(limit.label());
         }
+    }
+
+    /// Logs a limit, once a minute.
+    fn log(&self, limit: &'static str) {
         let (now, mut logged) =
             (Instant::now(), self.logged.lock().unwrap_or_else(PoisonError::into_inner));
-        if logged.get(&limit).is_none_or(|at| now >= *at + LOG_INTERVAL) {
+        if logged.get(limit).is_none_or(|at| now >= *at + LOG_INTERVAL) {
             logged.insert(limit, now);
             drop(logged);
             tracing::warn!(
                 server = self.server,
-                limit = limit.label(),
+                limit,
                 "a limit of the server was reached; {LIMIT_HITS} counts how often"
             );
         }
@@ -132,6 +146,22 @@ impl Meter {
     /// Counts and logs a panic of the task that drops the answer.
     pub(crate) fn watch_panic(&self) -> PanicWatch {
         PanicWatch(self.clone())
+    }
+}
+
+/// Counts how often a limit of a service itself is hit, in the same metric and log as the limits of
+/// its listeners. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LimitMeter {
+    meter: Meter,
+    limit: &'static str,
+}
+
+impl LimitMeter {
+    /// The limit was hit. Logged once a minute.
+    pub fn hit(&self) {
+        self.meter.limit_hits.with_label_values(&[self.meter.server, self.limit]).inc();
+        self.meter.log(self.limit);
     }
 }
 

@@ -311,7 +311,9 @@ async fn headers_larger_than_the_limit_are_refused() {
     let limit = Limits::default().header_bytes as usize;
     let overhead = padded(0).len();
     assert_eq!(ask(&mut fixture.connect().await, &padded(limit - overhead)).await, 200);
+    assert_eq!(fixture.hits("header_bytes"), 0);
     assert_eq!(ask(&mut fixture.connect().await, &padded(limit - overhead + 1)).await, 431);
+    testkit::until("the hit to be counted", async || fixture.hits("header_bytes") == 1).await;
 }
 
 /// The value of a setting in the server's SETTINGS frame.
@@ -342,6 +344,33 @@ async fn a_peer_without_certificate_gets_fewer_streams() {
         assert_eq!(setting(stream, MAX_CONCURRENT_STREAMS).await, want);
     }
     assert_eq!(Limits::default().streams_unauthenticated, 16);
+}
+
+#[tokio::test]
+async fn a_connection_has_as_many_streams_as_it_may() {
+    let limits = Limits { streams_unauthenticated: 3, ..Limits::default() };
+    let fixture = Fixture::plain(limits).await;
+    let mut stream = fixture.connect().await;
+    // HEADERS of a stream that is never answered: GET, http, path "/never", authority "h".
+    let headers = |id: u8| {
+        let head = [0, 0, 13, 1, 5, 0, 0, 0, id];
+        [&head[..], &b"\x82\x86\x44\x06/never\x41\x01h"[..]].concat()
+    };
+    let open = [PREFACE, SETTINGS, &headers(1), &headers(3)].concat();
+    stream.write_all(&open).await.unwrap();
+    assert_eq!(fixture.hits("streams"), 0);
+    stream.write_all(&headers(5)).await.unwrap();
+    testkit::until("the third stream to be counted", async || fixture.hits("streams") == 1).await;
+    stream.write_all(&headers(7)).await.unwrap();
+    // RST_STREAM of stream 7: REFUSED_STREAM.
+    let refused = [0, 0, 4, 3, 0, 0, 0, 0, 7, 0, 0, 0, 7];
+    let mut received = Vec::new();
+    while !received.windows(refused.len()).any(|window| window == refused) {
+        let read = tokio::time::timeout(WAIT, stream.read_buf(&mut received)).await;
+        assert!(read.expect("stream 7 is not refused").unwrap() > 0, "{received:?}");
+    }
+    let reset = |id: u8| [0, 0, 4, 3, 0, 0, 0, 0, id];
+    assert!([1, 3, 5].iter().all(|id| !received.windows(9).any(|window| window == reset(*id))));
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 use std::net::IpAddr;
 
 use identity::SpiffeId;
+use runtime::server::Outgoing;
+use transport::Peer;
 
 use crate::api::error::ApiError;
 
 /// An authorized sidecar.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Caller {
     /// Namespace of the sidecar, equal to that of the request.
     pub(crate) namespace: String,
@@ -14,10 +16,14 @@ pub(crate) struct Caller {
     pub(crate) app_id: String,
     /// IP address of the sidecar; distinguishes replicas of an app.
     pub(crate) address: Option<IpAddr>,
+    /// The connection of the sidecar.
+    pub(crate) peer: Option<Peer>,
+    /// What the answer occupies until the sidecar has read it.
+    pub(crate) outgoing: Outgoing,
 }
 
 /// Authorizes the holder of `id` for `namespace`. Trust domains are not compared. The returned caller
-/// has no address.
+/// has no address and no connection.
 ///
 /// # Errors
 /// [`ApiError::NoIdentity`] when the id contains no namespace and app id,
@@ -31,7 +37,13 @@ pub(crate) fn authorize(id: Option<&SpiffeId>, namespace: &str) -> Result<Caller
             own: own_namespace,
         });
     }
-    Ok(Caller { namespace: own_namespace, app_id, address: None })
+    Ok(Caller {
+        namespace: own_namespace,
+        app_id,
+        address: None,
+        peer: None,
+        outgoing: Outgoing::default(),
+    })
 }
 
 #[cfg(test)]

@@ -89,6 +89,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
+    use runtime::server::Outgoing;
+
     use super::*;
 
     fn pod(app: &str, ip: Option<&str>, version: &str) -> DynamicObject {
@@ -104,7 +106,8 @@ mod tests {
 
     fn caller(address: Option<&str>) -> Caller {
         let address = address.map(|text| text.parse().unwrap());
-        Caller { namespace: "n".to_owned(), app_id: "a".to_owned(), address }
+        let (namespace, app_id) = ("n".to_owned(), "a".to_owned());
+        Caller { namespace, app_id, address, peer: None, outgoing: Outgoing::default() }
     }
 
     #[rstest]

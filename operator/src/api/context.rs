@@ -7,11 +7,16 @@ use resources::{
     Component, Configuration, HTTPEndpoint, MCPServer, Resiliency, Subscription,
     WorkflowAccessPolicy, json,
 };
+use runtime::LimitMeter;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        access::Caller, assignment::Assignments, error::ApiError, gated_rules::GatedRules,
+        access::Caller,
+        assignment::Assignments,
+        budget::{Budget, MAX_MESSAGE_BYTES, Share, field_bytes},
+        error::ApiError,
+        gated_rules::GatedRules,
         missed_updates::MissedUpdates,
     },
     cache::{
@@ -23,6 +28,9 @@ use crate::{
     report::Reports,
     secrets::resolution::{Fetched, FillError, ServedKind},
 };
+
+/// Bytes of an event besides its object.
+const EVENT_TYPE_BYTES: usize = 2;
 
 /// The stores of all served kinds, and the Configuration assigned to each app.
 #[derive(Default)]
@@ -46,6 +54,10 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) missed_updates: MissedUpdates,
     pub(crate) gated_rules: GatedRules,
+    /// Memory for what sidecars have not read.
+    pub(crate) budget: Budget,
+    /// Counts answers that are larger than a sidecar can read.
+    pub(crate) too_large: LimitMeter,
     /// Ends the streams when it is cancelled.
     pub(crate) token: CancellationToken,
 }
@@ -70,7 +82,20 @@ impl Context {
         entries.retain(|entry| visible(&entry.object));
         let names = entries.iter().flat_map(|entry| needed_secrets(entry)).collect();
         let fetched = self.fetch(&caller.namespace, names).await;
-        entries.iter().map(|entry| self.resolved_json(entry, &fetched)).collect()
+        let share = self.reserve(&entries, &fetched, caller).await?;
+        let (mut bodies, mut total) = (Vec::with_capacity(entries.len()), 0);
+        for entry in &entries {
+            let body = self.resolved_json(entry, &fetched)?;
+            total += field_bytes(body.len());
+            if total > MAX_MESSAGE_BYTES {
+                self.too_large.hit();
+                let (namespace, app_id) = (caller.namespace.clone(), caller.app_id.clone());
+                return Err(ApiError::TooLarge { plural: K::PLURAL, namespace, app_id });
+            }
+            bodies.push(body);
+        }
+        caller.outgoing.keep(share);
+        Ok(bodies)
     }
 
     /// One object in the caller's namespace, as JSON with Secrets resolved.
@@ -95,7 +120,26 @@ impl Context {
             name: name.to_owned(),
         })?;
         let fetched = self.fetch(&caller.namespace, needed_secrets(&entry)).await;
-        self.resolved_json(&entry, &fetched)
+        let share = self.reserve(std::slice::from_ref(&entry), &fetched, caller).await?;
+        let body = self.resolved_json(&entry, &fetched)?;
+        caller.outgoing.keep(share);
+        Ok(body)
+    }
+
+    /// A share of the namespace's budget for the JSON of these objects.
+    async fn reserve<K: ServedKind>(
+        &self,
+        entries: &[Arc<Entry<K>>],
+        fetched: &Fetched,
+        caller: &Caller,
+    ) -> Result<Share, ApiError> {
+        let mut bytes = 0_usize;
+        for entry in entries {
+            let filled = entry.object.filled_bytes(fetched);
+            bytes = bytes.saturating_add(field_bytes(entry.json()?.len())).saturating_add(filled);
+        }
+        let bytes = bytes.min(MAX_MESSAGE_BYTES);
+        self.budget.reserve(&caller.namespace, bytes, caller.peer.as_ref()).await
     }
 
     /// The JSON of a changed object with Secrets resolved.
@@ -158,7 +202,7 @@ impl Context {
             return Ok(entry.json()?);
         }
         let mut object = entry.object.clone();
-        if let Err(error) = object.fill(fetched) {
+        if let Err(error) = self.fill(&mut object, fetched) {
             self.report_unresolved(&entry.object, &error);
             entry.record_sent(b"");
             if !entry.object.serve_unfilled() {
@@ -168,11 +212,32 @@ impl Context {
         }
         let body = Bytes::from(json::to_vec(&object)?);
         entry.record_sent(&body);
+        if field_bytes(body.len()) + EVENT_TYPE_BYTES > MAX_MESSAGE_BYTES {
+            return Err(self.too_large(&entry.object).into());
+        }
         Ok(body)
     }
 
+    /// Sets the values of the Secrets, unless they make the object larger than a sidecar can read.
+    fn fill<K: ServedKind>(&self, object: &mut K, fetched: &Fetched) -> Result<(), FillError> {
+        if object.filled_bytes(fetched) > MAX_MESSAGE_BYTES {
+            return Err(self.too_large(object));
+        }
+        object.fill(fetched)
+    }
+
+    fn too_large<K: ServedKind>(&self, object: &K) -> FillError {
+        self.too_large.hit();
+        let name = object.meta().name.clone().unwrap_or_default();
+        FillError::TooLarge { kind: K::KIND, name }
+    }
+
     fn report_unresolved<K: ServedKind>(&self, object: &K, error: &FillError) {
-        let reason = if error.is_key() { "SecretKeyNotFound" } else { "SecretNotFound" };
+        let reason = match error {
+            FillError::TooLarge { .. } => "TooLarge",
+            error if error.is_key() => "SecretKeyNotFound",
+            _ => "SecretNotFound",
+        };
         let reference = object.object_ref(&());
         let (namespace, name) = (reference.namespace.as_deref(), reference.name.as_deref());
         tracing::warn!(target: "dapr.operator.api", kind = K::KIND, namespace, name, "{error}");

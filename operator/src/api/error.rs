@@ -31,6 +31,14 @@ pub(crate) enum ApiError {
     /// The pods of the caller cannot be read, so it is unknown which access rules it enforces.
     #[error("read the version of the sidecar of app {app_id}: {reason}")]
     SidecarVersion { app_id: String, reason: String },
+    /// The answer is larger than a sidecar can read.
+    #[error(
+        "the {plural} for app {app_id:?} in namespace {namespace:?} need more than 4 MiB (4194304 bytes), and a sidecar reads no larger message: limit {plural} to the apps that use them with scopes, or make them fewer or smaller"
+    )]
+    TooLarge { plural: &'static str, namespace: String, app_id: String },
+    /// Sidecars of the namespace have not read earlier answers.
+    #[error("sidecars of namespace {0:?} have not read what they were sent; try again")]
+    BudgetExhausted(String),
     #[error("serialize an object")]
     Serialize(#[from] serde_json::Error),
 }
@@ -45,7 +53,8 @@ impl From<ApiError> for tonic::Status {
             ApiError::NotListed(_) | ApiError::SidecarVersion { .. } => Self::unavailable(text),
             ApiError::NotFound { .. } => Self::not_found(text),
             ApiError::Fill(cause) if cause.is_transient() => Self::unavailable(text),
-            ApiError::Fill(_) => Self::failed_precondition(text),
+            ApiError::Fill(_) | ApiError::TooLarge { .. } => Self::failed_precondition(text),
+            ApiError::BudgetExhausted(_) => Self::resource_exhausted(text),
             ApiError::NotWatched(_) | ApiError::NoCrd { .. } | ApiError::Serialize(_) => {
                 Self::unknown(text)
             }

@@ -56,7 +56,7 @@ impl MissedUpdates {
             *sent = HashSet::new();
             return None;
         }
-        let Caller { namespace, app_id, address } = caller;
+        let Caller { namespace, app_id, address, .. } = caller;
         let new = sent.insert(self.hasher.hash_one((kind, namespace, app_id, address)));
         new.then_some(self.since)
     }
@@ -64,11 +64,14 @@ impl MissedUpdates {
 
 #[cfg(test)]
 mod tests {
+    use runtime::server::Outgoing;
+
     use super::*;
 
     fn caller(app_id: &str, address: [u8; 4]) -> Caller {
         let namespace = "n".to_owned();
-        Caller { namespace, app_id: app_id.to_owned(), address: Some(address.into()) }
+        let (app_id, address) = (app_id.to_owned(), Some(address.into()));
+        Caller { namespace, app_id, address, peer: None, outgoing: Outgoing::default() }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream, StreamExt as _};
 use proto::operator as wire;
 use resources::CustomResource as _;
-use runtime::clock;
+use runtime::{clock, server::Outgoing};
 use tonic::{Request, Response, Status};
 use transport::Peer;
 
@@ -73,8 +73,9 @@ impl OperatorApi {
 fn caller<T>(request: &Request<T>, namespace: &str) -> Result<Caller, ApiError> {
     let peer = request.extensions().get::<Peer>();
     let address = peer.map(|peer| peer.addr.ip());
+    let outgoing = request.extensions().get::<Outgoing>().cloned().unwrap_or_default();
     let caller = authorize(peer.and_then(|peer| peer.id.as_ref()), namespace)?;
-    Ok(Caller { address, ..caller })
+    Ok(Caller { address, peer: peer.cloned(), outgoing, ..caller })
 }
 
 #[tonic::async_trait]

@@ -10,7 +10,7 @@ use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    api::{access::Caller, context::Context, gated_rules::OutdatedSidecar},
+    api::{access::Caller, budget::Share, context::Context, gated_rules::OutdatedSidecar},
     cache::{
         broadcaster::{self, ResolvedEvent, StreamEvent},
         objects::Entry,
@@ -83,6 +83,8 @@ impl<K: ServedKind> EventStream<K> {
                 continue;
             }
             if let Some(body) = self.body_for_caller(&event).await {
+                let share = self.reserve(&body).await;
+                self.caller.outgoing.keep(share);
                 self.context.metrics.sent(K::KIND, event.event);
                 return (body, event.event);
             }
@@ -164,6 +166,12 @@ impl<K: ServedKind> EventStream<K> {
             Entry::<K>::event_json(&body).ok_or(FillError::Unserializable)
         };
         event.resolved.body.get_or_init(resolve).await.clone()
+    }
+
+    /// A share of the namespace's budget for an event.
+    async fn reserve(&self, body: &[u8]) -> Share {
+        let Caller { namespace, peer, .. } = &self.caller;
+        self.context.budget.wait_for(namespace, body.len(), peer.as_ref()).await
     }
 
     /// Keeps the event for a later attempt; the stream stays open.

@@ -47,6 +47,11 @@ pub(crate) enum FillError {
     KeyRequired(String),
     #[error("error processing configuration secrets: key {key} not found in secret {secret}")]
     KeyNotFound { secret: String, key: String },
+    /// With its Secrets the object is larger than a sidecar can read.
+    #[error(
+        "{kind} {name:?} needs more than 4 MiB (4194304 bytes) with its Secrets, and a sidecar reads no larger message: reference fewer or smaller Secrets"
+    )]
+    TooLarge { kind: &'static str, name: String },
     /// The object cannot be serialized; the cause is in the log.
     #[error("object cannot be serialized")]
     Unserializable,
@@ -64,7 +69,10 @@ impl FillError {
             Self::Secret(cause) | Self::McpServer { cause, .. } | Self::Header { cause, .. } => {
                 matches!(cause, FetchError::Failed { .. })
             }
-            Self::KeyRequired(_) | Self::KeyNotFound { .. } | Self::Unserializable => false,
+            Self::KeyRequired(_)
+            | Self::KeyNotFound { .. }
+            | Self::TooLarge { .. }
+            | Self::Unserializable => false,
         }
     }
 }
@@ -80,9 +88,24 @@ pub(crate) trait ServedKind: CustomResource {
     /// with Secrets would always restart it.
     const RESEND_AFTER_RESTART: bool = false;
 
+    /// The references to Secrets that are resolved; may contain references without a name.
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
+        Vec::new()
+    }
+
     /// Names of the Secrets that the object references; may contain duplicates.
     fn needed_secrets(&self) -> Vec<&str> {
-        Vec::new()
+        self.secret_references().into_iter().filter_map(named).collect()
+    }
+
+    /// Bytes of the values that [`Self::fill`] adds. A small object can name a large Secret often.
+    fn filled_bytes(&self, fetched: &Fetched) -> usize {
+        let length = |reference: &&SecretKeyRef| {
+            let secret = fetched.get(named(reference)?)?.as_ref().ok()?;
+            let bytes = secret.get(key_of(reference))?;
+            base64::encoded_len(bytes.len(), true)
+        };
+        self.secret_references().iter().filter_map(length).fold(0, usize::saturating_add)
     }
 
     /// Sets the values of the referenced Secrets.
@@ -102,11 +125,11 @@ pub(crate) trait ServedKind: CustomResource {
 impl ServedKind for Component {
     const WHAT: &'static str = "component";
 
-    fn needed_secrets(&self) -> Vec<&str> {
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
         if !is_kubernetes_store(&self.auth.secret_store) {
             return Vec::new();
         }
-        self.spec.metadata.iter().flatten().filter_map(|item| named(&item.secret_key_ref)).collect()
+        self.spec.metadata.iter().flatten().map(|item| &item.secret_key_ref).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
@@ -131,7 +154,7 @@ impl ServedKind for Component {
 impl ServedKind for HTTPEndpoint {
     const WHAT: &'static str = "http endpoint";
 
-    fn needed_secrets(&self) -> Vec<&str> {
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
         if !is_kubernetes_store(&self.auth.secret_store) {
             return Vec::new();
         }
@@ -141,7 +164,7 @@ impl ServedKind for HTTPEndpoint {
                 .into_iter()
                 .filter_map(|document| document.as_ref()?.secret_key_ref.as_ref())
         });
-        headers.chain(tls).filter_map(named).collect()
+        headers.chain(tls).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
@@ -165,9 +188,9 @@ impl ServedKind for MCPServer {
     const WHAT: &'static str = "mcp server";
     const EMPTY_WITHOUT_CRD: bool = true;
 
-    fn needed_secrets(&self) -> Vec<&str> {
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
         let Some((_, pairs)) = mcp_pairs(self) else { return Vec::new() };
-        pairs.iter().filter_map(|pair| named(&pair.secret_key_ref)).collect()
+        pairs.iter().map(|pair| &pair.secret_key_ref).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
@@ -192,10 +215,10 @@ impl ServedKind for Configuration {
     const WHAT: &'static str = "configuration";
     const RESEND_AFTER_RESTART: bool = true;
 
-    fn needed_secrets(&self) -> Vec<&str> {
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
         let otel = self.spec.tracing.as_ref().and_then(|tracing| tracing.otel.as_ref());
         let headers = otel.map(|otel| otel.headers.as_slice()).unwrap_or_default();
-        headers.iter().filter_map(|header| named(&header.secret_key_ref)).collect()
+        headers.iter().map(|header| &header.secret_key_ref).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
@@ -225,6 +248,11 @@ fn named(reference: &SecretKeyRef) -> Option<&str> {
     (!reference.name.is_empty()).then_some(reference.name.as_str())
 }
 
+/// The key of a reference: by default the name of its Secret.
+fn key_of(reference: &SecretKeyRef) -> &str {
+    if reference.key.is_empty() { &reference.name } else { &reference.key }
+}
+
 /// The result of looking up a reference.
 enum Found {
     NoReference,
@@ -235,8 +263,7 @@ enum Found {
 
 fn entry(reference: &SecretKeyRef, fetched: &Fetched) -> Result<Found, FetchError> {
     let Some(secret) = named(reference) else { return Ok(Found::NoReference) };
-    let key = if reference.key.is_empty() { secret } else { reference.key.as_str() };
-    let bytes = data(secret, fetched)?.get(key);
+    let bytes = data(secret, fetched)?.get(key_of(reference));
     Ok(bytes.map_or(Found::NoKey, |bytes| Found::Value(Value::String(STANDARD.encode(bytes)))))
 }
 

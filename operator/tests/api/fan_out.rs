@@ -1,6 +1,7 @@
 //! Many streams, one of them of a sidecar that does not read, or is gone without a word.
 use std::time::Duration;
 
+use operator::BudgetLimits;
 use proto::operator::ResourceEventType::{Created, Deleted, Updated};
 use serde_json::json;
 use tokio::{
@@ -87,7 +88,8 @@ async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>
 #[tokio::test]
 async fn a_sidecar_that_is_gone_without_a_word_is_dropped_alone() {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
-    let fixture = Fixture::start_with(Keepalive { interval, timeout }).await;
+    let fixture =
+        Fixture::start_with(Keepalive { interval, timeout }, BudgetLimits::default()).await;
     fixture.synced();
     let (cut, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let way = way_to(fixture.address().to_owned(), cut.clone(), &mut tasks).await;

@@ -11,10 +11,11 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use identity::SpiffeId;
 use kube::{Client, client::Body, core::DynamicObject};
 use kubernetes::WatchEvent;
-use operator::InProcessApi;
+use operator::{BudgetLimits, InProcessApi};
 use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateEvent,
     ConfigurationUpdateRequest, ResourceEventType, operator_client::OperatorClient,
@@ -22,8 +23,12 @@ use proto::operator::{
 use runtime::{Scope, TaskError};
 use serde_json::{Value, json};
 use testkit::ca::{Ca, SvidOptions, TestSvid};
-use tokio::sync::watch;
-use tonic::{Status, Streaming, transport::Channel};
+use tokio::{net::TcpStream, sync::watch};
+use tokio_rustls::TlsConnector;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 use transport::{DialError, Keepalive, Svid, svid::CertifiedSvid};
 
 /// The kinds that the API serves.
@@ -55,13 +60,14 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Starts the API with empty caches; no kind is listed.
     pub(crate) async fn start() -> Self {
-        Self::start_with(operator::KEEPALIVE).await
+        Self::start_with(operator::KEEPALIVE, BudgetLimits::default()).await
     }
 
-    /// Starts the API with another keepalive.
-    pub(crate) async fn start_with(keepalive: Keepalive) -> Self {
+    /// Starts the API with another keepalive and budget.
+    pub(crate) async fn start_with(keepalive: Keepalive, limits: BudgetLimits) -> Self {
         let (ca, scope, answers) = (Ca::new(), Scope::for_test(), Answers::default());
-        let api = InProcessApi::new(api_server(answers.clone()), "dapr-system", &scope).unwrap();
+        let api =
+            InProcessApi::new(api_server(answers.clone()), "dapr-system", limits, &scope).unwrap();
         let listener = runtime::listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let own = svid(&ca, &ca.svid("dapr-system", "dapr-operator"));
@@ -113,6 +119,33 @@ impl Fixture {
     pub(crate) fn client_by(&self, address: &str, app: &str) -> OperatorClient<Channel> {
         let own = svid(&self.ca, &self.ca.svid("shop", app));
         OperatorClient::new(transport::channel(&own, address, operator_id()).unwrap())
+    }
+
+    /// A channel of a sidecar with an HTTP/2 window of one byte for each stream.
+    pub(crate) fn channel_with_window_of_one(&self, namespace: &str, app: &str) -> Channel {
+        let own = svid(&self.ca, &self.ca.svid(namespace, app));
+        let tls = TlsConnector::from(transport::tls::client(&own, operator_id()).unwrap());
+        let address = self.address.clone();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let (tls, address) = (tls.clone(), address.clone());
+            async move {
+                let tcp = TcpStream::connect(address).await?;
+                let name = "localhost".try_into().unwrap(); // not checked by clients of the control plane
+                Ok::<_, std::io::Error>(TokioIo::new(tls.connect(name, tcp).await?))
+            }
+        });
+        let endpoint = Endpoint::from_static("https://operator").initial_stream_window_size(1);
+        endpoint.connect_with_connector_lazy(connector)
+    }
+
+    /// How often a limit was hit.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+    pub(crate) fn hits(&self, limit: &str) -> u64 {
+        let families = self.scope.metrics().gather();
+        let hits = families.iter().filter(|f| f.name() == "trilby_server_limit_hits_total");
+        let series = hits.flat_map(prometheus::proto::MetricFamily::get_metric);
+        let of_limit = series.filter(|m| m.get_label().iter().any(|l| l.value() == limit));
+        of_limit.map(|m| m.get_counter().get_value().round() as u64).sum()
     }
 
     fn connect(&self, own: &Svid) -> OperatorClient<Channel> {

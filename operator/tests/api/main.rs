@@ -10,6 +10,7 @@ mod fan_out;
 mod fixture;
 mod gated_rules;
 mod unknown_members;
+mod unread;
 
 use std::time::Duration;
 

@@ -77,6 +77,11 @@ impl Activity {
         OpenRequest { activity: self.clone(), number }
     }
 
+    /// Open requests.
+    pub(super) fn open(&self) -> usize {
+        self.occupant.open.load(Ordering::Relaxed)
+    }
+
     fn end(&self, number: u64, now: Instant) {
         let mut state = self.lock();
         if let Some(Some(deadline)) = state.open.remove(&number) {

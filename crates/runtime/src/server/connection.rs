@@ -167,13 +167,21 @@ impl<H: Handshake> Shared<H> {
         let Accepted { io, identity, authenticated } = peer;
         let (addr, last) = (handle.addr, handle.last.clone());
         let activity = Activity::new(self.limits, occupant, accepted);
+        let streams = self.streams(authenticated) as usize;
         let extension = self.handshake.peer(identity, handle);
         let service = {
             let (router, activity) = (self.router.clone(), activity.clone());
             let (limits, meter) = (self.limits, self.meter.clone());
             service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(extension.clone());
-                request::serve(router.clone(), request, activity.clone(), limits, meter.clone())
+                request::serve(
+                    router.clone(),
+                    request,
+                    activity.clone(),
+                    limits,
+                    streams,
+                    meter.clone(),
+                )
             })
         };
         let io = WriteStall::new(io, self.limits.write_stall, self.meter.clone());
@@ -209,8 +217,16 @@ impl<H: Handshake> Shared<H> {
             connection.as_mut().graceful_shutdown();
         };
         if let Err(e) = outcome {
+            if e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+                self.meter.hit(Limit::HeaderBytes);
+            }
             tracing::debug!(server = self.name, %addr, error = e.to_string(), "connection ended");
         }
+    }
+
+    /// Requests that a peer may have open on one HTTP/2 connection.
+    fn streams(&self, authenticated: bool) -> u32 {
+        if authenticated { self.limits.streams } else { self.limits.streams_unauthenticated }
     }
 
     fn builder(&self, authenticated: bool) -> auto::Builder<Executor> {
@@ -225,11 +241,7 @@ impl<H: Handshake> Shared<H> {
         let mut http2 = http.http2();
         http2
             .timer(TokioTimer::new())
-            .max_concurrent_streams(if authenticated {
-                limits.streams
-            } else {
-                limits.streams_unauthenticated
-            })
+            .max_concurrent_streams(self.streams(authenticated))
             .initial_stream_window_size(limits.stream_window_bytes)
             .initial_connection_window_size(limits.connection_window_bytes)
             .max_send_buf_size(limits.send_buffer_bytes)

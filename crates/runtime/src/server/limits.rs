@@ -37,7 +37,8 @@ pub struct Limits {
     /// TLS handshakes under way of one peer address; 2,560 by default: 2,000 sidecars that start
     /// at once behind one address, with a quarter for retries.
     pub handshakes_per_address: usize,
-    /// Bytes of the headers of one request; 16 KiB by default. The peers send less than 1 KiB.
+    /// Bytes of the headers of one request; 16 KiB by default. The peers send less than 1 KiB. Counted
+    /// when it is hit in HTTP/1.1; HTTP/2 answers 431 below our code.
     pub header_bytes: u32,
     /// Bytes of the body of one request, streams excepted; 4 MiB by default. Services whose requests
     /// are smaller should say so.

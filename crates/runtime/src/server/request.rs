@@ -1,10 +1,11 @@
 //! One request: its deadline, the limit of its body, and that it counts as open until the last byte
 //! of its answer is on its way.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -27,18 +28,21 @@ const RESOURCE_EXHAUSTED: &str = "8";
 /// Serves one request with the router.
 pub(super) async fn serve(
     router: Router,
-    request: hyper::Request<Incoming>,
+    mut request: hyper::Request<Incoming>,
     activity: Arc<Activity>,
     limits: Limits,
+    streams: usize,
     meter: Meter,
 ) -> Result<Response<Body>, Infallible> {
+    let outgoing = Outgoing::default();
+    request.extensions_mut().insert(outgoing.clone());
     if limits.is_streaming(request.uri().path()) {
-        let open = activity.begin(None);
+        let open = begin(&activity, None, streams, &meter);
         let response = router.oneshot(request.map(Body::new)).await?;
-        return Ok(tracked(response, open));
+        return Ok(tracked(response, open, outgoing));
     }
     let deadline = Instant::now() + limits.request;
-    let open = activity.begin(Some(deadline));
+    let open = begin(&activity, Some(deadline), streams, &meter);
     let grpc = is_grpc(request.headers());
     if request.body().size_hint().lower() > limits.body_bytes as u64 {
         meter.hit(Limit::BodyBytes);
@@ -48,7 +52,7 @@ pub(super) async fn serve(
             RESOURCE_EXHAUSTED,
             "the request is larger than this server accepts",
         );
-        return Ok(tracked(response, open));
+        return Ok(tracked(response, open, outgoing));
     }
     let counter = meter.clone();
     let request = request.map(|body| {
@@ -66,7 +70,21 @@ pub(super) async fn serve(
         let text = "the request was not complete, or not answered, in time";
         Ok(refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text))
     })?;
-    Ok(tracked(response, open))
+    Ok(tracked(response, open, outgoing))
+}
+
+/// Opens a request. The client of the last possible one opens another connection, or waits.
+fn begin(
+    activity: &Arc<Activity>,
+    deadline: Option<Instant>,
+    streams: usize,
+    meter: &Meter,
+) -> OpenRequest {
+    let open = activity.begin(deadline);
+    if activity.open() == streams {
+        meter.hit(Limit::Streams);
+    }
+    open
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -92,14 +110,60 @@ fn refusal(
     response
 }
 
-fn tracked(response: Response<Body>, open: OpenRequest) -> Response<Body> {
-    response.map(|body| Body::new(Tracked { body, _open: open }))
+fn tracked(response: Response<Body>, open: OpenRequest, outgoing: Outgoing) -> Response<Body> {
+    response.map(|body| Body::new(Tracked { body, open: Arc::new(open), outgoing }))
 }
 
-/// The body of an answer. The request is open until it is dropped.
+/// An extension of every request: what its answer occupies until the peer has taken the bytes. Cheap
+/// to clone.
+///
+/// HTTP/2 keeps the bytes of an answer for which the peer has opened no window, also after the body of
+/// the answer has ended.
+#[derive(Clone, Default)]
+pub struct Outgoing(Arc<Mutex<Kept>>);
+
+type Kept = Vec<Box<dyn Any + Send + Sync>>;
+
+impl Outgoing {
+    /// Keeps `value` until the peer has taken the next frame of the answer's body, or the connection
+    /// ends. A message that the handler returns or yields right after is in that frame.
+    pub fn keep(&self, value: impl Any + Send + Sync) {
+        self.lock().push(Box::new(value));
+    }
+
+    fn take(&self) -> Kept {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").finish_non_exhaustive()
+    }
+}
+
+/// A frame of an answer. The request is open until the peer has taken it.
+struct Chunk {
+    bytes: Bytes,
+    _open: Arc<OpenRequest>,
+    _kept: Kept,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The body of an answer. The request is open until it and its frames are dropped.
 struct Tracked {
     body: Body,
-    _open: OpenRequest,
+    open: Arc<OpenRequest>,
+    outgoing: Outgoing,
 }
 
 impl hyper::body::Body for Tracked {
@@ -110,7 +174,12 @@ impl hyper::body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let wrap = |bytes| {
+            let (open, kept) = (self.open.clone(), self.outgoing.take());
+            Bytes::from_owner(Chunk { bytes, _open: open, _kept: kept })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(wrap))))
     }
 
     fn is_end_stream(&self) -> bool {
