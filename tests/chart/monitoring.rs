@@ -54,6 +54,7 @@ fn quoted_in_the_services() -> Result<BTreeSet<String>> {
     for service in Service::ALL {
         read(&environment::workspace().join(service.package()).join("src"), &mut found)?;
     }
+    read(&environment::workspace().join("crates/runtime/src"), &mut found)?;
     Ok(found)
 }
 

@@ -55,6 +55,15 @@ const INVENTORY: [&str; 69] = [
     // The admission guard.
     "ValidatingAdmissionPolicy/dapr-sidecar-guard",
     "ValidatingAdmissionPolicyBinding/dapr-sidecar-guard",
+    // What RBAC cannot say of the control plane's own accounts.
+    "ValidatingAdmissionPolicy/dapr-accounts-definitions",
+    "ValidatingAdmissionPolicyBinding/dapr-accounts-definitions",
+    "ValidatingAdmissionPolicy/dapr-accounts-pods",
+    "ValidatingAdmissionPolicyBinding/dapr-accounts-pods",
+    "ValidatingAdmissionPolicy/dapr-accounts-services",
+    "ValidatingAdmissionPolicyBinding/dapr-accounts-services",
+    "ValidatingAdmissionPolicy/dapr-accounts-webhooks",
+    "ValidatingAdmissionPolicyBinding/dapr-accounts-webhooks",
     // What the schemas cannot say.
     "ValidatingAdmissionPolicy/dapr-components",
     "ValidatingAdmissionPolicyBinding/dapr-components",

@@ -160,21 +160,37 @@ spec:
 
     /// Creates a pod. It stays pending, which is enough for a token.
     pub(crate) fn pod(&self, namespace: &str, name: &str, annotations: &Value) -> Result<()> {
+        self.pod_as(namespace, name, "default", annotations)
+    }
+
+    /// A pod that runs as this ServiceAccount.
+    pub(crate) fn pod_as(
+        &self,
+        namespace: &str,
+        name: &str,
+        account: &str,
+        annotations: &Value,
+    ) -> Result<()> {
         let pod = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
-            "spec": {"containers": [{"name": "app", "image": "none"}]},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "app", "image": "none"}]},
         });
         self.api.apply(&pod.to_string()).map(drop)
     }
 
     /// The token that the kubelet would project into a pod.
     pub(crate) fn pod_token(&self, namespace: &str, pod: &str) -> Result<String> {
+        self.pod_token_as(namespace, pod, "default")
+    }
+
+    /// The token of a pod that runs as this ServiceAccount.
+    pub(crate) fn pod_token_as(&self, namespace: &str, pod: &str, account: &str) -> Result<String> {
         let audience = self.audience();
         let token = self.api.kubectl(&[
             "create",
             "token",
-            "default",
+            account,
             "-n",
             namespace,
             "--bound-object-kind",

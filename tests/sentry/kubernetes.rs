@@ -141,8 +141,10 @@ fn only_the_control_plane_gets_dns_names() -> Result<()> {
     let fixture = Fixture::new()?;
     let Fixture { system, sentry, anchors, .. } = &fixture;
     let own = &system.namespace;
-    system.pod(own, "operator-0", &json!({"dapr.io/control-plane": "operator"}))?;
-    let token = system.pod_token(own, "operator-0")?;
+    let (account, part) = ("dapr-operator", json!({"dapr.io/control-plane": "operator"}));
+    system.bed.kubectl(&["create", "serviceaccount", account, "-n", own])?;
+    system.pod_as(own, "operator-0", account, &part)?;
+    let token = system.pod_token_as(own, "operator-0", account)?;
     let answer = sentry.sign(anchors, request(own, "dapr-operator", &token)).unwrap();
     let (chain, id) = verified(&answer, anchors);
     assert_eq!(id.to_string(), format!("spiffe://cluster.local/ns/{own}/dapr-operator"));
@@ -150,6 +152,14 @@ fn only_the_control_plane_gets_dns_names() -> Result<()> {
     let names =
         format!("DNS:dapr-webhook.{own}.svc, URI:spiffe://cluster.local/ns/{own}/dapr-operator\n");
     assert!(text.contains("Subject: \n") && text.contains(&names), "{text}");
+
+    system.pod(own, "annotated", &part)?;
+    let token = system.pod_token(own, "annotated")?;
+    fixture.assert_refused(
+        request(own, "dapr-operator", &token),
+        Code::PermissionDenied,
+        "control plane service 'operator' must run as ServiceAccount 'dapr-operator', not 'default'",
+    );
 
     system.pod(own, "impostor", &json!({"dapr.io/app-id": "dapr-injector"}))?;
     let token = system.pod_token(own, "impostor")?;

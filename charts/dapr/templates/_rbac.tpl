@@ -43,6 +43,11 @@ roleRef:
   name: {{ .name }}
 {{- end -}}
 
+{{/* "true" when admission policies limit what the control plane's own accounts may do. */}}
+{{- define "dapr.accountPolicies.enabled" -}}
+{{- if or (dig "rbac" "accountPolicies" "enabled" true .Values.global) (include "dapr.hardened" .) -}}true{{- end -}}
+{{- end -}}
+
 {{/* A service reads the trust anchors itself until the kubelet has projected them, which takes up to a minute. */}}
 {{- define "dapr.trustBundleRule" }}
 - apiGroups: [""]

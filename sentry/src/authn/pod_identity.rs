@@ -58,6 +58,16 @@ pub(crate) enum Refusal {
     /// A control plane service that is also an application; names the pod.
     #[error("control plane service '{0}' cannot have annotation 'dapr.io/app-id'")]
     ControlPlaneAppId(String),
+    /// A pod claims to be a control plane service and runs as another ServiceAccount.
+    #[error(
+        "control plane service '{part}' must run as ServiceAccount 'dapr-{part}', not '{account}'"
+    )]
+    ControlPlaneAccount {
+        /// The service.
+        part: String,
+        /// The ServiceAccount of the pod.
+        account: String,
+    },
     /// The requested app id is not that of the pod.
     #[error("app-id mismatch. expected: {expected}, received: {received}")]
     AppId {
@@ -94,7 +104,8 @@ impl Refusal {
             Self::ServiceAccount => "service_account",
             Self::ControlPlaneNamespace(_)
             | Self::ControlPlaneName(_)
-            | Self::ControlPlaneAppId(_) => "control_plane",
+            | Self::ControlPlaneAppId(_)
+            | Self::ControlPlaneAccount { .. } => "control_plane",
             Self::AppId { .. } => "app_id",
             Self::NoConfiguration => "configuration",
             Self::TrustDomain { .. } => "trust_domain",
@@ -300,7 +311,14 @@ fn control_plane_id(
     if pod.app_id.is_some() {
         return Err(Refusal::ControlPlaneAppId(owner.pod.clone()));
     }
-    Ok(format!("dapr-{part}"))
+    let id = format!("dapr-{part}");
+    // An annotation is free to everybody who may create pods there; the chart gives each service an
+    // account of the name of its id.
+    if owner.service_account != id {
+        let (part, account) = (part.to_owned(), owner.service_account.clone());
+        return Err(Refusal::ControlPlaneAccount { part, account });
+    }
+    Ok(id)
 }
 
 /// An empty annotation counts as absent: users write `dapr.io/config: ""`.

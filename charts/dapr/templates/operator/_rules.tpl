@@ -25,9 +25,10 @@
 {{- end }}
 {{- end -}}
 
-{{/* Told at once of changed Secrets: not with a list of namespaces, for a watch is of one namespace or of all. */}}
+{{/* Told at once of changed Secrets: not with a list of namespaces, for a watch is of one namespace or of all. The rights
+to list and watch Secrets give their contents too, so the profile `hardened` goes without. */}}
 {{- define "dapr.operator.secretReload" -}}
-{{- if and (dig "secretReload" "enabled" true .Values.dapr_operator) (not (include "dapr.operator.secretNamespaces" .)) -}}true{{- end -}}
+{{- if and (dig "secretReload" "enabled" true .Values.dapr_operator) (not (include "dapr.operator.secretNamespaces" .)) (not (include "dapr.hardened" .)) -}}true{{- end -}}
 {{- end -}}
 
 {{/* The namespaces whose Secrets may be read, separated by blanks; nothing for all. */}}
@@ -69,7 +70,8 @@ true
   resources: [components/status]
   verbs: [patch]
 {{- end }}
-{{- if not (include "dapr.operator.secretNamespaces" .) }}
+{{- /* Kubernetes cannot grant all Secrets but one: whoever may read all may read the key of the CA. */ -}}
+{{- if not (or (include "dapr.operator.secretNamespaces" .) (include "dapr.hardened" .)) }}
 {{- include "dapr.operator.secretRule" . }}
 {{- end }}
 # App ids of workloads without pods, which scopes may name; read only when no pod has one.

@@ -108,10 +108,6 @@ const SYSTEM: ControlPlane<'_> = ControlPlane { namespace: "dapr-system" };
 #[case::config(
     "shop", &[(ANNOTATION_CONFIG, "c")], "pod-0", TrustDomainSource::Configuration("c".to_owned())
 )]
-#[case::control_plane(
-    "dapr-system", &[(ANNOTATION_CONTROL_PLANE, "operator")], "dapr-operator",
-    TrustDomainSource::ControlPlane
-)]
 fn accepts_pods(
     #[case] namespace: &str,
     #[case] annotations: &[(&str, &str)],
@@ -119,6 +115,34 @@ fn accepts_pods(
     #[case] want: TrustDomainSource,
 ) {
     assert_eq!(check(&owner(namespace), &pod(annotations), namespace, id, SYSTEM), Ok(want));
+}
+
+/// Checks a pod of the control plane's namespace with this account.
+fn check_part(account: &str, part: &str, id: &str) -> Result<TrustDomainSource, Refusal> {
+    let owner = TokenOwner { service_account: account.to_owned(), ..owner("dapr-system") };
+    let service_account = account.to_owned();
+    let pod = PodView { service_account, ..pod(&[(ANNOTATION_CONTROL_PLANE, part)]) };
+    check(&owner, &pod, "dapr-system", id, SYSTEM)
+}
+
+#[rstest]
+fn accepts_a_service_with_its_own_account(
+    #[values("operator", "placement", "injector", "sentry", "scheduler")] part: &str,
+) {
+    let id = format!("dapr-{part}");
+    assert_eq!(check_part(&id, part, &id), Ok(TrustDomainSource::ControlPlane));
+}
+
+#[rstest]
+#[case::default("default", "operator")]
+#[case::of_another_service("dapr-placement", "operator")]
+#[case::longer("dapr-operator-2", "operator")]
+fn refuses_a_service_with_another_account(#[case] account: &str, #[case] part: &str) {
+    let refused = check_part(account, part, &format!("dapr-{part}")).unwrap_err();
+    let want = format!(
+        "control plane service '{part}' must run as ServiceAccount 'dapr-{part}', not '{account}'"
+    );
+    assert_eq!((refused.to_string(), refused.label()), (want, "control_plane"));
 }
 
 #[rstest]
