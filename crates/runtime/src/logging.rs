@@ -4,26 +4,31 @@
 //! text lines with the remaining keys sorted, values quoted unless they are plain words. The
 //! target of an event is its scope; its other fields follow under their own names.
 
+mod fields;
 mod file;
 mod layout;
 mod outputs;
+mod repeats;
+mod writer;
 
 use std::collections::BTreeMap;
-use std::fmt::{Debug, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use prometheus::{IntCounter, Registry};
 use serde_json::Value;
-use tracing::field::{Field, Visit};
+use tracing::callsite::Identifier;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber, span};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use self::{layout::Layout, outputs::Outputs};
+use self::{fields::Fields, layout::Layout, outputs::Outputs, repeats::Repeats, writer::Writer};
 use crate::flags::ProcessFlags;
 use crate::version::VERSION;
-use crate::{clock, environment, text};
+use crate::{clock, environment};
 
 /// Why nothing is logged.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,10 @@ pub(crate) enum LogError {
         #[source]
         cause: std::io::Error,
     },
+    #[error("start the thread that writes the log")]
+    Thread(#[source] std::io::Error),
+    #[error("make the counters of the log")]
+    Counters(#[from] prometheus::Error),
     #[error("install the logger")]
     Install(#[source] tracing_subscriber::util::TryInitError),
 }
@@ -57,6 +66,11 @@ const OUR_TARGETS: [&str; 12] = [
     "transport",
 ];
 
+/// End of the targets of audit logs, whose lines are all written: each is one that was wanted.
+const AUDIT: &str = ".audit";
+const DROPPED: &str = "trilby_log_lines_dropped_total";
+const SUPPRESSED: &str = "trilby_log_lines_suppressed_total";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Text,
@@ -67,19 +81,18 @@ enum Style {
 ///
 /// # Errors
 /// The level is none of `debug info warn error fatal` (any case), or the file cannot be opened.
-pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> Result<(), LogError> {
+pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> Result<Logger, LogError> {
     let level = level(&flags.log_level)?;
     let outputs = Outputs::open(flags)?;
     let style = if flags.log_as_json { Style::Json } else { Style::Text };
-    let lines = Lines {
+    let format = Format {
         scope,
         style,
-        level,
         app_id: scope.replacen('.', "-", 1),
         instance: environment::hostname(),
         layout: layout(&flags.log.log_timestamp_format),
-        out: Mutex::new(outputs),
     };
+    let (lines, logger) = Lines::new(format, level, outputs)?;
     tracing_subscriber::registry().with(lines).try_init().map_err(LogError::Install)?;
     if outputs::never_rotates(&flags.log) {
         tracing::warn!(
@@ -88,7 +101,30 @@ pub(crate) fn start(scope: &'static str, flags: &ProcessFlags) -> Result<(), Log
              --log-file-compression have no effect without --log-file-max-size"
         );
     }
-    Ok(())
+    Ok(logger)
+}
+
+/// The log of the process.
+pub(crate) struct Logger {
+    writer: Writer,
+    dropped: IntCounter,
+    suppressed: IntCounter,
+}
+
+impl Logger {
+    /// Registers the counters of lines that are not written.
+    ///
+    /// # Errors
+    /// Their names are taken.
+    pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.dropped.clone()))?;
+        registry.register(Box::new(self.suppressed.clone()))
+    }
+
+    /// Waits until all lines are written, at most for two seconds.
+    pub(crate) fn flush(&self) {
+        self.writer.flush(Duration::from_secs(2));
+    }
 }
 
 fn layout(text: &str) -> Option<Layout> {
@@ -105,15 +141,23 @@ fn level(name: &str) -> Result<LevelFilter, LogError> {
     })
 }
 
-struct Lines {
+/// How a line looks.
+#[derive(Clone)]
+struct Format {
     scope: &'static str,
     style: Style,
-    level: LevelFilter,
     app_id: String,
     instance: String,
     /// `None` prints RFC 3339 with nanoseconds.
     layout: Option<Layout>,
-    out: Mutex<Outputs>,
+}
+
+struct Lines {
+    format: Arc<Format>,
+    level: LevelFilter,
+    repeats: Mutex<Repeats<Identifier>>,
+    suppressed: IntCounter,
+    writer: Writer,
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
@@ -150,6 +194,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     }
 
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let Some(suppressed) = self.admit(event.metadata()) else { return };
         let mut fields = Fields::default();
         for span in ctx.event_scope(event).into_iter().flat_map(Scope::from_root) {
             if let Some(outer) = span.extensions().get::<Fields>() {
@@ -157,16 +202,51 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             }
         }
         event.record(&mut fields);
+        if suppressed > 0 {
+            fields.0.insert("suppressed", suppressed.into());
+        }
         let now = clock::now();
-        let line = self.line(event.metadata(), fields, now);
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        out.write(&line, now, |message| {
-            self.print(now, level_name(Level::WARN), "dapr.log", message, BTreeMap::new())
-        });
+        self.writer.write(self.format.line(event.metadata(), fields, now), now);
     }
 }
 
 impl Lines {
+    fn new(
+        format: Format,
+        level: LevelFilter,
+        outputs: Outputs,
+    ) -> Result<(Self, Logger), LogError> {
+        let help = "Log lines that were dropped because the log took them too slowly";
+        let dropped = IntCounter::new(DROPPED, help)?;
+        let help = "Log lines that were not written because one place logged too many in a second";
+        let suppressed = IntCounter::new(SUPPRESSED, help)?;
+        let format = Arc::new(format);
+        let notices = format.clone();
+        let notice = move |now, message| {
+            notices.print(now, level_name(Level::WARN), "dapr.log", message, BTreeMap::new())
+        };
+        let writer = Writer::start(outputs, dropped.clone(), notice)?;
+        let logger = Logger { writer: writer.clone(), dropped, suppressed: suppressed.clone() };
+        Ok((Self { format, level, repeats: Mutex::default(), suppressed, writer }, logger))
+    }
+
+    /// The number of lines of this place that were suppressed before this one; `None` suppresses it.
+    /// Who asks for debug lines gets all.
+    fn admit(&self, metadata: &'static tracing::Metadata<'static>) -> Option<u64> {
+        if *metadata.level() >= Level::DEBUG || metadata.target().ends_with(AUDIT) {
+            return Some(0);
+        }
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = repeats.admit(metadata.callsite(), clock::monotonic());
+        drop(repeats);
+        if admitted.is_none() {
+            self.suppressed.inc();
+        }
+        admitted
+    }
+}
+
+impl Format {
     fn line(
         &self,
         metadata: &tracing::Metadata<'_>,
@@ -257,44 +337,11 @@ fn json_line(
     line
 }
 
-#[derive(Debug, Default)]
-struct Fields(BTreeMap<&'static str, Value>);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.insert(field.name(), format!("{value:?}").into());
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name(), value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name(), value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name(), value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name(), value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name(), value.into());
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.0.insert(field.name(), text::chain(value).into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::fields::{MAX_FIELD_BYTES, MAX_MESSAGE_BYTES};
     use super::*;
     use std::io::Write;
-    use std::sync::Arc;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -315,16 +362,17 @@ mod tests {
 
     fn logged_with(style: Style, format: &str, work: impl FnOnce()) -> String {
         let sink = Sink::default();
-        let lines = Lines {
+        let format = Format {
             scope: "dapr.probe",
             style,
-            level: LevelFilter::INFO,
             app_id: "dapr-probe".into(),
             instance: "pod-0".into(),
             layout: layout(format),
-            out: Mutex::new(Outputs::to(sink.clone())),
         };
+        let outputs = Outputs::to(sink.clone());
+        let (lines, logger) = Lines::new(format, LevelFilter::INFO, outputs).unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), work);
+        logger.flush();
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
@@ -369,6 +417,37 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_cut_at_their_limit_and_no_earlier() {
+        let [exact, longer] = [0, 1].map(|more| "x".repeat(MAX_FIELD_BYTES + more));
+        let two_bytes = "ä".repeat(MAX_FIELD_BYTES);
+        let line = logged(Style::Json, || {
+            tracing::info!(exact, longer, two_bytes, debug = ?longer, "{longer}");
+        });
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["exact"], exact);
+        assert_eq!(value["longer"], format!("{exact}…"));
+        assert_eq!(value["two_bytes"], format!("{}…", "ä".repeat(MAX_FIELD_BYTES / 2)));
+        assert_eq!(value["debug"].as_str().unwrap().len(), MAX_FIELD_BYTES + "…".len());
+        assert_eq!(value["msg"], longer, "a message may be longer");
+        let line = logged(Style::Json, || tracing::info!("{}", "x".repeat(4 * 1024 * 1024)));
+        assert!(line.len() < 2 * MAX_MESSAGE_BYTES, "{} bytes", line.len());
+    }
+
+    #[test]
+    fn a_flood_of_one_place_is_cut_short_and_counted_and_no_audit_line_is() {
+        let text = logged(Style::Text, || {
+            for number in 0..1_000 {
+                tracing::warn!(number, "refused");
+                tracing::info!(target: "dapr.probe.audit", "issued");
+            }
+            tracing::warn!("another place");
+        });
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert!((50..1_000).contains(&count("refused")), "{}", count("refused"));
+        assert_eq!((count("issued"), count("another place")), (1_000, 1));
+    }
+
+    #[test]
     fn libraries_are_logged_from_warn_on_and_debug_is_off() {
         let text = logged(Style::Text, || {
             tracing::info!(target: "hyper::proto", "chatter");
@@ -380,7 +459,7 @@ mod tests {
     }
 
     /// Members of the workspace that run in no service.
-    const NO_SERVICE: [&str; 5] = ["bench", "blackbox", "daprctl", "testkit", "xtask"];
+    const NO_SERVICE: [&str; 6] = ["bench", "blackbox", "daprctl", "fuzz", "testkit", "xtask"];
 
     #[test]
     fn every_crate_of_a_service_follows_the_log_level() {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::flags::ProcessFlags;
+use crate::logging::{self, Logger};
 use crate::scope::{BoxError, Scope};
 use crate::text::chain;
-use crate::{descriptors, environment, http, logging};
+use crate::{descriptors, environment, http};
 
 /// How long the parts of a process may take to end after the first signal. Below the 30 seconds
 /// that Kubernetes grants by default.
@@ -30,14 +31,18 @@ pub fn main<F>(name: &'static str, flags: &ProcessFlags, run: F) -> ExitCode
 where
     F: AsyncFnOnce(Scope) -> Result<(), BoxError>,
 {
-    if let Err(e) = logging::start(name, flags) {
-        eprintln!("{name}: {}", chain(&e));
-        return ExitCode::FAILURE;
-    }
+    let logger = match logging::start(name, flags) {
+        Ok(logger) => logger,
+        Err(e) => {
+            eprintln!("{name}: {}", chain(&e));
+            return ExitCode::FAILURE;
+        }
+    };
     descriptors::raise();
-    let outcome =
-        runtime().map_err(BoxError::from).and_then(|rt| rt.block_on(supervise(name, flags, run)));
-    match outcome {
+    let outcome = runtime()
+        .map_err(BoxError::from)
+        .and_then(|rt| rt.block_on(supervise(name, flags, &logger, run)));
+    let code = match outcome {
         Ok(()) => {
             tracing::info!(target: "dapr.runtime", "{} shut down gracefully", title(name));
             ExitCode::SUCCESS
@@ -46,7 +51,9 @@ where
             tracing::error!(fatal = true, "{}", chain(&*e));
             ExitCode::FAILURE
         }
-    }
+    };
+    logger.flush();
+    code
 }
 
 /// The name of a service in its last log line. Source: Dapr 1.18.
@@ -93,11 +100,17 @@ fn runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .map_err(StartError::Runtime)
 }
 
-async fn supervise<F>(name: &'static str, flags: &ProcessFlags, run: F) -> Result<(), BoxError>
+async fn supervise<F>(
+    name: &'static str,
+    flags: &ProcessFlags,
+    logger: &Logger,
+    run: F,
+) -> Result<(), BoxError>
 where
     F: AsyncFnOnce(Scope) -> Result<(), BoxError>,
 {
     let scope = Scope::default();
+    logger.register(scope.metrics())?;
     let mut signals = Signals::install()?;
     let starting = scope.ready("start-up");
     http::start(flags, &scope).await?;
@@ -131,6 +144,7 @@ where
         () = scope.drain(DRAIN_LIMIT) => {}
         which = signals.next() => {
             tracing::warn!(target: "dapr.signals", "Received signal {which} during shutdown; exiting {name} immediately");
+            logger.flush();
             std::process::exit(1);
         }
     }
