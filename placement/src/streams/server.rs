@@ -146,8 +146,7 @@ impl Service {
         inbound: &mut Streaming<Host>,
     ) -> Result<Option<Host>, Status> {
         let ending = self.ending.clone();
-        let first = tokio::time::timeout(FIRST_MESSAGE, inbound.message());
-        let first = async { first.await.map_err(|_| End::NoReport)? };
+        let first = in_time(inbound);
         let (mut first, mut lead) = (std::pin::pin!(first), std::pin::pin!(self.lead()));
         let early = tokio::select! {
             biased;
@@ -287,5 +286,48 @@ impl Stream {
                 return End::Stopped.into();
             }
         }
+    }
+}
+
+/// The next message, if it comes within the time of the first.
+async fn in_time(inbound: &mut Streaming<Host>) -> Result<Option<Host>, Status> {
+    tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await.map_err(|_| End::NoReport)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use prost::Message as _;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    /// What a stream yields whose report comes after this time.
+    async fn report_after(time: Duration) -> Result<Option<Host>, Status> {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<_, Infallible>>(1);
+        let body = Body::from_stream(ReceiverStream::new(receiver));
+        let decoder = ProstCodec::<(), Host>::default().decoder();
+        let mut inbound = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
+        let host = Host { name: "a:1".to_owned(), ..Host::default() }.encode_to_vec();
+        let length = u32::try_from(host.len()).unwrap().to_be_bytes();
+        let send = async {
+            tokio::time::sleep(time).await;
+            let _ = sender.send(Ok([&[0][..], &length, &host].concat())).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            message = in_time(&mut inbound) => message,
+            () = send => unreachable!("it never ends"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_report_may_take_ten_seconds_and_no_longer() {
+        let tick = Duration::from_millis(1);
+        let host = report_after(FIRST_MESSAGE.checked_sub(tick).unwrap()).await.unwrap().unwrap();
+        assert_eq!(host.name, "a:1");
+        let late = report_after(FIRST_MESSAGE + tick).await.unwrap_err();
+        assert_eq!(late.message(), "no report within 10s");
     }
 }
