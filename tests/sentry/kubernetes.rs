@@ -142,7 +142,7 @@ fn only_the_control_plane_gets_dns_names() -> Result<()> {
     let Fixture { system, sentry, anchors, .. } = &fixture;
     let own = &system.namespace;
     let (account, part) = ("dapr-operator", json!({"dapr.io/control-plane": "operator"}));
-    system.bed.kubectl(&["create", "serviceaccount", account, "-n", own])?;
+    system.api.kubectl(&["create", "serviceaccount", account, "-n", own])?;
     system.pod_as(own, "operator-0", account, &part)?;
     let token = system.pod_token_as(own, "operator-0", account)?;
     let answer = sentry.sign(anchors, request(own, "dapr-operator", &token)).unwrap();
