@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
-const INVENTORY: [&str; 69] = [
+const INVENTORY: [&str; 77] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
