@@ -51,8 +51,9 @@ pub(crate) enum LogError {
 
 /// First parts of the targets that follow `--log-level`: the scopes of the services, and the crates
 /// of this workspace that run in a service. All others are logged from `warn` on.
-const OUR_TARGETS: [&str; 12] = [
+const OUR_TARGETS: [&str; 13] = [
     "dapr",
+    "dashboard",
     "identity",
     "kubernetes",
     "operator",
