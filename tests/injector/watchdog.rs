@@ -26,7 +26,10 @@ fn deployment(name: &str, replicas: u32, containers: &Value) -> Value {
     })
 }
 
-/// The UIDs of the pods in the namespace of the apps.
+/// The namespace of the Job and the task run.
+const ORCHARD: &str = "orchard";
+
+/// The UIDs of the pods in [`ORCHARD`].
 fn orchard_pods(api: &ApiCluster) -> Result<Vec<String>> {
     let list = api.get(&["pods", "-n", ORCHARD])?;
     Ok(uids(list["items"].as_array().map(Vec::as_slice).unwrap_or_default()))
@@ -153,7 +156,6 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
 /// Case 28: a Job that counts a deletion as its failure, and a pod of a controller that makes no second.
 #[test]
 fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone() {
-    const ORCHARD: &str = "orchard";
     let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     it.injector.process.kill();
     it.api.kubectl(&["create", "namespace", ORCHARD]).unwrap();

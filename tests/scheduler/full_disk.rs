@@ -24,7 +24,8 @@ impl Mount {
 
     fn fill(&self) {
         let mut file = File::create(self.0.join("fill")).unwrap();
-        while file.write_all(&[0; 1 << 16]).is_ok() {}
+        let zeros = vec![0; 1 << 16];
+        while file.write_all(&zeros).is_ok() {}
         while file.write_all(&[0]).is_ok() {}
     }
 

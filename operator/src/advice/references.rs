@@ -147,6 +147,7 @@ fn name_of(component: &Component) -> Option<&str> {
 }
 
 #[cfg(test)]
+#[expect(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough")]
 mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};

@@ -43,6 +43,8 @@ pub(super) fn app_ids(object: &DynamicObject) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     const CASE: &str =

@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const TIMEOUT: Duration = Duration::from_mins(1);
 
     /// A reader that takes nothing until it is opened.
     #[derive(Clone, Default)]
@@ -182,7 +182,7 @@ mod tests {
         writer.write("too many\n".to_owned(), Timestamp::UNIX_EPOCH);
         assert_eq!(writer.dropped.get(), 1);
         pipe.open();
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         let text = pipe.text();
         let notice = "1 lines were dropped: they came faster than the log takes them\n";
         assert!(text.starts_with(&format!("first\n{notice}x\nx\n")), "{}", &text[..200]);
@@ -202,7 +202,7 @@ mod tests {
         writer.write("x".to_owned(), Timestamp::UNIX_EPOCH);
         assert_eq!(writer.dropped.get(), 1);
         pipe.open();
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         writer.write("again".to_owned(), Timestamp::UNIX_EPOCH);
         assert_eq!(writer.dropped.get(), 1);
     }
