@@ -234,10 +234,10 @@ fn by_default_nothing_is_refused() -> Result<()> {
     let objects = Objects::render(&[])?;
     let ours = |name: &&String| name.starts_with("ValidatingAdmissionPolicyBinding/dapr-");
     let bindings: Vec<_> = objects.0.keys().filter(ours).collect();
-    assert_eq!(bindings.len(), 7, "six kinds and the guard: {bindings:?}");
+    assert_eq!(bindings.len(), 11, "six kinds, the guard and our four accounts: {bindings:?}");
     for name in bindings {
-        let guard = name.ends_with("/dapr-sidecar-guard");
-        let want = if guard { json!(["Deny"]) } else { json!(["Warn", "Audit"]) };
+        let denies = name.ends_with("/dapr-sidecar-guard") || name.contains("/dapr-accounts-");
+        let want = if denies { json!(["Deny"]) } else { json!(["Warn", "Audit"]) };
         assert_eq!(objects.get(name)?["spec"]["validationActions"], want, "{name}");
     }
     let off = Objects::render(&["global.resourcePolicies.enabled=false"])?;
@@ -251,6 +251,7 @@ fn rendered() -> Result<String> {
     let is_ours = |document: &&str| {
         document.contains("\nkind: ValidatingAdmissionPolicy")
             && !document.contains("dapr-sidecar-guard")
+            && !document.contains("name: dapr-accounts-")
     };
     let ours: Vec<&str> = rendered.split("\n---\n").filter(is_ours).collect();
     anyhow::ensure!(ours.len() == 12, "six policies with their bindings, not {}", ours.len());
