@@ -6,7 +6,7 @@ use std::process::Output;
 use anyhow::{Context as _, Result, ensure};
 use blackbox::injector_fixture::{NAMESPACE, Rights};
 use blackbox::{
-    ApiCluster, Cluster, Deadline, InjectorFixture, Ports, Process, Tool, build_daprctl,
+    ApiCluster, Cluster, Deadline, InjectorFixture, Ports, Process, Service, Tool, build_daprctl,
     environment, process, until,
 };
 use serde_json::{Value, json};
@@ -149,7 +149,7 @@ impl Installed {
             ];
             self.api().kubectl(&[&args[..], &[&status.to_string()]].concat())?;
         }
-        Ok((pods.len() == 4).then_some(()))
+        Ok((pods.len() == Service::ALL.len()).then_some(()))
     }
 }
 
