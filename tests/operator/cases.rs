@@ -35,14 +35,17 @@ fn ready_pod(fixture: &Fixture, namespace: &str, workload: &str, app_id: &str, i
     fixture.api.kubectl(&args).unwrap();
 }
 
-/// The ready addresses behind the Service of an app.
+/// The addresses of the ready pods that the Service of an app selects: its endpoints. Without nodes no
+/// controller writes EndpointSlices.
 fn addresses(fixture: &Fixture, namespace: &str, app_id: &str) -> BTreeSet<String> {
-    let label = format!("kubernetes.io/service-name={app_id}-dapr");
-    let slices = fixture.api.get(&["endpointslices", "-n", namespace, "-l", &label]).unwrap();
-    let slices = slices["items"].as_array().cloned().unwrap_or_default();
-    let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
-    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-    ready.filter_map(|e| e["addresses"][0].as_str().map(str::to_owned)).collect()
+    let Some(service) = service(fixture, namespace, app_id) else { return BTreeSet::new() };
+    let selector = service["spec"]["selector"].as_object().cloned().unwrap_or_default();
+    let list = fixture.api.get(&["pods", "-n", namespace]).unwrap();
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    let selected = pods.iter().filter(|pod| {
+        selector.iter().all(|(key, value)| pod["metadata"]["labels"].get(key) == Some(value))
+    });
+    selected.filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned)).collect()
 }
 
 /// Case 03: a canary release. From the first pod on the Service has endpoints in every step.
