@@ -36,7 +36,7 @@ fn ready_pod(fixture: &Fixture, namespace: &str, workload: &str, app_id: &str, i
 }
 
 /// The addresses of the ready pods that the Service of an app selects: its endpoints. Without nodes no
-/// controller writes EndpointSlices.
+/// controller writes objects of kind `EndpointSlice`.
 fn addresses(fixture: &Fixture, namespace: &str, app_id: &str) -> BTreeSet<String> {
     let Some(service) = service(fixture, namespace, app_id) else { return BTreeSet::new() };
     let selector = service["spec"]["selector"].as_object().cloned().unwrap_or_default();

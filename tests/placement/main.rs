@@ -108,7 +108,7 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
     for i in 0..ACTORS {
         caller.wait_until(&format!("tom-{i}"), &format!("a tom-{i}"));
     }
-    assert!(frozen.elapsed() < Duration::from_secs(12), "took {:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < Duration::from_secs(30), "took {:?}", frozen.elapsed());
 
     b.daprd.process().signal(Signal::CONT).unwrap();
     placement.wait_for_hosts(2);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::fixture::{Sentry, System, request, verified};
 
 /// Time limit of each wait, in seconds.
-const TIMEOUT: u64 = 120;
+const TIMEOUT: u64 = 300;
 /// More writes than the programs of the cluster make while they start.
 const WRITES: usize = 600;
 
