@@ -8,8 +8,8 @@
 //!                         ▲                                        │
 //!                         └──────── Effect: deliver, persist, finish, load
 //! ```
-//! Start reading at [`engine`]: all decisions are made there. [`service`] wires the parts;
-//! [`streams`] carries the decisions out; [`store`] keeps the records. The current time is an
+//! Start reading at `engine`: all decisions are made there. `service` wires the parts;
+//! `streams` applies the decisions; `store` keeps the records. The current time is an
 //! argument of every decision.
 
 mod api;

@@ -148,7 +148,7 @@ impl Flags {
     /// set.
     ///
     /// # Errors
-    /// [`ConfigError`] names the first invalid variable.
+    /// `ConfigError` names the first invalid variable.
     pub fn into_config(
         self,
         var: impl Fn(&str) -> Option<String>,

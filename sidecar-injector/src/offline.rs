@@ -1,6 +1,6 @@
 //! Injection into manifests, without a cluster, by the same core as the webhook.
 //!
-//! Start at [`Offline::inject`]. It edits the text of the manifests in place ([`edit`]), so that a
+//! Start at [`Offline::inject`]. It edits the text of the manifests in place (`edit`), so that a
 //! `diff` shows only the sidecar. An injected template has the label of the injector, so the webhook
 //! of a cluster does not inject its pods again.
 

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of client-go's leader election: a holder that has not renewed the lease for
 //! its duration, counted from when *this* candidate last saw it change, has lost it. Clocks of
-//! different machines are never compared. [`decision`] is pure; [`candidate`] makes the calls.
+//! different machines are never compared. `decision` is pure; `candidate` makes the calls.
 
 mod candidate;
 mod decision;

@@ -7,12 +7,12 @@
 //! - A new list after an outage. An API server that did not answer may have been restored from a
 //!   backup, and a watch from a resource version that its history does not contain yet stays
 //!   silent. See [`FailureKind::Expired`].
-//! - A new list after a watch that ended at once ([`connection`]), and after one whose resource
+//! - A new list after a watch that ended at once (`connection`), and after one whose resource
 //!   version the API server has not reached yet.
 //! - Kinds that are not served yet, see [`FailureKind::NotServed`].
 //! - Streamed lists where the API server supports them, pages where it does not.
 //!
-//! What a failure calls for is decided in [`state`], without I/O.
+//! What a failure calls for is decided in `state`, without I/O.
 
 mod connection;
 mod state;

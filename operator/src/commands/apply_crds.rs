@@ -1,6 +1,6 @@
 //! `operator apply-crds`: brings the custom resource definitions of a cluster to this version, which
 //! Helm does not do. The chart runs it before an upgrade. A definition that a newer release or the
-//! CLI installed keeps everything it has, see [`crd_merge`].
+//! CLI installed keeps everything it has, see `crd_merge`.
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;

@@ -89,7 +89,7 @@ impl Review {
     /// Decodes a body.
     ///
     /// # Errors
-    /// [`BadReview`]
+    /// `BadReview`
     pub fn parse(body: &[u8]) -> Result<Self, BadReview> {
         serde_json::from_slice(body).map_err(|error| {
             if pod::has_too_many_values(&error) {
