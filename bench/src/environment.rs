@@ -1,6 +1,9 @@
-//! What the scenarios run in. Start reading at [`test_env`].
+//! The environment of the scenarios: API server, authority, services. Start reading at
+//! [`test_env`].
 
 pub mod authority;
+pub mod memory_group;
 pub mod programs;
+pub mod scheduler;
 pub mod test_env;
 pub mod usage;

@@ -14,24 +14,24 @@ use crate::{environment::authority::Authority, scenario::Size};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 pub struct Flags {
-    /// What to do instead of a run of all rows
+    /// Task; without one all rows run
     #[command(subcommand)]
     pub task: Option<Task>,
-    /// Which rows and how often
+    /// The rows to run and how often
     #[command(flatten)]
     pub run: Run,
 }
 
-/// Other things than a run.
+/// Tasks other than a run.
 #[derive(Debug, Subcommand)]
 pub enum Task {
-    /// Names the rows and what they measure
+    /// List the rows and what they measure
     List,
-    /// Puts one row's load on a service that already runs
+    /// Put the load of one row on a running service
     Load(Target),
-    /// Writes the report and its pictures from the JSON of a run
+    /// Write the report and its pictures from the JSON of a run
     Report {
-        /// What a run wrote with `--json`; several runs of different rows make one report
+        /// Output of `--json`; several runs of different rows make one report
         #[arg(required = true)]
         json: Vec<PathBuf>,
         /// The folder of the report
@@ -40,10 +40,10 @@ pub enum Task {
     },
 }
 
-/// A run of rows.
+/// Options of a run.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Only rows whose name contains this; may be repeated
+    /// Only the row of this name, or the rows whose name contains it; may be repeated
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// Rounds of each side, which take turns [default: 3, of a cut run 1]
@@ -55,6 +55,9 @@ pub struct Run {
     /// Writes the results as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Compares with the programs in this folder, built from an older commit, instead of the reference
+    #[arg(long, value_name = "DIR", conflicts_with = "report")]
+    pub baseline: Option<PathBuf>,
     /// Also writes docs/performance.md and its pictures
     #[arg(long)]
     pub report: bool,
@@ -64,21 +67,21 @@ pub struct Run {
 }
 
 impl Run {
-    /// How often each side is measured.
+    /// Number of rounds of each side.
     pub fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(self.size().pick(3, 1))
     }
 
-    /// How large the loads are.
+    /// Size of the loads.
     pub fn size(&self) -> Size {
         if self.quick { Size::Quick } else { Size::Full }
     }
 }
 
-/// A service that runs somewhere, and the way in.
+/// A running service and how to reach it.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// The row whose load it is
+    /// The row whose load to use
     pub scenario: String,
     /// `host:port` of the service
     #[arg(long)]
@@ -86,7 +89,7 @@ pub struct Target {
     /// The trust anchors of its control plane (PEM)
     #[arg(long, value_name = "FILE")]
     pub anchors: Option<PathBuf>,
-    /// `host:port` of the sentry that gives the load its certificates
+    /// `host:port` of the sentry that signs the certificates of the load
     #[arg(long)]
     pub sentry: Option<String>,
     /// The control plane's trust domain
@@ -95,10 +98,10 @@ pub struct Target {
     /// The control plane's namespace
     #[arg(long, default_value = "dapr-system")]
     pub namespace: String,
-    /// The namespace of the apps that sidecars are of
+    /// The namespace of the apps
     #[arg(long, default_value = "default")]
     pub apps: String,
-    /// The cluster, for a load that makes or changes objects
+    /// Kubeconfig, for loads that create or change objects
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// A cut load
@@ -116,7 +119,7 @@ impl Target {
         fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
     }
 
-    /// The way into the cluster.
+    /// Path of the kubeconfig.
     ///
     /// # Errors
     /// When no file is named.
@@ -124,7 +127,8 @@ impl Target {
         self.kubeconfig.as_deref().context("--kubeconfig FILE is needed")
     }
 
-    /// Who gives the load its certificates: without `--sentry`, the service itself is the sentry.
+    /// The authority that signs the certificates of the load; without `--sentry` the service
+    /// itself.
     ///
     /// # Errors
     /// As [`Target::anchors`].
@@ -137,7 +141,7 @@ impl Target {
         })
     }
 
-    /// How large the load is.
+    /// Size of the load.
     pub fn size(&self) -> Size {
         if self.quick { Size::Quick } else { Size::Full }
     }

@@ -15,7 +15,7 @@ use crate::{
     scenarios::registry,
 };
 
-/// Does what the command line says.
+/// Runs the task of the command line.
 ///
 /// # Errors
 /// When a row cannot be set up or measured, or a file cannot be written.
@@ -51,15 +51,18 @@ fn run_scenarios(run: &Run) -> Result<()> {
     let scenarios = registry::chosen(&run.only)?;
     let services: Vec<_> =
         scenarios.iter().flat_map(|scenario| scenario.services().iter().copied()).collect();
-    let programs = step("programs of both sides", || Programs::build(&run.profile, &services))?;
-    let mut results = Results::new(Machine::of_this_run(), run);
+    let programs = step("programs of both sides", || {
+        Programs::build(&run.profile, &services, run.baseline.as_deref())
+    })?;
+    let [other, _] = programs.sides();
+    let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
     for scenario in scenarios {
         let measured = measure(scenario.as_ref(), &programs, run.rounds(), run.size());
         let measured = measured.with_context(|| format!("row {}", scenario.name()))?;
-        results::line(&results::table(&measured, run.quick));
+        results::line(&results::table(&measured, other, run.quick));
         results.scenarios.push(measured);
         if let Some(file) = &run.json {
-            results.write(file)?; // after each scenario: a long run that is cut keeps what it has
+            results.write(file)?; // after each scenario: an aborted run keeps its finished rows
         }
     }
     results::line(&results::times(&results.scenarios));
@@ -78,7 +81,8 @@ fn measure(
     let begin = monotonic();
     let mut prepared =
         step(&format!("{}: set up", scenario.name()), || scenario.prepare(programs, size))?;
-    let readings = take_turns(prepared.as_mut(), scenario.name(), rounds)?;
+    let sides: Vec<_> = programs.sides().into_iter().filter(|side| scenario.has(*side)).collect();
+    let readings = take_turns(prepared.as_mut(), scenario.name(), &sides, rounds)?;
     drop(prepared);
     Ok(ScenarioResults {
         name: scenario.name().to_owned(),
@@ -88,15 +92,16 @@ fn measure(
     })
 }
 
-/// Who starts changes from round to round, so that neither side always meets the warmer machine.
+/// The side that starts alternates, so that neither always runs on the warmer machine.
 fn take_turns(
     prepared: &mut dyn Prepared,
     name: &str,
+    sides: &[Side],
     rounds: u32,
 ) -> Result<Vec<(Side, Reading)>> {
     let mut readings = Vec::new();
     for round in 1..=rounds {
-        let mut sides = Side::BOTH;
+        let mut sides = sides.to_vec();
         if round % 2 == 0 {
             sides.reverse();
         }
@@ -126,8 +131,8 @@ mod tests {
     #[test]
     fn sides_take_turns_in_starting() {
         let mut recorder = Recorder(Vec::new());
-        let readings = take_turns(&mut recorder, "test", 3).unwrap_or_default();
         let (r, t) = (Side::Reference, Side::Trilby);
+        let readings = take_turns(&mut recorder, "test", &[r, t], 3).unwrap_or_default();
         assert_eq!(recorder.0, [r, t, t, r, r, t]);
         assert_eq!(readings.len(), 6);
     }

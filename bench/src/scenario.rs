@@ -1,4 +1,4 @@
-//! What a row of the benchmark is.
+//! The interface of a row of the benchmark.
 
 use anyhow::{Result, bail};
 use blackbox::Service;
@@ -6,40 +6,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::{environment::programs::Programs, flags::Target};
 
-/// Whose services are measured.
+/// The control plane that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// The Go control plane.
+    /// The reference.
     Reference,
-    /// Ours.
+    /// Programs of an older commit of this repository, in place of the reference.
+    Baseline,
+    /// This repository.
     Trilby,
 }
 
 impl Side {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Reference, Self::Trilby];
-
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Reference => "reference",
+            Self::Baseline => "baseline",
             Self::Trilby => "trilby",
         }
     }
 }
 
-/// How large the loads are.
+/// Size of the loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As the rows describe.
+    /// As the descriptions of the rows say.
     Full,
-    /// A tenth or so, for a first look.
+    /// About a tenth, for a quick look.
     Quick,
 }
 
 impl Size {
-    /// One of two values.
+    /// `full` or `quick`, by size.
     pub fn pick<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
@@ -48,7 +48,7 @@ impl Size {
     }
 }
 
-/// The unit of a reading; it also says which direction is good.
+/// The unit of a reading; it decides whether more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     /// Requests in a second: more is better.
@@ -69,10 +69,13 @@ pub enum Unit {
     /// A plain number; fewer is better.
     #[serde(rename = "")]
     Count,
+    /// A plain number; more is better.
+    #[serde(rename = "more")]
+    Amount,
 }
 
 impl Unit {
-    /// How it is printed.
+    /// Its symbol in tables.
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::PerSecond => "/s",
@@ -80,29 +83,29 @@ impl Unit {
             Self::CpuMilliseconds => "CPU ms",
             Self::Megabytes => "MB",
             Self::Kilobytes => "kB",
-            Self::Count => "",
+            Self::Count | Self::Amount => "",
         }
     }
 
     /// Whether a larger value is the better one.
     pub const fn more_is_better(self) -> bool {
-        matches!(self, Self::PerSecond)
+        matches!(self, Self::PerSecond | Self::Amount)
     }
 }
 
 /// One measured value of one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// What was measured, the same words in every round and on both sides.
+    /// Name of the metric, equal in every round and on both sides.
     pub metric: String,
-    /// Of what.
+    /// Unit of the value.
     pub unit: Unit,
-    /// How much.
+    /// The value.
     pub value: f64,
 }
 
 impl Reading {
-    /// A reading.
+    /// A value of a metric.
     pub fn new(metric: impl Into<String>, unit: Unit, value: f64) -> Self {
         Self { metric: metric.into(), unit, value }
     }
@@ -113,19 +116,24 @@ pub trait Scenario {
     /// Its name, as in `--only`.
     fn name(&self) -> &'static str;
 
-    /// The load and its conditions in one or two sentences, for the list and the report.
+    /// Description of the load in one or two sentences, for the list and the report.
     fn about(&self) -> &'static str;
 
-    /// The services that it starts, so that they are built before the clock runs.
+    /// Whether a side has figures in this row.
+    fn has(&self, _side: Side) -> bool {
+        true
+    }
+
+    /// The services that it starts, which are built before anything is measured.
     fn services(&self) -> &'static [Service];
 
-    /// Sets up what both sides share; not measured.
+    /// Sets up what both sides share. Not measured.
     ///
     /// # Errors
-    /// When something that the row needs does not start.
+    /// When a dependency of the row does not start.
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>>;
 
-    /// Puts the load on a service that already runs, wherever that is.
+    /// Puts the load on a running service.
     ///
     /// # Errors
     /// When the service cannot be reached, or the row starts what it measures itself.
@@ -140,7 +148,7 @@ pub trait Scenario {
 
 /// A row that is set up.
 pub trait Prepared {
-    /// One round of one side: starts its services, warms up, measures, ends them.
+    /// One round of one side: starts its services, warms up, measures, stops them.
     ///
     /// # Errors
     /// When the side does not start or the load cannot be put on it. Refused or failed requests

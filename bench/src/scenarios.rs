@@ -1,11 +1,13 @@
-//! What is measured, one file each; [`registry`] lists them.
+//! The scenarios, one file each; [`registry`] lists them.
 
+pub mod attacks;
 pub mod injector;
 pub mod install;
 pub mod operator_fanout;
 pub mod operator_memory;
 pub mod placement_join;
 pub mod registry;
+pub mod scheduler;
 pub mod sentry_sign;
 pub mod start;
 pub mod webhook_path;

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".etcdserverpb")
         .bytes(".mvccpb")
         .codec_path("crate::codec::SmallBuffers")
-        // Stored and sent on as it came, whatever a later version adds to it.
+        // Stored and forwarded as received, fields of later versions included.
         .extern_path(".dapr.proto.scheduler.v1.JobMetadata", "crate::job_metadata::JobMetadata")
         .compile_fds(descriptors)?;
     Ok(())

@@ -3,18 +3,22 @@
 //! Start at [`findings`]. Before an installation `api`, `nodes`, `rights` and `existing` check its
 //! requirements; the other modules check an installation.
 
-pub(crate) mod api;
+mod api;
 mod control_plane;
 mod data_plane;
 mod definitions;
 mod existing;
+mod finding;
 mod identity;
 mod injection;
 mod nodes;
+mod report;
 pub(crate) mod rights;
 
+use finding::Finding;
+pub(crate) use report::Report;
+
 use crate::facts::{Facts, Queries};
-use crate::finding::Finding;
 
 /// All findings about a cluster.
 pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {

@@ -1,7 +1,8 @@
 //! Reads the facts about a cluster, each by a call of its own, concurrently.
 
+mod connection;
 mod dry_runs;
-pub(crate) mod port_forward;
+mod port_forward;
 mod reader;
 mod sidecars;
 
@@ -9,20 +10,21 @@ use std::collections::BTreeMap;
 
 use futures::future::{join_all, try_join};
 use http::HeaderMap;
-use identity::stored::Stored;
+use identity::stored::{PartNames, Stored};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use resources::{GROUP, annotations::ANNOTATION_ROTATION_STAGE, names};
 use runtime::clock;
 use serde_json::{Value, json};
 
-use crate::checks::rights;
-use crate::config::Mode;
+use crate::checks::{self, Report, rights};
 use crate::definitions;
 use crate::facts::{
-    Account, ClusterWide, Fact, Facts, NamespaceFacts, Queries, ReadError, Right, Trust, argument,
-    named,
+    Account, ClusterWide, Fact, Facts, Mode, NamespaceFacts, Queries, ReadError, Right, Trust,
+    argument, named,
 };
 use crate::pods::{Pod, strings, text};
+pub use connection::ClusterFlags;
+pub use port_forward::PortForwardError;
 use reader::{DryRun, Reader};
 pub(crate) use sidecars::Ask;
 
@@ -38,11 +40,29 @@ impl Cluster {
         Self { reader: Reader::new(client), namespace }
     }
 
+    /// Calls by path.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Namespace of the control plane.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The report of the checks of this mode. An API server that does not answer is its one finding.
+    pub(crate) async fn report(&self, mode: Mode) -> Report {
+        match Box::pin(self.facts(mode)).await {
+            Ok(facts) => Report::new(&facts, checks::findings(&facts)),
+            Err(error) => Report::unreachable(&self.namespace, &error),
+        }
+    }
+
     /// Reads the facts for the checks of this mode.
     ///
     /// # Errors
     /// The API server does not answer the first call.
-    pub(crate) async fn facts(&self, mode: Mode) -> Fact<Facts> {
+    async fn facts(&self, mode: Mode) -> Fact<Facts> {
         let (version, there) = self.reader.server().await?;
         let (cluster, own, definitions, queries) =
             tokio::join!(self.cluster_wide(), self.own(), self.definitions(), self.queries(mode));
@@ -189,8 +209,16 @@ impl Cluster {
             let mut data = secret.data.unwrap_or_default();
             let mut part = |key: &str| data.remove(key).map(|value| value.0);
             let native = Stored::new(part(&anchors), part(&chain), part(&issuer_key));
-            let (chain, key) = (part(names::KEY_TLS_CHAIN), part(names::KEY_TLS_KEY));
-            Some(native.or_cert_manager(chain, key))
+            let tls = (part(names::KEY_TLS_CHAIN), part(names::KEY_TLS_KEY));
+            let stored = native.or_cert_manager(tls.0, tls.1);
+            let native = PartNames {
+                object: Some(format!("Secret {}/{name}", self.namespace)),
+                anchors: anchors.clone(),
+                issuer_chain: chain.clone(),
+                issuer_key: issuer_key.clone(),
+            };
+            let cert_manager = [names::KEY_TLS_CHAIN, names::KEY_TLS_KEY].map(str::to_owned);
+            Some(stored.named(native, cert_manager))
         });
         let published = map.map(|map| {
             map.map(|map| map.data.unwrap_or_default().remove(&anchors).unwrap_or_default())

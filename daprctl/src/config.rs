@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use resources::go_duration;
 
-/// Checks an installation of the Dapr control plane, lists its sidecars, opens its dashboard.
+use crate::bundle::BundleFlags;
+use crate::cluster::ClusterFlags;
+use crate::facts::Mode;
+use crate::jobs::JobsFlags;
+use crate::lint::output::LintOutput;
+
+/// Checks an installation of the Dapr control plane, lists its sidecars and jobs, opens its dashboard.
 #[derive(Debug, clap::Parser)]
 #[command(name = "daprctl", version = runtime::VERSION)]
 pub enum Command {
@@ -14,25 +20,19 @@ pub enum Command {
     Check(Flags),
     /// List the sidecars: version, readiness, what each loaded and what not
     Sidecars(SidecarFlags),
+    /// List, show, delete, export and import what the scheduler has stored: jobs, actor reminders,
+    /// timers of workflows
+    Jobs(JobsFlags),
     /// Check manifests without a cluster: objects of dapr.io and annotations of pods
     Lint(LintFlags),
     /// Open the dashboard through the API server, by a port-forward to its pod
     Dashboard(DashboardFlags),
+    /// Write what a maintainer asks for into one file, without secrets
+    SupportBundle(BundleFlags),
     /// Print the completion script of a shell
     Completion(CompletionFlags),
     /// Write the manual pages of this command, one for each subcommand
     Man(ManFlags),
-}
-
-/// The cluster, chosen as kubectl does.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ClusterFlags {
-    /// Path of the kubeconfig. Default: `KUBECONFIG`, else ~/.kube/config
-    #[arg(long, value_name = "PATH")]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig. Default: its current context
-    #[arg(long, value_name = "NAME")]
-    pub(crate) context: Option<String>,
 }
 
 /// The command line of `daprctl sidecars`.
@@ -67,15 +67,6 @@ pub struct LintFlags {
     /// Exit with 1 for warnings too
     #[arg(long)]
     pub(crate) strict: bool,
-}
-
-/// Output format of `daprctl lint`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum LintOutput {
-    Text,
-    Json,
-    Sarif,
-    Github,
 }
 
 /// The command line of `daprctl dashboard`.
@@ -118,15 +109,6 @@ pub struct ManFlags {
     /// Folder of the pages, such as /usr/local/share/man/man1. It is created
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
-}
-
-/// The set of checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Checks of a cluster before the installation.
-    PreInstall,
-    /// Checks of an installation.
-    Installed,
 }
 
 /// Output format.

@@ -13,7 +13,7 @@ const SHIPPED: [(&str, &str); 7] = [
     ("workflowaccesspolicies.dapr.io", include_str!("../../crds/workflowaccesspolicy.yaml")),
 ];
 
-/// How outdated definitions are updated: by the command that only adds, as the definitions of the
+/// Remedy for outdated definitions: the command that only adds, because the definitions of the
 /// cluster may have members of a newer release.
 pub(crate) const UPDATE: &str = "run helm upgrade, whose hook adds what is missing and removes nothing, or run the hook by \
      itself (charts/dapr/README.md, Upgrades)";
@@ -39,8 +39,8 @@ pub(crate) fn unserved(name: &str, installed: &Value) -> Vec<String> {
     served(&shipped).into_iter().filter(|version| !installed.contains(version)).collect()
 }
 
-/// Members and enum values that the installed schema lacks. The API server removes such members from
-/// objects without a message.
+/// Members and enum values that the installed schema lacks. The API server removes such members
+/// from objects without a message.
 pub(crate) fn missing_members(name: &str, installed: &Value) -> Vec<String> {
     shipped(name).map_or_else(Vec::new, |shipped| members_only_in(&shipped, installed))
 }

@@ -1,22 +1,23 @@
-//! What the command says about itself: completion scripts and manual pages.
+//! Completion scripts and manual pages.
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use crate::config::{Command, CompletionFlags, CompletionShell, ManFlags};
-use crate::error::CommandError;
-use crate::terminal::print;
+use crate::config::{Command, CompletionShell};
 
-/// Prints the completion script of a shell and returns true.
-///
-/// # Errors
-/// Standard output is closed.
-pub fn completion(flags: &CompletionFlags) -> Result<bool, CommandError> {
-    print(&script(flags.shell))?;
-    Ok(true)
+/// The manual pages cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("write manual pages into {}", folder.display())]
+pub struct ManError {
+    folder: PathBuf,
+    source: io::Error,
 }
 
-fn script(shell: CompletionShell) -> String {
+/// The completion script of a shell.
+pub(crate) fn completion(shell: CompletionShell) -> String {
     let shell = match shell {
         CompletionShell::Bash => Shell::Bash,
         CompletionShell::Zsh => Shell::Zsh,
@@ -28,15 +29,14 @@ fn script(shell: CompletionShell) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Writes the manual pages and returns true.
+/// Writes the manual pages into a folder, which is created.
 ///
 /// # Errors
 /// The folder cannot be created or written.
-pub fn man(flags: &ManFlags) -> Result<bool, CommandError> {
-    let written = std::fs::create_dir_all(&flags.folder)
-        .and_then(|()| clap_mangen::generate_to(Command::command(), &flags.folder));
-    written.map_err(|source| CommandError::Man { folder: flags.folder.clone(), source })?;
-    Ok(true)
+pub(crate) fn man(folder: &Path) -> Result<(), ManError> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Command::command(), folder))
+        .map_err(|source| ManError { folder: folder.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
         #[case] shell: CompletionShell,
         #[case] start: &str,
     ) {
-        let script = script(shell);
+        let script = completion(shell);
         assert!(script.contains(start), "{script}");
         for word in ["sidecars", "dashboard", "kubeconfig", "completion"] {
             assert!(script.contains(word), "{word} is missing");
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn each_command_has_a_manual_page() {
         let folder = tempfile::tempdir().unwrap();
-        man(&ManFlags { folder: folder.path().join("man1") }).unwrap();
+        man(&folder.path().join("man1")).unwrap();
         for page in ["daprctl.1", "daprctl-check.1", "daprctl-sidecars.1", "daprctl-dashboard.1"] {
             let text = std::fs::read_to_string(folder.path().join("man1").join(page)).unwrap();
             assert!(text.contains(".SH NAME"), "{page}: {text}");

@@ -1,6 +1,9 @@
 //! Why a command ends without a result.
 
-use crate::cluster::port_forward::PortForwardError;
+use crate::bundle::BundleError;
+use crate::cluster::PortForwardError;
+use crate::documents::ManError;
+use crate::jobs::JobsError;
 use crate::{facts, lint};
 
 /// Why a command cannot run.
@@ -9,23 +12,24 @@ pub enum CommandError {
     /// There are no usable credentials for the API server.
     #[error(transparent)]
     Client(#[from] kubernetes::ClientError),
-    /// A list cannot be read. Contains what was read, what the API server said, and the remedy.
+    /// A list cannot be read. Contains its name, the answer of the API server, and the remedy.
     #[error("{0}")]
     Read(String),
     /// The dashboard cannot be reached.
     #[error(transparent)]
     PortForward(#[from] PortForwardError),
+    /// Jobs cannot be read or written.
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
     /// A file cannot be read, or there is too much.
     #[error(transparent)]
     Lint(#[from] lint::documents::ReadError),
+    /// The support bundle cannot be written.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// The manual pages cannot be written.
-    #[error("write manual pages into {}", folder.display())]
-    Man {
-        /// The folder.
-        folder: std::path::PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Man(#[from] ManError),
     /// The report cannot be serialised.
     #[error("print the report as JSON")]
     Json(#[source] serde_json::Error),

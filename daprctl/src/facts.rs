@@ -4,10 +4,20 @@ use std::collections::BTreeMap;
 
 use identity::stored::Stored;
 use jiff::Timestamp;
+use resources::images::tag;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::pods::{Pod, tag};
+use crate::pods::Pod;
+
+/// The set of checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Checks of a cluster before the installation.
+    PreInstall,
+    /// Checks of an installation.
+    Installed,
+}
 
 /// A value, or why it could not be read.
 pub(crate) type Fact<T> = Result<T, ReadError>;
@@ -45,7 +55,6 @@ impl ReadError {
 /// A right in RBAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Right {
-    /// API verb.
     pub(crate) verb: &'static str,
     /// API group; empty for the core group.
     pub(crate) group: &'static str,
@@ -60,7 +69,6 @@ pub(crate) struct Right {
 /// The rights of a `ServiceAccount` of the control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
-    /// Name of the `ServiceAccount`.
     pub(crate) name: &'static str,
     /// Each right, and whether the account has it.
     pub(crate) rights: Vec<(Right, Fact<bool>)>,
@@ -109,11 +117,9 @@ pub(crate) struct Trust {
 pub(crate) struct ClusterWide {
     /// Served API versions, for example `apps/v1`.
     pub(crate) groups: Fact<Vec<String>>,
-    /// Nodes.
     pub(crate) nodes: Fact<Vec<Value>>,
     /// Leases of kubelets.
     pub(crate) heartbeats: Fact<Vec<Value>>,
-    /// Storage classes.
     pub(crate) storage_classes: Fact<Vec<Value>>,
     /// Labels of Namespaces, by name.
     pub(crate) namespaces: Fact<BTreeMap<String, BTreeMap<String, String>>>,
@@ -121,9 +127,7 @@ pub(crate) struct ClusterWide {
     pub(crate) webhook: Fact<Option<Value>>,
     /// Actions of admission policies, by name; `None` for a policy without binding.
     pub(crate) policies: Fact<BTreeMap<String, Option<Vec<String>>>>,
-    /// All pods.
     pub(crate) pods: Fact<Vec<Pod>>,
-    /// Components.
     pub(crate) components: Fact<Vec<Value>>,
     /// Warning Events on Components.
     pub(crate) events: Fact<Vec<Value>>,
@@ -134,11 +138,9 @@ pub(crate) struct ClusterWide {
 pub(crate) struct NamespaceFacts {
     /// Deployments and StatefulSets.
     pub(crate) workloads: Fact<Vec<Value>>,
-    /// Services.
     pub(crate) services: Fact<Vec<Value>>,
     /// Addresses of the Services.
     pub(crate) endpoint_slices: Fact<Vec<Value>>,
-    /// Leases.
     pub(crate) leases: Fact<Vec<Value>>,
     /// Volume claims.
     pub(crate) claims: Fact<Vec<Value>>,
@@ -173,15 +175,11 @@ pub(crate) struct Facts {
     pub(crate) version: Value,
     /// Time of the API server in whole seconds.
     pub(crate) there: Option<Timestamp>,
-    /// Outside the control plane's namespace.
     pub(crate) cluster: ClusterWide,
-    /// In the control plane's namespace.
     pub(crate) own: NamespaceFacts,
-    /// The CA.
     pub(crate) trust: Trust,
     /// The custom resource definitions, by name.
     pub(crate) definitions: BTreeMap<String, Fact<Option<Value>>>,
-    /// Queries for.
     pub(crate) queries: Queries,
 }
 

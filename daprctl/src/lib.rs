@@ -1,21 +1,22 @@
-//! A person's command. `check` checks an installation of the Dapr control plane, Trilby or the
-//! reference, and names a remedy for each problem; `sidecars` lists what runs; `dashboard` opens the
-//! dashboard.
+//! The command line tool. `check` checks an installation of the Dapr control plane, Trilby or the
+//! reference, and names a remedy for each problem; `sidecars` lists what runs; `dashboard` opens
+//! the dashboard.
 //!
 //! ```text
 //!  cluster ──► Facts ──► checks::findings ──► Report ──► table or JSON, exit code
 //!  (reads, two dry runs)   (pure)
 //!     ├──► SidecarFacts ──► sidecars::rows ──► table or JSON
-//!     └──► port_forward ──► a browser
+//!     └──► port_forward ──► a browser, or jobs ──► table, JSON, YAML, files
 //!  files ──► lint::findings ──► text, JSON, SARIF, GitHub
 //! ```
-//! Start reading at `checks::findings`, then `Facts`; `sidecars` is the same in small.
+//! Start reading at `checks::findings`, then `Facts`; `sidecars` is a smaller example.
 //!
-//! Invariants: the command changes nothing in the cluster. A right that the caller lacks makes only
-//! the checks that need it `unknown`. Private keys are read to compare them with their
-//! certificates and stay in `identity::stored::Stored`, which prints none. Deliberately absent:
-//! repairs.
+//! Invariants: only `jobs delete` and `jobs import` change anything, and they name what they
+//! change. A right that the caller lacks makes only the checks that need it `unknown`. Private keys
+//! are read to compare them with their certificates and stay in `identity::stored::Stored`, which
+//! prints none. Deliberately absent: repairs.
 
+mod bundle;
 mod checks;
 mod cluster;
 mod config;
@@ -23,31 +24,29 @@ mod definitions;
 mod documents;
 mod error;
 mod facts;
-mod finding;
+mod jobs;
 mod lint;
+mod output;
 mod pods;
-mod report;
 mod sidecars;
-mod terminal;
 
-pub use cluster::port_forward::PortForwardError;
+pub use bundle::{BundleError, BundleFlags};
+pub use cluster::{ClusterFlags, PortForwardError};
 pub use config::{
-    ClusterFlags, Command, CompletionFlags, Config, DashboardFlags, Flags, LintFlags, ManFlags,
-    Mode, Output, SidecarFlags,
+    Command, CompletionFlags, Config, DashboardFlags, Flags, LintFlags, ManFlags, Output,
+    SidecarFlags,
 };
-pub use documents::{completion, man};
+pub use documents::ManError;
 pub use error::CommandError;
+pub use facts::Mode;
+pub use jobs::{FileError, JobsError, JobsFlags};
 
 use std::time::Duration;
 
 use runtime::clock;
 
-use cluster::Cluster;
-use report::Report;
-use terminal::print;
+use cluster::{Ask, Cluster};
 
-/// Timeout of a call to the API server, of which a webhook can take 30 s.
-const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -58,14 +57,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// findings.
 pub async fn check(config: Config) -> Result<bool, CommandError> {
     let (file, context) = (config.kubeconfig.as_deref(), config.context.as_deref());
-    let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
-    let cluster = Cluster::new(client, config.namespace.clone());
+    let cluster = Cluster::connect(file, context, config.namespace).await?;
     let deadline = clock::monotonic() + config.wait;
     let report = loop {
-        let report = match Box::pin(cluster.facts(config.mode)).await {
-            Ok(facts) => Report::new(&facts, checks::findings(&facts)),
-            Err(error) => Report::unreachable(&config.namespace, &error),
-        };
+        let report = cluster.report(config.mode).await;
         if report.success() || clock::monotonic() >= deadline {
             break report;
         }
@@ -79,15 +74,17 @@ pub async fn check(config: Config) -> Result<bool, CommandError> {
     Ok(report.success())
 }
 
-/// Checks manifests and prints what is wrong; returns whether nothing is, warnings aside unless they
-/// count.
+/// Checks manifests and prints what is wrong; returns whether nothing is, warnings aside unless
+/// they count.
 ///
 /// # Errors
 /// A file cannot be read, or standard output is closed. What is not YAML is a finding.
 pub fn lint(flags: &LintFlags) -> Result<bool, CommandError> {
     let files = lint::documents::read(&flags.files)?;
     let findings = lint::findings(&files, clock::now());
-    print(&lint::output::print(flags.output, &findings, files.len()).map_err(CommandError::Json)?)?;
+    let text =
+        lint::output::print(flags.output, &findings, files.len()).map_err(CommandError::Json)?;
+    print(&text)?;
     let counts = |level| level == lint::Level::Error || flags.strict;
     Ok(!findings.iter().any(|finding| counts(finding.level)))
 }
@@ -95,16 +92,16 @@ pub fn lint(flags: &LintFlags) -> Result<bool, CommandError> {
 /// Lists the sidecars and returns true.
 ///
 /// # Errors
-/// There are no usable credentials, Pods cannot be listed, or standard output is closed. What a single
-/// sidecar does not answer is part of the list.
+/// There are no usable credentials, Pods cannot be listed, or standard output is closed. What a
+/// single sidecar does not answer is part of the list.
 pub async fn sidecars(flags: SidecarFlags) -> Result<bool, CommandError> {
-    let cluster = connect(&flags.cluster, flags.control_plane).await?;
-    let asked = if flags.offline { cluster::Ask::Nobody } else { cluster::Ask::Sidecars };
+    let cluster = flags.cluster.connect(flags.control_plane).await?;
+    let asked = if flags.offline { Ask::Nobody } else { Ask::Sidecars };
     let facts = cluster.sidecars(flags.namespace.as_deref(), asked).await?;
     let rows = sidecars::rows(&facts);
     let text = match flags.output {
         Output::Table => sidecars::to_table(&rows),
-        Output::Json => sidecars::to_json(&facts, &rows).map_err(CommandError::Json)?,
+        Output::Json => format!("{:#}\n", sidecars::to_value(&facts, &rows)),
     };
     print(&text)?;
     Ok(true)
@@ -116,21 +113,60 @@ pub async fn sidecars(flags: SidecarFlags) -> Result<bool, CommandError> {
 /// # Errors
 /// There are no usable credentials, no dashboard is running, or the port is taken.
 pub async fn dashboard(flags: DashboardFlags) -> Result<bool, CommandError> {
-    let cluster = connect(&flags.cluster, flags.namespace).await?;
+    let cluster = flags.cluster.connect(flags.namespace).await?;
     let forward = cluster.forward_to_dashboard(flags.port).await?;
     let address = forward.address();
     print(&format!(
         "The dashboard is at http://{address}/ until this command is stopped (Ctrl-C).\n"
     ))?;
     if !flags.no_browser {
-        terminal::open_browser(&format!("http://{address}/"));
+        output::terminal::open_browser(&format!("http://{address}/"));
     }
     forward.run().await;
     Ok(true)
 }
 
-async fn connect(flags: &ClusterFlags, namespace: String) -> Result<Cluster, CommandError> {
-    let (file, context) = (flags.kubeconfig.as_deref(), flags.context.as_deref());
-    let client = kubernetes::user_client(file, context, CALL_LIMIT).await?;
-    Ok(Cluster::new(client, namespace))
+/// Lists, shows, deletes, exports or imports what the scheduler has stored, and returns true.
+///
+/// # Errors
+/// The scheduler's client port does not answer, a job is missing, or a file cannot be used.
+pub async fn jobs(flags: JobsFlags) -> Result<bool, CommandError> {
+    let mut text = String::new();
+    let done = jobs::run(&flags, &mut text).await;
+    let printed = print(&text);
+    done?;
+    printed?;
+    Ok(true)
+}
+
+/// Writes what a maintainer asks for into one file, without secrets, and returns true.
+///
+/// # Errors
+/// There are no usable credentials, or the file cannot be written. What the caller cannot read is
+/// named in the list of contents.
+pub async fn support_bundle(flags: BundleFlags) -> Result<bool, CommandError> {
+    print(&bundle::run(flags).await?)?;
+    Ok(true)
+}
+
+/// Prints the completion script of a shell and returns true.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn completion(flags: &CompletionFlags) -> Result<bool, CommandError> {
+    print(&documents::completion(flags.shell))?;
+    Ok(true)
+}
+
+/// Writes the manual pages and returns true.
+///
+/// # Errors
+/// The folder cannot be created or written.
+pub fn man(flags: &ManFlags) -> Result<bool, CommandError> {
+    documents::man(&flags.folder)?;
+    Ok(true)
+}
+
+fn print(text: &str) -> Result<(), CommandError> {
+    output::terminal::print(text).map_err(CommandError::Write)
 }

@@ -1,8 +1,8 @@
-//! `daprctl lint`: what is wrong with manifests, without a cluster. Pure but for reading files.
+//! `daprctl lint`: checks manifests without a cluster. Pure except for reading files.
 //!
 //! Start at [`findings`]: [`documents`] splits files, [`schema`] compares objects of `dapr.io` with
-//! their definitions, `operator::lint` checks Components, `sidecar_injector::offline` annotations of
-//! pods; [`output`] prints.
+//! their definitions, `operator::lint` checks Components and Configurations, `sidecar_injector::offline` annotations
+//! of pods; [`output`] prints.
 
 pub(crate) mod documents;
 pub(crate) mod output;
@@ -11,9 +11,10 @@ mod schema;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use resources::{Component, GROUP, spelling};
+use resources::{Component, Configuration, GROUP, spelling};
 use runtime::printable;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sidecar_injector::offline::{self, PodResult, Source};
 
@@ -21,13 +22,13 @@ use crate::definitions;
 use crate::pods::text;
 use documents::{Document, File};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
     /// The API server, the webhook or a sidecar rejects it.
     Error,
-    /// It does not do what was probably meant.
+    /// It probably does not have the intended effect.
     Warning,
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Finding {
     pub(crate) level: Level,
     /// Id, such as `schema` or `UnknownType`.
     pub(crate) id: String,
-    /// For example `Component shop/state`; empty if the document is none.
+    /// For example `Component shop/state`; empty if the document is not an object.
     pub(crate) object: String,
     /// The problem and what to do, in one line.
     pub(crate) text: String,
@@ -56,6 +57,7 @@ pub(crate) fn findings(files: &[File], now: Timestamp) -> Vec<Finding> {
         }
     }
     components(files, now, &mut all);
+    configurations(files, &mut all);
     pods(files, &mut all);
     let place: BTreeMap<_, _> = files.iter().map(|file| &file.name).zip(0..).collect();
     all.sort_by_key(|finding| (place.get(&finding.file).copied().unwrap_or(0), finding.line));
@@ -110,7 +112,7 @@ fn of_document(file: &File, document: &Document, all: &mut Vec<Finding>) {
     }
 }
 
-/// What the definition of its kind says about an object.
+/// Problems of an object according to the definition of its kind.
 fn definition(object: &Value, version: &str) -> Vec<String> {
     let kind = text(object.get("kind"));
     let shipped: Vec<Value> = definitions::names().filter_map(definitions::shipped).collect();
@@ -140,27 +142,50 @@ fn definition(object: &Value, version: &str) -> Vec<String> {
 /// The operator's checks, for the Components of each namespace together.
 fn components(files: &[File], now: Timestamp, all: &mut Vec<Finding>) {
     let mut namespaces = BTreeMap::<String, Vec<(&File, &Document, &Value, Component)>>::new();
-    for (file, document, object) in documents::objects(files) {
-        let is_component = text(object.get("kind")) == "Component"
-            && text(object.get("apiVersion")).starts_with(GROUP);
-        if !is_component {
-            continue;
-        }
-        // What cannot be decoded has a finding of its definition.
-        if let Ok(component) = serde_json::from_value::<Component>(object.clone()) {
-            let namespace = text(object.pointer("/metadata/namespace"));
-            namespaces.entry(namespace).or_default().push((file, document, object, component));
-        }
+    for (file, document, object, component) in of_kind::<Component>(files, "Component") {
+        let namespace = text(object.pointer("/metadata/namespace"));
+        namespaces.entry(namespace).or_default().push((file, document, object, component));
     }
     for group in namespaces.into_values() {
         let components: Vec<_> = group.iter().map(|(.., component)| component.clone()).collect();
         let found = operator::lint::components(&components, now);
         for ((file, document, object, _), problems) in group.iter().zip(found) {
-            all.extend(problems.into_iter().map(|problem| {
-                finding(file, document, Level::Warning, problem.reason, object, &problem.note)
-            }));
+            all.extend(warnings(file, document, object, problems));
         }
     }
+}
+
+/// The operator's checks, for each Configuration by itself.
+fn configurations(files: &[File], all: &mut Vec<Finding>) {
+    for (file, document, object, configuration) in of_kind::<Configuration>(files, "Configuration")
+    {
+        let problems = operator::lint::configuration(&configuration);
+        all.extend(warnings(file, document, object, problems));
+    }
+}
+
+/// The objects of a kind of `dapr.io`. One that cannot be decoded has a finding of its definition.
+fn of_kind<'a, K: DeserializeOwned>(
+    files: &'a [File],
+    kind: &'a str,
+) -> impl Iterator<Item = (&'a File, &'a Document, &'a Value, K)> {
+    documents::objects(files).filter_map(move |(file, document, object)| {
+        let is_kind =
+            text(object.get("kind")) == kind && text(object.get("apiVersion")).starts_with(GROUP);
+        let decoded = is_kind.then(|| serde_json::from_value(object.clone()).ok());
+        Some((file, document, object, decoded.flatten()?))
+    })
+}
+
+fn warnings(
+    file: &File,
+    document: &Document,
+    object: &Value,
+    problems: Vec<operator::lint::Finding>,
+) -> impl Iterator<Item = Finding> {
+    problems.into_iter().map(|problem| {
+        finding(file, document, Level::Warning, problem.reason, object, &problem.note)
+    })
 }
 
 /// The injector's warnings and rejections, for each document by itself.

@@ -12,11 +12,8 @@ use serde_json::Value;
 /// The stored part of a pod; a large cluster has many.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pod {
-    /// Its namespace.
     pub(crate) namespace: String,
-    /// Its name.
     pub(crate) name: String,
-    /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// Its `dapr.io` annotations.
     pub(crate) annotations: BTreeMap<String, String>,
@@ -37,7 +34,6 @@ pub(crate) struct Pod {
 /// A container of a pod.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Container {
-    /// Its name.
     pub(crate) name: String,
     /// Its image, as in the spec.
     pub(crate) image: String,
@@ -96,19 +92,6 @@ impl Pod {
     }
 }
 
-/// The tag of an image, which is the version (Dapr 1.18, CLI); empty without a tag.
-pub(crate) fn tag(image: &str) -> &str {
-    let name = image.split('@').next().unwrap_or_default();
-    let last = name.rsplit('/').next().unwrap_or_default();
-    last.split_once(':').map_or("", |(_, tag)| tag)
-}
-
-/// Major and minor of a version such as `1.18.3` or `v1.34.4-eks-1`.
-pub(crate) fn minor(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
 fn owner(pod: &Value, labels: &BTreeMap<String, String>) -> String {
     let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let controller = references.into_iter().flatten().find(|r| r.get("controller").is_some());
@@ -163,24 +146,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[rstest]
-    #[case::plain("ghcr.io/dapr/daprd:1.18.3", "1.18.3")]
-    #[case::port("localhost:5000/daprd", "")]
-    #[case::port_and_tag("localhost:5000/daprd:1", "1")]
-    #[case::digest("r/daprd:1.18.3@sha256:ab", "1.18.3")]
-    fn parses_tags(#[case] image: &str, #[case] want: &str) {
-        assert_eq!(tag(image), want);
-    }
-
-    #[rstest]
-    #[case("1.18.3", Some((1, 18)))]
-    #[case("v1.34.4-eks-4f35f", Some((1, 34)))]
-    #[case("1.30+", Some((1, 30)))]
-    #[case("edge", None)]
-    fn parses_minor_versions(#[case] version: &str, #[case] want: Option<(u32, u32)>) {
-        assert_eq!(minor(version), want);
-    }
 
     #[rstest]
     #[case::naked(json!({"dapr.io/enabled": "true"}), json!([{"name": "app"}]), "Running", true)]

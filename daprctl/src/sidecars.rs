@@ -1,16 +1,17 @@
-//! `daprctl sidecars`: what runs, how old it is, and what it did not load. Pure.
+//! `daprctl sidecars`: versions and skew of sidecars, and the Components that they did not load.
+//! Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use runtime::printable;
+use resources::images::{minor, tag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::facts::Fact;
-use crate::pods::{Pod, minor, tag, text};
+use crate::output::table;
+use crate::pods::{Pod, text};
 
-/// What a sidecar says about itself, `GET /v1.0/metadata` (Dapr 1.18).
+/// The metadata of a sidecar, `GET /v1.0/metadata` (Dapr 1.18).
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
@@ -39,7 +40,7 @@ pub(crate) struct SidecarFacts {
     pub(crate) pods: Vec<Pod>,
     /// Components of the same namespaces.
     pub(crate) components: Vec<Value>,
-    /// What sidecars said, by namespace and name of the pod; absent for those that were not asked.
+    /// Metadata by namespace and name of the pod; absent for sidecars that were not asked.
     pub(crate) metadata: BTreeMap<String, Fact<Metadata>>,
 }
 
@@ -132,33 +133,20 @@ pub(crate) fn to_table(rows: &[Row]) -> String {
             .to_owned();
     }
     let heading = ["NAMESPACE", "APP ID", "POD", "VERSION", "STATE", "COMPONENTS", "REMARKS"];
-    let mut lines = vec![heading.map(str::to_owned)];
-    lines.extend(rows.iter().map(|row| {
-        let state = match (&row.waiting, row.ready) {
-            (Some(reason), _) => reason.clone(),
-            (None, true) => "ready".to_owned(),
-            (None, false) => "not ready".to_owned(),
-        };
-        let loaded = row.components_loaded.as_ref();
-        let components = loaded.map_or("-".to_owned(), |loaded| loaded.len().to_string());
-        [&row.namespace, &row.app_id, &row.pod, &row.version, &state, &components, &remarks(row)]
-            .map(|cell| printable(cell))
-    }));
-    let mut widths = [0; 7];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut table = String::new();
-    for line in &lines {
-        let mut text = String::new();
-        for (cell, width) in line.iter().zip(widths) {
-            let _ = write!(text, "{cell:width$}   ");
-        }
-        let _ = writeln!(table, "{}", text.trim_end());
-    }
-    table
+    table::columns(heading, rows.iter().map(cells))
+}
+
+fn cells(row: &Row) -> [String; 7] {
+    let state = match (&row.waiting, row.ready) {
+        (Some(reason), _) => reason,
+        (None, true) => "ready",
+        (None, false) => "not ready",
+    };
+    let loaded = row.components_loaded.as_ref();
+    let components = loaded.map_or("-".to_owned(), |loaded| loaded.len().to_string());
+    let remarks = remarks(row);
+    [&row.namespace, &row.app_id, &row.pod, &row.version, state, &components, &remarks]
+        .map(str::to_owned)
 }
 
 fn remarks(row: &Row) -> String {
@@ -176,10 +164,9 @@ fn remarks(row: &Row) -> String {
     remarks.join("; ")
 }
 
-/// One JSON object and a newline.
-pub(crate) fn to_json(facts: &SidecarFacts, rows: &[Row]) -> serde_json::Result<String> {
-    let all = json!({"controlPlaneVersion": facts.version, "sidecars": rows});
-    Ok(serde_json::to_string_pretty(&all)? + "\n")
+/// One JSON object.
+pub(crate) fn to_value(facts: &SidecarFacts, rows: &[Row]) -> Value {
+    json!({"controlPlaneVersion": facts.version, "sidecars": rows})
 }
 
 #[cfg(test)]
@@ -234,7 +221,7 @@ mod tests {
     #[test]
     fn json() {
         let facts = facts();
-        insta::assert_snapshot!(to_json(&facts, &rows(&facts)).unwrap());
+        insta::assert_snapshot!(format!("{:#}\n", to_value(&facts, &rows(&facts))));
     }
 
     #[test]

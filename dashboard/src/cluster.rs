@@ -1,7 +1,10 @@
-//! Watches the API server and publishes what the pages read.
+//! Watches the API server and publishes snapshots for the pages.
 //!
-//! One task per watch owns its objects; readers take a [`Snapshot`]. Objects are reduced and redacted
-//! before they are stored.
+//! One task per watch owns its objects; readers take a [`Snapshot`]. Objects are reduced and
+//! redacted before they are stored.
+
+pub(crate) mod logs;
+pub(crate) mod reviews;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -22,14 +25,15 @@ use tokio::sync::watch;
 use crate::model::event::Event;
 use crate::model::pod::Pod;
 use crate::model::resource::{Kind, Resource};
-use crate::model::{Key, Snapshot, Watched};
+use crate::model::{Key, Mode, Snapshot, Watched};
 
-/// Objects of one kind that are kept; more are left out, which the log says.
+/// Largest number of kept objects of one kind; others are left out, with a warning in the log.
 const MAX_OBJECTS: usize = 50_000;
 
-/// What the watches have found. Cheap to clone.
+/// The objects of all watches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cluster {
+    mode: Mode,
     namespace: Arc<str>,
     pods: Published<Pod>,
     resources: Arc<BTreeMap<Kind, Published<Resource>>>,
@@ -41,10 +45,20 @@ pub(crate) struct Cluster {
 type Published<T> = Arc<ArcSwap<Watched<T>>>;
 
 impl Cluster {
-    /// Nothing yet. `namespace` is that of the control plane.
+    /// No objects yet. `namespace` is that of the control plane.
     pub(crate) fn new(namespace: &str) -> Self {
+        Self::in_mode(Mode::Kubernetes, namespace)
+    }
+
+    /// The sidecars of this machine: none yet, and no control plane.
+    pub(crate) fn self_hosted() -> Self {
+        Self::in_mode(Mode::SelfHosted, "")
+    }
+
+    fn in_mode(mode: Mode, namespace: &str) -> Self {
         let resources = Kind::ALL.into_iter().map(|kind| (kind, Published::default()));
         Self {
+            mode,
             namespace: namespace.into(),
             pods: Published::default(),
             resources: Arc::new(resources.collect()),
@@ -54,39 +68,53 @@ impl Cluster {
         }
     }
 
-    /// What is known now.
+    /// Where the applications run.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Replaces Pods and objects, if any of them changed.
+    pub(crate) fn replace(&self, pods: Watched<Pod>, resources: BTreeMap<Kind, Watched<Resource>>) {
+        let mut changed = set(&self.pods, pods);
+        for (kind, watched) in resources {
+            changed |= self.resources.get(&kind).is_some_and(|into| set(into, watched));
+        }
+        if changed {
+            self.changes.send_modify(|version| *version = version.wrapping_add(1));
+        }
+    }
+
+    /// The current objects.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let resources = self.resources.iter();
         Snapshot {
+            mode: self.mode,
             namespace: self.namespace.to_string(),
             pods: Watched::clone(&self.pods.load()),
             resources: resources.map(|(kind, all)| (*kind, Watched::clone(&all.load()))).collect(),
             events: Watched::clone(&self.events.load()),
             anchors: Watched::clone(&self.anchors.load()),
+            visible: None,
         }
     }
 
-    /// Replaces what is known, as watches of these objects would.
+    /// Replaces the objects, as watches would.
     #[cfg(test)]
     pub(crate) fn fill(&self, pods: &[Value], resources: &[(Kind, Value)], events: &[Value]) {
-        fn watched<T>(objects: impl Iterator<Item = (Key, T)>) -> Arc<Watched<T>> {
-            let objects = objects.map(|(key, object)| (key, Arc::new(object))).collect();
-            Arc::new(Watched { objects: Arc::new(objects), is_synced: true, failure: None })
-        }
         let pods = pods.iter().filter_map(Pod::read);
-        self.pods.store(watched(pods.map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod))));
-        for (kind, into) in self.resources.iter() {
-            let own = resources.iter().filter(|(its, _)| its == kind);
+        let pods = pods.map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod)).collect();
+        let kinds = Kind::ALL.into_iter().map(|kind| {
+            let own = resources.iter().filter(|(its, _)| *its == kind);
             let own = own.map(|(kind, object)| Resource::read(*kind, object));
-            into.store(watched(own.map(|r| ((r.namespace.clone(), r.name.clone()), r))));
-        }
+            (kind, own.map(|r| ((r.namespace.clone(), r.name.clone()), r)).collect())
+        });
+        self.replace(pods, kinds.collect());
         let events = events.iter().filter_map(Event::read).enumerate();
-        self.events
-            .store(watched(events.map(|(n, event)| ((String::new(), n.to_string()), event))));
-        self.changes.send_modify(|version| *version += 1);
+        let events = events.map(|(n, event)| ((String::new(), n.to_string()), event)).collect();
+        self.events.store(Arc::new(events));
     }
 
-    /// Changes whenever something that pages show may have changed.
+    /// Changes with every change of objects.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -151,6 +179,15 @@ impl Cluster {
     }
 }
 
+/// Whether it was another value.
+fn set<T: PartialEq>(into: &Published<T>, watched: Watched<T>) -> bool {
+    let changed = **into.load() != watched;
+    if changed {
+        into.store(Arc::new(watched));
+    }
+    changed
+}
+
 fn objects(
     watcher: &Watcher,
     kind: &'static str,
@@ -164,12 +201,12 @@ fn key(object: &DynamicObject) -> Key {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
-/// The part of an object that is stored. Only this value survives.
+/// Reduces an object to the stored part.
 fn reduce<T>(object: &DynamicObject, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
     serde_json::to_value(object).ok().and_then(|value| read(&value))
 }
 
-/// Where the objects of a watch are published.
+/// Publishes the objects of a watch.
 struct Publish<T> {
     into: Published<T>,
     changes: Arc<watch::Sender<u64>>,
@@ -202,7 +239,7 @@ async fn watch<T: PartialEq + Debug + Send>(
         if failed.is_some()
             && let Some(ready) = &ready
         {
-            ready.set_ready(); // pages say what they cannot show
+            ready.set_ready(); // pages name missing rights
         }
         let full = store.objects().len() >= MAX_OBJECTS;
         let event = event.map(|(key, object)| {

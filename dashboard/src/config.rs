@@ -1,12 +1,17 @@
-//! Flags as they are given, and the configuration that they mean.
+//! Flags and the checked configuration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use runtime::{ProcessFlags, environment};
 
 /// Longest base path in bytes: proxies use a word or two.
 const MAX_BASE_PATH_BYTES: usize = 256;
+
+/// Default port of the health endpoint.
+const HEALTH_PORT: u16 = 8081;
+/// Name of the folder that `dapr init` creates (Dapr CLI 1.16).
+const INSTALLATION: &str = ".dapr";
 
 /// The command line.
 #[derive(Debug, Clone, clap::Parser)]
@@ -19,12 +24,16 @@ const MAX_BASE_PATH_BYTES: usize = 256;
 pub struct Flags {
     /// Logs, health, metrics.
     #[command(flatten)]
-    pub process: ProcessFlags,
+    process: ProcessFlags,
+    /// Where applications run: kubernetes, or standalone for the processes of this machine, which
+    /// `dapr dashboard` shows [default: kubernetes in a pod or with --kubeconfig, else standalone]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<Mode>,
     /// Port of the pages
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     pub port: u16,
-    /// Loopback address that the pages listen on. Others are refused: the pages have no login, and a
-    /// port-forward is authorised by the API server
+    /// Loopback address that the pages listen on. Others are refused: the pages have no login, and
+    /// a port-forward is authorised by the API server
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     pub address: IpAddr,
     /// Namespace of the control plane [default: `$NAMESPACE`, else dapr-system]
@@ -37,9 +46,35 @@ pub struct Flags {
     /// commas: those of a proxy
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     pub allowed_hosts: Vec<String>,
+    /// Authorisation: none shows the same to all users of the pages; token requires a user's bearer
+    /// token in each request, as a proxy with a login sends it, and shows what that user may list
+    #[arg(long, default_value = "none", value_name = "MODE")]
+    pub auth: Auth,
+    /// Show logs of sidecars and of the control plane: needs the right to get pods/log, that of the
+    /// user with --auth=token
+    #[arg(long)]
+    pub logs: bool,
     /// Path of a kubeconfig, for running outside of a cluster
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// Where applications run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// In a cluster.
+    Kubernetes,
+    /// As processes of this machine.
+    Standalone,
+}
+
+/// How requests are authorised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Auth {
+    /// Everyone who reaches the loopback of the pod.
+    None,
+    /// By the rights of the token in the header `Authorization`.
+    Token,
 }
 
 /// Checked flags.
@@ -55,9 +90,28 @@ pub struct Config {
     pub base_path: String,
     /// Host names, in lower case, that requests may ask for beside those of the loopback.
     pub allowed_hosts: Vec<String>,
-    /// Path of a kubeconfig; `None` for `KUBECONFIG`, the pod's own credentials or
-    /// `$HOME/.kube/config`.
-    pub kubeconfig: Option<PathBuf>,
+    /// How requests are authorised.
+    pub auth: Auth,
+    /// Whether logs of sidecars and of the control plane are shown.
+    pub logs: bool,
+    /// Where applications and objects come from.
+    pub source: Source,
+}
+
+/// Where applications and objects come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// From the API server.
+    Kubernetes {
+        /// Path of a kubeconfig; `None` for `KUBECONFIG`, the pod's own credentials or
+        /// `$HOME/.kube/config`.
+        kubeconfig: Option<PathBuf>,
+    },
+    /// From the processes of this machine.
+    SelfHosted {
+        /// Folder of the installation, `~/.dapr`.
+        folder: PathBuf,
+    },
 }
 
 /// Why flags cannot be used.
@@ -68,17 +122,61 @@ pub enum ConfigError {
         "--address {0} is not a loopback address: the pages have no login; listen on 127.0.0.1 and use `kubectl port-forward`, `dapr dashboard -k` or a proxy with a login in the same pod"
     )]
     NotLoopback(IpAddr),
-    /// The base path is no path.
+    /// The base path is not a path.
     #[error(
         "--base-path {0:?} is no path: write segments of letters, digits, '-', '_' and '.', such as /dapr, of at most 256 bytes"
     )]
     BasePath(String),
+    /// A flag has no meaning without a cluster.
+    #[error("{0} needs a cluster: leave it out, or set --mode=kubernetes")]
+    NeedsCluster(&'static str),
     /// A host name is not one.
     #[error("--allowed-hosts {0:?} is no host name: write it without scheme, port and path")]
     Host(String),
 }
 
 impl Flags {
+    /// Flags of the process. Without a cluster the default ports of health and metrics are often
+    /// those of other programs of this machine: health takes a free one, and there are no metrics.
+    pub fn process(&self) -> ProcessFlags {
+        let given = self.process.clone();
+        match self.mode() {
+            Mode::Kubernetes => given,
+            Mode::Standalone => ProcessFlags {
+                enable_metrics: false,
+                healthz_port: if given.healthz_port == HEALTH_PORT {
+                    0
+                } else {
+                    given.healthz_port
+                },
+                healthz_listen_address: Ipv4Addr::LOCALHOST.to_string(),
+                ..given
+            },
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        let in_pod = environment::var("KUBERNETES_SERVICE_HOST").is_some();
+        let by_default =
+            if in_pod || self.kubeconfig.is_some() { Mode::Kubernetes } else { Mode::Standalone };
+        self.mode.unwrap_or(by_default)
+    }
+
+    fn source(&self) -> Result<Source, ConfigError> {
+        if self.mode() == Mode::Kubernetes {
+            return Ok(Source::Kubernetes { kubeconfig: self.kubeconfig.clone() });
+        }
+        let needs_cluster = [
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--auth=token", self.auth == Auth::Token),
+            ("--logs", self.logs),
+        ];
+        match needs_cluster.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(ConfigError::NeedsCluster(flag)),
+            None => Ok(Source::SelfHosted { folder: installation() }),
+        }
+    }
+
     /// Checks the flags.
     ///
     /// # Errors
@@ -88,6 +186,7 @@ impl Flags {
             return Err(ConfigError::NotLoopback(self.address));
         }
         let base_path = base_path(&self.base_path)?;
+        let source = self.source()?;
         let hosts = self.allowed_hosts.into_iter().filter(|host| !host.is_empty());
         let allowed_hosts = hosts.map(host).collect::<Result<_, _>>()?;
         let own = environment::var("NAMESPACE").filter(|name| !name.is_empty());
@@ -98,9 +197,21 @@ impl Flags {
             namespace,
             base_path,
             allowed_hosts,
-            kubeconfig: self.kubeconfig,
+            auth: self.auth,
+            logs: self.logs,
+            source,
         })
     }
+}
+
+/// The folder of the installation: that of this program if the CLI installed it, as
+/// `FOLDER/bin/dashboard`, else `~/.dapr`.
+fn installation() -> PathBuf {
+    let program = std::env::current_exe().ok();
+    let own = program.as_deref().and_then(|program| program.parent()?.parent());
+    let own = own.filter(|folder| folder.ends_with(INSTALLATION));
+    let home = || PathBuf::from(environment::var("HOME").unwrap_or_default()).join(INSTALLATION);
+    own.map_or_else(home, PathBuf::from)
 }
 
 fn base_path(text: &str) -> Result<String, ConfigError> {
@@ -161,6 +272,33 @@ mod tests {
         let at = format!("/{}", "a".repeat(MAX_BASE_PATH_BYTES - 1));
         assert!(config(&["--base-path", &at]).is_ok());
         assert!(config(&["--base-path", &format!("{at}a")]).is_err());
+    }
+
+    #[test]
+    fn without_a_cluster_flags_of_a_cluster_are_refused() {
+        for flag in ["--logs", "--auth=token", "--kubeconfig=k"] {
+            let error = config(&["--mode", "standalone", flag]).unwrap_err();
+            assert!(error.to_string().contains("--mode=kubernetes"), "{error}");
+        }
+        let own = config(&["--mode", "standalone"]).unwrap().source;
+        assert!(matches!(own, Source::SelfHosted { folder } if folder.ends_with(".dapr")));
+    }
+
+    #[test]
+    fn a_kubeconfig_means_a_cluster() {
+        let file = Some(PathBuf::from("k"));
+        let source = config(&["--kubeconfig", "k"]).unwrap().source;
+        assert_eq!(source, Source::Kubernetes { kubeconfig: file });
+    }
+
+    #[test]
+    fn without_a_cluster_no_default_port_is_taken() {
+        let process = |args: &[&str]| {
+            let words = ["dashboard", "--mode=standalone"].into_iter().chain(args.iter().copied());
+            Flags::try_parse_from(words).unwrap().process()
+        };
+        assert_eq!((process(&[]).healthz_port, process(&[]).enable_metrics), (0, false));
+        assert_eq!(process(&["--healthz-port", "7"]).healthz_port, 7);
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! HTML whose text and attribute values are always escaped: there is no way to put a string into a
-//! page unescaped.
+//! HTML whose text and attribute values are always escaped: no string can enter a page unescaped.
 //!
 //! A page is a value of [`Html`], built from [`el`] and [`text`]. Tag and attribute names are
 //! `&'static str`, so that no data becomes one.

@@ -9,7 +9,7 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let flags: Flags = runtime::flags::parse();
-    runtime::main("dapr.dashboard", &flags.process.clone(), async move |scope| {
+    runtime::main("dapr.dashboard", &flags.process(), async move |scope| {
         Ok(dashboard::run(flags.into_config()?, scope).await?)
     })
 }

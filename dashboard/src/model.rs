@@ -1,19 +1,24 @@
-//! What the dashboard knows about a cluster, without any secret value. Pure.
+//! The dashboard's model of a cluster, without secret values. Pure.
 //!
 //! Start at [`Snapshot`]. Objects are reduced and redacted ([`redaction`]) as they arrive from the API
-//! server, before anything else sees them: no page, JSON form or log can show what is not here.
+//! server, before any other code sees them: pages, JSON forms and logs can show nothing else.
 
-pub(crate) mod component_types;
+pub(crate) mod access;
 pub(crate) mod event;
+pub(crate) mod log;
 pub(crate) mod pod;
+pub(crate) mod process;
+pub(crate) mod public_metadata;
 pub(crate) mod redaction;
 pub(crate) mod resource;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::model::access::{Right, Visible};
 use event::Event;
 use pod::Pod;
 use resource::{Kind, Resource};
@@ -22,13 +27,13 @@ use resource::{Kind, Resource};
 pub(crate) type Key = (String, String);
 
 /// The state of one watch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Watched<T> {
     /// The objects.
     pub(crate) objects: Arc<BTreeMap<Key, Arc<T>>>,
     /// Whether the first list is complete.
     pub(crate) is_synced: bool,
-    /// Why the watch fails at present; contains what the API server said.
+    /// Why the watch fails at present, with the answer of the API server.
     pub(crate) failure: Option<String>,
 }
 
@@ -39,6 +44,12 @@ impl<T> Default for Watched<T> {
 }
 
 impl<T> Watched<T> {
+    /// All objects, of a complete list.
+    pub(crate) fn of(objects: impl IntoIterator<Item = (Key, T)>, failure: Option<String>) -> Self {
+        let objects = objects.into_iter().map(|(key, object)| (key, Arc::new(object)));
+        Self { objects: Arc::new(objects.collect()), is_synced: true, failure }
+    }
+
     /// The objects in the order of namespace and name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<T>> {
         self.objects.values()
@@ -50,9 +61,19 @@ impl<T> Watched<T> {
     }
 }
 
-/// What is known at one moment.
+/// Where applications run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    #[default]
+    Kubernetes,
+    /// As processes of this machine.
+    SelfHosted,
+}
+
+/// The state at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
+    pub(crate) mode: Mode,
     /// Namespace of the control plane.
     pub(crate) namespace: String,
     /// Pods with a sidecar, pods that ask for one, and those of the control plane.
@@ -63,6 +84,8 @@ pub(crate) struct Snapshot {
     pub(crate) events: Watched<Event>,
     /// The `ConfigMap` with the trust anchors in PEM; certificates are public.
     pub(crate) anchors: Watched<String>,
+    /// What the user may see; `None` for everything.
+    pub(crate) visible: Option<Arc<Visible>>,
 }
 
 impl Snapshot {
@@ -78,7 +101,18 @@ impl Snapshot {
 
     /// Pods of the control plane.
     pub(crate) fn control_plane(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.iter().filter(|pod| pod.namespace == self.namespace && pod.is_control_plane())
+        self.pods.iter().filter(|pod| self.is_control_plane(pod))
+    }
+
+    /// Whether a pod belongs to the control plane: labels alone are anybody's.
+    pub(crate) fn is_control_plane(&self, pod: &Pod) -> bool {
+        pod.namespace == self.namespace && pod.is_control_plane()
+    }
+
+    /// Addresses of the ready pods of a service of the control plane, by its label `app`.
+    pub(crate) fn ready_addresses(&self, app: &str) -> impl Iterator<Item = IpAddr> {
+        let ready = self.control_plane().filter(move |pod| pod.app() == app && pod.is_ready());
+        ready.filter_map(|pod| pod.address)
     }
 
     /// Version of the control plane: the tag of an image that the operator runs, or of any service.
@@ -89,7 +123,12 @@ impl Snapshot {
         Some(version).filter(|version| !version.is_empty())
     }
 
-    /// What could not be watched, and why.
+    /// Whether the user may see Pods of this namespace, for facts that come from elsewhere.
+    pub(crate) fn shows_namespace(&self, namespace: &str) -> bool {
+        self.visible.as_ref().is_none_or(|visible| visible.admits(Right::Pods, namespace))
+    }
+
+    /// Watches that fail, and why.
     pub(crate) fn failures(&self) -> Vec<(&'static str, &str)> {
         let mut all: Vec<_> =
             self.pods.failure.as_deref().map(|text| ("Pods", text)).into_iter().collect();
@@ -109,8 +148,19 @@ pub(crate) fn string(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Major and minor of a version such as `1.18.3` or `v1.34.4-eks-1`.
-pub(crate) fn minor(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.trim_start_matches('v').split(['.', '-', '+']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+#[cfg(test)]
+impl<T> FromIterator<(Key, T)> for Watched<T> {
+    fn from_iter<I: IntoIterator<Item = (Key, T)>>(objects: I) -> Self {
+        Self::of(objects, None)
+    }
+}
+
+#[cfg(test)]
+impl Snapshot {
+    /// A cluster with these Pods of the API, control plane in `dapr-system`.
+    pub(crate) fn of_pods(pods: impl IntoIterator<Item = Value>) -> Self {
+        let pods = pods.into_iter().filter_map(|pod| Pod::read(&pod));
+        let pods = pods.map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod)).collect();
+        Self { namespace: "dapr-system".to_owned(), pods, ..Self::default() }
+    }
 }

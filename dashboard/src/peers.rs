@@ -1,17 +1,20 @@
 //! Asks sidecars and services of the control plane over plain HTTP.
 //!
 //! Addresses come from Pods of the API server, ports and paths are fixed: no request of a browser
-//! chooses where the dashboard connects to. What answers mean is in [`answers`].
+//! chooses where the dashboard connects to. [`answers`] parses answers.
 
 pub(crate) mod answers;
+pub(crate) mod samples;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -21,18 +24,21 @@ use tokio::sync::Semaphore;
 
 /// Time of one question, from the connect to the last byte.
 const LIMIT: Duration = Duration::from_secs(2);
+/// Time of all questions about applications of a page: a sidecar that does not answer takes
+/// [`LIMIT`], and there may be hundreds.
+const PAGE_LIMIT: Duration = Duration::from_secs(3);
 /// Questions at the same time.
 const CONCURRENT: usize = 32;
 /// Bytes of one answer.
 const MAX_BYTES: usize = 1024 * 1024;
-/// How long an answer is kept, so that a page that many people watch asks once.
+/// How long an answer is kept, so that a page that many users watch asks once.
 const FRESH: Duration = Duration::from_secs(5);
 /// Answers that are kept.
-const MAX_KEPT: usize = 256;
+const MAX_KEPT: usize = 1_024;
 /// Bytes of the answers that are kept together.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
-/// A question: where, and the path.
+/// A question: address and path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Question {
     pub(crate) address: IpAddr,
@@ -40,14 +46,16 @@ pub(crate) struct Question {
     pub(crate) path: &'static str,
 }
 
-/// Why there is no answer.
+/// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AskError {
-    /// A pod's address that belongs to this machine alone.
-    #[error("{0} is no address of a pod")]
+    /// An address where no sidecar can be: in a cluster one of this machine, else one of another.
+    #[error("{0} is no address of a sidecar")]
     Address(IpAddr),
     #[error("{address}:{port} does not answer within {} s: {reason}", LIMIT.as_secs())]
     Silent { address: IpAddr, port: u16, reason: String },
+    #[error("{address}:{port} does not answer within the {} s of a page", PAGE_LIMIT.as_secs())]
+    Late { address: IpAddr, port: u16 },
     #[error("{address}:{port}{path} answers {status}")]
     Status { address: IpAddr, port: u16, path: &'static str, status: u16 },
     #[error("{address}:{port}{path} answers with more than {MAX_BYTES} bytes, or breaks off")]
@@ -65,14 +73,22 @@ pub(crate) struct Peers {
     reach: Reach,
 }
 
-/// Which addresses are connected to.
+/// Addresses that may be connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// Those that a pod can have.
+    /// Addresses that a pod can have.
     Pods,
-    /// Also those of this machine, for tests.
-    #[cfg(test)]
-    Anything,
+    /// Loopback addresses.
+    Loopback,
+}
+
+impl Reach {
+    fn admits(self, address: IpAddr) -> bool {
+        match self {
+            Self::Pods => is_pod_address(address),
+            Self::Loopback => address.is_loopback(),
+        }
+    }
 }
 
 impl Peers {
@@ -85,12 +101,26 @@ impl Peers {
         join_all(questions.into_iter().map(|question| self.ask(question))).await
     }
 
+    /// Asks the questions of a page, [`CONCURRENT`] at once and at most for [`PAGE_LIMIT`], and
+    /// reads each body as it arrives. The answers are by the same keys.
+    pub(crate) async fn ask_by<K: Ord + Clone, T>(
+        &self,
+        questions: Vec<(K, Question)>,
+        read: impl Fn(&K, Bytes) -> T,
+    ) -> BTreeMap<K, Result<T, AskError>> {
+        ask_in_time(questions, |question| self.ask(question), read).await
+    }
+
     /// Asks one question, unless its answer is kept.
     pub(crate) async fn ask(&self, question: Question) -> Answer {
         if let Some(answer) = self.lock().get(&question, clock::monotonic()) {
             return answer;
         }
         let _slot = self.slots.acquire().await; // never closed
+        // Another page may have asked while this one waited.
+        if let Some(answer) = self.lock().get(&question, clock::monotonic()) {
+            return answer;
+        }
         let answer = self.fetch(&question).await;
         self.lock().put(question, answer.clone(), clock::monotonic());
         answer
@@ -98,7 +128,7 @@ impl Peers {
 
     async fn fetch(&self, question: &Question) -> Answer {
         let Question { address, port, path } = *question;
-        if self.reach == Reach::Pods && !is_pod_address(address) {
+        if !self.reach.admits(address) {
             return Err(AskError::Address(address));
         }
         let silent = |reason: String| AskError::Silent { address, port, reason };
@@ -136,7 +166,30 @@ impl Peers {
     }
 }
 
-/// Whether a pod can have this address; the others belong to this machine or to nobody.
+/// Questions without an answer at [`PAGE_LIMIT`] are [`AskError::Late`]. Dropping the future is safe.
+async fn ask_in_time<K: Ord + Clone, T, F: Future<Output = Answer>>(
+    questions: Vec<(K, Question)>,
+    ask: impl Fn(Question) -> F,
+    read: impl Fn(&K, Bytes) -> T,
+) -> BTreeMap<K, Result<T, AskError>> {
+    let late = |&Question { address, port, .. }: &Question| AskError::Late { address, port };
+    let unanswered = questions.iter().map(|(key, question)| (key.clone(), Err(late(question))));
+    let mut answers: BTreeMap<_, _> = unanswered.collect();
+    let asked = questions.into_iter().map(|(key, question)| {
+        let answer = ask(question);
+        async move { (key, answer.await) }
+    });
+    // A page waits for a slot with few questions, so that the next page is not behind all of them.
+    let asked = stream::iter(asked).buffer_unordered(CONCURRENT);
+    let mut asked = pin!(asked.take_until(tokio::time::sleep(PAGE_LIMIT)));
+    while let Some((key, answer)) = asked.next().await {
+        let answer = answer.map(|body| read(&key, body));
+        answers.insert(key, answer);
+    }
+    answers
+}
+
+/// Whether a pod can have this address; the others belong to this machine or to no host.
 fn is_pod_address(address: IpAddr) -> bool {
     let link_local = match address.to_canonical() {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
@@ -205,6 +258,32 @@ mod tests {
         Question { address: [127, 0, 0, 1].into(), port, path: "/v1.0/metadata" }
     }
 
+    /// Asks this many sidecars that take this long: how many answered, and after how long the page
+    /// goes on, by a clock that stands while anything runs.
+    async fn page(sidecars: u16, each: Duration) -> (usize, Duration) {
+        let started = tokio::time::Instant::now();
+        let ask = async |_| {
+            tokio::time::sleep(each).await;
+            Ok(Bytes::new())
+        };
+        let questions = (0..sidecars).map(|port| (port, question(port))).collect();
+        let answers = ask_in_time(questions, ask, |_, _| ()).await;
+        assert_eq!(answers.len(), usize::from(sidecars));
+        let late = |answer: &Result<(), AskError>| matches!(answer, Err(AskError::Late { .. }));
+        let answered = answers.values().filter(|answer| !late(answer)).count();
+        (answered, started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sidecars_that_do_not_answer_hold_a_page_no_longer_than_its_limit() {
+        let (tenth, moment) = (Duration::from_millis(100), Duration::from_millis(1));
+        assert_eq!(page(512, tenth).await, (512, tenth * 16));
+        assert_eq!(page(512, LIMIT).await, (CONCURRENT, PAGE_LIMIT));
+        let in_time = PAGE_LIMIT.saturating_sub(moment);
+        assert_eq!(page(1, in_time).await, (1, in_time));
+        assert_eq!(page(1, PAGE_LIMIT + moment).await, (0, PAGE_LIMIT));
+    }
+
     #[test]
     fn answers_are_kept_five_seconds() {
         let (mut kept, now) = (Kept::default(), clock::monotonic());
@@ -228,7 +307,7 @@ mod tests {
         assert_eq!((kept.answers.len(), kept.bytes), (1, MAX_KEPT_BYTES));
     }
 
-    /// Answers one request with so many bytes.
+    /// Answers one request with this many bytes.
     async fn serve(head: &'static str, bytes: usize) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -246,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_of_the_limit_is_read_and_one_byte_more_is_not() {
-        let peers = Peers::new(Reach::Anything);
+        let peers = Peers::new(Reach::Loopback);
         let at = serve("200 OK", MAX_BYTES).await;
         assert_eq!(peers.ask(question(at)).await.unwrap().len(), MAX_BYTES);
         let past = serve("200 OK", MAX_BYTES + 1).await;
@@ -255,11 +334,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_says_who_failed_how() {
-        let peers = Peers::new(Reach::Anything);
+        let peers = Peers::new(Reach::Loopback);
         let port = serve("404 Not Found", 0).await;
         let error = peers.ask(question(port)).await.unwrap_err().to_string();
         assert_eq!(error, format!("127.0.0.1:{port}/v1.0/metadata answers 404"));
         let closed = Peers::new(Reach::Pods).ask(question(port)).await.unwrap_err();
         assert_eq!(closed, AskError::Address([127, 0, 0, 1].into()));
+        let far = Question { address: [10, 0, 0, 1].into(), ..question(port) };
+        let error = peers.ask(far).await.unwrap_err();
+        assert_eq!(error, AskError::Address([10, 0, 0, 1].into()));
     }
 }

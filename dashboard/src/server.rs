@@ -4,44 +4,49 @@
 
 pub(crate) mod assets;
 pub(crate) mod guard;
+mod logs;
+mod permitted;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
-use axum::response::sse::{Event as ServerEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use futures::{Stream, StreamExt as _};
 use runtime::clock;
 use serde::Serialize;
-use tokio_stream::wrappers::WatchStream;
 
 use crate::cluster::Cluster;
+use crate::cluster::logs::Logs;
+use crate::cluster::reviews::Reviews;
 use crate::html::Html;
-use crate::model::Snapshot;
 use crate::model::resource::Kind;
+use crate::model::{Mode, Snapshot};
 use crate::pages::parts::Filter;
+use crate::pages::sidecars::Subject;
 use crate::pages::{
-    Site, actors, app, apps, certificates, control_plane, not_found, overview, resource,
+    Site, actors, app, apps, certificates, control_plane, graph, jobs, not_found, overview,
+    resource, sidecars, topics,
 };
-use crate::peers::Peers;
+use crate::peers::{Answer, Peers};
+use permitted::Permitted;
 
 /// Path of the live updates below the base path.
 pub(crate) const CHANGES: &str = "/changes";
-/// Shortest interval of live updates to one browser.
-const LIVE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What handlers use. Cheap to clone.
+/// State of the handlers. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pages {
     pub(crate) cluster: Cluster,
     pub(crate) peers: Peers,
+    /// With `--logs`.
+    pub(crate) logs: Option<Logs>,
+    /// With `--auth=token`: the reviews of the rights of users.
+    pub(crate) reviews: Option<Reviews>,
     /// Path below which the pages are served; empty for the root.
     pub(crate) base: Arc<str>,
 }
@@ -49,15 +54,17 @@ pub(crate) struct Pages {
 /// All routes, with their guard.
 pub(crate) fn router(pages: Pages, guard: guard::Guard) -> Router {
     let base = pages.base.to_string();
-    let routes = Router::new()
-        .route("/", get(overview))
+    let routes = match pages.cluster.mode() {
+        Mode::Kubernetes => kubernetes_only(),
+        Mode::SelfHosted => instead_of_kubernetes(),
+    };
+    let routes = routes
         .route("/apps", get(list_apps))
         .route("/apps/{namespace}/{app}", get(one_app))
-        .route("/actors", get(actors))
-        .route("/control-plane", get(control_plane))
-        .route("/certificates", get(certificates))
+        .route("/graph", get(graph))
+        .route("/topics", get(topics))
         .route("/assets/{name}", get(assets::serve))
-        .route(CHANGES, get(changes))
+        .route(CHANGES, get(logs::changes))
         .route("/{kind}", get(list_resources))
         .route("/{kind}/{namespace}/{name}", get(one_resource))
         .fallback(missing)
@@ -66,7 +73,25 @@ pub(crate) fn router(pages: Pages, guard: guard::Guard) -> Router {
     routes.layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
 }
 
-/// The routes below a path; the path itself leads to the first page with and without a slash.
+/// The pages about a control plane in a cluster.
+fn kubernetes_only() -> Router<Pages> {
+    Router::new()
+        .route("/", get(overview))
+        .route("/actors", get(actors))
+        .route("/jobs", get(jobs))
+        .route("/control-plane", get(control_plane))
+        .route("/certificates", get(certificates))
+        .route("/logs/{namespace}/{pod}", get(logs::one_log))
+}
+
+/// Without a cluster: the applications are the first page.
+fn instead_of_kubernetes() -> Router<Pages> {
+    let paths = ["/actors", "/jobs", "/control-plane", "/certificates", "/logs/{namespace}/{pod}"];
+    let first = Router::new().route("/", get(list_apps));
+    paths.into_iter().fold(first, |routes, path| routes.route(path, get(needs_cluster)))
+}
+
+/// The routes below a path. The path without a slash redirects to the first page.
 fn below(base: &str, routes: Router) -> Router {
     let first = format!("{base}/");
     let to_first = move || async move { axum::response::Redirect::permanent(&first) };
@@ -96,6 +121,14 @@ impl Form {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for Filter {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
 /// One request for a page.
 struct Request<'a> {
     site: Site<'a>,
@@ -104,10 +137,11 @@ struct Request<'a> {
 
 impl<'a> Request<'a> {
     fn new(pages: &'a Pages, snapshot: &'a Snapshot, headers: &HeaderMap) -> Self {
-        Self { site: Site { base: &pages.base, snapshot }, form: Form::of(headers) }
+        let site = Site { has_logs: pages.logs.is_some(), ..Site::new(&pages.base, snapshot) };
+        Self { site, form: Form::of(headers) }
     }
 
-    /// The view model in the form that was asked for.
+    /// The view model in the requested form.
     fn answer<V: Serialize>(
         &self,
         current: &str,
@@ -124,12 +158,16 @@ impl<'a> Request<'a> {
     }
 
     fn missing(&self, what: &str) -> Response {
+        self.not_found(&format!("{what} does not exist"))
+    }
+
+    fn not_found(&self, why: &str) -> Response {
         match self.form {
             Form::Json => {
-                let body = serde_json::json!({"error": format!("{what} does not exist")});
+                let body = serde_json::json!({"error": why});
                 (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
             }
-            Form::Html => html(StatusCode::NOT_FOUND, not_found(&self.site, what)),
+            Form::Html => html(StatusCode::NOT_FOUND, not_found(&self.site, why)),
         }
     }
 }
@@ -138,29 +176,35 @@ fn html(status: StatusCode, document: String) -> Response {
     (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], document).into_response()
 }
 
-async fn overview(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let snapshot = pages.cluster.snapshot();
+async fn overview(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
     let view = overview::view(&snapshot, clock::now());
     Request::new(&pages, &snapshot, &headers).answer("", "Overview", &view, overview::render)
 }
 
 async fn list_apps(
     State(pages): State<Pages>,
-    RawQuery(query): RawQuery,
+    Permitted(snapshot): Permitted,
+    filter: Filter,
     headers: HeaderMap,
 ) -> Response {
-    let snapshot = pages.cluster.snapshot();
-    let filter = Filter::parse(query.as_deref().unwrap_or_default());
-    let view = apps::view(&snapshot, filter, clock::now());
+    let metadata = match snapshot.mode {
+        Mode::Kubernetes => BTreeMap::new(),
+        Mode::SelfHosted => ask_apps(&pages, &snapshot, &filter, Subject::Metadata).await,
+    };
+    let view = apps::view(&snapshot, &metadata, filter, clock::now());
     Request::new(&pages, &snapshot, &headers).answer("apps", "Applications", &view, apps::render)
 }
 
 async fn one_app(
     State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
     Path((namespace, app_id)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    let snapshot = pages.cluster.snapshot();
     let answer = match app::question(&snapshot, &namespace, &app_id) {
         Some(question) => Some(pages.peers.ask(question).await),
         None => None,
@@ -174,25 +218,78 @@ async fn one_app(
 
 async fn actors(
     State(pages): State<Pages>,
-    RawQuery(query): RawQuery,
+    Permitted(snapshot): Permitted,
+    filter: Filter,
     headers: HeaderMap,
 ) -> Response {
-    let snapshot = pages.cluster.snapshot();
     let answers = pages.peers.ask_all(actors::questions(&snapshot)).await;
-    let filter = Filter::parse(query.as_deref().unwrap_or_default());
     let view = actors::view(&snapshot, &answers, filter);
     Request::new(&pages, &snapshot, &headers).answer("actors", "Actors", &view, actors::render)
 }
 
-async fn control_plane(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let snapshot = pages.cluster.snapshot();
-    let view = control_plane::view(&snapshot, clock::now());
-    let request = Request::new(&pages, &snapshot, &headers);
-    request.answer("control-plane", "Control plane", &view, |_, view| control_plane::render(view))
+/// The answers of one sidecar of each application that the filter admits.
+async fn ask_apps(
+    pages: &Pages,
+    snapshot: &Snapshot,
+    filter: &Filter,
+    subject: Subject,
+) -> BTreeMap<sidecars::App, Answer> {
+    let questions = sidecars::questions(snapshot, filter, subject, sidecars::MAX_ASKED);
+    pages.peers.ask_by(questions, |_, body| body).await
 }
 
-async fn certificates(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let snapshot = pages.cluster.snapshot();
+async fn graph(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    filter: Filter,
+    headers: HeaderMap,
+) -> Response {
+    let (questions, now) = (graph::questions(&snapshot, &filter), clock::now());
+    let calls = pages.peers.ask_by(questions, |app, body| graph::calls(app, &body, now)).await;
+    let view = graph::view(&snapshot, calls, filter);
+    Request::new(&pages, &snapshot, &headers).answer("graph", "Graph", &view, graph::render)
+}
+
+async fn topics(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    filter: Filter,
+    headers: HeaderMap,
+) -> Response {
+    let (metadata, metrics) = tokio::join!(
+        ask_apps(&pages, &snapshot, &filter, Subject::Metadata),
+        ask_apps(&pages, &snapshot, &filter, Subject::Metrics),
+    );
+    let view = topics::view(&snapshot, &metadata, &metrics, filter);
+    Request::new(&pages, &snapshot, &headers).answer("topics", "Topics", &view, topics::render)
+}
+
+async fn jobs(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
+    let answers = pages.peers.ask_all(jobs::questions(&snapshot)).await;
+    let view = jobs::view(&snapshot, &answers);
+    let request = Request::new(&pages, &snapshot, &headers);
+    request.answer("jobs", "Jobs and workflows", &view, jobs::render)
+}
+
+async fn control_plane(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
+    let view = control_plane::view(&snapshot, clock::now());
+    let request = Request::new(&pages, &snapshot, &headers);
+    request.answer("control-plane", "Control plane", &view, control_plane::render)
+}
+
+async fn certificates(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
     let answers = pages.peers.ask_all(certificates::questions(&snapshot)).await;
     let view = certificates::view(&snapshot, &answers, clock::now());
     let request = Request::new(&pages, &snapshot, &headers);
@@ -201,54 +298,52 @@ async fn certificates(State(pages): State<Pages>, headers: HeaderMap) -> Respons
 
 async fn list_resources(
     State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
     Path(plural): Path<String>,
-    RawQuery(query): RawQuery,
+    filter: Filter,
     headers: HeaderMap,
 ) -> Response {
-    let snapshot = pages.cluster.snapshot();
     let request = Request::new(&pages, &snapshot, &headers);
     let Some(kind) = Kind::parse(&plural) else {
         return request.missing(&format!("Page {plural}"));
     };
-    let filter = Filter::parse(query.as_deref().unwrap_or_default());
     let view = resource::list(&snapshot, kind, filter, clock::now());
     request.answer(kind.plural(), kind.title(), &view, resource::render_list)
 }
 
 async fn one_resource(
     State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
     Path((plural, namespace, name)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    let snapshot = pages.cluster.snapshot();
     let request = Request::new(&pages, &snapshot, &headers);
     let Some(kind) = Kind::parse(&plural) else {
         return request.missing(&format!("Page {plural}"));
     };
     let questions = resource::questions(&snapshot, kind, &namespace, &name);
-    let (apps, questions): (Vec<_>, Vec<_>) = questions.into_iter().unzip();
-    let answers: BTreeMap<_, _> =
-        apps.into_iter().zip(pages.peers.ask_all(questions).await).collect();
+    let answers = pages.peers.ask_by(questions, |_, body| body).await;
     match resource::one(&snapshot, (kind, &namespace, &name), &answers, clock::now()) {
         Some(view) => request.answer(kind.plural(), &name, &view, resource::render_one),
         None => request.missing(&format!("{} {namespace}/{name}", kind.name())),
     }
 }
 
-async fn missing(State(pages): State<Pages>, headers: HeaderMap) -> Response {
-    let snapshot = pages.cluster.snapshot();
-    Request::new(&pages, &snapshot, &headers).missing("This page")
+async fn needs_cluster(
+    State(pages): State<Pages>,
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
+    let why = "This page is about a control plane in Kubernetes; dapr dashboard -k or daprctl dashboard opens that of a cluster";
+    Request::new(&pages, &snapshot, &headers).not_found(why)
 }
 
-/// Tells browsers that something changed; they load their page again.
-async fn changes(
+async fn missing(
     State(pages): State<Pages>,
-) -> Sse<impl Stream<Item = Result<ServerEvent, Infallible>>> {
-    let changes = WatchStream::from_changes(pages.cluster.changes()).then(async |version| {
-        tokio::time::sleep(LIVE_INTERVAL).await;
-        Ok(ServerEvent::default().data(version.to_string()))
-    });
-    Sse::new(changes).keep_alive(KeepAlive::default())
+    Permitted(snapshot): Permitted,
+    headers: HeaderMap,
+) -> Response {
+    Request::new(&pages, &snapshot, &headers).missing("This page")
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! Start at [`server`], which decodes each request and authorizes its caller ([`access`]).
 //! [`context`] answers lists and gets from the cache and resolves Secrets; [`stream`] serves update
 //! streams. [`budget`] limits the memory for what sidecars have not read. [`assignment`] decides
-//! which Configuration an app uses, [`missed_updates`] what a
-//! sidecar missed while the operator was down, [`gated_rules`] which workflow access rules an older
-//! sidecar does not receive, and [`secret_push`] publishes an update when a referenced Secret changes.
+//! which Configuration an app uses, [`missed_updates`] what a sidecar missed while the operator was
+//! down, [`gated_rules`] which workflow access rules an older sidecar does not receive, and
+//! [`secret_push`] publishes an update when a referenced Secret changes.
 //! [`cache_gauges`] are metrics that are collected at each scrape.
 pub(crate) mod access;
 pub(crate) mod assignment;

@@ -1,5 +1,11 @@
 //! Every call to the API server. Decides nothing.
+//!
+//! [`watch`] passes on the events of a watch, [`report`] records Events and
+//! [`leader`] runs what only the leader does.
+pub(crate) mod leader;
+pub(crate) mod report;
 mod templates;
+pub(crate) mod watch;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,12 +27,13 @@ use resources::{Configuration, CustomResource, GROUP, names};
 use serde_json::Value;
 
 use crate::{
-    key::ObjectKey,
+    metrics::CrdCheck,
     secrets::{
         reads::{Outcome, SecretReads},
         resolution::{FetchError, Fetched},
     },
 };
+use kubernetes::ObjectKey;
 
 /// Objects of one page of a list: a workload has some kilobytes.
 const LIST_PAGE: u32 = 500;
@@ -104,7 +111,7 @@ impl Cluster {
     /// The app ids of the pods and pod templates of a namespace. A kind that is not installed has none.
     ///
     /// # Errors
-    /// What the API server says, such as that a kind may not be listed.
+    /// An error of the API server, for example a kind that may not be listed.
     pub(crate) async fn template_apps(&self, namespace: &str) -> kube::Result<BTreeSet<String>> {
         let mut apps = BTreeSet::new();
         for (group, version, kind, plural) in templates::KINDS {
@@ -137,7 +144,6 @@ impl Cluster {
         self.watch::<PartialObjectMeta<Secret>>("Secret").map(WatchEvent::metadata)
     }
 
-    /// Watches all Services.
     pub(crate) fn watch_services(&self) -> impl Stream<Item = WatchEvent<Service>> + use<> {
         self.watch::<Service>("Service")
     }
@@ -158,9 +164,9 @@ impl Cluster {
         })
     }
 
-    /// Reads Secrets of a namespace. A failed read does not affect the others. The Secret with the key
-    /// of the CA is never read: whoever may create a Component in the control plane's namespace would
-    /// obtain it.
+    /// Reads Secrets of a namespace. A failed read does not affect the others. The Secret with the
+    /// key of the CA is never read: a user who may create a Component in the control plane's
+    /// namespace would obtain it.
     pub(crate) async fn secrets(&self, namespace: &str, mut wanted: BTreeSet<String>) -> Fetched {
         let reserved = namespace == self.namespace && wanted.remove(names::TRUST_BUNDLE);
         let mut fetched = self.reads.all(namespace, wanted).await;
@@ -171,10 +177,10 @@ impl Cluster {
         fetched
     }
 
-    /// Makes a Service.
+    /// Creates a Service.
     ///
     /// # Errors
-    /// What the API server says; so for all writes.
+    /// An error of the API server; so for all writes.
     pub(crate) async fn create_service(&self, service: &Service) -> kube::Result<()> {
         let api = self.services(service.metadata.namespace.as_deref());
         api.create(&PostParams::default(), service).await.map(drop)
@@ -187,7 +193,7 @@ impl Cluster {
         api.replace(name, &PostParams::default(), service).await.map(drop)
     }
 
-    /// Removes the Service with this unique id, and no other of the same name.
+    /// Deletes the Service with this UID, and no other of the same name.
     pub(crate) async fn delete_service(&self, key: &ObjectKey, uid: &str) -> kube::Result<()> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
@@ -201,10 +207,27 @@ impl Cluster {
         Api::namespaced(self.client.clone(), namespace.unwrap_or_default())
     }
 
-    /// Reads a CRD as untyped JSON: its typed form has members that must be there but may not be.
+    /// Reads a CRD and applies the JSON Patch (RFC 6902) that `plan` returns for it, unless it is empty.
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
+    pub(crate) async fn reconcile_crd(
+        &self,
+        name: &str,
+        plan: impl FnOnce(&Value) -> Vec<Value>,
+    ) -> kube::Result<CrdCheck> {
+        let operations = plan(&self.crd(name).await?);
+        if operations.is_empty() {
+            return Ok(CrdCheck::UpToDate);
+        }
+        self.patch_crd(name, operations).await?;
+        Ok(CrdCheck::Patched)
+    }
+
+    /// Reads a CRD as untyped JSON: its typed form requires members that may be absent.
+    ///
+    /// # Errors
+    /// An error of the API server.
     pub(crate) async fn crd(&self, name: &str) -> kube::Result<Value> {
         let object = self.crds().get(name).await?;
         serde_json::to_value(object).map_err(kube::Error::SerdeError)
@@ -213,7 +236,7 @@ impl Cluster {
     /// Changes a CRD by JSON Patch (RFC 6902).
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
     pub(crate) async fn patch_crd(&self, name: &str, operations: Vec<Value>) -> kube::Result<()> {
         let operations = serde_json::from_value(Value::Array(operations));
         let operations = operations.map_err(kube::Error::SerdeError)?;
@@ -234,10 +257,11 @@ impl Cluster {
         events.map(WatchEvent::metadata)
     }
 
-    /// Writes the status of an object as ours; fails for another object of the same name.
+    /// Writes the status of an object with our field manager; fails for another object of the same
+    /// name.
     ///
     /// # Errors
-    /// What the API server says.
+    /// An error of the API server.
     pub(crate) async fn apply_status<K: CustomResource>(
         &self,
         object: &K,

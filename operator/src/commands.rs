@@ -2,14 +2,15 @@
 pub mod apply_crds;
 pub mod cluster;
 mod crd_merge;
+pub mod scheduler_check;
 pub mod self_test;
 
 use clap::{Parser, Subcommand};
 
-use self::{apply_crds::ApplyFlags, self_test::SelfTestFlags};
+use self::{apply_crds::ApplyFlags, scheduler_check::SchedulerFlags, self_test::SelfTestFlags};
 
 /// The names of the commands; without one the image runs the operator.
-pub const WORDS: [&str; 2] = ["apply-crds", "self-test"];
+pub const WORDS: [&str; 3] = ["apply-crds", "check-scheduler", "self-test"];
 
 /// The command line of a command.
 #[derive(Clone, Debug, Parser)]
@@ -25,6 +26,8 @@ pub struct Flags {
 pub enum Command {
     /// Upgrade the custom resource definitions of the cluster to this version
     ApplyCrds(Box<ApplyFlags>),
+    /// Check that the scheduler of this version has the jobs of the one that runs
+    CheckScheduler(Box<SchedulerFlags>),
     /// Test whether the control plane works
     SelfTest(Box<SelfTestFlags>),
 }
@@ -35,9 +38,19 @@ mod tests {
 
     #[test]
     fn parses_each_command_and_its_flags() {
-        let [apply, test] = WORDS;
+        let [apply, check, test] = WORDS;
         let flags = Flags::parse_from(["operator", apply, "--log-level=debug"]);
         assert!(matches!(flags.command, Command::ApplyCrds(_)));
+        let flags = Flags::parse_from([
+            "operator",
+            check,
+            "--replicas=3",
+            "--store-engine=etcd",
+            "--etcd-client-endpoints=a:1,b:2",
+        ]);
+        let Command::CheckScheduler(flags) = flags.command else { panic!("{flags:?}") };
+        assert_eq!((flags.replicas, flags.store_engine), (3, scheduler_check::Engine::Etcd));
+        assert_eq!(flags.etcd_client_endpoints, ["a:1", "b:2"]);
         let flags = Flags::parse_from([
             "operator",
             test,

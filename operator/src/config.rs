@@ -16,7 +16,7 @@ use crate::{
 /// Shortest interval of the watchdog (Dapr 1.18).
 const SHORTEST_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The command line, as typed. Names and defaults are those of Dapr 1.18.
+/// The command-line flags of the operator. Names and defaults are those of Dapr 1.18.
 #[derive(Clone, Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(
@@ -69,10 +69,15 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub watch_secrets: bool,
-    /// Write problems of a Component to its status; adds a status subresource to the CRD
+    /// Write problems of a Component to its status; adds a status subresource and printer columns to
+    /// the CRD
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
     pub component_status: bool,
+    /// Add printer columns, which kubectl get shows, to the CRDs of every kind
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = ArgAction::Set)]
+    pub printer_columns: bool,
     /// Withhold workflow access rules with requires from sidecars before Dapr 1.19, which ignore
     /// requires and would grant access
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -120,7 +125,7 @@ impl Environment {
     }
 }
 
-/// Why the flags or the environment are not valid.
+/// Why the flags or the environment are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// `NAMESPACE` is not set.
@@ -193,6 +198,8 @@ pub struct Config {
     pub push_secrets: bool,
     /// Whether the leader writes the status of Components.
     pub component_status: bool,
+    /// Whether the leader adds printer columns to the CRDs.
+    pub printer_columns: bool,
     /// Whether rules that an older sidecar cannot enforce are withheld from it.
     pub withhold_gated_rules: bool,
     /// Namespace to watch; `None` for all.
@@ -228,6 +235,7 @@ impl Flags {
             workloads: workloads.into_iter().filter_map(wanted).collect(),
             push_secrets: self.watch_secrets,
             component_status: self.component_status,
+            printer_columns: self.printer_columns,
             withhold_gated_rules: self.withhold_gated_workflow_rules,
             watch_namespace: Some(self.watch_namespace).filter(|namespace| !namespace.is_empty()),
             watchdog: Options {

@@ -15,7 +15,7 @@ pub enum RunError {
     /// There are no usable credentials for the API server.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The leader election does not know its namespace.
+    /// The leader election cannot determine its namespace.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// A metric is registered already.
@@ -24,13 +24,13 @@ pub enum RunError {
     /// The control plane's Configuration cannot be used.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
-    /// There will be no certificate from sentry.
+    /// There is no certificate from sentry.
     #[error(transparent)]
     Svid(#[from] svid::StartError),
     /// A port is in use.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The system does not say which port it chose.
+    /// The system does not report the port that it chose.
     #[error(transparent)]
     Address(io::Error),
     /// The certificate cannot be used for TLS.
@@ -44,9 +44,9 @@ pub enum ConfigurationError {
     /// The API server did not return it.
     #[error("read Configuration {name}: {message}")]
     Read {
-        /// Its name.
+        /// Namespace and name of the Configuration.
         name: String,
-        /// The message of the API server, or why there is none.
+        /// The message of the API server, or the transport error.
         message: String,
     },
     /// It does not exist.
@@ -58,9 +58,9 @@ pub enum ConfigurationError {
     /// Its trust domain is invalid.
     #[error("spec.mtls.controlPlaneTrustDomain of Configuration {name}")]
     TrustDomain {
-        /// Its name.
+        /// Namespace and name of the Configuration.
         name: String,
-        /// What is wrong with the trust domain.
+        /// Why the trust domain does not parse.
         #[source]
         cause: SpiffeError,
     },

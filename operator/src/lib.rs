@@ -7,16 +7,18 @@
 //!                      │                   └► advice ─► Events, status of Components
 //!                      ├ watch ─► services ─► <app-id>-dapr Services
 //!                      ├ watch ─► watchdog ─► deletes pods without a sidecar
-//!                      └ subscriptions: conversion webhook and its CRD
+//!                      ├ subscriptions: conversion webhook and its CRD
+//!                      └ columns: printer columns of the CRDs
 //! ```
-//! Start reading at [`run`], then `cache` (what changed), `api` (who receives it), `secrets` (which
-//! values are resolved) and `services` (what the Service of an app looks like).
+//! Start reading at [`run`], then `cache` (what changed), `api` (which sidecars receive it),
+//! `secrets` (which values are resolved) and `services` (the desired Service of an app).
 //!
 //! Invariants:
 //! 1. A cached object is never modified and holds no Secret value.
 //! 2. An undecodable object or a failed Secret affects no other object.
 //! 3. A stream holds at most one pending event per changed object.
-//! 4. Losing the lease stops the Service reconciler, the advisor and the watchdog, nothing else.
+//! 4. Losing the lease stops the Service reconciler, the advisor, the printer columns and the
+//!    watchdog, and nothing more.
 //! 5. A change made while no operator was running is sent once, and only for kinds that sidecars do
 //!    not list again after a reconnect.
 //! 6. What the sidecars of one namespace do not read costs a bounded amount of memory.
@@ -28,24 +30,22 @@ mod advice;
 mod api;
 mod cache;
 mod cluster;
+mod columns;
 pub mod commands;
 mod config;
 mod error;
-mod in_process;
-mod key;
-mod leader;
-pub mod lint;
 mod metrics;
-mod report;
 mod secrets;
 mod services;
 mod subscriptions;
-mod watch;
 mod watchdog;
 mod wiring;
 
+pub use advice::lint;
 pub use api::budget::{BudgetLimits, MAX_MESSAGE_BYTES};
 pub use config::{Config, ConfigError, Environment, Flags, namespace};
 pub use error::{ConfigurationError, RunError};
-pub use in_process::{InProcessApi, conversion_webhook};
+#[doc(hidden)]
+pub use wiring::fuzzing;
+pub use wiring::in_process::{InProcessApi, conversion_webhook};
 pub use wiring::{KEEPALIVE, run};

@@ -6,6 +6,7 @@ use operator::{
     commands::{
         self, Command,
         apply_crds::{self, ApplyFlags},
+        scheduler_check::{self, SchedulerFlags},
         self_test::{self, SelfTestFlags},
     },
     namespace,
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     if runtime::flags::first_is_one_of(&commands::WORDS) {
         return match runtime::flags::parse::<commands::Flags>().command {
             Command::ApplyCrds(flags) => apply_crds(*flags),
+            Command::CheckScheduler(flags) => check_scheduler(*flags),
             Command::SelfTest(flags) => self_test(*flags),
         };
     }
@@ -32,6 +34,16 @@ fn apply_crds(flags: ApplyFlags) -> ExitCode {
         runtime::refuse_root()?;
         let namespace = namespace(Environment::read().namespace)?;
         apply_crds::apply(flags.kube.kubeconfig, &namespace).await?;
+        scope.token().cancel();
+        Ok(())
+    })
+}
+
+fn check_scheduler(flags: SchedulerFlags) -> ExitCode {
+    runtime::main("dapr.operator.scheduler", &flags.process.clone(), async move |scope| {
+        runtime::refuse_root()?;
+        let namespace = namespace(Environment::read().namespace)?;
+        scheduler_check::check(&flags, &namespace).await?;
         scope.token().cancel();
         Ok(())
     })

@@ -170,12 +170,12 @@ impl Metrics {
         self.deleted.with_label_values(&[app_id]).inc();
     }
 
-    /// A unary request was answered, or a stream was accepted or rejected.
+    /// Counts a unary request that was answered, or a stream that was accepted or rejected.
     pub(crate) fn answered(&self, method: &'static str, code: tonic::Code) {
         self.requests.with_label_values(&[method, &format!("{code:?}")]).inc();
     }
 
-    /// Duration of a unary request.
+    /// Records the duration of a unary request.
     pub(crate) fn took(&self, method: &'static str, time: Duration) {
         self.seconds.with_label_values(&[method]).observe(time.as_secs_f64());
     }
@@ -184,7 +184,7 @@ impl Metrics {
         self.events.with_label_values(&[kind, event.as_str_name()]).inc();
     }
 
-    /// A list of a kind started.
+    /// Counts the start of a list of a kind.
     pub(crate) fn listing(&self, kind: &'static str) {
         self.lists.with_label_values(&[kind]).inc();
     }
@@ -197,12 +197,12 @@ impl Metrics {
         self.crd_checks.with_label_values(&[name, result.label()]).inc();
     }
 
-    /// An object is not served because it cannot be decoded.
+    /// Counts an object that is not served because it cannot be decoded.
     pub(crate) fn undecodable(&self, kind: &'static str) {
         self.undecodable.with_label_values(&[kind]).inc();
     }
 
-    /// The Secrets of an object could not be resolved.
+    /// Counts an object whose Secrets could not be resolved.
     pub(crate) fn secret_failed(&self, kind: &'static str, namespace: &str) {
         self.secrets.with_label_values(&[kind, namespace]).inc();
     }

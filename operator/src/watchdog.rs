@@ -7,10 +7,11 @@
 //! ```
 //! Start at [`Watchdog`]. A pod is deleted only after a probe pod, a dry run in the control plane's
 //! namespace, received its sidecar, and only if its controller is of a kind that replaces it
-//! ([`OwnerKinds`]): a Job, or a controller that is not known, gets one Event instead. Never deleted are
-//! pods without a controller, mirror pods, pods that are finished or terminating, pods that the injector
-//! skipped intentionally, and pods that its webhook does not select. State is kept in memory: after a change of leader up to three more pods
-//! of an owner are deleted before the watchdog gives up on it again.
+//! ([`OwnerKinds`]): a Job, or an unknown controller, gets one Event instead. Never deleted are
+//! pods without a controller, mirror pods, pods that are finished or terminating, pods that the
+//! injector skipped intentionally, and pods that its webhook does not select. State is kept in
+//! memory: after a change of leader up to three more pods of an owner are deleted before the
+//! watchdog stops again.
 pub(crate) mod cluster;
 pub(crate) mod owner_kinds;
 pub(crate) mod pod_state;
@@ -39,9 +40,9 @@ use self::{
 use crate::{
     cache::store::SyncState,
     cluster::Cluster,
-    leader,
+    cluster::leader,
+    cluster::report::Reports,
     metrics::{Metrics, Pass},
-    report::Reports,
 };
 
 /// Delay before a failed pass is retried (Dapr 1.18).
@@ -109,8 +110,7 @@ impl Watchdog {
         self.woken.notify_one();
     }
 
-    /// Runs while `leading` is true. Starts after all pods have been listed. Dropping the future is
-    /// safe.
+    /// Runs while `leading` is true. Starts after all pods have been listed. Cancel safe.
     pub(crate) async fn run(
         self: Arc<Self>,
         leading: watch::Receiver<bool>,

@@ -1,4 +1,8 @@
-//! Starts the parts of the operator.
+//! Starts the parts of the operator: [`run`] as a process, [`in_process`] some of them for tests,
+//! [`fuzzing`] the parsers alone.
+pub mod fuzzing;
+pub(crate) mod in_process;
+
 use std::{sync::Arc, time::Duration};
 
 use identity::{KeyKind, TrustDomain};
@@ -30,17 +34,18 @@ use crate::{
     },
     cache::store::{Store, SyncState},
     cluster::Cluster,
+    cluster::report::Reports,
+    cluster::watch::handle_events,
+    columns::{EnabledColumns, controller::ColumnsController},
     config::Config,
     error::{ConfigurationError, RunError},
-    key::ObjectKey,
     metrics::Metrics,
-    report::Reports,
     secrets::resolution::ServedKind,
     services::{mtls, reconciler::Reconciler},
     subscriptions::{crd_controller::CrdController, webhook},
-    watch::handle_events,
     watchdog::{WatchInterval, Watchdog},
 };
+use kubernetes::ObjectKey;
 
 /// App id in the operator's SPIFFE id (Dapr 1.18).
 const APP_ID: &str = "dapr-operator";
@@ -51,7 +56,7 @@ const LEASE: &str = "operator.dapr.io";
 /// HTTP/2 pings that detect dead sidecars.
 pub const KEEPALIVE: Keepalive =
     Keepalive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
-/// Calls that stay open for the life of a sidecar.
+/// Calls that stay open for the lifetime of a sidecar.
 const STREAMS: [&str; 7] = [
     "/dapr.proto.operator.v1.Operator/ComponentUpdate",
     "/dapr.proto.operator.v1.Operator/SubscriptionUpdate",
@@ -73,6 +78,8 @@ const LIST_GRACE: Duration = Duration::from_secs(15);
 /// not exist or is incomplete, or a port is in use.
 pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     runtime::refuse_root()?;
+    // Not ready before each part has a health target of its own.
+    let starting = scope.ready("operator-start");
     tracing::info!(target: "dapr.operator", "Starting Dapr Operator -- version {}", runtime::VERSION);
     let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let election = election(&config)?;
@@ -80,10 +87,8 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     let recorder = Recorder::new(client.clone(), APP_ID, instance);
     let cluster = Cluster::new(client, config.watch_namespace.clone(), config.namespace.clone());
     let metrics = Metrics::register(scope.metrics())?;
-    let secured = scope.ready("operator-security");
     let configuration = control_plane_configuration(&cluster, &config).await?;
     let svid = svid::start(security(&cluster, &config, &configuration)?, &scope).await?;
-    secured.set_ready();
 
     let reports = Reports::new(recorder.clone(), scope.clone());
     let context = Arc::new(Context {
@@ -105,9 +110,11 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
         secret_push::start(&context, &scope);
     }
     start_api(&config, context.clone(), &svid, &scope).await?;
+    starting.set_ready();
     let leading = lead(&cluster, election, recorder, &metrics, &scope);
     let advice = advisor::run(context.clone(), config.component_status, leading.clone());
     scope.spawn_until_cancelled("operator-advisor", advice);
+    start_columns(&config, &cluster, &metrics, leading.clone(), &scope);
     if !config.workloads.is_empty() {
         let mtls = watch_mtls(&configuration, &context, &config, &scope);
         let reconciler = Reconciler::new(cluster, reports, metrics, config.workloads, mtls);
@@ -234,8 +241,10 @@ pub(crate) fn too_large(scope: &Scope) -> LimitMeter {
     scope.limit_meter(API, "message_bytes")
 }
 
+/// A sidecar holds seven update streams on its connection, and a list while it starts. What it does
+/// not read costs memory for each open request.
 fn api_limits() -> Limits {
-    Limits { streaming_paths: &STREAMS, ..Limits::default() }
+    Limits { streams: 32, streaming_paths: &STREAMS, ..Limits::default() }
 }
 
 async fn start_webhook(
@@ -357,6 +366,23 @@ fn watchdog(config: &Config, context: &Context) -> Option<Arc<Watchdog>> {
             context.metrics.clone(),
         ))
     })
+}
+
+/// Adds the printer columns to the CRDs, if enabled.
+fn start_columns(
+    config: &Config,
+    cluster: &Cluster,
+    metrics: &Metrics,
+    leading: watch::Receiver<bool>,
+    scope: &Scope,
+) {
+    let enabled =
+        EnabledColumns { every_kind: config.printer_columns, status: config.component_status };
+    if enabled.crds().next().is_some() {
+        let controller =
+            ColumnsController { cluster: cluster.clone(), metrics: metrics.clone(), enabled };
+        scope.spawn_until_cancelled("operator-columns", controller.run(leading));
+    }
 }
 
 /// The options of the leader election; `None` when it is disabled or not needed.

@@ -1,31 +1,29 @@
-//! Flags as they are given, and the configuration that they mean. Source: Dapr 1.18, `placement`.
+//! Command-line flags and the configuration made from them. Source: Dapr 1.18, `placement`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use identity::{KeyKind, SpiffeError, TrustDomain};
 use resources::annotations::is_truthy;
 use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
 use transport::Keepalive;
-use transport::anchors::AnchorSource;
-use transport::svid::{self, Mode};
+use transport::flags::{IdentityFlags, TrustDomainError};
+use transport::svid;
 
 use crate::election::{Cluster, Elector};
 use crate::rounds::membership::Rules;
 
-/// App id of placement in its own SPIFFE id, which sidecars ask for.
+/// App id in placement's own SPIFFE id; sidecars expect it.
 const APP_ID: &str = "dapr-placement";
 
 /// Bounds of both keepalive flags.
 const KEEPALIVE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
-/// The command line.
+/// The flags of the placement process; defaults are those of Dapr 1.18.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(
     name = "placement",
-    about = "Tells sidecars where actors live",
+    about = "Distributes the tables of actor hosts to sidecars",
     args_override_self = true
 )]
 pub struct Flags {
@@ -85,18 +83,9 @@ pub struct Flags {
     /// 0s for none
     #[arg(long, default_value = "100ms", value_parser = go_duration, value_name = "DURATION")]
     pub disseminate_coalesce_window: Duration,
-    /// Trust domain of the control plane
-    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
-    pub trust_domain: String,
-    /// Trust anchors; the file is watched
-    #[arg(long, default_value = "/var/run/secrets/dapr.io/tls/ca.crt", value_name = "PATH")]
-    pub trust_anchors_file: PathBuf,
-    /// Where sentry is [default: dapr-sentry.$NAMESPACE.svc:443]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub sentry_address: Option<String>,
-    /// How to prove who we are to sentry: standalone or kubernetes
-    #[arg(long, default_value = "standalone", value_parser = mode, value_name = "MODE")]
-    pub mode: Mode,
+    /// Identity of this process: trust anchors, sentry's address, trust domain.
+    #[command(flatten)]
+    pub identity: IdentityFlags,
     /// Deprecated; accepted for the chart's sake
     #[arg(long, hide = true)]
     pub max_api_level: Option<i32>,
@@ -105,19 +94,19 @@ pub struct Flags {
     pub min_api_level: Option<i32>,
 }
 
-/// What `--leader-election` takes.
+/// Value of `--leader-election`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LeaderElection {
-    /// The replicas themselves.
+    /// The replicas elect a leader by majority (default).
     Peers,
-    /// A Lease.
+    /// The holder of a Lease in `$NAMESPACE` leads.
     Lease,
 }
 
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The replicas.
+    /// Id and addresses of all replicas.
     pub cluster: Cluster,
     /// gRPC bind address, empty for all.
     pub listen_address: String,
@@ -127,7 +116,7 @@ pub struct Config {
     pub tls: Option<svid::Options>,
     /// Serve the state endpoint.
     pub metadata_enabled: bool,
-    /// Virtual nodes per host.
+    /// Virtual nodes per host on the hash ring, `--replicationFactor`.
     pub replication_factor: i64,
     /// HTTP/2 pings.
     pub keepalive: Keepalive,
@@ -146,32 +135,26 @@ pub enum ConfigError {
         runtime::go_duration::format(*value)
     )]
     Keepalive {
-        /// The flag.
+        /// Name of the flag with its dashes.
         flag: &'static str,
-        /// The duration as given.
+        /// The duration that was given.
         value: Duration,
     },
-    /// `--id` is no member of `--initial-cluster`.
+    /// `--id` is not a member of `--initial-cluster`.
     #[error("address for node {id} not found in raft peers [{}]", members.join(" "))]
     NotAMember {
-        /// The id.
+        /// Value of `--id`.
         id: String,
         /// The members, as `ID=ADDRESS`.
         members: Vec<String>,
     },
     /// The trust domain is invalid.
-    #[error("--trust-domain {text:?}")]
-    TrustDomain {
-        /// The trust domain as given.
-        text: String,
-        /// What is wrong with it.
-        #[source]
-        cause: SpiffeError,
-    },
+    #[error(transparent)]
+    TrustDomain(#[from] TrustDomainError),
 }
 
 impl Flags {
-    /// The process group as placement means it: metrics follow `--listen-address` unless they have
+    /// Process flags as placement uses them: metrics listen on `--listen-address` unless they have
     /// an address of their own.
     pub fn process(&self) -> ProcessFlags {
         let mut process = self.process.clone();
@@ -181,7 +164,7 @@ impl Flags {
         process
     }
 
-    /// Checks the flags and adds what the environment says.
+    /// Checks the flags and adds what the environment sets.
     ///
     /// # Errors
     /// [`ConfigError`]
@@ -208,7 +191,7 @@ impl Flags {
         Ok(Config {
             listen_address: self.listen_address.clone(),
             port: self.port,
-            tls: self.tls_enabled.then(|| self.identity(namespace)).transpose()?,
+            tls: self.tls_enabled.then(|| self.identity.options(APP_ID, namespace)).transpose()?,
             metadata_enabled: self.metadata_enabled.unwrap_or_else(|| {
                 environment::var("DAPR_PLACEMENT_METADATA_ENABLED").is_some_and(|v| is_truthy(&v))
             }),
@@ -222,28 +205,9 @@ impl Flags {
             cluster: Cluster { id: self.id, members: peers, elector },
         })
     }
-
-    fn identity(&self, namespace: String) -> Result<svid::Options, ConfigError> {
-        let trust_domain = TrustDomain::parse(&self.trust_domain)
-            .map_err(|cause| ConfigError::TrustDomain { text: self.trust_domain.clone(), cause })?;
-        let sentry_address = self
-            .sentry_address
-            .clone()
-            .unwrap_or_else(|| format!("dapr-sentry.{namespace}.svc:443"));
-        Ok(svid::Options {
-            app_id: APP_ID.to_owned(),
-            control_plane_namespace: namespace.clone(),
-            namespace,
-            trust_domain,
-            sentry_address,
-            anchors: AnchorSource::File { path: self.trust_anchors_file.clone(), fallback: None },
-            key_kind: KeyKind::Ed25519,
-            mode: self.mode,
-        })
-    }
 }
 
-/// The members of a cluster by id. Entries that are no `id=address` are dropped (Dapr 1.18).
+/// The members of a cluster by id. Entries that are not `id=address` are dropped (Dapr 1.18).
 fn peers(entries: &[String]) -> BTreeMap<String, String> {
     let member = |entry: &'_ String| -> Option<(usize, usize)> {
         (entry.matches('=').count() == 1).then(|| entry.find('='))?.map(|at| (at, at + 1))
@@ -257,19 +221,12 @@ fn peers(entries: &[String]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "standalone" => Ok(Mode::Standalone),
-        "kubernetes" => Ok(Mode::Kubernetes),
-        _ => Err("write standalone or kubernetes".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser as _;
     use rstest::rstest;
+    use transport::svid::Mode;
 
     fn flags(args: &[&str]) -> Flags {
         Flags::try_parse_from(std::iter::once("placement").chain(args.iter().copied())).unwrap()

@@ -5,13 +5,13 @@
 //!     │                           └── Store: term and membership, in memory
 //!     └── QuorumTracker: last contact with each replica (pure) ──► Role ──► membership, server
 //! ```
-//! The library counts votes and terms. When to stand for election is decided here: only a replica
-//! whose majority knows no leader stands, so that one that was cut off does not unseat a leader by
-//! coming back. Leading ends by the quorum, not by the library, which goes on without a quorum.
+//! The library counts votes and terms. This module decides when to start an election: a replica
+//! does so only if a majority knows no leader, so that a replica that was cut off does not depose a
+//! leader when it reconnects. Leadership ends with the quorum; the library keeps it without one.
 //! Source: none; the election port is private between replicas of one version.
 //!
-//! Deliberately absent: anything on disk. If a majority forgets its votes at the same moment, terms
-//! begin anew; the tables are rebuilt from the streams in any case.
+//! Deliberately absent: anything on disk. If a majority loses its votes at the same moment, terms
+//! restart; the tables are rebuilt from the streams in any case.
 
 mod lease;
 mod network;
@@ -36,17 +36,17 @@ use transport::{Limits, Server, Svid};
 use network::{Connections, Replica, ReplicaState};
 use store::Types;
 
-/// Time between two signs of life of a leader, and the library's limit for the answer: four may be
+/// Time between two heartbeats of a leader, and the library's limit for the answer: four may be
 /// lost on a busy machine before leadership is.
 const HEARTBEAT: Duration = Duration::from_millis(120);
-/// The library's limit of one question for votes; its own election timer is off.
+/// The library's limit of one vote request; its own election timer is off.
 const VOTE: Duration = Duration::from_millis(250);
-/// Limit of other questions between replicas.
-const ASK: Duration = Duration::from_millis(200);
-/// Replicas that miss their leader stand for election after a random part of this time, so that
-/// rarely two do at once.
+/// Limit of other requests between replicas.
+const CALL_LIMIT: Duration = Duration::from_millis(200);
+/// Replicas without a leader start an election after a random part of this time, so that two rarely
+/// start at once.
 const STAGGER: Duration = Duration::from_millis(150);
-/// Pause after a try.
+/// Pause after an attempt.
 const RETRY: Duration = Duration::from_millis(150);
 /// Log entries, one per change of the leader, after which the log is cut.
 const LOG: u64 = 64;
@@ -67,25 +67,26 @@ fn peer_limits() -> Limits {
     }
 }
 
-/// Pod names resolve late: time between tries to open the election port, and how many.
+/// Names of new pods resolve late: time between attempts to open the election port, and their
+/// number.
 const LISTEN: (Duration, u32) = (Duration::from_millis(500), 240);
 
-/// Why there is no election, or why it ended.
+/// Why the election does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ElectionError {
     /// The election port cannot be opened.
     #[error("open the election port")]
     Listen(#[source] PortError),
-    /// A Lease is to decide, and there are no credentials for an API server.
+    /// `--leader-election=lease` without credentials for an API server.
     #[error("--leader-election=lease needs an API server")]
     NoApiServer(#[source] kubernetes::ClientError),
     /// The id of this replica is not among the members.
-    #[error("this replica has no number")]
+    #[error("--id is not in --initial-cluster")]
     NoNumber,
     /// The certificate cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The settings of the library contradict each other.
+    /// The library rejects its configuration.
     #[error(transparent)]
     Settings(Box<openraft::ConfigError>),
     /// The library ended with an error.
@@ -111,13 +112,13 @@ impl From<Fatal<u64>> for ElectionError {
     }
 }
 
-/// Why the election port is not open.
+/// Why the election port cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The address has no port.
     #[error("election address {0:?} is not host:port")]
     Address(String),
-    /// The port is no number.
+    /// The port is not a number.
     #[error("port of election address {address:?}")]
     Port {
         /// The address as given.
@@ -131,7 +132,7 @@ pub enum PortError {
     Listen(#[from] ListenError),
 }
 
-/// What this replica does.
+/// The role of this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// No leader is known.
@@ -145,18 +146,18 @@ pub(crate) enum Role {
     },
 }
 
-/// The replicas as configured.
+/// The replicas, from `--id` and `--initial-cluster`.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// Id of this replica.
     pub id: String,
     /// `host:port` of the election port of each, by id.
     pub members: BTreeMap<String, String>,
-    /// Who decides which of several leads.
+    /// How the leader is chosen among several replicas.
     pub elector: Elector,
 }
 
-/// Who decides which of several replicas leads.
+/// How the leader is chosen among several replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elector {
     /// The replicas, by majority.
@@ -172,12 +173,12 @@ impl Cluster {
     }
 }
 
-/// Starts the election; the answer says what this replica does. `ending` is cancelled when the
-/// process was asked to stop and leadership has been handed over.
+/// Starts the election; the receiver has the current role of this replica. `ending` is cancelled
+/// when the process stops and leadership has been handed over.
 ///
 /// # Errors
-/// [`ElectionError`]: the election port of a single replica is taken, the addresses are none, or a Lease is to decide
-/// and there is no API server.
+/// [`ElectionError`]: the election port of a single replica is in use, an address is invalid, or a
+/// Lease is to decide and there is no API server.
 pub(crate) async fn start(
     cluster: &Cluster,
     svid: Option<&Svid>,
@@ -223,14 +224,14 @@ pub(crate) async fn start(
     Ok(answer)
 }
 
-/// A single replica needs no election, but tools probe the port: each connection is closed at once.
+/// A single replica has no election, but tools probe the port: each connection is closed at once.
 async fn answer(listener: TcpListener, scope: &Scope) {
     loop {
         tokio::select! {
             () = scope.token().cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok((connection, _)) => drop(connection),
-                // Out of descriptors: those who wait are served when there are some again.
+                // Out of descriptors: pending connections are accepted when some are free.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -250,7 +251,7 @@ async fn listen_late(address: &str) -> Result<TcpListener, ElectionError> {
     loop {
         match listen(address).await {
             Err(error) if tries < LISTEN.1 => {
-                tracing::warn!(target: "dapr.placement.raft", "election port: {}; trying again", chain(&error));
+                tracing::warn!(target: "dapr.placement.raft", "election port: {}; retrying", chain(&error));
             }
             done => return done.map_err(ElectionError::Listen),
         }
@@ -267,7 +268,7 @@ fn serve(
 ) -> Result<(), TlsError> {
     let mut server = Server::new("placement-peers", listener, network::router(replica.clone()))
         .limits(peer_limits())
-        .drain(ASK);
+        .drain(CALL_LIMIT);
     if let Some((svid, id)) = &replica.identity {
         let replicas = ClientAuth::Only(id.clone());
         server = server.tls(transport::tls::server(svid, replicas, Alpn::Grpc)?);
@@ -283,7 +284,7 @@ struct Driver {
     roles: watch::Sender<Role>,
     /// While no replica leads: when to start an election.
     next_try: Option<Instant>,
-    /// Tries since a leader was known.
+    /// Attempts since a leader was known.
     tries: u64,
 }
 
@@ -331,12 +332,12 @@ impl Driver {
         }
         self.hand_over().await;
         self.roles.send_replace(Role::Unknown);
-        // An error here says that it had stopped already.
+        // Fails if it has stopped already.
         let _ = self.raft.shutdown().await;
         Ok(())
     }
 
-    /// Determines this replica's role, and until when it holds without another check.
+    /// Updates this replica's role; returns when the role has to be checked again.
     fn update_role(&mut self, now: Instant) -> Result<Instant, ElectionError> {
         let (elected, term) = {
             let metrics = self.raft.metrics();
@@ -364,7 +365,8 @@ impl Driver {
         Ok(self.next_try.unwrap_or(wake).min(wake))
     }
 
-    /// Asks all replicas, and starts an election if a majority knows no leader either.
+    /// Reads the state of all replicas, and starts an election if a majority knows no leader
+    /// either.
     async fn run_election(&mut self) -> Result<(), ElectionError> {
         self.next_try = Some(clock::monotonic() + RETRY + STAGGER.mul_f64(random::fraction()));
         if !self.replica.quorum().can_vote(clock::monotonic()) {
@@ -373,7 +375,8 @@ impl Driver {
         let mut questions = JoinSet::new();
         for other in self.replica.others() {
             let replica = self.replica.clone();
-            questions.spawn(async move { replica.ask(other, "/standing", &(), ASK).await.ok() });
+            questions
+                .spawn(async move { replica.call(other, "/standing", &(), CALL_LIMIT).await.ok() });
         }
         let states: Vec<ReplicaState> = questions.join_all().await.into_iter().flatten().collect();
         let free = 1 + states.iter().filter(|s| s.free).count();
@@ -383,7 +386,7 @@ impl Driver {
         self.tries += 1;
         let own = self.replica.store.last();
         if states.iter().any(|s| s.log > own) {
-            return Ok(()); // it would not get that vote; the other stands itself
+            return Ok(()); // the other would not vote for it; it starts an election itself
         }
         if self.replica.quorum().leader(clock::monotonic()).is_some() {
             return Ok(()); // another replica was faster
@@ -391,7 +394,7 @@ impl Driver {
         if own.is_some() {
             self.raft.trigger().elect().await?;
         } else if self.tries > self.replica.id {
-            // The first replica begins a new cluster; the others only if it does not.
+            // The first replica initializes a new cluster; the others only if it does not.
             let members: BTreeSet<u64> = self.replica.addresses.keys().copied().collect();
             // Fails if another replica was faster.
             let _ = self.raft.initialize(members).await;
@@ -399,7 +402,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes another replica the leader, if this is one, and serves until it is.
+    /// If this replica leads: makes another one the leader, and serves until it is elected.
     async fn hand_over(&self) {
         let mut metrics = self.raft.metrics();
         let (elected, term) = {
@@ -413,8 +416,8 @@ impl Driver {
         let (true, Some(successor), Some(until)) = (elected, successor, until) else { return };
         self.replica.yields.store(true, Ordering::Relaxed);
         self.raft.runtime_config().heartbeat(false);
-        let asked = self.replica.ask::<()>(successor, "/succeed", &(), ASK).await;
-        if let Err(error) = asked {
+        let answer = self.replica.call::<()>(successor, "/succeed", &(), CALL_LIMIT).await;
+        if let Err(error) = answer {
             tracing::warn!(target: "dapr.placement.raft", "no successor: {}", chain(&error));
             return;
         }

@@ -13,7 +13,7 @@ pub enum RunError {
     /// The process runs as root.
     #[error(transparent)]
     User(#[from] RootUserError),
-    /// There will be no certificate from sentry.
+    /// Neither trust anchors nor sentry are configured correctly, or sentry issues no certificate.
     #[error("get an identity")]
     Svid(#[source] svid::StartError),
     /// A metric is registered already.
@@ -22,10 +22,10 @@ pub enum RunError {
     /// The port is in use, or the address does not resolve.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The system does not say which port it chose.
+    /// The system does not report the port that it chose.
     #[error("read the listening address")]
     Address(#[source] io::Error),
-    /// The replicas cannot elect a leader.
+    /// The election cannot start.
     #[error(transparent)]
     Election(#[from] ElectionError),
     /// The certificate cannot be used for TLS.

@@ -1,5 +1,5 @@
-//! Placement tells the sidecars of a namespace which hosts serve which actor types. Sidecars compute
-//! the ring of an actor type themselves; no actor call passes through this service.
+//! Placement sends the sidecars of a namespace the table of hosts and their actor types. Sidecars
+//! compute the ring of an actor type themselves; no actor call passes through this service.
 //!
 //! ```text
 //!  sidecar ══stream══► server ──admit──► Stream task ──Event──► handle ──► Membership::step (pure)
@@ -16,6 +16,8 @@
 mod config;
 mod election;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod metrics;
 pub mod ring;
 pub mod rounds;
@@ -41,8 +43,8 @@ pub use config::{Config, ConfigError, Flags, LeaderElection};
 pub use election::{Cluster, ElectionError, Elector};
 pub use error::RunError;
 
-/// Open streams get their end at once; those that do not read it are cut after this time, so that
-/// the process is gone within 5 seconds of a signal.
+/// Open streams get their end at once; those whose peer does not read it are cut after this time,
+/// so that the process ends within 5 seconds of a signal.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// Streams on one connection with mTLS. Each sidecar has one, on a connection of its own.
@@ -77,7 +79,7 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Serves with an identity that exists already, or in plain text; where. For tests.
+/// Serves with an existing identity, or in plain text; returns the bound address. For tests.
 ///
 /// # Errors
 /// As [`run`].
@@ -89,7 +91,8 @@ pub async fn serve(
     start(config, svid, Targets::register(scope), scope).await
 }
 
-/// The health targets. Leadership is none of them: it only means that election has started.
+/// Readiness targets. Leadership is none of them: its target only means that the election has
+/// started.
 struct Targets {
     server: ReadyGuard,
     election: ReadyGuard,
@@ -112,7 +115,7 @@ async fn start(
 ) -> Result<SocketAddr, RunError> {
     tracing::info!(target: "dapr.placement.server", "Placement service is starting...");
     let metrics = metrics::Metrics::register(scope.metrics()).map_err(RunError::Metrics)?;
-    // The port listens before it is known who leads, and until leadership has been handed over.
+    // The port listens before a leader is known, and until leadership has been handed over.
     let listener = runtime::listen(&config.listen_address, config.port).await?;
     let address = listener.local_addr().map_err(RunError::Address)?;
     let ending = CancellationToken::new();
@@ -193,8 +196,8 @@ async fn log_roles(
     Ok(())
 }
 
-/// On a fresh install the file of the trust anchors may be a minute late; the API server has them
-/// as soon as sentry wrote them. Without credentials the file is waited for.
+/// On a fresh install the file with the trust anchors may be a minute late; the API server has them
+/// as soon as sentry has written them. Without credentials this waits for the file.
 async fn read_anchors_early(options: &mut svid::Options) {
     let AnchorSource::File { fallback, .. } = &mut options.anchors else { return };
     match kubernetes::client(None, kubernetes::Precedence::InCluster).await {

@@ -7,12 +7,12 @@ use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
 use crate::rounds::membership::{Counts, Outcome};
 
-// Dapr 1.18; the two `_total` are gauges notwithstanding.
+// Source: Dapr 1.18; the two that end in `_total` are gauges there too.
 const RUNTIMES: &str = "dapr_placement_runtimes_total";
 const ACTOR_RUNTIMES: &str = "dapr_placement_actor_runtimes_total";
 const LEADER: &str = "dapr_placement_leader_status";
 const RAFT_LEADER: &str = "dapr_placement_raft_leader_status";
-// Ours.
+// Only here, not in Dapr.
 const WAITING: &str = "trilby_placement_waiting_streams";
 const ROUNDS: &str = "trilby_placement_rounds_total";
 const ROUND_SECONDS: &str = "trilby_placement_round_seconds";
@@ -21,7 +21,7 @@ const REMOVED: &str = "trilby_placement_streams_timed_out_total";
 
 const TABLE_FULL: &str = "trilby_placement_table_full_total";
 
-/// Upper bounds in seconds: three round trips at best, `--disseminate-timeout` at worst.
+/// Bucket bounds in seconds: three round trips at best, `--disseminate-timeout` at worst.
 const BUCKETS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 /// The metrics of placement. Cheap to clone.
@@ -39,10 +39,10 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Registers them; leadership is 0 until [`Self::leads`].
+    /// Registers all metrics; leadership is 0 until [`Self::leads`].
     ///
     /// # Errors
-    /// A name is taken.
+    /// A name is registered already.
     pub(crate) fn register(r: &Registry) -> prometheus::Result<Self> {
         let namespace = &["host_namespace"];
         let outcome = &["outcome"];
@@ -62,12 +62,12 @@ impl Metrics {
         })
     }
 
-    /// This process leads, or not.
+    /// Sets whether this process leads.
     pub(crate) fn leads(&self, leads: bool) {
         self.leader.iter().for_each(|gauge| gauge.set(i64::from(leads)));
     }
 
-    /// A namespace has this many streams now.
+    /// Sets the number of streams of a namespace.
     pub(crate) fn streams(&self, namespace: &str, counts: Counts) {
         for (gauge, count) in [
             (&self.runtimes, counts.members),
@@ -78,7 +78,7 @@ impl Metrics {
         }
     }
 
-    /// A round ended.
+    /// Counts a finished round.
     pub(crate) fn round(&self, outcome: Outcome, took: Duration) {
         let label = match outcome {
             Outcome::Complete => "complete",
@@ -90,17 +90,17 @@ impl Metrics {
         self.round_seconds.with_label_values(&[label]).observe(took.as_secs_f64());
     }
 
-    /// A table was pushed outside a round.
+    /// Counts a table that was pushed outside a round.
     pub(crate) fn pushed(&self) {
         self.pushes.inc();
     }
 
-    /// A report was refused because its namespace's table is full.
+    /// Counts a report that was refused because its namespace's table is full.
     pub(crate) fn table_full(&self) {
         self.table_full.inc();
     }
 
-    /// A sidecar was removed.
+    /// Counts a sidecar that was removed.
     pub(crate) fn timed_out(&self) {
         self.removed.inc();
     }

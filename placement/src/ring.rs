@@ -1,5 +1,5 @@
-//! Which host owns an actor, as every sidecar computes it by itself from the table. Placement needs
-//! none of it to serve; tests and tools do. Source: Dapr 1.18, actor routing.
+//! Which host owns an actor, as each sidecar computes it from the table. Placement does not need it
+//! to serve; tests and tools do. Source: Dapr 1.18, actor routing.
 
 use blake2::{Blake2b512, Digest as _};
 
@@ -11,7 +11,8 @@ pub struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// The ring of these hosts with `replicas` virtual nodes each; no node, no owner.
+    /// The ring of these hosts with `replicas` virtual nodes each; an actor has no owner if it is
+    /// empty.
     pub fn new(hosts: impl IntoIterator<Item = &'a str>, replicas: u32) -> Self {
         let mut nodes: Vec<(u64, &str)> = hosts
             .into_iter()
@@ -21,15 +22,15 @@ impl<'a> Ring<'a> {
         Self { nodes }
     }
 
-    /// The host that owns an actor: that of the first node at or after the hash of its id, round
-    /// the end. The actor's type plays no part.
+    /// The host that owns an actor: that of the first node at or after the hash of its id, wrapping
+    /// around. The actor's type is not part of the hash.
     pub fn owner(&self, actor_id: &str) -> Option<&'a str> {
         let value = hash(actor_id);
         let at = self.nodes.partition_point(|(node, _)| *node < value);
         self.nodes.get(at).or_else(|| self.nodes.first()).map(|(_, host)| *host)
     }
 
-    /// The virtual nodes, ascending.
+    /// The hashes of the virtual nodes, ascending.
     pub fn nodes(&self) -> &[(u64, &'a str)] {
         &self.nodes
     }

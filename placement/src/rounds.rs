@@ -1,4 +1,4 @@
-//! The pure core: who takes part in a namespace, and the rounds that give all of them one table.
+//! The pure core: the members of each namespace, and the rounds that give all of them one table.
 //! Nothing here does I/O or reads a clock. Start reading at [`membership`], then `group.rs`.
 
 pub(crate) mod encoding;

@@ -8,4 +8,4 @@ pub(crate) mod limits;
 mod mailbox;
 pub(crate) mod server;
 pub(crate) mod state;
-mod wire;
+pub(crate) mod wire;

@@ -1,9 +1,10 @@
 //! The eight calls of `dapr.proto.scheduler.v1.Scheduler`: decode, check, call the store or open a
-//! stream. Start reading at [`Api`]; [`names`] and [`access`] hold the rules.
+//! stream. Start reading at [`Api`]; [`access`] has the rules of authorisation,
+//! [`crate::stored::names`] those of names.
 
-pub(crate) mod access;
+mod access;
 mod list;
-pub(crate) mod names;
+mod registration;
 mod requests;
 
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use axum::Router;
 use axum::extract::Request as HttpRequest;
 use axum::routing::post;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future};
 use proto::scheduler::scheduler_server::{Scheduler, SchedulerServer};
 use proto::scheduler::{
     DeleteByMetadataRequest, DeleteByMetadataResponse, DeleteByNamePrefixRequest,
@@ -23,21 +24,22 @@ use proto::scheduler::{
     WatchJobsResponse,
 };
 use runtime::Scope;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use transport::Peer;
 
-use crate::api::access::Caller;
 use crate::engine::event::StreamId;
 use crate::error::Refusal;
+use crate::membership::fence::Fence;
 use crate::metrics::{Metrics, SidecarError};
 use crate::store::Store;
 use crate::streams::dispatcher::Dispatcher;
 use crate::streams::mailbox::Mailbox;
-use crate::streams::registration;
 use crate::streams::stream::{self, Outbound, Stream};
+
+use self::access::Caller;
 
 /// Largest message in either direction; payloads of jobs have no limit of their own. Dapr 1.18.
 pub(crate) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
@@ -48,18 +50,24 @@ pub(crate) const STREAMING: [&str; 2] = [
     "/dapr.proto.scheduler.v1.Scheduler/WatchHosts",
 ];
 
+/// The call by which a sidecar of Dapr 1.19 requests placement from a scheduler; after a refusal it
+/// uses the placement service.
+const REPORT_ACTOR_TYPES: &str = "/dapr.proto.scheduler.v1.Scheduler/ReportActorTypes";
+const NO_PLACEMENT: &str = "placement is not enabled on this scheduler";
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) dispatcher: Dispatcher,
+    pub(crate) fence: Arc<Fence>,
     pub(crate) metrics: Metrics,
-    /// Callers must prove who they are.
+    /// Whether callers must authenticate.
     pub(crate) tls: bool,
     pub(crate) scope: Scope,
     /// Cancelled when the process stops.
     pub(crate) ending: CancellationToken,
-    /// Addresses of all schedulers.
+    /// Addresses of all schedulers; empty until they agree.
     pub(crate) hosts: Arc<watch::Sender<Vec<String>>>,
     pub(crate) streams: Arc<AtomicU64>,
 }
@@ -73,8 +81,13 @@ impl Api {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let list = post(async move |request: HttpRequest| lists.list(request).await);
+        let no_placement =
+            post(async || Status::unimplemented(NO_PLACEMENT).into_http::<axum::body::Body>());
         // The exact path wins over tonic's, which is one for all methods.
-        tonic::service::Routes::new(service).into_axum_router().route(list::METHOD, list)
+        tonic::service::Routes::new(service)
+            .into_axum_router()
+            .route(list::METHOD, list)
+            .route(REPORT_ACTOR_TYPES, no_placement)
     }
 
     /// Checks that a request is its caller's own.
@@ -147,6 +160,7 @@ impl Api {
             mailbox,
             store: self.store,
             dispatcher: self.dispatcher,
+            fence: self.fence,
             metrics: self.metrics,
             ending: self.ending,
         };
@@ -167,7 +181,8 @@ impl Scheduler for Api {
         let (peer, request) = peer_of(request);
         let name = Some(request.name.as_str());
         let metadata = self.check(peer.as_ref(), request.metadata.as_ref(), name)?;
-        let done = requests::schedule(&*self.store, &metadata, request).await;
+        let partition_id = self.fence.partition_id(runtime::random::bits());
+        let done = requests::schedule(&*self.store, &metadata, request, partition_id).await;
         self.metrics.scheduled(&metadata, done.is_ok());
         Ok(Response::new(done.map(|()| ScheduleJobResponse {})?))
     }
@@ -193,7 +208,7 @@ impl Scheduler for Api {
         Ok(Response::new(DeleteJobResponse {}))
     }
 
-    /// Routed to [`Api::list`] before it comes here.
+    /// Never called: [`Api::list`] is routed first.
     async fn list_jobs(
         &self,
         _request: Request<ListJobsRequest>,
@@ -223,7 +238,7 @@ impl Scheduler for Api {
         Ok(Response::new(DeleteByNamePrefixResponse {}))
     }
 
-    type WatchJobsStream = ReceiverStream<Result<WatchJobsResponse, Status>>;
+    type WatchJobsStream = Answers<WatchJobsResponse>;
 
     async fn watch_jobs(
         &self,
@@ -233,11 +248,10 @@ impl Scheduler for Api {
             return Err(Refusal::Closing.into());
         }
         let (peer, inbound) = peer_of(request);
-        // One place: a record is read when the transport has taken the one before.
-        let (outbound, answers) = mpsc::channel(1);
+        let (outbound, messages) = stream::outbound();
         let watch = self.clone().watch(peer, inbound, outbound);
         self.scope.spawn_detached("scheduler-stream", watch);
-        Ok(Response::new(ReceiverStream::new(answers)))
+        Ok(Response::new(Box::pin(messages)))
     }
 
     type WatchHostsStream = Answers<WatchHostsResponse>;
@@ -250,8 +264,9 @@ impl Scheduler for Api {
             let hosts = hosts.into_iter().map(|address| Host { address }).collect();
             Ok(WatchHostsResponse { hosts })
         };
-        // A sidecar takes any second message as an order to dial again: only changes are sent.
-        let lists = WatchStream::new(self.hosts.subscribe()).map(answer);
+        // A sidecar reconnects on every message after the first: only changes are sent.
+        let lists = WatchStream::new(self.hosts.subscribe());
+        let lists = lists.filter(|hosts| future::ready(!hosts.is_empty())).map(answer);
         let ending = self.ending.clone();
         let lists = lists.take_until(async move { ending.cancelled().await });
         Ok(Response::new(Box::pin(lists)))

@@ -5,8 +5,7 @@ mod namespaces;
 
 use std::{future::Future, sync::Arc};
 
-use anyhow::Context as _;
-use kubernetes::{BundleReader, Precedence};
+use kubernetes::{BundleReader, ClientError, Precedence};
 use runtime::{BoxError, ReadyGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +20,10 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// # Errors
-    /// When no configuration for the API server is found or it is not usable.
-    pub(crate) async fn connect(config: &Config, ready: ReadyGuard) -> anyhow::Result<Self> {
+    /// [`ClientError`]
+    pub(crate) async fn connect(config: &Config, ready: ReadyGuard) -> Result<Self, ClientError> {
         let client = kubernetes::client(config.kubeconfig.as_deref(), Precedence::Kubeconfig);
-        Ok(Self { client: client.await.context("connect to the API server")?, ready })
+        Ok(Self { client: client.await?, ready })
     }
 
     /// Reads the trust anchors of the control plane's namespace from the API server.

@@ -1,17 +1,20 @@
 //! The configuration that the flags mean. Source: Dapr 1.18, `scheduler`.
 
+mod child;
+mod error;
+mod external;
 mod flags;
 mod quantity;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
-use identity::{KeyKind, TrustDomain};
 use runtime::{ProcessFlags, environment};
-use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 
+pub use child::ChildEtcd;
+pub(crate) use child::Peer;
+pub use error::ConfigError;
+pub use external::ExternalEtcd;
 pub use flags::{Flags, Password, StoreEngine};
 
 /// App id of the scheduler in its own SPIFFE id, which sidecars ask for.
@@ -32,25 +35,41 @@ pub struct Config {
     pub listen_address: String,
     /// gRPC port.
     pub port: u16,
-    /// What clients are told to dial; `None` to find out.
+    /// The announced address; `None` for the discovered one.
     pub broadcast: Option<String>,
     /// Credentials for the API server, in Kubernetes mode; `None` for those of the pod.
     pub kubeconfig: Option<PathBuf>,
-    /// How to get a certificate; `None` for plain text.
+    /// Options of the SVID; `None` for plain text.
     pub tls: Option<svid::Options>,
-    /// Where the embedded engine keeps its files.
+    /// Directory of the embedded engine.
     pub store_dir: PathBuf,
-    /// Where the reference keeps its files.
+    /// Directory of the etcd of Dapr's own scheduler, and of the child etcd.
     pub reference_dir: PathBuf,
     /// Limit of the stored bytes; `None` for none.
     pub quota_bytes: Option<u64>,
     /// Upper bound of jobs that are dispatched at once.
     pub workers: u32,
-    /// The etcd API.
+    /// The etcd API of the embedded engine.
     pub client: ClientPort,
+    /// Where the jobs are stored.
+    pub store: StoreConfig,
 }
 
-/// Where and how the etcd API is served.
+/// Where the jobs are stored.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// In this process or in an etcd that it runs, depending on what is on disk.
+    Own {
+        /// The value of `--store-engine`.
+        engine: StoreEngine,
+        /// The configuration of the etcd.
+        child: ChildEtcd,
+    },
+    /// In an external etcd.
+    External(ExternalEtcd),
+}
+
+/// The port of the etcd API.
 #[derive(Debug, Clone)]
 pub struct ClientPort {
     /// Bind address; `localhost` is both loopback addresses.
@@ -59,12 +78,10 @@ pub struct ClientPort {
     pub port: u16,
     /// Operations in one transaction.
     pub max_txn_ops: u32,
-    /// The own entry of `--etcd-initial-cluster`, which clients see as the address of this member.
-    pub peer_url: String,
 }
 
 impl Flags {
-    /// The shared flags. The metrics port listens where the gRPC port does (Dapr 1.18).
+    /// The shared flags. The metrics port listens on the address of the gRPC port (Dapr 1.18).
     pub fn process(&self) -> ProcessFlags {
         let mut process = self.process.clone();
         if !self.listen_address.is_empty() {
@@ -76,35 +93,31 @@ impl Flags {
     /// Checks the flags.
     ///
     /// # Errors
-    /// Flags that exclude each other, with the texts of Dapr 1.18, or a value that is not valid.
-    pub fn into_config(self) -> anyhow::Result<Config> {
-        self.check_engine()?;
-        ensure!(
-            !self.placement_enabled,
-            "this scheduler does not serve placement; run the placement service and start without \
-             --placement-enabled"
-        );
-        ensure!(self.workers > 0, "workers must be larger than 0");
-        let peer_url = self.peer_url()?;
-        let quota = quantity::parse(&self.etcd_space_quota).with_context(|| {
-            format!("failed to parse etcd space quota: {}", self.etcd_space_quota)
-        })?;
+    /// [`ConfigError`]
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        self.check_store_flags()?;
+        ensure(!self.placement_enabled, ConfigError::PlacementEnabled)?;
+        ensure(self.workers > 0, ConfigError::NoWorkers)?;
+        let quota = quantity::parse(&self.etcd_space_quota)
+            .map_err(|cause| ConfigError::Quota { text: self.etcd_space_quota.clone(), cause })?;
+        let quota_bytes = match quota {
+            0 => Some(DEFAULT_QUOTA_BYTES),
+            quota => u64::try_from(quota).ok(),
+        };
+        let store = self.store(quota_bytes)?;
         let namespace = environment::namespace();
         let root = self.root(&namespace);
         Ok(Config {
-            tls: self.with_tls().then(|| self.identity(namespace)).transpose()?,
+            tls: self.with_tls().then(|| self.identity.options(APP_ID, namespace)).transpose()?,
             store_dir: root.join(OWN_DATA),
             reference_dir: root.join(REFERENCE_DATA),
-            quota_bytes: match quota {
-                0 => Some(DEFAULT_QUOTA_BYTES),
-                quota => u64::try_from(quota).ok(),
-            },
+            quota_bytes,
+            store,
             kubeconfig: self.kubeconfig,
             client: ClientPort {
                 listen_address: self.etcd_client_listen_address,
                 port: self.etcd_client_port,
                 max_txn_ops: self.etcd_max_txn_ops,
-                peer_url,
             },
             id: self.id,
             listen_address: self.listen_address,
@@ -114,13 +127,10 @@ impl Flags {
         })
     }
 
-    /// The store that is asked for must be one that this version has.
-    fn check_engine(&self) -> anyhow::Result<()> {
+    /// Flags that need or exclude each other.
+    fn check_store_flags(&self) -> Result<(), ConfigError> {
         if self.kubeconfig.is_some() {
-            ensure!(
-                self.mode == Mode::Kubernetes,
-                "kubeconfig flag is only valid in --mode=kubernetes"
-            );
+            ensure(self.identity.mode == Mode::Kubernetes, ConfigError::Kubeconfig)?;
         }
         if self.etcd_embed {
             for (flag, unset) in [
@@ -128,88 +138,48 @@ impl Flags {
                 ("username", self.etcd_client_username.is_empty()),
                 ("password", self.etcd_client_password.is_empty()),
             ] {
-                ensure!(unset, "cannot use --etcd-client-{flag} with --etcd-embed");
+                ensure(unset, ConfigError::ClientFlag(flag))?;
             }
         } else {
             let endpoints = self.etcd_client_endpoints.iter().any(|at| !at.is_empty());
-            ensure!(endpoints, "must specify --etcd-client-endpoints when not using embedded etcd");
-            ensure!(
+            ensure(endpoints, ConfigError::NoEndpoints)?;
+            ensure(
                 self.store_engine == StoreEngine::Auto,
-                "--store-engine={} cannot be used with --etcd-embed=false",
-                self.store_engine
-            );
-            bail!("this version has no engine for an external etcd: use --etcd-embed=true");
+                ConfigError::EngineOfExternal(self.store_engine),
+            )?;
         }
-        ensure!(
-            self.store_engine != StoreEngine::Etcd,
-            "this version has no engine etcd: use --store-engine=auto or embedded"
-        );
-        resources::go_duration::parse(&self.etcd_backend_batch_interval).with_context(|| {
-            format!(
-                "failed to parse etcd backend batch interval: {}",
-                self.etcd_backend_batch_interval
-            )
+        resources::go_duration::parse(&self.etcd_backend_batch_interval).map_err(|cause| {
+            ConfigError::BatchInterval { text: self.etcd_backend_batch_interval.clone(), cause }
         })?;
         Ok(())
     }
 
-    /// The own entry of the list of members, which must be the only one.
-    fn peer_url(&self) -> anyhow::Result<String> {
-        let mut members = BTreeMap::new();
-        for entry in &self.etcd_initial_cluster {
-            let member = entry.split_once('=').filter(|(id, url)| !id.is_empty() && is_url(url));
-            let (id, url) = member.with_context(|| {
-                format!("--etcd-initial-cluster: {entry:?} is not of the form <id>=http://<ip>:<peer-port>")
-            })?;
-            members.insert(id, url);
+    fn store(&self, quota_bytes: Option<u64>) -> Result<StoreConfig, ConfigError> {
+        let peers = self.peers()?;
+        if let Some(external) = self.external()? {
+            return Ok(StoreConfig::External(external)); // it has members of its own
         }
-        let own = members.get(self.id.as_str()).with_context(|| {
-            format!("scheduler ID: {} is not found in initial cluster", self.id)
-        })?;
-        ensure!(
-            members.len() == 1,
-            "the embedded engine has one member, --etcd-initial-cluster has {}: use one replica",
-            members.len()
-        );
-        Ok((*own).to_owned())
+        let (engine, members) = (self.store_engine, peers.len());
+        let fits = engine != StoreEngine::Embedded || members == 1;
+        ensure(fits, ConfigError::ManyMembers(members))?;
+        Ok(StoreConfig::Own { engine, child: self.child(peers, quota_bytes)? })
     }
 
     fn with_tls(&self) -> bool {
-        self.tls_enabled || self.mode == Mode::Kubernetes
+        self.tls_enabled || self.identity.mode == Mode::Kubernetes
     }
 
     fn root(&self, namespace: &str) -> PathBuf {
         let root = Path::new(&self.etcd_data_dir);
-        match self.mode {
+        match self.identity.mode {
             Mode::Kubernetes => root.to_owned(),
             Mode::Standalone => root.join(format!("{namespace}-{}", self.id)),
         }
     }
-
-    fn identity(&self, namespace: String) -> anyhow::Result<svid::Options> {
-        let trust_domain = TrustDomain::parse(&self.trust_domain)
-            .with_context(|| format!("--trust-domain {:?}", self.trust_domain))?;
-        let sentry_address = self
-            .sentry_address
-            .clone()
-            .unwrap_or_else(|| format!("dapr-sentry.{namespace}.svc:443"));
-        Ok(svid::Options {
-            app_id: APP_ID.to_owned(),
-            control_plane_namespace: namespace.clone(),
-            namespace,
-            trust_domain,
-            sentry_address,
-            anchors: AnchorSource::File { path: self.trust_anchors_file.clone(), fallback: None },
-            key_kind: KeyKind::Ed25519,
-            mode: self.mode,
-        })
-    }
 }
 
-fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let port = rest.and_then(|rest| rest.rsplit_once(':')).filter(|(host, _)| !host.is_empty());
-    port.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+fn ensure(holds: bool, error: ConfigError) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(error) }
 }
 
 #[cfg(test)]
@@ -248,16 +218,24 @@ mod tests {
     #[case(&["--etcd-initial-cluster=a=b"],
         r#"--etcd-initial-cluster: "a=b" is not of the form <id>=http://<ip>:<peer-port>"#)]
     #[case(&["--etcd-space-quota=x"], "failed to parse etcd space quota: x")]
+    #[case(&["--etcd-defragment-interval=x"],
+        r#"--etcd-defragment-interval: "x" is not a duration of at least 1s"#)]
+    #[case(&["--etcd-defragment-interval=999ms"],
+        r#"--etcd-defragment-interval: "999ms" is not a duration of at least 1s"#)]
     #[case(&["--etcd-backend-batch-interval=x"],
         "failed to parse etcd backend batch interval: x")]
-    #[case(&["--store-engine=etcd"],
-        "this version has no engine etcd: use --store-engine=auto or embedded")]
     #[case(&["--etcd-embed=false", "--etcd-client-endpoints=a:1", "--store-engine=embedded"],
         "--store-engine=embedded cannot be used with --etcd-embed=false")]
-    #[case(&["--etcd-embed=false", "--etcd-client-endpoints=a:1"],
-        "this version has no engine for an external etcd: use --etcd-embed=true")]
-    #[case(&["--id=a", "--etcd-initial-cluster=a=http://h:1,b=http://h:2"],
-        "the embedded engine has one member, --etcd-initial-cluster has 2: use one replica")]
+    #[case(&["--etcd-embed=false", "--etcd-client-endpoints=https://a:1",
+        "--etcd-client-cert-file=x"],
+        "--etcd-client-cert-file and --etcd-client-key-file belong together")]
+    #[case(&["--etcd-embed=false", "--etcd-client-endpoints=a:1", "--etcd-client-ca-file=x"],
+        "--etcd-client-*-file need --etcd-client-endpoints that begin with https://")]
+    #[case(&["--id=a", "--etcd-initial-cluster=a=http://h:1,b=http://h:2", "--store-engine=embedded"],
+        "--store-engine=embedded has one member, --etcd-initial-cluster has 2: use one replica or \
+        --store-engine=etcd")]
+    #[case(&["--id=a", "--etcd-initial-cluster=a=https://h:1"],
+        "--etcd-initial-cluster: https://h:1 needs --tls-enabled")]
     fn refuses(#[case] args: &[&str], #[case] want: &str) {
         assert_eq!(flags(args).into_config().unwrap_err().to_string(), want);
     }
@@ -266,6 +244,27 @@ mod tests {
     fn the_password_is_in_no_debug_text() {
         let text = format!("{:?}", flags(&["--etcd-client-password=sesame"]));
         assert!(text.contains("etcd_client_password") && !text.contains("sesame"), "{text}");
+    }
+
+    /// As Dapr's own scheduler takes them: the list of members is of the embedded store alone.
+    #[test]
+    fn an_external_etcd_needs_no_list_of_members() {
+        let args = [
+            "--id=x",
+            "--etcd-embed=false",
+            "--etcd-client-endpoints=a:1,http://b:2",
+            "--etcd-client-username=u",
+        ];
+        let StoreConfig::External(external) = flags(&args).into_config().unwrap().store else {
+            panic!("the store is another one");
+        };
+        assert_eq!(external.endpoints, ["a:1", "http://b:2"]);
+        assert_eq!(external.credentials.unwrap().0, "u");
+    }
+
+    #[test]
+    fn the_shortest_interval_of_defragmentations_is_a_second() {
+        assert!(flags(&["--etcd-defragment-interval=1s"]).into_config().is_ok());
     }
 
     #[rstest]

@@ -21,6 +21,7 @@ mod lifecycle;
 mod pool;
 mod pools;
 mod progress;
+pub(crate) mod shard;
 #[cfg(test)]
 mod simulation;
 mod stream;
@@ -44,7 +45,7 @@ use self::table::JobTable;
 /// A job that is due later than this is not kept in memory, except for its key and time.
 const LOOK_AHEAD: SignedDuration = SignedDuration::from_secs(30);
 
-/// Due jobs that one step moves, so that other events do not wait for a herd.
+/// Due jobs that one step moves, so that other events do not wait for many jobs due at once.
 const MAX_DUE_PER_STEP: usize = 1024;
 
 /// Deliveries that one step starts.
@@ -86,7 +87,7 @@ pub(crate) struct Engine {
     /// Jobs whose counter a full store refused.
     unsaved: VecDeque<JobId>,
     unsaved_at: Option<Timestamp>,
-    /// The scan that runs: jobs without a put since it began are gone.
+    /// The running scan: jobs without a put since it began are deleted.
     scan: Option<HashSet<JobId>>,
     last_now: Timestamp,
     /// The last step stopped at one of its limits.
@@ -94,7 +95,7 @@ pub(crate) struct Engine {
     effects: Vec<Effect>,
 }
 
-/// Numbers for metrics.
+/// Values of gauges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Gauges {
     /// Jobs known.
@@ -145,7 +146,8 @@ impl Engine {
             Event::JobPut { key, revision, job, counter, origin } => {
                 self.put(key, revision, job, counter, origin, now);
             }
-            Event::JobDeleted { key } => self.delete(&key),
+            Event::JobDeleted { key, revision } => self.delete_at(&key, revision),
+            Event::ShardsLost(shards) => self.forget(&shards),
             Event::CounterPut { key } => self.reload(&key),
             Event::StreamOpened(registration) => self.open_stream(registration),
             Event::StreamClosed { stream } => self.close_stream(stream, now),

@@ -5,6 +5,7 @@ use tonic::Status;
 
 use crate::schedule::ScheduleError;
 use crate::store::StoreError;
+use crate::stored::names::NameError;
 
 /// Why a call or a stream is refused.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +19,8 @@ pub(crate) enum Refusal {
     /// Dapr 1.19: the types of an app's workflow engine belong to that app.
     #[error("actor type {0:?} is reserved for another app")]
     ReservedType(String),
-    #[error("unknown job type: the metadata has no target")]
-    UnknownTarget,
-    #[error("job name cannot be empty")]
-    EmptyName,
-    #[error("job name is invalid \"{name}\": {rule}")]
-    InvalidName { name: String, rule: &'static str },
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("job cannot be nil")]
     NoJob,
     #[error("job failed validation: {0}")]
@@ -65,9 +62,7 @@ impl From<Refusal> for Status {
                 Self::unavailable(text)
             }
             Refusal::Damaged(_) => Self::data_loss(text),
-            Refusal::UnknownTarget
-            | Refusal::EmptyName
-            | Refusal::InvalidName { .. }
+            Refusal::Name(_)
             | Refusal::NoJob
             | Refusal::Invalid(_)
             | Refusal::NoInitial
@@ -90,7 +85,7 @@ mod tests {
     #[case(Refusal::NoIdentity, Code::Unauthenticated, "failed to get identity from context")]
     #[case(Refusal::OtherIdentity, Code::PermissionDenied, "identity does not match request")]
     #[case(Refusal::NoJob, Code::Unknown, "job cannot be nil")]
-    #[case(Refusal::EmptyName, Code::Unknown, "job name cannot be empty")]
+    #[case(Refusal::Name(NameError::Empty), Code::Unknown, "job name cannot be empty")]
     #[case(Refusal::Exists("app||n||a||x".into()), Code::AlreadyExists,
         "job already exists: 'app||n||a||x'")]
     #[case(Refusal::NotFound("x".into()), Code::NotFound, "job not found: x")]

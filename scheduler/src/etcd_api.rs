@@ -1,7 +1,7 @@
-//! The etcd v3 API on the client port, which the command line of Dapr and `etcdctl` use. Writes here
-//! act as calls of the scheduler's own API. Rules, codes and texts: etcd 3.5, asked by experiment.
-//! Start at [`EtcdApi::router`]; `request` checks what is asked, `error` has the texts, each other
-//! file one service.
+//! The etcd v3 API on the client port, which the command line of Dapr and `etcdctl` use. Writes
+//! here act as calls of the scheduler's own API. Rules, codes and texts: etcd 3.5, by experiment.
+//! Start at [`EtcdApi::router`]; `request` checks requests, `error` has the texts, each other file
+//! one service.
 
 mod answer;
 mod auth;
@@ -10,7 +10,7 @@ mod error;
 mod kv;
 mod lease;
 mod maintenance;
-mod request;
+pub(crate) mod request;
 mod snapshot;
 mod watch;
 
@@ -33,7 +33,7 @@ use crate::store::kv::KeyValue;
 /// Largest message in either direction. As the scheduler's own API.
 pub(crate) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 
-/// Calls that stay open by design. A defragmentation and a snapshot take as long as they take.
+/// Calls that stay open by design. A defragmentation and a snapshot have no time limit.
 pub(crate) const STREAMING: [&str; 4] = [
     "/etcdserverpb.Watch/Watch",
     "/etcdserverpb.Lease/LeaseKeepAlive",
@@ -41,10 +41,10 @@ pub(crate) const STREAMING: [&str; 4] = [
     "/etcdserverpb.Maintenance/Defragment",
 ];
 
-/// The only term: one member leads from the beginning.
+/// The only term: the single member always leads.
 const TERM: u64 = 1;
 
-/// Who this member is, in the words of etcd.
+/// The identity of this member, as etcd reports it.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) cluster_id: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Member {
     pub(crate) name: String,
     /// Its entry of `--etcd-initial-cluster`.
     pub(crate) peer_url: String,
-    /// Where this API is.
+    /// The address of this API.
     pub(crate) client_url: String,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct EtcdApi {
 }
 
 impl EtcdApi {
-    /// The routes of the client port. What is not offered answers `UNIMPLEMENTED`.
+    /// The routes of the client port. Other calls answer `UNIMPLEMENTED`.
     pub(crate) fn router(self) -> Router {
         macro_rules! unlimited {
             ($server:ident) => {

@@ -26,5 +26,11 @@ mod store;
 mod stored;
 mod streams;
 
-pub use config::{ClientPort, Config, Flags, Password, StoreEngine};
-pub use service::{Bound, run, serve};
+pub use config::{
+    ChildEtcd, ClientPort, Config, ConfigError, ExternalEtcd, Flags, Password, StoreConfig,
+    StoreEngine,
+};
+pub use service::child::exec_child;
+#[doc(hidden)]
+pub use service::fuzzing;
+pub use service::{Bound, ExternalError, RunError, run, serve};

@@ -8,8 +8,12 @@ use scheduler::Flags;
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(error) = scheduler::exec_child() {
+        eprintln!("start etcd: {error}");
+        return ExitCode::FAILURE;
+    }
     let flags: Flags = runtime::flags::parse();
     runtime::main("dapr.scheduler", &flags.process(), async move |scope| {
-        Ok(scheduler::run(flags.into_config()?, scope).await?)
+        Ok(Box::pin(scheduler::run(flags.into_config()?, scope)).await?)
     })
 }

@@ -1,7 +1,16 @@
-//! Which schedulers there are, what sidecars are told to dial, and the key of this one among the
-//! members. With the embedded engine there is one.
+//! The members, the address that sidecars dial, and the jobs of this member.
+//!
+//! With the embedded engine there is one member, whose key [`leadership`] keeps. Over an etcd there
+//! are several: [`member`] joins them, [`quorum`] has the rules, and [`shards`] those by which
+//! members share jobs when none of Dapr 1.18 is among them. [`fence`] stops the delivery of jobs
+//! before another member may own them; [`ownership`] has the condition of each write.
 
 pub(crate) mod address;
+pub(crate) mod fence;
 pub(crate) mod leadership;
+pub(crate) mod member;
+pub(crate) mod ownership;
+pub(crate) mod quorum;
+pub(crate) mod shards;
 
 pub(crate) use address::broadcast;

@@ -1,19 +1,19 @@
-//! Every metric of the scheduler.
+//! Every metric of the scheduler; those of its own store are in [`store`].
+
+mod store;
 
 use std::time::Duration;
 
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Registry,
-};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use proto::scheduler::KnownMetadata;
 use proto::scheduler::job_target_metadata::Type;
 use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
+pub(crate) use self::store::StoreMetrics;
+
 use crate::engine::Gauges;
 use crate::engine::event::{Observation, TargetKind};
-use crate::store::Observer;
-use crate::stored::target;
+use crate::stored::names::target;
 
 // Dapr 1.18.
 const CONNECTED: &str = "dapr_scheduler_sidecars_connected";
@@ -29,30 +29,18 @@ const GATE_IN_FLIGHT: &str = "dapr_scheduler_concurrency_inflight";
 const GATE_PENDING: &str = "dapr_scheduler_concurrency_pending";
 const THROTTLED: &str = "dapr_scheduler_concurrency_throttled_total";
 const SIDECAR_ERRORS: &str = "dapr_scheduler_sidecar_errors_total";
-// Names of etcd, which dashboards read.
-const HAS_LEADER: &str = "etcd_server_has_leader";
-const DB_SIZE_IN_USE: &str = "etcd_mvcc_db_total_size_in_use_in_bytes";
-const DB_SIZE: &str = "etcd_mvcc_db_total_size_in_bytes";
-const LEADER_CHANGES: &str = "etcd_server_leader_changes_seen_total";
-const COMMIT_SECONDS: &str = "etcd_disk_backend_commit_duration_seconds";
-const SYNC_SECONDS: &str = "etcd_disk_wal_fsync_duration_seconds";
 // Ours.
+const STORE: &str = "dapr_scheduler_store";
+const STORE_SERVES: &str = "dapr_scheduler_store_serves";
 const CORRUPT: &str = "dapr_scheduler_corrupt_records";
 const JOBS: &str = "dapr_scheduler_jobs";
 const ARMED: &str = "dapr_scheduler_armed_jobs";
 const STAGED: &str = "dapr_scheduler_staged_jobs";
 const WAITING: &str = "dapr_scheduler_waiting_jobs";
 const IN_FLIGHT: &str = "dapr_scheduler_inflight";
-const BATCH_SIZE: &str = "dapr_scheduler_commit_batch_size";
 
 /// Upper bounds of [`LATENCY`] in milliseconds (Dapr 1.18).
 const LATENCY_BUCKETS: [f64; 5] = [100.0, 500.0, 1_000.0, 5_000.0, 10_000.0];
-/// Upper bounds of [`COMMIT_SECONDS`], as etcd's.
-const COMMIT_BUCKETS: [f64; 10] =
-    [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.512, 2.048];
-/// Upper bounds of [`BATCH_SIZE`]; the last is the largest batch.
-const BATCH_BUCKETS: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 512.0];
-
 /// The metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -71,27 +59,49 @@ pub(crate) struct Metrics {
     /// Jobs known, armed, staged, waiting, in flight.
     jobs: [IntGauge; 5],
     sidecar_errors: IntCounterVec,
-    has_leader: IntGauge,
-    leader_changes: IntCounter,
-    db_size: IntGauge,
-    db_size_in_use: IntGauge,
-    commit_seconds: Histogram,
-    sync_seconds: Histogram,
+    store_serves: IntGauge,
     corrupt: IntGauge,
-    batch_size: Histogram,
 }
 
-/// Why something with a sidecar failed.
+/// Where jobs are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    /// In files of this process.
+    Embedded,
+    /// In an etcd that this process runs.
+    Etcd,
+    /// In an external etcd.
+    External,
+}
+
+/// Registers where jobs are stored, which `operator check-scheduler` reads.
+///
+/// # Errors
+/// The name is taken.
+pub(crate) fn register_store(r: &Registry, kind: StoreKind) -> prometheus::Result<()> {
+    let engine = match kind {
+        StoreKind::Embedded => "embedded",
+        StoreKind::Etcd => "etcd",
+        StoreKind::External => "external",
+    };
+    let store = gauges(r, STORE, "1, with the engine that stores jobs", &["engine"])?;
+    store.with_label_values(&[engine]).set(1);
+    Ok(())
+}
+
+/// The kind of a failure of a sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SidecarError {
+    /// Its stream ended before it took all of its triggers.
+    Send,
     /// Its stream broke, or it sent a message against the protocol.
     Receive,
-    /// It asked for something that is not its own.
+    /// Its request was not authorised.
     Unauthorized,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     ///
     /// # Errors
     /// A name is taken.
@@ -125,24 +135,8 @@ impl Metrics {
                 gauge(r, IN_FLIGHT, "Triggers without an answer, of all sidecars")?,
             ],
             sidecar_errors: counters(r, SIDECAR_ERRORS, "Failures of sidecars", &["reason"])?,
-            has_leader: gauge(r, HAS_LEADER, "1 while the job store serves")?,
-            db_size_in_use: gauge(r, DB_SIZE_IN_USE, "Bytes of all stored keys and values")?,
-            leader_changes: counter(r, LEADER_CHANGES, "Times that the job store began to serve")?,
-            db_size: gauge(r, DB_SIZE, "Bytes of the files of the job store")?,
-            sync_seconds: histogram(
-                r,
-                SYNC_SECONDS,
-                "Seconds until a batch is written and synced",
-                &COMMIT_BUCKETS,
-            )?,
-            commit_seconds: histogram(
-                r,
-                COMMIT_SECONDS,
-                "Seconds until a batch is durable",
-                &COMMIT_BUCKETS,
-            )?,
+            store_serves: gauge(r, STORE_SERVES, "1 while the job store, of any kind, serves")?,
             corrupt: gauge(r, CORRUPT, "Stored jobs that could not be decoded")?,
-            batch_size: histogram(r, BATCH_SIZE, "Transactions of one batch", &BATCH_BUCKETS)?,
         })
     }
 
@@ -156,16 +150,17 @@ impl Metrics {
         self.connected.dec();
     }
 
-    /// Something with a sidecar failed.
+    /// Counts a failure of a sidecar.
     pub(crate) fn sidecar_error(&self, error: SidecarError) {
         let reason = match error {
+            SidecarError::Send => "send_failed",
             SidecarError::Receive => "recv_failed",
             SidecarError::Unauthorized => "auth_failed",
         };
         self.sidecar_errors.with_label_values(&[reason]).inc();
     }
 
-    /// A job was scheduled, or not.
+    /// Counts a call that schedules a job, by its result.
     pub(crate) fn scheduled(&self, of: &KnownMetadata, done: bool) {
         let metric = if done { &self.created } else { &self.create_failed };
         metric.with_label_values(&[kind_of(of)]).inc();
@@ -186,22 +181,19 @@ impl Metrics {
         self.corrupt.inc();
     }
 
-    /// The store serves, or not.
+    /// Records whether the store serves.
     pub(crate) fn store_serves(&self, serves: bool) {
-        if serves && self.has_leader.get() == 0 {
-            self.leader_changes.inc();
-        }
-        self.has_leader.set(i64::from(serves));
+        self.store_serves.set(i64::from(serves));
     }
 
-    /// What the engine holds now.
+    /// Sets the gauges of the engine.
     pub(crate) fn engine_holds(&self, now: &Gauges) {
         let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let counts = [now.jobs, now.armed, now.staged, now.waiting, now.in_flight];
         for (gauge, count) in self.jobs.iter().zip(counts) {
             gauge.set(whole(count));
         }
-        // Gates come and go with the sidecars that ask for them.
+        // Gates exist as long as the sidecars that set them.
         self.gate_in_flight.reset();
         self.gate_pending.reset();
         for gate in &now.gates {
@@ -211,7 +203,7 @@ impl Metrics {
         }
     }
 
-    /// Something that the engine saw.
+    /// Counts an observation of the engine.
     pub(crate) fn observe(&self, observation: &Observation) {
         let ended = |metric: &IntCounterVec, kind: TargetKind, took: Duration| {
             metric.with_label_values(&[label(kind)]).inc();
@@ -227,40 +219,13 @@ impl Metrics {
             Observation::Undelivered(kind) => {
                 self.undelivered.with_label_values(&[label(*kind)]).inc();
             }
-            Observation::Throttled(gate) => {
-                self.throttled.with_label_values(&[&**gate]).inc();
+            Observation::Throttled(gate, jobs) => {
+                let jobs = u64::try_from(*jobs).unwrap_or(u64::MAX);
+                self.throttled.with_label_values(&[&**gate]).inc_by(jobs);
             }
             Observation::UnknownAck(..) => {}
         }
     }
-}
-
-impl Observer for Metrics {
-    fn committed(&self, transactions: usize, took: Duration, live_bytes: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "at most 512")]
-        self.batch_size.observe(transactions as f64);
-        self.commit_seconds.observe(took.as_secs_f64());
-        self.db_size_in_use.set(i64::try_from(live_bytes).unwrap_or(i64::MAX));
-    }
-
-    fn synced(&self, took: Duration) {
-        self.sync_seconds.observe(took.as_secs_f64());
-    }
-
-    fn on_disk(&self, bytes: u64) {
-        self.db_size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-}
-
-fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> prometheus::Result<Histogram> {
-    let made = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-    registry.register(Box::new(made.clone()))?;
-    Ok(made)
 }
 
 fn kind_of(metadata: &KnownMetadata) -> &'static str {
@@ -275,5 +240,23 @@ fn label(kind: TargetKind) -> &'static str {
     match kind {
         TargetKind::Job => "job",
         TargetKind::Actor => "actor",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_etcd_come_with_the_store_that_they_are_about() {
+        let registry = Registry::new();
+        let of_etcd = || {
+            let families = registry.gather();
+            families.iter().filter(|family| family.name().starts_with("etcd_")).count()
+        };
+        Metrics::register(&registry).unwrap();
+        assert_eq!(of_etcd(), 0, "an external etcd has its own");
+        StoreMetrics::register(&registry, None).unwrap();
+        assert_eq!(of_etcd(), 7);
     }
 }

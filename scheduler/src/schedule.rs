@@ -1,4 +1,4 @@
-//! The schedule language: which requests are valid, and when a job is due.
+//! The schedule language: validation of requests, and due times.
 //!
 //! Start at [`Timetable`]. `cron` parses schedules and searches their next instant, `field` parses
 //! one cron field, `zone` reads the time zone database, `point` and `iso` parse due times and ttls.
@@ -154,8 +154,8 @@ impl Timetable {
         self.expiration
     }
 
-    /// The scheduled time of the tick that follows `finished` ticks, of which `last` was the latest;
-    /// `None` when the job has ended. The time may lie in the past: no tick is left out.
+    /// The scheduled time of the tick that follows `finished` ticks, of which `last` was the
+    /// latest; `None` when the job has ended. The time may lie in the past: no tick is left out.
     pub(crate) fn next(&self, finished: u32, last: Option<Timestamp>) -> Option<Timestamp> {
         if self.repeats.is_some_and(|repeats| finished >= repeats.get()) {
             return None;

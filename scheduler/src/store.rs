@@ -5,15 +5,16 @@
 //!                                                 │
 //!                                                 └──Vec<Change> of each revision──► engine
 //! ```
-//! [`embedded`] evaluates transactions in groups, against the backend and what the same group has
-//! written before. A [`backend`] stores bytes and decides nothing: [`disk`] is fjall, `memory`
-//! injects faults in tests. [`kv`] is the etcd API of such a store, [`history`] has its last
-//! changes. [`reserve`] keeps room for deletions on a full disk, [`format`] says whose directory
-//! it is.
+//! [`embedded`] is the store of one member, [`etcd`] that of several. The first evaluates
+//! transactions in groups, against the backend and what the same group has written before. A
+//! [`backend`] stores bytes and decides nothing: [`disk`] is fjall, `memory` injects faults in
+//! tests. [`kv`] is the etcd API of such a store, [`history`] has its last changes. [`reserve`]
+//! keeps room for deletions on a full disk, [`format`] says whose directory it is.
 
 pub(crate) mod backend;
 pub(crate) mod disk;
 mod embedded;
+pub(crate) mod etcd;
 pub(crate) mod format;
 pub(crate) mod history;
 pub(crate) mod keys;
@@ -26,13 +27,19 @@ mod record;
 pub(crate) mod reserve;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
 
 pub(crate) use embedded::shared::{Observer, State, StoreEvent};
 pub(crate) use embedded::{Embedded, MAX_TTL, Options};
 pub(crate) use record::Record;
+
+/// Duration of one write or one round of a loop after which the process counts as stuck. A disk
+/// that does not answer for so long does not recover by waiting.
+pub(crate) const STUCK: Duration = Duration::from_mins(1);
 
 /// Number of a change of the store. An empty store is at 1; each transaction that changes
 /// something adds 1.
@@ -45,7 +52,7 @@ pub(crate) struct Entry {
     pub(crate) record: Record,
 }
 
-/// What must hold for a transaction to write its first branch.
+/// A condition under which a transaction writes its first branch.
 #[derive(Debug, Clone)]
 pub(crate) enum Condition {
     /// The key does not exist.
@@ -54,7 +61,7 @@ pub(crate) enum Condition {
     Unchanged { key: Bytes, mod_revision: Revision },
 }
 
-/// Decides by key and value whether a stored job is meant.
+/// Selects stored jobs by key and value.
 pub(crate) type Filter = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
 
 /// One write.
@@ -62,14 +69,14 @@ pub(crate) type Filter = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
 pub(crate) enum Op {
     /// Creates or replaces a key.
     Put { key: Bytes, value: Bytes },
-    /// Deletes a key; an absent one is no error.
+    /// Deletes a key; an absent key is not an error.
     Delete { key: Bytes },
     /// Deletes the jobs whose name starts with the prefix and that pass the filter, each with its
-    /// counter. Without a filter counters without a job go too.
+    /// counter. Without a filter, counters without a job are deleted too.
     DeleteJobs { prefix: Bytes, filter: Option<Filter> },
 }
 
-/// Who wrote.
+/// The author of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Source {
     /// A call of the API.
@@ -79,6 +86,8 @@ pub(crate) enum Source {
     Engine,
     /// A client of the etcd API.
     ClientPort,
+    /// Another process that uses the same etcd.
+    Member,
 }
 
 /// A transaction: all conditions are evaluated on the state before it, then one branch is written.
@@ -90,7 +99,7 @@ pub(crate) struct Txn {
     pub(crate) otherwise: Vec<Op>,
 }
 
-/// What a transaction did. It is durable.
+/// The outcome of a transaction, which is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Committed {
     /// Which branch was written.
@@ -108,7 +117,7 @@ pub(crate) struct Change {
     pub(crate) revision: Revision,
     /// `None` when the key was deleted.
     pub(crate) new: Option<Record>,
-    /// What the key was before; `None` when it was created.
+    /// The previous record; `None` when the key was created.
     pub(crate) old: Option<Record>,
 }
 
@@ -118,7 +127,7 @@ pub(crate) enum StoreError {
     /// The quota is used up, or the disk is full. The text is etcd's, which sidecars pass on.
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
-    /// The store is being opened again or the process stops. Temporary.
+    /// The store is being reopened or the process stops. Temporary.
     #[error("the job store is not available: {0}")]
     Unavailable(String),
 }
@@ -146,6 +155,17 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// Runs a transaction; returns when it is durable.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, StoreError>>;
+
+    /// The most transactions of one call of [`Self::commit_each`]. More than one wait for each other,
+    /// which pays only where they share work.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Runs transactions of which none depends on another; the outcome of each, in their order.
+    fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {
+        join_all(txns.iter().map(|txn| self.commit(txn.clone()))).boxed()
+    }
 }
 
 /// The store at one moment.
@@ -154,7 +174,7 @@ pub(crate) trait Snapshot: Send + Sync + 'static {
     /// disk.
     fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, StoreError>;
 
-    /// What answers a range request; its revision is not looked at. Blocks on the disk.
+    /// The answer of a range request, whose revision is ignored. Blocks on the disk.
     fn select(&self, query: &query::Query) -> Result<query::Selected, StoreError>;
 
     /// The revision of this moment.

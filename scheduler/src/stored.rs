@@ -1,4 +1,7 @@
-//! Between the messages of the API, the records of the store and the jobs of the engine.
+//! Conversions between messages of the API, records of the store and jobs of the engine. [`names`]
+//! has the names of stored jobs.
+
+pub(crate) mod names;
 
 use std::time::Duration;
 
@@ -8,11 +11,12 @@ use prost::Message as _;
 use prost_types::Any;
 use proto::{common, cron, scheduler};
 use scheduler::job_target_metadata::Type;
-use scheduler::{JobMetadata, KnownMetadata, NamedJob, WatchJobsResponse};
+use scheduler::{JobMetadata, NamedJob, WatchJobsResponse};
 
-use crate::api::names;
 use crate::engine::job::{Counter, FailurePolicy, Job, Target};
 use crate::schedule::{Begin, ScheduleError, Timetable};
+
+use self::names::target;
 
 /// The type of a record's metadata. Source: Dapr 1.18.
 const METADATA_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata";
@@ -71,7 +75,7 @@ pub(crate) fn counter_record(counter: &Counter) -> Bytes {
     record.encode_to_vec().into()
 }
 
-/// A stored job as the engine takes it.
+/// A stored job for the engine.
 pub(crate) fn engine_job(record: &[u8]) -> Result<Job, Corrupt> {
     let record = cron::Job::decode(record)?;
     let begin = match record.begin.ok_or(Corrupt::Missing("begin"))? {
@@ -107,7 +111,7 @@ pub(crate) fn engine_counter(record: &[u8]) -> Option<Counter> {
     })
 }
 
-/// A stored job as callers get it: texts as they were sent, the failure policy always set.
+/// A stored job for callers: texts as they were sent, the failure policy always set.
 pub(crate) fn named_job(name: &str, record: &[u8]) -> Result<NamedJob, Corrupt> {
     let spec = cron::Job::decode(record)?.job.ok_or(Corrupt::Missing("job"))?;
     let metadata = stored_metadata(&spec)?;
@@ -124,7 +128,7 @@ pub(crate) fn named_job(name: &str, record: &[u8]) -> Result<NamedJob, Corrupt> 
     Ok(NamedJob { name, metadata: Some(metadata), job: Some(job) })
 }
 
-/// A stored job as a sidecar gets it when it is due.
+/// A stored job as the trigger for a sidecar.
 pub(crate) fn trigger(name: &str, id: u64, record: &[u8]) -> Result<WatchJobsResponse, Corrupt> {
     let NamedJob { name, metadata, job } = named_job(name, record)?;
     Ok(WatchJobsResponse { name, id, data: job.and_then(|job| job.data), metadata })
@@ -137,11 +141,6 @@ pub(crate) fn actor_id(record: &[u8]) -> Option<String> {
         Some(Type::Actor(actor)) => Some(actor.id.clone()),
         Some(Type::Job(_)) | None => None,
     }
-}
-
-/// What a request's or a record's metadata is about.
-pub(crate) fn target(metadata: &KnownMetadata) -> Option<&Type> {
-    metadata.target.as_ref()?.r#type.as_ref()
 }
 
 fn stored_metadata(spec: &cron::Spec) -> Result<JobMetadata, Corrupt> {
@@ -222,7 +221,7 @@ fn instant(at: prost_types::Timestamp) -> Result<Timestamp, jiff::Error> {
 mod tests {
     use super::*;
     use crate::schedule::{self, Spec};
-    use scheduler::{JobTargetMetadata, TargetActorReminder};
+    use scheduler::{JobTargetMetadata, KnownMetadata, TargetActorReminder};
 
     fn metadata() -> JobMetadata {
         let actor = TargetActorReminder { id: "a||b".into(), r#type: "cat".into() };

@@ -7,7 +7,7 @@
 //!                                                               └─► own_certificate
 //! ```
 //! Start reading at [`controller`], which reconciles the stored CA with the one in memory;
-//! `identity::stored::plan` decides what happens to a stored CA and `rotation::plan` when it is
+//! `identity::stored::plan` decides whether a stored CA is used and `rotation::plan` when it is
 //! rotated. [`record`] is the layout of the two objects.
 
 pub(crate) mod authority;

@@ -35,9 +35,9 @@ pub enum ConfigError {
     /// The trust domain is invalid.
     #[error("--trust-domain {text:?}")]
     TrustDomain {
-        /// The trust domain as given.
+        /// Value of `--trust-domain`.
         text: String,
-        /// What is wrong with it.
+        /// Why it does not parse.
         #[source]
         cause: SpiffeError,
     },

@@ -1,6 +1,6 @@
 //! JWT SVIDs: the signing key, the key set that publishes it, and the tokens of a response.
 //!
-//! Start reading at [`plan::plan`], which decides what happens to a stored key; [`controller`]
+//! Start reading at [`plan::plan`], which decides whether a stored key is used; [`controller`]
 //! reconciles it with the one in memory, [`svid`] issues tokens.
 
 pub(crate) mod cluster;

@@ -9,7 +9,7 @@
 //!                              │                └─► rotation (when to rotate)
 //!                              └─► ca::own_certificate ─► transport (sentry's serving certificate)
 //! ```
-//! Start reading at [`identity::stored::plan`] (what happens to a stored CA) and
+//! Start reading at [`identity::stored::plan`] (whether a stored CA is used) and
 //! `rotation::plan::plan` (when it is rotated), then `server.rs`. Dependencies point down: `server`
 //! uses `authn`, `ca`, `jwt` and `queue`; `oidc` uses `jwt`, `jwt` uses `ca`, `ca` uses `rotation`.
 //!
@@ -23,6 +23,8 @@ mod authn;
 mod ca;
 mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod jwt;
 mod metrics;
 mod oidc;

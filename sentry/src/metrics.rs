@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use runtime::metrics::{counter, counters, gauge, gauges, real_gauge, real_gauges};
 
-/// The gauges of a rotation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RotationGauges {
     /// 0 without a rotation, 1 distribute, 2 sign.

@@ -19,21 +19,21 @@ pub enum RunError {
     /// A port is in use.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The system does not say which port it chose.
+    /// The system does not report the port that it chose.
     #[error("read the listening address")]
     Address(#[source] io::Error),
     /// A metric is registered already.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
-    /// Trust domain and namespace are no SPIFFE id.
+    /// Trust domain and namespace do not form a SPIFFE id.
     #[error("name sentry's own identity")]
     OwnId(#[source] SpiffeError),
     /// The control plane's Configuration cannot be used. Source of the text: Dapr 1.18, sentry.
     #[error("couldn't find config name {name}")]
     Configuration {
-        /// Its name in quotes; the path of the file in standalone mode.
+        /// Name of the resource in quotes; the path of the file in standalone mode.
         name: String,
-        /// The cause.
+        /// Why it cannot be read or is invalid.
         #[source]
         cause: BoxError,
     },

@@ -9,7 +9,7 @@ mod body;
 mod caller;
 mod decision;
 mod error;
-mod glob;
+pub(crate) mod glob;
 mod metrics;
 mod review;
 mod server;

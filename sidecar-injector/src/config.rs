@@ -109,17 +109,17 @@ pub enum ConfigError {
     /// A variable that is not a number.
     #[error("environment variable {name}: {value:?} is not an integer")]
     NotANumber {
-        /// The variable.
+        /// Name of the variable.
         name: &'static str,
-        /// Its value.
+        /// The value that was set.
         value: String,
     },
     /// The address of a Service for actors or reminders.
     #[error("environment variable {name}")]
     ServiceAddress {
-        /// The variable.
+        /// Name of the variable.
         name: &'static str,
-        /// The cause.
+        /// Why the address is invalid.
         #[source]
         source: BadServiceAddress,
     },
@@ -135,9 +135,9 @@ pub enum ConfigError {
     /// The trust domain, or another part of a SPIFFE ID.
     #[error("environment variable {name}")]
     Identity {
-        /// The variable.
+        /// Name of the variable.
         name: &'static str,
-        /// The cause.
+        /// Why the name is invalid.
         #[source]
         source: SpiffeError,
     },

@@ -26,7 +26,7 @@ pub enum RunError {
     ClientCa {
         /// Path of the file.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The TLS settings are invalid.

@@ -15,6 +15,8 @@ mod admission;
 mod cluster;
 mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod offline;
 mod pod;
 mod sidecar;

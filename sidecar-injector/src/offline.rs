@@ -9,6 +9,7 @@ mod control_plane;
 mod documents;
 mod edit;
 mod emit;
+mod misplaced;
 mod templates;
 mod tree;
 mod yaml;
@@ -43,9 +44,9 @@ pub struct Offline<'a> {
 /// A file or standard input.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Name for messages.
+    /// Name for messages: the path, or `-`.
     pub name: String,
-    /// Content.
+    /// YAML or JSON, one or more documents.
     pub text: String,
 }
 
@@ -54,13 +55,13 @@ pub struct Source {
 pub struct Remark {
     /// For example `app.yaml: Deployment shop/web`.
     pub subject: String,
-    /// The result.
+    /// Injected, unchanged or failed.
     pub result: PodResult,
     /// The warnings that `kubectl` would print.
     pub warnings: Vec<String>,
 }
 
-/// The result for a pod.
+/// What injection does to a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PodResult {
     /// The sidecar was added.
@@ -213,12 +214,17 @@ impl Offline<'_> {
     ) -> Value {
         let mut new = document.clone();
         for found in templates::find(document) {
-            let (mut result, warnings) = self.pod(document, &found, cx);
+            let (mut result, mut warnings) = self.pod(document, &found, cx);
             if let PodResult::Injected { patch, .. } = &result
                 && let Some(root) = new.pointer_mut(found.object.root())
                 && let Err(error) = json_patch::patch(root, patch)
             {
                 result = PodResult::Failed(error.to_string());
+            }
+            if matches!(result, PodResult::Unchanged(_)) {
+                let at = |pointer: &str| document.pointer(pointer).unwrap_or(&Value::Null);
+                let (object, template) = (at(&found.object.pointer), at(&found.pointer));
+                warnings.extend(misplaced::warning(object, template));
             }
             let subject = self.subject(source, document, &found.object);
             remarks.push(Remark { subject, result, warnings });

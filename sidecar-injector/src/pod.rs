@@ -1,9 +1,9 @@
 //! Reads a pod and its annotations, and writes the patch that changes it.
 //!
 //! Start at [`PodView`], the checked view of a pod's JSON, then [`PatchWriter`], which builds the
-//! JSON Patch. [`deserialize`] decodes a pod within bounded memory. [`AnnotationReader`] turns annotation values into typed values and collects a
-//! [`Problem`] for each value that it cannot use. This room knows nothing of sidecars, clusters or
-//! requests.
+//! JSON Patch. [`deserialize`] decodes a pod within bounded memory. [`AnnotationReader`] turns
+//! annotation values into typed values and collects a [`Problem`] for each value that it cannot
+//! use. This room has no knowledge of sidecars, clusters or requests.
 
 mod annotations;
 mod app_id;
@@ -11,9 +11,9 @@ mod decode;
 mod defaults;
 mod namespace;
 mod patch;
-mod quantity;
+pub(crate) mod quantity;
 mod spelling;
-mod user_env;
+pub(crate) mod user_env;
 mod view;
 mod warning;
 

@@ -1,4 +1,4 @@
-//! Flags and environment: every default, every refusal.
+//! Flags and environment: every default, every error.
 #![cfg(test)]
 
 use clap::{CommandFactory as _, Parser as _};
@@ -90,7 +90,7 @@ fn switches_that_are_on_by_default(#[case] value: &str, #[case] want: bool) {
 }
 
 #[test]
-fn the_cluster_domain_is_found_out_unless_given() {
+fn the_cluster_domain_is_detected_unless_set() {
     let host =
         HostEnvironment { resolv_conf: "search x.svc.corp svc.corp corp".into(), has_token: true };
     let found = config(&[], &[], &host).unwrap().settings;

@@ -79,19 +79,19 @@ async fn serve_to(clients: Option<&Ca>) -> TestServer {
 }
 
 impl TestServer {
-    /// One request over a connection that checks the host name, as the API server does.
+    /// One request over a connection that verifies the host name, as the API server does.
     async fn send(&self, request: http::Request<Full<Bytes>>) -> (u16, Bytes) {
-        self.send_as(self.nobody(), request).await.unwrap()
+        self.send_as(self.without_certificate(), request).await.unwrap()
     }
 
     /// A client without a certificate.
-    fn nobody(&self) -> rustls::ClientConfig {
+    fn without_certificate(&self) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
     }
 
-    /// The same as another client; nothing when the server does not want to speak.
+    /// The same as another client; `None` if the server closes the connection.
     async fn send_as(
         &self,
         config: rustls::ClientConfig,
@@ -245,8 +245,8 @@ async fn every_request_is_counted_once() {
 async fn with_a_client_ca_only_its_clients_are_answered() {
     let (ca, stranger) = (Ca::new(), Ca::new());
     let served = serve_to(Some(&ca)).await;
-    let ask = async |client: Option<&Ca>| {
-        let config = client.map_or(served.nobody(), |ca| {
+    let call = async |client: Option<&Ca>| {
+        let config = client.map_or(served.without_certificate(), |ca| {
             let leaf = ca.svid("kube-system", "apiserver");
             let certified = CertifiedSvid::new(leaf.chain, &leaf.key).unwrap();
             let svid = Svid::fixed(certified, served.anchors.clone());
@@ -258,7 +258,7 @@ async fn with_a_client_ca_only_its_clients_are_answered() {
         let answer = served.send_as(config, request.body(Full::default()).unwrap()).await;
         answer.map(|(status, _)| status)
     };
-    assert_eq!(ask(Some(&ca)).await, Some(400), "an empty body, but heard");
-    assert_eq!(ask(Some(&stranger)).await, None);
-    assert_eq!(ask(None).await, None);
+    assert_eq!(call(Some(&ca)).await, Some(400), "an empty body, but accepted");
+    assert_eq!(call(Some(&stranger)).await, None);
+    assert_eq!(call(None).await, None);
 }

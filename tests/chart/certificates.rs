@@ -17,7 +17,7 @@ use crate::helm::NAMESPACE;
 const FILES: [&str; 3] = ["ca.crt", "issuer.crt", "issuer.key"];
 const SECRET: [&str; 4] = ["secret", "dapr-trust-bundle", "-n", NAMESPACE];
 
-/// Our sentry beside the chart, whose own pod nobody runs on this test cluster.
+/// Our sentry as a process: the chart's pods do not run on this test cluster.
 fn sentry(api: &ApiCluster, logs: &Scratch) -> Result<Process> {
     let ports = Ports::free()?;
     let mut process = Spawn::new("sentry", build_binary("sentry")?, logs.path())
@@ -54,14 +54,14 @@ fn rotate(api: &ApiCluster) -> Result<()> {
 }
 
 /// `dapr mtls export` and `dapr mtls expiry`, with the answers checked against the Secret.
-fn reads(api: &ApiCluster, cli: &DaprCli) -> Result<()> {
+fn check_reads(api: &ApiCluster, cli: &DaprCli) -> Result<()> {
     let folder = Scratch::new("export")?;
     let out = folder.path().join("certificates");
     cli.run(&["mtls", "export", "-o", &out.to_string_lossy()])?;
     let mut texts = Vec::new();
     for name in FILES {
         let text = std::fs::read_to_string(out.join(name))?;
-        ensure!(text == stored(api, name)?, "{name} is exported as it stands in the Secret");
+        ensure!(text == stored(api, name)?, "{name} is exported as it is in the Secret");
         texts.push(text);
     }
     let [anchors, chain, key] = texts.as_slice() else { anyhow::bail!("three files") };
@@ -71,7 +71,7 @@ fn reads(api: &ApiCluster, cli: &DaprCli) -> Result<()> {
         key.as_bytes(),
         runtime::clock::now(),
     )?;
-    // The CLI reads the first root alone: it must be the one that signs.
+    // The CLI reads only the first root: it must be the one that signs.
     let (_, ends) = bundle.root(runtime::clock::now()).context("no root")?;
     let said = cli.run(&["mtls", "expiry"])?;
     let day = ends.strftime("%Y-%m-%d").to_string();
@@ -91,22 +91,23 @@ fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()>
     )?;
     let logs = Scratch::new("certificates")?;
     let mut process = sentry(api, &logs)?;
-    reads(api, &cli).context("at rest")?;
+    check_reads(api, &cli).context("at rest")?;
     rotate(api)?;
     wait_for_stage(api, Some("distribute"))?;
-    reads(api, &cli).context("while both roots are distributed")?;
+    check_reads(api, &cli).context("while both roots are distributed")?;
     wait_for_stage(api, Some("sign"))?;
-    reads(api, &cli).context("while the new issuer signs")?;
+    check_reads(api, &cli).context("while the new issuer signs")?;
     wait_for_stage(api, None)?;
-    reads(api, &cli).context("at rest again")?;
+    check_reads(api, &cli).context("at rest again")?;
 
-    // A renewal by the CLI wins over a rotation under way.
+    // A renewal by the CLI replaces a rotation in progress.
     rotate(api)?;
     wait_for_stage(api, Some("distribute"))?;
     let before = stored(api, "ca.crt")?;
     let renew = ["mtls", "renew-certificate", "-k", "--valid-until", "90", "--timeout", "20"];
     if let Err(error) = cli.run(&renew) {
-        // It has written everything by then and waits for pods, which nobody runs on this test cluster.
+        // By then everything is written; the CLI waits for pods, which do not run on this test
+        // cluster.
         ensure!(format!("{error:#}").contains("context deadline exceeded"), "{error:#}");
     }
     let renewed = stored(api, "ca.crt")?;
@@ -121,7 +122,7 @@ fn the_official_cli_reads_and_renews_certificates_in_every_stage() -> Result<()>
     let chain = CertChain::parse_pem(stored(api, "issuer.crt")?.as_bytes())?;
     ensure!(PrivateKey::from_pem(stored(api, "issuer.key")?.as_bytes()).is_ok());
     ensure!(chain.not_after() < runtime::clock::now() + Duration::from_hours(24 * 91));
-    reads(api, &cli).context("after the renewal")?;
+    check_reads(api, &cli).context("after the renewal")?;
     drop(process);
     clean(api)
 }

@@ -1,4 +1,4 @@
-//! What a real API server and a real Helm release make of the chart.
+//! The chart on a real API server, as a real Helm release.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, REGISTRY, folder, template};
 
-/// The chart is a cluster-wide thing: one test at a time may install it.
+/// The chart has cluster-wide objects: one test at a time may install it.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -32,7 +32,7 @@ fn prepare(api: &ApiCluster) -> Result<()> {
     api.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds]).map(drop)
 }
 
-/// Removes what another test installed, the CA that a release leaves behind included.
+/// Removes the release of another test, with the CA that it leaves behind.
 pub(crate) fn clean(api: &ApiCluster) -> Result<()> {
     let namespace = ["--namespace", NAMESPACE];
     let uninstall = ["uninstall", "dapr", "--ignore-not-found", "--wait"];
@@ -72,7 +72,7 @@ fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
     let api = api()?;
     let mut all = vec![REGISTRY];
     all.extend(sets);
-    // The pod of `helm test` has an account that only a dry run has made.
+    // The account of the pod of `helm test` exists only in a dry run.
     let account = "serviceAccountName: dapr-operator\n  restartPolicy";
     let manifests =
         template(&all)?.replace(account, "serviceAccountName: default\n  restartPolicy");
@@ -99,7 +99,7 @@ fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
     ] {
         let spec = &objects.get(workload)?["spec"];
         let mut template = spec["template"].clone();
-        // A claim is a volume of the pod once its controller has made it.
+        // The controller adds a volume for each claim to the pod.
         for claim in spec["volumeClaimTemplates"].as_array().into_iter().flatten() {
             let volume = json!({"name": claim["metadata"]["name"], "emptyDir": {}});
             let volumes = template["spec"]["volumes"].as_array_mut();
@@ -144,7 +144,7 @@ fn a_release_never_takes_away_what_was_written_at_run_time() -> Result<()> {
     )?;
     assert_eq!(ca(api)?, ["new", "new", "new"], "values must replace the CA");
 
-    // The next upgrade does not know them any more.
+    // The next upgrade is without them.
     install(api, &[])?;
     assert_eq!(
         ca(api)?,
@@ -163,8 +163,9 @@ pub(crate) fn install(api: &ApiCluster, sets: &[&str]) -> Result<()> {
     let chart = folder();
     let chart = chart.to_string_lossy();
     let mut args = vec!["upgrade", "--install", "dapr", &chart, "--namespace", NAMESPACE];
-    // Nobody runs the hook's pod on this test cluster.
+    // The hook's pod does not run on this test cluster.
     args.extend(["--reset-values", "--set", REGISTRY, "--set", "crds.upgradeJob.enabled=false"]);
+    args.extend(["--set", "dapr_scheduler.upgradeCheck.enabled=false"]);
     for set in sets {
         args.extend(["--set", set]);
     }
@@ -225,7 +226,7 @@ fn the_notes_name_what_has_no_effect() -> Result<()> {
     Ok(())
 }
 
-/// Account, verb, resource, namespace ("" for cluster-wide): what each service must be able to do.
+/// Account, verb, resource, namespace ("" for cluster-wide): rights that each service must have.
 const RIGHTS: [(&str, &str, &str, &str); 16] = [
     ("dapr-operator", "get", "secrets", "apps"),
     ("dapr-operator", "watch", "secrets", "apps"),
@@ -245,7 +246,7 @@ const RIGHTS: [(&str, &str, &str, &str); 16] = [
     ("dapr-scheduler", "watch", "namespaces", ""),
 ];
 
-/// And what it must not.
+/// Rights that a service must not have.
 const NO_RIGHTS: [(&str, &str, &str, &str); 16] = [
     ("dapr-operator", "patch", "customresourcedefinitions/components.dapr.io", ""),
     ("dapr-operator", "create", "pods", "apps"),
@@ -273,7 +274,7 @@ fn a_service_has_its_rights_and_no_more() -> Result<()> {
     let roles: Vec<&str> =
         manifests.split("\n---\n").filter(|document| is_role(document)).collect();
     api.apply(&roles.join("\n---\n"))?;
-    // The authorizer knows of a new role a moment after the API server has stored it.
+    // The authorizer sees a new role shortly after the API server has stored it.
     for right in RIGHTS {
         until(Deadline::seconds(10), &format!("{right:?}"), || Ok(may(api, right)?.then_some(())))?;
     }
@@ -283,7 +284,7 @@ fn a_service_has_its_rights_and_no_more() -> Result<()> {
     api.cluster().kubectl_with_input(&["delete", "-f", "-"], &roles.join("\n---\n")).map(drop)
 }
 
-/// Asks the API server, not the text of the role.
+/// Asks the API server instead of reading the role.
 fn may(api: &ApiCluster, right: (&str, &str, &str, &str)) -> Result<bool> {
     let (account, verb, resource, namespace) = right;
     let user = format!("system:serviceaccount:{NAMESPACE}:{account}");

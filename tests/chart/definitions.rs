@@ -7,7 +7,7 @@ use blackbox::{
 };
 use serde_json::{Value, json};
 
-use crate::helm::{NAMESPACE, folder};
+use crate::helm::{NAMESPACE, Objects, folder};
 
 const POLICIES: &str = "workflowaccesspolicies.dapr.io";
 /// Where the schema of a workflow rule is in the definition of policies.
@@ -85,7 +85,7 @@ fn definitions_grow_and_objects_keep_every_member() -> Result<()> {
     older_definitions_become_ours(&cluster, &ours)
 }
 
-/// A release after this one has a member more, and an object uses it.
+/// A later release has one more member, and an object uses it.
 fn newer_definitions_stay(cluster: &ApiCluster) -> Result<()> {
     let member = format!("{WORKFLOW}/properties/later");
     patch(cluster, &json!([{"op": "add", "path": member, "value": {"type": "string"}}]))?;
@@ -163,6 +163,34 @@ fn without_the_right_to_read_nothing_is_written() -> Result<()> {
     Ok(())
 }
 
+/// The hook's account with only the rights of the chart applies, keeps, and records its Event.
+#[test]
+fn the_rights_of_the_hook_suffice() -> Result<()> {
+    let cluster = cluster()?;
+    let rendered = Objects::render(&[])?;
+    let rights = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
+    for kind in rights {
+        let object = rendered.get(&format!("{kind}/dapr-crds"))?;
+        cluster.cluster().kubectl_with_input(&["apply", "-f", "-"], &object.to_string())?;
+    }
+    let scratch = Scratch::new("hook")?;
+    let hook = kubeconfig(&cluster, &scratch, "hook.kubeconfig", "dapr-crds")?;
+    let (log, success) = apply_crds(&hook, NAMESPACE)?;
+    ensure!(success, "created: {log}");
+    let gone = ["x-kubernetes-validations", "properties/requires"];
+    let gone = gone.map(|part| json!({"op": "remove", "path": format!("{WORKFLOW}/{part}")}));
+    patch(&cluster, &json!(gone))?;
+    let (log, success) = apply_crds(&hook, NAMESPACE)?;
+    ensure!(success && log.contains(&format!("applied {POLICIES}")), "brought up: {log}");
+    let member = format!("{WORKFLOW}/properties/later");
+    patch(&cluster, &json!([{"op": "add", "path": member, "value": {"type": "string"}}]))?;
+    let (log, success) = apply_crds(&hook, NAMESPACE)?;
+    ensure!(success && log.contains(&format!("kept {POLICIES}")), "kept: {log}");
+    let reasons: Vec<_> = events(&cluster)?.into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(reasons, ["DefinitionNewer"], "{log}");
+    Ok(())
+}
+
 #[test]
 fn a_member_of_another_type_is_refused_by_name() -> Result<()> {
     let cluster = cluster()?;
@@ -186,7 +214,7 @@ fn a_member_of_another_type_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
-/// The limits and rules of Dapr 1.19, each with the API server's own words.
+/// The limits and rules of Dapr 1.19, each with the API server's message.
 #[test]
 fn policies_beyond_a_limit_are_refused() -> Result<()> {
     let cluster = cluster()?;

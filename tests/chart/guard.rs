@@ -1,5 +1,5 @@
-//! The admission guard's CEL on the API server that runs it. No injector is there, so every pod
-//! that reaches it is as its author wrote it: what an unreachable webhook leads to.
+//! The admission guard's CEL on a real API server. There is no injector, so every pod
+//! reaches it unpatched, as with an unreachable webhook.
 
 use anyhow::{Context as _, Result};
 use blackbox::{ApiCluster, Deadline, until};
@@ -32,7 +32,7 @@ fn enabled(text: &str) -> Value {
     asking(&json!({ "dapr.io/enabled": text }))
 }
 
-/// A pod that asks for a sidecar, with one thing more.
+/// A pod that asks for a sidecar, with one more member.
 fn enabled_and(pointer: &str, value: Value) -> Value {
     let mut pod = enabled("true");
     let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
@@ -76,14 +76,14 @@ fn judges_a_pod(#[case] pod: Value, #[case] want: Decision) -> Result<()> {
 }
 
 #[test]
-fn leaves_the_excluded_namespace_alone() -> Result<()> {
+fn ignores_the_excluded_namespace() -> Result<()> {
     let _alone = alone();
     assert_eq!(decision(guarded()?, "kube-system", &enabled("true"))?, Admitted);
     Ok(())
 }
 
 #[test]
-fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
+fn names_the_remedy_and_lets_controllers_retry() -> Result<()> {
     let _alone = alone();
     let api = guarded()?;
     let namespace = api.namespace("guard")?;
@@ -101,7 +101,7 @@ fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
         },
     });
     api.apply(&deployment.to_string())?;
-    let message = until(Deadline::seconds(30), "the ReplicaSet's complaint", || {
+    let message = until(Deadline::seconds(30), "the ReplicaSet's Event", || {
         let sets = api.get(&["replicaset", "-n", &namespace])?;
         let message = sets.pointer("/items/0/status/conditions/0/message").and_then(Value::as_str);
         Ok(message.map(str::to_owned))
@@ -109,7 +109,7 @@ fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
     for part in ["asks for a Dapr sidecar", "Deployment dapr-sidecar-injector", "TCP port 4000"] {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
-    // The sidecar can be had again: here because the guard is gone.
+    // The pod is admitted again: here because the guard is removed.
     remove(api)?;
     until(Deadline::seconds(60), "the pod", || {
         let pods = api.get(&["pod", "-n", &namespace])?;
@@ -117,11 +117,11 @@ fn says_where_to_look_and_lets_controllers_try_again() -> Result<()> {
     })
 }
 
-/// The shared cluster with the guard in force.
+/// The shared cluster with the guard enforced.
 fn guarded() -> Result<&'static ApiCluster> {
     let api = api()?;
     api.apply(&guard()?)?;
-    until(Deadline::seconds(30), "the guard to be in force", || {
+    until(Deadline::seconds(30), "the guard to be enforced", || {
         Ok((decision(api, "default", &enabled("true"))? == Denied).then_some(()))
     })?;
     Ok(api)

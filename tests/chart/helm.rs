@@ -1,4 +1,4 @@
-//! Rendering with the real Helm, and looking things up in the result.
+//! Rendering with the real Helm, and access to the result.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result};
 use blackbox::{Tool, environment, process};
 use serde_json::Value;
 
-/// The namespace that every rendering here is for.
+/// The namespace of every rendering.
 pub(crate) const NAMESPACE: &str = "dapr-system";
 
-/// What has no default and must be set.
+/// The setting without default.
 pub(crate) const REGISTRY: &str = "global.controlPlane.registry=registry.example/trilby";
 
 /// The folder of the chart.
@@ -87,7 +87,7 @@ impl Objects {
         Ok(args.into_iter().flatten().filter_map(|arg| arg.as_str().map(str::to_owned)).collect())
     }
 
-    /// What is different in `other`, one line for each place.
+    /// The differences of `other`, one line for each path.
     pub(crate) fn changes_to(&self, other: &Self) -> String {
         let mut lines = Vec::new();
         for (key, old) in &self.0 {

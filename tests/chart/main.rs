@@ -1,18 +1,16 @@
-//! The Helm chart: what it renders, what it refuses, and what a real API server makes of it.
+//! The Helm chart: its rendering, its checks, and its objects on a real API server.
 //! Source of names, values and objects: Dapr 1.18.3, chart `dapr`.
 
 mod accounts;
 mod certificates;
 mod cluster;
 mod definitions;
-mod examples;
-mod foreign_values;
-mod gitops;
 mod guard;
 mod helm;
 mod monitoring;
 mod peers;
 mod policies;
+mod released_values;
 mod render;
 mod rights;
 mod scheduler;

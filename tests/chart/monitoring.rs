@@ -1,4 +1,4 @@
-//! Alerts and dashboard ask for metrics that the services export.
+//! Alerts and dashboard use metrics that the services export.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -33,7 +33,7 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 /// The metrics of ours that an expression names.
 fn metrics(expression: &str) -> impl Iterator<Item = &str> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| ["dapr_", "trilby_"].iter().any(|prefix| word.starts_with(prefix)))
+    words.filter(|word| ["dapr_", "trilby_", "etcd_"].iter().any(|prefix| word.starts_with(prefix)))
 }
 
 /// Every text between quotes in the sources of the services.
@@ -67,16 +67,19 @@ fn alerts_and_dashboard_name_metrics_that_exist() -> Result<()> {
     let mut asked = Vec::new();
     expressions(objects.get("PrometheusRule/dapr-control-plane")?, &mut asked);
     expressions(&dashboard, &mut asked);
-    ensure!(asked.len() > 25, "only {} expressions", asked.len());
+    ensure!(asked.len() > 60, "only {} expressions", asked.len());
     let exported = quoted_in_the_services()?;
     for expression in &asked {
         let mut named = metrics(expression).peekable();
-        ensure!(named.peek().is_some() || expression.contains("container_memory"), "{expression}");
+        // Metrics of the kubelet.
+        let kubelet = ["container_memory", "kubelet_volume_stats"];
+        let foreign = kubelet.iter().any(|name| expression.contains(name));
+        ensure!(named.peek().is_some() || foreign, "{expression}");
         for metric in named {
             let series =
                 ["_bucket", "_sum", "_count"].iter().find_map(|end| metric.strip_suffix(end));
             let exists = exported.contains(metric) || series.is_some_and(|s| exported.contains(s));
-            ensure!(exists, "no service exports {metric}, which {expression:?} asks for");
+            ensure!(exists, "no service exports {metric}, which {expression:?} uses");
         }
     }
     Ok(())
@@ -96,15 +99,58 @@ fn each_promise_has_its_alert_and_says_what_to_do() -> Result<()> {
         ensure!(text("/annotations/description").len() > 60, "{alert}");
     }
     assert_eq!(promises, (1..=10).collect());
-    // What is switched off is not missed.
+    // A service that is switched off raises no alert.
     let less = Objects::render(&[
         ALL[1],
         "global.actors.enabled=false",
         "dapr_sidecar_injector.enabled=false",
+        "global.scheduler.enabled=false",
     ])?;
     let less = less.get("PrometheusRule/dapr-control-plane")?.to_string();
-    for absent in ["dapr_placement", "trilby_placement", "dapr_injector", "watchdog"] {
-        ensure!(!less.contains(absent), "{absent} is asked for");
+    for absent in
+        ["dapr_placement", "trilby_placement", "dapr_injector", "watchdog", "dapr_scheduler"]
+    {
+        ensure!(!less.contains(absent), "{absent} is used");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_scheduler_has_alerts_and_rows_of_its_own() -> Result<()> {
+    let objects = Objects::render(&ALL)?;
+    let rule = objects.get("PrometheusRule/dapr-control-plane")?;
+    let rules = rule.pointer("/spec/groups/0/rules").and_then(Value::as_array);
+    let names: BTreeSet<_> = rules
+        .context("no rules")?
+        .iter()
+        .filter_map(|rule| rule.pointer("/alert").and_then(Value::as_str))
+        .collect();
+    for name in [
+        "DaprJobsNotDelivered",
+        "DaprJobsLate",
+        "DaprJobsStaged",
+        "DaprSchedulerStoreFull",
+        "DaprSchedulerStoreDown",
+    ] {
+        ensure!(names.contains(name), "{name} is missing in {names:?}");
+    }
+    let dashboard = objects.get("ConfigMap/dapr-dashboard-control-plane")?;
+    let dashboard = dashboard.pointer("/data/dapr-control-plane.json").and_then(Value::as_str);
+    let dashboard: Value = serde_json::from_str(dashboard.context("no dashboard")?)?;
+    let panels = dashboard.pointer("/panels").and_then(Value::as_array).context("no panels")?;
+    let at = |panel: &Value, path: &str| panel.pointer(path).and_then(Value::as_i64);
+    let rows: Vec<_> = panels
+        .iter()
+        .filter(|panel| panel.pointer("/type").is_some_and(|kind| kind == "row"))
+        .filter_map(|panel| panel.pointer("/title").and_then(Value::as_str))
+        .collect();
+    ensure!(rows == ["Scheduler", "Workflows"], "{rows:?}");
+    let mut ids = BTreeSet::new();
+    let mut fields = BTreeSet::new();
+    for panel in panels {
+        ensure!(ids.insert(at(panel, "/id")), "an id is used twice: {panel}");
+        let place = (at(panel, "/gridPos/x"), at(panel, "/gridPos/y"));
+        ensure!(fields.insert(place), "two panels are at {place:?}");
     }
     Ok(())
 }
@@ -112,7 +158,7 @@ fn each_promise_has_its_alert_and_says_what_to_do() -> Result<()> {
 #[test]
 fn sidecars_have_a_monitor_of_their_own() -> Result<()> {
     let without = Objects::render(&ALL)?;
-    ensure!(without.get("PodMonitor/dapr-sidecars").is_err(), "nobody asked for it");
+    ensure!(without.get("PodMonitor/dapr-sidecars").is_err(), "rendered without its value");
     let sidecars = "monitoring.podMonitor.sidecars=true";
     let with = Objects::render(&[ALL[0], sidecars])?;
     let monitor = with.get("PodMonitor/dapr-sidecars")?;

@@ -1,4 +1,4 @@
-//! The chart's peers: our own programs, which take its arguments. (The official CLI: `cli.rs`.)
+//! Our programs accept the arguments of the chart. (The official CLI: `tests/cli`.)
 
 use std::process::Command;
 
@@ -43,7 +43,7 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
         let args = Objects::render(sets)?.args(workload)?;
         process::output(Command::new(&file).args(args).arg("--help"))?;
     }
-    // And that is no idle question.
+    // The check can fail: an unknown argument is rejected.
     let unknown = process::output(Command::new(&file).args(["--no-such-flag", "--help"]));
     ensure!(unknown.is_err(), "{program} takes any argument");
     Ok(())

@@ -1,4 +1,4 @@
-//! What the admission policies of the custom resources say, on the API server that runs them.
+//! The admission policies of the custom resources on a real API server.
 #![expect(
     clippy::needless_pass_by_value,
     reason = "tables of literals read better without borrows"
@@ -58,7 +58,7 @@ fn json_merge(into: &mut Value, members: Value) {
     }
 }
 
-/// An object, and words of what is said against it.
+/// Objects with a mistake, and a part of the warning.
 fn doubtful() -> Vec<(Value, &'static str)> {
     vec![
         (component(json!({"initTimeout": "5"})), "initTimeout is no duration"),
@@ -127,14 +127,15 @@ fn doubtful() -> Vec<(Value, &'static str)> {
     ]
 }
 
-/// Objects against which nothing is to be said.
+/// Objects without a mistake.
 fn good() -> Vec<Value> {
     vec![
         component(json!({"initTimeout": "1m30s", "metadata": [
     {"name": "redisPassword", "secretKeyRef": {"name": "redis", "key": "password"}},
     {"name": "poolSize", "value": 5}, {"name": "redisHost", "value": "r:6379"}]})),
         json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "bare"}}),
-        // Case 11: no secret in it. Sidecars connect by certificate, Azure AD or without authentication.
+        // Case 11: no secret in it. Sidecars connect by certificate, Azure AD or without
+        // authentication.
         plain("password", ""),
         plain("accessKey", "identifier-of-an-aws-key"),
         plain("connectionString", "data.db"),
@@ -204,7 +205,7 @@ fn cases() -> Result<Vec<Value>> {
 }
 
 #[test]
-fn doubtful_objects_are_named_and_good_ones_left_alone() -> Result<()> {
+fn objects_with_a_mistake_are_named_and_others_admitted() -> Result<()> {
     let _alone = alone();
     let api = api()?;
     let policies = rendered()?;
@@ -258,7 +259,7 @@ fn rendered() -> Result<String> {
     Ok(ours.join("\n---\n"))
 }
 
-/// What a policy says against an object; `None` when it is admitted.
+/// The message of the policy that denies an object; `None` when it is admitted.
 fn refusal(api: &ApiCluster, object: &Value) -> Result<Option<String>> {
     let args = ["create", "--dry-run=server", "-n", "default", "-f", "-"];
     match api.cluster().kubectl_with_input(&args, &object.to_string()) {

@@ -1,4 +1,4 @@
-//! What the chart renders. Everything here is text in, text out: no cluster.
+//! The rendering of the chart, without a cluster.
 
 use anyhow::Result;
 use rstest::rstest;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, template};
 
-const INVENTORY: [&str; 77] = [
+const INVENTORY: [&str; 81] = [
     "ServiceAccount/dapr-operator",
     "ServiceAccount/dapr-injector",
     "ServiceAccount/dapr-sentry",
@@ -55,7 +55,7 @@ const INVENTORY: [&str; 77] = [
     // The admission guard.
     "ValidatingAdmissionPolicy/dapr-sidecar-guard",
     "ValidatingAdmissionPolicyBinding/dapr-sidecar-guard",
-    // What RBAC cannot say of the control plane's own accounts.
+    // Limits of the control plane's own accounts that RBAC cannot express.
     "ValidatingAdmissionPolicy/dapr-accounts-definitions",
     "ValidatingAdmissionPolicyBinding/dapr-accounts-definitions",
     "ValidatingAdmissionPolicy/dapr-accounts-pods",
@@ -64,7 +64,7 @@ const INVENTORY: [&str; 77] = [
     "ValidatingAdmissionPolicyBinding/dapr-accounts-services",
     "ValidatingAdmissionPolicy/dapr-accounts-webhooks",
     "ValidatingAdmissionPolicyBinding/dapr-accounts-webhooks",
-    // What the schemas cannot say.
+    // Checks that the schemas cannot express.
     "ValidatingAdmissionPolicy/dapr-components",
     "ValidatingAdmissionPolicyBinding/dapr-components",
     "ValidatingAdmissionPolicy/dapr-configurations",
@@ -77,13 +77,17 @@ const INVENTORY: [&str; 77] = [
     "ValidatingAdmissionPolicyBinding/dapr-httpendpoints",
     "ValidatingAdmissionPolicy/dapr-mcpservers",
     "ValidatingAdmissionPolicyBinding/dapr-mcpservers",
-    // Hooks: Helm makes these before an upgrade, or for `helm test`, and removes them.
+    // Hooks: Helm creates these before an upgrade, or for `helm test`, and removes them.
     "ServiceAccount/dapr-crds",
     "ClusterRole/dapr-crds",
     "ClusterRoleBinding/dapr-crds",
     "Role/dapr-crds",
     "RoleBinding/dapr-crds",
     "Job/dapr-crds",
+    "ServiceAccount/dapr-scheduler-check",
+    "Role/dapr-scheduler-check",
+    "RoleBinding/dapr-scheduler-check",
+    "Job/dapr-scheduler-check",
     "ClusterRole/dapr-test",
     "ClusterRoleBinding/dapr-test",
     "Role/dapr-test",
@@ -157,6 +161,7 @@ fn the_default_rendering_is_the_golden_file() -> Result<()> {
 #[case::no_watchdog("chart_no_watchdog", &["dapr_operator.watchInterval=0"])]
 #[case::no_secret_reload("chart_no_secret_reload", &["dapr_operator.secretReload.enabled=false"])]
 #[case::component_status("chart_component_status", &["dapr_operator.componentStatus.enabled=true"])]
+#[case::printer_columns("chart_printer_columns", &["dapr_operator.printerColumns.enabled=true"])]
 #[case::daemon_sets("chart_daemon_sets", &["dapr_operator.serviceReconciler.daemonSets=true"])]
 #[case::no_scheduler("chart_no_scheduler", &["global.scheduler.enabled=false"])]
 #[case::kept_scheduler("chart_kept_scheduler", &["global.scheduler.external=true"])]
@@ -215,7 +220,7 @@ fn arguments_of_the_user_come_last() -> Result<()> {
 }
 
 #[test]
-fn the_ca_is_mounted_for_the_group_of_the_pod_alone() -> Result<()> {
+fn the_ca_is_mounted_for_the_group_of_the_pod_only() -> Result<()> {
     let pod = Objects::render(&[])?.pod("Deployment/dapr-sentry")?.clone();
     let secret = &pod["volumes"][0]["secret"];
     assert_eq!(*secret, json!({"secretName": "dapr-trust-bundle", "defaultMode": 0o440}));
@@ -282,6 +287,10 @@ fn two_renderings_are_the_same_bytes() -> Result<()> {
     "registry.example/trilby/NAME:1.18.3-r12", "ghcr.io/dapr/daprd:1.18.3")]
 #[case::variant(&[REGISTRY, "global.tag=1.18.3-mariner"],
     "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3-mariner")]
+#[case::architecture(&[REGISTRY, "global.tag=1.18.3-linux-arm64"],
+    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3-linux-arm64")]
+#[case::variant_of_an_architecture(&[REGISTRY, "global.tag=1.18.3-mariner-linux-amd64"],
+    "registry.example/trilby/NAME:1.18.3", "ghcr.io/dapr/daprd:1.18.3-mariner-linux-amd64")]
 #[case::own_sidecar(&[REGISTRY, "global.daprd.registry=r/d", "global.daprd.tag=1.17.9"],
     "registry.example/trilby/NAME:1.18.3", "r/d/daprd:1.17.9")]
 #[case::complete_sidecar(&[REGISTRY, "dapr_sidecar_injector.image.name=localhost/daprd:dev"],

@@ -1,5 +1,6 @@
-//! The services, run with the accounts and arguments that the chart renders for them: what they ask
-//! of a real API server they may, and what they may they ask, or it is argued here why not.
+//! The services, run with the accounts and arguments that the chart renders: they may make every
+//! request that they make to a real API server, and use every right that they have, or the
+//! exception is listed here.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use std::{collections::BTreeSet, path::PathBuf};
@@ -15,16 +16,17 @@ use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, REGISTRY, folder, template_with};
 
-/// Far more than anything takes.
+/// Seconds, far more than any step takes.
 const TIMEOUT: u64 = 90;
 
-/// Rights that no request of this test needs, and the suite or the part of Kubernetes that does.
+/// Rights that no request of this test needs, with the suite or the part of Kubernetes that needs
+/// them.
 const ARGUED: &[(&str, &str, &str)] = &[
     // Only a pod elects: tests/e2e/main.rs.
     ("dapr-operator", "leases", "get"),
     ("dapr-operator", "leases", "update"),
     ("dapr-operator", "leases", "create"),
-    // Asked by the admission plug-in OwnerReferencesPermissionEnforcement, in the service's name.
+    // Checked by the admission plug-in OwnerReferencesPermissionEnforcement for the service.
     ("dapr-operator", "deployments/finalizers", "update"),
     ("dapr-operator", "statefulsets/finalizers", "update"),
     // Only for a scope that no pod has: tests/operator/cases.rs.
@@ -33,7 +35,7 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-operator", "cronjobs", "list"),
     ("dapr-operator", "rollouts", "list"),
     ("dapr-operator", "scaledjobs", "list"),
-    // An app whose port changes, or that is gone: tests/operator/main.rs.
+    // An app whose port changes, or that is deleted: tests/operator/main.rs.
     ("dapr-operator", "services", "update"),
     ("dapr-operator", "services", "delete"),
     // The watchdog deletes only once the injector is reached: tests/injector/main.rs.
@@ -47,19 +49,20 @@ const ARGUED: &[(&str, &str, &str)] = &[
     ("dapr-injector", "configmaps", "get"),
     ("dapr-placement", "configmaps", "get"),
     ("dapr-scheduler", "configmaps", "get"),
-    // A namespace that is gone: tests/scheduler/main.rs. Its list is streamed.
+    // A namespace that is deleted: tests/scheduler/main.rs. Its list is streamed.
     ("dapr-scheduler", "namespaces", "get"),
     ("dapr-scheduler", "namespaces", "list"),
     // Dapr 1.19's own scheduler, whose image may take the place of ours, is never ready without.
     ("dapr-scheduler", "pods", "get"),
     ("dapr-scheduler", "pods", "list"),
     ("dapr-scheduler", "pods", "watch"),
-    // Tells owners of pods: tests/injector_admission/main.rs. It looks for pods when nobody calls for long.
+    // Events on owners of pods: tests/injector_admission/main.rs. It lists pods after a long time
+    // without a call.
     ("dapr-injector", "events", "create"),
     ("dapr-injector", "pods", "list"),
-    // What happens to the CA: a rotation, an expiry: tests/sentry/main.rs.
+    // A rotation or expiry of the CA: tests/sentry/main.rs.
     ("dapr-sentry", "events", "create"),
-    // A pod or Configuration that the watch has not brought yet: tests/sentry/main.rs.
+    // A pod or Configuration that the watch has not delivered yet: tests/sentry/main.rs.
     ("dapr-sentry", "pods", "get"),
 ];
 
@@ -88,7 +91,7 @@ impl Installed {
         Ok(installed)
     }
 
-    /// `kubectl apply --server-side` of the definitions, which must not conflict with anybody.
+    /// `kubectl apply --server-side` of the definitions, which must have no conflict.
     pub(crate) fn apply_crds(&self) -> Result<()> {
         let crds = folder().join("crds");
         let crds = crds.to_string_lossy();
@@ -186,7 +189,7 @@ impl Installed {
                 anchors.clone(),
                 port("port")?,
                 port("webhook-server-port")?,
-                // Its namespace, where the lease is, only a pod knows.
+                // Only a pod knows its namespace, where the lease is.
                 "--disable-leader-election".to_owned(),
             ],
         )?;
@@ -218,7 +221,7 @@ impl Installed {
         Ok(vec![sentry, operator, injector, placement, scheduler])
     }
 
-    /// What the services write at run time is there.
+    /// Waits until the services have written their run-time data.
     pub(crate) fn wait_for_what_is_written(&self) -> Result<()> {
         until(Deadline::seconds(TIMEOUT), "the caBundles", || {
             let hook = self.api.get(&["mutatingwebhookconfiguration", "dapr-sidecar-injector"])?;
@@ -230,7 +233,7 @@ impl Installed {
         })
     }
 
-    /// An app, and a Component whose Secret is missing: a Service and an Event are to come.
+    /// Creates an app, and a Component whose Secret is missing; waits for a Service and an Event.
     fn work(&self, namespace: &str) -> Result<()> {
         let app = json!({
             "apiVersion": "apps/v1", "kind": "Deployment",
@@ -261,7 +264,7 @@ impl Installed {
 /// Account, resource with its part, verb.
 type Right = (String, String, String);
 
-/// What a request of the audit log needed.
+/// The right that a request of the audit log needed.
 fn asked(event: &Value) -> Option<Right> {
     let account = event["user"]["username"].as_str()?.rsplit(':').next()?;
     let object = &event["objectRef"];
@@ -272,7 +275,7 @@ fn asked(event: &Value) -> Option<Right> {
     Some((account.to_owned(), resource, event["verb"].as_str()?.to_owned()))
 }
 
-/// What the roles of the rendering grant, in the same form.
+/// The rights that the rendered roles grant.
 fn granted(objects: &Objects) -> BTreeSet<Right> {
     let mut all = BTreeSet::new();
     for (name, object) in &objects.0 {
@@ -309,7 +312,7 @@ fn services_ask_for_what_they_may_and_may_what_they_ask_for(
     let services = installed.start_services()?;
     installed.wait_for_what_is_written()?;
     installed.work(apps)?;
-    // Some of it is asked for only after something else was tried.
+    // Some requests follow only after others.
     let granted = granted(&installed.objects);
     let mut idle = Vec::new();
     let used = until(Deadline::seconds(TIMEOUT), "every right to be used", || {
@@ -323,7 +326,7 @@ fn services_ask_for_what_they_may_and_may_what_they_ask_for(
     let forbidden: Vec<_> = events
         .iter()
         .filter(|event| event["annotations"]["authorization.k8s.io/decision"] == "forbid")
-        // With rights in one namespace, what concerns all is tried once and then done without.
+        // With rights in one namespace, cluster-wide requests are tried once and then dropped.
         .filter(|event| apps != NAMESPACE || !event["objectRef"]["namespace"].is_null())
         .map(|event| format!("{:?} {}", asked(event), event["requestURI"]))
         .collect();
@@ -331,11 +334,11 @@ fn services_ask_for_what_they_may_and_may_what_they_ask_for(
     Ok(())
 }
 
-/// The rights that nobody has used so far and nothing is said for.
+/// The rights that are neither used so far nor listed.
 fn unused(granted: &BTreeSet<Right>, events: &[Value]) -> Vec<Right> {
     let used: BTreeSet<_> = events.iter().filter_map(asked).collect();
     let argued = |right: &Right| {
-        // API servers before 1.34 are asked for lists; newer ones stream them in a watch.
+        // Services list from API servers before 1.34; newer ones stream lists in a watch.
         let listed = (right.0.clone(), right.1.clone(), "watch".to_owned());
         let streamed = right.0 == "dapr-operator" && right.2 == "list" && used.contains(&listed);
         streamed

@@ -1,4 +1,8 @@
-//! What goes in: values, their schema, their documentation, and what is refused.
+//! Values: their schema, their documentation, and those that are refused.
+
+mod examples;
+pub(crate) mod foreign_values;
+mod gitops;
 
 use std::{collections::BTreeMap, fs};
 
@@ -63,8 +67,8 @@ fn accepts_every_kind_of_pull_secret() -> Result<()> {
     Ok(())
 }
 
-/// `helm upgrade --reuse-values` renders this chart with the values of the one before, which know
-/// nothing of the keys that are new here.
+/// `helm upgrade --reuse-values` renders this chart with the values of the previous one, which lack
+/// the keys that are new here.
 #[test]
 fn renders_with_the_values_of_daprs_chart_alone() -> Result<()> {
     let old = environment::workspace().join("tests/fixtures/chart-reference-values.yaml");
@@ -74,10 +78,11 @@ fn renders_with_the_values_of_daprs_chart_alone() -> Result<()> {
     let mut helm = std::process::Command::new(blackbox::Tool::HELM.path()?);
     helm.args(["template", "dapr"]).arg(&copy);
     helm.args(["--namespace", "dapr-system", "--set", REGISTRY]);
-    // The one default that is another: Dapr's chart gathers no changes.
+    // The one default that differs: Dapr's chart does not coalesce changes.
     helm.args(["--set", "dapr_placement.disseminateCoalesceWindow=100ms"]);
     let objects = Objects::parse(&blackbox::process::output(&mut helm)?)?;
-    // What Dapr's values decide: no watchdog, the sidecar of their tag, no group for sentry's volumes.
+    // Settings of Dapr's values: no watchdog, the sidecar of their tag, no group for sentry's
+    // volumes.
     let theirs =
         ["dapr_operator.watchInterval=0", "global.daprd.tag=1.18.3", "dapr_sentry.fsGroup=null"];
     let changes = Objects::render(&theirs)?.changes_to(&objects);
@@ -132,7 +137,7 @@ fn every_value_is_in_the_schema_and_in_the_readme() -> Result<()> {
     Ok(())
 }
 
-/// Keys of values that stand for nothing and are kept for old values files.
+/// Keys without effect that are kept for old values files.
 const UNDOCUMENTED: [&str; 2] = ["debug.port", "debug.initialDelaySeconds"];
 
 /// The values that a user sets one by one, with their defaults; fails on one without schema.

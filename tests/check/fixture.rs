@@ -1,5 +1,5 @@
-//! An installation as the chart makes it, with its services as processes: the API server calls the
-//! injector and the operator that run here, and takes the pods of the chart for ready.
+//! An installation as the chart creates it, with its services as processes: the API server calls
+//! the injector and the operator that run here, and considers the pods of the chart ready.
 
 use std::process::Output;
 
@@ -11,9 +11,10 @@ use blackbox::{
 };
 use serde_json::{Value, json};
 
-/// Enough for a process to start, or an object to be seen, on a machine that others use too.
+/// Enough for a process to start, or an object to be observed, on a busy machine.
 pub(crate) const START: u64 = 60;
-/// What the test cluster makes itself: the API server reaches our processes by it, not by addresses of pods.
+/// Objects of the test cluster itself: the API server reaches our processes by them, not by
+/// addresses of pods.
 const OWN: [&str; 6] = [
     "Secret/dapr-trust-bundle",
     "ConfigMap/dapr-trust-bundle",
@@ -29,7 +30,7 @@ pub(crate) struct Installed {
     _operator: Process,
 }
 
-/// What a run of the command came to.
+/// The result of a run of the command.
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
     pub(crate) text: String,
@@ -37,7 +38,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// `id status` of what is not well.
+    /// `id status` of each finding that is not ok.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let checks = self.report["checks"].as_array().into_iter().flatten();
         let bad = checks.filter(|check| check["status"] != "ok");
@@ -51,7 +52,7 @@ impl Run {
         found.next().with_context(|| format!("no check {id} in {}", self.text))
     }
 
-    /// That a check ended like this, with these words in its text.
+    /// Asserts the status of a check, and words in its text.
     pub(crate) fn expect(&self, id: &str, status: &str, words: &str) -> Result<()> {
         let finding = self.finding(id)?;
         let fits = finding["status"] == status && text(&finding["text"]).contains(words);
@@ -92,20 +93,20 @@ impl Installed {
         &self.it.api
     }
 
-    /// Checks with a cluster administrator's rights.
+    /// Runs with a cluster administrator's rights.
     pub(crate) fn check(&self, args: &[&str]) -> Result<Run> {
         beat(self.api())?;
-        // The operator is in no pod, so it leads without election.
+        // The operator does not run in a pod, so it leads without election.
         renew(self.api(), NAMESPACE, "operator.dapr.io")?;
         run(self.api().cluster(), args)
     }
 
-    /// Puts the chart's objects back.
+    /// Restores the chart's objects.
     pub(crate) fn repair(&self) -> Result<()> {
         self.api().apply(&chart()?)?;
         let crds = environment::workspace().join("crds");
         let crds = crds.to_string_lossy();
-        // Only what is gone: the port of the conversion webhook is the cluster's.
+        // Only deleted ones: the port of the conversion webhook is the cluster's.
         self.api().kubectl(&["create", "-f", &crds]).ok();
         Ok(())
     }
@@ -115,8 +116,8 @@ impl Installed {
         beat(self.api())
     }
 
-    /// Says that the containers of the control plane's pods run, as scheduler and kubelet would: only
-    /// pods on a node become addresses of Services.
+    /// Reports the containers of the control plane's pods as running, as scheduler and kubelet
+    /// would: only pods on a node become addresses of Services.
     fn pods_become_ready(&self) -> Result<Option<()>> {
         let list =
             self.api().get(&["pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/part-of=dapr"])?;
@@ -176,7 +177,7 @@ fn chart() -> Result<String> {
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": kept.collect::<Vec<_>>()}).to_string())
 }
 
-/// A node that takes pods, as far as the API server knows.
+/// A node that accepts pods, for the API server.
 pub(crate) fn node(api: &ApiCluster) -> Result<()> {
     api.apply(
         &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1"}}).to_string(),
@@ -187,12 +188,12 @@ pub(crate) fn node(api: &ApiCluster) -> Result<()> {
     patch_node(api, &json!({"status": {"nodeInfo": info}}))
 }
 
-/// What a kubelet does every ten seconds.
+/// A kubelet does this every ten seconds.
 pub(crate) fn beat(api: &ApiCluster) -> Result<()> {
     let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady",
         "lastHeartbeatTime": now("%Y-%m-%dT%H:%M:%SZ")});
     patch_node(api, &json!({"status": {"conditions": [ready]}}))?;
-    // Every node begins with a taint, which is not every cluster's controllers' to take away.
+    // Every node starts with a taint, which not every cluster's controllers may remove.
     api.kubectl(&["patch", "node", "node1", "--type=merge", "-p", r#"{"spec":{"taints":null}}"#])?;
     renew(api, "kube-node-lease", "node1")
 }
@@ -215,7 +216,7 @@ fn patch_node(api: &ApiCluster, patch: &Value) -> Result<()> {
     api.kubectl(&[&args[..], &[&patch.to_string()]].concat()).map(drop)
 }
 
-/// The operator as the chart starts it, with its webhook where the API server finds it.
+/// The operator as the chart starts it, with its webhook at the address that the API server uses.
 fn start_operator(it: &InjectorFixture) -> Result<Process> {
     let (ports, webhook) = (Ports::free()?, environment::free_port()?);
     it.api.apply(&format!(

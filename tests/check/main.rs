@@ -1,5 +1,5 @@
-//! `daprctl check` against real API servers: a cluster before an installation, an installation that
-//! is well, and one that is spoilt in one way after the other.
+//! `daprctl check` against real API servers: a cluster before an installation, a healthy
+//! installation, and one with one fault after the other.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 mod fixture;
@@ -9,15 +9,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blackbox::injector_fixture::NAMESPACE;
 use blackbox::progress::step;
-use blackbox::{ApiCluster, ApiClusterOptions, Cluster, Deadline, Scratch, environment, until};
+use blackbox::{
+    ApiCluster, ApiClusterOptions, Cluster, Deadline, Scratch, build_daprctl, environment, process,
+    until,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::process::Command;
 use std::time::Duration;
 use testkit::ca::Ca;
 
 use fixture::{Installed, Run, START, beat, node, run};
 
-/// For how long the command itself waits where a test cluster needs a moment.
+/// Time limit that the command itself uses where a test cluster needs a moment.
 const WAIT: [&str; 2] = ["--wait", "10s"];
 
 #[test]
@@ -37,10 +41,10 @@ fn a_cluster_is_judged_before_the_installation() -> Result<()> {
     ensure!(second.code == Some(0), "{}", second.text);
     ensure!(second.troubles() == ["storage-class warning"], "{:?}", second.troubles());
 
-    let nobody = run(&person(&api, "nobody")?, &["--pre"])?;
-    ensure!(nobody.code == Some(1), "{}", nobody.text);
-    nobody.expect("clusterroles", "error", "you cannot create clusterroles")?;
-    nobody.expect("nodes-usable", "unknown", "cannot list nodes: you lack the right")
+    let unprivileged = run(&person(&api, "nobody")?, &["--pre"])?;
+    ensure!(unprivileged.code == Some(1), "{}", unprivileged.text);
+    unprivileged.expect("clusterroles", "error", "you cannot create clusterroles")?;
+    unprivileged.expect("nodes-usable", "unknown", "cannot list nodes: you lack the right")
 }
 
 #[test]
@@ -59,11 +63,12 @@ fn an_api_server_that_does_not_answer_is_one_finding() -> Result<()> {
     Ok(())
 }
 
-/// One installation serves all of it, so this is one test with named steps.
+/// One installation serves all steps, so this is one test with named steps.
 #[test]
 fn an_installation_is_judged_by_what_is_wrong_with_it() -> Result<()> {
     let mut all = step("install", Installed::start)?;
     step("nothing is wrong", || nothing_is_wrong(&all))?;
+    step("a support bundle has no secret", || bundle_without_secrets(&all))?;
     step("the webhook is not reached", || webhook_unreachable(&all))?;
     step("the caBundle is another's", || foreign_ca_bundle(&all))?;
     step("a definition is gone", || definition_gone(&all))?;
@@ -72,7 +77,7 @@ fn an_installation_is_judged_by_what_is_wrong_with_it() -> Result<()> {
     step("the CA has expired", || expired_ca(&mut all))
 }
 
-/// Green, nothing left behind, no key in the output.
+/// Exit code 0, nothing left behind, no key in the output.
 fn nothing_is_wrong(all: &Installed) -> Result<()> {
     let found = is_well(all)?;
     ensure!(found.code == Some(0), "{}", found.text);
@@ -87,7 +92,49 @@ fn nothing_is_wrong(all: &Installed) -> Result<()> {
     Ok(())
 }
 
-/// The first run in which everything is well.
+/// A secret in every place where people put one, and a bundle with none of them.
+fn bundle_without_secrets(all: &Installed) -> Result<()> {
+    const PLANTED: &str = "pl4nted-s3cret-0815";
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted", "namespace": NAMESPACE},
+            "stringData": {"password": PLANTED}}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "planted", "namespace": NAMESPACE},
+            "data": {"password": PLANTED}}),
+        json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
+            "metadata": {"name": "planted", "namespace": "default", "annotations": {"note": PLANTED}},
+            "spec": {"type": "state.redis", "version": "v1", "metadata": [
+                {"name": "redisHost", "value": "redis:6379"},
+                {"name": "redisPassword", "value": PLANTED}]}}),
+        json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "planted.1", "namespace": NAMESPACE},
+            "type": "Warning", "reason": "Planted", "message": format!("password={PLANTED}"),
+            "action": "Plant", "reportingComponent": "test", "reportingInstance": "test",
+            "eventTime": "2026-11-01T10:00:00.000000Z",
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": NAMESPACE, "name": "x"}}),
+    ];
+    for object in &objects {
+        all.api().apply(&object.to_string())?;
+    }
+    let folder = Scratch::new("bundle")?;
+    let file = folder.path().join("bundle.tar.gz");
+    let mut command = all.api().cluster().command(build_daprctl()?);
+    command.args(["support-bundle", "--namespace", NAMESPACE, "--file"]).arg(&file);
+    let said = process::output(&mut command)?;
+    ensure!(said.contains("check.json") && said.contains("Never in a bundle: Secrets"), "{said}");
+    let mut unpack = Command::new("tar");
+    unpack.args(["-xzOf"]).arg(&file);
+    let text = process::output(&mut unpack)?;
+    for part in ["\"checks\"", "redis:6379", "\"planted\"", "dapr-operator", "(hidden)"] {
+        ensure!(text.contains(part), "{part} is not in the bundle: {said}");
+    }
+    ensure!(!text.contains(PLANTED), "the bundle holds the secret");
+    ensure!(!text.contains("PRIVATE KEY"), "the bundle holds a key");
+    for name in ["secret/planted", "configmap/planted", "event/planted.1"] {
+        all.api().kubectl(&["delete", name, "-n", NAMESPACE])?;
+    }
+    all.api().kubectl(&["delete", "component", "planted", "-n", "default"]).map(drop)
+}
+
+/// The first run in which everything is ok.
 fn is_well(all: &Installed) -> Result<Run> {
     let mut last = Vec::new();
     let well = until(Deadline::seconds(2 * START), "everything to be well", || {
@@ -117,7 +164,7 @@ fn webhook_unreachable(all: &Installed) -> Result<()> {
     is_well_again(all)
 }
 
-/// The injector would mend it at once, so it is kept from doing so.
+/// The injector would repair it at once, so it is prevented from doing so.
 fn foreign_ca_bundle(all: &Installed) -> Result<()> {
     all.it.injector.process.signal(Signal::STOP)?;
     let bundle = STANDARD.encode(&Ca::new().pem().anchors);
@@ -152,7 +199,7 @@ fn rights_gone(all: &Installed) -> Result<()> {
     is_well_again(all)
 }
 
-/// Whatever cannot be read is unknown, and nothing is an error because of it.
+/// Unreadable objects are unknown, and none of them is an error.
 fn caller_without_rights(all: &Installed) -> Result<()> {
     let found = run(&person(all.api(), "nobody")?, &[])?;
     ensure!(found.code == Some(0), "{}", found.text);
@@ -176,7 +223,7 @@ fn expired_ca(all: &mut Installed) -> Result<()> {
     let pem = ca.pem();
     let secret = json!({"data": {"ca.crt": encode(&pem.anchors),
         "issuer.crt": encode(&pem.issuer_chain), "issuer.key": encode(&pem.issuer_key)}});
-    // Sentry must not go on with it while it is still valid.
+    // Sentry must not continue with it while it is still valid.
     all.it.sentry.signal(Signal::STOP)?;
     patch(all, "secret", &secret)?;
     patch(all, "configmap", &json!({"data": {"ca.crt": pem.anchors}}))?;

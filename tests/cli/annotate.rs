@@ -1,4 +1,4 @@
-//! `dapr annotate`: every annotation that the CLI writes is one that the injector knows.
+//! `dapr annotate`: the injector supports every annotation that the CLI writes.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use blackbox::{DaprCli, Scratch, build_binary, process};
 use rstest::rstest;
 
-/// Flags of the CLI, each with a value that makes sense.
+/// Flags of the CLI, each with a plausible value.
 const FLAGS: [(&str, &str); 38] = [
     ("--app-id", "orders"),
     ("--app-port", "3000"),
@@ -77,7 +77,7 @@ fn what_annotate_writes_is_what_the_injector_knows(
     ensure!(annotated.contains(wanted), "no {wanted} in:\n{annotated}");
     ensure!(annotated.matches("dapr.io/").count() >= flags.len(), "{annotated}");
     let file = files.write("annotated.yaml", &annotated)?;
-    // Warns of every annotation that nobody reads, and of values that cannot be read.
+    // Prints a warning for every annotation without effect, and for invalid values.
     process::output(Command::new(build_binary("injector")?).args(["lint", "-f"]).arg(file))
         .map(drop)
 }

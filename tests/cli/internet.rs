@@ -1,13 +1,11 @@
-//! The Internet as the CLI sees it: a proxy that answers for every host from a folder, so that no
-//! test depends on the real one, and none talks to it.
+//! A simulated Internet for the CLI: a proxy that answers for every host from a folder, so that no
+//! test depends on the real one or connects to it.
 
-use std::{
-    fs,
-    io::{BufReader, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::fs;
+use std::io::{BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use blackbox::{DaprCli, Scratch, chart_repo, environment, reference, web};
@@ -15,8 +13,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use testkit::ca::{Ca, SvidOptions};
 
-/// Who charts and definitions are fetched from, and who is asked for versions, whatever the CLI is
-/// told.
+/// Hosts of charts, definitions and version lists, which the CLI uses whatever its flags are.
 const HOSTS: [&str; 4] =
     ["api.github.com", "charts.bitnami.com", "openzipkin.github.io", "raw.githubusercontent.com"];
 /// The releases of Dapr's dashboard, of which the last is 0.15.0.
@@ -31,7 +28,7 @@ pub(crate) struct Internet {
 }
 
 impl Internet {
-    /// One that knows of nothing else than a dashboard, in that network namespace.
+    /// A proxy that serves only a dashboard, in that network namespace.
     pub(crate) fn start(network: Option<&Path>) -> Result<Self> {
         let folder = Scratch::new("internet")?;
         let ca = Ca::new();
@@ -55,15 +52,15 @@ impl Internet {
         Ok(Self { proxy: format!("http://{proxy}"), authorities, folder })
     }
 
-    /// The CLI with this Internet and no other.
+    /// The CLI with this Internet only.
     pub(crate) fn seen_by(&self, cli: DaprCli) -> DaprCli {
         cli.env("HTTPS_PROXY", &self.proxy)
             .env("NO_PROXY", "10.89.0.1") // a node cluster's API server; loopback never has a proxy
             .env("SSL_CERT_FILE", self.authorities.to_string_lossy())
     }
 
-    /// What `dapr init -k --dev` installs beside the control plane: charts with the names of the
-    /// public ones, which do what the CLI and its Components rely on.
+    /// The charts that `dapr init -k --dev` installs besides the control plane: they have the names
+    /// of the public ones, and the parts that the CLI and its Components need.
     pub(crate) fn with_development_charts(self) -> Result<Self> {
         let charts = environment::workspace().join("tests/fixtures/cli");
         chart_repo::add(&self.host("charts.bitnami.com/bitnami"), &charts.join("redis"))?;
@@ -71,8 +68,8 @@ impl Internet {
         Ok(self)
     }
 
-    /// The reference's own definitions of the custom resources, where the CLI looks for those of
-    /// `version` (without the `v`).
+    /// The reference's own definitions of the custom resources, at the address where the CLI
+    /// fetches those of `version` (without the `v`).
     pub(crate) fn with_definitions(self, version: &str) -> Result<Self> {
         let target = format!("raw.githubusercontent.com/dapr/dapr/v{version}/charts/dapr/crds");
         let target = self.host(&target);
@@ -89,12 +86,12 @@ impl Internet {
     }
 }
 
-/// Serves one `CONNECT`: the client gets what it would get of that host.
+/// Serves one `CONNECT`: the client gets what that host would answer.
 fn tunnel(client: TcpStream, config: &Arc<ServerConfig>, root: &Path) -> Result<()> {
     let mut reader = BufReader::new(client);
     let target = web::request_target(&mut reader)?;
     let (host, _) = target.split_once(':').context("CONNECT without a port")?;
-    let mut client = reader.into_inner(); // it says no more before it is answered
+    let mut client = reader.into_inner(); // the client waits for the answer
     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
     let session = ServerConnection::new(config.clone())?;
     let mut stream = StreamOwned::new(session, client);

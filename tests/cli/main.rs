@@ -1,6 +1,6 @@
 //! The official `dapr` CLI installs the control plane, reads what it installed, and removes it: on
-//! an API server without nodes, with our chart repository, and with an Internet of the test's own.
-//! What needs running pods is in `upgrade.rs`. Source of commands and words: Dapr CLI 1.16.5.
+//! an API server without nodes, with our chart repository, and with a simulated Internet. Tests
+//! that need running pods are in `upgrade.rs`. Source of commands and texts: Dapr CLI 1.16.5.
 
 mod annotate;
 mod internet;
@@ -18,7 +18,7 @@ use crate::internet::Internet;
 
 const NAMESPACE: &str = "dapr-system";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Files of the definitions that this CLI knows of; newer ones know of two more.
+/// Files of the definitions that this CLI installs; newer ones install two more.
 const DEFINITIONS: [&str; 5] = [
     "components.yaml",
     "configuration.yaml",
@@ -52,12 +52,12 @@ impl Fixture {
         let mut args = vec!["init", "-k", "--runtime-version", VERSION];
         args.extend(["--image-registry", "mirror.example/dapr"]);
         args.extend(flags);
-        let said = self.cli.run(&args)?;
-        ensure!(said.contains(SUCCESS), "{said}");
-        Ok(said)
+        let output = self.cli.run(&args)?;
+        ensure!(output.contains(SUCCESS), "{output}");
+        Ok(output)
     }
 
-    /// What an earlier test left, for whatever reason.
+    /// Removes what an earlier test left.
     fn clean(&self) -> Result<()> {
         let namespace = ["--namespace", NAMESPACE];
         let uninstall = ["uninstall", "dapr", "dapr-dashboard", "--ignore-not-found", "--wait"];
@@ -117,13 +117,13 @@ fn init_status_and_uninstall() -> Result<()> {
         "{again:?}"
     );
 
-    let said = fixture.cli.run(&["uninstall", "-k"])?;
-    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let output = fixture.cli.run(&["uninstall", "-k"])?;
+    ensure!(output.contains("Dapr has been removed successfully"), "{output}");
     let left = fixture.api.kubectl(&["get", "crd", "-o", "name"])?;
     ensure!(left.contains("components.dapr.io"), "only --all takes the definitions with it");
     fixture.init(&[])?; // over the CA and the definitions that stayed
-    let said = fixture.cli.run(&["uninstall", "-k", "--all"])?;
-    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let output = fixture.cli.run(&["uninstall", "-k", "--all"])?;
+    ensure!(output.contains("Dapr has been removed successfully"), "{output}");
     let left = fixture.api.kubectl(&["get", "crd", "-o", "name"])?;
     for kind in ["components", "configurations", "httpendpoints", "resiliencies", "subscriptions"] {
         ensure!(!left.contains(kind), "--all left {left}");
@@ -185,16 +185,16 @@ fn certificates_of_ones_own_are_installed_and_exported_again() -> Result<()> {
 }
 
 /// The definitions that the CLI applies are the reference's: it fetches them by version, and Helm
-/// then leaves ours alone.
+/// then leaves ours unchanged.
 #[test]
 fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
     let internet = Internet::start(None)?.with_development_charts()?.with_definitions(VERSION)?;
     let fixture = Fixture::new(internet)?;
-    let said = fixture.init(&["--dev"])?;
-    ensure!(said.contains("dapr-dev-redis") || said.contains("Dapr Redis"), "{said}");
+    let output = fixture.init(&["--dev"])?;
+    ensure!(output.contains("dapr-dev-redis") || output.contains("Dapr Redis"), "{output}");
     for file in DEFINITIONS {
         let file = reference::chart()?.join("crds").join(file);
-        // Exits with 1 where the API server has something else.
+        // Exits with 1 if the API server has another one.
         let diff = ["diff", "--server-side", "--force-conflicts", "-f", &file.to_string_lossy()];
         fixture.api.kubectl(&diff).context("that definition is not the reference's")?;
     }
@@ -224,8 +224,8 @@ fn development_mode_installs_redis_zipkin_and_what_uses_them() -> Result<()> {
         "{host}"
     );
 
-    let said = fixture.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
-    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let output = fixture.cli.run(&["uninstall", "-k", "--all", "--dev"])?;
+    ensure!(output.contains("Dapr has been removed successfully"), "{output}");
     let releases = fixture.api.cluster().helm(&["list", "--all-namespaces", "--short"])?;
     ensure!(!releases.contains("dapr-dev"), "left: {releases}");
     Ok(())

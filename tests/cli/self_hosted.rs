@@ -1,23 +1,18 @@
 //! A machine without a cluster: `dapr init --slim` from our bundle, `dapr run` with our placement,
-//! and what the first of the two introductory posts does with them.
+//! and the steps of the first introductory post.
+
+mod dashboard;
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
-    ActorApp, DaprCli, Deadline, Process, Scratch, Service, Spawn, Tool, bundle::Bundle,
-    environment, http, process, until,
+    ACTOR_STATE, ActorApp, DaprCli, Deadline, Process, Scratch, Service, Spawn, Tool,
+    build_dashboard, bundle::Bundle, environment, http, process, until,
 };
 
-/// Enough for a process to start on a machine that others use too.
+/// Enough for a process to start on a busy machine.
 const TIMEOUT: u64 = 120;
-/// Keeps the state of actors in daprd itself.
-const STATE_STORE: &str = "apiVersion: dapr.io/v1alpha1
-kind: Component
-metadata: {name: state}
-spec: {type: state.in-memory, version: v1, metadata: [{name: actorStateStore, value: 'true'}]}
-";
-
 #[test]
 fn slim_mode_runs_sidecars_and_actors_with_our_placement() -> Result<()> {
     let files = Scratch::new("self-hosted")?;
@@ -27,36 +22,46 @@ fn slim_mode_runs_sidecars_and_actors_with_our_placement() -> Result<()> {
         scheduler: Service::Scheduler.build()?,
         placement: Service::Placement.build()?,
         sentry: Service::Sentry.build()?,
+        dashboard: build_dashboard()?,
     }
     .write(&bundle)?;
     let cli = DaprCli::self_hosted()?;
-    let said = cli.run(&["init", "--slim", "--from-dir", &bundle.to_string_lossy()])?;
-    ensure!(said.contains("Success! Dapr is up and running"), "{said}");
+    let printed = cli.run(&["init", "--slim", "--from-dir", &bundle.to_string_lossy()])?;
+    ensure!(printed.contains("Success! Dapr is up and running"), "{printed}");
     let installed = cli.home().join(".dapr");
-    for name in ["bin/daprd", "bin/placement", "bin/scheduler", "config.yaml", "components"] {
+    for name in [
+        "bin/daprd",
+        "bin/placement",
+        "bin/scheduler",
+        "bin/dashboard",
+        "config.yaml",
+        "components",
+    ] {
         ensure!(installed.join(name).exists(), "{name} is not installed");
     }
     let version = cli.run(&["--version"])?;
     let daprd = Tool::DAPRD.version().trim_start_matches('v');
     ensure!(version.contains(&format!("Runtime version: {daprd}")), "{version}");
 
-    let id = &environment::secret()?[..8]; // `dapr stop` looks at every process of the machine
+    let id = &environment::secret()?[..8]; // `dapr stop` scans every process of the machine
     without_application(&cli, &files, &format!("no-app-{id}"))?;
     actors(&cli, &files, &format!("actors-{id}"))?;
+    dashboard::shows_this_machine(&cli, &files, &format!("seen-{id}"))?;
 
-    let said = cli.run(&["uninstall"])?;
-    ensure!(said.contains("Dapr has been removed successfully"), "{said}");
+    let printed = cli.run(&["uninstall"])?;
+    ensure!(printed.contains("Dapr has been removed successfully"), "{printed}");
     ensure!(!installed.join("bin").exists(), "the programs are still there");
     ensure!(installed.join("components").exists(), "only --all removes what is the user's");
     Ok(())
 }
 
-/// A sidecar alone, with nobody at the addresses of placement and scheduler: it serves its API, and
-/// says in `healthz` what it is waiting for (daprd 1.18; older ones do not wait for a scheduler).
+/// A sidecar alone, without a listener at the addresses of placement and scheduler: it serves its
+/// API, and reports in `healthz` what it is waiting for (daprd 1.18; older ones do not wait for a
+/// scheduler).
 fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
-    let nobody = format!("127.0.0.1:{}", environment::free_port()?);
+    let unused = format!("127.0.0.1:{}", environment::free_port()?);
     let port = environment::free_port()?;
-    let flags = ["--placement-host-address", &nobody, "--scheduler-host-address", &nobody];
+    let flags = ["--placement-host-address", &unused, "--scheduler-host-address", &unused];
     let mut run = start(cli, files, app, port, &flags)?;
     run.wait_for_http(port, "/v1.0/healthz/outbound", Deadline::seconds(TIMEOUT))?;
     let health = http::get(port, "/v1.0/healthz")?;
@@ -72,8 +77,8 @@ fn without_application(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> 
     stop(cli, app, run)
 }
 
-/// Our placement, from where the CLI put it, tells the sidecar where actors live, and our scheduler
-/// takes a job.
+/// Our placement, as installed by the CLI, gives the sidecar its table, and our scheduler accepts a
+/// job.
 fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
     let [address, health, metrics] =
         [environment::free_port()?, environment::free_port()?, environment::free_port()?];
@@ -86,7 +91,7 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
             .start()?;
     placement.wait_for_http(health, "/healthz", Deadline::seconds(TIMEOUT))?;
     let scheduler = scheduler(cli, files)?;
-    files.write("resources/state.yaml", STATE_STORE)?;
+    files.write("resources/state.yaml", ACTOR_STATE)?;
     let resources = files.path().join("resources").to_string_lossy().into_owned();
     let (port, host) = (environment::free_port()?, ActorApp::start("host", &["Counter"])?);
     let (placement_address, app_port) = (format!("127.0.0.1:{address}"), host.port().to_string());
@@ -111,8 +116,8 @@ fn actors(cli: &DaprCli, files: &Scratch, app: &str) -> Result<()> {
     let answer = http::post(port, job, &serde_json::json!({"dueTime": "1h"}))?;
     ensure!(answer.is_success(), "{answer:?}");
     ensure!(http::get(port, job)?.is_success(), "the job is not there");
-    let said = cli.run(&["invoke", "--app-id", app, "--method", "healthz", "--verb", "GET"])?;
-    ensure!(said.contains("App invoked successfully"), "{said}");
+    let printed = cli.run(&["invoke", "--app-id", app, "--method", "healthz", "--verb", "GET"])?;
+    ensure!(printed.contains("App invoked successfully"), "{printed}");
     stop(cli, app, run)
 }
 
@@ -121,7 +126,7 @@ struct Scheduler {
     _process: Process,
 }
 
-/// Our scheduler, from where the CLI put it.
+/// Our scheduler, as installed by the CLI.
 fn scheduler(cli: &DaprCli, files: &Scratch) -> Result<Scheduler> {
     let [port, health] = [environment::free_port()?, environment::free_port()?];
     let mut process = Spawn::new("scheduler", cli.home().join(".dapr/bin/scheduler"), files.path())
@@ -137,28 +142,35 @@ fn scheduler(cli: &DaprCli, files: &Scratch) -> Result<Scheduler> {
     Ok(Scheduler { address: format!("127.0.0.1:{port}"), _process: process })
 }
 
-/// `dapr run` in the background, once it has found its sidecar: stopped before, it goes on looking.
-fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -> Result<Process> {
+/// The CLI in the background.
+fn background(cli: &DaprCli, files: &Scratch, name: &str) -> Result<Spawn> {
     let command = cli.command()?;
-    let mut spawn = Spawn::new(app, PathBuf::from(command.get_program()), files.path());
+    let mut spawn = Spawn::new(name, PathBuf::from(command.get_program()), files.path());
     for (name, value) in command.get_envs() {
         spawn = match value {
             Some(value) => spawn.env(name, value),
             None => spawn.env_remove(name),
         };
     }
+    Ok(spawn.folder(cli.home()))
+}
+
+/// `dapr run` in the background, once it has found its sidecar: if it is stopped earlier, it
+/// continues to search.
+fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -> Result<Process> {
+    let mut spawn = background(cli, files, app)?;
     spawn = spawn.args(["run", "--app-id", app, "--dapr-http-port", &port.to_string()]);
     for flag in ["--dapr-grpc-port", "--dapr-internal-grpc-port", "--metrics-port"] {
         spawn = spawn.arg(flag).arg(environment::free_port()?.to_string());
     }
-    let mut run = spawn.args(flags).folder(cli.home()).start()?;
+    let mut run = spawn.args(flags).start()?;
     run.wait_for_log("You're up and running!", Deadline::seconds(TIMEOUT))?;
     Ok(run)
 }
 
 fn stop(cli: &DaprCli, app: &str, mut run: Process) -> Result<()> {
-    let said = cli.run(&["stop", "--app-id", app])?;
-    ensure!(said.contains("app stopped successfully"), "{said}");
+    let printed = cli.run(&["stop", "--app-id", app])?;
+    ensure!(printed.contains("app stopped successfully"), "{printed}");
     until(Deadline::seconds(TIMEOUT), "dapr run to end", || Ok(run.exit_status().map(drop)))
         .with_context(|| process::tail(&run.log()))
 }

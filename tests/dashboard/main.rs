@@ -2,8 +2,11 @@
 //! real browser.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
+mod accessibility;
 mod node;
+mod users;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,7 +26,7 @@ const PLANTED: &str = "pl4nted-s3cret-0815";
 const REGISTRY: &str = "global.controlPlane.registry=registry.example/trilby";
 
 /// Pages, and words that each must show.
-const PAGES: [(&str, &[&str]); 9] = [
+const PAGES: [(&str, &[&str]); 12] = [
     ("/", &["Needs attention", "Component shop/state: redisHost is missing", "1.18.3"]),
     ("/apps", &["cart", "shop", "Deployment cart", "1 of 1 ready"]),
     ("/apps/shop/cart", &["Deployment cart", "dapr.io/app-port", "TOKEN=(hidden)", "tracing"]),
@@ -31,6 +34,9 @@ const PAGES: [(&str, &[&str]); 9] = [
     ("/components/shop/state", &["redisPassword", "(hidden)", "redis:6379", "cart"]),
     ("/configurations/shop/tracing", &["samplingRate", "cart"]),
     ("/subscriptions", &["orders from bus"]),
+    ("/topics", &["orders", "bus", "no application that answered", "/orders"]),
+    ("/graph", &["No calls since the sidecars started"]),
+    ("/jobs", &["No pod of the scheduler is ready"]),
     ("/control-plane", &["dapr-operator-", "registry.example/operator:1.18.3"]),
     ("/certificates", &["BEGIN CERTIFICATE", "Root"]),
 ];
@@ -39,7 +45,9 @@ struct Fixture {
     api: ApiCluster,
     dashboard: Process,
     port: u16,
-    _scratch: Scratch,
+    /// With the rights that the chart grants.
+    kubeconfig: PathBuf,
+    scratch: Scratch,
 }
 
 /// The chart's objects.
@@ -78,10 +86,10 @@ impl Fixture {
             .args(["--port", &port.to_string(), "--namespace", NAMESPACE, "--log-level", "debug"])
             .args(["--healthz-port", &health.to_string(), "--metrics-port", &metrics.to_string()])
             .arg("--kubeconfig")
-            .arg(kubeconfig)
+            .arg(&kubeconfig)
             .start()?;
         dashboard.wait_for_http(health, "/healthz", Deadline::seconds(START))?;
-        Ok(Self { api, dashboard, port, _scratch: scratch })
+        Ok(Self { api, dashboard, port, kubeconfig, scratch })
     }
 
     fn json(&self, path: &str) -> Result<Value> {
@@ -178,10 +186,12 @@ fn deploy(
 fn pages_show_the_cluster_and_no_secret() -> Result<()> {
     let all = step("start", Fixture::start)?;
     step("every page in a browser", || pages(&all))?;
+    step("every page with axe-core", || accessibility::no_serious_fault(&all))?;
     step("every page as JSON", || as_json(&all))?;
     step("what changes is seen", || changes(&all))?;
     step("hostile requests", || hostile(&all))?;
-    step("rights", || rights(&all))
+    step("rights", || rights(&all))?;
+    step("users", || users::see_what_they_may_list(&all))
 }
 
 fn pages(all: &Fixture) -> Result<()> {
@@ -296,6 +306,11 @@ fn the_chart_installs_nothing_without_a_registry_and_reads_only_with_one() -> Re
         let bad: Vec<_> = rules.filter(|line| line.contains(word)).collect();
         ensure!(bad.is_empty(), "{bad:?}");
     }
+    ensure!(!all.contains("pods/log"), "logs are off by default: {all}");
+    let logs = chart(&[REGISTRY, "logs=true"])?;
+    ensure!(logs.contains("pods/log") && logs.contains("- --logs\n"), "{logs}");
+    let own = chart(&[REGISTRY, "logs=true", "auth=token"])?;
+    ensure!(!own.contains("pods/log") && own.contains("- --logs\n"), "{own}");
     let mirror = chart(&["global.registry=mirror.example/dapr"])?;
     ensure!(mirror.contains("mirror.example/dapr/dashboard:1.18.3"), "{mirror}");
     let wrong = chart(&[REGISTRY, "logLevel=loud"]).err().context("a wrong value renders")?;

@@ -1,11 +1,14 @@
-//! The demo as a test, on a real cluster with real pods, and what may go wrong meanwhile.
+//! The demo as a test, on a real cluster with real pods, with failures injected.
 //!
 //! One cluster serves the whole file, so it is one test with named steps. It needs root.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::demo::{self, CONTROL_PLANE, Demo, SERVICES};
-use blackbox::progress::step;
+use blackbox::demo::{
+    self, CONTROL_PLANE, Demo, SERVICES,
+    tour::{Observers, Tour},
+};
+use blackbox::progress::{say, step};
 use blackbox::{Deadline, NodeCluster, build_daprctl, environment, image_profile, until};
 use serde_json::Value;
 
@@ -16,6 +19,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     let cluster = step("bring up a cluster", || node.up())?;
     let profile = image_profile();
     step("make and import images", || demo::import_images(&node, &profile))?;
+    step("make and import the image of the tour", || demo::import_tour_image(&node))?;
     let demo = demo::on_cluster(cluster, environment::workspace(), "hello");
 
     step("install the chart", || demo.install())?;
@@ -30,20 +34,22 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("orders survive a restart", || demo.order_survives_restart())?;
     step("actors count, each in one place", || actors(&demo))?;
     step("a job arrives on time", || demo.job_arrives("2s", 2_000))?;
-    step("a reminder goes on without its scheduler", || demo.reminder_survives())?;
+    step("a reminder survives the loss of the scheduler", || demo.reminder_survives())?;
+    step("daprctl reads the jobs by a port-forward", || jobs_by_port_forward(&demo))?;
     step("the check command finds nothing wrong", || checked(&demo))?;
+    step("every building block", || every_building_block_works(&demo, &node))?;
     for service in SERVICES {
-        step(&format!("the sample goes on without {service}"), || survives_loss(&demo, service))?;
+        step(&format!("the sample works without {service}"), || survives_loss(&demo, service))?;
     }
-    step("pods from a time without injector", || naked_pods_are_mended(&demo))?;
+    step("pods created without injector", || pods_without_sidecar_are_replaced(&demo))?;
     step("a Component whose Secret is missing", || missing_secret(&demo))?;
     step("a pod with an invalid app id", || invalid_app_id(&demo))?;
     step("the sample still works", || demo.orders_go_on())?;
     Ok(())
 }
 
-/// All is well, sidecars included. What was said about a Component whose Secret came a moment later
-/// stays for an hour, so that alone may be a warning.
+/// No check fails, sidecars included. An Event about a Component whose Secret was created later
+/// stays for an hour, so only that may be a warning.
 fn checked(demo: &Demo) -> Result<()> {
     let mut check = demo.cluster().command(build_daprctl()?);
     let output = check.args(["check", "-o", "json", "--wait", "2m"]).output()?;
@@ -53,6 +59,30 @@ fn checked(demo: &Demo) -> Result<()> {
     let well = |check: &Value| check["status"] == "ok" || check["id"] == "components";
     let bad: Vec<&Value> = checks.iter().filter(|check| !well(check)).collect();
     ensure!(output.status.success() && bad.is_empty(), "{bad:#?}");
+    Ok(())
+}
+
+/// The tour of the building blocks, in namespaces of its own.
+fn every_building_block_works(demo: &Demo, node: &NodeCluster) -> Result<()> {
+    let observers = Observers::start(node)?;
+    let [tour, other] = Tour::deploy(demo)?;
+    tour.take(&other, Some(&observers), |shown| {
+        say(shown);
+        Ok(())
+    })?;
+    Tour::remove(demo)
+}
+
+fn jobs_by_port_forward(demo: &Demo) -> Result<()> {
+    let mut list = demo.cluster().command(build_daprctl()?);
+    let output = list.args(["jobs", "list", "-o", "json"]).output()?;
+    let jobs: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    ensure!(jobs["jobs"].is_array(), "{jobs:#}");
+    let mut missing = demo.cluster().command(build_daprctl()?);
+    let output = missing.args(["jobs", "get", "app/nodeapp/none"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("no such job"), "{said}");
     Ok(())
 }
 
@@ -94,7 +124,7 @@ fn actors(demo: &Demo) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the service's pod while orders arrive: they go on, before and after it is back.
+/// Deletes the service's pod while orders arrive: they continue before and after it is back.
 fn survives_loss(demo: &Demo, service: &str) -> Result<()> {
     let app = service.rsplit('/').next().unwrap_or_default();
     let selector = format!("app={app}");
@@ -112,16 +142,16 @@ fn survives_loss(demo: &Demo, service: &str) -> Result<()> {
     demo.pods().map(drop)
 }
 
-/// Name and uid of each pod: a StatefulSet's pod comes back under its old name.
+/// Name and uid of each pod: a StatefulSet recreates a pod with the same name.
 fn names(demo: &Demo, selector: &str) -> Result<Vec<String>> {
     let list = demo.cluster().get(&["pods", "-n", CONTROL_PLANE, "-l", selector])?;
     let pods = list["items"].as_array().cloned().unwrap_or_default();
     Ok(pods.iter().map(|p| format!("{}", p["metadata"]["uid"])).collect())
 }
 
-/// Pods that come up while there is no injector get their sidecar when it is back, and nobody helps.
-/// The guard would have kept them from coming up at all, so it only takes notes meanwhile.
-fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
+/// Pods that are created without injector are replaced when it is back.
+/// The guard would deny them, so it only audits meanwhile.
+fn pods_without_sidecar_are_replaced(demo: &Demo) -> Result<()> {
     let kubectl = |args: &[&str]| demo.cluster().kubectl(args);
     let guard = |action: &str| {
         let patch = format!(r#"{{"spec": {{"validationActions": ["{action}"]}}}}"#);
@@ -150,11 +180,11 @@ fn naked_pods_are_mended(demo: &Demo) -> Result<()> {
     demo.orders_go_on().map(drop)
 }
 
-/// How many pods of the order service have no sidecar, not counting those that are about to go;
+/// Number of pods of the order service without sidecar, terminating ones excluded;
 /// `None` while there is no pod.
 fn without_sidecar(demo: &Demo) -> Result<Option<usize>> {
     let pods = demo.app_pods("node")?;
-    ensure!(pods.len() < 10, "the watchdog or its owner makes pods without end");
+    ensure!(pods.len() < 10, "the watchdog or the owner creates pods without end");
     let without_sidecar = pods.iter().filter(|pod| {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         !containers.into_iter().any(|container| container["name"] == "daprd")
@@ -162,7 +192,7 @@ fn without_sidecar(demo: &Demo) -> Result<Option<usize>> {
     Ok((!pods.is_empty()).then(|| without_sidecar.count()))
 }
 
-/// The Component's own Event names what is missing; the sidecar that wants it keeps the others.
+/// An Event on the Component names what is missing; its sidecar keeps the other Components.
 fn missing_secret(demo: &Demo) -> Result<()> {
     let component = r#"{"apiVersion":"dapr.io/v1alpha1","kind":"Component",
         "metadata":{"name":"broken","namespace":"hello"},
@@ -187,7 +217,7 @@ fn missing_secret(demo: &Demo) -> Result<()> {
     demo.kubectl(&["delete", "component", "broken"]).map(drop)
 }
 
-/// The API server tells the person; nothing else is disturbed.
+/// The API server reports it to the user; nothing else is affected.
 fn invalid_app_id(demo: &Demo) -> Result<()> {
     let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bad-id","namespace":"hello",
         "annotations":{"dapr.io/enabled":"true","dapr.io/app-id":"not.valid"}},

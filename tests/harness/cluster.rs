@@ -1,6 +1,6 @@
-//! Kubernetes for tests. Start reading at [`api_cluster`]: an API server without a node, no root.
-//! [`node_cluster`] adds a node with real Pods and needs root. [`client`] runs kubectl and helm
-//! against either, or against a cluster that exists.
+//! Kubernetes for tests. Start reading at [`api_cluster`]: an API server without a node and without
+//! root. [`node_cluster`] adds a node with real Pods and needs root. [`client`] runs kubectl and
+//! helm against either, or against an existing cluster.
 
 pub(crate) mod api_cluster;
 pub(crate) mod client;

@@ -1,8 +1,9 @@
-//! The main job, end to end: chart, sample, and what a person wants to see of it. `cargo xtask
+//! The demo, end to end: chart, sample, and what it shows. `cargo xtask
 //! demo` prints it; the end-to-end suite asserts it.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 mod jobs;
+pub mod tour;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,7 +13,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    Architecture, Cluster, Deadline, Image, NodeCluster, Service, environment, peer_images, until,
+    Architecture, Cluster, Deadline, Image, NodeCluster, Service, Tool, environment, peer_images,
+    until,
 };
 
 /// Where the control plane is installed.
@@ -28,11 +30,22 @@ pub const SERVICES: [&str; 5] = [
 /// Sample applications with a sidecar.
 const APPS: [&str; 3] = ["node", "python", "actor"];
 
-/// Registry part of the names of images that were made on this machine.
+/// Registry part of the names of images that are built on this machine.
 pub const LOCAL: &str = "localhost";
 
-/// Makes the images of the control plane and of the sample and brings them to the cluster's node.
-/// `profile` is cargo's profile for our services.
+/// Builds the programs of the control plane, so that [`import_images`] finds them. `profile` is cargo's
+/// profile for our services.
+///
+/// # Errors
+/// A program does not compile.
+pub fn build_programs(profile: &str) -> Result<()> {
+    let here = Architecture::here()?;
+    Service::ALL.iter().try_for_each(|service| service.build_for_image(here, profile).map(drop))?;
+    Tool::ETCD_3_5.path_for(here).map(drop)
+}
+
+/// Builds the images of the control plane and of the sample and imports them into the cluster's
+/// node. `profile` is cargo's profile for our services.
 ///
 /// # Errors
 /// A service does not compile, or a program of the sample is missing on this machine.
@@ -48,20 +61,26 @@ pub fn import_images(node: &NodeCluster, profile: &str) -> Result<()> {
         let name = format!("{LOCAL}/{}:{tag}", service.binary());
         import(service.binary(), peer_images::service(service, &name, profile)?)?;
     }
-    let name = format!("{LOCAL}/dashboard:{}", env!("CARGO_PKG_VERSION"));
-    import("dashboard", peer_images::dashboard(Architecture::here()?, &name, profile)?)?;
     import("daprd", peer_images::daprd(&daprd_image())?)?;
     import("redis", peer_images::redis("localhost/trilby-sample-redis:1")?)?;
     import("node", peer_images::node("localhost/trilby-sample-node:1")?)?;
     import("python", peer_images::python("localhost/trilby-sample-python:1")?)
 }
 
-/// The image of the official sidecar that [`import_images`] makes.
+/// Makes the image that the tour of the building blocks needs beside those of [`import_images`].
+///
+/// # Errors
+/// As [`import_images`], or Dapr's SDK for Python cannot be installed.
+pub fn import_tour_image(node: &NodeCluster) -> Result<()> {
+    node.import(&peer_images::python_sdk("localhost/trilby-sample-python-sdk:1")?)
+}
+
+/// The image of the official sidecar that [`import_images`] builds.
 pub fn daprd_image() -> String {
     format!("{LOCAL}/daprd:{}", peer_images::daprd_tag())
 }
 
-/// The sample on a test cluster, with the images that [`import_images`] made.
+/// The sample on a test cluster, with the images of [`import_images`].
 pub fn on_cluster(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
     Demo { overlay: "local", ..Demo::new(cluster, root, namespace) }
         .value(format!("global.controlPlane.registry={LOCAL}"))
@@ -71,12 +90,12 @@ pub fn on_cluster(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -
 /// How the chart is installed for the sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// As it stands.
+    /// With the default values.
     #[default]
     Default,
     /// Several pods of each service.
     Ha,
-    /// Rights in the release namespace alone; the sample lives there.
+    /// Rights only in the release namespace, where the sample runs too.
     Namespaced,
     /// Sidecars talk to each other without mTLS.
     NoMtls,
@@ -94,7 +113,7 @@ impl Mode {
     }
 }
 
-/// What it takes to run the sample on a cluster.
+/// The sample on a cluster.
 #[derive(Clone, Debug)]
 pub struct Demo {
     cluster: Cluster,
@@ -115,7 +134,7 @@ impl Demo {
         Self { cluster, root, namespace, values: Vec::new(), overlay: "" }
     }
 
-    /// Installs the chart that way, and puts the sample where it can live then.
+    /// Sets how the chart is installed, and the namespace of the sample that fits.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         if mode == Mode::Namespaced {
@@ -140,7 +159,7 @@ impl Demo {
     /// Installs the chart, or upgrades it, and waits until every pod is Ready.
     ///
     /// # Errors
-    /// Helm's own words, and what the pods say when they do not get Ready.
+    /// Helm's error, with the state of the pods that do not get Ready.
     pub fn install(&self) -> Result<()> {
         let chart = self.root.join("charts/dapr");
         let chart = path(&chart)?;
@@ -163,7 +182,7 @@ impl Demo {
     /// Deploys the sample and waits until its pods are Ready.
     ///
     /// # Errors
-    /// What kubectl says, and what the pods say when they do not get Ready.
+    /// kubectl's error, with the state of the pods that do not get Ready.
     pub fn deploy(&self) -> Result<()> {
         if self.cluster.get(&["namespace", &self.namespace]).is_err() {
             self.cluster.kubectl(&["create", "namespace", &self.namespace])?;
@@ -174,10 +193,10 @@ impl Demo {
             .or_else(|e| self.explain(&e, &self.namespace))
     }
 
-    /// `helm test`: the chart's own questions to the control plane. Returns what Helm says.
+    /// Runs `helm test`, the chart's own checks of the control plane. Returns Helm's output.
     ///
     /// # Errors
-    /// A question got the wrong answer; the error holds the log of its pod.
+    /// A check failed; the error holds the log of its pod.
     pub fn helm_test(&self) -> Result<String> {
         let test = ["test", "dapr", "--namespace", CONTROL_PLANE, "--timeout", "3m"];
         self.cluster.helm(&test).or_else(|error| {
@@ -186,7 +205,7 @@ impl Demo {
         })
     }
 
-    /// Removes sample and chart, for a cluster that stays.
+    /// Removes sample and chart from the cluster.
     ///
     /// # Errors
     /// What kubectl or helm says.
@@ -226,7 +245,7 @@ impl Demo {
     }
 
     /// `kubectl get pods` of the sample, once every application pod has both containers ready. A
-    /// sidecar that was up before its store is started again by the kubelet.
+    /// sidecar that started before its store is restarted by the kubelet.
     ///
     /// # Errors
     /// A pod has no sidecar, or a container does not get ready in time.
@@ -264,7 +283,7 @@ impl Demo {
         Ok(lines)
     }
 
-    /// Whom the sidecar of the order service proves to be, read in a TLS handshake with it.
+    /// The SVID of the order service's sidecar, read in a TLS handshake with it.
     ///
     /// # Errors
     /// The handshake fails, or the id is not the application's.
@@ -277,11 +296,15 @@ impl Demo {
             s.on('error', e => { console.error(e.message); process.exit(1); });";
         let svid: Value = serde_json::from_str(&self.node(script)?)?;
         let wanted = format!("URI:spiffe://public/ns/{}/nodeapp", self.namespace);
-        ensure!(text(&svid["id"]) == wanted, "the sidecar proves {}, not {wanted}", svid["id"]);
+        ensure!(
+            text(&svid["id"]) == wanted,
+            "the sidecar has the SPIFFE id {}, not {wanted}",
+            svid["id"]
+        );
         Ok(svid)
     }
 
-    /// What the sidecar of the order service says of itself: its metadata API.
+    /// The metadata API of the order service's sidecar.
     ///
     /// # Errors
     /// The sidecar does not answer, or lacks the Components of the sample.
@@ -300,7 +323,7 @@ impl Demo {
         Ok(metadata)
     }
 
-    /// The number of the last order that the order service has in its state store.
+    /// The number of the last order in the state store of the order service.
     ///
     /// # Errors
     /// There is none in time.
@@ -313,12 +336,12 @@ impl Demo {
     }
 
     /// Stops the client, restarts the order service and reads the last order again: it must be
-    /// there although the service keeps nothing. Then the client goes on. Returns the number.
+    /// there although the service keeps no state. Then starts the client again. Returns the number.
     ///
     /// # Errors
     /// The order is lost or changed.
     pub fn order_survives_restart(&self) -> Result<i64> {
-        self.last_order()?; // there is one before the client stops
+        self.last_order()?; // the client has sent one before it stops
         self.scale("pythonapp", 0)?;
         until(Deadline::seconds(60), "the client to be gone", || {
             Ok(self.app_pods("python")?.is_empty().then_some(()))
@@ -332,7 +355,7 @@ impl Demo {
         Ok(after)
     }
 
-    /// Orders go on arriving: waits for a number that differs from the one now.
+    /// Waits for a new order; returns its number.
     ///
     /// # Errors
     /// None arrives in time.
@@ -344,7 +367,7 @@ impl Demo {
         })
     }
 
-    /// Invokes the actor `Counter/<id>` once: its count, and the pod that it lives in.
+    /// Invokes the actor `Counter/<id>` once: its count, and the pod that hosts it.
     ///
     /// # Errors
     /// It does not answer in time.
@@ -360,7 +383,7 @@ impl Demo {
         })
     }
 
-    /// The newest log lines of a control plane service.
+    /// The last log lines of a control plane service.
     ///
     /// # Errors
     /// There is no such workload.
@@ -382,13 +405,13 @@ impl Demo {
     /// Applies manifests in the sample's namespace.
     ///
     /// # Errors
-    /// When the API server refuses one; the error holds its words.
+    /// When the API server rejects one; the error holds its message.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         let args = ["-n", &self.namespace, "apply", "--server-side", "-f", "-"];
         self.cluster.kubectl_with_input(&args, manifests)
     }
 
-    /// The running pods of one application, without those that end.
+    /// The pods of one application, without those that terminate.
     ///
     /// # Errors
     /// What kubectl says.
@@ -420,8 +443,19 @@ impl Demo {
 
     /// A request to the order service through the API server.
     fn raw(&self, verb: &[&str], request: &str, body: Option<&str>) -> Result<String> {
+        self.service("nodeapp", verb, request, body)
+    }
+
+    /// A request to port 80 of a Service of the sample through the API server.
+    fn service(
+        &self,
+        name: &str,
+        verb: &[&str],
+        request: &str,
+        body: Option<&str>,
+    ) -> Result<String> {
         let url =
-            format!("/api/v1/namespaces/{}/services/nodeapp:80/proxy{request}", self.namespace);
+            format!("/api/v1/namespaces/{}/services/{name}:80/proxy{request}", self.namespace);
         let mut args = verb.to_vec();
         args.extend(["--raw", &url]);
         match body {
@@ -433,7 +467,7 @@ impl Demo {
         }
     }
 
-    /// Adds what the pods of a namespace say to an error.
+    /// Adds the state of the pods of a namespace to an error.
     fn explain(&self, error: &anyhow::Error, namespace: &str) -> Result<()> {
         let get = |args: &[&str]| self.cluster.kubectl(args).unwrap_or_else(|e| format!("{e:#}"));
         let pods = get(&["-n", namespace, "get", "pods", "-o", "wide"]);

@@ -1,4 +1,4 @@
-//! An injector beside its real neighbours: kube-apiserver calls it, sentry gives it its
+//! An injector with its real peers: kube-apiserver calls it, sentry signs its
 //! certificate. All run as processes, the injector with the rights of the account `dapr-injector`.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
@@ -29,15 +29,15 @@ pub const SETTINGS: &[(&str, &str)] = &[
 ];
 /// Label of pods for which the webhook is not called.
 const UNCALLED: &str = "trilby.test/uncalled";
-/// Enough for a process to start on a machine that others use too.
+/// Seconds for a process to start on a busy machine.
 const START_SECONDS: u64 = 60;
 
 /// What the injector's account may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
-    /// What our chart grants.
+    /// Those of our chart.
     Ours,
-    /// What the chart of Dapr 1.18.3 grants: no watch, and `patch` alone on the webhook.
+    /// Those of the chart of Dapr 1.18.3: no watch, and only `patch` on the webhook.
     Dapr,
 }
 
@@ -88,8 +88,8 @@ impl InjectorFixture {
         Ok(installed)
     }
 
-    /// One more injector, which kube-apiserver does not call: `program` is ours or the
-    /// reference's, with the same settings but for these flags and variables.
+    /// Another injector, which kube-apiserver does not call: `program` is ours or the
+    /// reference's, with the same settings except these flags and variables.
     ///
     /// # Errors
     /// As [`InjectorFixture::start`].
@@ -107,7 +107,7 @@ impl InjectorFixture {
         Injector::start(spawn, environment::free_port()?)
     }
 
-    /// Starts our injector again at the port that kube-apiserver calls, after its end.
+    /// Starts our injector again on the port that kube-apiserver calls, after it has ended.
     ///
     /// # Errors
     /// As [`InjectorFixture::start`].
@@ -117,8 +117,8 @@ impl InjectorFixture {
         Ok(())
     }
 
-    /// What a service of the control plane with another account needs: an API server, sentry, and
-    /// the trust anchors. `pod` must exist and use the account.
+    /// A process with another account of the control plane, and its API server, sentry and
+    /// trust anchors. `pod` must exist and use the account.
     ///
     /// # Errors
     /// When there is no such account or pod.
@@ -137,7 +137,7 @@ impl InjectorFixture {
         Ok(spawn)
     }
 
-    /// Our operator beside the injector, with the rights that its account has by now.
+    /// Our operator beside the injector, with the current rights of its account.
     ///
     /// # Errors
     /// When its account does not exist.
@@ -165,7 +165,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         self.sentry_port
     }
 
-    /// The injector of the next version beside the one that is called, as in a rolling upgrade.
+    /// A second injector beside the one that is called, as in a rolling upgrade.
     ///
     /// # Errors
     /// As [`InjectorFixture::start`].
@@ -186,7 +186,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         self.api.kubectl(&args).map(drop)
     }
 
-    /// Puts the chart's admission guard in force.
+    /// Installs the chart's admission guard and waits until it is enforced.
     ///
     /// # Errors
     /// When the chart does not render or the API server refuses the policy.
@@ -196,11 +196,11 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         helm.args(["--namespace", NAMESPACE, "--set", "global.controlPlane.registry=none"]);
         helm.args(["--show-only", "templates/sidecar-injector/guard.yaml"]);
         self.api.apply(&process::output(&mut helm)?)?;
-        // It is in force when it denies; it looks after the webhook, which passes this pod by.
+        // It is enforced when it denies this pod, which the webhook does not match.
         let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
         probe["metadata"]["namespace"] = json!("default");
         probe["metadata"]["labels"] = json!({UNCALLED: "true"});
-        until(Deadline::seconds(START_SECONDS), "the guard to be in force", || {
+        until(Deadline::seconds(START_SECONDS), "the guard to be enforced", || {
             let answer = self.kubectl(&["create", "--dry-run=server", "-f", "-"], &probe)?;
             let words = String::from_utf8_lossy(&answer.stderr);
             Ok(words.contains("dapr-sidecar-guard").then_some(()))
@@ -215,7 +215,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         AdmissionClient::new(injector.port, &format!("{WEBHOOK}.{NAMESPACE}.svc"), &self.anchors()?)
     }
 
-    /// kube-apiserver learns of a webhook a moment after its registration.
+    /// Waits until kube-apiserver calls the webhook, some time after its registration.
     ///
     /// # Errors
     /// When it does not in time.
@@ -230,7 +230,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         })
     }
 
-    /// Runs kubectl with this input and returns all that came of it.
+    /// Runs kubectl with this input and returns its output.
     ///
     /// # Errors
     /// When it cannot be run.
@@ -238,7 +238,7 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         self.api.cluster().kubectl_output(args, &input.to_string())
     }
 
-    /// Creates an object; returns whether it was accepted and what kubectl wrote to standard error.
+    /// Creates an object; returns whether it was accepted, and kubectl's standard error.
     ///
     /// # Errors
     /// When kubectl cannot be run.
@@ -287,13 +287,13 @@ impl Injector {
     /// The value of a series; 0 for one that does not exist.
     ///
     /// # Errors
-    /// When the metrics cannot be had.
+    /// When the metrics cannot be read.
     pub fn metric(&self, series: &str) -> Result<f64> {
         Ok(http::metric(self.metrics_port, series)?.unwrap_or_default())
     }
 }
 
-/// An injector with the settings that all of a test cluster share.
+/// An injector with the settings shared by all of a test cluster.
 fn spawn(scratch: &Scratch, name: &str, program: PathBuf, sentry_port: u16) -> Spawn {
     let file = |name: &str| scratch.path().join(name);
     let mut spawn = Spawn::new(name, program, scratch.path());
@@ -331,8 +331,8 @@ pub fn names_of(pod: &Value) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The rules of our chart alone: to tell the owners of pods, to follow Namespaces, and to find pods
-/// that the API server never asked about.
+/// Rules that only our chart has: to record Events on owners of pods, to watch Namespaces, and to
+/// find pods that the API server did not review.
 const MORE_RULES: &str = "- {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}
 - {apiGroups: [\"\"], resources: [namespaces], verbs: [list, watch]}
 - {apiGroups: [\"\"], resources: [pods], verbs: [list]}";
@@ -413,7 +413,7 @@ metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
     .map(|_| ())
 }
 
-/// Starts our sentry and waits for its CA, which goes where the kubelet would project it.
+/// Starts our sentry, waits for its CA and writes it where the kubelet would project it.
 fn start_sentry(api: &ApiCluster, scratch: &Scratch, port: u16) -> Result<Process> {
     let ports = Ports::with_main(port)?;
     let mut sentry = Spawn::new("sentry", build_binary("sentry")?, scratch.path())
@@ -435,8 +435,8 @@ fn start_sentry(api: &ApiCluster, scratch: &Scratch, port: u16) -> Result<Proces
     Ok(sentry)
 }
 
-/// Registers the webhook as the chart does. The Service leads to this machine: kube-apiserver dials
-/// it by its external name, and verifies the certificate by the name of the Service.
+/// Registers the webhook as the chart does. The Service points at this machine: kube-apiserver
+/// dials it by its external name, and verifies the certificate by the name of the Service.
 fn register(api: &ApiCluster, port: u16) -> Result<()> {
     api.apply(&format!(
         r#"

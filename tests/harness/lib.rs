@@ -5,13 +5,14 @@
 //!   ApiCluster   etcd + kube-apiserver + kube-controller-manager, no root, dies with the test
 //!   NodeCluster  the same and a node: containerd, kubelet, kube-proxy, CoreDNS, in its own network
 //!      \        /
-//!      Cluster         kubectl and helm against a test cluster or against a cluster that exists
+//!      Cluster         kubectl and helm against a test cluster or an existing cluster
 //!      Process         one program: log file, readiness, end        (Daprd, Redis, our services)
 //!      Tool            where a program comes from: this machine, the cache, or its Go module
 //!      image           docker-archive files without a container daemon
 //! ```
 //!
-//! Start reading at [`ApiCluster`]; `cargo xtask cluster up` is the same code behind a command line.
+//! Start reading at [`ApiCluster`]; `cargo xtask cluster up` is the same code behind a command
+//! line.
 
 mod cluster;
 pub mod demo;
@@ -32,7 +33,7 @@ pub use images::{
     architecture::Architecture,
     bundle, chart_repo,
     image::{self, Image},
-    peer_images, provenance, registry, reproducible, sbom, signing,
+    krew, peer_images, provenance, registry, reproducible, sbom, signing,
 };
 pub use injector_fixture::InjectorFixture;
 pub use machine::{
@@ -41,7 +42,7 @@ pub use machine::{
     process::{self, Lifetime, Process, Spawn},
     progress,
     scratch::Scratch,
-    wait::{Deadline, until},
+    wait::{Deadline, soon, until},
     web,
 };
 pub use peers::{
@@ -49,15 +50,19 @@ pub use peers::{
     actor_app::{ActorApp, Executions},
     admission,
     dapr_cli::DaprCli,
-    daprd::{Daprd, DaprdBuilder},
+    daprd::{ACTOR_STATE, Daprd, DaprdBuilder},
     redis::Redis,
     reference,
     subscriber_app::SubscriberApp,
     trigger_app::{Trigger, TriggerApp},
 };
 pub use programs::{
-    apply_crds::apply_crds,
-    module_folder, python_sdk,
-    service::{Service, build_binary, build_daprctl, build_dashboard, image_profile},
+    axe, module_folder,
+    operator_commands::{apply_crds, operator_command},
+    sdks,
+    service::{
+        Service, build_binary, build_daprctl, build_daprctl_for_windows, build_daprctl_static,
+        build_dashboard, build_dashboard_static, image_profile,
+    },
     tools::{self, Tool},
 };

@@ -1,4 +1,4 @@
-//! What the tests need from this machine: [`process`] starts and ends programs, [`wait`] polls a
+//! Access to this machine: [`process`] starts and ends programs, [`wait`] polls a
 //! condition until a deadline, [`environment`] reads variables and finds free ports.
 
 pub mod browser;

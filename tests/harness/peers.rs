@@ -1,4 +1,4 @@
-//! The programs that our services talk to: the official sidecar and CLI, the reference control
+//! Peers of our services: the official sidecar and CLI, the reference control
 //! plane, Redis, and small applications that run behind a sidecar.
 
 pub mod accounts;

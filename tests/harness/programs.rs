@@ -1,10 +1,16 @@
-//! Where programs come from. [`tools`] lists the peers by version and builds them from their Go
-//! modules into a cache; [`service`] builds our own services with cargo; [`python_sdk`] installs SDKs.
+//! The programs of tests. [`tools`] lists the peers by version and builds them from their Go
+//! modules into a cache; [`service`] builds our own services with cargo; [`sdks`], [`axe`] and
+//! `zipkin` install from other registries.
 
-pub(crate) mod apply_crds;
+pub mod axe;
+mod cached;
 mod gobuild;
-pub mod python_sdk;
+mod maven;
+pub(crate) mod operator_commands;
+pub mod sdks;
+pub(crate) mod servers;
 pub(crate) mod service;
 pub mod tools;
+pub(crate) mod zipkin;
 
 pub use gobuild::module_folder;

@@ -1,4 +1,4 @@
-//! The injector as people meet it: through a real kube-apiserver and kubectl.
+//! The injector as users see it: through a real kube-apiserver and kubectl.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 use std::sync::OnceLock;
@@ -8,6 +8,7 @@ use blackbox::injector_fixture::{Rights, names_of, pod};
 use blackbox::{Deadline, InjectorFixture, until};
 use serde_json::{Value, json};
 
+mod cases;
 mod manifests;
 mod namespaces;
 mod restored;
@@ -19,10 +20,10 @@ fn shared() -> &'static InjectorFixture {
     SHARED.get_or_init(|| InjectorFixture::start(Rights::Ours).unwrap())
 }
 
-/// Enough for a process to start on a machine that others use too.
+/// Enough for a process to start on a busy machine.
 const START: u64 = 60;
 /// Long enough for a reconcile by timer on a busy machine.
-const RECONCILE: u64 = 30;
+const RECONCILE: u64 = 60;
 
 fn enabled(more: &Value) -> Value {
     let mut all = json!({"dapr.io/enabled": "true"});
@@ -115,13 +116,13 @@ fn an_invalid_app_id_is_refused_and_kubectl_says_why() {
     let want = "admission webhook \"sidecar-injector.dapr.io\" denied the request: invalid app id (input: 'Bad_Id', service: 'Bad_Id-dapr')";
     assert!(errors.contains(want), "{errors}");
     assert!(errors.contains(&format!("pod {namespace}/bad")), "{errors}");
-    // Nothing else is disturbed.
+    // Other pods are not affected.
     let (ok, errors) = it.create(&namespace, &pod("good", &enabled(&json!({}))), &[]).unwrap();
     assert!(ok, "{errors}");
 }
 
 #[test]
-fn a_deployment_without_an_app_id_tells_its_owner() {
+fn a_deployment_without_an_app_id_gets_an_event() {
     let it = shared();
     let namespace = it.api.namespace("owner").unwrap();
     let (ok, errors) = it.create(&namespace, &deployment(&enabled(&json!({}))), &[]).unwrap();
@@ -138,7 +139,7 @@ fn a_deployment_without_an_app_id_tells_its_owner() {
 }
 
 #[test]
-fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
+fn the_owner_of_a_pod_gets_an_event_about_an_invalid_value() {
     let it = shared();
     let namespace = it.api.namespace("event").unwrap();
     let annotations = enabled(&json!({"dapr.io/app-id": "web", "dapr.io/app-port": "x"}));
@@ -157,7 +158,7 @@ fn the_owner_of_a_pod_is_told_of_a_bad_value_that_nobody_else_would_see() {
 }
 
 #[test]
-fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
+fn a_user_without_permission_gets_a_warning_and_the_pod_is_marked() {
     let it = shared();
     let namespace = it.api.namespace("jane").unwrap();
     it.api
@@ -185,7 +186,7 @@ fn a_person_who_is_not_allowed_is_told_and_the_pod_is_marked() {
 }
 
 #[test]
-fn pods_that_do_not_ask_and_dry_runs() {
+fn pods_without_the_annotation_and_dry_runs() {
     let it = shared();
     let namespace = it.api.namespace("plain").unwrap();
     let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
@@ -245,7 +246,7 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
     .unwrap();
     assert!(it.injector.metric("dapr_injector_cabundle_repairs_total").unwrap() >= 1.0);
 
-    // Sentry is away: injection needs nothing of it.
+    // Sentry is stopped: injection does not need it.
     it.sentry.kill();
     let namespace = it.api.namespace("alone").unwrap();
     until(Deadline::seconds(START), "the API server to use the bundle", || {
@@ -266,7 +267,7 @@ fn keeps_the_api_servers_trust_whatever_happens_to_it() {
     })
     .unwrap();
 
-    // The anchors change: the next pods and the API server get the new ones.
+    // The anchors change: new pods and the API server get the new ones.
     let rotated = format!("{anchors}{}", testkit::ca::Ca::new().anchors().pem());
     it.write_anchors(&rotated).unwrap();
     until(Deadline::seconds(RECONCILE), "the rotated caBundle", || {
@@ -286,7 +287,7 @@ fn runs_with_the_rights_of_daprs_own_chart_and_stops_without_dropping_pods() {
     let mut it = InjectorFixture::start(Rights::Dapr).unwrap();
     let anchors = it.anchors().unwrap();
 
-    // Without the right to look, the bundle is written again and again.
+    // Without the right to read, the bundle is written repeatedly.
     let wipe = r#"[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]"#;
     let hook = "mutatingwebhookconfiguration/dapr-sidecar-injector";
     it.api.kubectl(&["patch", hook, "--type=json", "-p", wipe]).unwrap();
@@ -295,7 +296,7 @@ fn runs_with_the_rights_of_daprs_own_chart_and_stops_without_dropping_pods() {
     })
     .unwrap();
 
-    // A stop: not ready at once, but pods are still served while the API server learns of it.
+    // A stop: not ready at once, but pods are served until the API server has removed the endpoint.
     let namespace = it.api.namespace("stop").unwrap();
     let injected = |name: &str| {
         let (ok, errors) = it.create(&namespace, &pod(name, &enabled(&json!({}))), &[]).unwrap();

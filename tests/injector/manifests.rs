@@ -1,4 +1,4 @@
-//! `injector inject` against the webhook: the same pod must come of both.
+//! `injector inject` against the webhook: both must produce the same pod.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ fn dry_run(namespace: &str, object: &Value) -> Value {
     let token = text.find("kube-api-access-").map(|at| text[at..at + 21].to_owned());
     let text = token.map_or(text.clone(), |name| text.replace(&name, "token"));
     let mut stored: Value = serde_json::from_str(&text).unwrap();
-    // Volumes and mounts come in the order in which the API server and the webhook met the pod.
+    // Volumes and mounts have the order in which the API server and the webhook added them.
     sort(&mut stored["spec"]["volumes"]);
     for list in ["containers", "initContainers"] {
         for container in stored["spec"][list].as_array_mut().into_iter().flatten() {
@@ -79,7 +79,7 @@ fn a_manifest_injected_offline_becomes_the_pod_that_the_webhook_makes() {
 }
 
 #[test]
-fn lint_says_what_kubectl_would_and_fails() {
+fn lint_prints_the_warnings_of_kubectl_and_fails() {
     let object = pod("odd", &enabled(&json!({"dapr.io/app-prot": "1"})));
     let mut command = Command::new(build_binary("injector").unwrap());
     command.args(["lint", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,4 +1,4 @@
-//! What Namespaces say about the sidecars of their pods, through a real kube-apiserver.
+//! Settings of Namespaces for the sidecars of their pods, through a real kube-apiserver.
 
 use blackbox::injector_fixture::{names_of, pod};
 use blackbox::{Deadline, until};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{START, container, enabled, shared};
 
-/// The stored pod, as soon as it is as wanted; the watch sees a Namespace a moment after its making.
+/// The stored pod, once it is as expected; the watch sees a Namespace a moment after its creation.
 fn pod_that(namespace: &str, object: &Value, wanted: impl Fn(&Value) -> bool) -> Value {
     let args = ["create", "-n", namespace, "--dry-run=server", "-o", "json", "-f", "-"];
     until(Deadline::seconds(START), "the namespace to have its way", || {

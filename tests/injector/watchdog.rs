@@ -1,4 +1,4 @@
-//! The operator's watchdog and the injector: pods that came up while the injector was not there.
+//! The operator's watchdog and the injector: pods that were created while the injector was down.
 
 use anyhow::Result;
 use blackbox::injector_fixture::{NAMESPACE, Rights, names_of};
@@ -40,7 +40,7 @@ fn apply(api: &ApiCluster, namespace: &str, object: &Value) -> Result<()> {
     api.cluster().kubectl_with_input(&args, &object.to_string()).map(drop)
 }
 
-/// Pods of one app, those that are about to go left out.
+/// Pods of one app, terminating ones excluded.
 fn pods(api: &ApiCluster, namespace: &str, app: &str) -> Result<Vec<Value>> {
     let list = api.get(&["pods", "-n", namespace, "-l", &format!("app={app}")])?;
     let pods = list["items"].as_array().cloned().unwrap_or_default();
@@ -58,7 +58,7 @@ fn metric(port: u16, series: &str) -> f64 {
     http::metric(port, series).unwrap().unwrap_or_default()
 }
 
-/// The operator with the rights that the chart gives it, and nothing of the chart but those.
+/// The operator with the rights that the chart grants it, and nothing else of the chart.
 fn start_operator(it: &InjectorFixture, metrics_port: u16) -> Result<Process> {
     let chart = environment::workspace().join("charts/dapr");
     let rights = it.api.cluster().helm(&[
@@ -94,8 +94,8 @@ fn spared(api: &ApiCluster) -> Result<Vec<Value>> {
     Ok(all)
 }
 
-/// Makes pods that ask for a sidecar; returns those that the injector should have seen, and those
-/// that must not be deleted.
+/// Creates pods that request a sidecar; returns those that the injector should have received, and
+/// those that must not be deleted.
 fn make_pods(api: &ApiCluster) -> Result<(Vec<String>, Vec<String>)> {
     api.kubectl(&["create", "namespace", APPS])?;
     until(Deadline::seconds(START), "the namespace's service account", || {
@@ -116,7 +116,7 @@ fn make_pods(api: &ApiCluster) -> Result<(Vec<String>, Vec<String>)> {
 }
 
 #[test]
-fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others() {
+fn pods_created_without_the_injector_are_replaced_once_it_works_and_no_others() {
     let mut it = InjectorFixture::start(Rights::Ours).unwrap();
     it.injector.process.kill();
     let (naked, untouchable) = make_pods(&it.api).unwrap();
@@ -129,7 +129,7 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
         until(Deadline::seconds(START), series, passed)
             .unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
     };
-    // It looks, cannot prove that injection works, and leaves every pod alone.
+    // It finds them, cannot verify injection, and deletes no pod.
     passes(UNPROVEN, 3.0);
     assert_eq!(uids(&pods(&it.api, APPS, "web").unwrap()), naked, "deleted too early");
 
@@ -141,7 +141,7 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
     });
     let web = web.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
     assert!(uids(&web).iter().all(|uid| !naked.contains(uid)));
-    passes(COMPLETE, 2.0); // these have seen everything that is there
+    passes(COMPLETE, 2.0); // these passes have covered all pods
     assert_eq!(uids(&spared(&it.api).unwrap()), untouchable, "{}", operator.log());
     assert_eq!(uids(&pods(&it.api, APPS, "web").unwrap()), uids(&web), "{}", operator.log());
     assert!((metric(metrics, DELETED) - 3.0).abs() < f64::EPSILON, "{}", operator.log());
@@ -153,7 +153,8 @@ fn pods_from_the_time_without_injector_are_made_anew_once_it_works_and_no_others
     assert_eq!(missing[0]["involvedObject"]["kind"], "ReplicaSet");
 }
 
-/// Case 28: a Job that counts a deletion as its failure, and a pod of a controller that makes no second.
+/// Case 28: a Job that counts a deletion as its failure, and a pod of a controller that creates no
+/// second one.
 #[test]
 fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone() {
     let mut it = InjectorFixture::start(Rights::Ours).unwrap();
@@ -188,7 +189,7 @@ fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone(
         Ok(kinds)
     };
     let two = || Ok(Some(events()?).filter(|events: &Vec<_>| events.len() == 2));
-    let told = until(Deadline::seconds(START), "an Event for each controller", two)
+    let recorded = until(Deadline::seconds(START), "an Event for each controller", two)
         .unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
     let passed = metric(metrics, COMPLETE);
     until(Deadline::seconds(START), "two more passes", || {
@@ -196,8 +197,8 @@ fn pods_that_their_controller_does_not_replace_get_one_event_and_are_left_alone(
     })
     .unwrap();
     assert_eq!(orchard_pods(&it.api).unwrap(), before, "{}", operator.log());
-    assert_eq!(events().unwrap(), told, "one Event for each");
-    for ((kind, message), want) in told.iter().zip(["ConfigMap", "Job.batch"]) {
+    assert_eq!(events().unwrap(), recorded, "one Event for each");
+    for ((kind, message), want) in recorded.iter().zip(["ConfigMap", "Job.batch"]) {
         assert!(kind.contains(want.split('.').next().unwrap()), "{kind}");
         assert!(message.contains(&format!("because a {want} may not replace it")), "{message}");
     }

@@ -1,5 +1,5 @@
-//! Every way a pod comes into being, on a real API server with its controllers, other webhooks and
-//! the admission guard around our injector.
+//! Every way in which a pod is created, on a real API server with its controllers, other webhooks
+//! and the admission guard around our injector.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod neighbour;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// Enough for controllers on a busy machine; a `CronJob` waits for the full minute.
 const TIMEOUT: u64 = 120;
 
-/// The test cluster of the tests that leave the injector alone, with the guard in force.
+/// The test cluster of the tests that do not stop the injector, with the guard in force.
 fn shared() -> &'static InjectorFixture {
     static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -25,7 +25,7 @@ fn shared() -> &'static InjectorFixture {
     })
 }
 
-/// A pod template; its pods have no name when the webhook sees them.
+/// A pod template; its pods have no name when the webhook receives them.
 pub(crate) fn template(annotations: &Value) -> Value {
     let mut all = json!({"dapr.io/enabled": "true", "dapr.io/app-id": "app"});
     for (key, value) in annotations.as_object().unwrap() {
@@ -63,7 +63,6 @@ fn workload(kind: &str) -> Value {
     json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-/// The first pod of a namespace.
 fn first_pod(it: &InjectorFixture, namespace: &str) -> Value {
     let pod = until(Deadline::seconds(TIMEOUT), "a pod", || {
         Ok(it.api.get(&["pods", "-n", namespace])?.pointer("/items/0").cloned())
@@ -106,7 +105,7 @@ fn pods_of_every_workload_get_their_sidecar(#[case] kind: &str) {
     it.api.kubectl(&["delete", kind, "app", "-n", &namespace, "--wait=false"]).unwrap();
 }
 
-/// Argo Rollouts: a resource of its own, whose controller makes `ReplicaSets` that it owns.
+/// Argo Rollouts: a resource of its own, whose controller creates `ReplicaSets` that it owns.
 #[test]
 fn pods_of_a_rollout_get_their_sidecar() {
     let it = shared();
@@ -128,7 +127,7 @@ fn pods_of_a_rollout_get_their_sidecar() {
     rollout["kind"] = json!("Rollout");
     let (ok, errors) = it.create(&namespace, &rollout, &[]).unwrap();
     assert!(ok, "{errors}");
-    // What its controller does.
+    // As its controller does.
     let rollout = it.api.get(&["rollout", "app", "-n", &namespace]).unwrap();
     let mut set = workload("ReplicaSet");
     set["metadata"]["ownerReferences"] = json!([{
@@ -183,7 +182,7 @@ fn webhooks_before_and_after_ours_may_switch_injection_on() {
         })
         .unwrap();
         let mut attempt = 0;
-        // The API server learns of a webhook a moment after its registration.
+        // The API server uses a webhook a moment after its registration.
         let stored = until(Deadline::seconds(TIMEOUT), "the webhook to be called", || {
             attempt += 1;
             let pod = pod(&format!("app-{attempt}"), &Value::Null);
@@ -230,7 +229,7 @@ fn containers_that_other_webhooks_add_are_completed() {
     assert_eq!(of_others.len(), 2, "{volumes:?}");
 }
 
-/// What a mesh's injector does: a container and a volume, unless they are there.
+/// The patch of a mesh's injector: a container and a volume, unless they exist.
 fn add_container(pod: &Value, name: &str) -> Value {
     if names_of(pod).iter().any(|present| present == name) {
         return json!([]);

@@ -1,4 +1,4 @@
-//! Other people's mutating webhooks, before and after ours in the order of names.
+//! Mutating webhooks of others, before and after ours in the order of names.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use testkit::ca::{Ca, SvidOptions};
 
-/// What a webhook does to each pod.
+/// The change that a webhook makes to each pod.
 pub(crate) type Change = fn(&Value) -> Value;
 
 /// Registers a webhook that answers each pod of a namespace with the JSON Patch of `change`.

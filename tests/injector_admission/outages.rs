@@ -1,9 +1,9 @@
-//! The injector comes late, goes away, hangs, is replaced. Whatever happens, no annotated pod is
-//! without its sidecar afterwards, without any intervention: the guard keeps such pods out, and
-//! their controllers try again.
+//! The injector starts late, stops, hangs, is replaced. In every case no annotated pod is without
+//! its sidecar afterwards, without intervention: the guard rejects such pods, and their controllers
+//! retry.
 //!
-//! Pods that were there before Dapr was installed are another matter: admission never sees them
-//! again. They are the operator's watchdog's.
+//! Pods from before the installation of Dapr are different: admission does not see them again. The
+//! operator's watchdog replaces them.
 
 use std::net::TcpListener;
 
@@ -42,11 +42,11 @@ fn without_sidecar(it: &InjectorFixture, namespace: &str) -> Vec<String> {
     without_sidecar.map(|pod| pod["metadata"]["name"].to_string()).collect()
 }
 
-/// A Deployment whose pods are refused as long as the injector is away.
+/// A Deployment whose pods are rejected while the injector is down.
 fn create_refused(it: &InjectorFixture, namespace: &str, name: &str) {
     let (ok, errors) = it.create(namespace, &deployment(name, 3), &[]).unwrap();
     assert!(ok, "{errors}");
-    until(Deadline::seconds(TIMEOUT), "the ReplicaSet to be told", || {
+    until(Deadline::seconds(TIMEOUT), "an Event on the ReplicaSet", || {
         let events = it.api.get(&["events", "-n", namespace])?.to_string();
         Ok((events.contains("dapr-sidecar-guard") && events.contains(name)).then_some(()))
     })
@@ -74,14 +74,14 @@ fn no_pod_is_without_its_sidecar_after_any_outage() {
     let (ok, errors) =
         it.create(&namespace, &pod("bare", &json!({"dapr.io/enabled": "true"})), &[]).unwrap();
     assert!(!ok && errors.contains("asks for a Dapr sidecar"), "{errors}");
-    // Pods without the annotation are none of the guard's business.
+    // The guard ignores pods without the annotation.
     let (ok, errors) = it.create(&namespace, &pod("plain", &json!({})), &[]).unwrap();
     assert!(ok, "{errors}");
     it.api.kubectl(&["delete", "pod", "plain", "-n", &namespace, "--now"]).unwrap();
     it.restart_injector().unwrap();
     recovers(&it, &namespace, "early", 3);
 
-    // It crashes while pods are made, again and again.
+    // It crashes repeatedly while pods are created.
     let (ok, errors) = it.create(&namespace, &deployment("crash", 1), &[]).unwrap();
     assert!(ok, "{errors}");
     for replicas in [8, 16, 24] {
@@ -92,7 +92,7 @@ fn no_pod_is_without_its_sidecar_after_any_outage() {
     }
     recovers(&it, &namespace, "crash", 24);
 
-    // Its network is cut: connections are taken and nothing ever answers.
+    // Its network is cut: connections are accepted and nothing answers.
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
     it.call_port(hole.local_addr().unwrap().port()).unwrap();
     create_refused(&it, &namespace, "cut");
@@ -111,8 +111,8 @@ fn a_rolling_upgrade_costs_no_sidecar() {
         let next = it.next_injector().unwrap();
         let wanted = format!("--replicas={replicas}");
         it.api.kubectl(&["scale", "deployment/app", "-n", &namespace, &wanted]).unwrap();
-        // The order of a rollout: the next is ready, the old one is told to end, and only then is
-        // it taken out of the Service.
+        // The order of a rollout: the next one is ready, the old one gets SIGTERM, and only then is
+        // it removed from the Service.
         it.injector.process.signal(Signal::TERM).unwrap();
         it.call_port(next.port).unwrap();
         let ended = until(Deadline::seconds(TIMEOUT), "the old injector to end", || {

@@ -1,4 +1,4 @@
-//! What became of a pod, and whether two injectors made the same of it.
+//! The pod after admission, and whether two injectors produced the same one.
 
 use blackbox::admission::Decision;
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use crate::corpus::Question;
 use crate::differences::daprd;
 
-/// What stands for a pod that the API server would refuse because of the patch.
+/// Placeholder for a pod that the API server would reject because of the patch.
 const NOT_APPLICABLE: &str = "the patch does not apply";
 
-/// The pod after admission; null when it was refused.
+/// The pod after admission; null if it was rejected.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Outcome(Value);
 
@@ -27,7 +27,7 @@ impl Outcome {
         }
     }
 
-    /// Whether it was refused or its patch applied.
+    /// Whether it was rejected or its patch applied.
     pub(crate) fn is_whole(&self) -> bool {
         !self.0.as_str().is_some_and(|text| text.starts_with(NOT_APPLICABLE))
     }
@@ -42,9 +42,9 @@ impl Outcome {
         }
     }
 
-    /// Without the token that proves the sidecar's identity. Each injector gives sidecars one if it
-    /// has one itself; on this test cluster only ours finds its own, because Dapr's looks in a fixed folder
-    /// of the machine.
+    /// Without the token that proves the sidecar's identity. Each injector adds one if it has one
+    /// itself; on this test cluster only ours finds its own, because Dapr's reads a fixed folder of
+    /// the machine.
     pub(crate) fn without_token(mut self) -> Self {
         let named = |item: &Value| item["name"] == "dapr-identity-token";
         if let Some(mounts) = daprd(&mut self.0).and_then(|c| c["volumeMounts"].as_array_mut()) {
@@ -56,9 +56,9 @@ impl Outcome {
         self
     }
 
-    /// One way to write what means the same in Kubernetes: in the sidecar an absent member, an
-    /// empty text, list or object, and in its probes a zero, are alike; so are no volumes and a list of none, and no
-    /// resources and empty ones.
+    /// One form for equivalent values in Kubernetes: in the sidecar an absent member, an empty
+    /// text, list or object, and in its probes a zero, are equal; so are no volumes and an empty
+    /// list, and no resources and empty ones.
     pub(crate) fn normal(mut self) -> Self {
         if let Some(sidecar) = daprd(&mut self.0) {
             drop_empty(sidecar);
@@ -89,7 +89,7 @@ fn drop_empty(value: &mut Value) {
     }
 }
 
-/// Says how the pods differ, if they do.
+/// The difference between the pods, if there is one.
 pub(crate) fn compare(
     name: &str,
     question: &Question,

@@ -1,4 +1,4 @@
-//! The requests, and what Dapr's injector answered to them when it was asked last.
+//! The requests, and the recorded answers of Dapr's injector.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,29 +18,29 @@ use crate::sides::SETTINGS;
 /// Another seed makes other pods, whose answers have to be recorded again.
 const SEED: u64 = 0x7472_696c_6279;
 
-/// A request and the one that Dapr's injector is asked instead, because of listed differences.
+/// A request and the one that Dapr's injector gets instead, because of listed differences.
 #[derive(Debug)]
 pub(crate) struct Question {
     original: Value,
-    pub(crate) asked: Value,
+    pub(crate) rewritten: Value,
     /// Names of the differences that apply.
     pub(crate) differences: Vec<String>,
 }
 
 impl Question {
     pub(crate) fn new(request: &Value) -> Self {
-        let mut asked = request.clone();
-        let apply = DIFFERENCES.iter().filter(|difference| (difference.rewrite)(&mut asked));
+        let mut rewritten = request.clone();
+        let apply = DIFFERENCES.iter().filter(|difference| (difference.rewrite)(&mut rewritten));
         let differences = apply.map(|difference| difference.name.to_owned()).collect();
-        Self { original: request.clone(), asked, differences }
+        Self { original: request.clone(), rewritten, differences }
     }
 
-    /// The pod that Dapr's injector would have made of the original request, had it our mind.
+    /// The pod that Dapr's injector would have made of the original request with our rules.
     pub(crate) fn restored(&self, answer: &Decision) -> Outcome {
         if answer.allowed && answer.patch == json!([]) {
-            return Outcome::of(&self.original, answer); // left alone, as we leave the original
+            return Outcome::of(&self.original, answer); // unchanged, as with ours
         }
-        let mut outcome = Outcome::of(&self.asked, answer);
+        let mut outcome = Outcome::of(&self.rewritten, answer);
         for difference in DIFFERENCES {
             if self.differences.iter().any(|name| name == difference.name) {
                 outcome.edit(|pod| (difference.restore)(&self.original["object"], pod));
@@ -50,8 +50,8 @@ impl Question {
     }
 }
 
-/// Every request with its name and the setting of the injectors: the cases that were recorded one
-/// by one, then the generated ones.
+/// Every request with its name and the setting of the injectors: the recorded cases, then the
+/// generated ones.
 pub(crate) fn requests(pods: usize) -> Vec<(String, usize, Value)> {
     let file = include_str!("../fixtures/injector/dapr-1.18.1.json");
     let file: Value = serde_json::from_str(file).unwrap();
@@ -78,14 +78,13 @@ pub(crate) struct Case {
     pub(crate) answer: Decision,
 }
 
-/// The recorded answers.
 #[derive(Debug, Default)]
 pub(crate) struct Corpus {
     pub(crate) cases: Vec<Case>,
 }
 
 impl Corpus {
-    /// As kept in the repository.
+    /// Reads the recording of the repository.
     pub(crate) fn recorded() -> Self {
         let text = fs::read_to_string(file()).unwrap();
         let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -120,7 +119,7 @@ impl Corpus {
         }
     }
 
-    /// Writes one line per case: a change is then a change of lines.
+    /// Writes one line per case, so that a diff shows single cases.
     pub(crate) fn write(&self) {
         let sidecars =
             self.cases.iter().find_map(|case| Some(sidecar(&case.answer.patch)?.clone()));
@@ -153,8 +152,8 @@ fn sidecar(patch: &Value) -> Option<&Value> {
     patch.as_array()?.iter().find(|operation| is_sidecar(operation)).map(|o| &o["value"])
 }
 
-/// The patch with only those members of the sidecar that differ from the first one's; null is one
-/// that is absent.
+/// The patch with only those members of the sidecar that differ from the first one's; null for an
+/// absent member.
 fn part(patch: &Value, first: &Value) -> Value {
     let mut patch = patch.clone();
     for operation in patch.as_array_mut().into_iter().flatten().filter(|o| is_sidecar(o)) {

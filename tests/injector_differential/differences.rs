@@ -1,8 +1,8 @@
-//! Where our injector answers otherwise than Dapr's on purpose.
+//! Intended differences between our injector and Dapr's.
 //!
-//! Each entry changes a request into one to which Dapr's injector answers what ours answers to the
-//! original. So a difference is not just forgiven: it has to be exactly the one that is written
-//! here. An entry that makes no difference to Dapr's injector fails the suite.
+//! Each entry changes a request such that Dapr's injector answers it as ours answers the original.
+//! So a difference is not just ignored: it must be exactly the one described here. An entry without
+//! effect on Dapr's injector fails the suite.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 /// One deliberate difference.
 pub(crate) struct Difference {
     pub(crate) name: &'static str,
-    /// Why we do it.
+    /// The reason for it.
     pub(crate) reason: &'static str,
-    /// Changes the request; false where it is none of this difference's.
+    /// Changes the request; returns false if the difference does not apply.
     pub(crate) rewrite: fn(&mut Value) -> bool,
-    /// What is left to do to the pod that Dapr's injector makes of the changed request; the first
-    /// argument is the original pod.
+    /// Completes the pod that Dapr's injector makes of the changed request; the first argument is
+    /// the original pod.
     pub(crate) restore: fn(&Value, &mut Value),
 }
 
@@ -86,7 +86,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         name: "numbers beyond 32 bits",
-        reason: "ignored with a warning; cut to 32 bits they mean something nobody wrote",
+        reason: "ignored with a warning; truncated to 32 bits they have an unintended value",
         rewrite: |request| {
             remove_where(request, |key, value| {
                 NUMBERS_OF_32_BITS.contains(&key)
@@ -255,7 +255,7 @@ fn components(request: &Value) -> bool {
 
 fn nothing(_: &Value, _: &mut Value) {}
 
-/// The value of an annotation was changed for asking only.
+/// The value of an annotation was changed for the request only.
 fn annotations_as_before(original: &Value, pod: &mut Value) {
     let before = original["metadata"]["annotations"].as_object().unwrap();
     for (key, value) in before {
@@ -295,7 +295,7 @@ fn remove_where(request: &mut Value, unwanted: impl Fn(&str, &str) -> bool) -> b
     all.len() < before
 }
 
-/// The sidecar, wherever it is.
+/// The sidecar, in either list of containers.
 pub(crate) fn daprd(pod: &mut Value) -> Option<&mut Value> {
     let spec = pod.get_mut("spec")?.as_object_mut()?;
     let lists = spec.iter_mut().filter(|(key, _)| key.to_lowercase().ends_with("containers"));
@@ -304,7 +304,7 @@ pub(crate) fn daprd(pod: &mut Value) -> Option<&mut Value> {
 }
 
 fn edit_arguments(pod: &mut Value, edit: impl FnOnce(&mut Vec<String>)) {
-    // A pod that got no sidecar has nothing to edit.
+    // A pod without a sidecar has nothing to edit.
     let Some(sidecar) = daprd(pod) else { return };
     let mut args: Vec<String> = serde_json::from_value(sidecar["args"].clone()).unwrap();
     edit(&mut args);

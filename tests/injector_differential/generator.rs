@@ -1,12 +1,12 @@
-//! Pods of all sorts, valid and invalid, the same ones for the same seed on every machine.
+//! Pods of many kinds, valid and invalid, the same ones for the same seed on every machine.
 
 use serde_json::{Map, Value, json};
 use testkit::Choice;
 
-/// The namespace whose Components bring containers.
+/// The namespace whose Components define containers.
 pub(crate) const PLUGGABLE: &str = "plug";
 
-/// What an annotation is read as; decides which values are tried.
+/// The type of an annotation; determines the tested values.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Bool,
@@ -50,7 +50,7 @@ const QUANTITIES: &[&str] =
 const RESOURCES: &[&str] =
     &["100m", "0.5", "1", "64Mi", "1G", "1e3", "100u", "-5", "+5", "1 Gi", "1gi", "a lot", ""];
 
-/// Every annotation of the pod template but the switch and the id, with what is tried.
+/// Every annotation of the pod template except the switch and the id, with its tested values.
 const ANNOTATIONS: &[(&str, Kind)] = &[
     ("config", Kind::Text(&["appconfig", "tracing", ""])),
     (
@@ -171,8 +171,8 @@ impl Kind {
     }
 }
 
-/// One admission request. Number by number they go through every value of every annotation once,
-/// with others beside it by chance.
+/// One admission request. With ascending numbers they contain every value of every annotation once,
+/// with random others beside it.
 pub(crate) fn request(number: usize, choice: &mut Choice) -> Value {
     let (subject, value) = turn(number);
     let mut annotations = Map::new();
@@ -180,7 +180,7 @@ pub(crate) fn request(number: usize, choice: &mut Choice) -> Value {
     if let Some(id) = app_id(choice) {
         annotations.insert("dapr.io/app-id".to_owned(), id.into());
     }
-    // Few beside the subject in most pods, very many in some.
+    // Few other annotations in most pods, very many in some.
     let percent = if choice.chance(10) { 40 } else { 6 };
     for (key, kind) in ANNOTATIONS {
         if *key == subject {
@@ -199,7 +199,7 @@ pub(crate) fn request(number: usize, choice: &mut Choice) -> Value {
     })
 }
 
-/// How many numbers it takes until each value of each annotation had its turn.
+/// The number of requests until each value of each annotation has been used.
 pub(crate) fn turns() -> usize {
     ANNOTATIONS.iter().map(|(_, kind)| kind.values().len()).sum()
 }

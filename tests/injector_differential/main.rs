@@ -1,9 +1,9 @@
-//! Our injector beside Dapr's: the same admission requests to both, the same pods from both, but
-//! for the differences that are written down in `differences`.
+//! Our injector beside Dapr's: the same admission requests to both, the same pods from both, except
+//! for the intended differences in `differences`.
 //!
-//! The requests are the recorded cases of `fixtures/injector` and generated pods. What Dapr's
-//! injector answered is kept beside them, so that the comparison needs neither of the two as a
-//! process; the other test asks both. `TRILBY_RECORD=1` records its answers again.
+//! The requests are the recorded cases of `fixtures/injector` and generated pods. The answers of
+//! Dapr's injector are recorded beside them, so that the comparison needs neither of the two as a
+//! process; the other test calls both. `TRILBY_RECORD=1` records its answers again.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
 
 mod compare;
@@ -26,7 +26,7 @@ use differences::DIFFERENCES;
 use sides::{Processes, SETTINGS};
 use testkit::Choice;
 
-/// At least so many pods are generated.
+/// Minimum number of generated pods.
 const PODS: usize = 600;
 
 #[test]
@@ -61,10 +61,10 @@ fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
         let pair = &pairs[setting];
         let ours = sides::without_anchors(&pair.ours.decide(&request).unwrap(), &anchors);
         let ours = Outcome::of(&request, &ours).without_token();
-        let answer = pair.reference.decide(&question.asked).unwrap();
+        let answer = pair.reference.decide(&question.rewritten).unwrap();
         let answer = sides::without_anchors(&answer, &anchors);
         if !question.differences.is_empty() {
-            // An entry of the list that changes nothing is no difference.
+            // An entry of the list without effect is no difference.
             let plain = pair.reference.decide(&request).unwrap();
             let plain = sides::without_anchors(&plain, &anchors);
             let plain = Outcome::of(&request, &plain).normal();
@@ -82,7 +82,7 @@ fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
     assert_eq!(unseen(&telling), [""; 0], "listed differences that make none");
 }
 
-/// Whatever is asked is answered, and with a patch that applies.
+/// Every request is answered, and with a patch that applies.
 #[test]
 fn no_twisted_or_spoilt_request_does_harm() {
     let (cores, corpus, mut choice) = (sides::cores(), Corpus::recorded(), Choice::new(1));
@@ -101,7 +101,7 @@ fn no_twisted_or_spoilt_request_does_harm() {
     }
 }
 
-/// Any text in any annotation: the pod is refused, or gets a sidecar that needs no second patch.
+/// Any text in any annotation: the pod is rejected, or gets a sidecar that needs no second patch.
 #[test]
 fn no_annotation_does_harm() {
     let (cores, mut choice) = (sides::cores(), Choice::new(2));

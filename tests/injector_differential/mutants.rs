@@ -1,12 +1,12 @@
-//! Requests that no API server would send, grown from the recorded ones, and annotations made of
-//! what their parsers look for. The same ones for the same seed.
+//! Requests that no API server would send, derived from the recorded ones, and annotations made of
+//! tokens of their parsers. The same ones for the same seed.
 
 use resources::annotations::POD;
 use serde_json::{Value, json};
 
 use testkit::Choice;
 
-/// What parsers of annotations take for something: separators, signs, units, words.
+/// Tokens of the parsers of annotations: separators, signs, units, words.
 const FRAGMENTS: &[&str] = &[
     ",",
     ":",
@@ -50,13 +50,12 @@ const FRAGMENTS: &[&str] = &[
     "[::1]",
 ];
 
-/// A text of some of the fragments.
 fn text(choice: &mut Choice) -> String {
     let count = choice.below(6);
     (0..count).map(|_| choice.of(FRAGMENTS)).collect()
 }
 
-/// A pod in which every annotation has a turn with such a text, some others beside it.
+/// A pod in which each annotation in turn has such a text, with some others beside it.
 pub(crate) fn annotated(turn: usize, choice: &mut Choice) -> Value {
     let mut annotations = json!({"dapr.io/enabled": "true", "dapr.io/app-id": "app"});
     for (index, key) in POD.iter().enumerate() {
@@ -91,7 +90,7 @@ pub(crate) fn twist(value: &mut Value, choice: &mut Choice) {
     }
 }
 
-/// The bytes with a few of them changed, missing or twice, or the end cut off.
+/// The bytes with a few of them changed, removed or duplicated, or truncated.
 pub(crate) fn spoil(bytes: &mut Vec<u8>, choice: &mut Choice) {
     for _ in 0..=choice.below(4) {
         let place = choice.below(bytes.len().max(1));

@@ -15,7 +15,7 @@ use sidecar_injector::{
 
 use crate::generator::PLUGGABLE;
 
-/// Stands for the PEM text of the trust anchors.
+/// Placeholder for the PEM text of the trust anchors.
 const ANCHORS: &str = "ANCHORS";
 
 /// Flags and environment of an injector.
@@ -26,7 +26,7 @@ pub(crate) struct Setting {
     variables: &'static [(&'static str, &'static str)],
 }
 
-/// What the chart sets, and everything else that it can.
+/// All settings of the chart, and all others of the injector.
 pub(crate) const SETTINGS: [Setting; 2] = [
     Setting {
         name: "chart",
@@ -85,7 +85,7 @@ impl Processes {
     }
 }
 
-/// Our injector without anything host it.
+/// Our injector as a function.
 #[derive(Debug)]
 pub(crate) struct Core {
     config: Config,
@@ -119,7 +119,7 @@ impl Core {
         self.answer_body(json!({"request": request}).to_string().as_bytes()).unwrap()
     }
 
-    /// The answer to the body of a request; none to one that is no review.
+    /// The answer to the body of a request; `None` if it is not a review.
     pub(crate) fn answer_body(&self, body: &[u8]) -> Option<Decision> {
         let review = Review::parse(body).ok()?;
         let components =
@@ -150,7 +150,7 @@ impl Core {
     }
 }
 
-/// A decision in which [`ANCHORS`] stands for the trust anchors.
+/// A decision with [`ANCHORS`] in place of the trust anchors.
 pub(crate) fn without_anchors(decision: &Decision, anchors: &str) -> Decision {
     let pem = json!(anchors).to_string();
     let patch = decision.patch.to_string().replace(&pem, &json!(ANCHORS).to_string());
@@ -173,7 +173,7 @@ const COMPONENTS: &[(&str, &[&str], &str)] = &[
     ("g-no-container", &[], ""),
 ];
 
-/// Brings the Components to a test cluster.
+/// Creates the Components on a test cluster.
 pub(crate) fn create_components(api: &InjectorFixture) {
     api.api.kubectl(&["create", "namespace", PLUGGABLE]).unwrap();
     for (name, scopes, container) in COMPONENTS {

@@ -63,12 +63,12 @@ fn findings_are_recorded_as_events_on_components() {
     }
     fixture.apply(&namespace, &manifests);
     for (name, _, _, reason) in &cases {
-        let said = until(timeout(), "the event", || {
-            let said = warnings(fixture, &namespace, name);
-            Ok(said.into_iter().find(|said| said.starts_with(&format!("{reason}: "))))
+        let note = until(timeout(), "the event", || {
+            let note = warnings(fixture, &namespace, name);
+            Ok(note.into_iter().find(|note| note.starts_with(&format!("{reason}: "))))
         });
-        let said = said.unwrap_or_else(|error| panic!("{name}: {error:#}"));
-        assert!(!said.contains("hunter2"), "{said}");
+        let note = note.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        assert!(!note.contains("hunter2"), "{note}");
     }
     // All were checked together, so this one has no findings.
     assert_eq!(warnings(fixture, &namespace, "good"), Vec::<String>::new());

@@ -99,7 +99,7 @@ fn service_of_a_canary_release_always_leads_to_the_pods_that_exist() {
     assert_eq!(now["metadata"]["resourceVersion"], handed_over["metadata"]["resourceVersion"]);
     ips(&["10.9.0.2"], "the primary still");
 
-    // The garbage collector leaves a Service that has another owner.
+    // The garbage collector keeps a Service that has another owner.
     fixture.api.kubectl(&["delete", "deployment", "kiosk", "-n", &namespace]).unwrap();
     let alone = until(timeout(), "the selector of the only workload", || {
         Ok(service().filter(|s| s["spec"]["selector"] == json!({"app": "kiosk-primary"})))

@@ -237,7 +237,7 @@ fn compare(step: &str, app: &str, ours: &Received, theirs: &Received) {
     }
     let mut ours = ours.clone();
     if step == ROTATED {
-        let told: Vec<Key> = ours.keys().filter(|key| !is_fence(key)).cloned().collect();
+        let changed: Vec<Key> = ours.keys().filter(|key| !is_fence(key)).cloned().collect();
         // Objects in the app's scope that reference a changed key.
         let mut want = vec![("mcpservers", "process".to_owned())];
         if app == "orders" {
@@ -245,7 +245,7 @@ fn compare(step: &str, app: &str, ours: &Received, theirs: &Received) {
                 .map(|(plural, name)| (plural, name.to_owned()))
                 .to_vec();
         }
-        assert_eq!(told, want, "{step}, {app}");
+        assert_eq!(changed, want, "{step}, {app}");
         ours.retain(|key, _| is_fence(key));
     }
     if step == UPDATED_IS_CREATED {
@@ -340,7 +340,7 @@ fn streams_equal_those_of_the_reference() {
     let fixture = Fixture::shared();
     let _alone = Fixture::subscription_definition();
     let namespace = fixture.api.namespace("streams-of-both").unwrap();
-    let elsewhere = fixture.api.namespace("streams-of-nobody").unwrap();
+    let elsewhere = fixture.api.namespace("streams-without-apps").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
     let samples = fs::read_to_string(samples).unwrap();
     let reference = fixture.reference_operator();
@@ -370,7 +370,7 @@ fn streams_equal_those_of_the_reference() {
     all.step("of orders alone", |all| all.scope(&serde_json::json!(["orders"])));
     all.step(UPDATED_IS_CREATED, |all| all.scope(&serde_json::json!(["orders", "bills"])));
     all.step("of bills alone", |all| all.scope(&serde_json::json!(["bills"])));
-    all.step("of nobody", |all| all.scope(&serde_json::json!(["nobody"])));
+    all.step("of no app", |all| all.scope(&serde_json::json!(["absent"])));
     all.step("of all", |all| all.scope(&Value::Null));
     all.step("of all as a list", |all| all.scope(&serde_json::json!([])));
     all.step("of orders again", |all| all.scope(&serde_json::json!(["orders"])));
@@ -380,10 +380,10 @@ fn streams_equal_those_of_the_reference() {
         // Secrets and the fence have separate watches.
         until(timeout(), "the updates to be published", || {
             let log = fixture.operator.process.log();
-            let told = log.lines().filter(|line| {
+            let logged = log.lines().filter(|line| {
                 line.contains("a referenced Secret changed") && line.contains(&all.namespace)
             });
-            Ok((told.count() == 3).then_some(()))
+            Ok((logged.count() == 3).then_some(()))
         })
         .unwrap();
     });

@@ -10,9 +10,9 @@ use tonic::Code;
 use crate::{
     component, component_with_secret,
     differential::KINDS,
+    fixture::proxy::{Fault, Proxy, RequestInfo},
     fixture::{Fixture, Operator, Sidecar},
     name, pod_of,
-    proxy::{Fault, Proxy, RequestInfo},
     rights::{does_its_work, whole_operator},
     secret, timeout,
 };
@@ -27,8 +27,8 @@ fn operator(fixture: &Fixture, name: &str, proxy: &Proxy) -> Operator {
     operator
 }
 
-fn is_about_components(asked: &RequestInfo) -> bool {
-    asked.path.ends_with("/components")
+fn is_about_components(request: &RequestInfo) -> bool {
+    request.path.ends_with("/components")
 }
 
 /// Events of Components up to that of `last`, without it.
@@ -54,7 +54,7 @@ enum Persistence {
     Stays,
 }
 
-/// A watch of this age is resumed where it was interrupted.
+/// A watch of this age is resumed where it ended.
 const OLD_ENOUGH: Duration = Duration::from_secs(3);
 
 const FAULTS: [(&str, Fault, Persistence); 11] = [
@@ -97,8 +97,8 @@ fn check_fault(prefix: &str, fault: Fault, persistence: Persistence) {
 
     // Lists are forwarded where only watches fail.
     let lists_too = matches!(fault, Fault::Late(_)) || persistence == Persistence::Passes;
-    proxy.rule(move |asked| {
-        let spoiled = is_about_components(asked) && (lists_too || asked.watch);
+    proxy.rule(move |request| {
+        let spoiled = is_about_components(request) && (lists_too || request.watch);
         if spoiled { fault } else { Fault::Pass }
     });
     until(timeout(), "the fault to apply", || {
@@ -107,7 +107,7 @@ fn check_fault(prefix: &str, fault: Fault, persistence: Persistence) {
             // A watch of less than a second is followed by a streaming list, which continues as a
             // watch: let this one grow older.
             thread::sleep(OLD_ENOUGH);
-            proxy.cut();
+            proxy.complete_watches();
         }
         Ok(met.then_some(()))
     })
@@ -142,7 +142,7 @@ fn limited_api_server_is_sufficient() {
     fixture.apply(&namespace, &manifests);
     let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
     let discovery = ["/version", "/api", "/apis", "/api/v1", "/apis/dapr.io/v1alpha1"];
-    proxy.rule(move |asked| match asked.path.as_str() {
+    proxy.rule(move |request| match request.path.as_str() {
         // Whole pods instead of their metadata.
         "/api/v1/pods" => Fault::Deaf,
         "/api/v1/secrets" => Fault::Refused(404),
@@ -168,8 +168,8 @@ fn limited_api_server_is_sufficient() {
     });
     let received: Value = serde_json::from_slice(&received.unwrap().configuration).unwrap();
     assert_eq!(name(&received), "mine");
-    let asked = proxy.paths();
-    let used: Vec<_> = discovery.iter().filter(|path| asked.contains(**path)).collect();
+    let paths = proxy.paths();
+    let used: Vec<_> = discovery.iter().filter(|path| paths.contains(**path)).collect();
     assert!(used.is_empty(), "known kinds need no discovery: {used:?}");
 }
 
@@ -185,9 +185,9 @@ fn older_api_server_is_sufficient() {
     let refused = api.kubectl(&["get", "--raw", &streamed]).unwrap_err();
     assert!(format!("{refused:#}").contains("sendInitialEvents"), "{refused:#}");
     let proxy = Proxy::start(api.kubeconfig()).unwrap();
-    proxy.rule(|asked| {
-        let list = asked.path.starts_with("/apis/") && !asked.watch;
-        if list && KINDS.iter().any(|kind| asked.path.ends_with(kind)) {
+    proxy.rule(|request| {
+        let list = request.path.starts_with("/apis/") && !request.watch;
+        if list && KINDS.iter().any(|kind| request.path.ends_with(kind)) {
             Fault::Bare
         } else {
             Fault::Pass
@@ -196,7 +196,7 @@ fn older_api_server_is_sufficient() {
     let only = ["--watch-namespace", &namespace];
     let operator = whole_operator(fixture, &namespace, &proxy, webhook, &only);
     does_its_work(fixture, api, &namespace, &operator);
-    assert!(proxy.spoiled() >= KINDS.len(), "lists were asked for");
+    assert!(proxy.spoiled() >= KINDS.len(), "lists were requested");
 }
 
 #[test]

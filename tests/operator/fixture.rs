@@ -1,4 +1,6 @@
 //! An API server, sentry and the operator, shared by the tests of this suite.
+pub(crate) mod proxy;
+
 use std::{
     fs,
     path::PathBuf,

@@ -1,4 +1,4 @@
-//! Workflow access rules with `requires` and sidecars of versions that do not know it.
+//! Workflow access rules with `requires` and sidecars of versions that ignore it.
 use blackbox::until;
 use proto::operator::{ResourceEventType, WorkflowAccessPolicyUpdateRequest};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn gated_rules_reach_no_sidecar_that_ignores_gates() {
     {
         assert_eq!(listed(sidecar), want, "{app}");
     }
-    // The address tells which pod it is; those of other apps with it do not matter.
+    // The address identifies the pod; those of other apps with it have no effect.
     for pod in ["mixed-1.19.0", "old-1.18.5"] {
         has_our_address(fixture, &namespace, pod);
     }
@@ -105,17 +105,18 @@ fn gated_rules_reach_no_sidecar_that_ignores_gates() {
         .unwrap();
     }
 
-    let said = until(timeout(), "the Events", || {
-        let said = warnings(fixture, &namespace, "refunds");
-        let names = |app: &str| said.iter().any(|text| text.contains(&format!("from app {app}: ")));
-        Ok((names("old") && names("mixed")).then_some(said))
+    let notes = until(timeout(), "the Events", || {
+        let notes = warnings(fixture, &namespace, "refunds");
+        let names =
+            |app: &str| notes.iter().any(|text| text.contains(&format!("from app {app}: ")));
+        Ok((names("old") && names("mixed")).then_some(notes))
     })
     .unwrap();
     let want = "RequiresNotEnforced: withheld 2 rules with requires from app old: its sidecar \
                 ghcr.io/dapr/daprd:1.18.5 ignores requires and would grant access; upgrade the \
                 sidecar to Dapr 1.19";
-    assert!(said.iter().any(|text| text == want), "{said:?}");
-    assert!(!said.iter().any(|text| text.contains("app new")), "{said:?}");
+    assert!(notes.iter().any(|text| text == want), "{notes:?}");
+    assert!(!notes.iter().any(|text| text.contains("app new")), "{notes:?}");
 
     let mut other = fixture
         .spawn("ungated")

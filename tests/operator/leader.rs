@@ -2,17 +2,16 @@
 //! the leader.
 use std::collections::BTreeSet;
 
-use blackbox::{ApiCluster, Deadline, until};
+use blackbox::{ApiCluster, soon, until};
 use proto::operator::{ComponentUpdateEvent, ResourceEventType::Created};
 use serde_json::Value;
 use tonic::Streaming;
 
 use crate::{
     deployment,
+    fixture::proxy::{Fault, Proxy},
     fixture::{Fixture, Operator, Sidecar},
-    name,
-    proxy::{Fault, Proxy},
-    timeout,
+    name, timeout,
 };
 
 const LEASE: &str = "operator.dapr.io";
@@ -90,7 +89,7 @@ fn lease_events(api: &ApiCluster, namespace: &str) -> [usize; 2] {
         .map(|event| event["message"].as_str().unwrap())
         .collect();
     [" became leader", " stopped leading"]
-        .map(|what| about.iter().filter(|said| said.ends_with(what)).count())
+        .map(|what| about.iter().filter(|request| request.ends_with(what)).count())
 }
 
 #[test]
@@ -128,11 +127,11 @@ fn one_replica_writes_and_all_serve() {
 
     // The leader cannot renew the lease. It stops writing before another replica may acquire it, and
     // continues to serve.
-    first.proxy.rule(|asked| {
-        if asked.path.contains("/leases") { Fault::Refused(500) } else { Fault::Pass }
+    first.proxy.rule(|request| {
+        if request.path.contains("/leases") { Fault::Refused(500) } else { Fault::Pass }
     });
     until(timeout(), "the end of its term", || Ok((!first.leads()).then_some(()))).unwrap();
-    assert!(!second.leads(), "nobody may, for a while");
+    assert!(!second.leads(), "no replica may, for a while");
     announce("two");
     first.hears_of("two");
     second.hears_of("two");
@@ -148,7 +147,7 @@ fn one_replica_writes_and_all_serve() {
     // The leader is stopped: its streams end without error and it releases the lease.
     first.proxy.rule(|_| Fault::Pass);
     let (holder, _) = lease(api, namespace);
-    let status = second.operator.process.terminate(Deadline::seconds(10)).unwrap();
+    let status = second.operator.process.terminate(soon()).unwrap();
     assert!(status.success(), "{status}: {}", second.operator.process.log());
     assert_ne!(lease(api, namespace).0, holder);
     let end = second.sidecar.runtime.block_on(second.stream.message());

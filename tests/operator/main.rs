@@ -11,8 +11,6 @@ mod fixture;
 mod gated_rules;
 mod leader;
 mod newer_release;
-
-mod proxy;
 mod rights;
 mod sidecars;
 mod start;
@@ -95,7 +93,13 @@ impl Sidecar {
         all
     }
 
+    /// The changes from now on: an operator that is ready may still be listing.
     fn open_components(&mut self) -> Streaming<proto::operator::ComponentUpdateEvent> {
+        until(timeout(), "Components to be listed", || {
+            let is_early = |status: Status| status.message().contains("not yet listed");
+            Ok((!self.components().is_err_and(is_early)).then_some(()))
+        })
+        .unwrap();
         let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
         self.runtime.block_on(self.client.component_update(request)).unwrap().into_inner()
     }
@@ -268,9 +272,9 @@ fn undecodable_object_is_not_served_and_reported() {
         assert_eq!(good["spec"]["tracing"]["otel"]["timeout"], "5s");
         assert_eq!(app.configuration("bad").unwrap_err().code(), Code::NotFound);
     }
-    let said =
+    let note =
         until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "bad").pop())).unwrap();
-    assert!(said.starts_with("Undecodable: ") && said.contains("1d"), "{said}");
+    assert!(note.starts_with("Undecodable: ") && note.contains("1d"), "{note}");
 }
 
 #[test]
@@ -397,9 +401,9 @@ fn services_follow_their_workloads() {
     .unwrap();
 
     fixture.apply(&namespace, &deployment("'Not Valid'"));
-    let said = until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "orders").pop()))
+    let note = until(timeout(), "the event", || Ok(warnings(fixture, &namespace, "orders").pop()))
         .unwrap();
-    assert!(said.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{said}");
+    assert!(note.starts_with("InvalidAnnotation: app id \"Not Valid\" is invalid"), "{note}");
 
     // The garbage collector of Kubernetes deletes the Service with its workload.
     fixture.apply(&namespace, &deployment("last"));

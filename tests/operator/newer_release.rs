@@ -1,4 +1,4 @@
-//! An installation of Dapr 1.19 and later whose control plane becomes ours and goes back.
+//! An installation of Dapr 1.19 and later whose control plane is replaced by ours and back.
 use std::fs;
 
 use blackbox::{ApiCluster, ApiClusterOptions, Scratch, apply_crds, environment, reference, until};
@@ -13,14 +13,14 @@ use crate::{
 };
 
 const NAMESPACE: &str = "shop";
-/// A member of a release that nobody knows yet, in the definition of every kind.
+/// A member of a future release, in the definition of every kind.
 const LATER: &str = "later";
 
 fn later() -> Value {
     json!({"list": [1, "x"], "number": 1.5})
 }
 
-/// The definitions of 1.19 and one member more, written as the official CLI does.
+/// The definitions of 1.19 and one more member, written as the official CLI does.
 fn apply_definitions(api: &ApiCluster) {
     for entry in fs::read_dir(environment::workspace().join("crds")).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -68,7 +68,7 @@ fn object(kind: &str, name: &str, mut spec: Value) -> Value {
         "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
 }
 
-/// Everything that is not ours to change: the definitions and the objects of users.
+/// Everything that must not change: the definitions and the objects of users.
 fn picture(api: &ApiCluster) -> Value {
     let kinds = "components.dapr.io,configurations.dapr.io,httpendpoints.dapr.io,\
                  mcpservers.dapr.io,resiliencies.dapr.io,subscriptions.v2alpha1.dapr.io,\
@@ -106,7 +106,7 @@ impl Release<'_> {
         );
     }
 
-    /// To our chart; its hook is run by hand, because this cluster runs no pods.
+    /// Upgrades to our chart; its hook is run by hand, because this cluster runs no pods.
     fn upgrade(&self, values: &str) {
         let chart = environment::workspace().join("charts/dapr");
         let chart = chart.to_string_lossy();
@@ -116,6 +116,7 @@ impl Release<'_> {
             "global.controlPlane.registry=registry.example/trilby",
             "global.scheduler.enabled=false",
             "crds.upgradeJob.enabled=false",
+            "dapr_scheduler.upgradeCheck.enabled=false",
         ];
         let sets: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
         let (log, success) = apply_crds(self.api.kubeconfig(), SYSTEM).unwrap();
@@ -125,7 +126,7 @@ impl Release<'_> {
     }
 }
 
-/// The sidecar receives every member by list, and on its stream.
+/// The sidecar receives every member by list and on its stream.
 fn is_served(fixture: &Fixture, api: &ApiCluster, shop: &mut Sidecar, step: &str) {
     let request = WorkflowAccessPolicyUpdateRequest { namespace: NAMESPACE.to_owned() };
     let stream = shop.client.workflow_access_policy_update(request);

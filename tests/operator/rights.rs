@@ -8,10 +8,9 @@ use tonic::Code;
 
 use crate::{
     component, component_with_secret, deployment,
+    fixture::proxy::{Fault, Proxy},
     fixture::{Fixture, Operator, SYSTEM},
-    name,
-    proxy::{Fault, Proxy},
-    secret, timeout,
+    name, secret, timeout,
 };
 
 /// The rights that the chart of Dapr 1.18.3 grants.
@@ -50,6 +49,16 @@ metadata: {name: rights-of-dapr, namespace: dapr-system}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: rights-of-dapr}
 subjects: [{kind: ServiceAccount, name: rights-of-dapr, namespace: dapr-system}]
 ";
+
+/// A proxy to an API server with the rights that the chart grants the operator with these values.
+pub(crate) fn as_the_charts_operator(api: &ApiCluster, values: &str) -> Proxy {
+    let chart = environment::workspace().join("charts/dapr");
+    let values = format!("global.controlPlane.registry=none,{values}");
+    let render = ["template", "dapr", chart.to_str().unwrap(), "--namespace", SYSTEM];
+    let only = ["--set", &values, "--show-only", "templates/operator/rbac.yaml"];
+    api.apply(&api.cluster().helm(&[&render[..], &only].concat()).unwrap()).unwrap();
+    as_account(api, "dapr-operator")
+}
 
 /// A proxy to an API server with the rights of an account in the control plane's namespace.
 fn as_account(api: &ApiCluster, account: &str) -> Proxy {
@@ -138,16 +147,16 @@ fn rights_of_the_reference_chart_are_sufficient() {
     until(timeout(), "more tries", || Ok((operator.metric(&failures) >= 3.0).then_some(())))
         .unwrap();
     let log = operator.process.log();
-    let told = log.lines().filter(|line| {
+    let logged = log.lines().filter(|line| {
         line.contains("watch failed, retrying") && line.contains("customresourcedefinitions")
     });
-    assert_eq!(told.count(), 1, "{log}");
+    assert_eq!(logged.count(), 1, "{log}");
     // It logs what is forbidden and does the rest.
     let forbidden = proxy.forbidden();
-    let expected = |said: &&String| {
-        said.contains("/events.k8s.io/") || said.ends_with("/customresourcedefinitions")
+    let expected = |request: &&String| {
+        request.contains("/events.k8s.io/") || request.ends_with("/customresourcedefinitions")
     };
-    let other: Vec<_> = forbidden.iter().filter(|said| !expected(said)).collect();
+    let other: Vec<_> = forbidden.iter().filter(|request| !expected(request)).collect();
     assert!(other.is_empty(), "{other:?}");
 }
 
@@ -156,20 +165,7 @@ fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
     let fixture = Fixture::shared();
     let (_turn, api) = fixture.second();
     let webhook = fixture.install_on(api).unwrap();
-    let chart = environment::workspace().join("charts/dapr");
-    let rendered = api.cluster().helm(&[
-        "template",
-        "dapr",
-        chart.to_str().unwrap(),
-        "--namespace",
-        SYSTEM,
-        "--set",
-        "global.controlPlane.registry=none,global.rbac.namespaced=true",
-        "--show-only",
-        "templates/operator/rbac.yaml",
-    ]);
-    api.apply(&rendered.unwrap()).unwrap();
-    let proxy = as_account(api, "dapr-operator");
+    let proxy = as_the_charts_operator(api, "global.rbac.namespaced=true");
     let only = ["--watch-namespace", SYSTEM];
     let operator = whole_operator(fixture, "namespaced", &proxy, webhook, &only);
     does_its_work(fixture, api, SYSTEM, &operator);
@@ -191,7 +187,7 @@ fn one_namespace_needs_no_rights_in_others_and_recovers_from_their_loss() {
     api.kubectl(&[&["delete"], &binding[..]].concat()).unwrap();
     // Open watches continue; this ends them.
     proxy.rule(|_| Fault::Pass);
-    let is_components = |said: &String| said.ends_with("/components");
+    let is_components = |request: &String| request.ends_with("/components");
     until(timeout(), "the refusal", || Ok(proxy.forbidden().into_iter().find(is_components)))
         .unwrap();
     let status = app.components().unwrap_err();

@@ -2,7 +2,7 @@
 use std::thread;
 
 use anyhow::Context as _;
-use blackbox::{Daprd, DaprdBuilder, Deadline, Redis, SubscriberApp, Tool, http, until};
+use blackbox::{Daprd, DaprdBuilder, Redis, SubscriberApp, Tool, http, soon, until};
 use serde_json::json;
 
 use crate::{
@@ -350,8 +350,7 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     until(timeout(), "the unload", || Ok((!has(&app, "added")).then_some(()))).unwrap();
 
     // SIGTERM with seven open streams: the process ends immediately and without error.
-    let stop = Deadline::seconds(10);
-    let status = operator.process.terminate(stop).unwrap();
+    let status = operator.process.terminate(soon()).unwrap();
     assert!(status.success(), "{status}: {}", operator.process.log());
     fixture.apply(&namespace, &component("meanwhile", ""));
     let spawn = fixture.spawn("restarted").arg("--disable-service-reconciler");
@@ -361,4 +360,59 @@ fn official_sidecar_uses_a_secret_reloads_and_survives_a_restart() {
     until(timeout(), "what changed meanwhile", || Ok(has(&app, "meanwhile").then_some(())))
         .unwrap();
     assert!(app.process().is_running());
+}
+
+fn state_store(redis: &Redis, prefix: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {{name: store}}\n\
+         spec: {{type: state.redis, version: v1, metadata: [\
+         {{name: redisHost, value: '{}'}}, {{name: keyPrefix, value: {prefix}}}]}}\n---\n",
+        redis.host()
+    )
+}
+
+fn timeout_of_the_store(duration: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {{name: limits}}\n\
+         spec: {{policies: {{timeouts: {{limit: {duration}}}}}, \
+         targets: {{components: {{store: {{outbound: {{timeout: limit}}}}}}}}}}\n---\n"
+    )
+}
+
+fn denied_api(name: &str) -> String {
+    format!(
+        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: appconfig}}\n\
+         spec: {{api: {{denied: [{{name: {name}, version: v1, protocol: http}}]}}}}\n---\n"
+    )
+}
+
+#[test]
+fn changed_resources_take_effect_in_a_running_sidecar() {
+    let redis = Redis::start(None).unwrap();
+    let manifests = denied_api("lock")
+        + &timeout_of_the_store("30s")
+        + &state_store(&redis, "first")
+        + &pod_of("orders", "appconfig");
+    let mut app = AppFixture::start(Tool::DAPRD, "effects", &manifests);
+    let port = app.sidecar.http_port;
+    // No connection while the sidecar starts its runtime again.
+    let status = || http::get(port, "/v1.0/state/store/k").map_or(0, |answer| answer.status);
+    let wait_for_status = |app: &AppFixture<'_>, change: &str, want: u16| {
+        app.apply(change);
+        app.wait_for(&format!("status {want} after {change}"), || status() == want);
+    };
+    let saved = http::post(port, "/v1.0/state/store", &json!([{"key": "k", "value": "v"}]));
+    assert!(saved.unwrap().is_success());
+    assert_eq!(status(), 200);
+
+    // A Component is replaced in the running runtime; the other two start it again.
+    wait_for_status(&app, &state_store(&redis, "second"), 204);
+    wait_for_status(&app, &state_store(&redis, "first"), 200);
+    assert_eq!(starts(&app.sidecar), 1, "{}", app.sidecar.log());
+    wait_for_status(&app, &timeout_of_the_store("1ns"), 500);
+    wait_for_status(&app, &timeout_of_the_store("30s"), 200);
+    wait_for_status(&app, &denied_api("state"), 404);
+    wait_for_status(&app, &denied_api("lock"), 200);
+    app.wait_for("four new starts", || starts(&app.sidecar) == 5);
+    assert!(app.sidecar.process().is_running(), "in the same process");
 }

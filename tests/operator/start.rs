@@ -13,10 +13,9 @@ use tonic::{Code, Streaming};
 
 use crate::{
     component,
+    fixture::proxy::{Fault, Proxy},
     fixture::{Fixture, Operator, SYSTEM, Sidecar},
-    name, pod_of,
-    proxy::{Fault, Proxy},
-    timeout,
+    name, pod_of, timeout,
 };
 
 /// `rsaEncryption` in DER (RFC 8017).
@@ -28,7 +27,7 @@ fn every_port_is_configurable_and_readiness_means_listed() {
     let namespace = fixture.api.namespace("start").unwrap();
     fixture.apply(&namespace, &component("store", ""));
     let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
-    proxy.rule(|asked| if asked.path.ends_with("/components") { Fault::Lost } else { Fault::Pass });
+    proxy.rule(|info| if info.path.ends_with("/components") { Fault::Lost } else { Fault::Pass });
     let ports = [(); 4].map(|()| environment::free_port().unwrap());
     let [api, healthz, webhook, metrics] = ports.map(|port| port.to_string());
     // One dash or two, a blank or `=`, as Go programs accept them; the last of several wins.

@@ -1,11 +1,17 @@
-//! Status conditions of Components, which must be enabled.
+//! Status conditions of Components and the columns of every kind, which must be enabled.
 use std::fs;
 
-use blackbox::{environment, until};
+use blackbox::{ApiCluster, environment, until};
 use proto::operator::ResourceEventType;
 use serde_json::{Value, json};
 
-use crate::{component, fixture::Fixture, name, timeout};
+use crate::{
+    component, deployment,
+    fixture::Fixture,
+    name,
+    rights::{as_the_charts_operator, whole_operator},
+    timeout,
+};
 
 /// The status of the condition `Ready` and its reason, for the generation that is stored.
 fn ready(fixture: &Fixture, namespace: &str, component: &str) -> Option<(String, String)> {
@@ -78,7 +84,7 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     wait_for(fixture, &namespace, "bad", "True", "Ready");
     assert_eq!(crd()["metadata"]["generation"], generation, "the CRD was right already");
 
-    // Sidecars received of the changes of the type alone, and get no status.
+    // Sidecars received only the changes of the type, and get no status.
     for type_ in ["state.rediss", "state.in-memory"] {
         let (event, object) = app.next(&mut events);
         assert_eq!(event, ResourceEventType::Updated);
@@ -98,7 +104,7 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     fixture.api.cluster().kubectl_with_input(&args, &fs::read_to_string(file).unwrap()).unwrap();
     let mut waited = 0;
     let back = until(timeout(), "the status of the CRD", || {
-        waited += 1; // something to write, so that the leader need not wait for its next look
+        waited += 1; // causes a write before the leader's next check
         let patch = json!({"spec": {"initTimeout": format!("{waited}s")}}).to_string();
         let args = ["patch", "component", "good", "-n", &namespace, "--type=merge", "-p", &patch];
         fixture.api.kubectl(&args)?;
@@ -107,4 +113,158 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     });
     back.unwrap();
     drop(second);
+}
+
+/// An object of each kind.
+const OBJECTS: &str = "
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: a}
+spec: {type: state.in-memory, version: v1, metadata: []}
+scopes: [orders]
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {name: a}
+spec: {tracing: {samplingRate: '0.5'}, metrics: {enabled: false}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: HTTPEndpoint
+metadata: {name: a}
+spec: {baseUrl: 'https://a.example'}
+---
+apiVersion: dapr.io/v1alpha1
+kind: MCPServer
+metadata: {name: a}
+spec: {endpoint: {sse: {url: 'https://a.example/sse'}}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {name: a}
+spec: {policies: {}, targets: {}}
+---
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {name: a}
+spec: {pubsubname: p, topic: t, deadLetterTopic: d, routes: {default: /a}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: WorkflowAccessPolicy
+metadata: {name: a}
+---
+";
+
+/// Kind, headings and the row of its object, both without name and age; HTTPEndpoints are
+/// [`FOREIGN`].
+const TABLES: [(&str, &str, &str); 7] = [
+    ("components", "TYPE VERSION SCOPES", r#"state.in-memory v1 ["orders"]"#),
+    ("configurations.dapr.io", "TRACING METRICS", "0.5 false"),
+    ("mcpservers", "URL", "https://a.example/sse"),
+    ("resiliencies", "", ""),
+    ("subscriptions.v1alpha1.dapr.io", "PUBSUB TOPIC DEADLETTER", "p t d"),
+    ("subscriptions.v2alpha1.dapr.io", "PUBSUB TOPIC DEADLETTER", "p t d"),
+    ("workflowaccesspolicies", "", ""),
+];
+const NAMESPACE: &str = "columns";
+/// A definition with a column of another author.
+const FOREIGN: &str = "httpendpoints.dapr.io";
+
+/// The words between the name and the last column of each line of `kubectl get`.
+fn table(api: &ApiCluster, kind: &str) -> Option<Vec<String>> {
+    let table = api.kubectl(&["get", kind, "-n", NAMESPACE]).ok()?;
+    let words = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1..words.len() - 1).map(|words| words.join(" "))
+    };
+    table.lines().map(words).collect()
+}
+
+fn wait_for_table(api: &ApiCluster, kind: &str, headings: &str, row: &str) {
+    let mut seen = None;
+    let shown = until(timeout(), "the columns", || {
+        seen = table(api, kind);
+        Ok(seen.as_deref().is_some_and(|lines| lines == [headings, row]).then_some(()))
+    });
+    assert!(shown.is_ok(), "{kind}: {seen:?}");
+}
+
+/// The definitions without columns and without what the webhook's controller writes.
+fn definitions(api: &ApiCluster) -> Vec<Value> {
+    let mut list = api.get(&["crd"]).unwrap();
+    let items = list["items"].as_array_mut().unwrap();
+    for crd in items.iter_mut() {
+        let spec = crd["spec"].as_object_mut().unwrap();
+        spec.remove("conversion");
+        for version in spec["versions"].as_array_mut().unwrap() {
+            version.as_object_mut().unwrap().remove("additionalPrinterColumns");
+        }
+    }
+    items.iter().map(|crd| crd["spec"].clone()).collect()
+}
+
+fn set_columns(api: &ApiCluster, crd: &str, columns: &Value) {
+    let path = "/spec/versions/0/additionalPrinterColumns";
+    let operations = json!([{"op": "add", "path": path, "value": columns}]).to_string();
+    api.kubectl(&["patch", "crd", crd, "--type=json", "-p", &operations]).unwrap();
+}
+
+/// Every version of every definition has columns.
+fn all_have_columns(api: &ApiCluster) -> bool {
+    let list = api.get(&["crd"]).unwrap();
+    let mut versions = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|crd| crd["spec"]["versions"].as_array().into_iter().flatten());
+    versions.all(|version| version["additionalPrinterColumns"].is_array())
+}
+
+#[test]
+fn kubectl_shows_the_columns_of_every_kind() {
+    let fixture = Fixture::shared();
+    let (_turn, api) = fixture.second();
+    let webhook = fixture.install_on(api).unwrap();
+    let before = definitions(api);
+    let owner = json!([{"name": "Owner", "type": "string", "jsonPath": ".metadata.namespace"}]);
+    set_columns(api, FOREIGN, &owner);
+    fixture.apply_on(api, NAMESPACE, &(OBJECTS.to_owned() + &deployment("orders", "orders")));
+    let values = "dapr_operator.printerColumns.enabled=true";
+    let proxy = as_the_charts_operator(api, values);
+    let flags = ["--printer-columns", "--disable-service-reconciler"];
+    let operator = whole_operator(fixture, "columns", &proxy, webhook, &flags);
+    for (kind, headings, row) in TABLES {
+        wait_for_table(api, kind, headings, row);
+    }
+    until(timeout(), "the other columns", || Ok(all_have_columns(api).then_some(()))).unwrap();
+    assert_eq!(definitions(api), before, "the schemas are unchanged");
+
+    // Columns that were removed are added again, while those of another author stay.
+    set_columns(api, "mcpservers.dapr.io", &json!([]));
+    wait_for_table(api, "mcpservers", "URL", "https://a.example/sse");
+    let foreign = api.kubectl(&["get", FOREIGN, "-n", NAMESPACE]).unwrap();
+    let foreign: Vec<&str> = foreign.split_whitespace().collect();
+    assert_eq!(foreign, ["NAME", "OWNER", "a", NAMESPACE]);
+    assert_eq!(proxy.forbidden(), [""; 0]);
+    drop(operator);
+
+    let values = format!("{values},dapr_operator.componentStatus.enabled=true");
+    let proxy = as_the_charts_operator(api, &values);
+    let leader = |name| {
+        let flags = ["--printer-columns", "--component-status", "--disable-service-reconciler"];
+        whole_operator(fixture, name, &proxy, webhook, &flags)
+    };
+    let first = leader("status-columns");
+    let row = r#"state.in-memory v1 ["orders"] True Ready"#;
+    wait_for_table(api, "components", "TYPE VERSION SCOPES READY REASON", row);
+    drop(first);
+
+    // The next leader finds status and columns as it wants them.
+    let second = leader("status-columns-again");
+    let checks = |result: &str| {
+        let labels = format!("{{crd=\"components.dapr.io\",result=\"{result}\"}}");
+        second.metric(&format!("dapr_operator_crd_checks_total{labels}"))
+    };
+    until(timeout(), "both checks", || Ok((checks("right") >= 2.0).then_some(()))).unwrap();
+    assert_eq!((checks("patched"), checks("failed")), (0.0, 0.0));
+    assert_eq!(proxy.forbidden(), [""; 0]);
 }

@@ -4,7 +4,11 @@ use std::fs;
 use blackbox::{environment, until};
 use serde_json::json;
 
-use crate::{fixture::Fixture, proxy::Proxy, rights::whole_operator, timeout};
+use crate::{
+    fixture::{Fixture, proxy::Proxy},
+    rights::whole_operator,
+    timeout,
+};
 
 const DEFINITION: &str = "subscriptions.dapr.io";
 
@@ -17,8 +21,8 @@ fn storing(stored: usize) -> String {
     json!([storage(0), storage(1)]).to_string()
 }
 
-/// The arguments of the documented kubectl commands: one that reads, one that writes the result, one
-/// that changes the definition.
+/// The arguments of the documented kubectl commands: one that reads, one that writes the result,
+/// one that changes the definition.
 fn documented() -> [Vec<String>; 3] {
     let text = fs::read_to_string(environment::workspace().join("docs/upgrade.md")).unwrap();
     let begin = text.find("kubectl get subscriptions.v2alpha1").unwrap();

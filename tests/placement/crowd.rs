@@ -1,6 +1,6 @@
 //! Twenty official sidecars at three replicas are rolled, frozen, cut off and lose their leader,
-//! while clients call actors all the time. Calls that wait for an owner are answered by it, each
-//! within a minute at most, and no actor ever runs in two places.
+//! while clients call actors all the time. Calls that wait for an owner are answered within a
+//! minute, and no actor ever runs in two places.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use blackbox::{ActorApp, Executions, Tool, until};
+use blackbox::{ActorApp, Executions, Tool, soon, until};
 use rustix::process::Signal;
 
-use crate::fixture::{Sidecar, soon};
+use crate::fixture::Sidecar;
 use crate::replicas::{Calls, Replicas};
 
 const HOSTS: usize = 20;
@@ -74,7 +74,7 @@ impl Crowd {
         self.wait_for_hosts(HOSTS);
     }
 
-    /// One sidecar stands still, as on a node that swaps.
+    /// Freezes one sidecar, as on a node that swaps.
     fn freeze_one(&mut self, calls: &Calls) {
         self.hosts[0].daprd.process().signal(Signal::STOP).unwrap();
         self.wait_for_hosts(HOSTS - 1);
@@ -83,7 +83,7 @@ impl Crowd {
         self.wait_for_hosts(HOSTS);
     }
 
-    /// One more sidecar, which reaches no replica for a while.
+    /// Adds a sidecar that cannot reach a replica for a while.
     fn cut_one_off(&mut self, calls: &Calls) {
         let relays: Vec<Relay> = self.replicas.0.iter().map(|r| Relay::start(r.port)).collect();
         let addresses: Vec<String> = relays.iter().map(Relay::address).collect();
@@ -98,7 +98,7 @@ impl Crowd {
         calls.wait_for_turns(2);
     }
 
-    /// The leader ends by that signal, another takes over, and the first comes back.
+    /// Ends the leader by that signal; another takes over, and the first restarts.
     fn lose_leader(&mut self, signal: Signal, calls: &Calls) {
         self.replicas.lose(signal);
         self.wait_for_hosts(HOSTS);
@@ -107,7 +107,7 @@ impl Crowd {
     }
 }
 
-/// Passes on connections to a port of this machine, until it is cut: then bytes vanish.
+/// Forwards connections to a local port until it is cut: then bytes are dropped.
 struct Relay {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -122,7 +122,7 @@ impl Relay {
         let (cut, open) = (relay.cut.clone(), relay.open.clone());
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                // A replica that is gone refuses, and so does its relay.
+                // A stopped replica refuses connections, and so does its relay.
                 let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
@@ -143,11 +143,11 @@ impl Relay {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// What was open is gone, as after an outage that one side has noticed.
+    /// Closes open connections, as after an outage that one side has noticed.
     fn mend(&self) {
         self.cut.store(false, Ordering::Relaxed);
         for connection in self.open.lock().unwrap().drain(..) {
-            // Closed by its peer already, perhaps.
+            // The peer may have closed it already.
             let _ = connection.shutdown(Shutdown::Both);
         }
     }

@@ -1,26 +1,12 @@
-//! Processes around placement: itself, official sidecars with actors, a sentry.
+//! Processes for the placement tests: placement, official sidecars with actors, a sentry.
 
 use std::path::Path;
 
 use anyhow::Result;
 use blackbox::{
-    ActorApp, Daprd, Deadline, Process, Scratch, Spawn, Tool, build_binary, environment, http,
-    until,
+    ACTOR_STATE, ActorApp, Daprd, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    soon, until,
 };
-
-const STATE_STORE: &str = "
-apiVersion: dapr.io/v1alpha1
-kind: Component
-metadata: {name: store}
-spec:
-  type: state.in-memory
-  version: v1
-  metadata: [{name: actorStateStore, value: 'true'}]
-";
-
-pub(crate) fn soon() -> Deadline {
-    Deadline::seconds(60)
-}
 
 /// A placement process on ports of its own.
 pub(crate) struct Placement {
@@ -40,15 +26,17 @@ impl Placement {
         Self::start_program(&build_binary("placement").unwrap(), extra)
     }
 
+    /// A single replica that leads: the reference is healthy some milliseconds before.
     pub(crate) fn start_program(program: &Path, extra: &[&str]) -> Self {
         let peers = environment::free_port().unwrap();
-        Self::start_member(
-            program,
-            &format!("dapr-placement-0=127.0.0.1:{peers}"),
-            peers,
-            extra,
-            &[],
-        )
+        let cluster = format!("dapr-placement-0=127.0.0.1:{peers}");
+        let placement = Self::start_member(program, &cluster, peers, extra, &[]);
+        until(soon(), "a leader", || {
+            let leads = http::metric(placement.metrics, "dapr_placement_leader_status");
+            Ok(leads.ok().flatten().filter(|leads| *leads > 0.0))
+        })
+        .unwrap();
+        placement
     }
 
     /// One of the replicas that `cluster` names, whose election port is `peers`.
@@ -137,7 +125,7 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    /// `types` empty: no app at all.
+    /// `types` empty: no app.
     pub(crate) fn start(name: &str, types: &[&str], placement: &Placement) -> Self {
         Self::start_with(name, types, &placement.address(), &[])
     }
@@ -163,7 +151,7 @@ impl Sidecar {
         Self::start_beside(app, version, name, placement, env)
     }
 
-    /// The sidecar of an app that runs already.
+    /// The sidecar of an app that is already running.
     pub(crate) fn start_beside(
         app: Option<ActorApp>,
         version: Tool,
@@ -172,7 +160,7 @@ impl Sidecar {
         env: &[(&str, &str)],
     ) -> Self {
         let resources = Scratch::new("resources").unwrap();
-        resources.write("store.yaml", STATE_STORE).unwrap();
+        resources.write("store.yaml", ACTOR_STATE).unwrap();
         let mut builder = Daprd::builder(name)
             .version(version)
             .arg(format!("--resources-path={}", resources.path().display()))
@@ -194,12 +182,12 @@ impl Sidecar {
         Self { daprd, app, _resources: resources }
     }
 
-    /// As the ring names it.
+    /// The host's name on the ring.
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.daprd.internal_port)
     }
 
-    /// Calls an actor; the answer of the app that hosts it.
+    /// Calls an actor; returns the answer of the app that hosts it.
     pub(crate) fn call(&self, id: &str) -> Result<String> {
         let path = format!("/v1.0/actors/cat/{id}/method/who");
         let answer = http::request(self.daprd.http_port, "PUT", &path, &[], Some("{}"))?;
@@ -213,7 +201,7 @@ impl Sidecar {
     }
 }
 
-/// Our sentry, self-hosted, with a CA that it made.
+/// Our sentry, self-hosted, with a CA of its own.
 pub(crate) struct Sentry {
     _process: Process,
     pub(crate) port: u16,

@@ -1,4 +1,4 @@
-//! Three replicas that stand for a Lease instead of voting.
+//! Three replicas that elect by a Lease instead of votes.
 
 use blackbox::ApiCluster;
 use rustix::process::Signal;
@@ -27,7 +27,7 @@ fn a_lease_makes_one_leader_who_is_replaced_when_it_is_gone() {
     host.wait_until("tom", "a tom");
 }
 
-/// The version of the leader's table, once the host is in it.
+/// The version of the leader's table that contains the host.
 fn version(replicas: &Replicas) -> u64 {
     let leader = &replicas.0[replicas.leader()];
     leader.wait_for_hosts(1);

@@ -14,8 +14,8 @@ mod replicas;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use blackbox::{Scratch, Spawn, Tool, build_binary, http, until};
-use fixture::{Placement, Sentry, Sidecar, soon};
+use blackbox::{Scratch, Spawn, Tool, build_binary, http, soon, until};
+use fixture::{Placement, Sentry, Sidecar};
 use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
@@ -26,7 +26,7 @@ use tonic::transport::Endpoint;
 /// Enough that each of a few hosts owns some.
 const ACTORS: usize = 24;
 
-/// Checks that every actor answers, from every sidecar, where the ring says.
+/// Checks that every actor answers, through every sidecar, on the host that the ring gives.
 fn assert_actors_are_where_the_ring_says(hosts: &[&Sidecar], callers: &[&Sidecar]) {
     let names: BTreeMap<String, &str> =
         hosts.iter().map(|s| (s.host(), s.daprd.app_id())).collect();
@@ -59,7 +59,7 @@ fn actors_live_where_the_ring_says_and_move_when_their_host_leaves() {
     for i in 0..ACTORS {
         caller.wait_until(&format!("tom-{i}"), &format!("a tom-{i}"));
     }
-    // Those that were here stayed, so nothing was deactivated without need.
+    // The existing hosts stayed, so no actor was deactivated needlessly.
     assert!(a.app.as_ref().unwrap().active().is_superset(&before));
     until(soon(), "the gauge of sidecars", || {
         let gauge = r#"dapr_placement_runtimes_total{host_namespace="default"}"#;
@@ -94,7 +94,7 @@ fn actors_are_back_when_placement_is_back() {
 
 /// One sidecar is frozen, as on a node that swaps: the others may lose at most one round.
 #[test]
-fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
+fn a_frozen_sidecar_is_dropped_and_delays_no_other() {
     let placement = Placement::start(&["--keepalive-time=1s", "--keepalive-timeout=1s"]);
     let a = Sidecar::start("a", &["cat"], &placement);
     let mut b = Sidecar::start("b", &["cat"], &placement);
@@ -121,7 +121,7 @@ fn a_frozen_sidecar_is_dropped_and_disturbs_nobody() {
     assert_actors_are_where_the_ring_says(&[&a, &b], &[&a, &b, &caller]);
 }
 
-/// Sidecars of 1.14 to 1.16 acknowledge nothing and want each lock paired; new ones share the ring.
+/// Sidecars of 1.14 to 1.16 acknowledge nothing and need each lock paired; new ones share the ring.
 #[test]
 fn sidecars_of_all_versions_share_one_ring_and_survive_the_loss_of_placement() {
     let mut placement = Placement::start(&[]);
@@ -200,7 +200,7 @@ fn ports_answer_as_tools_expect() {
             assert!(text.lines().any(|l| l == line), "{line} at {path}:\n{text}");
         }
     }
-    // Probes of the election port get a connection.
+    // Probes of the election port can connect.
     std::net::TcpStream::connect(("127.0.0.1", open.peers)).unwrap();
 }
 
@@ -240,9 +240,9 @@ fn refuses_flags_that_it_cannot_serve() {
     }
 }
 
-/// Bad input gets the same code and text from us and from the reference.
+/// Invalid input gets the same code and text from us and from the reference.
 #[test]
-fn refuses_in_the_words_of_the_reference() {
+fn refuses_with_the_texts_of_the_reference() {
     let good = Host {
         name: "127.0.0.1:1".into(),
         id: "a".into(),
@@ -275,7 +275,7 @@ fn refuses_in_the_words_of_the_reference() {
     }
 }
 
-/// How a stream with that first message ends.
+/// The status of a stream with that first message.
 async fn refusal(address: &str, host: &Host) -> (Code, String) {
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let messages = tokio_stream::iter([host.clone()]);

@@ -1,19 +1,19 @@
-//! Three replicas, official sidecars, and a client that calls actors all the time while leaders go.
+//! Three replicas, official sidecars, and a client that calls actors while leaders stop.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use blackbox::{build_binary, environment, http, until};
+use blackbox::{build_binary, environment, http, soon, until};
 use rustix::process::Signal;
 
-use crate::fixture::{Placement, Sidecar, soon};
+use crate::fixture::{Placement, Sidecar};
 
 const REPLICAS: usize = 3;
 /// Actors that the client calls, in turn.
 const ACTORS: usize = 12;
-/// Between two tries of a client.
+/// Pause between two attempts of a client.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Replicas(pub(crate) Vec<Placement>);
@@ -23,7 +23,7 @@ impl Replicas {
         Self::start_with(&[], &[])
     }
 
-    /// With more flags, and variables.
+    /// With additional flags and variables.
     pub(crate) fn start_with(flags: &[&str], env: &[(&str, &str)]) -> Self {
         let ports: Vec<u16> = (0..REPLICAS).map(|_| environment::free_port().unwrap()).collect();
         let members: Vec<String> =
@@ -44,7 +44,7 @@ impl Replicas {
         self.0.iter().map(Placement::address).collect::<Vec<_>>().join(",")
     }
 
-    /// The one that leads, once exactly one does.
+    /// The leader, once exactly one leads.
     pub(crate) fn leader(&self) -> usize {
         until(soon(), "exactly one leader", || {
             let leads = |i: &usize| {
@@ -77,18 +77,17 @@ impl Replicas {
     }
 }
 
-/// What clients saw.
+/// Results of the clients.
 #[derive(Default)]
 pub(crate) struct Calls {
     pub(crate) answered: AtomicUsize,
-    /// Tries that failed. Each is tried again until it is answered.
+    /// Failed attempts. Each is retried until it is answered.
     pub(crate) failed: AtomicUsize,
     pub(crate) stop: AtomicBool,
 }
 
 impl Calls {
-    /// Calls one actor after the other until told to stop; the longest that one waited for its
-    /// answer.
+    /// Calls one actor after the other until stopped; returns the longest wait for an answer.
     pub(crate) fn run(&self, caller: &Sidecar) -> Duration {
         let mut longest = Duration::ZERO;
         for i in (0..ACTORS).cycle() {
@@ -107,7 +106,7 @@ impl Calls {
         longest
     }
 
-    /// Waits until clients were answered again, full turns of all actors in number.
+    /// Waits for more successful calls: full turns of all actors in number.
     pub(crate) fn wait_for_turns(&self, turns: usize) {
         let want = self.answered.load(Ordering::Relaxed) + ACTORS * turns;
         until(soon(), "answers", || {
@@ -150,7 +149,8 @@ fn calls_survive_every_loss_of_a_leader() {
     assert!(a.len() + b.len() > 0);
 }
 
-/// Every replica is healthy, only the leader shows tables, and the others say who they are not.
+/// Every replica is healthy, only the leader shows tables, and the others report that they do not
+/// lead.
 #[test]
 fn followers_answer_for_themselves() {
     let replicas = Replicas::start();

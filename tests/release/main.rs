@@ -3,16 +3,22 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
     Architecture, Deadline, Image, Process, Scratch, Service, Spawn, Tool, chart_repo, environment,
-    process, provenance, registry, signing::Signer, until,
+    krew::{self, Platform},
+    process, provenance, registry,
+    signing::Signer,
+    until,
 };
 use serde_json::Value;
+
+const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 /// An empty registry on this machine.
 struct Registry {
@@ -95,6 +101,69 @@ fn the_pins_of_a_push_name_every_image_of_the_chart_by_its_digest() -> Result<()
         until(Deadline::seconds(60), "the registry", || Ok(crane(&["manifest", image]).ok()))?;
     }
     ensure!(!rendered.contains("elsewhere.example"), "an image is not pinned");
+    Ok(())
+}
+
+/// Helm, which takes nothing from this user's settings.
+fn helm(home: &Path, args: &[&str]) -> Result<String> {
+    let mut helm = Command::new(Tool::HELM.path()?);
+    for name in ["HELM_CONFIG_HOME", "HELM_CACHE_HOME", "HELM_DATA_HOME"] {
+        helm.env(name, home.join(name));
+    }
+    process::output(helm.args(args).current_dir(home))
+}
+
+#[test]
+fn charts_are_pushed_to_a_registry_and_installed_from_it() -> Result<()> {
+    let registry = Registry::start()?;
+    let folder = registry.files.path();
+    let charts = folder.join("charts");
+    let address = format!("oci://{}/charts", registry.address);
+    let packages = [
+        ("dapr", chart_repo::add_chart(&charts, Some(&registry.address))?),
+        ("dapr-dashboard", chart_repo::add_dashboard(&charts, Some(&registry.address))?),
+    ];
+    for (name, package) in packages {
+        chart_repo::push(&package, &address)?;
+        let url = format!("{address}/{name}");
+        helm(folder, &["pull", &url, "--plain-http"])?;
+        let pulled = folder.join(package.file_name().context("a package has a name")?);
+        ensure!(fs::read(&pulled)? == fs::read(&package)?, "{name}: other bytes were pulled");
+        let rendered = helm(folder, &["template", name, &url, "--plain-http"])?;
+        ensure!(rendered.contains(&format!("{}/", registry.address)), "{name}: {rendered}");
+        let local = helm(folder, &["template", name, &package.to_string_lossy()])?;
+        ensure!(rendered == local, "{name} renders otherwise than the package");
+    }
+    Ok(())
+}
+
+/// krew installs the archive by its manifest, and `kubectl dapr` is the program in it.
+#[test]
+fn krew_installs_what_kubectl_dapr_runs() -> Result<()> {
+    let files = Scratch::new("krew")?;
+    let release = files.path().join("release");
+    let program = files.write("program", "#!/bin/sh\necho \"daprctl: $*\"\n")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let archive = krew::pack(&release, Platform::linux(Architecture::here()?), &program)?;
+    let manifest = krew::write_manifest(&release, "https://releases.example.com/v1")?;
+    let install = |home: &Path| -> Result<String> {
+        let mut krew = Command::new(Tool::KREW.path()?);
+        krew.arg("install").arg(format!("--manifest={}", manifest.display()));
+        krew.arg(format!("--archive={}", archive.display())).stdin(Stdio::null());
+        process::output(krew.env("KREW_ROOT", home).env("HOME", files.path()))
+    };
+    let home = files.path().join("home");
+    install(&home)?;
+    ensure!(home.join("store/dapr").join(VERSION).join("LICENSE").is_file(), "no licence");
+    let path =
+        format!("{}:{}", home.join("bin").display(), environment::var("PATH").unwrap_or_default());
+    let mut kubectl = Command::new(Tool::KUBECTL.path()?);
+    let said = process::output(kubectl.args(["dapr", "check", "--pre"]).env("PATH", path))?;
+    ensure!(said.trim() == "daprctl: check --pre", "{said}");
+
+    fs::write(&archive, "another program")?;
+    let other = install(&files.path().join("other"));
+    ensure!(other.is_err(), "an archive with another checksum is installed");
     Ok(())
 }
 

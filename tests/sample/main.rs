@@ -1,4 +1,4 @@
-//! The sample `deploy/samples/hello-kubernetes` without a cluster: its applications as they are,
+//! The sample `deploy/samples/hello-kubernetes` without a cluster: its unmodified applications,
 //! each with an official sidecar, a real Redis with a password, and our placement.
 
 use std::{fs, path::PathBuf};
@@ -15,8 +15,8 @@ fn sample(file: &str) -> PathBuf {
     environment::workspace().join("deploy/samples/hello-kubernetes/base").join(file)
 }
 
-/// The sample's own manifests, pointed at this Redis. A sidecar without Kubernetes has no store for
-/// the password, so it stands in the text.
+/// The sample's own manifests, changed to use this Redis. A sidecar without Kubernetes has no store
+/// for the password, so the text contains it.
 fn resources(redis: &Redis, folder: &Scratch) -> Result<PathBuf> {
     let text = fs::read_to_string(sample("components.yaml"))?;
     let secret = "secretKeyRef:\n        name: redis\n        key: redis-password";
@@ -29,14 +29,14 @@ fn resources(redis: &Redis, folder: &Scratch) -> Result<PathBuf> {
     Ok(folder.path().to_path_buf())
 }
 
-/// One application and its sidecar, as a pod has them.
+/// One application and its sidecar, as in a pod.
 struct Pod {
     app: Process,
     app_port: u16,
     sidecar: Daprd,
 }
 
-/// What all pods share.
+/// Shared by all pods.
 struct Fixture {
     placement_port: u16,
     resources: PathBuf,
@@ -112,7 +112,7 @@ fn get(pod: &Pod, path: &str) -> Result<Option<Value>> {
     }
 }
 
-/// Lets `Counter/<id>` count; `None` when no host answers, as while actors move.
+/// Increments `Counter/<id>`; `None` while no host answers, as when actors move.
 fn count(node: &Pod, id: u64) -> Result<Option<u64>> {
     let answer = http::post(node.app_port, &format!("/count/{id}"), &Value::Null)?;
     if answer.status != 200 {
@@ -136,15 +136,15 @@ fn orders_events_and_actors_work_and_survive_restarts() -> Result<()> {
         pod.sidecar.wait_ready(Deadline::seconds(60))?;
     }
 
-    // Orders: called by app id, stored, published, heard of.
+    // Orders: invoked by app id, stored, published, received.
     python.app.wait_for_log("accepted", Deadline::seconds(60))?;
     until(Deadline::seconds(30), "an event of an order", || {
         Ok(get(&node, "/events")?.filter(|events| events["received"].as_u64() > Some(0)))
     })?;
     let stop = python.app.terminate(Deadline::seconds(10))?;
-    assert!(stop.success(), "the client must stop when it is told to: {stop:?}");
+    assert!(stop.success(), "the client must stop on SIGTERM: {stop:?}");
 
-    // One's own order, through the sidecar as other applications send it.
+    // An order sent through the sidecar, as other applications send it.
     let path = "/v1.0/invoke/nodeapp/method/neworder";
     let order = json!({"data": {"orderId": "42"}});
     let answer = http::post(python.sidecar.http_port, path, &order)?;
@@ -158,7 +158,7 @@ fn orders_events_and_actors_work_and_survive_restarts() -> Result<()> {
     let order = until(Deadline::seconds(30), "the order", || get(&node, "/order"))?;
     assert_eq!(order, json!({"orderId": "42"}));
 
-    // Actors: each counts for itself; their hosts share them.
+    // Actors: each has its own counter; the hosts share them.
     for id in 1..=20 {
         assert_eq!(wait_for_count(&node, id)?, 1, "Counter/{id}");
     }
@@ -168,7 +168,7 @@ fn orders_events_and_actors_work_and_survive_restarts() -> Result<()> {
     assert_eq!(in_first + in_second, 20, "each actor lives in one place");
     assert!(in_first > 0 && in_second > 0, "placement divides them: {in_first}, {in_second}");
 
-    // One host goes; its actors come up in the other and go on where they were.
+    // One host stops; its actors are activated on the other and continue.
     first.app.terminate(Deadline::seconds(10))?;
     first.sidecar.process().terminate(Deadline::seconds(30))?;
     assert_eq!(wait_for_count(&node, 1)?, 3);

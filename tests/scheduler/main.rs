@@ -6,16 +6,25 @@
     reason = "a test fails loudly"
 )]
 
+mod child_etcd;
 mod client_port;
+mod external;
+mod faults;
 mod foreign_data;
-mod full_disk;
+mod jobs;
+mod members;
+mod namespaces;
+mod native;
+mod peer_tls;
 mod processes;
+mod self_hosted;
+mod versions;
 mod workflow;
 
 use std::time::{Duration, SystemTime};
 
-use blackbox::{Tool, TriggerApp, http, until};
-use processes::{Placement, Scheduler, Sidecar, soon};
+use blackbox::{Tool, TriggerApp, http, soon, until};
+use processes::{Placement, Scheduler, Sidecar};
 use rustix::process::Signal;
 use serde_json::json;
 

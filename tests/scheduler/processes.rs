@@ -1,24 +1,18 @@
 //! Processes around the scheduler: itself, a placement, official sidecars with an app.
 
-use std::path::PathBuf;
+pub(crate) mod cluster;
+pub(crate) mod etcd_server;
+pub(crate) mod load;
+pub(crate) mod member;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
 use blackbox::{
-    Daprd, Deadline, Process, Scratch, Spawn, Tool, TriggerApp, build_binary, environment,
+    ACTOR_STATE, Daprd, Process, Scratch, Spawn, Tool, TriggerApp, build_binary, environment, http,
+    soon, until,
 };
-
-const STATE_STORE: &str = "
-apiVersion: dapr.io/v1alpha1
-kind: Component
-metadata: {name: store}
-spec:
-  type: state.in-memory
-  version: v1
-  metadata: [{name: actorStateStore, value: 'true'}]
-";
-
-pub(crate) fn soon() -> Deadline {
-    Deadline::seconds(60)
-}
 
 /// A scheduler process that can be started again on its ports and its directory.
 pub(crate) struct Scheduler {
@@ -29,7 +23,7 @@ pub(crate) struct Scheduler {
     /// Of the etcd API.
     pub(crate) client: u16,
     flags: Vec<String>,
-    folder: Scratch,
+    folder: Arc<Scratch>,
     program: PathBuf,
 }
 
@@ -40,21 +34,50 @@ impl Scheduler {
 
     /// One whose etcd API is on that port, with more flags.
     pub(crate) fn start_with(client: u16, flags: &[&str]) -> Self {
-        let [port, health, metrics] = [(); 3].map(|()| environment::free_port().unwrap());
-        let ports = [port, health, metrics, client];
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        let folder = Scratch::new("scheduler").unwrap();
-        let program = build_binary("scheduler").unwrap();
-        let process = spawn(&program, &folder, ports, &flags);
-        let mut scheduler = Self { process, port, health, metrics, client, flags, folder, program };
+        let mut scheduler =
+            Self::launch(build_binary("scheduler").unwrap(), new_folder(), client, flags);
         scheduler.wait_healthy();
         scheduler
     }
 
+    /// Dapr's own.
+    pub(crate) fn start_reference() -> Self {
+        Self::start_on(Tool::REFERENCE_SCHEDULER.path().unwrap(), &new_folder(), &[])
+    }
+
+    /// Either program, on a directory that others may have had before.
+    pub(crate) fn start_on(program: PathBuf, folder: &Arc<Scratch>, flags: &[&str]) -> Self {
+        let mut scheduler = Self::launch_on(program, folder, flags);
+        scheduler.wait_healthy();
+        scheduler
+    }
+
+    /// The same, without waiting until it is ready.
+    pub(crate) fn launch_on(program: PathBuf, folder: &Arc<Scratch>, flags: &[&str]) -> Self {
+        Self::launch(program, folder.clone(), environment::free_port().unwrap(), flags)
+    }
+
+    fn launch(program: PathBuf, folder: Arc<Scratch>, client: u16, flags: &[&str]) -> Self {
+        let [port, health, metrics, peer] = [(); 4].map(|()| environment::free_port().unwrap());
+        let data = folder.path().join("data");
+        let mut all = vec![
+            format!("--port={port}"),
+            format!("--healthz-port={health}"),
+            format!("--metrics-port={metrics}"),
+            format!("--etcd-client-port={client}"),
+            format!("--etcd-initial-cluster=dapr-scheduler-server-0=http://127.0.0.1:{peer}"),
+            format!("--etcd-data-dir={}", data.display()),
+            "--listen-address=127.0.0.1".to_owned(),
+            "--healthz-listen-address=127.0.0.1".to_owned(),
+        ];
+        all.extend(flags.iter().map(ToString::to_string));
+        let process = spawn(&program, &folder, &all);
+        Self { process, port, health, metrics, client, flags: all, folder, program }
+    }
+
     /// Starts it again after its end.
     pub(crate) fn restart(&mut self) {
-        let ports = [self.port, self.health, self.metrics, self.client];
-        self.process = spawn(&self.program, &self.folder, ports, &self.flags);
+        self.process = spawn(&self.program, &self.folder, &self.flags);
         self.wait_healthy();
     }
 
@@ -64,7 +87,12 @@ impl Scheduler {
         self.restart();
     }
 
-    fn wait_healthy(&mut self) {
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) {
+        self.process.terminate(soon()).unwrap();
+    }
+
+    pub(crate) fn wait_healthy(&mut self) {
         self.process.wait_for_http(self.health, "/healthz", soon()).unwrap();
     }
 
@@ -73,19 +101,24 @@ impl Scheduler {
     }
 }
 
-fn spawn(program: &PathBuf, folder: &Scratch, ports: [u16; 4], flags: &[String]) -> Process {
-    let [port, health, metrics, client] = ports;
-    Spawn::new("scheduler", program, folder.path())
-        .arg(format!("--port={port}"))
-        .arg(format!("--healthz-port={health}"))
-        .arg(format!("--metrics-port={metrics}"))
-        .arg(format!("--etcd-client-port={client}"))
-        .arg(format!("--etcd-data-dir={}", folder.path().join("data").display()))
-        .args(["--listen-address=127.0.0.1", "--healthz-listen-address=127.0.0.1"])
+/// A directory for schedulers.
+pub(crate) fn new_folder() -> Arc<Scratch> {
+    Arc::new(Scratch::new("scheduler").unwrap())
+}
+
+fn spawn(program: &Path, folder: &Scratch, flags: &[String]) -> Process {
+    Spawn::new("scheduler", program.to_owned(), folder.path())
         .args(flags)
         .env_remove("NAMESPACE")
         .start()
         .unwrap()
+}
+
+/// Waits until the health port of a scheduler answers with a status.
+pub(crate) fn wait_for_health(port: u16, status: u16) -> Result<()> {
+    until(soon(), &format!("/healthz to answer {status}"), || {
+        Ok((http::get(port, "/healthz")?.status == status).then_some(()))
+    })
 }
 
 /// A placement process, without which sidecars host no actors.
@@ -132,27 +165,16 @@ impl Sidecar {
         scheduler: &Scheduler,
         placement: Option<&Placement>,
     ) -> Self {
-        Self::start_at(version, name, app, scheduler.port, placement)
-    }
-
-    /// The same, with a scheduler on that port of 127.0.0.1.
-    pub(crate) fn start_at(
-        version: Tool,
-        name: &str,
-        app: &TriggerApp,
-        scheduler: u16,
-        placement: Option<&Placement>,
-    ) -> Self {
         let resources = Scratch::new("resources").unwrap();
         let mut builder = Daprd::builder(name)
             .version(version)
             .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--scheduler-host-address=127.0.0.1:{scheduler}"))
+            .arg(format!("--scheduler-host-address={}", scheduler.address()))
             .arg(format!("--app-port={}", app.port()))
             .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
             .env("DAPR_HOST_IP", "127.0.0.1");
         if let Some(placement) = placement {
-            resources.write("store.yaml", STATE_STORE).unwrap();
+            resources.write("store.yaml", ACTOR_STATE).unwrap();
             builder = builder.arg(format!("--placement-host-address={}", placement.address()));
         }
         let mut daprd = builder.start().unwrap();

@@ -4,10 +4,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Daprd, Process, Redis, Scratch, Spawn, http, python_sdk, until};
+use blackbox::{Daprd, Process, Redis, Scratch, Spawn, http, sdks, soon, until};
 use serde_json::{Value, json};
 
-use crate::processes::{Placement, Scheduler, soon};
+use crate::processes::{Placement, Scheduler};
 
 /// The application, in Python.
 struct App {
@@ -40,7 +40,7 @@ impl App {
 }
 
 fn run(folder: &Scratch, grpc_port: u16) -> Result<Process> {
-    Spawn::new("app", python_sdk::workflow()?, folder.path())
+    Spawn::new("app", sdks::python()?, folder.path())
         .arg(folder.path().join("app.py").to_string_lossy().into_owned())
         .env("DAPR_GRPC_PORT", grpc_port.to_string())
         .env("EXECUTIONS", folder.path().join("executions").to_string_lossy().into_owned())
@@ -54,14 +54,7 @@ fn sidecar(
     placement: &Placement,
     folder: &Scratch,
 ) -> Result<Daprd> {
-    let store = json!({
-        "apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "store"},
-        "spec": {"type": "state.redis", "version": "v1", "metadata": [
-            {"name": "redisHost", "value": redis.host()},
-            {"name": "actorStateStore", "value": "true"},
-        ]},
-    });
-    folder.write("store.yaml", store.to_string())?;
+    folder.write("store.yaml", redis.actor_state())?;
     let mut daprd = Daprd::builder("orders")
         .arg(format!("--resources-path={}", folder.path().display()))
         .arg(format!("--scheduler-host-address={}", scheduler.address()))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use blackbox::{Deadline, Ports, Scratch, Spawn, build_binary, until};
+use blackbox::{Deadline, Ports, Scratch, Spawn, build_binary, soon, until};
 use serde_json::json;
 
 use crate::fixture::{Sentry, System, request};
@@ -22,7 +22,7 @@ enum Link {
     Refusing,
 }
 
-/// The state, and who waits for another one.
+/// The state, and the waiters for a change of it.
 struct LinkState {
     link: Mutex<Link>,
     changed: Condvar,
@@ -225,7 +225,7 @@ fn a_full_disk_leaves_nothing_behind() -> Result<()> {
         .env("NAMESPACE", "mesh")
         .folder(folder.path())
         .start()?;
-    let status = until(Deadline::seconds(30), "the end", || Ok(process.exit_status()))?;
+    let status = until(soon(), "the end", || Ok(process.exit_status()))?;
     let log = process.log();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("No space left on device") && log.contains("issuer"), "{log}");
@@ -244,7 +244,7 @@ fn peak_memory(sentry: &Sentry) -> Result<u64> {
 
 #[test]
 fn large_requests_are_rejected_without_buffering_them() -> Result<()> {
-    /// Four requests of this size are more than the memory that all of them may cost.
+    /// Four requests of this size are more than the memory that all of them may use.
     const LARGE: usize = 4 * 1024 * 1024 - 1024;
     const BUDGET_KIB: u64 = 16 * 1024;
     let system = System::new()?;

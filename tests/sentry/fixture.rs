@@ -267,9 +267,9 @@ impl Sentry {
             let client = self.client(anchors).await;
             let mut client = client.map_err(|e| Status::unknown(format!("{e:#}")))?;
             let call = client.sign_certificate(request);
-            match tokio::time::timeout(Duration::from_secs(10), call).await {
+            match tokio::time::timeout(Duration::from_mins(1), call).await {
                 Ok(answer) => answer.map(tonic::Response::into_inner),
-                Err(_) => Err(Status::unknown("no response within 10 s")),
+                Err(_) => Err(Status::unknown("no response within a minute")),
             }
         })
     }

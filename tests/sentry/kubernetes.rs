@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{Deadline, Ports, Spawn, build_binary, until};
+use blackbox::{Deadline, Ports, Spawn, build_binary, soon, until};
 use identity::TrustAnchors;
 use proto::sentry::SignCertificateRequest;
 use serde_json::{Value, json};
@@ -128,8 +128,9 @@ fn a_new_pod_and_its_configuration_are_found() -> Result<()> {
     }
     system.pod(shop, "lost", &json!({"dapr.io/config": "nowhere"}))?;
     let token = system.pod_token(shop, "lost")?;
-    let refused = "failed to get configuration";
-    fixture.assert_refused(request(shop, "lost", &token), Code::PermissionDenied, refused);
+    let refused =
+        format!("failed to get configuration: Configuration {shop}/nowhere of annotation");
+    fixture.assert_refused(request(shop, "lost", &token), Code::PermissionDenied, &refused);
     system.pod(shop, "empty", &json!({"dapr.io/config": ""}))?;
     let token = system.pod_token(shop, "empty")?;
     assert!(fixture.sentry.sign(&fixture.anchors, request(shop, "empty", &token)).is_ok());
@@ -198,7 +199,7 @@ fn a_certificate_lists_the_container_images_of_its_pod() -> Result<()> {
     fixture.system.api.kubectl(&[&pod[..], &merge].concat())?;
     let with_digest =
         r#"[{"role":"app","containerName":"app","image":"none","digest":"sha256:aaa111"}]"#;
-    until(Deadline::seconds(30), "the digest in a certificate", || {
+    until(soon(), "the digest in a certificate", || {
         Ok(leaf_contains(&fixture, with_digest).then_some(()))
     })
 }
@@ -260,10 +261,10 @@ fn a_users_ca_is_used_and_never_replaced() -> Result<()> {
     let system = System::new()?;
     let (mine, old) = (Ca::new(), Ca::new());
     system.patch("secret", &secret_data(&mine))?;
-    // What ruins a CA with the reference: the published root is another one.
+    // The fault that ruins a CA with the reference: the published root is another one.
     system.patch("configmap", &json!({"ca.crt": old.pem().anchors, "other": "stays"}))?;
     let _sentry = system.start_ready()?;
-    until(Deadline::seconds(30), "the ConfigMap to follow the Secret", || {
+    until(soon(), "the ConfigMap to follow the Secret", || {
         Ok((system.anchors()? == mine.anchors()).then_some(()))
     })?;
     assert_eq!(system.data("secret")?, encoded(&mine));
@@ -277,7 +278,7 @@ fn an_incomplete_ca_is_rejected_and_reported() -> Result<()> {
     let mine = Ca::new();
     system.patch("secret", &json!({"ca.crt": mine.pem().anchors}))?;
     let mut sentry = system.start("sentry")?;
-    let sentence = "the stored CA is incomplete: issuer certificate, issuer key missing";
+    let sentence = "the stored CA is incomplete: issuer.crt, issuer.key in Secret";
     sentry.process.wait_for_log(sentence, Deadline::seconds(60))?;
     sentry.wait_for_metric("dapr_sentry_bundle_refused", 1.0)?;
     assert_eq!(sentry.health()?, 503);
@@ -296,7 +297,7 @@ fn a_lost_secret_does_not_become_a_second_ca() -> Result<()> {
     let published = Ca::new();
     system.patch("configmap", &json!({"ca.crt": published.pem().anchors}))?;
     let mut sentry = system.start("sentry")?;
-    let sentence = "the ConfigMap holds trust anchors but the Secret holds no CA";
+    let sentence = "the ConfigMap holds trust anchors but Secret";
     sentry.process.wait_for_log(sentence, Deadline::seconds(60))?;
     assert_eq!(sentry.health()?, 503);
     assert_eq!(system.data("secret")?, Value::Null);
@@ -317,10 +318,10 @@ fn a_changed_secret_is_used_and_an_invalid_one_is_not() -> Result<()> {
     let next = Ca::new();
     system.patch("secret", &secret_data(&next))?;
     sentry.wait_for_metric("dapr_sentry_bundle_refused", 0.0)?;
-    until(Deadline::seconds(30), "the new root to be published", || {
+    until(soon(), "the new root to be published", || {
         Ok((system.anchors()? == next.anchors()).then_some(()))
     })?;
-    let answer = until(Deadline::seconds(30), "sentry to serve with the new CA", || {
+    let answer = until(soon(), "sentry to serve with the new CA", || {
         Ok(sentry.sign(&next.anchors(), request(&shop, TILL, &token)).ok())
     })?;
     verified(&answer, &next.anchors());
@@ -338,7 +339,7 @@ fn forty_sidecars_at_once_get_their_certificates() -> Result<()> {
             let request = fixture.request();
             calls.spawn(async move {
                 let call = client.sign_certificate(request);
-                tokio::time::timeout(Duration::from_secs(3), call).await
+                tokio::time::timeout(Duration::from_mins(1), call).await
             });
         }
         anyhow::Ok(calls.join_all().await)
@@ -362,7 +363,7 @@ fn run_to_the_end(
         .env("NAMESPACE", &system.namespace)
         .env("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", skip_user_check)
         .start()?;
-    let status = until(Deadline::seconds(30), "the end", || Ok(process.exit_status()))?;
+    let status = until(soon(), "the end", || Ok(process.exit_status()))?;
     Ok((status.code(), process.log()))
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod fixture;
+mod foreign_ca;
 mod kubernetes;
 mod restored;
 mod rotation;

@@ -1,7 +1,8 @@
 //! An API server whose etcd was restored from a backup: sentry lists pods and Configurations again.
 //! A watch that is resumed would stay silent, because its resource version is in the future.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use blackbox::process::tail;
 use blackbox::{Deadline, until};
 use serde_json::json;
 
@@ -49,10 +50,17 @@ impl<'a> App<'a> {
     fn wait_for(&self, sentry: &Sentry, app_id: &str, trust_domain: &str) -> Result<()> {
         let anchors = self.system.anchors()?;
         let want = format!("spiffe://{trust_domain}/ns/{}/{app_id}", self.namespace);
-        until(Deadline::seconds(TIMEOUT), &want, || {
+        let mut last = String::new();
+        let waited = until(Deadline::seconds(TIMEOUT), &want, || {
             let answer = sentry.sign(&anchors, request(&self.namespace, app_id, &self.token));
-            let id = answer.ok().map(|answer| verified(&answer, &anchors).1.to_string());
-            Ok((id.as_ref() == Some(&want)).then_some(()))
+            last = match answer {
+                Ok(answer) => verified(&answer, &anchors).1.to_string(),
+                Err(error) => format!("{error:?}"),
+            };
+            Ok((last == want).then_some(()))
+        });
+        waited.with_context(|| {
+            format!("the last answer: {last}\nlog of sentry:\n{}", tail(&sentry.process.log()))
         })
     }
 }

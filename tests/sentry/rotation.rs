@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Daprd, Deadline, Scratch, http, process, until};
+use blackbox::{Daprd, Deadline, Scratch, http, process, soon, until};
 use identity::TrustAnchors;
 use serde_json::{Value, json};
 use testkit::ca::Ca;
@@ -47,7 +47,7 @@ impl Mirror {
         );
         let chain = identity::CertChain::parse_pem(system.secret("issuer.crt")?.as_bytes())?;
         let serving = format!("127.0.0.1:{}", self.sentry.port);
-        until(Deadline::seconds(30), "the mirror to serve with the new chain", || {
+        until(soon(), "the mirror to serve with the new chain", || {
             let show = format!(
                 "openssl s_client -connect {serving} -alpn h2 -showcerts </dev/null 2>/dev/null"
             );
@@ -78,7 +78,7 @@ impl Mesh {
             let path = format!("/v1.0/invoke/{}/method/anything", callee.app_id());
             let what = format!("{} to call {}", caller.app_id(), callee.app_id());
             let mut last = String::new();
-            until(Deadline::seconds(30), &what, || {
+            until(soon(), &what, || {
                 let answer = http::get(caller.http_port, &path)?;
                 last.clone_from(&answer.body);
                 Ok((answer.is_success() && answer.body == "hello").then_some(()))
@@ -133,7 +133,7 @@ fn reference_reads(system: &System) -> Result<()> {
         folder.write(name, system.secret(name)?)?;
     }
     let (mut reference, _) = standalone::reference(&folder)?;
-    reference.wait_for_log(standalone::FOUND, Deadline::seconds(30))?;
+    reference.wait_for_log(standalone::FOUND, soon())?;
     for name in FILES {
         ensure!(std::fs::read_to_string(folder.path().join(name))? == system.secret(name)?);
     }
@@ -160,7 +160,7 @@ fn sidecars_of_every_stage_verify_each_other() -> Result<()> {
 
     system.rotate()?;
     system.wait_for_stage(Some("distribute"))?;
-    until(Deadline::seconds(30), "both roots to be published", || {
+    until(soon(), "both roots to be published", || {
         Ok((system.anchors()?.certs().len() == 2).then_some(()))
     })?;
     reference_reads(&system)?;
@@ -189,7 +189,7 @@ fn sidecars_of_every_stage_verify_each_other() -> Result<()> {
         ["delete", "pod", "before", "-n", &system.namespace, "--force", "--grace-period=0"];
     system.api.kubectl(&delete)?;
     system.wait_for_stage(None)?;
-    until(Deadline::seconds(30), "the new root alone to be published", || {
+    until(soon(), "the new root alone to be published", || {
         let anchors = system.anchors()?;
         Ok((anchors.certs() == [new_root.clone()]).then_some(()))
     })?;
@@ -234,7 +234,7 @@ fn crashing_replicas_rotate_the_ca_before_it_expires() -> Result<()> {
     system.pod(&shop, "till", &json!({}))?;
     let token = system.pod_token(&shop, "till")?;
     for sentry in &sentries {
-        let answer = until(Deadline::seconds(30), "a certificate", || {
+        let answer = until(soon(), "a certificate", || {
             Ok(sentry.sign(&system.anchors()?, request(&shop, "till", &token)).ok())
         })?;
         verified(&answer, &system.anchors()?);
@@ -273,7 +273,7 @@ fn the_lifetime_of_certificates_follows_the_configuration() -> Result<()> {
         system.api.kubectl(&[&object[..], &["--type=merge", "-p", &spec]].concat())
     };
     patch("10m")?;
-    sentry.process.wait_for_log("the Configuration changed", Deadline::seconds(30))?;
+    sentry.process.wait_for_log("the Configuration changed", soon())?;
     let shop = system.api.namespace("shop")?;
     system.pod(&shop, "till", &json!({}))?;
     let token = system.pod_token(&shop, "till")?;
@@ -285,7 +285,7 @@ fn the_lifetime_of_certificates_follows_the_configuration() -> Result<()> {
     };
     assert_eq!(life(&sentry), 15 * 60, "ten minutes, back-dated by half of that");
     patch("never")?;
-    sentry.process.wait_for_log("the changed Configuration is invalid", Deadline::seconds(30))?;
+    sentry.process.wait_for_log("the changed Configuration is invalid", soon())?;
     assert_eq!(life(&sentry), 15 * 60);
     assert_eq!(sentry.health()?, 200);
     Ok(())

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use blackbox::{
     Daprd, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
-    process, until,
+    process, soon, until,
 };
 
 /// A standalone sentry with a CA of its own.
@@ -29,7 +29,7 @@ pub(crate) fn reference(folder: &Scratch) -> Result<(Process, u16)> {
         .env("NAMESPACE", "mesh")
         .folder(folder.path())
         .start()?;
-    process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(30))?;
+    process.wait_for_http(ports.healthz, "/healthz", soon())?;
     Ok((process, ports.main))
 }
 
@@ -54,7 +54,7 @@ impl Standalone {
             .env("NAMESPACE", "mesh")
             .folder(folder.path())
             .start()?;
-        process.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(20))?;
+        process.wait_for_http(ports.healthz, "/healthz", soon())?;
         Ok(Self { folder, process, port: ports.main })
     }
 
@@ -102,7 +102,7 @@ fn sidecars_get_an_identity_and_call_each_other_with_it() -> Result<()> {
     }
     let path = "/v1.0/invoke/till/method/anything";
     let mut last = String::new();
-    until(Deadline::seconds(30), "the call from sidecar to sidecar", || {
+    until(soon(), "the call from sidecar to sidecar", || {
         let answer = http::get(customer.http_port, path)?;
         last.clone_from(&answer.body);
         Ok((answer.is_success() && answer.body == "hello").then_some(()))
@@ -140,7 +140,7 @@ fn serves_grpc_with_an_ed25519_certificate_of_its_own_name() -> Result<()> {
 #[test]
 fn stops_gracefully_and_rejects_invalid_flags() -> Result<()> {
     let mut sentry = Standalone::start()?;
-    let status = sentry.process.terminate(Deadline::seconds(15))?;
+    let status = sentry.process.terminate(soon())?;
     let log = sentry.process.log();
     assert_eq!(status.code(), Some(0), "{log}");
     let last = log.trim_end().lines().last().unwrap_or_default().to_owned();
@@ -183,7 +183,7 @@ fn the_reference_placement_takes_its_identity_from_us() -> Result<()> {
 #[test]
 fn the_reference_sentry_reads_the_ca_that_we_created() -> Result<()> {
     let mut ours = Standalone::start()?;
-    ours.process.terminate(Deadline::seconds(15))?;
+    ours.process.terminate(soon())?;
     let folder = ours.path().to_path_buf();
     let files = || -> Result<Vec<String>> {
         let read = |name: &str| std::fs::read_to_string(folder.join(name));
@@ -195,7 +195,7 @@ fn the_reference_sentry_reads_the_ca_that_we_created() -> Result<()> {
     let before = files()?;
     let mut reference;
     (reference, ours.port) = self::reference(&ours.folder)?;
-    reference.wait_for_log(FOUND, Deadline::seconds(30))?;
+    reference.wait_for_log(FOUND, soon())?;
     assert_eq!(files()?, before, "it must not create a CA of its own");
     let mut sidecar = ours.sidecar("till", None)?;
     sidecar.wait_outbound_ready(Deadline::seconds(60))?;
@@ -206,7 +206,7 @@ fn the_reference_sentry_reads_the_ca_that_we_created() -> Result<()> {
 fn we_read_the_ca_that_the_reference_sentry_created() -> Result<()> {
     let folder = Scratch::new("reference-ca")?;
     let (mut reference, _) = reference(&folder)?;
-    reference.terminate(Deadline::seconds(20))?;
+    reference.terminate(soon())?;
     let before = std::fs::read_to_string(folder.path().join("issuer.key"))?;
     let ours = Standalone::start_in(folder)?;
     assert_eq!(std::fs::read_to_string(ours.path().join("issuer.key"))?, before);

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use blackbox::{Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, until};
+use blackbox::{
+    Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, soon, until,
+};
 use identity::{SpiffeId, TrustAnchors};
 use proto::sentry::SignCertificateResponse;
 use proto::sentry::ca_client::CaClient;
@@ -54,11 +56,11 @@ impl Issuer {
 
     /// Status and body of an HTTP/1.1 request. Dapr's sentry closes its ports for a moment after the
     /// first start, so requests are retried.
-    fn ask(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
-        until(Deadline::seconds(30), "an answer", || Ok(self.try_ask(line, headers).ok()))
+    fn request(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
+        until(soon(), "an answer", || Ok(self.try_request(line, headers).ok()))
     }
 
-    fn try_ask(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
+    fn try_request(&self, line: &str, headers: &[&str]) -> Result<(String, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.oidc))?;
         let headers: String = headers.iter().flat_map(|header| [*header, "\r\n"]).collect();
         write!(stream, "{line} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n")?;
@@ -71,7 +73,7 @@ impl Issuer {
     }
 
     fn sign(&self, audiences: &[&str]) -> Result<SignCertificateResponse> {
-        until(Deadline::seconds(30), "a certificate", || Ok(self.try_sign(audiences).ok()))
+        until(soon(), "a certificate", || Ok(self.try_sign(audiences).ok()))
     }
 
     fn try_sign(&self, audiences: &[&str]) -> Result<SignCertificateResponse> {
@@ -118,17 +120,17 @@ fn discovery_responds_like_dapr() -> Result<()> {
                 &["Host: a", "X-Forwarded-Host: c"],
                 &["Host: a", "X-Forwarded-Host: b:1"],
             ] {
-                let ask = |who: &Issuer| {
+                let call = |who: &Issuer| {
                     let port = who.oidc.to_string();
                     let headers: Vec<String> =
                         headers.iter().map(|header| header.replace("PORT", &port)).collect();
                     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
-                    who.ask(line, &headers)
+                    who.request(line, &headers)
                 };
-                assert_eq!(ask(&trilby)?, ask(&dapr)?, "{flags:?} {line} {headers:?}");
+                assert_eq!(call(&trilby)?, call(&dapr)?, "{flags:?} {line} {headers:?}");
             }
         }
-        assert_eq!(trilby.ask("GET /p/jwks.json", &["Host: a"])?.0, "200");
+        assert_eq!(trilby.request("GET /p/jwks.json", &["Host: a"])?.0, "200");
     }
     Ok(())
 }

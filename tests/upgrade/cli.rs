@@ -1,32 +1,33 @@
-//! The same way once more with the official CLI, and what it does to running pods.
+//! The same upgrade with the official CLI, and its effect on running pods.
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::step;
 use blackbox::{DaprCli, Deadline, NodeCluster, until};
 
-use crate::{SCHEDULER, Side, TIMEOUT, is_all_of, picture::Picture, settings};
+use crate::{SCHEDULER, Side, TIMEOUT, settings, snapshot::Snapshot, wait_rolled_out};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// From the reference to ours by `dapr upgrade`, then everything else that needs running pods.
-pub(crate) fn goes_all_the_way(node: &NodeCluster, demo: &Demo) -> Result<()> {
+/// Upgrades from the reference to ours by `dapr upgrade`, then runs every other command that needs
+/// running pods.
+pub(crate) fn run(node: &NodeCluster, demo: &Demo) -> Result<()> {
     let network = Some(node.network_handle());
     let cli = DaprCli::with_repository(demo.cluster().clone(), network, Some(demo::LOCAL))?
-        // Nothing leaves the test cluster; asking takes long.
+        // The CLI must not wait for hosts outside of the test cluster.
         .env("HTTPS_PROXY", "http://127.0.0.1:1")
         .env("NO_PROXY", "10.89.0.1");
-    let before = Picture::take(demo)?;
+    let before = Snapshot::take(demo)?;
     step("dapr upgrade", || upgrade(&cli))?;
-    is_all_of(demo, Side::Trilby)?;
+    wait_rolled_out(demo, Side::Trilby)?;
     demo.orders_go_on()?;
-    before.is_kept_in(&Picture::take(demo)?)?;
-    step("dapr status, list, logs", || reads(&cli))?;
-    step("dapr mtls renew-certificate", || renews(&cli, demo))?;
-    step("dapr uninstall", || uninstalls(&cli, demo))
+    before.is_kept_in(&Snapshot::take(demo)?)?;
+    step("dapr status, list, logs", || check_reads(&cli))?;
+    step("dapr mtls renew-certificate", || renew_certificate(&cli, demo))?;
+    step("dapr uninstall", || uninstall(&cli, demo))
 }
 
-/// It forgets the release's values, as it says; whoever has some gives them again.
+/// `dapr upgrade` drops the release's values, as its output says, so they are passed again.
 fn upgrade(cli: &DaprCli) -> Result<()> {
     let settings = settings().join(",") + ",global.scheduler.external=true";
     let args = ["upgrade", "-k", "--runtime-version", VERSION, "--set", &settings];
@@ -35,7 +36,7 @@ fn upgrade(cli: &DaprCli) -> Result<()> {
     Ok(())
 }
 
-fn reads(cli: &DaprCli) -> Result<()> {
+fn check_reads(cli: &DaprCli) -> Result<()> {
     let status = cli.run(&["status", "-k"])?;
     for service in demo::SERVICES.into_iter().filter(|service| *service != SCHEDULER) {
         let (_, name) = service.split_once('/').context("a workload has a kind")?;
@@ -54,9 +55,9 @@ fn reads(cli: &DaprCli) -> Result<()> {
     Ok(())
 }
 
-/// The CLI makes a new CA and restarts the control plane. Applications have to be restarted: its
-/// certificates have no root in common with the former ones.
-fn renews(cli: &DaprCli, demo: &Demo) -> Result<()> {
+/// The CLI generates a new CA and restarts the control plane. Applications must be restarted: its
+/// certificates share no root with the previous ones.
+fn renew_certificate(cli: &DaprCli, demo: &Demo) -> Result<()> {
     let root = || -> Result<String> {
         let data = demo.cluster().get(&["-n", CONTROL_PLANE, "secret", "dapr-trust-bundle"])?;
         Ok(data["data"]["ca.crt"].as_str().unwrap_or_default().to_owned())
@@ -66,7 +67,7 @@ fn renews(cli: &DaprCli, demo: &Demo) -> Result<()> {
     let said = cli.run(&args)?;
     ensure!(said.contains("successfully"), "{said}");
     ensure!(root()? != before, "the root is still the same");
-    is_all_of(demo, Side::Trilby)?;
+    wait_rolled_out(demo, Side::Trilby)?;
     demo.kubectl(&["rollout", "restart", "deployment"])?;
     for app in ["nodeapp", "pythonapp", "actorapp"] {
         demo.kubectl(&["rollout", "status", &format!("deployment/{app}"), "--timeout=3m"])?;
@@ -76,8 +77,8 @@ fn renews(cli: &DaprCli, demo: &Demo) -> Result<()> {
     demo.count("1").map(drop)
 }
 
-/// Applications go on with the certificates that they have.
-fn uninstalls(cli: &DaprCli, demo: &Demo) -> Result<()> {
+/// Applications continue with their certificates.
+fn uninstall(cli: &DaprCli, demo: &Demo) -> Result<()> {
     let said = cli.run(&["uninstall", "-k"])?;
     ensure!(said.contains("Dapr has been removed successfully"), "{said}");
     until(Deadline::seconds(TIMEOUT), "the control plane's pods to be gone", || {

@@ -1,5 +1,5 @@
 // The client of the upgrade test: calls the order service and the actors through its sidecar, ten times a second each,
-// has a job that fires each second, and counts. `GET /` says how it went since `GET /forget`.
+// has a job that fires each second, and counts. `GET /` returns the counts since `GET /forget`.
 'use strict';
 
 const http = require('node:http');
@@ -49,7 +49,7 @@ for (const name of Object.keys(calls)) {
   go(name);
 }
 
-// The sidecar has it fired by the scheduler, and calls `POST /job/tick`.
+// The scheduler triggers it; the sidecar calls `POST /job/tick`.
 async function addJob() {
   const body = JSON.stringify({ schedule: '@every 1s', data: {} });
   const headers = { 'content-type': 'application/json' };

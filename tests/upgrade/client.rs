@@ -1,4 +1,4 @@
-//! A client that goes on calling through its sidecar while the control plane is exchanged.
+//! A client that calls through its sidecar while the control plane is replaced.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::TIMEOUT;
 
-/// What it does: `invoke` calls the order service of the sample, `actor…` its actors; `job` is how
+/// Its calls: `invoke` calls the order service of the sample, `actor…` its actors; `job` is how
 /// often the scheduler called back.
 const CALLS: [&str; 4] = ["invoke", "actor1", "actor2", "job"];
 
@@ -27,11 +27,11 @@ pub(crate) fn start(demo: &Demo) -> Result<()> {
     });
     demo.apply(&pod.to_string())?;
     demo.kubectl(&["wait", "--for=condition=Ready", "pod/client", "--timeout=3m"])?;
-    goes_on(demo)
+    wait_for_answers(demo)
 }
 
 /// Waits until each of its calls is answered (again).
-pub(crate) fn goes_on(demo: &Demo) -> Result<()> {
+pub(crate) fn wait_for_answers(demo: &Demo) -> Result<()> {
     let before = Report::take(demo)?;
     let mut waiting = CALLS.to_vec();
     until(Deadline::seconds(TIMEOUT), "an answer to each of the client's calls", || {
@@ -42,11 +42,11 @@ pub(crate) fn goes_on(demo: &Demo) -> Result<()> {
     .with_context(|| format!("no answer to {waiting:?}"))
 }
 
-/// How its calls went since [`forget`].
+/// Results of its calls since [`forget`].
 pub(crate) struct Report(Value);
 
 impl Report {
-    /// Asks it.
+    /// Reads the results.
     pub(crate) fn take(demo: &Demo) -> Result<Self> {
         let answer = ask(demo, "")?;
         let counts = serde_json::from_str(&answer);
@@ -57,11 +57,11 @@ impl Report {
         self.0[call]["done"].as_i64().unwrap_or_default()
     }
 
-    /// Calls of one application by another need no control plane: none may fail.
+    /// Calls between applications need no control plane: none may fail.
     pub(crate) fn no_invocation_failed(&self) -> Result<()> {
         let invoke = &self.0["invoke"];
         ensure!(invoke["failed"] == 0, "invocations failed: {invoke}");
-        ensure!(self.done("invoke") > 0, "the client called nobody: {invoke}");
+        ensure!(self.done("invoke") > 0, "the client made no call: {invoke}");
         Ok(())
     }
 }
@@ -81,7 +81,7 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Counts from now on.
+/// Resets the counts.
 pub(crate) fn forget(demo: &Demo) -> Result<()> {
     ask(demo, "forget").map(drop)
 }

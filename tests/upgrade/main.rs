@@ -1,13 +1,16 @@
-//! From Dapr's own control plane to ours, and back, with `helm upgrade` as the README says it: on a
-//! node with real pods, whose applications call each other and their actors all the time.
+//! Upgrades from Dapr's own control plane to ours, and back, with `helm upgrade` as in
+//! docs/upgrade.md: on a node with real pods, whose applications call each other and their actors
+//! all the time, and have jobs, reminders and workflows on the volumes of the scheduler.
 //!
 //! One cluster serves the whole file, so it is one test with named steps. It needs root.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 mod cli;
 mod client;
-mod picture;
+mod jobs;
 mod releases;
+mod snapshot;
+mod workflow;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{self, CONTROL_PLANE, Demo};
@@ -15,16 +18,16 @@ use blackbox::progress::{say, step};
 use blackbox::{Deadline, NodeCluster, environment, image_profile, reference, until};
 use serde_json::{Value, json};
 
-use crate::{client::Report, picture::Picture};
+use crate::{client::Report, snapshot::Snapshot, workflow::Workflow};
 
-/// A pod on a busy machine: its image is there, its sidecar has to get a certificate.
+/// Seconds for a pod on a busy machine: its image is present, its sidecar needs a certificate.
 const TIMEOUT: u64 = 180;
 /// The application of the test's own pods: Node.js with a script.
 const NODE_JS: &str = "localhost/trilby-sample-node:1";
 
-/// Dapr's own scheduler, which goes on beside ours.
+/// The scheduler, which `dapr upgrade` keeps.
 const SCHEDULER: &str = "statefulset/dapr-scheduler-server";
-/// All that belongs to it.
+/// Its objects.
 const SCHEDULER_OBJECTS: [&str; 7] = [
     SCHEDULER,
     "service/dapr-scheduler-server",
@@ -35,7 +38,7 @@ const SCHEDULER_OBJECTS: [&str; 7] = [
     "clusterrolebinding/dapr-scheduler",
 ];
 
-/// Whose control plane it is.
+/// The control plane that is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Reference,
@@ -43,12 +46,28 @@ enum Side {
 }
 
 impl Side {
-    /// How the images of its control plane pods begin.
+    /// Prefix of the images of its control plane pods.
     fn registry(self) -> &'static str {
         match self {
             Self::Reference => reference::REGISTRY,
             Self::Trilby => demo::LOCAL,
         }
+    }
+
+    /// Of the jobs that are due while it replaces the other.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Trilby => "trilby",
+        }
+    }
+
+    /// The workflow whose timer ends while it replaces the other.
+    fn workflow(self) -> Workflow {
+        Workflow(match self {
+            Self::Reference => "back",
+            Self::Trilby => "there",
+        })
     }
 }
 
@@ -60,23 +79,27 @@ fn an_upgrade_from_the_reference_and_back_disturbs_no_application() -> Result<()
     let profile = image_profile();
     step("make and import images", || {
         demo::import_images(&node, &profile)?;
+        demo::import_tour_image(&node)?;
         reference::import_images(&node)
     })?;
     let demo = demo::on_cluster(cluster, environment::workspace(), "hello");
 
     step("install the reference", || install_reference(&demo))?;
-    is_all_of(&demo, Side::Reference)?;
+    wait_rolled_out(&demo, Side::Reference)?;
     step("deploy the sample", || demo.deploy())?;
     demo.pods()?;
     step("start the client", || client::start(&demo))?;
-    step("keep the scheduler", || keep_scheduler(&demo))?;
+    step("start jobs and workflows", || start_jobs(&demo))?;
 
     change_to(&demo, Side::Trilby)?;
     change_to(&demo, Side::Reference)?;
-    cli::goes_all_the_way(&node, &demo)
+    step("a workflow ends after both", || LONG.approve(&demo))?;
+    workflow::report(&demo)?;
+    step("keep the scheduler", || keep_scheduler(&demo))?;
+    cli::run(&node, &demo)
 }
 
-/// What the user of this installation has chosen, on either side: certificates that live so shortly
+/// The user's settings on either side: certificates with a lifetime so short
 /// that running sidecars ask each of the sentries for one, and the cluster's image of daprd.
 fn settings() -> [String; 3] {
     [
@@ -86,47 +109,60 @@ fn settings() -> [String; 3] {
     ]
 }
 
-/// The official chart, with a scheduler that needs no volume.
+/// A workflow that waits for its event during both upgrades.
+const LONG: Workflow = Workflow("long");
+
+fn start_jobs(demo: &Demo) -> Result<()> {
+    workflow::deploy(demo)?;
+    jobs::start(demo)?;
+    LONG.start(demo)
+}
+
+/// The official chart, with its three schedulers.
 fn install_reference(demo: &Demo) -> Result<()> {
     let chart = reference::chart()?;
     let chart = chart.to_str().context("the chart's path is no UTF-8")?;
     let mut sets = settings().to_vec();
     sets.push(format!("global.registry={}", reference::REGISTRY));
     sets.push(format!("global.tag={}", reference::tag()));
-    sets.push("dapr_scheduler.cluster.inMemoryStorage=true".to_owned());
     let mut args = vec!["install", "dapr", chart, "--namespace", CONTROL_PLANE];
     args.extend(["--create-namespace", "--wait", "--timeout", "4m"]);
     args.extend(sets.iter().flat_map(|set| ["--set", set]));
     demo.cluster().helm(&args).map(drop)
 }
 
-/// Helm deletes nothing that says so; Dapr's chart takes it back later.
+/// Helm does not delete objects with this annotation; Dapr's chart adopts them later.
 fn keep_scheduler(demo: &Demo) -> Result<()> {
     let args = ["-n", CONTROL_PLANE, "annotate", "--overwrite"];
     let keep = "helm.sh/resource-policy=keep";
     demo.cluster().kubectl(&[&args[..], &SCHEDULER_OBJECTS, &[keep]].concat()).map(drop)
 }
 
-/// Exchanges the control plane, and looks at everything that somebody might miss.
+/// Replaces the control plane, and checks that applications work as before.
 fn change_to(demo: &Demo, side: Side) -> Result<()> {
     let certificate = demo.svid()?;
-    let before = Picture::take(demo)?;
+    let before = Snapshot::take(demo)?;
+    let during = side.workflow();
+    during.start(demo)?;
+    jobs::plan(demo, side.name())?;
     client::forget(demo)?;
     step(&format!("helm upgrade to {side:?}"), || upgrade(demo, side))?;
-    is_all_of(demo, side)?;
-    step("actors and invocations go on", || client::goes_on(demo))?;
-    step("running sidecars hear of a new Component", || new_component(demo, side))?;
+    wait_rolled_out(demo, side)?;
+    step("actors and invocations go on", || client::wait_for_answers(demo))?;
+    step("running sidecars load a new Component", || new_component(demo, side))?;
     step("a running sidecar gets its next certificate", || next_certificate(demo, &certificate))?;
     step("a new pod gets its sidecar", || new_pod(demo, side))?;
     demo.orders_go_on()?;
-    before.is_kept_in(&Picture::take(demo)?)?;
+    before.is_kept_in(&Snapshot::take(demo)?)?;
     let report = Report::take(demo)?;
     say(format_args!("meanwhile: {report}"));
     report.no_invocation_failed()?;
-    step("a sidecar that starts again gets ready", || starts_again(demo))
+    step("jobs are delivered", || jobs::nothing_is_lost(demo))?;
+    step("a workflow goes on", || during.approve(demo))?;
+    step("a sidecar that starts again gets ready", || restart_sidecar(demo))
 }
 
-/// What the README says, with the names of the cluster's images.
+/// The commands of docs/upgrade.md, with the names of the cluster's images.
 fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     let chart = match side {
         Side::Reference => reference::chart()?,
@@ -141,7 +177,7 @@ fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     let sets = match side {
         Side::Reference => [registry.as_str(), &tag].to_vec(),
         Side::Trilby => {
-            ["global.registry=", "global.tag=", &ours, "global.scheduler.external=true"].to_vec()
+            ["global.registry=", "global.tag=", &ours, "dapr_scheduler.replicaCount=3"].to_vec()
         }
     };
     let mut args = vec!["upgrade", "dapr", chart, "--namespace", CONTROL_PLANE];
@@ -150,8 +186,8 @@ fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     demo.cluster().helm(&args).map(drop)
 }
 
-/// Every workload of that side is rolled out, and no pod of the other one is left but its scheduler.
-fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
+/// Every workload of that side is rolled out, and only the scheduler of the other side is left.
+fn wait_rolled_out(demo: &Demo, side: Side) -> Result<()> {
     for service in demo::SERVICES {
         let wait = ["-n", CONTROL_PLANE, "rollout", "status", service, "--timeout=2m"];
         demo.cluster().kubectl(&wait)?;
@@ -159,7 +195,7 @@ fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
     let other = |image: &str| {
         image.rsplit_once('/').is_none_or(|(registry, _)| registry != side.registry())
     };
-    until(Deadline::seconds(TIMEOUT), &format!("the pods of {side:?} alone"), || {
+    until(Deadline::seconds(TIMEOUT), &format!("only pods of {side:?}"), || {
         let selector = "app!=dapr-scheduler-server";
         let pods = demo.cluster().get(&["-n", CONTROL_PLANE, "pods", "-l", selector])?;
         let pods = pods["items"].as_array().context("no pods")?;
@@ -169,8 +205,8 @@ fn is_all_of(demo: &Demo, side: Side) -> Result<()> {
     })
 }
 
-/// The arguments of a pod stay what they were when it was made, the scheduler's address included.
-fn starts_again(demo: &Demo) -> Result<()> {
+/// The arguments of a pod never change, the scheduler's address included.
+fn restart_sidecar(demo: &Demo) -> Result<()> {
     let sidecar = || -> Result<Value> {
         let pods = demo.app_pods("python")?;
         let pod = pods.into_iter().next().context("no pod")?;
@@ -206,7 +242,7 @@ fn new_component(demo: &Demo, side: Side) -> Result<()> {
     until(Deadline::seconds(TIMEOUT), "the sidecar to forget it", || Ok((!loaded()?).then_some(())))
 }
 
-/// A sidecar that was there before asks the new sentry, and the CA is still the same.
+/// A sidecar from before requests a certificate from the new sentry, and the CA is the same.
 fn next_certificate(demo: &Demo, before: &Value) -> Result<()> {
     until(Deadline::seconds(TIMEOUT), "another certificate of the same issuer", || {
         let now = demo.svid()?;
@@ -215,7 +251,7 @@ fn next_certificate(demo: &Demo, before: &Value) -> Result<()> {
     })
 }
 
-/// It gets Ready, which takes sentry, operator and injector, and calls an application and an actor.
+/// It gets Ready, which needs sentry, operator and injector, and calls an application and an actor.
 fn new_pod(demo: &Demo, side: Side) -> Result<()> {
     let name = format!("new-{side:?}").to_lowercase();
     let pod = json!({

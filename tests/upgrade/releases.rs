@@ -1,5 +1,5 @@
-//! Helm releases of the reference's chart that are upgraded to ours and back, as far as the API
-//! server has a say: what it refuses to change, and what is left.
+//! Helm releases of the reference's chart that are upgraded to ours and back, as seen by the API
+//! server: what it refuses to change, and what is left.
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{ApiCluster, environment, reference};
@@ -16,7 +16,8 @@ fn ours() -> Vec<String> {
         "global.tag=",
         "global.controlPlane.registry=registry.example/trilby",
         "global.scheduler.enabled=false",
-        "crds.upgradeJob.enabled=false", // nobody runs its pod on this cluster
+        "crds.upgradeJob.enabled=false", // its pod does not run on this cluster
+        "dapr_scheduler.upgradeCheck.enabled=false",
     ];
     [chart].into_iter().chain(sets.map(|set| format!("--set={set}"))).collect()
 }
@@ -66,13 +67,13 @@ impl Release {
         Ok(sets.iter().map(of).collect())
     }
 
-    /// Lets the StatefulSet go and its pods run on: the next one adopts them.
+    /// Deletes the StatefulSet without its pods: the next one adopts them.
     fn orphan_placement(&self) -> Result<()> {
         self.api.kubectl(&["delete", PLACEMENT, "--cascade=orphan", "-n", NAMESPACE[1]]).map(drop)
     }
 }
 
-/// What sentry wrote, in a Secret that Helm rendered without data.
+/// Writes a CA as sentry does, into a Secret that Helm rendered without data.
 fn write_ca(release: &Release) -> Result<()> {
     let data = json!({"stringData": {"ca.crt": "a", "issuer.crt": "b", "issuer.key": "c"}});
     let secret = ["patch", "secret", "dapr-trust-bundle", "-n", NAMESPACE[1], "-p"];
@@ -107,7 +108,7 @@ fn a_release_changes_charts_in_place(#[case] sets: &[&str], #[case] replicas: i6
     ensure!(names == ["dapr-placement-server", "dapr-scheduler-server"], "{names:?}");
     ensure!(ca(&release)? == before, "the CA must stay on the way back");
 
-    // And the other way back, to the release as it was.
+    // The other way back, to the previous revision.
     release.upgrade(&ours())?;
     release.helm(&["rollback", "dapr", "3"], &[])?;
     let names: Vec<_> = release.stateful_sets()?.into_iter().map(|(name, ..)| name).collect();
@@ -116,10 +117,10 @@ fn a_release_changes_charts_in_place(#[case] sets: &[&str], #[case] replicas: i6
     Ok(())
 }
 
-/// The reference's placement has a volume of each replica with HA, ours keeps nothing on disk, and
-/// Kubernetes lets nobody change that: Helm's words say so, and the README says what to do.
+/// With HA the reference's placement has a volume per replica, ours stores nothing on disk, and
+/// Kubernetes forbids that change: Helm reports it, and docs/upgrade.md has the remedy.
 #[test]
-fn with_high_availability_the_placement_set_is_let_go_first() -> Result<()> {
+fn with_high_availability_the_placement_set_is_deleted_first() -> Result<()> {
     let release = Release::of_the_reference(&["global.ha.enabled=true"])?;
     let refused = release.upgrade(&ours()).err().context("Kubernetes changed a volume claim")?;
     let words = format!("{refused:#}");

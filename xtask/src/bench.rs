@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the benchmark with optimisation and becomes it.
+//! `cargo xtask bench`: builds the benchmark with optimisation and replaces this process by it.
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
@@ -10,7 +10,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Flags {
-    /// Passed on to the benchmark
+    /// Passed to the benchmark
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Programs that extend cargo, in the version that this workspace is written for: on `PATH`, in the
+//! Programs that extend cargo, in the version that this workspace expects: from `PATH`, from the
 //! cache, or built into the cache on first use.
 
 use std::{
@@ -10,18 +10,17 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{environment, process, progress::step};
 
-/// A package of crates.io that is one program.
+/// A package of crates.io with one program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CargoTool {
-    /// Package and program.
+    /// Name of package and program.
     name: &'static str,
-    /// Its version.
     version: &'static str,
     /// The arguments that make it print its version.
     ask_version: &'static [&'static str],
     /// Arguments of `cargo install` beside name and version.
     install: &'static [&'static str],
-    /// What a first build takes on two cores, in seconds.
+    /// Seconds that a first build takes on two cores.
     build_seconds: u32,
 }
 
@@ -45,10 +44,10 @@ impl CargoTool {
         build_seconds: 240,
     };
 
-    /// The program: on `PATH` in this version, in the cache, or built into the cache now.
+    /// The path of the program: from `PATH` in this version, from the cache, or built now.
     ///
     /// # Errors
-    /// When cargo cannot build it.
+    /// cargo cannot build it.
     pub(crate) fn provide(self) -> Result<PathBuf> {
         if let Some(found) = environment::find_program(self.name)
             && process::output(Command::new(&found).args(self.ask_version))

@@ -1,4 +1,11 @@
-//! `cargo xtask check`: what a change has to pass beside the tests.
+//! `cargo xtask check`: the checks of a change besides the tests. Start at [`run`]; each module below
+//! is one check of the sources.
+
+mod chart_readme;
+pub(crate) mod docs;
+pub(crate) mod layering;
+mod names;
+mod schemas;
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +15,7 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, chart_readme, component_types, docs, layering, names, schemas};
+use crate::{cargo_tool::CargoTool, component_types};
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -18,7 +25,7 @@ pub(crate) struct Flags {
     /// Only format, lints, layering and generated files
     #[arg(long)]
     quick: bool,
-    /// Leave out what needs the network: the comparison with the database of advisories
+    /// Skip the check that needs the network: the comparison with the database of advisories
     #[arg(long)]
     offline: bool,
 }
@@ -52,7 +59,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 pub(crate) fn quick() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layering", || layering::check(&environment::workspace()))?;
-    step("names", || names::check(&environment::workspace(), &docs::SOURCES))?;
+    step("names", || names::check(&environment::workspace(), docs::sources()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;
     step("the JSON Schemas are those of crds/", || schemas::check(&environment::workspace()))?;
@@ -64,8 +71,8 @@ pub(crate) fn quick() -> Result<()> {
     })
 }
 
-/// Copies the custom resource definitions into the chart, where Helm wants them, writes their JSON
-/// Schemas, and lists the values in its README.
+/// Copies the custom resource definitions into the chart, where Helm expects them, writes their
+/// JSON Schemas, and lists the values in its README.
 pub(crate) fn generate() -> Result<()> {
     let root = environment::workspace();
     let readme = root.join(CHART_README);
@@ -110,8 +117,8 @@ fn crds(root: &Path) -> Result<Vec<(std::path::PathBuf, std::path::PathBuf)>> {
     Ok(files)
 }
 
-/// Licences, sources, doubled and banned packages; and advisories, whose database is fetched from the
-/// network.
+/// Checks licences, sources, duplicate and banned packages; and advisories, whose database is
+/// fetched from the network.
 fn dependencies(offline: bool) -> Result<()> {
     let deny = CargoTool::DENY.provide()?;
     let check = |what: &[&str]| {

@@ -21,41 +21,41 @@ pub(crate) struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Start it, or find it running; a leftover of a crash is cleaned up first
+    /// Start it, unless it runs; remains of a crash are removed first
     Up {
         #[command(flatten)]
         which: Which,
     },
-    /// Stop it and remove everything it made
+    /// Stop it and remove everything that it created
     Down {
         #[command(flatten)]
         which: Which,
     },
-    /// Say what runs and how to reach it
+    /// Print what runs and how to reach it
     Status {
-        /// A cluster that exists: say whether it answers
+        /// An existing cluster: print whether it answers
         #[arg(long, value_name = "NAME")]
         context: Option<String>,
     },
-    /// Bring the images of docker-archive files to the node
+    /// Import the images of docker-archive files into the node
     Import {
         /// Files written by `cargo xtask image`
         archives: Vec<PathBuf>,
     },
-    /// Build the programs the test cluster needs into the cache and print where each is
+    /// Build the programs of the test cluster into the cache and print their paths
     Tools {
-        /// `name` or `name@version`; all of them when none is given
+        /// `name` or `name@version`; all of them by default
         names: Vec<String>,
     },
 }
 
 #[derive(Debug, Args)]
 struct Which {
-    /// Only etcd, kube-apiserver and kube-controller-manager: Pods stay Pending. What you get
-    /// anyway when not root
+    /// Only etcd, kube-apiserver and kube-controller-manager: Pods stay Pending. Always the case
+    /// without root
     #[arg(long, conflicts_with = "context")]
     api_only: bool,
-    /// A cluster of your kubeconfig, instead of one on this machine; it is never changed
+    /// A cluster of your kubeconfig, instead of one on this machine; it is not modified
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
 }

@@ -1,5 +1,4 @@
-//! `cargo xtask component-types`: what the operator knows about the official components, from their
-//! own descriptions.
+//! `cargo xtask component-types`: the table of official components, from their own descriptions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,25 +17,25 @@ mod recording;
 
 use recording::Recording;
 
-/// Writes operator/data/component-types.txt anew from the metadata.yaml of each component and from
-/// operator/data/component-types.in.
+/// Writes crates/resources/data/component-types.txt from the metadata.yaml of each component and from
+/// crates/resources/data/component-types.in.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// A folder with the sources of components-contrib; else its Go module is brought here
+    /// Folder with the sources of components-contrib; by default its Go module is downloaded
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// Only says whether the file is what would be written
+    /// Only check whether the file is up to date
     #[arg(long)]
     check: bool,
-    /// Asks the official daprd with all components again and writes its answers first; needs root
+    /// Run the official daprd with all components and record its answers first; needs root
     #[arg(long, conflicts_with = "check")]
     record: bool,
 }
 
 const MODULE: &str = "github.com/dapr/components-contrib";
 const VERSION: &str = "v1.18.4";
-const ADDED: &str = "operator/data/component-types.in";
-const WRITTEN: &str = "operator/data/component-types.txt";
+const ADDED: &str = "crates/resources/data/component-types.in";
+const WRITTEN: &str = "crates/resources/data/component-types.txt";
 const HEADER: &str = "\
 # What the official components of Dapr are called and which metadata they take, one line for each type and version:
 #   <type>[,<other name>...] <version> : <name>[!][*] ...
@@ -66,7 +65,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     work(&folder, flags.check)
 }
 
-/// Whether the file is what would be written; says nothing where there is no Go to bring the module.
+/// Checks whether the file is up to date; prints nothing where there is no Go to download the
+/// module.
 pub(crate) fn check() -> Result<()> {
     if environment::find_program("go").is_none() {
         return print("Go is not installed: the data about official components is not checked");
@@ -90,7 +90,7 @@ fn work(folder: &Path, check: bool) -> Result<()> {
     fs::write(&file, text).context(WRITTEN)
 }
 
-/// A metadata.yaml.
+/// The contents of a metadata.yaml.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Description {
@@ -120,7 +120,7 @@ impl Description {
 #[derive(Debug, Deserialize)]
 struct Setting {
     name: String,
-    /// What the authors say; daprd is asked whether it holds.
+    /// Required by the authors' description; daprd decides whether it is.
     #[serde(default)]
     required: bool,
     #[serde(default)]
@@ -143,7 +143,7 @@ fn descriptions(folder: &Path) -> Result<Vec<Description>> {
         if path.is_dir() {
             found.extend(descriptions(&path)?);
         } else if path.file_name().is_some_and(|name| name == "metadata.yaml") {
-            // YAML knows no tabs between tokens, and one of the files has some.
+            // YAML has no tabs between tokens, and one of the files contains some.
             let text = fs::read_to_string(&path)?.replace('\t', " ");
             let description = serde_saphyr::from_str(&text);
             found.push(description.with_context(|| format!("read {}", path.display()))?);
@@ -152,11 +152,15 @@ fn descriptions(folder: &Path) -> Result<Vec<Description>> {
     Ok(found)
 }
 
-/// What component-types.in says.
+/// Names of metadata and whether their values are secret.
+type Names = Vec<(String, bool)>;
+
+/// The contents of component-types.in.
 #[derive(Debug, Default)]
 struct Additions {
-    /// Names and whether they are secret, by profile.
-    profiles: BTreeMap<String, Vec<(String, bool)>>,
+    profiles: BTreeMap<String, Names>,
+    /// By type, what earlier supported releases take.
+    earlier: BTreeMap<String, Names>,
     aliases: BTreeMap<String, BTreeSet<String>>,
     unknown: Vec<(String, String)>,
 }
@@ -172,17 +176,18 @@ impl Additions {
             let (what, first) = (word()?, word()?);
             match what.as_str() {
                 "profile" => {
-                    let names = words.map(|word| {
-                        let name = word.trim_end_matches('*');
-                        (name.to_owned(), name != word)
-                    });
-                    additions.profiles.insert(first, names.collect());
+                    additions.profiles.insert(first, words.map(marked).collect());
+                }
+                "earlier" => {
+                    additions.earlier.insert(first, words.map(marked).collect());
                 }
                 "alias" => {
                     additions.aliases.entry(first).or_default().insert(word()?);
                 }
                 "unknown" => additions.unknown.push((first, word()?)),
-                _ => bail!("{ADDED}: {line:?} begins with none of profile, alias, unknown"),
+                _ => {
+                    bail!("{ADDED}: {line:?} begins with none of profile, earlier, alias, unknown")
+                }
             }
         }
         Ok(additions)
@@ -195,14 +200,21 @@ impl Additions {
     }
 }
 
-/// The text of the table.
+/// The name, and whether a `*` says that its value is secret.
+fn marked(word: String) -> (String, bool) {
+    match word.strip_suffix('*') {
+        Some(name) => (name.to_owned(), true),
+        None => (word, false),
+    }
+}
+
 fn table(descriptions: &[Description], additions: &Additions, recording: &Recording) -> String {
     let mut lines = BTreeSet::new();
     for description in descriptions {
         let Some(type_) = description.full_type() else { continue };
         let names = additions.names(&type_);
         let required = |name: &str| recording.requires(&names, &description.version, name);
-        let settings = settings(description, additions, required);
+        let settings = settings(description, &type_, additions, required);
         let head = format!("{names} {} :", description.version);
         lines.insert(settings.into_iter().fold(head, |line, word| line + " " + &word));
     }
@@ -215,6 +227,7 @@ fn table(descriptions: &[Description], additions: &Additions, recording: &Record
 /// The names of metadata with their marks.
 fn settings(
     description: &Description,
+    type_: &str,
     additions: &Additions,
     required: impl Fn(&str) -> bool,
 ) -> Vec<String> {
@@ -231,10 +244,10 @@ fn settings(
     for setting in own.chain(builtin()).flat_map(|profile| profile.metadata.iter().flatten()) {
         add(&setting.name, false, setting.sensitive);
     }
-    for (name, sensitive) in
-        builtin().filter_map(|profile| additions.profiles.get(&profile.name)).flatten()
-    {
-        // What the component itself says of a name of a profile counts.
+    let shared = builtin().filter_map(|profile| additions.profiles.get(&profile.name));
+    let earlier = additions.earlier.get(type_);
+    for (name, sensitive) in shared.chain(earlier).flatten() {
+        // The component's own entry for a name has precedence.
         marks.entry(name).or_insert((false, *sensitive));
     }
     let mark = |on, mark| if on { mark } else { "" };
@@ -265,13 +278,14 @@ metadata:
 - {name: untried, required: true}
 ";
         let added = "# comment\n\nprofile cloud key* token*\nalias state.x state.y\n\
-                     unknown state.z v2\n";
+                     earlier state.x hosts\nunknown state.z v2\n";
         let additions = Additions::parse(added).unwrap();
         let recorded = "state.y v1\nrequired state.y v1 host : no host\n";
         let recording = Recording::parse(recorded).unwrap();
         let text = table(&[serde_saphyr::from_str(yaml).unwrap()], &additions, &recording);
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        let want = ["state.x,state.y v1 : host! key password* token* untried", "state.z v2 ?"];
+        let want =
+            ["state.x,state.y v1 : host! hosts key password* token* untried", "state.z v2 ?"];
         assert_eq!(lines, want);
     }
 

@@ -1,17 +1,21 @@
-//! `cargo xtask demo`: the main job, shown.
+//! `cargo xtask demo`: installs the product and shows it working.
 
 use std::fmt::Write as _;
+use std::{panic, thread};
 
 use anyhow::{Result, bail, ensure};
-use blackbox::demo::{self, Demo};
+use blackbox::demo::{
+    self, Demo,
+    tour::{self, Observers, Tour},
+};
 use blackbox::progress::{elapsed, say, step};
 use blackbox::{Cluster, NodeCluster, environment};
 use clap::{Args, ValueEnum};
 
 use crate::output::print;
 
-/// Brings up a cluster if none is given, installs the chart, runs the annotated sample and shows
-/// it work. Ends non-zero with the reason when any of it fails.
+/// Starts a cluster if none is given, installs the chart, runs the annotated sample and shows it
+/// working. Exits non-zero with the reason when a part fails.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
     /// A cluster of your kubeconfig, instead of one on this machine (needs root)
@@ -29,10 +33,13 @@ pub(crate) struct Flags {
     /// Namespace of the sample
     #[arg(long, value_name = "NAME", default_value = "hello")]
     namespace: String,
-    /// Cargo's profile for the services
-    #[arg(long, default_value = "release")]
+    /// Show all building blocks of Dapr in place of the sample
+    #[arg(long)]
+    tour: bool,
+    /// Cargo's profile for the services: dev compiles faster, release is what is shipped
+    #[arg(long, default_value = "dev")]
     profile: String,
-    /// Leave everything running, and say how to look around
+    /// Leave everything running, and print how to look around
     #[arg(long)]
     keep: bool,
     /// Remove what `--keep` left
@@ -43,13 +50,13 @@ pub(crate) struct Flags {
 /// How the chart is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
-    /// As it stands
+    /// Default values
     Default,
     /// Several pods of each service
     Ha,
     /// Rights in the release namespace alone; the sample lives there
     Namespaced,
-    /// Sidecars talk to each other without mTLS
+    /// Sidecars communicate without mTLS
     NoMtls,
 }
 
@@ -65,6 +72,11 @@ impl From<Mode> for demo::Mode {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
+    ensure!(
+        !flags.tour || matches!(flags.mode, Mode::Default | Mode::Ha),
+        "--tour has access control and several namespaces, so it needs mTLS and rights in all \
+         namespaces: use it with --mode default or ha"
+    );
     match &flags.context {
         Some(context) => on_existing(flags, context),
         None => on_cluster(flags),
@@ -75,7 +87,7 @@ fn on_existing(flags: &Flags, context: &str) -> Result<()> {
     let demo = Demo::new(Cluster::existing(context), environment::workspace(), &flags.namespace);
     let mut demo = with_settings(demo, flags);
     if flags.down {
-        return step("remove the sample and the chart", || demo.remove());
+        return step("remove the sample and the chart", || remove(&demo));
     }
     let Some(registry) = &flags.registry else {
         bail!(
@@ -84,12 +96,17 @@ fn on_existing(flags: &Flags, context: &str) -> Result<()> {
         );
     };
     demo = demo.value(format!("global.controlPlane.registry={registry}"));
-    let shown = show(&demo, flags.mode);
+    let shown = show(&demo, flags, None);
     if flags.keep || shown.is_err() {
         print("left as it is; `cargo xtask demo --down` with the same --context removes it")?;
         return shown;
     }
-    step("remove the sample and the chart", || demo.remove())
+    step("remove the sample and the chart", || remove(&demo))
+}
+
+fn remove(demo: &Demo) -> Result<()> {
+    Tour::remove(demo)?;
+    demo.remove()
 }
 
 fn on_cluster(flags: &Flags) -> Result<()> {
@@ -102,10 +119,16 @@ fn on_cluster(flags: &Flags) -> Result<()> {
     if flags.down {
         return step("remove the cluster", || node.down());
     }
-    let outcome = step("bring up a cluster", || node.up()).and_then(|cluster| {
+    if flags.tour {
+        Observers::provide()?;
+    }
+    let outcome = bring_up(&node, &flags.profile).and_then(|cluster| {
         step("make and import images", || demo::import_images(&node, &flags.profile))?;
+        if flags.tour {
+            step("make and import the image of the tour", || demo::import_tour_image(&node))?;
+        }
         let demo = demo::on_cluster(cluster, environment::workspace(), &flags.namespace);
-        show(&with_settings(demo, flags), flags.mode)
+        show(&with_settings(demo, flags), flags, Some(&node))
     });
     if flags.keep {
         print(&format!(
@@ -114,7 +137,7 @@ fn on_cluster(flags: &Flags) -> Result<()> {
             node.cluster().kubeconfig().unwrap_or_else(|| "".as_ref()).display(),
             node.network_handle().display(),
             demo::CONTROL_PLANE,
-            flags.namespace,
+            if flags.tour { tour::NAMESPACE } else { &flags.namespace },
         ))?;
         return outcome;
     }
@@ -122,15 +145,44 @@ fn on_cluster(flags: &Flags) -> Result<()> {
     outcome.and(removed)
 }
 
+/// Brings up a cluster while cargo builds the services: the first time both compile for minutes, and
+/// each leaves a core idle while it downloads and links.
+fn bring_up(node: &NodeCluster, profile: &str) -> Result<Cluster> {
+    thread::scope(|scope| {
+        let what = format!("build the control plane, cargo's profile {profile}");
+        let programs = scope.spawn(move || step(&what, || demo::build_programs(profile)));
+        let cluster = step("bring up a cluster", || node.up());
+        programs.join().unwrap_or_else(|panic| panic::resume_unwind(panic)).and(cluster)
+    })
+}
+
 fn with_settings(demo: Demo, flags: &Flags) -> Demo {
     flags.set.iter().fold(demo.mode(flags.mode.into()), Demo::value)
 }
 
-/// Installs, deploys, and shows every part of the promise.
-fn show(demo: &Demo, mode: Mode) -> Result<()> {
+/// Installs, and shows the sample or the tour; `node` is that of a cluster on this machine.
+fn show(demo: &Demo, flags: &Flags, node: Option<&NodeCluster>) -> Result<()> {
     step("install the chart", || demo.install())?;
     section("The control plane", &demo.control_plane()?)?;
     section("helm test", &step("helm test", || demo.helm_test())?)?;
+    if flags.tour {
+        take_tour(demo, node)?;
+    } else {
+        show_sample(demo, flags.mode)?;
+    }
+    say(format_args!("everything works ({:.0} s)", elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Shows every building block, a line each.
+fn take_tour(demo: &Demo, node: Option<&NodeCluster>) -> Result<()> {
+    let observers = step("start Zipkin and Prometheus", || node.map(Observers::start).transpose())?;
+    let [tour, other] = step("deploy the applications of the tour", || Tour::deploy(demo))?;
+    tour.take(&other, observers.as_ref(), |shown| print(&shown.to_string()))
+}
+
+/// Deploys, and shows every feature of the sample.
+fn show_sample(demo: &Demo, mode: Mode) -> Result<()> {
     step("deploy the sample", || demo.deploy())?;
     section("The sample: application and sidecar in each pod", &demo.pods()?)?;
     section("The injected container", &demo.sidecar_arguments()?)?;
@@ -150,16 +202,14 @@ fn show(demo: &Demo, mode: Mode) -> Result<()> {
     }
     section("Actors, placed over two pods", actors.trim_end())?;
     let late = step("a job arrives on time", || demo.job_arrives("2s", 2_000))?;
-    let ticks = step("a reminder goes on without its scheduler", || demo.reminder_survives())?;
+    let ticks = step("a reminder continues without its scheduler", || demo.reminder_survives())?;
     section(
         "The scheduler",
         &format!(
-            "a job for in 2 s arrived {late} ms after that; a reminder of each second, asked for \
+            "a job due in 2 s arrived {late} ms late; a reminder of each second, registered \
              before the scheduler's pod was deleted, counted to {ticks} after it"
         ),
-    )?;
-    say(format_args!("all of it works ({:.0} s)", elapsed().as_secs_f64()));
-    Ok(())
+    )
 }
 
 fn section(title: &str, body: &str) -> Result<()> {

@@ -2,18 +2,15 @@
 
 mod bench;
 mod cargo_tool;
-mod chart_readme;
 mod check;
 mod cluster;
 mod component_types;
 mod demo;
-mod docs;
-mod layering;
-mod names;
+mod fuzz;
 mod nextest;
 mod output;
 mod release;
-mod schemas;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -30,28 +27,34 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// The main job on a real cluster: chart, sample, and what it shows
+    /// Install and show the product on a real cluster
     Demo(demo::Flags),
     /// Every test, with all set-up included
     Test(test::Flags),
     /// Format, lints, layering, documentation, dependencies, chart
     Check(check::Flags),
     /// The layering check alone, also of another work tree
-    Layering(layering::Flags),
+    Layering(check::layering::Flags),
     /// The benchmark against the reference control plane
     Bench(bench::Flags),
     /// Package the chart with a registry as its default
     Chart(release::chart::Flags),
     /// What `dapr init --slim --from-dir` installs
     Bundle(release::bundle::Flags),
+    /// The command `daprctl` as archives, and its manifest for krew
+    Daprctl(release::daprctl::Flags),
     /// The chart repository that the official `dapr` CLI installs from
     ChartRepo(release::chart::RepoFlags),
-    /// Bring generated files up to date: the chart's copy of crds/, JSON Schemas, the values in its README
+    /// Update generated files: the chart's copy of crds/, JSON Schemas, the values in its README
     Gen,
-    /// Bring what the operator knows about the official components up to date
+    /// Update the operator's table of the official components
     ComponentTypes(component_types::Flags),
     /// A real Kubernetes on this machine
     Cluster(cluster::Flags),
+    /// The fuzz targets for a time
+    Fuzz(fuzz::Flags),
+    /// All services with churn, and whether anything grows
+    Soak(soak::Flags),
     /// Container images without a container daemon
     Image(release::image::Flags),
     /// The bill of materials of each service, in `CycloneDX`'s JSON
@@ -62,7 +65,6 @@ enum Task {
     Reproducible(release::reproducible::Flags),
 }
 
-/// The names of all tasks.
 fn task_names() -> std::collections::BTreeSet<String> {
     let command = <Flags as clap::CommandFactory>::command();
     command.get_subcommands().map(|task| task.get_name().to_owned()).collect()
@@ -73,14 +75,17 @@ fn main() -> ExitCode {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test(flags) => test::run(&flags),
         Task::Check(flags) => check::run(&flags),
-        Task::Layering(flags) => layering::run(&flags),
+        Task::Layering(flags) => check::layering::run(&flags),
         Task::Bench(flags) => bench::run(&flags),
         Task::Chart(flags) => release::chart::run(&flags),
         Task::Bundle(flags) => release::bundle::run(&flags),
+        Task::Daprctl(flags) => release::daprctl::run(&flags),
         Task::ChartRepo(flags) => release::chart::repository(&flags),
         Task::Gen => check::generate(),
         Task::ComponentTypes(flags) => component_types::run(&flags),
         Task::Cluster(flags) => cluster::run(flags),
+        Task::Fuzz(flags) => fuzz::run(&flags),
+        Task::Soak(flags) => soak::run(&flags),
         Task::Image(flags) => release::image::run(&flags),
         Task::Sbom(flags) => release::sbom::run(&flags),
         Task::Sign(flags) => release::sign::run(&flags),

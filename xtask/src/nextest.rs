@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-/// How many of the slowest tests a run lists.
+/// Number of slowest tests that a run lists.
 const SLOWEST: usize = 10;
-/// Where a run leaves its report, below cargo's target folder.
+/// Path of the report, below cargo's target folder.
 const REPORT: &str = "nextest/default/junit.xml";
 
 /// The slowest tests of the last run, one line each, the slowest first.

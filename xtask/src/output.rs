@@ -1,4 +1,4 @@
-//! What a command prints as its result, as opposed to progress.
+//! Prints the result of a command, as opposed to its progress.
 
 use std::io::Write as _;
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 /// Prints a line on standard output.
 ///
 /// # Errors
-/// The reader of the output is gone.
+/// Standard output is closed.
 pub(crate) fn print(line: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }

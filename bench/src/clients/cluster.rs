@@ -1,4 +1,4 @@
-//! The API server of a row: many objects at once, one change, and how many requests it had.
+//! A client of the API server: creates many objects, changes one, counts the requests it served.
 
 use std::path::Path;
 
@@ -9,28 +9,28 @@ use kube::Client;
 use kubernetes::Precedence;
 use serde_json::{Value, json};
 
-/// Requests under way at once while objects are made. More make the API server no faster.
+/// Concurrent requests while objects are created. More do not make the API server faster.
 const PARALLEL: usize = 48;
 
-/// A connection to an API server, with the rights of its kubeconfig.
+/// A client of an API server, with the rights of its kubeconfig.
 #[derive(Clone)]
 pub struct ApiServer {
     client: Client,
 }
 
 impl ApiServer {
-    /// The API server of a kubeconfig.
+    /// Connects with a kubeconfig.
     ///
     /// # Errors
     /// When the file is unreadable.
     pub async fn connect(kubeconfig: &Path) -> Result<Self> {
-        // Fails only if it is installed already, which is then the same one.
+        // Fails only if the same provider is installed already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = kubernetes::client(Some(kubeconfig), Precedence::Kubeconfig).await?;
         Ok(Self { client })
     }
 
-    /// Makes all `objects` in the collection at `path`.
+    /// Creates all `objects` in the collection at `path`.
     ///
     /// # Errors
     /// When the API server refuses one.
@@ -58,7 +58,7 @@ impl ApiServer {
         self.send(Method::DELETE, path, "application/json", json!({})).await
     }
 
-    /// How many requests the API server has had so far that read one of `resources` (plural, in
+    /// Number of requests so far that read one of `resources` (plural, in
     /// lower case); watches count when they end.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! An HTTPS client with one connection that is kept: what kube-apiserver is to a webhook, and what a
-//! client is to kube-apiserver.
+//! An HTTPS client with one persistent connection, as kube-apiserver has to a webhook and as a
+//! client has to kube-apiserver.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_rustls::TlsConnector;
 
-/// Where to connect and whom to expect there.
+/// The address of a server and how to verify it.
 #[derive(Clone, Debug)]
 pub struct Server {
     address: String,
@@ -44,7 +44,7 @@ impl Server {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody listens, or somebody else.
+    /// When nothing listens, or the certificate is not the expected one.
     pub async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(&self.address).await.context("connect")?;
         stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Loads: many callers at once, as fast as answers come (closed loop) or at a fixed rate whatever
+//! Loads: concurrent callers, as fast as answers come (closed loop) or at a fixed rate whatever
 //! the answers do (open loop, so that a slow server cannot hide its queue).
 
 use std::{
@@ -8,31 +8,35 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use runtime::clock::monotonic;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::scenario::{Reading, Unit};
 
-/// Latencies are kept in microseconds with three digits, up to this.
+/// Largest recorded latency. Latencies are microseconds with three significant digits.
 const LONGEST: Duration = Duration::from_mins(2);
 
-/// One client. It keeps its connection, and makes one request after the other.
+/// One client. It keeps its connection and makes one request after the other.
 pub trait Caller: Send + 'static {
-    /// Makes one request. The error is a short reason, the same words for the same reason.
+    /// Makes one request. The error is a short text that is equal for the same reason.
     fn call(&mut self) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Whether it has nothing left to ask for; it is not called again then.
+    /// Called in an open loop with the time when the next [`Caller::call`] was due.
+    fn due(&mut self, _at: Instant) {}
+
+    /// Whether it has no request left; it is not called again then.
     fn is_exhausted(&self) -> bool {
         false
     }
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Debug)]
 pub struct Outcome {
     latencies: Histogram<u64>,
@@ -65,17 +69,17 @@ impl Outcome {
         Ok(())
     }
 
-    /// How many requests were answered well.
+    /// Number of successful requests.
     pub fn answered(&self) -> u64 {
         self.latencies.len()
     }
 
-    /// How many were not.
+    /// Number of failed requests.
     pub fn failed(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    /// Each reason with how often it occurred.
+    /// Number of failures by reason.
     pub fn errors(&self) -> &BTreeMap<String, u64> {
         &self.errors
     }
@@ -85,19 +89,19 @@ impl Outcome {
         self.elapsed
     }
 
-    /// The latency that this share of the answers, 0 to 1, did not exceed.
+    /// The latency in milliseconds at this quantile, 0 to 1.
     #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
     pub fn quantile_ms(&self, share: f64) -> f64 {
         self.latencies.value_at_quantile(share) as f64 / 1e3
     }
 
-    /// Answers in a second.
+    /// Answers per second.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub fn per_second(&self) -> f64 {
         self.answered() as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 
-    /// Rate, median, 99th percentile and errors, with `what` before each.
+    /// Rate, median, 99th percentile and errors; names begin with `what`.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub fn readings(&self, what: &str) -> Vec<Reading> {
         vec![
@@ -109,8 +113,8 @@ impl Outcome {
     }
 }
 
-/// Each caller calls again as soon as it is answered, for `warm_up` without and then for `measured`
-/// with a record, or until it is exhausted.
+/// Each caller calls again as soon as it is answered, for `warm_up` unrecorded and then for
+/// `measured` recorded, or until it is exhausted.
 ///
 /// # Errors
 /// When a caller's task dies.
@@ -140,8 +144,8 @@ pub async fn closed<C: Caller>(
     gather(tasks, begin).await
 }
 
-/// Requests are due at `per_second`, evenly, for `measured`; the callers share them. A request that
-/// has to wait for a free caller has its wait counted.
+/// Requests are due evenly at `per_second` for `measured`; the callers share them. The wait of a
+/// request for a free caller counts as latency.
 ///
 /// # Errors
 /// When a caller's task dies.
@@ -151,19 +155,23 @@ pub async fn open<C: Caller>(
     measured: Duration,
 ) -> Result<Outcome> {
     let begin = monotonic();
-    let end = begin + measured;
-    let slots = Arc::new(AtomicU64::new(0));
+    let total = slots(per_second, measured);
+    let permits = Arc::new(Semaphore::new(0));
+    pace(begin, per_second, total, callers.len(), permits.clone());
+    let next = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for mut caller in callers {
-        let slots = Arc::clone(&slots);
+        let (permits, next) = (permits.clone(), next.clone());
         tasks.spawn(async move {
             let mut outcome = Outcome::new()?;
             loop {
-                let due = due(begin, slots.fetch_add(1, Ordering::Relaxed), per_second);
-                if due >= end {
+                permits.acquire().await.context("permits of a load")?.forget();
+                let slot = next.fetch_add(1, Ordering::Relaxed);
+                if slot >= total {
                     return anyhow::Ok(outcome);
                 }
-                sleep_until(due.into()).await;
+                let due = due(begin, slot, per_second);
+                caller.due(due);
                 let result = caller.call().await;
                 outcome.record(result, due.elapsed());
             }
@@ -172,7 +180,25 @@ pub async fn open<C: Caller>(
     gather(tasks, begin).await
 }
 
-/// Each caller makes one request, all at the same moment.
+/// Adds a permit at each slot, on a thread of its own: a timer of the runtime is late by up to two
+/// milliseconds, which would count as latency. At the end each caller gets one more.
+fn pace(begin: Instant, per_second: f64, total: u64, callers: usize, permits: Arc<Semaphore>) {
+    thread::spawn(move || {
+        for slot in 0..total {
+            thread::sleep(due(begin, slot, per_second).saturating_duration_since(monotonic()));
+            permits.add_permits(1);
+        }
+        permits.add_permits(callers);
+    });
+}
+
+/// Requests that are due before `measured` has passed.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "slots of minutes fit")]
+fn slots(per_second: f64, measured: Duration) -> u64 {
+    (per_second * measured.as_secs_f64()).ceil() as u64
+}
+
+/// Each caller makes one request, all at the same time.
 ///
 /// # Errors
 /// When a caller's task dies.
@@ -204,7 +230,7 @@ async fn gather(mut tasks: JoinSet<Result<Outcome>>, begin: Instant) -> Result<O
     Ok(all)
 }
 
-/// The runtime that loads run on: as many threads as the machine has cores.
+/// The runtime of the loads, with a thread for each core.
 ///
 /// # Errors
 /// When the threads cannot be started.
@@ -231,7 +257,8 @@ mod tests {
         let callers = vec![Slow(Duration::from_millis(20), 0)];
         let load = open(callers, 1000.0, Duration::from_millis(100));
         let outcome = runtime().unwrap().block_on(load).unwrap();
-        // 100 requests are due in 100 ms, one caller needs 20 ms each: the last waited for ages.
+        // 100 requests are due in 100 ms, one caller needs 20 ms each: the last waits for 2 s.
+        assert_eq!(slots(1000.0, Duration::from_millis(100)), 100);
         assert_eq!(outcome.answered() + outcome.failed(), 100);
         assert!(outcome.quantile_ms(1.0) > 1000.0, "{}", outcome.quantile_ms(1.0));
     }

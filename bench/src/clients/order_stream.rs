@@ -1,6 +1,6 @@
-//! A stream of placement's orders as an official sidecar has it: on a connection of its own, whose
-//! bytes are counted. Tables are kept as they came: to decompress and decode each of thousands
-//! would cost more than the server that is measured.
+//! A stream of placement orders like that of an official sidecar: on its own connection, whose
+//! bytes are counted. Tables are not decoded on receipt: to decompress and decode each of thousands
+//! would cost more than the measured server.
 
 use std::{
     convert::Infallible,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::read::GzDecoder;
 use futures::StreamExt as _;
 use http::{Request, header};
@@ -34,14 +34,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::clients::grpc::{FRAME_HEAD, frame};
+
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
-const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
-/// A gRPC frame begins with the compression flag and the length of its message.
-const FRAME_HEAD: usize = 5;
+pub const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 /// A first message and the acknowledgements of a round.
 const QUEUE: usize = 8;
 
-/// An order of which only the head is decoded.
+/// The head of an order; the rest is not decoded.
 #[derive(Clone, PartialEq, Message)]
 struct Head {
     #[prost(bytes = "bytes", tag = "1")]
@@ -52,7 +52,7 @@ struct Head {
     version: u64,
 }
 
-/// What a sidecar is told.
+/// An order of placement to a sidecar.
 #[derive(Clone, Debug)]
 pub enum Order {
     /// Prepare for a table of this version.
@@ -63,7 +63,7 @@ pub enum Order {
     Unlock,
 }
 
-/// A table as it came.
+/// A table as received.
 #[derive(Clone, Debug, Default)]
 pub struct RawTable {
     message: Bytes,
@@ -71,10 +71,10 @@ pub struct RawTable {
 }
 
 impl RawTable {
-    /// What is in it.
+    /// Decodes it.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is no table.
     pub fn decode(&self) -> Result<PlacementTables> {
         if !self.compressed {
             return Ok(PlacementTables::decode(self.message.clone())?);
@@ -91,7 +91,7 @@ pub struct OrderStream {
     orders: Incoming,
     buffer: BytesMut,
     send: mpsc::Sender<Host>,
-    // Of the connection: while it lives, the connection may be used.
+    // Keeps the connection usable while it lives.
     _sender: SendRequest<BoxBody<Bytes, Infallible>>,
     driver: JoinHandle<()>,
 }
@@ -140,7 +140,7 @@ impl OrderStream {
         }
     }
 
-    /// The order at the beginning of what was read, if all of it was.
+    /// The first order of the buffer, if it is complete.
     fn take(&mut self) -> Result<Option<Order>> {
         let mut head = self.buffer.as_ref();
         if head.remaining() < FRAME_HEAD {
@@ -165,8 +165,8 @@ impl OrderStream {
         }))
     }
 
-    /// Says something; false when the stream has ended.
-    pub async fn say(&self, message: Host) -> bool {
+    /// Sends a message; false when the stream has ended.
+    pub async fn send(&self, message: Host) -> bool {
         self.send.send(message).await.is_ok()
     }
 }
@@ -175,15 +175,6 @@ impl Drop for OrderStream {
     fn drop(&mut self) {
         self.driver.abort();
     }
-}
-
-fn frame(message: &Host) -> Bytes {
-    let length = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(FRAME_HEAD + length);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(&mut frame);
-    frame.freeze()
 }
 
 /// A connection that counts what it receives.

@@ -1,5 +1,5 @@
 //! Hosts of actors for row `placement-join`: each is one stream on a connection of its own, which
-//! acknowledges every order at once and goes round the replicas as official sidecars do.
+//! acknowledges every order at once and tries the replicas in turn, as official sidecars do.
 
 use std::{
     sync::{
@@ -20,21 +20,21 @@ use crate::clients::order_stream::{Order, OrderStream, RawTable};
 const TYPES: [&str; 3] = ["cat", "dog", "mouse"];
 /// The hosts are replicas of one app, as hosts of the same types are.
 const APP_ID: &str = "zoo";
-/// How often the hosts are looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// Interval between polls of the hosts.
+const POLL: Duration = Duration::from_millis(2);
 /// Pause after a failed dial: 500 ms, half of it more or less. Source: Dapr 1.18, sidecar.
 const REDIAL: Duration = Duration::from_millis(500);
 
-/// What one host saw.
+/// Observations of one host.
 #[derive(Debug, Default)]
 struct Observations {
     locked: Option<Instant>,
     longest_lock: Duration,
-    /// The version that was locked last.
+    /// The last locked version.
     version: u64,
-    /// Tables so far.
+    /// Number of tables so far.
     tables: u64,
-    /// The version that was unlocked last, and when.
+    /// The last unlocked version, and when.
     unlocked: Option<(u64, Instant)>,
 }
 
@@ -44,30 +44,30 @@ struct Member {
     task: AbortHandle,
 }
 
-/// A crowd of hosts in one namespace.
+/// Hosts in one namespace.
 #[derive(Debug)]
 pub struct Hosts {
     addresses: Arc<[String]>,
     members: Vec<Member>,
     tasks: JoinSet<()>,
-    /// Numbers of hosts are not used again.
+    /// Numbers of hosts are not reused.
     named: usize,
     shared: Arc<Shared>,
 }
 
-/// What all hosts write to.
+/// State shared by all hosts.
 #[derive(Debug, Default)]
 struct Shared {
     bytes: Arc<AtomicU64>,
     lost: AtomicU64,
-    /// The first lock since somebody began to wait for it.
+    /// The first lock after [`Hosts::await_lock`].
     locked: Mutex<Option<Instant>>,
     /// The first table that came of the version that came last; one for all, because thousands of
     /// copies of a large one fill a machine.
     table: Mutex<(u64, RawTable)>,
 }
 
-/// A table that every host holds.
+/// A table that every host has.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreed {
     /// When the last host was told to use it.
@@ -75,13 +75,13 @@ pub struct Agreed {
 }
 
 impl Hosts {
-    /// None yet, for replicas at these addresses.
+    /// No hosts yet, for replicas at these addresses.
     pub fn new(addresses: Vec<String>) -> Self {
         let (members, tasks, shared) = (Vec::new(), JoinSet::new(), Arc::default());
         Self { addresses: addresses.into(), members, tasks, named: 0, shared }
     }
 
-    /// `count` more hosts, evenly over `time`.
+    /// Adds `count` hosts, evenly over `time`.
     pub async fn join(&mut self, count: usize, time: Duration) {
         let begin = monotonic();
         for i in 0..u32::try_from(count).unwrap_or(u32::MAX) {
@@ -100,7 +100,7 @@ impl Hosts {
         }
     }
 
-    /// The host that joined first is gone: its connection is closed.
+    /// Removes the host that joined first: closes its connection.
     pub fn leave(&mut self) {
         if !self.members.is_empty() {
             self.members.remove(0).task.abort();
@@ -114,17 +114,17 @@ impl Hosts {
     pub async fn agreed(&self, since: Instant, limit: Duration) -> Result<Agreed> {
         let begin = monotonic();
         loop {
-            if let Some(agreed) = self.look(since) {
+            if let Some(agreed) = self.find_agreed(since) {
                 return Ok(agreed);
             }
             if begin.elapsed() > limit {
                 bail!("{} hosts have no common table after {limit:?}", self.members.len());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 
-    fn look(&self, since: Instant) -> Option<Agreed> {
+    fn find_agreed(&self, since: Instant) -> Option<Agreed> {
         let mut agreed: Option<(u64, Instant)> = None;
         for member in &self.members {
             let (version, at) = lock(&member.seen).unlocked.filter(|(_, at)| *at >= since)?;
@@ -144,7 +144,7 @@ impl Hosts {
         agreed.filter(|_| complete).map(|(_, at)| Agreed { at })
     }
 
-    /// From now on the next lock of any host is waited for.
+    /// Records the next lock of any host from now on.
     pub fn await_lock(&self) {
         *lock(&self.shared.locked) = None;
     }
@@ -154,17 +154,17 @@ impl Hosts {
         *lock(&self.shared.locked)
     }
 
-    /// Bytes that all hosts together received on their connections so far.
+    /// Bytes received by all hosts so far.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
     }
 
-    /// Streams that were ended by the server so far.
+    /// Streams that the server ended so far.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Rounds so far, as the host saw them that was there longest.
+    /// Rounds so far, as seen by the oldest host.
     pub fn rounds(&self) -> u64 {
         self.members.iter().map(|m| lock(&m.seen).tables).max().unwrap_or_default()
     }
@@ -213,7 +213,7 @@ impl Sidecar {
     /// Reads orders to the end of the stream.
     async fn handle_orders(&self, mut orders: OrderStream) {
         while let Some(order) = orders.next().await {
-            if !orders.say(self.note(order)).await {
+            if !orders.send(self.note(order)).await {
                 return;
             }
         }

@@ -1,7 +1,10 @@
-//! Many sidecars of an operator: each with a connection of its own and the certificate of its app,
-//! asking what daprd asks.
+//! Many sidecars of an operator: each with its own connection and the certificate of its app,
+//! making the requests of daprd.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -11,6 +14,7 @@ use proto::operator::{
     ListResiliencyRequest, operator_client::OperatorClient,
 };
 use runtime::{Scope, clock::monotonic};
+use rustls::ClientConfig;
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -22,18 +26,20 @@ use transport::{
     svid::{self, Svid},
 };
 
-use crate::environment::authority::Authority;
+use crate::{clients::load::Caller, environment::authority::Authority};
 
-/// Requests under way at once while sidecars connect or list, as in the first figures.
+/// Concurrent requests while sidecars connect or list.
 const PARALLEL: usize = 8;
-/// A stream that was asked for is open after this time. Nothing tells: the reference is silent
+/// A requested stream counts as open after this time: the reference sends nothing
 /// until the first event.
 const OPENED: Duration = Duration::from_secs(2);
-/// daprd raises the limit of its client no further (Dapr 1.18).
+/// The limit of daprd's client (Dapr 1.18).
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Sidecars of one namespace.
 pub struct Sidecars {
+    /// The TLS of a connection of one of them to the operator.
+    tls: Arc<ClientConfig>,
     clients: Vec<OperatorClient<Channel>>,
     namespace: String,
     scope: Scope,
@@ -64,10 +70,25 @@ impl Sidecars {
             anyhow::Ok(client.max_decoding_message_size(MAX_ANSWER_BYTES))
         };
         let clients = svids.iter().cycle().take(count).map(client).collect::<Result<_>>()?;
-        Ok(Self { clients, namespace: namespace.to_owned(), scope })
+        let tls = transport::tls::client(svids.first().context("no apps")?, operator.clone())?;
+        Ok(Self { tls, clients, namespace: namespace.to_owned(), scope })
     }
 
-    /// How many there are.
+    /// How one of them speaks TLS to the operator.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        self.tls.clone()
+    }
+
+    /// Callers that list their components again and again, one for each sidecar.
+    pub fn callers(&self) -> Vec<Listing> {
+        let caller = |client: &OperatorClient<Channel>| Listing {
+            client: client.clone(),
+            namespace: self.namespace.clone(),
+        };
+        self.clients.iter().map(caller).collect()
+    }
+
+    /// Number of sidecars.
     pub fn len(&self) -> usize {
         self.clients.len()
     }
@@ -93,7 +114,7 @@ impl Sidecars {
         Ok(counts.into_iter().max().unwrap_or_default())
     }
 
-    /// One sidecar asks for changes of its Configuration, for as long as the answer lives.
+    /// One sidecar watches its Configuration while the returned value lives.
     ///
     /// # Errors
     /// When there are no sidecars.
@@ -111,7 +132,7 @@ impl Sidecars {
         Ok(task)
     }
 
-    /// The first `count` sidecars connect, a few at a time, and ask for something that is cheap to
+    /// The first `count` sidecars connect, a few at a time, and make a request that is cheap to
     /// answer.
     async fn connect(&self, count: usize) -> Result<()> {
         let one = |mut client: OperatorClient<Channel>| async move {
@@ -123,7 +144,7 @@ impl Sidecars {
     }
 
     /// The first `count` sidecars open their streams of component changes, each on a connection
-    /// that it has used.
+    /// that is already in use.
     ///
     /// # Errors
     /// When one cannot connect.
@@ -135,7 +156,7 @@ impl Sidecars {
             let request = ComponentUpdateRequest { namespace: self.namespace.clone() };
             let say = say.clone();
             tasks.spawn(async move {
-                // The reference answers not even with headers before there is an event.
+                // The reference sends not even headers before the first event.
                 let Ok(answer) = client.component_update(request).await else { return };
                 let mut stream = answer.into_inner();
                 while let Ok(Some(event)) = stream.message().await {
@@ -158,6 +179,20 @@ impl Sidecars {
     pub async fn close(self) -> Result<()> {
         drop(self.clients);
         Ok(self.scope.shutdown().await?)
+    }
+}
+
+/// A sidecar that lists its components.
+pub struct Listing {
+    client: OperatorClient<Channel>,
+    namespace: String,
+}
+
+impl Caller for Listing {
+    async fn call(&mut self) -> Result<(), String> {
+        let request = ListComponentsRequest { namespace: self.namespace.clone() };
+        let answer = self.client.list_components(request).await;
+        answer.map(drop).map_err(|status| format!("{:?}", status.code()))
     }
 }
 

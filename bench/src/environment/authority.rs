@@ -1,5 +1,5 @@
-//! Who vouches for the two ends of a connection: the sentry of a control plane, and how its parts
-//! are named.
+//! The certificate authority of both ends of a connection: the sentry of a control plane, and how
+//! its parts are named.
 
 use anyhow::Result;
 use identity::{SpiffeId, TrustDomain};
@@ -21,7 +21,7 @@ impl Authority {
     /// The trust domain.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is invalid.
     pub fn trust_domain(&self) -> Result<TrustDomain> {
         Ok(TrustDomain::parse(&self.trust_domain)?)
     }
@@ -29,7 +29,7 @@ impl Authority {
     /// The id of a part of the control plane, for example `dapr-operator`.
     ///
     /// # Errors
-    /// When the trust domain or the namespace is none.
+    /// When the trust domain or the namespace is invalid.
     pub fn part(&self, name: &str) -> Result<SpiffeId> {
         Ok(SpiffeId::new(&self.trust_domain()?, &self.namespace, name)?)
     }

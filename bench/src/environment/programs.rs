@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use blackbox::Service;
 
 use crate::scenario::Side;
@@ -11,25 +11,37 @@ use crate::scenario::Side;
 #[derive(Clone, Debug)]
 pub struct Programs {
     profile: String,
+    other: Side,
     found: HashMap<(Side, &'static str), PathBuf>,
 }
 
 impl Programs {
-    /// Builds or finds them: ours static, as they are shipped, with cargo's `profile`; the
-    /// reference's from its Go module.
+    /// Builds or finds them: ours statically linked, as shipped, with cargo's `profile`,
+    /// and only these; the other side's in the folder `baseline`, or those of the reference from its
+    /// Go module.
     ///
     /// # Errors
-    /// When one does not compile.
-    pub fn build(profile: &str, services: &[Service]) -> Result<Self> {
+    /// When one does not compile or is missing.
+    pub fn build(profile: &str, services: &[Service], baseline: Option<&Path>) -> Result<Self> {
+        let other = if baseline.is_some() { Side::Baseline } else { Side::Reference };
         let mut found = HashMap::new();
-        for &service in services {
-            found.insert((Side::Trilby, service.binary()), service.build_static(profile)?);
-            found.insert((Side::Reference, service.binary()), service.reference().path()?);
+        for (&service, program) in services.iter().zip(Service::build_only(services, profile)?) {
+            let theirs = match baseline {
+                Some(folder) => program_in(folder, service.binary())?,
+                None => service.reference().path()?,
+            };
+            found.insert((Side::Trilby, service.binary()), program);
+            found.insert((other, service.binary()), theirs);
         }
-        Ok(Self { profile: profile.to_owned(), found })
+        Ok(Self { profile: profile.to_owned(), other, found })
     }
 
-    /// Cargo's profile of our own.
+    /// Both sides, ours last.
+    pub fn sides(&self) -> [Side; 2] {
+        [self.other, Side::Trilby]
+    }
+
+    /// Cargo's profile of our programs.
     pub fn profile(&self) -> &str {
         &self.profile
     }
@@ -37,9 +49,29 @@ impl Programs {
     /// The program of a service.
     ///
     /// # Errors
-    /// When the row did not name the service as one that it needs.
+    /// When the row does not list the service in `services`.
     pub fn path(&self, side: Side, service: Service) -> Result<&Path> {
         let found = self.found.get(&(side, service.binary()));
         found.map(PathBuf::as_path).with_context(|| format!("{} was not built", service.binary()))
+    }
+}
+
+fn program_in(folder: &Path, name: &str) -> Result<PathBuf> {
+    let program = folder.join(name);
+    ensure!(program.is_file(), "the baseline has no program {}", program.display());
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_the_baseline_lacks_is_named() {
+        let folder = blackbox::Scratch::new("baseline").unwrap();
+        let there = folder.write("sentry", "").unwrap();
+        assert_eq!(program_in(folder.path(), "sentry").unwrap(), there);
+        let missing = program_in(folder.path(), "operator").unwrap_err().to_string();
+        assert!(missing.ends_with("/operator"), "{missing}");
     }
 }

@@ -1,5 +1,5 @@
-//! What rows stand on: a real API server with the custom resources, an authority that gives both
-//! sides their certificates, and either side's services as processes with the same flags.
+//! The environment of a row: a real API server with the custom resources, an authority that gives
+//! both sides their certificates, and either side's services as processes with the same flags.
 
 use std::{
     fs,
@@ -29,8 +29,8 @@ pub const TRUST_DOMAIN: &str = "cluster.local";
 const MOUNT: &str = "mount";
 /// How long a service may take to be ready.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// How often is asked whether a service is ready: the error of a start time.
-const LOOK: Duration = Duration::from_millis(1);
+/// Interval between readiness polls: the error of a start time.
+const POLL: Duration = Duration::from_millis(1);
 
 /// A cluster without nodes, prepared as the chart prepares one.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub struct TestEnv {
 }
 
 impl TestEnv {
-    /// Starts the test cluster and the authority: our sentry, self-hosted, whose certificates both sides
-    /// use, so that no difference between two sentries shows in a row about something else.
+    /// Starts the test cluster and the authority: our sentry, self-hosted, whose certificates both
+    /// sides use, so that no difference between two sentries shows in a row about something else.
     ///
     /// # Errors
     /// When one does not start.
@@ -65,7 +65,7 @@ impl TestEnv {
         &self.api
     }
 
-    /// A folder that is gone with the plane.
+    /// A folder that is removed with the environment.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -119,7 +119,7 @@ impl TestEnv {
                     &format!("--webhook-server-port={}", environment::free_port()?),
                 ])
                 .args(match side {
-                    Side::Trilby => &["--watch-secrets"], // the default of our chart
+                    Side::Trilby | Side::Baseline => &["--watch-secrets"], // the default of our chart
                     Side::Reference => &[],
                 }),
             Service::Injector => start
@@ -138,6 +138,10 @@ impl TestEnv {
                 ),
             ]),
             Service::Scheduler => {
+                // Each start is a first start: nothing is left of an earlier round.
+                if data.exists() {
+                    fs::remove_dir_all(&data)?;
+                }
                 start.flag("--trust-anchors-file", &anchors).flag("--etcd-data-dir", &data).args(&[
                     "--tls-enabled",
                     "--id=dapr-scheduler-server-0",
@@ -153,18 +157,34 @@ impl TestEnv {
         };
         Ok(start.args(more))
     }
+
+    /// A sentry outside of Kubernetes with the CA of the authority and this Configuration, started.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn standalone_sentry(
+        &self,
+        programs: &Programs,
+        side: Side,
+        what: &str,
+        settings: &str,
+    ) -> Result<Running> {
+        let program = programs.path(side, Service::Sentry)?;
+        standalone(program, &self.folder, &format!("{}-{what}", side.name()), settings)
+    }
 }
 
 fn start_authority(programs: &Programs, folder: &Scratch) -> Result<Running> {
+    let settings = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\n\
+        metadata: {name: daprsystem}\nspec: {mtls: {enabled: true}}\n";
+    standalone(programs.path(Side::Trilby, Service::Sentry)?, folder, "authority", settings)
+}
+
+fn standalone(program: &Path, folder: &Scratch, name: &str, settings: &str) -> Result<Running> {
     let credentials = folder.path().join("credentials");
     fs::create_dir_all(&credentials)?;
-    let config = folder.write(
-        "authority.yaml",
-        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: daprsystem}\n\
-         spec: {mtls: {enabled: true}}\n",
-    )?;
-    let program = programs.path(Side::Trilby, Service::Sentry)?;
-    let start = Start::new("authority", Service::Sentry, program, folder.path())?
+    let config = folder.write(&format!("{name}.yaml"), settings)?;
+    let start = Start::new(name, Service::Sentry, program, folder.path())?
         .flag("--config", &config)
         .flag("--issuer-credentials", &credentials)
         .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
@@ -209,7 +229,7 @@ webhooks:
     )
 }
 
-/// A service about to be started: on 127.0.0.1, with ports of its own.
+/// A service to be started on 127.0.0.1, with its own ports.
 #[derive(Debug)]
 pub struct Start {
     spawn: Spawn,
@@ -249,22 +269,30 @@ impl Start {
         self
     }
 
-    /// Starts the service and waits until `/healthz` says that it is ready. Returns how long that
+    /// Starts the service and waits until `/healthz` returns 200. Returns how long that
     /// took, to the millisecond.
     ///
     /// # Errors
-    /// When the service ends or is not ready in time, with the end of its log.
+    /// When the service exits or is not ready in time, with the end of its log.
     pub fn ready(self) -> Result<(Running, Duration)> {
         let begin = monotonic();
-        let process = self.spawn.start()?;
-        let Ports { main: port, healthz, metrics } = self.ports;
-        let mut running = Running { process, port, healthz, metrics };
+        let mut running = self.launch()?;
         running.wait_ready(begin)?;
         Ok((running, begin.elapsed()))
     }
+
+    /// Starts the service without waiting.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn launch(self) -> Result<Running> {
+        let process = self.spawn.start()?;
+        let Ports { main: port, healthz, metrics } = self.ports;
+        Ok(Running { process, port, healthz, metrics })
+    }
 }
 
-/// A service that runs; ended when it is dropped.
+/// A running service; stopped on drop.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
@@ -288,7 +316,7 @@ impl Running {
         self.process.pid().as_raw_nonzero().get()
     }
 
-    /// Processor time used so far.
+    /// CPU time used so far.
     ///
     /// # Errors
     /// When it has ended.
@@ -296,7 +324,7 @@ impl Running {
         usage::cpu(self.pid())
     }
 
-    /// Memory held now.
+    /// Current memory.
     ///
     /// # Errors
     /// When it has ended.
@@ -327,7 +355,7 @@ impl Running {
             if begin.elapsed() > TIMEOUT {
                 bail!("{} is not ready:\n{}", self.process.name(), self.tail());
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL);
         }
         Ok(())
     }
@@ -336,7 +364,7 @@ impl Running {
         process::tail(&self.process.log())
     }
 
-    /// Ends it as Kubernetes would.
+    /// Stops it as Kubernetes does.
     ///
     /// # Errors
     /// When it does not end in time.

@@ -1,4 +1,4 @@
-//! Processor time and memory of a process, as the kernel counts them.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::{
     fs,
@@ -15,19 +15,19 @@ use anyhow::{Context as _, Result};
 /// Ticks of `/proc/<pid>/stat` in a second. Linux has used 100 for user space on every
 /// architecture we ship for.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// How often memory is looked at for its peak.
-const LOOK: Duration = Duration::from_millis(50);
+/// Interval between samples of memory.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Memory of a process in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Resident in all: text, data, stacks (`VmRSS`).
+    /// Resident memory: text, data, stacks (`VmRSS`).
     pub rss: u64,
-    /// Resident and its own: heap and stacks (`RssAnon`).
+    /// Anonymous resident memory: heap and stacks (`RssAnon`).
     pub anonymous: u64,
 }
 
-/// Processor time that a process has used, all threads, user and system.
+/// CPU time of a process: all threads, user and system.
 ///
 /// # Errors
 /// When it is gone.
@@ -36,7 +36,7 @@ pub fn cpu(pid: i32) -> Result<Duration> {
     parse_cpu(&stat).context("/proc/<pid>/stat is not as proc(5) says")
 }
 
-/// Memory that a process holds now.
+/// Current memory of a process.
 ///
 /// # Errors
 /// When it is gone.
@@ -49,7 +49,7 @@ pub fn memory(pid: i32) -> Result<Memory> {
 }
 
 fn parse_cpu(stat: &str) -> Option<Duration> {
-    // The name, field 2, may hold anything, even brackets; utime and stime are fields 14 and 15.
+    // The name, field 2, may contain anything, even brackets; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
@@ -63,7 +63,7 @@ fn status_field(status: &str, name: &str) -> Option<u64> {
     Some(number * 1024)
 }
 
-/// Looks at a process's memory again and again until it is asked for the peak.
+/// Samples the memory of a process to find its peak.
 #[derive(Debug)]
 pub struct Peak {
     stop: Arc<AtomicBool>,
@@ -71,7 +71,7 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// Starts to look.
+    /// Starts sampling.
     pub fn watch(pid: i32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
@@ -81,14 +81,14 @@ impl Peak {
                 let Ok(now) = memory(pid) else { break };
                 peak.rss = peak.rss.max(now.rss);
                 peak.anonymous = peak.anonymous.max(now.anonymous);
-                thread::sleep(LOOK);
+                thread::sleep(POLL);
             }
             peak
         });
         Self { stop, watcher }
     }
 
-    /// The largest values seen, each on its own.
+    /// Stops sampling; the largest value of each kind.
     pub fn finish(self) -> Memory {
         self.stop.store(true, Ordering::Relaxed);
         self.watcher.join().unwrap_or_default()
@@ -133,7 +133,7 @@ mod tests {
     fn this_process_has_a_peak() {
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let peak = Peak::watch(pid);
-        thread::sleep(LOOK);
+        thread::sleep(POLL);
         assert!(peak.finish().rss > 0);
     }
 }

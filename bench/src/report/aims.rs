@@ -1,18 +1,37 @@
-//! What the product is to reach: the aims that the report and the pictures mark. Rows measure more
+//! The aims of the product, which the report and the pictures mark. Rows measure more
 //! than there are aims for, and a cut run has none.
 
-use crate::{report::stats::Figure, scenario::Unit};
+use crate::{report::results::number, report::stats::Figure, scenario::Unit};
 
-/// A figure of a row and what it is to be: at least this where more is better, else at most.
+/// The bound of a figure of a row: a minimum where more is better, else a maximum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aim {
     scenario: &'static str,
+    /// Whether the metric is that of each case: `<case>: <metric>`.
+    of_cases: bool,
     metric: &'static str,
-    value: f64,
+    bound: Bound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bound {
+    /// In the figure's unit.
+    Value(f64),
+    /// That many times better than the reference in the same run.
+    Times(f64),
 }
 
 const fn aim(scenario: &'static str, metric: &'static str, value: f64) -> Aim {
-    Aim { scenario, metric, value }
+    Aim { scenario, of_cases: false, metric, bound: Bound::Value(value) }
+}
+
+/// The bound of a figure of every case of a row.
+const fn each(scenario: &'static str, metric: &'static str, value: f64) -> Aim {
+    Aim { of_cases: true, ..aim(scenario, metric, value) }
+}
+
+const fn times(scenario: &'static str, metric: &'static str, factor: f64) -> Aim {
+    Aim { scenario, of_cases: false, metric, bound: Bound::Times(factor) }
 }
 
 const AIMS: &[Aim] = &[
@@ -20,11 +39,10 @@ const AIMS: &[Aim] = &[
     aim("start", "injector: start to ready", 300.0),
     aim("start", "sentry: start to ready", 300.0),
     aim("start", "placement: start to ready", 300.0),
-    aim("start", "operator: program", 8.0),
-    aim("start", "injector: program", 8.0),
-    aim("start", "sentry: program", 8.0),
-    aim("start", "placement: program", 8.0),
+    aim("start", "scheduler: start to ready", 300.0),
+    aim("start", "scheduler: idle RSS", 12.0),
     aim("start", "all four: idle RSS", 24.0),
+    aim("start", "all five: idle RSS", 40.0),
     aim("sentry-sign", "kubernetes: rate", 1000.0),
     aim("sentry-sign", "kubernetes: p99", 50.0),
     aim("sentry-sign", "cold start of 2000: refused", 0.0),
@@ -45,30 +63,89 @@ const AIMS: &[Aim] = &[
     aim("placement-join", "500 hosts: RSS", 40.0),
     aim("placement-join", "leader killed: first lock of the next", 1500.0),
     aim("placement-join", "leader stopped: first lock of the next", 500.0),
+    times("scheduler-schedule", "1 callers: rate", 2.5),
+    times("scheduler-schedule", "16 callers: rate", 4.0),
+    times("scheduler-schedule", "64 callers: rate", 4.0),
+    times("scheduler-schedule", "256 callers: rate", 5.0),
+    times("scheduler-schedule", "1 callers: p99", 4.0),
+    times("scheduler-schedule", "16 callers: p99", 4.0),
+    times("scheduler-schedule", "64 callers: p99", 4.0),
+    times("scheduler-schedule", "256 callers: p99", 4.0),
+    aim("scheduler-schedule", "acknowledged, and lost by kill -9", 0.0),
+    aim("scheduler-oneshot", "1000/s: p50", 1.0),
+    aim("scheduler-oneshot", "1000/s: p99", 5.0),
+    aim("scheduler-oneshot", "1000/s: lost", 0.0),
+    aim("scheduler-herd", "10000 jobs: last delivered", 60.0),
+    aim("scheduler-herd", "100000 jobs: lost", 0.0),
+    aim("scheduler-ticks", "held", 60_000.0),
+    aim("scheduler-ticks", "most held: CPU per tick", 0.03),
+    aim("scheduler-ticks", "early", 0.0),
+    times("scheduler-workflow", "steps", 1.5),
+    aim("scheduler-workflow", "errors", 0.0),
+    aim("scheduler-restart", "100000 jobs: RSS before", 12.0),
+    aim("scheduler-restart", "100000 jobs: RSS after scheduling", 80.0),
+    aim("scheduler-restart", "100000 jobs: RSS after the restart", 80.0),
+    aim("scheduler-restart", "100000 jobs: kill -9, start until a new job is delivered", 1000.0),
+    aim("scheduler-restart", "100000 jobs: stop, start until a new job is delivered", 1000.0),
+    aim("scheduler-restart", "100000 jobs: lost", 0.0),
+    aim("scheduler-restart", "1000000 jobs: RSS after scheduling", 250.0),
+    aim("scheduler-restart", "1000000 jobs: RSS after the restart", 250.0),
+    aim("scheduler-restart", "1000000 jobs: kill -9, start until a new job is delivered", 2000.0),
+    aim("scheduler-restart", "1000000 jobs: stop, start until a new job is delivered", 2000.0),
+    each("attacks", "part of what it may use", 1.0),
+    each("attacks", "victim p99, times quiet", 3.0),
+    each("attacks", "victim errors", 0.0),
+    each("attacks", "killed for memory", 0.0),
 ];
 
 impl Aim {
+    /// Against a baseline: within 5 %.
+    pub const NO_WORSE: Self = times("", "", 0.95);
+
     /// The aim of a figure, if it has one.
     pub fn of(scenario: &str, figure: &Figure) -> Option<Self> {
-        AIMS.iter()
-            .find(|aim| (aim.scenario, aim.metric) == (scenario, figure.metric.as_str()))
-            .copied()
+        AIMS.iter().find(|aim| aim.scenario == scenario && aim.is_of(figure)).copied()
     }
 
-    /// In the figure's unit.
-    pub fn value(self) -> f64 {
-        self.value
+    fn is_of(self, figure: &Figure) -> bool {
+        let case = figure.metric.strip_suffix(self.metric);
+        case.is_some_and(|case| if self.of_cases { case.ends_with(": ") } else { case.is_empty() })
     }
 
-    /// Whether a median is as good as the aim.
-    pub fn is_reached(self, unit: Unit, median: f64) -> bool {
-        if unit.more_is_better() { median >= self.value } else { median <= self.value }
+    /// The bound in the figure's unit; `None` when it depends on a reference that has no figure.
+    pub fn value(self, figure: &Figure) -> Option<f64> {
+        match self.bound {
+            Bound::Value(value) => Some(value),
+            Bound::Times(factor) => figure.reference.map(|reference| {
+                let factor = if figure.unit.more_is_better() { factor } else { factor.recip() };
+                reference.median * factor
+            }),
+        }
+    }
+
+    /// Whether our median reaches the aim. Without a figure of the reference every factor is
+    /// reached.
+    pub fn is_reached(self, figure: &Figure) -> bool {
+        let Some(ours) = figure.trilby.map(|spread| spread.median) else { return false };
+        let as_good = |value| {
+            if figure.unit.more_is_better() { ours >= value } else { ours <= value }
+        };
+        self.value(figure).is_none_or(as_good)
+    }
+
+    /// The aim in words, such as `≤ 8.00` or `≥ 4.00x`.
+    pub fn words(self, unit: Unit) -> String {
+        match self.bound {
+            Bound::Value(value) if unit.more_is_better() => format!("≥ {}", number(value)),
+            Bound::Value(value) => format!("≤ {}", number(value)),
+            Bound::Times(factor) => format!("≥ {}x", number(factor)),
+        }
     }
 }
 
-/// The metrics of a row that have an aim and no figure: the row calls them something else now.
+/// The metrics of a row that have an aim and no figure: the row has renamed them.
 pub fn without_figure(scenario: &str, figures: &[Figure]) -> Vec<&'static str> {
-    let missing = |aim: &&Aim| figures.iter().all(|figure| figure.metric != aim.metric);
+    let missing = |aim: &&Aim| !figures.iter().any(|figure| aim.is_of(figure));
     AIMS.iter()
         .filter(|aim| aim.scenario == scenario)
         .filter(missing)
@@ -79,13 +156,34 @@ pub fn without_figure(scenario: &str, figures: &[Figure]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenarios::registry;
+    use crate::{report::stats::Spread, scenarios::registry};
+
+    fn figure(unit: Unit, reference: Option<f64>, trilby: Option<f64>) -> Figure {
+        let one = |median| Spread { median, min: median, max: median };
+        let (reference, trilby) = (reference.map(one), trilby.map(one));
+        Figure { metric: String::new(), unit, reference, trilby }
+    }
 
     #[test]
     fn an_aim_is_a_lower_bound_where_more_is_better() {
-        let aim = aim("", "", 10.0);
-        assert!(aim.is_reached(Unit::PerSecond, 11.0) && !aim.is_reached(Unit::PerSecond, 9.0));
-        assert!(aim.is_reached(Unit::Milliseconds, 9.0) && !aim.is_reached(Unit::Count, 11.0));
+        let is_reached = |unit, ours| aim("", "", 10.0).is_reached(&figure(unit, None, Some(ours)));
+        assert!(is_reached(Unit::PerSecond, 11.0) && !is_reached(Unit::PerSecond, 9.0));
+        assert!(is_reached(Unit::Milliseconds, 9.0) && !is_reached(Unit::Count, 11.0));
+        assert!(!aim("", "", 10.0).is_reached(&figure(Unit::Count, Some(1.0), None)));
+    }
+
+    #[test]
+    fn an_aim_may_be_a_factor_over_the_reference() {
+        let four = times("", "", 4.0);
+        let is_reached =
+            |unit, reference, ours| four.is_reached(&figure(unit, reference, Some(ours)));
+        assert!(is_reached(Unit::PerSecond, Some(10.0), 40.0));
+        assert!(!is_reached(Unit::PerSecond, Some(10.0), 39.0));
+        assert!(is_reached(Unit::Milliseconds, Some(40.0), 10.0));
+        assert!(!is_reached(Unit::Milliseconds, Some(40.0), 11.0));
+        assert!(is_reached(Unit::Amount, None, 1.0), "the reference has no figure");
+        assert_eq!(four.words(Unit::Milliseconds), "≥ 4.00x");
+        assert_eq!(aim("", "", 8.0).words(Unit::Milliseconds), "≤ 8.00");
     }
 
     #[test]
@@ -96,6 +194,19 @@ mod tests {
                 "{aim:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_aim_of_cases_is_that_of_each() {
+        let named = |metric: &str| Figure {
+            metric: metric.to_owned(),
+            ..figure(Unit::Count, None, Some(2.0))
+        };
+        let aims = |metric: &str| Aim::of("attacks", &named(metric)).is_some();
+        assert!(aims("sentry, idle connections: victim errors"));
+        assert!(aims("operator, unread lists: victim errors"));
+        assert!(!aims("victim errors") && !aims("sentry: not victim errors"));
+        assert!(Aim::of("injector", &named("8 at once: victim errors")).is_none());
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! The machine and the versions that figures belong to.
 
-use std::{fs, thread};
+use std::{fs, path::Path, thread};
 
 use blackbox::tools;
 use serde::{Deserialize, Serialize};
 
-/// Where and with what a run was made.
+/// Machine and versions of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The day of the run, UTC.
     pub date: String,
     /// The processor's name.
     pub processor: String,
-    /// How many of its cores could be used.
+    /// Number of usable cores.
     pub cores: usize,
     /// Memory in gigabytes of 1,000,000,000 bytes.
     pub memory_gigabytes: u64,
@@ -20,7 +20,7 @@ pub struct Machine {
     pub kernel: String,
     /// Our version.
     pub trilby: String,
-    /// The reference's version.
+    /// The reference's version, or the folder of the baseline.
     pub reference: String,
     /// The API server's version.
     pub kubernetes: String,
@@ -28,7 +28,7 @@ pub struct Machine {
 
 impl Machine {
     /// This machine, now.
-    pub fn of_this_run() -> Self {
+    pub fn of_this_run(baseline: Option<&Path>) -> Self {
         let read = |file| fs::read_to_string(file).unwrap_or_default();
         Self {
             date: runtime::clock::now().strftime("%Y-%m-%d").to_string(),
@@ -37,7 +37,10 @@ impl Machine {
             memory_gigabytes: memory_gigabytes(&read("/proc/meminfo")),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             trilby: env!("CARGO_PKG_VERSION").to_owned(),
-            reference: tools::DAPR.trim_start_matches('v').to_owned(),
+            reference: baseline.map_or_else(
+                || tools::DAPR.trim_start_matches('v').to_owned(),
+                |folder| folder.display().to_string(),
+            ),
             kubernetes: tools::KUBERNETES.trim_start_matches('v').to_owned(),
         }
     }

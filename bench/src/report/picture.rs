@@ -16,7 +16,7 @@ const BAR: f64 = 11.0;
 const FIGURE: f64 = 34.0;
 const TOP: f64 = 44.0;
 /// An aim further away than this many times the longest bar would make the bars too short to read:
-/// it stands in words only.
+/// it is given as text only.
 const FAR: f64 = 1.5;
 const REFERENCE_COLOUR: &str = "#8b95a5";
 const TRILBY_COLOUR: &str = "#b4552d";
@@ -79,7 +79,9 @@ fn legend(out: &mut String) {
 fn draw(out: &mut String, figure: &Figure, aim: Option<Aim>, y: f64) {
     let [label, _, _, ratio, words] = results::cells(figure, aim);
     let longest = largest(figure);
-    let near = aim.map(Aim::value).filter(|value| *value > 0.0 && *value <= FAR * longest);
+    let near = aim
+        .and_then(|aim| aim.value(figure))
+        .filter(|value| *value > 0.0 && *value <= FAR * longest);
     let scale = BARS / longest.max(near.unwrap_or_default());
     let middle = y + 16.0;
     let _ = writeln!(
@@ -90,10 +92,8 @@ fn draw(out: &mut String, figure: &Figure, aim: Option<Aim>, y: f64) {
     );
     bar(out, figure.reference, y, scale, REFERENCE_COLOUR);
     bar(out, figure.trilby, y + BAR + 2.0, scale, TRILBY_COLOUR);
-    let colour = match (aim, figure.trilby) {
-        (Some(aim), Some(ours)) if aim.is_reached(figure.unit, ours.median) => REACHED_COLOUR,
-        _ => MISSED_COLOUR,
-    };
+    let reached = aim.is_some_and(|aim| aim.is_reached(figure));
+    let colour = if reached { REACHED_COLOUR } else { MISSED_COLOUR };
     if let Some(value) = near {
         let x = LABELS + value * scale;
         let _ = writeln!(

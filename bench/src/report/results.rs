@@ -1,4 +1,4 @@
-//! What a run found: as a table for people, as JSON for programs.
+//! Results of a run, as a table and as JSON.
 
 use std::{fs, io::Write as _, path::Path};
 
@@ -10,12 +10,13 @@ use crate::{
     report::aims::Aim,
     report::machine::Machine,
     report::stats::{Figure, Spread},
+    scenario::Side,
 };
 
 /// A whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// Where it was made.
+    /// The machine of the run.
     pub machine: Machine,
     /// Rounds of each side.
     pub rounds: u32,
@@ -28,26 +29,26 @@ pub struct Results {
 /// The figures of one row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioResults {
-    /// The row.
+    /// Name of the row.
     pub name: String,
-    /// Its load.
+    /// Description of its load.
     pub about: String,
-    /// Seconds that it took, set-up included, builds not.
+    /// Duration in seconds with set-up, without builds.
     #[serde(default)] // absent in older reports
     pub seconds: u64,
-    /// What was measured.
+    /// The figures.
     pub figures: Vec<Figure>,
 }
 
 impl ScenarioResults {
-    /// What a figure is to reach.
+    /// The aim of a figure.
     pub fn aim(&self, figure: &Figure, quick: bool) -> Option<Aim> {
         Aim::of(&self.name, figure).filter(|_| !quick)
     }
 }
 
 impl Results {
-    /// A run that has not begun.
+    /// Results without rows.
     pub fn new(machine: Machine, run: &Run) -> Self {
         Self { machine, rounds: run.rounds(), quick: run.quick, scenarios: Vec::new() }
     }
@@ -65,7 +66,7 @@ impl Results {
 /// Reads what [`Results::write`] wrote.
 ///
 /// # Errors
-/// When there is no such file or it holds something else.
+/// When the file is missing or has another format.
 pub fn read(file: &Path) -> Result<Results> {
     let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no run", file.display()))
@@ -74,7 +75,7 @@ pub fn read(file: &Path) -> Result<Results> {
 /// Reads several runs, each of other rows, as one.
 ///
 /// # Errors
-/// When a file is no run, or not of the same machine, day, versions and length as the first; when
+/// When a file is no run, or differs from the first in machine, day, versions or length; when
 /// two have the same row.
 pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
     let mut runs = files.iter().map(|file| (file.as_ref(), read(file.as_ref())));
@@ -92,12 +93,17 @@ pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
     Ok(all)
 }
 
-/// A row as a table of plain text; a cut run has no aims.
-pub fn table(scenario: &ScenarioResults, quick: bool) -> String {
-    let heads = ["reference", "trilby", "ratio", "aim"].map(str::to_owned);
-    let [reference, trilby, ratio, aim] = heads;
-    let mut lines = vec![[scenario.name.clone(), reference, trilby, ratio, aim]];
-    lines.extend(scenario.figures.iter().map(|figure| cells(figure, scenario.aim(figure, quick))));
+/// A row as a table of plain text; a cut run has no aims. Against a baseline the aim of every figure
+/// is to be no worse.
+pub fn table(scenario: &ScenarioResults, other: Side, quick: bool) -> String {
+    let heads = [other.name(), Side::Trilby.name(), "ratio", "aim"].map(str::to_owned);
+    let [theirs, ours, ratio, aim] = heads;
+    let mut lines = vec![[scenario.name.clone(), theirs, ours, ratio, aim]];
+    let aim = |figure| match other {
+        Side::Baseline => Some(Aim::NO_WORSE).filter(|_| !quick),
+        Side::Reference | Side::Trilby => scenario.aim(figure, quick),
+    };
+    lines.extend(scenario.figures.iter().map(|figure| cells(figure, aim(figure))));
     let width = |column: usize| {
         lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max()
     };
@@ -113,9 +119,8 @@ pub fn table(scenario: &ScenarioResults, quick: bool) -> String {
 pub fn cells(figure: &Figure, aim: Option<Aim>) -> [String; 5] {
     let ratio = figure.ratio().map_or_else(|| "-".to_owned(), |r| format!("{}x", number(r)));
     let aim = aim.map_or_else(String::new, |aim| {
-        let bound = if figure.unit.more_is_better() { "≥" } else { "≤" };
-        let reached = figure.trilby.is_some_and(|s| aim.is_reached(figure.unit, s.median));
-        format!("{bound} {}: {}", number(aim.value()), if reached { "reached" } else { "missed" })
+        let reached = if aim.is_reached(figure) { "reached" } else { "missed" };
+        format!("{}: {reached}", aim.words(figure.unit))
     });
     [label(figure), spread(figure.reference), spread(figure.trilby), ratio, aim]
 }
@@ -128,7 +133,7 @@ pub fn label(figure: &Figure) -> String {
     }
 }
 
-/// How long each row took, and all together.
+/// Duration of each row, and of all.
 pub fn times(scenarios: &[ScenarioResults]) -> String {
     let total = scenarios.iter().map(|scenario| scenario.seconds).sum();
     let each = scenarios.iter().map(|scenario| (scenario.name.as_str(), scenario.seconds));
@@ -150,7 +155,7 @@ fn spread(spread: Option<Spread>) -> String {
     )
 }
 
-/// A value with three digits that count.
+/// A value with three significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 99.95 => format!("{value:.0}"),
@@ -197,13 +202,17 @@ mod tests {
                     sentry: start to ready (ms) 400 [200-800] 20.0 [10.0-40.0] 20.0x ≤ 300: reached \
                     errors - 0 [0-0] -";
         let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(squeeze(&table(&scenario, false)), want);
-        assert!(!table(&scenario, true).contains("reached"), "a cut run has no aims");
+        assert_eq!(squeeze(&table(&scenario, Side::Reference, false)), want);
+        let cut = table(&scenario, Side::Reference, true);
+        assert!(!cut.contains("reached"), "a cut run has no aims");
+        let baseline = squeeze(&table(&scenario, Side::Baseline, false));
+        assert!(baseline.starts_with("start baseline trilby"), "{baseline}");
+        assert!(baseline.contains("20.0x ≥ 0.95x: reached"), "{baseline}");
         assert_eq!(squeeze(&times(&[scenario])), "start 1 min 01 s all rows 1 min 01 s");
     }
 
     #[test]
-    fn numbers_have_three_digits_that_count() {
+    fn numbers_have_three_significant_digits() {
         let shown = [1234.5, 100.0, 12.34, 1.234, 0.1234, 0.01234, 0.0].map(number);
         assert_eq!(shown, ["1234", "100", "12.3", "1.23", "0.12", "0.012", "0"]);
     }

@@ -16,7 +16,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// The spread of at least one value.
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -30,11 +30,11 @@ impl Spread {
 /// One line of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What was measured.
+    /// Name of the metric.
     pub metric: String,
-    /// Of what.
+    /// Unit of the values.
     pub unit: Unit,
-    /// The reference; absent when it has no such reading.
+    /// The reference or the baseline; absent when it has no such reading.
     pub reference: Option<Spread>,
     /// Ours.
     pub trilby: Option<Spread>,
@@ -65,15 +65,17 @@ pub fn figures(readings: &[(Side, Reading)]) -> Vec<Figure> {
         }
         next = place + 1;
     }
-    let spread = |side: Side, metric: &str| {
-        let of_side = readings.iter().filter(|(s, r)| *s == side && r.metric == metric);
+    let spread = |ours: bool, metric: &str| {
+        let of_side = readings
+            .iter()
+            .filter(|(side, reading)| (*side == Side::Trilby) == ours && reading.metric == metric);
         Spread::of(&of_side.map(|(_, reading)| reading.value).collect::<Vec<_>>())
     };
     let figure = |(metric, unit): (&str, Unit)| Figure {
         metric: metric.to_owned(),
         unit,
-        reference: spread(Side::Reference, metric),
-        trilby: spread(Side::Trilby, metric),
+        reference: spread(false, metric),
+        trilby: spread(true, metric),
     };
     order.into_iter().map(figure).collect()
 }

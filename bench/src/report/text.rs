@@ -16,20 +16,33 @@ const PAGE: &str = "performance.md";
 /// The folder of the pictures and of the run's JSON, beside the page.
 const PICTURES: &str = "performance";
 
-/// What a sceptical reader wants to know before the figures.
+/// The method, which the page states before the figures.
 const METHOD: &str = "\
 ## How it is measured
 
 - Both sides are built from source: Trilby's programs as they are shipped, the reference's from its published Go module of the version above.
-- The same flags, see `TestEnv::service` in [env.rs](../bench/src/env.rs), with one exception: Trilby's operator runs with `--watch-secrets`, which its chart sets and the reference does not know.
-- The same API server and the same objects for both sides and all rounds; etcd does not wait for the disk. One sentry gives both sides and the load their certificates, so that a difference between two sentries shows in `sentry-sign` only, where each side has its own.
-- The same client for both, ours, on the same cores as the service; what it takes is not subtracted. Sidecars, reviews and certificate requests come over TLS as in a cluster, each with the handshakes that it says; placement is measured in plain text.
-- A rate and its latencies are of a closed loop: so many callers, each as fast as it is answered. Where a scenario names requests per second, the loop is open: they are due at that rate whatever the answers do, and waiting for a free connection counts. A failed request is an error and has no latency.
-- Not counted, as warm-up: 2 s of reviews (`injector`), 2 s of requests (`sentry-sign`, insecure and jwks), 20 pods (`webhook-path`), the first change of each component (`operator-fanout`). The other loads meet a service that has just become ready, as sidecars do after a restart.
-- Processor time is that of the process, user and system, from `/proc/PID/stat` (in steps of 10 ms); memory is `VmRSS` and `RssAnon` from `/proc/PID/status`; a peak is the largest value seen, every 50 ms.
-- Pods change for 30 s in each round of `operator-memory` and `operator-memory-large`, 20 in a second, so that three rounds of both sides end within ten minutes; ten minutes of it cost twenty times the processor time.
-- `webhook-path` creates its pods at an API server without nodes: what a kubelet does afterwards is no part of the webhook.
-- The time of a scenario counts everything but builds. `cargo xtask bench --quick` cuts the loads to about a tenth and makes one round.
+- The same flags, see `TestEnv::service` in [test_env.rs](../bench/src/environment/test_env.rs), with one exception: Trilby's operator runs with `--watch-secrets`, which its chart sets and the reference lacks.
+- The same API server and the same objects for both sides and all rounds; etcd does not wait for the disk. One sentry signs the certificates of both sides and of the load, so that a difference between two sentries shows only in `sentry-sign`, where each side has its own.
+- The same client for both, ours, on the same cores as the service; its CPU time is not subtracted. Sidecars, reviews and certificate requests use TLS as in a cluster, with the handshakes that each row names; placement and the scheduler are measured in plain text.
+- A rate and its latencies are of a closed loop: a fixed number of callers, each as fast as it is answered. Where a row names requests per second, the loop is open: requests are due at that rate regardless of answers, and waiting for a free connection counts. A failed request is an error and has no latency.
+- Warm-up, not measured: 2 s of reviews (`injector`), 2 s of requests (`sentry-sign`, insecure and jwks), 20 pods (`webhook-path`), the first change of each component (`operator-fanout`). The other loads start when a service has just become ready, as after a restart.
+- CPU time is that of the process, user and system, from `/proc/PID/stat` (in steps of 10 ms); memory is `VmRSS` and `RssAnon` from `/proc/PID/status`; a peak is the largest of samples every 50 ms.
+- Pods change for 30 s in each round of `operator-memory` and `operator-memory-large`, 20 per second, so that three rounds of both sides end within ten minutes; ten minutes of changes cost twenty times the CPU time.
+- `webhook-path` creates its pods at an API server without nodes: the work of a kubelet afterwards is not part of the webhook.
+- Rows of the scheduler: one member with its own store on an empty directory, in plain text, both sides with the flags of [scheduler.rs](../bench/src/environment/scheduler.rs) and otherwise their defaults. Both write and sync before they answer; each round of `scheduler-schedule` and `scheduler-restart` checks that acknowledged jobs survive `kill -9`. The client of these rows decodes only needed fields, so that it uses little of the cores that it shares with the scheduler.
+- The time of a row includes everything except builds. `cargo xtask bench --quick` cuts the loads to about a tenth and runs one round.
+
+## How a change is measured
+
+`cargo xtask bench --baseline DIR` puts programs of an older commit in the place of the reference. Each figure that is more than 5 % worse than the baseline is marked as missed. Build the programs in a worktree of that commit as the benchmark builds its own, statically and with the same profile:
+
+```sh
+git worktree add ../baseline COMMIT && cd ../baseline
+RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --release --target x86_64-unknown-linux-gnu \\
+  -p operator -p sidecar-injector -p sentry -p placement -p scheduler
+cd - && cargo xtask bench --baseline ../baseline/target/x86_64-unknown-linux-gnu/release \\
+  --only injector --only sentry-sign --only operator-fanout --only operator-memory --only placement-join
+```
 
 ";
 
@@ -131,7 +144,7 @@ mod tests {
             figures: vec![figure],
         };
         let results = Results {
-            machine: Machine::of_this_run(),
+            machine: Machine::of_this_run(None),
             rounds: 3,
             quick: false,
             scenarios: vec![scenario],

@@ -18,16 +18,16 @@ use crate::{
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
-/// How many ask at once.
+/// Numbers of concurrent callers.
 const CONCURRENCY: [usize; 3] = [1, 8, 64];
-/// Reviews before the clock runs.
+/// Reviews for this long are not measured.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// A cluster that starts many pods: what the latency is reported for, whatever the server can do.
+/// Rate at which the latency is reported: that of a cluster that starts many pods.
 const PER_SECOND: f64 = 500.0;
-/// Who creates most pods.
+/// The creator of most pods.
 const CREATOR: &str = "system:serviceaccount:kube-system:replicaset-controller";
 
-/// The row.
+/// Latency and cost of admission reviews.
 #[derive(Debug)]
 pub struct Injector;
 
@@ -115,7 +115,7 @@ impl Prepared for Reviews {
     }
 }
 
-/// How long each load lasts.
+/// Duration of each load.
 fn measured(size: Size) -> Duration {
     size.pick(Duration::from_secs(10), Duration::from_secs(2))
 }
@@ -129,7 +129,7 @@ async fn closed(
     load::closed(callers, Duration::ZERO, measured).await
 }
 
-async fn callers(server: &Server, count: usize) -> Result<Vec<Reviewer>> {
+pub(super) async fn callers(server: &Server, count: usize) -> Result<Vec<Reviewer>> {
     let reviews: Arc<[Review]> = reviews().into();
     let mut callers = Vec::new();
     for first in 0..count {
@@ -145,7 +145,7 @@ struct Review {
     patched: bool,
 }
 
-struct Reviewer {
+pub(super) struct Reviewer {
     connection: Connection,
     reviews: Arc<[Review]>,
     next: usize,
@@ -160,7 +160,7 @@ impl Caller for Reviewer {
         let (status, answer) = sent.await.map_err(|error| error.to_string())?;
         let says = |text: &[u8]| answer.windows(text.len()).any(|part| part == text);
         if status != 200 || !says(br#""allowed":true"#) || says(br#""patch":"#) != review.patched {
-            return Err("another answer than expected".to_owned());
+            return Err("unexpected answer".to_owned());
         }
         Ok(())
     }

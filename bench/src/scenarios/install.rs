@@ -1,5 +1,5 @@
-//! Scenario `install`: Helm installs each side's own chart on a node with real pods; then a Deployment
-//! that asks for a sidecar is applied.
+//! Scenario `install`: Helm installs each side's own chart on a node with real pods; then a
+//! Deployment that asks for a sidecar is applied.
 
 use std::{
     fs::File,
@@ -28,10 +28,10 @@ use crate::{
 const APPLICATION: &str = "bench";
 const DAPRD: &str = "localhost/daprd:bench";
 const APP_IMAGE: &str = "localhost/bench-app:1";
-/// How long an object may take to be gone.
+/// Seconds until an object must be gone.
 const TIMEOUT: u64 = 180;
 
-/// The row.
+/// Time from `helm install` to Ready, and sizes of images.
 #[derive(Debug)]
 pub struct Install;
 
@@ -48,6 +48,11 @@ impl Scenario for Install {
          materials); their size is compressed"
     }
 
+    /// A baseline is programs without a chart.
+    fn has(&self, side: Side) -> bool {
+        side != Side::Baseline
+    }
+
     fn services(&self) -> &'static [Service] {
         &Service::ALL
     }
@@ -62,13 +67,13 @@ impl Scenario for Install {
 
 struct Installed {
     cluster: Cluster,
-    /// Sizes of images: they do not change from round to round.
+    /// Sizes of images, which are equal in all rounds.
     sizes: Vec<(Side, Reading)>,
     reference_chart: PathBuf,
     _bed: TemporaryNode,
 }
 
-/// Brings all images to the node; the sizes of both sides' own.
+/// Imports all images into the node; returns the sizes of the services' images.
 fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading)>> {
     let folder = environment::workspace().join("target/images");
     let import = |name: &str, image: blackbox::Image| {
@@ -124,7 +129,7 @@ fn registry(side: Side) -> String {
 fn tag(side: Side) -> &'static str {
     match side {
         Side::Reference => reference::tag(),
-        Side::Trilby => env!("CARGO_PKG_VERSION"),
+        Side::Baseline | Side::Trilby => env!("CARGO_PKG_VERSION"),
     }
 }
 
@@ -156,7 +161,7 @@ impl Installed {
         let ours = environment::workspace().join("charts/dapr");
         let (chart, registry_key) = match side {
             Side::Reference => (&self.reference_chart, "global.registry"),
-            Side::Trilby => (&ours, "global.controlPlane.registry"),
+            Side::Baseline | Side::Trilby => (&ours, "global.controlPlane.registry"),
         };
         let chart = chart.to_str().context("the chart's path is no UTF-8")?;
         let registry = format!("{registry_key}={}", registry(side));
@@ -198,7 +203,7 @@ spec:
         Ok(begin.elapsed())
     }
 
-    /// Back to a cluster that has seen neither side.
+    /// Removes everything that was installed.
     fn remove(&self) -> Result<()> {
         let gone = ["delete", "namespace", APPLICATION, "--wait"];
         self.cluster.kubectl(&gone)?;
@@ -219,7 +224,7 @@ fn restarts(pods: &Value) -> f64 {
     containers(pods).filter_map(|status| status.get("restartCount")?.as_f64()).sum()
 }
 
-/// What a list of pods says of their containers.
+/// The container statuses of a list of pods.
 fn containers<'a>(pods: &'a Value) -> impl Iterator<Item = &'a Value> {
     let pods = pods.get("items").and_then(Value::as_array);
     let status = |pod: &'a Value| pod.pointer("/status/containerStatuses")?.as_array();

@@ -1,4 +1,4 @@
-//! Scenario `operator-fanout`: a component changes, and all sidecars of its namespace have to know.
+//! Scenario `operator-fanout`: a component changes, and all sidecars of its namespace receive it.
 
 use std::{
     path::PathBuf,
@@ -22,24 +22,24 @@ use crate::{
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
-/// Where everything is.
+/// Namespace of all objects.
 const SPACE: &str = "bench";
 /// The components that change: one without and one with a secretKeyRef.
 const NAMES: [&str; 2] = ["plain", "secret"];
-/// The Secret that one refers to.
+/// The Secret that one of them refers to.
 const SECRET: &str = "bench-redis";
 /// Different apps among the sidecars.
 const APPS: usize = 20;
-/// Changes measured of each component, after one that is not.
+/// Measured changes of each component, after one that is not measured.
 const CHANGES: usize = 20;
-/// Between two changes, so that they do not meet.
+/// Pause between two changes, so that they do not overlap.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a change may take to reach everybody.
+/// Time limit for a change to reach all sidecars.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// What an operator might read to serve a change.
+/// Resources that an operator may read to serve a change.
 const RESOURCES: [&str; 4] = ["secrets", "components", "pods", "configurations"];
 
-/// The row.
+/// Time until a change of a component reaches all sidecars.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorFanout;
 
@@ -78,7 +78,7 @@ impl Scenario for OperatorFanout {
         Ok(Box::new(Namespace { env, programs, kubeconfig, streams: streams(size) }))
     }
 
-    /// Makes what changes in the namespace of the apps, and removes it in the end.
+    /// Creates the objects in the namespace of the apps, and removes them at the end.
     fn load(&self, target: &Target) -> Result<Vec<Reading>> {
         let (authority, space) = (target.authority()?, target.apps.as_str());
         let kubeconfig = target.kubeconfig()?;
@@ -106,14 +106,14 @@ impl Scenario for OperatorFanout {
     }
 }
 
-/// Sidecars that watch: the number of the first figures, and a large namespace's.
+/// Numbers of sidecars that watch: an ordinary and a large namespace.
 fn streams(size: Size) -> [usize; 2] {
     size.pick([200, 1000], [20, 100])
 }
 
 impl Prepared for Namespace {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
-        let more = ["--disable-service-reconciler"]; // Services are another matter
+        let more = ["--disable-service-reconciler"]; // not measured here
         let start = self.env.service(&self.programs, side, Service::Operator, &more)?;
         let (operator, _) = start.ready()?;
         let address = operator.address();
@@ -150,7 +150,7 @@ impl Prepared for Namespace {
     }
 }
 
-/// How long one change took to reach the first, the median and the last stream.
+/// Time of one change to the first, the median and the last stream.
 struct Spread([Duration; 3]);
 
 impl Spread {
@@ -218,7 +218,7 @@ impl Changes<'_> {
 
     async fn change(&self, heard: &mut Heard, name: &str, streams: usize) -> Result<Spread> {
         let path = format!("{}/{}", self.components(), object(name));
-        // A time that none before had: a patch that changes nothing is no change.
+        // A new time each: the API server drops a patch that changes nothing.
         let labels = json!({"version": runtime::clock::now().as_nanosecond().to_string()});
         let begin = monotonic();
         let request = self.api.merge(&path, json!({"metadata": {"labels": labels}}));

@@ -1,5 +1,5 @@
-//! Rows `operator-memory` and `operator-memory-large`: what the operator holds in memory, and what
-//! pods that come and go cost it.
+//! Scenarios `operator-memory` and `operator-memory-large`: memory of the operator, and the cost of
+//! changing pods.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
-/// Where everything is.
+/// Namespace of all objects.
 const SPACE: &str = "bench";
 /// Different apps among the pods and sidecars.
 const APPS: usize = 20;
@@ -29,10 +29,10 @@ const APPS: usize = 20;
 const SECRET_BYTES: usize = 20_000;
 /// Every so many-th Component takes a value from a Secret.
 const SECRET_EVERY: usize = 20;
-/// Between two changes of pods: 20 in a second.
+/// Pause between two changes of pods: 20 per second.
 const CHURN: Duration = Duration::from_millis(50);
 
-/// One of the two rows.
+/// Memory of the operator at one of two scales.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorMemory {
     name: &'static str,
@@ -40,7 +40,7 @@ pub struct OperatorMemory {
     full: Scale,
 }
 
-/// How many objects there are.
+/// Numbers of objects.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     pods: usize,
@@ -61,7 +61,7 @@ impl Scale {
 }
 
 impl OperatorMemory {
-    /// The size of the first figures of the reference.
+    /// An ordinary cluster.
     pub const FIRST: Self = Self {
         name: "operator-memory",
         about: "2,000 annotated pods, 1,000 Secrets of 20 KB, 200 Components of 9 items, 200 sidecars \
@@ -114,7 +114,7 @@ impl Scenario for OperatorMemory {
         Ok(Box::new(Cluster { env, programs, kubeconfig, scale, settle, changes }))
     }
 
-    /// Makes the row's objects first where it is told the cluster; they stay.
+    /// With a kubeconfig, creates the row's objects first; they are not removed.
     fn load(&self, target: &Target) -> Result<Vec<Reading>> {
         let scale = target.size().pick(self.full, self.full.tenth());
         let (authority, space) = (target.authority()?, &target.apps);
@@ -169,7 +169,7 @@ fn component(index: usize) -> Value {
         "spec": {"type": "state.in-memory", "version": "v1", "metadata": items}})
 }
 
-/// A pod of ordinary size: what operators have to read past.
+/// A pod of ordinary size.
 fn pod(index: usize) -> Value {
     let environment: Vec<Value> =
         (0..12).map(|i| json!({"name": format!("SETTING_{i}"), "value": "some value"})).collect();
@@ -189,8 +189,8 @@ fn configuration_path(name: &str) -> String {
     format!("/apis/dapr.io/v1alpha1/namespaces/{SPACE}/configurations/{name}")
 }
 
-/// Changes an object without consequence. The API server drops patches that change nothing, so each
-/// writes a time that none before had.
+/// Changes an object without effect on its readers. The API server drops patches that change
+/// nothing, so each writes a time that none before had.
 async fn touch(api: &ApiServer, path: &str) -> Result<()> {
     let annotations = json!({"bench/changed": runtime::clock::now().to_string()});
     api.merge(path, json!({"metadata": {"annotations": annotations}})).await
@@ -198,7 +198,7 @@ async fn touch(api: &ApiServer, path: &str) -> Result<()> {
 
 impl Prepared for Cluster {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
-        let more = ["--disable-service-reconciler"]; // Services are another matter
+        let more = ["--disable-service-reconciler"]; // not measured here
         let start = self.env.service(&self.programs, side, Service::Operator, &more)?;
         let (operator, _) = start.ready()?;
         let peak = Peak::watch(operator.pid());
@@ -224,7 +224,7 @@ impl Cluster {
         let authority = self.env.authority()?;
         let sidecars = Sidecars::new(&authority, &address, SPACE, APPS, self.scale.streams).await?;
         let configuration = sidecars.watch_configuration().await?;
-        // The reference begins to follow pods with the first change of a Configuration.
+        // The reference starts to watch pods with the first change of a Configuration.
         touch(&api, &configuration_path("appconfig")).await?;
         let listed = sidecars.list(1).await?;
         let wanted = self.scale.components;

@@ -1,5 +1,5 @@
-//! Scenario `placement-join`: hosts join a namespace, one is replaced, the leader of three replicas is
-//! lost.
+//! Scenario `placement-join`: hosts join a namespace, one is replaced, the leader of three replicas
+//! is lost.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::{
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
-/// How long any step may take, time-outs of rounds included.
+/// Time limit of each step, timeouts of rounds included.
 const LIMIT: Duration = Duration::from_mins(1);
-/// Replicas where the leader is lost.
+/// Number of replicas when the leader is lost.
 const REPLICAS: usize = 3;
-/// Hosts at those replicas.
+/// Number of hosts then.
 const BEREFT: usize = 100;
 
-/// The row.
+/// Time until joining hosts have a table, and until a lost leader is replaced.
 #[derive(Debug)]
 pub struct PlacementJoin;
 
@@ -127,7 +127,7 @@ impl Joining {
 
     fn lose_leader(&self, side: Side, what: &str, signal: Signal) -> Result<Vec<Reading>> {
         let ports: Vec<u16> =
-            (0..REPLICAS).map(|_| environment::free_port()).collect::<Result<_>>()?;
+            (0..REPLICAS).map(|_| environment::free_port()).collect::<std::io::Result<_>>()?;
         let members: Vec<String> =
             ports.iter().enumerate().map(|(i, port)| format!("p{i}=127.0.0.1:{port}")).collect();
         let cluster = format!("--initial-cluster={}", members.join(","));
@@ -148,7 +148,7 @@ impl Joining {
             anyhow::Ok([lock, table.at].map(|at| at.saturating_duration_since(lost)))
         })?;
         for replica in replicas {
-            // The one that was lost has ended already.
+            // The lost one has ended already.
             replica.stop().ok();
         }
         let reading = |until: &str, took| {
@@ -162,7 +162,7 @@ impl Joining {
     }
 }
 
-/// Too many hosts for a server are no reason to forget what it did with fewer.
+/// The readings, or none when the server cannot serve so many hosts in time.
 fn or_none(measured: Result<Vec<Reading>>, server: &str, count: usize) -> Vec<Reading> {
     measured.unwrap_or_else(|error| {
         say(format_args!("{server}: {count} hosts: {error:#}"));
@@ -202,7 +202,7 @@ async fn join(hosts: &mut Hosts, count: usize, time: Duration) -> Result<Vec<Rea
     ])
 }
 
-/// The replica that says that it leads.
+/// The replica that reports to be the leader.
 fn leader(replicas: &[Running]) -> Result<&Running> {
     let leads = |r: &&Running| r.metric("dapr_placement_leader_status").is_ok_and(|v| v > 0.5);
     let found = replicas.iter().find(leads);

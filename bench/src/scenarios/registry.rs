@@ -3,13 +3,17 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    scenario::Scenario, scenarios::injector::Injector, scenarios::install::Install,
-    scenarios::operator_fanout::OperatorFanout, scenarios::operator_memory::OperatorMemory,
-    scenarios::placement_join::PlacementJoin, scenarios::sentry_sign::SentrySign,
+    scenario::Scenario, scenarios::attacks::Attacks, scenarios::injector::Injector,
+    scenarios::install::Install, scenarios::operator_fanout::OperatorFanout,
+    scenarios::operator_memory::OperatorMemory, scenarios::placement_join::PlacementJoin,
+    scenarios::scheduler::herd::SchedulerHerd, scenarios::scheduler::oneshot::SchedulerOneshot,
+    scenarios::scheduler::restart::SchedulerRestart,
+    scenarios::scheduler::schedule::SchedulerSchedule, scenarios::scheduler::ticks::SchedulerTicks,
+    scenarios::scheduler::workflow::SchedulerWorkflow, scenarios::sentry_sign::SentrySign,
     scenarios::start::Start, scenarios::webhook_path::WebhookPath,
 };
 
-/// All rows.
+/// All rows, in this order.
 pub fn all() -> Vec<Box<dyn Scenario>> {
     vec![
         Box::new(Start),
@@ -20,30 +24,58 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(OperatorMemory::LARGE),
         Box::new(OperatorFanout),
         Box::new(PlacementJoin),
-        // Last: making images reads every program, and the kernel then maps more of them at a start.
+        Box::new(SchedulerSchedule),
+        Box::new(SchedulerOneshot),
+        Box::new(SchedulerHerd),
+        Box::new(SchedulerTicks),
+        Box::new(SchedulerRestart),
+        Box::new(SchedulerWorkflow),
+        Box::new(Attacks),
+        // Last: building images reads every program into the page cache, which changes start times.
         Box::new(Install),
     ]
 }
 
-/// The rows whose name contains one of the words; all without a word.
+/// The rows that a word names or, if it is no row's name, whose names contain it; all
+/// without words.
 ///
 /// # Errors
 /// When a word fits no row.
 pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     let scenarios = all();
     let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name()).collect();
+    let fits = |name: &str, word: &String| {
+        if names.contains(&word.as_str()) { name == word } else { name.contains(word.as_str()) }
+    };
     for word in words {
-        let known = names.iter().any(|name| name.contains(word.as_str()));
+        let known = names.iter().any(|name| fits(name, word));
         ensure!(known, "no row {word:?}: there are {}", names.join(", "));
     }
-    let wanted =
-        |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| fits(name, word));
     Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.name())).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_common_prefix_chooses_all_of_them() {
+        let chosen = chosen(&["scheduler".to_owned()]).unwrap();
+        assert!(chosen.len() > 4);
+        assert!(chosen.iter().all(|scenario| scenario.name().starts_with("scheduler-")));
+    }
+
+    #[test]
+    fn a_whole_name_is_not_the_part_of_another() {
+        let names = |word: &str| {
+            let chosen = chosen(&[word.to_owned()]).unwrap();
+            chosen.iter().map(|scenario| scenario.name()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("start"), ["start"]); // as in scheduler-restart
+        assert_eq!(names("operator-memory"), ["operator-memory"]);
+        assert_eq!(names("memory"), ["operator-memory", "operator-memory-large"]);
+    }
 
     #[test]
     fn a_word_that_fits_no_row_is_an_error_that_names_them() {

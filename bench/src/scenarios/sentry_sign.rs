@@ -1,4 +1,5 @@
-//! Scenario `sentry-sign`: certificates for sidecars, with each of the three ways to prove an identity.
+//! Scenario `sentry-sign`: certificates for sidecars, with each of the three ways to prove an
+//! identity.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use identity::{JwtAlgorithm, JwtClaims, JwtSigner, KeyKind, PrivateKey, SpiffeId
 use proto::sentry::{
     SignCertificateRequest, ca_client::CaClient, sign_certificate_request::TokenValidator,
 };
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::{Code, transport::Channel};
@@ -19,7 +21,7 @@ use crate::{
     clients::load::{self, Caller, Outcome},
     environment::authority::Authority,
     environment::programs::Programs,
-    environment::test_env::{NAMESPACE, Running, Start, TRUST_DOMAIN, TestEnv},
+    environment::test_env::{NAMESPACE, Running, TRUST_DOMAIN, TestEnv},
     environment::usage::milliseconds,
     flags::Target,
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
@@ -27,19 +29,22 @@ use crate::{
 
 /// Namespaces that the sidecars are spread over.
 const NAMESPACES: usize = 10;
-/// Sidecars that ask at the same time in the steady loads, as in the first figures.
+/// Concurrent sidecars in the steady loads.
 const CONCURRENT: usize = 8;
-/// What the latency is reported for, whatever the server can do; and over how many connections.
+/// Rate at which the latency is reported, and its number of connections.
 const PER_SECOND: f64 = 1000.0;
 const CONNECTIONS: usize = 64;
-/// Tokens and pods made at the same time.
+/// Concurrent requests while pods and tokens are created.
 const PARALLEL: usize = 32;
-/// What a sidecar does with one attempt and how often it tries (Dapr 1.18).
+/// Time limit, number and pause of a sidecar's attempts (Dapr 1.18).
 const ATTEMPT: Duration = Duration::from_secs(3);
 const ATTEMPTS: u32 = 5;
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// The row.
+/// Settings of a sentry without token validators.
+pub(super) const NO_VALIDATORS: &str = "kind: Configuration\n";
+
+/// Latency and cost of certificates.
 #[derive(Debug)]
 pub struct SentrySign;
 
@@ -52,7 +57,7 @@ struct Signing {
     times: Times,
 }
 
-/// How long the steady loads last.
+/// Durations of the steady loads.
 #[derive(Clone, Copy)]
 struct Times {
     warm_up: Duration,
@@ -102,7 +107,7 @@ impl Scenario for SentrySign {
             load::closed(dial.kept(&request, CONCURRENT).await?, times.warm_up, times.measured)
                 .await
         })?;
-        say_errors("insecure", &outcome);
+        report_errors("insecure", &outcome);
         Ok(outcome.readings("insecure"))
     }
 }
@@ -111,10 +116,14 @@ impl Prepared for Signing {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let mut readings = self.kubernetes(side)?;
         for (what, settings, request) in [
-            ("insecure", Provider::none(), self.provider.request(TokenValidator::Insecure)?),
+            (
+                "insecure",
+                NO_VALIDATORS.to_owned(),
+                self.provider.request(TokenValidator::Insecure)?,
+            ),
             ("jwks", self.provider.settings(), self.provider.request(TokenValidator::Jwks)?),
         ] {
-            let sentry = self.standalone(side, what, &settings)?;
+            let sentry = self.env.standalone_sentry(&self.programs, side, what, &settings)?;
             let dial = Dial::new(sentry.address(), &self.env.authority()?)?;
             let outcome = load::runtime()?.block_on(async {
                 let callers = dial.kept(&request, CONCURRENT).await?;
@@ -147,14 +156,14 @@ impl Signing {
             let share = self.sidecars.len() / CONCURRENT;
             let shares = self.sidecars.chunks(share.max(1)).take(CONCURRENT);
             let callers =
-                shares.map(|sidecars| Cluster::new(&dial, sidecars, Patience::One)).collect();
+                shares.map(|sidecars| Cluster::new(&dial, sidecars, Attempts::One)).collect();
             let mut readings = self
                 .measure(&sentry, "kubernetes", async |time| {
                     load::closed(callers, Duration::ZERO, time).await
                 })
                 .await?;
             let cold =
-                |request| Cluster::new(&dial, std::slice::from_ref(request), Patience::Daprd);
+                |request| Cluster::new(&dial, std::slice::from_ref(request), Attempts::Daprd);
             let outcome = load::once(self.sidecars.iter().map(cold).collect()).await?;
             let what = format!("cold start of {}", self.sidecars.len());
             let reading =
@@ -171,23 +180,6 @@ impl Signing {
         Ok(readings)
     }
 
-    fn standalone(&self, side: Side, what: &str, settings: &str) -> Result<Running> {
-        let config = self.env.folder().join(format!("{what}.yaml"));
-        fs::write(&config, settings)?;
-        let credentials = self.env.folder().join("credentials");
-        let program = self.programs.path(side, Service::Sentry)?;
-        let start = Start::new(
-            &format!("{}-{what}", side.name()),
-            Service::Sentry,
-            program,
-            self.env.folder(),
-        )?
-        .flag("--config", &config)
-        .flag("--issuer-credentials", &credentials)
-        .args(&["--mode=standalone", &format!("--trust-domain={TRUST_DOMAIN}")]);
-        start.ready().map(|(running, _)| running)
-    }
-
     /// Latencies and errors of requests at a given rate.
     async fn at_a_rate(
         &self,
@@ -197,7 +189,7 @@ impl Signing {
         let callers = dial.kept(request, CONNECTIONS).await?;
         let outcome = load::open(callers, PER_SECOND, self.times.measured).await?;
         let what = format!("{PER_SECOND} requests/s");
-        say_errors(&what, &outcome);
+        report_errors(&what, &outcome);
         Ok(outcome.readings(&what).into_iter().skip(1).collect()) // its rate is given
     }
 
@@ -218,12 +210,12 @@ impl Signing {
             Unit::CpuMilliseconds,
             each,
         ));
-        say_errors(what, &outcome);
+        report_errors(what, &outcome);
         Ok(readings)
     }
 }
 
-fn say_errors(what: &str, outcome: &Outcome) {
+fn report_errors(what: &str, outcome: &Outcome) {
     for (reason, times) in outcome.errors() {
         eprintln!("{what}: {times} x {reason}");
     }
@@ -234,22 +226,26 @@ fn count(number: u64) -> f64 {
     number as f64
 }
 
-/// The way to a sentry.
+/// How to connect to a sentry.
 #[derive(Clone)]
-struct Dial {
+pub(super) struct Dial {
     address: String,
     id: SpiffeId,
     anchors: Arc<TrustAnchors>,
 }
 
 impl Dial {
-    fn new(address: String, authority: &Authority) -> Result<Self> {
+    pub(super) fn new(address: String, authority: &Authority) -> Result<Self> {
         let anchors = Arc::new(TrustAnchors::parse_pem(authority.anchors.as_bytes())?);
         Ok(Self { address, id: authority.part("dapr-sentry")?, anchors })
     }
 
     /// Clients that keep their connections.
-    async fn kept(&self, request: &SignCertificateRequest, count: usize) -> Result<Vec<Kept>> {
+    pub(super) async fn kept(
+        &self,
+        request: &SignCertificateRequest,
+        count: usize,
+    ) -> Result<Vec<Kept>> {
         let mut clients = Vec::new();
         for _ in 0..count {
             clients.push(Kept { client: self.connect().await?, request: request.clone() });
@@ -259,14 +255,17 @@ impl Dial {
 
     /// A new connection with a whole handshake: nothing is resumed.
     async fn connect(&self) -> Result<CaClient<Channel>> {
+        Ok(CaClient::new(transport::dial(&self.address, self.tls()?).await?))
+    }
+
+    pub(super) fn tls(&self) -> Result<Arc<ClientConfig>> {
         let anchors = watch::channel(self.anchors.clone()).1;
-        let tls = transport::tls::anonymous_client(anchors, self.id.clone())?;
-        Ok(CaClient::new(transport::dial(&self.address, tls).await?))
+        Ok(transport::tls::anonymous_client(anchors, self.id.clone())?)
     }
 }
 
 /// A client that keeps its connection.
-struct Kept {
+pub(super) struct Kept {
     client: CaClient<Channel>,
     request: SignCertificateRequest,
 }
@@ -278,39 +277,39 @@ impl Caller for Kept {
     }
 }
 
-/// How long a sidecar tries.
+/// How often a sidecar tries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Patience {
+enum Attempts {
     /// Once.
     One,
     /// As daprd does.
     Daprd,
 }
 
-/// Sidecars of the cluster, one after the other, each once and with a connection of its own: a token
-/// that is shown again may be known.
+/// Sidecars of the cluster, one after the other, each once and with a connection of its own: a
+/// token that is used again may be cached.
 struct Cluster {
     dial: Dial,
     sidecars: Vec<SignCertificateRequest>,
     next: usize,
-    timeout: Patience,
+    attempts: Attempts,
 }
 
 impl Cluster {
-    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], timeout: Patience) -> Self {
-        Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, timeout }
+    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], attempts: Attempts) -> Self {
+        Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, attempts }
     }
 
     async fn sign(&self, request: &SignCertificateRequest) -> Result<(), String> {
         let mut client = loop {
             match self.dial.connect().await {
                 Ok(client) => break client,
-                // daprd goes on dialling for ever.
-                Err(_) if self.timeout == Patience::Daprd => tokio::time::sleep(BETWEEN).await,
+                // daprd never stops dialling.
+                Err(_) if self.attempts == Attempts::Daprd => tokio::time::sleep(BETWEEN).await,
                 Err(e) => return Err(format!("connect: {e:#}")),
             }
         };
-        let attempts = if self.timeout == Patience::Daprd { ATTEMPTS } else { 1 };
+        let attempts = if self.attempts == Attempts::Daprd { ATTEMPTS } else { 1 };
         let mut code = Code::Unknown;
         for _ in 0..attempts {
             let call = client.sign_certificate(request.clone());
@@ -358,11 +357,6 @@ impl Provider {
         Ok(Self { signer, keys: keys.to_string_lossy().into_owned() })
     }
 
-    /// The settings of a sentry without a provider.
-    fn none() -> String {
-        "kind: Configuration\n".to_owned()
-    }
-
     fn settings(&self) -> String {
         let validator = json!({"name": "jwks", "options": {"source": self.keys}});
         json!({"spec": {"mtls": {"tokenValidators": [validator]}}}).to_string()
@@ -386,7 +380,11 @@ impl Provider {
 }
 
 /// A request without a token, with a key of its own.
-fn request(namespace: &str, id: &str, validator: TokenValidator) -> Result<SignCertificateRequest> {
+pub(super) fn request(
+    namespace: &str,
+    id: &str,
+    validator: TokenValidator,
+) -> Result<SignCertificateRequest> {
     let key = PrivateKey::generate(KeyKind::Ed25519)?;
     Ok(SignCertificateRequest {
         id: id.to_owned(),
@@ -397,7 +395,7 @@ fn request(namespace: &str, id: &str, validator: TokenValidator) -> Result<SignC
     })
 }
 
-/// Makes `count` pods, and the request of each with a token that is bound to it.
+/// Creates `count` pods, and the request of each with a token that is bound to it.
 async fn sidecars(env: &TestEnv, count: usize) -> Result<Vec<SignCertificateRequest>> {
     let api = ApiServer::connect(env.api().kubeconfig()).await?;
     let mut namespaces = Vec::new();

@@ -1,5 +1,5 @@
-//! Scenario `start`: from the start of the process to ready, memory of an idle service, size of its
-//! program.
+//! Scenario `start`: time from the start of the process to ready, memory of an idle service, size
+//! of its program.
 
 use std::{fs, thread, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
-/// The row.
+/// Start time, idle memory and program size of each service.
 #[derive(Debug)]
 pub struct Start;
 
@@ -29,7 +29,7 @@ impl Scenario for Start {
     }
 
     fn about(&self) -> &'static str {
-        "Each service as a process target a real API server, with certificates from a sentry: time \
+        "Each service as a process against a real API server, with certificates from a sentry: time \
          until /healthz answers 200; memory after a minute without work; size of the program"
     }
 
@@ -57,20 +57,22 @@ impl Prepared for Started {
             running.push((service, service_running));
         }
         thread::sleep(self.settle);
-        let mut total = (0, 0);
+        let (mut total, mut four) = ((0, 0), (0, 0));
         for (service, running) in &running {
             let name = service.binary();
             let memory = running.memory()?;
-            // Without the scheduler, which measurements before it did not have.
+            total = (total.0 + memory.rss, total.1 + memory.anonymous);
+            // Results from before the scheduler existed have this sum.
             if *service != Service::Scheduler {
-                total = (total.0 + memory.rss, total.1 + memory.anonymous);
+                four = (four.0 + memory.rss, four.1 + memory.anonymous);
             }
             readings.extend(memory_readings(name, memory.rss, memory.anonymous));
             let program = fs::metadata(self.programs.path(side, *service)?)?.len();
             let metric = format!("{name}: program");
             readings.push(Reading::new(metric, Unit::Megabytes, megabytes(program)));
         }
-        readings.extend(memory_readings("all four", total.0, total.1));
+        readings.extend(memory_readings("all four", four.0, four.1));
+        readings.extend(memory_readings("all five", total.0, total.1));
         for (_, running) in running {
             running.stop()?;
         }

@@ -1,4 +1,4 @@
-//! Scenario `webhook-path`: what the webhook adds to the creation of a pod.
+//! Scenario `webhook-path`: time that the webhook adds to the creation of a pod.
 
 use std::{fs, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
 
 /// Label of the pods for which the webhook is called.
 const CALLED: &str = "bench.trilby/call";
-/// Pods that are created before the clock runs: connections are made, caches are warm.
+/// Pods that are created before the measurement, to open connections and fill caches.
 const WARM_UP: u32 = 10;
 
-/// How long kube-apiserver may take to learn of the registration.
+/// Time limit for kube-apiserver to apply the registration.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The row.
+/// Time that the webhook adds to the creation of a pod.
 #[derive(Debug)]
 pub struct WebhookPath;
 
@@ -102,7 +102,7 @@ impl Prepared for Creates {
 }
 
 impl Creates {
-    /// Points the registration at a port of this machine.
+    /// Sets the port of this machine in the registration.
     fn call(&self, port: u16) -> Result<()> {
         let patch = json!([
             {"op": "replace", "path": "/webhooks/0/objectSelector",
@@ -140,7 +140,7 @@ struct Client {
 }
 
 impl Client {
-    /// Creates a pod; how long that took, in microseconds.
+    /// Creates a pod; returns the time in microseconds.
     async fn create(&mut self, called: bool) -> Result<u64> {
         let begin = monotonic();
         let pod = self.post(called, "").await?;
@@ -149,7 +149,7 @@ impl Client {
         Ok(took)
     }
 
-    /// kube-apiserver learns of a changed registration a moment later.
+    /// kube-apiserver applies a changed registration with a delay.
     async fn wait_until_called(&mut self) -> Result<()> {
         let deadline = Deadline::after(TIMEOUT);
         loop {

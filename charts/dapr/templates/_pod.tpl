@@ -27,7 +27,7 @@ spec:
   serviceAccountName: {{ .serviceAccount }}
   {{- if dig "hostNetwork" false $values }}
   hostNetwork: true
-  # Without it the pod would ask the node's resolver, which knows no Service.
+  # Otherwise the pod uses the node's resolver, which resolves no Service.
   dnsPolicy: ClusterFirstWithHostNet
   {{- end }}
   {{- with include "dapr.podSecurity" (dict "global" $global "fsGroup" .fsGroup) | trim }}
@@ -75,7 +75,7 @@ spec:
       volumeMounts:
         {{- . | nindent 8 }}
       {{- end }}
-    {{- /* After the service: the CLI takes container 0 for it. */}}
+    {{- /* After the service: the CLI reads container 0. */}}
     {{- with index ($global.extraContainers | default dict) .key }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -101,7 +101,7 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* What pods of services and of hooks have in common: from where their images come, where they may run and before whom. */}}
+{{/* Shared by pods of services and of hooks: pull secrets, scheduling and priority. */}}
 {{- define "dapr.placing" -}}
 {{- $global := .Values.global -}}
 {{- with include "dapr.imagePullSecrets" $global | trim }}
@@ -331,7 +331,7 @@ spec:
   {{- end }}
   {{- end }}
   {{- end }}
-  # A pod that is not ready must not hold up the drain of its node.
+  # A pod that is not ready must not block the drain of its node.
   unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:

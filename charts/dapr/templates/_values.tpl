@@ -52,3 +52,25 @@ character that is missing, added, changed or exchanged with its neighbour. */}}
 {{- $known := .root.Files.Get "files/known-values.json" | fromJson -}}
 {{- include "dapr.values.unknown" (dict "known" $known "values" .root.Values "path" "") -}}
 {{- end -}}
+
+{{/*
+Gives `.Values.global` its defaults back where a value is null: Terraform, Argo CD and parent charts write null for "not set",
+which removes the default, and Dapr's chart renders then. Every template begins with it, because each may be the first.
+*/}}
+{{- define "dapr.values.fill" -}}
+{{- if not (hasKey .Values "global") -}}{{- $_ := set .Values "global" dict -}}{{- end -}}
+{{- include "dapr.values.fillMap" (dict "values" .Values.global "defaults" (.Files.Get "files/default-global.json" | fromJson)) -}}
+{{- end -}}
+
+{{/* Sets what a map of values lacks. Takes values and defaults. */}}
+{{- define "dapr.values.fillMap" -}}
+{{- $values := .values -}}
+{{- range $key, $default := .defaults -}}
+{{- $value := get $values $key -}}
+{{- if and (kindIs "map" $default) (kindIs "map" $value) (hasKey $values $key) -}}
+{{- include "dapr.values.fillMap" (dict "values" $value "defaults" $default) -}}
+{{- else if or (not (hasKey $values $key)) (kindIs "invalid" $value) -}}
+{{- $_ := set $values $key (deepCopy $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::jwk::{JwkSet, JwtAlgorithm, KeyMaterial};
-use crate::key::{KeyError, PrivateKey};
+use crate::keys::jwk::{JwkSet, JwtAlgorithm, KeyMaterial};
+use crate::keys::key::{KeyError, PrivateKey};
 
 /// The claims of a JWT SVID. Source: Dapr 1.18, sentry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,7 +39,7 @@ pub struct JwtClaims {
     /// Expiry, Unix seconds.
     #[serde(rename = "exp")]
     pub expires: i64,
-    /// A unique id.
+    /// `jti`, unique per token.
     #[serde(rename = "jti")]
     pub id: String,
     /// Always `sig`; Azure requires it.
@@ -79,7 +79,7 @@ impl JwtSigner {
         Ok(Self { pair, algorithm, kid, public })
     }
 
-    /// The public key.
+    /// The public key that verifies its tokens.
     pub fn public(&self) -> &KeyMaterial {
         &self.public
     }
@@ -89,7 +89,7 @@ impl JwtSigner {
         &self.kid
     }
 
-    /// The signing algorithm.
+    /// The signing algorithm; the header `alg` of its tokens.
     pub fn algorithm(&self) -> JwtAlgorithm {
         self.algorithm
     }
@@ -144,14 +144,14 @@ fn pair(pkcs8: &[u8], algorithm: JwtAlgorithm) -> Option<Pair> {
     }
 }
 
-/// The required claims of a token.
+/// The claims that [`verify_token`] requires.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The audience; the token may have others.
     pub audience: &'a str,
-    /// The subject.
+    /// Value of `sub`.
     pub subject: &'a str,
-    /// The current time.
+    /// Time of the check.
     pub now: Timestamp,
     /// Tolerated difference between clocks.
     pub leeway: Duration,

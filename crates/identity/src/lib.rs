@@ -9,44 +9,36 @@
 //!  JSON ─► JwkSet ───────────► verify_token                    (sentry)
 //! ```
 //! Start reading at [`SpiffeId`], then [`verify_svid`] (which chains a peer accepts) and [`Bundle`]
-//! (the CA that sentry signs with; `cross_sign` rotates it, and [`stored`] decides what happens to a
-//! stored one).
+//! (the CA that sentry signs with; `cross_sign` rotates it, and [`stored`] decides whether a stored
+//! one is used).
 //!
 //! Certificates are encoded by `der` and `certificate`, about 300 lines, and not by a library: a leaf
 //! must carry the issuer's name byte for byte, or Go peers reject the certificates of a user's own CA
 //! with "unknown authority". `x509-parser` parses, `aws-lc-rs` does the cryptography.
 
-mod bundle;
-mod certificate;
-mod constraints;
-mod cross_sign;
-mod csr;
-mod der;
+mod asn1;
+mod ca;
 mod expiry;
-mod issue;
-mod jwk;
 mod jwt;
-mod key;
-mod oid;
+mod keys;
 mod pem;
-mod signature;
 mod spiffe_id;
-pub mod stored;
 mod trust;
 mod verify;
 mod x509;
 
-pub use bundle::{
-    Bundle, BundleError, BundlePem, GenerateOptions, SELF_SIGNED_LIFETIME, fingerprint,
+pub use ca::bundle::{
+    Bundle, BundleError, BundlePem, GenerateOptions, Part, SELF_SIGNED_LIFETIME, fingerprint,
 };
-pub use cross_sign::{CrossSignError, CrossSignedCa};
-pub use csr::{Csr, CsrError, csr_pem};
+pub use ca::cross_sign::{CrossSignError, CrossSignedCa};
+pub use ca::issue::{IssueError, IssuedLeaf, LeafRequest};
+pub use ca::stored;
 pub use expiry::expiry_step;
-pub use issue::{IssueError, IssuedLeaf, LeafRequest};
-pub use jwk::{JwkCurve, JwkSet, JwksError, JwtAlgorithm, KeyMaterial};
 pub use jwt::{Expected, JwtClaims, JwtSigner, TokenError, verify_token};
-pub use key::{KeyError, KeyKind, PrivateKey};
+pub use keys::jwk::{JwkCurve, JwkSet, JwksError, JwtAlgorithm, KeyMaterial};
+pub use keys::key::{KeyError, KeyKind, PrivateKey};
 pub use rustls_pki_types::CertificateDer;
 pub use spiffe_id::{SpiffeError, SpiffeId, TrustDomain};
 pub use trust::{AnchorsError, CertChain, ChainError, TrustAnchors};
 pub use verify::{VerifyError, verify_issuer, verify_svid};
+pub use x509::csr::{Csr, CsrError, csr_pem};

@@ -16,31 +16,48 @@ const LINE: usize = 64;
 pub(crate) struct Block {
     pub(crate) label: String,
     pub(crate) der: Zeroizing<Vec<u8>>,
+    /// Whether a header says that the content is encrypted. Source: RFC 1421 §4.6.1.1.
+    pub(crate) encrypted: bool,
+}
+
+struct Open {
+    label: String,
+    body: Zeroizing<String>,
+    encrypted: bool,
 }
 
 /// The valid blocks of a text, in order.
 pub(crate) fn blocks(text: &[u8]) -> Vec<Block> {
     let mut found = Vec::new();
-    let mut open: Option<(String, Zeroizing<String>)> = None;
+    let mut open: Option<Open> = None;
     for line in text.split(|b| *b == b'\n') {
         let Ok(line) = str::from_utf8(line) else { continue };
         let line = line.trim_end();
         if let Some(label) = marker(line, BEGIN) {
-            open = Some((label.to_owned(), Zeroizing::new(String::new())));
+            let (label, body) = (label.to_owned(), Zeroizing::new(String::new()));
+            open = Some(Open { label, body, encrypted: false });
         } else if let Some(label) = marker(line, END) {
-            if let Some((begun, body)) = open.take()
+            if let Some(Open { label: begun, body, encrypted }) = open.take()
                 && begun == label
                 && let Ok(der) = STANDARD.decode(body.as_bytes())
             {
-                found.push(Block { label: begun, der: Zeroizing::new(der) });
+                found.push(Block { label: begun, der: Zeroizing::new(der), encrypted });
             }
-        } else if let Some((_, body)) = &mut open
-            && !line.contains(':')
-        {
-            body.extend(line.chars().filter(|c| !c.is_ascii_whitespace()));
+        } else if let Some(open) = &mut open {
+            if let Some((header, value)) = line.split_once(':') {
+                open.encrypted |= header == "Proc-Type" && value.contains("ENCRYPTED");
+            } else {
+                open.body.extend(line.chars().filter(|c| !c.is_ascii_whitespace()));
+            }
         }
     }
     found
+}
+
+/// How many blocks with this label begin in a text.
+pub(crate) fn begun(text: &[u8], label: &str) -> usize {
+    let lines = text.split(|b| *b == b'\n').filter_map(|line| str::from_utf8(line).ok());
+    lines.filter(|line| marker(line.trim(), BEGIN) == Some(label)).count()
 }
 
 fn marker<'a>(line: &'a str, kind: &str) -> Option<&'a str> {

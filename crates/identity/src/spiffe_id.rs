@@ -73,7 +73,7 @@ impl TrustDomain {
         Self(PUBLIC.to_owned())
     }
 
-    /// The name.
+    /// The name as text, without scheme.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -151,7 +151,7 @@ impl SpiffeId {
         Self::checked(trust_domain, path.to_owned())
     }
 
-    /// The trust domain.
+    /// The trust domain, which is the host of the URI.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
+use crate::pem;
 use crate::spiffe_id::{SpiffeError, SpiffeId};
-use crate::{pem, x509};
+use crate::x509;
 
 const CERTIFICATE: &str = "CERTIFICATE";
 
@@ -63,7 +64,7 @@ impl TrustAnchors {
         &self.pem
     }
 
-    /// The certificates.
+    /// The certificates in their original order.
     pub fn certs(&self) -> &[CertificateDer<'static>] {
         &self.certs
     }
@@ -168,6 +169,18 @@ impl CertChain {
         }
     }
 
+    /// The DNS names of the leaf.
+    pub fn leaf_dns_names(&self) -> Vec<String> {
+        let leaf = self.certs.first().and_then(|der| x509::parse(der));
+        leaf.iter()
+            .flat_map(x509::alternative_names)
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some((*name).to_owned()),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Start of the leaf's validity, in whole seconds.
     pub fn not_before(&self) -> Timestamp {
         self.not_before
@@ -192,6 +205,11 @@ fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
         .take_while(|block| block.label == CERTIFICATE)
         .map(|block| CertificateDer::from(block.der.to_vec()))
         .collect()
+}
+
+/// Whether a text begins more certificates than were read from it.
+pub(crate) fn has_unread(text: &[u8], read: usize) -> bool {
+    pem::begun(text, CERTIFICATE) > read
 }
 
 pub(crate) fn to_pem<'a>(certs: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {

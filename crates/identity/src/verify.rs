@@ -11,7 +11,8 @@ use x509_parser::certificate::X509Certificate;
 
 use crate::spiffe_id::{SpiffeError, SpiffeId};
 use crate::trust::{CertChain, ChainError, TrustAnchors};
-use crate::{constraints, x509};
+use crate::x509;
+use crate::x509::constraints;
 
 /// Maximum number of signature checks per chain. A peer chooses the chain before it has proven
 /// anything, and a slow check takes a millisecond. The longest chain of a rotation needs ten.
@@ -81,11 +82,11 @@ pub fn verify_svid(
     let parsed = Parsed::new(&chain, anchors);
     let (leaf, intermediates) = parsed.chain.split_first().ok_or(ChainError::Empty)?;
     check_leaf(leaf, now)?;
-    Search::new(intermediates, &parsed.anchors, now).run(leaf)?;
+    Search::new(intermediates, &parsed.anchors, 0, now).run(leaf)?;
     Ok(id)
 }
 
-/// Verifies that an issuer leads to a trust anchor, and returns the earliest expiry on the path.
+/// Verifies that an issuer leads to a trust anchor, also with a leaf below it, and returns the earliest expiry on the path.
 ///
 /// # Errors
 /// [`VerifyError`] if no path leads to an anchor, or one of its certificates is not valid now.
@@ -102,7 +103,8 @@ pub fn verify_issuer(
     if !x509::is_understood(issuer) {
         return Err(VerifyError::IssuerRefused);
     }
-    Search::new(rest, &parsed.anchors, now).run(issuer)
+    // The leaves that it will issue stand below it.
+    Search::new(rest, &parsed.anchors, 1, now).run(issuer)
 }
 
 /// Both inputs, parsed once. Their types guarantee that every certificate parses.
@@ -145,6 +147,8 @@ fn check_leaf(leaf: &X509Certificate<'_>, now: Timestamp) -> Result<(), VerifyEr
 struct Search<'a> {
     intermediates: &'a [X509Certificate<'a>],
     anchors: &'a [X509Certificate<'a>],
+    /// Certificates below the first one of each path.
+    below: usize,
     now: Timestamp,
     /// Completed signature checks; none is repeated for an equal key.
     checks: Vec<Check<'a>>,
@@ -165,11 +169,13 @@ impl<'a> Search<'a> {
     fn new(
         intermediates: &'a [X509Certificate<'a>],
         anchors: &'a [X509Certificate<'a>],
+        below: usize,
         now: Timestamp,
     ) -> Self {
         Self {
             intermediates,
             anchors,
+            below,
             now,
             checks: Vec::new(),
             reason: VerifyError::UnknownAuthority,
@@ -246,7 +252,7 @@ impl<'a> Search<'a> {
             return Ok(false);
         }
         // Every certificate between the leaf and this one counts, as in Go.
-        let below = path.len().saturating_sub(1);
+        let below = (path.len() + self.below).saturating_sub(1);
         let short_enough = x509::path_length(issuer)
             .is_none_or(|limit| usize::try_from(limit).is_ok_and(|limit| below <= limit));
         let allowed = short_enough

@@ -1,4 +1,10 @@
-//! Parsed certificates: one strict parser and the properties that issuing and verifying use.
+//! X.509: one strict parser and the properties that issuing and verifying use. Start with
+//! [`parse`]; `certificate` writes certificates, `csr` reads requests, `constraints` is what a
+//! verifier checks.
+
+pub(crate) mod certificate;
+pub(crate) mod constraints;
+pub(crate) mod csr;
 
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
@@ -6,7 +12,8 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Version;
 
-use crate::{oid, signature};
+use crate::asn1::oid;
+use crate::keys::signature;
 
 /// Parses one certificate without trailing data. A repeated extension is an error, as in Go.
 pub(crate) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
@@ -24,7 +31,7 @@ pub(crate) fn not_after(cert: &X509Certificate<'_>) -> Option<Timestamp> {
     Timestamp::from_second(cert.validity().not_after.timestamp()).ok()
 }
 
-/// Whether `now` lies in the certificate's validity, both ends included.
+/// Whether `now` is within the certificate's validity, both ends included.
 pub(crate) fn is_current(cert: &X509Certificate<'_>, now: Timestamp) -> bool {
     let starts = not_before(cert).is_some_and(|at| at <= now);
     starts && not_after(cert).is_some_and(|at| now.as_second() <= at.as_second())
@@ -47,7 +54,8 @@ pub(crate) fn is_self_signed(cert: &X509Certificate<'_>) -> bool {
     is_signed_by(cert, cert)
 }
 
-/// Whether the certificate may sign others: version 3, CA, and keyCertSign if it has a key usage. Source: RFC 5280 §4.2.1.3, §4.2.1.9.
+/// Whether the certificate may sign others: version 3, CA, and keyCertSign if it has a key usage.
+/// Source: RFC 5280 §4.2.1.3, §4.2.1.9.
 pub(crate) fn may_sign(cert: &X509Certificate<'_>) -> bool {
     let ca = matches!(cert.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca);
     let usage = match cert.key_usage() {

@@ -40,7 +40,6 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-/// A CA with a change of its parameters.
 fn ca(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Party {
     let mut params = params(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

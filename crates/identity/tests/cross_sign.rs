@@ -83,8 +83,8 @@ fn accepted(chain: &CertChain, anchors: &str) -> bool {
     let args = ["verify", "-purpose", "sslclient", "-CAfile", "ca.pem", "-untrusted", "chain.pem"];
     let mut openssl = Command::new("openssl");
     let done = openssl.args(args).arg("chain.pem").current_dir(folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert_eq!(ours.is_ok(), done.status.success(), "we: {ours:?}, openssl: {said}");
+    let printed = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(ours.is_ok(), done.status.success(), "we: {ours:?}, openssl: {printed}");
     ours.is_ok()
 }
 

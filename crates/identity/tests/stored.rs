@@ -42,7 +42,10 @@ fn creates_a_ca_only_if_none_is_stored() {
 fn a_lost_secret_is_not_replaced() {
     let published = config_map(&Ca::new().pem().anchors);
     let text = outcome(&Stored::default(), &published);
-    assert!(text.starts_with("the ConfigMap holds trust anchors but the Secret"), "{text}");
+    assert!(
+        text.starts_with("the ConfigMap holds trust anchors but the Secret holds no CA"),
+        "{text}"
+    );
 }
 
 #[rstest]
@@ -104,7 +107,7 @@ fn an_invalid_ca_is_rejected_and_never_replaced() {
     );
     assert_eq!(
         outcome(&wrong_key, &Published::Nowhere),
-        "the stored CA is invalid: issuer key does not match issuer certificate"
+        "the stored CA is invalid: issuer key: issuer key does not match issuer certificate; store the key of the first certificate of the issuer certificate, written together with it"
     );
     let wrong_root = Stored::new(
         part(&other.pem().anchors),

@@ -6,7 +6,7 @@ mod proxy;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use runtime::{chain, environment};
 
@@ -49,26 +49,27 @@ pub enum ClientError {
     Kubeconfig {
         /// Path of the file.
         path: PathBuf,
-        /// Cause.
+        /// Why kube cannot read it.
         source: KubeconfigError,
     },
     /// The kubeconfig that `KUBECONFIG` or `HOME` names cannot be read, or has no such context.
     #[error("read the kubeconfig")]
     DefaultKubeconfig(#[source] KubeconfigError),
-    /// A proxy is configured, which the client does not support. Contains its host.
+    /// A proxy is configured, which the client does not support: services support none, commands none
+    /// but HTTP and HTTPS proxies. Contains its host.
     #[error(
-        "the proxy {0:?} of the kubeconfig or the environment is not supported: use a kubeconfig without proxy-url that reaches the API server directly, or unset HTTPS_PROXY or add the API server to NO_PROXY"
+        "the proxy {0:?} of the kubeconfig or the environment is not supported: use a kubeconfig without proxy-url that reaches the API server directly, or unset HTTPS_PROXY and HTTP_PROXY or add the API server to NO_PROXY"
     )]
     Proxy(String),
     /// The server name for TLS is not a name. Contains it.
     #[error("the TLS server name {0:?} of the kubeconfig is not a DNS name or IP address")]
     ServerName(String),
     /// Credentials or certificates cannot be used; the text names the part.
-    #[error("make the Kubernetes client: use the {part}")]
+    #[error("create the Kubernetes client: use the {part}")]
     Unusable {
-        /// The part of the configuration.
+        /// The affected part of the configuration, such as a certificate.
         part: &'static str,
-        /// Cause.
+        /// The error of the client library.
         source: Box<kube::Error>,
     },
 }
@@ -100,24 +101,48 @@ pub async fn client_for_short_calls(
     connect(Traffic::ShortCalls, kubeconfig, precedence).await
 }
 
+/// As [`client_for_short_calls`], for calls that bring credentials of their own in the header
+/// `Authorization`: the credentials of the process are not sent. Callers share no connection, because
+/// kube-apiserver closes an HTTP/2 connection after a request whose credentials it refuses, and the
+/// other requests on it are lost.
+///
+/// # Errors
+/// As [`client`].
+pub async fn client_without_credentials(
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> Result<Client, ClientError> {
+    let mut config = configuration(kubeconfig, precedence).await?;
+    config.auth_info = AuthInfo::default();
+    connection::client(&config, Traffic::ShortCalls)
+}
+
 async fn connect(
     traffic: Traffic,
     kubeconfig: Option<&Path>,
     precedence: Precedence,
 ) -> Result<Client, ClientError> {
-    let config = match (kubeconfig, set("KUBECONFIG")) {
+    connection::client(&configuration(kubeconfig, precedence).await?, traffic)
+}
+
+async fn configuration(
+    kubeconfig: Option<&Path>,
+    precedence: Precedence,
+) -> Result<Config, ClientError> {
+    Ok(match (kubeconfig, set("KUBECONFIG")) {
         _ if precedence == Precedence::InCluster && in_cluster() => incluster()?,
         (Some(path), _) => from_file(path).await?,
         (None, Some(path)) => from_file(Path::new(&path)).await?,
         (None, None) if in_cluster() => incluster()?,
         (None, None) => from_file(&home_config()?).await?,
-    };
-    connection::client(&config, traffic)
+    })
 }
 
 /// A client for an interactive command: the cluster of a context of `--kubeconfig`, of the files in
 /// `KUBECONFIG`, or of `$HOME/.kube/config`, as kubectl resolves them; without any of them the
-/// pod's own. `timeout` bounds each call. Credential plugins that a kubeconfig names are run.
+/// pod's own. `timeout` bounds each call. A `proxy-url` of the kubeconfig, `HTTPS_PROXY`, `HTTP_PROXY`
+/// and `NO_PROXY` mean what they mean for kubectl, but for SOCKS proxies, which are rejected.
+/// Credential plugins that a kubeconfig names are run.
 ///
 /// # Errors
 /// There are no credentials, no such context, or the kubeconfig is unreadable.
@@ -134,24 +159,15 @@ pub async fn user_client(
                 None => ClientError::DefaultKubeconfig(source),
             };
             let file = path.map_or_else(Kubeconfig::read, Kubeconfig::read_from).map_err(named)?;
-            let context = context.map(str::to_owned);
-            let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-            let proxies = proxy::proxies_of(&file);
-            let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(named)?;
-            let no_proxy = set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default();
-            proxy::apply_no_proxy(&mut config, &proxies, &no_proxy);
-            config
+            of_context(file, context, named).await?
         }
     };
-    if let Some(proxy) = &config.proxy_url {
-        return Err(ClientError::Proxy(proxy.host().unwrap_or_default().to_owned()));
-    }
     config.connect_timeout = Some(timeout);
     config.read_timeout = Some(timeout);
     Client::try_from(config).map_err(connection::unusable("configuration"))
 }
 
-/// The message of the API server, or why there is none, with all causes on one line.
+/// The message of the API server or the transport error, with all causes on one line.
 pub fn api_text(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
@@ -183,7 +199,26 @@ fn home_config() -> Result<PathBuf, ClientError> {
 async fn from_file(path: &Path) -> Result<Config, ClientError> {
     let named = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
     let file = Kubeconfig::read_from(path).map_err(named)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)
+    of_context(file, None, named).await
+}
+
+/// The configuration of a context, or of the current context, with the proxy that kubectl would use.
+async fn of_context(
+    file: Kubeconfig,
+    context: Option<&str>,
+    failed: impl FnOnce(KubeconfigError) -> ClientError,
+) -> Result<Config, ClientError> {
+    let explicit = proxy::proxy_of(&file, context);
+    let context = context.map(str::to_owned);
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?;
+    let environment = proxy::Environment {
+        https: set("HTTPS_PROXY").or_else(|| set("https_proxy")),
+        http: set("HTTP_PROXY").or_else(|| set("http_proxy")),
+        exempt: set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default(),
+    };
+    proxy::apply(&mut config, explicit.as_deref(), &environment)?;
+    Ok(config)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Kubernetes Events on the objects that they are about, a limited number per object and reason.
+//! Kubernetes Events on the objects that they concern, limited per object and reason.
 
 mod limiter;
 
@@ -31,10 +31,10 @@ const MAX_NOTE_BYTES: usize = 1024;
 const MAX_NAME_BYTES: usize = 253 - 17;
 /// Where Events about objects without a namespace are written.
 const DEFAULT_NAMESPACE: &str = "default";
-/// Another replica has written the same Event.
+/// The same Event was already written by another replica.
 const CONFLICT: u16 = 409;
 
-/// How often the same is recorded.
+/// How often an equal Event is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Once in ten minutes per object and reason.
@@ -46,18 +46,18 @@ pub enum Repeat {
     Always,
 }
 
-/// What is recorded.
+/// The contents of an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Normal or Warning.
     pub type_: EventType,
-    /// Why, in `PascalCase`; for machines.
+    /// Reason in `PascalCase`; for programs.
     pub reason: &'static str,
-    /// What was done, in `PascalCase`. `kubectl describe` does not show it.
+    /// Action in `PascalCase`. `kubectl describe` does not show it.
     pub action: &'static str,
     /// The text that users read. More than 1024 bytes are cut off.
     pub note: String,
-    /// How often the same is recorded.
+    /// How often an equal Event is recorded.
     pub repeat: Repeat,
 }
 
@@ -86,7 +86,7 @@ impl Recorder {
     }
 
     /// Records an Event about `object` and waits for the API server, at most five seconds. Returns
-    /// whether it was due according to its [`Repeat`]. A failure is logged and costs the Event.
+    /// whether it was due according to its [`Repeat`]. A failure is logged and the Event is lost.
     /// Dropping the future may lose the Event.
     pub async fn record_event(&self, object: &ObjectReference, event: Event) -> bool {
         if !self.is_due(object, &event) {
@@ -97,7 +97,7 @@ impl Recorder {
         true
     }
 
-    /// As [`Recorder::record_event`], without waiting. Events are dropped when four are being
+    /// As [`Recorder::record_event`], in the background. Events are dropped while four are being
     /// written, and when the scope ends.
     pub fn record_event_in_background(&self, scope: &Scope, object: ObjectReference, event: Event) {
         if !self.is_due(&object, &event) {
@@ -146,7 +146,7 @@ impl Recorder {
         }
     }
 
-    /// The Event as the API server takes it; `random` distinguishes the names of Events about the
+    /// The Event as the API server expects it; `random` distinguishes the names of Events about the
     /// same object.
     fn build(
         &self,

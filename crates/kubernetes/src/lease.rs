@@ -28,14 +28,14 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// For work that may pause: the next candidate leads fifteen seconds after the holder is gone.
-    /// Source: Dapr 1.18, operator.
+    /// For work that may pause: the next candidate leads fifteen seconds after the holder has
+    /// failed. Source: Dapr 1.18, operator.
     pub const PATIENT: Self = Self {
         lease: Duration::from_secs(15),
         renew_deadline: Duration::from_secs(10),
         retry: Duration::from_secs(2),
     };
-    /// For work that clients wait for: five seconds after the holder is gone, at two writes per
+    /// For work that clients wait for: five seconds after the holder has failed, at two writes per
     /// second.
     pub const BRISK: Self = Self {
         lease: Duration::from_secs(4),
@@ -44,7 +44,7 @@ impl Timing {
     };
 }
 
-/// Which lease, and who this candidate is.
+/// The lease and the identity of this candidate.
 #[derive(Debug, Clone)]
 pub struct LeaseOptions {
     /// Namespace of the Lease.
@@ -53,14 +53,14 @@ pub struct LeaseOptions {
     pub name: String,
     /// Unique among the candidates; see [`identity`].
     pub identity: String,
-    /// The same for all candidates.
+    /// Intervals; the same for all candidates.
     pub timing: Timing,
 }
 
-/// Who holds a lease, as far as one candidate knows.
+/// The holder of a lease as one candidate has observed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// The lease is free or expired, or its holder is not known.
+    /// The lease is free or expired, or its holder is unknown.
     Unknown,
     /// Another candidate holds it.
     Follower,
@@ -81,7 +81,7 @@ impl LeaseState {
 /// Why there is no election.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// The process is in no pod. The text is that of Dapr 1.18.
+    /// The process does not run in a pod. The text is that of Dapr 1.18.
     #[error("unable to find leader election namespace: not running in-cluster")]
     NotInCluster,
 }
@@ -117,7 +117,7 @@ pub fn run_election(
     receiver
 }
 
-/// As [`run_election`], for a process that only does something while it leads: whether it does.
+/// As [`run_election`], for a process that only needs to know whether it leads.
 pub fn run_leader_election(
     client: Client,
     options: LeaseOptions,

@@ -1,9 +1,9 @@
 //! What a list or a watch event changes: objects that exist in a new state, and objects that no
 //! longer exist. Pure.
 //!
-//! A list does not name the objects that were deleted while nobody watched: they are those that
+//! A list does not name the objects that were deleted while no watch was open: they are those that
 //! were known before and that the list did not contain. [`ListDiff`] finds them for a cache of any
-//! shape; [`Store`] is the cache for readers who need complete lists only.
+//! shape; [`Store`] is the cache for readers that need complete lists only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,12 +147,12 @@ impl<K: Ord + Clone, V: PartialEq> Store<K, V> {
         }
     }
 
-    /// The objects by key.
+    /// All objects by key, of one complete list and the changes since.
     pub fn objects(&self) -> &BTreeMap<K, V> {
         &self.objects
     }
 
-    /// Whether the first list is complete.
+    /// Whether the first list is complete; before that the store is empty.
     pub fn is_synced(&self) -> bool {
         self.diff.is_synced()
     }
@@ -253,7 +253,7 @@ mod tests {
             for step in 0..60 {
                 let mut events: Vec<Event> = Vec::new();
                 if step == 0 || choice.below(6) == 0 {
-                    // Nobody watched: anything may have happened.
+                    // No watch was open: any change is possible.
                     for key in 0..8 {
                         change(&mut server, key, &mut choice);
                     }

@@ -11,13 +11,13 @@ const FOUND_WITHIN: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(250);
 /// Pause before the first request for a denied right; doubled up to the longest.
 const FIRST_RIGHT_PAUSE: Duration = Duration::from_secs(1);
-/// An installation may deny the right for ever, and each request is in the audit log.
+/// Longest pause: a cluster may deny the right permanently, and each request is in the audit log.
 const LONGEST_RIGHT_PAUSE: Duration = Duration::from_mins(1);
-/// Share by which these pauses vary.
+/// Random part of these pauses.
 const SPREAD: f64 = 0.1;
 
 /// Repeats `read` until it finds something, for at most ten seconds, and returns the last answer.
-/// Dropping the future is safe.
+/// Cancel safe.
 ///
 /// # Errors
 /// The error of the last read.

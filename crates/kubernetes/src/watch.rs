@@ -4,11 +4,11 @@
 //! A thin layer over `kube::runtime::watcher`, which lists, watches, handles bookmarks and lists
 //! again after `410 Gone`. This layer adds:
 //!
-//! - A new list after an outage. An API server that did not answer may have been restored from a
-//!   backup, and a watch from a resource version that its history does not contain yet stays
-//!   silent. See [`FailureKind::Expired`].
+//! - A new list after an outage. An API server that broke a connection or did not answer may have
+//!   been restored from a backup, and a watch from a resource version that its history does not
+//!   contain yet stays silent. See [`FailureKind::Expired`].
 //! - A new list after a watch that ended at once (`connection`), and after one whose resource
-//!   version the API server has not reached yet.
+//!   version the API server does not confirm.
 //! - Kinds that are not served yet, see [`FailureKind::NotServed`].
 //! - Streamed lists where the API server supports them, pages where it does not.
 //!

@@ -1,34 +1,64 @@
-//! Watches against an API server in this process that is cut off, goes away, and comes back with
-//! the history of a backup. The time is tokio's, paused: waiting costs nothing.
+//! Watches against an API server in this process that becomes unreachable and returns with the
+//! history of a backup. The time is tokio's, paused: waiting costs nothing.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
+use kube::core::Status;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use kubernetes::{Store, WatchEvent, WatchOptions, Watcher};
+use rstest::rstest;
 use serde_json::{Value, json};
 use testkit::Choice;
 use tokio::sync::Notify;
 
 /// Longer than every pause of a watch.
 const SETTLED: Duration = Duration::from_mins(5);
+/// Longer than the first pauses of a watch, and shorter than its time limit, after which a silent
+/// one is replaced.
+const SOON: Duration = Duration::from_mins(1);
 
 /// The body of an answer: a list, or the events of a watch.
-type Answer = UnsyncBoxBody<Bytes, Infallible>;
+type Answer = UnsyncBoxBody<Bytes, io::Error>;
 /// Name and version of each object.
 type Objects = BTreeMap<String, u64>;
+
+/// How the watches end that are cut.
+#[derive(Clone, Copy, Debug, Default)]
+enum End {
+    #[default]
+    Complete,
+    /// As when the API server is killed.
+    Reset,
+    /// As when a TLS connection ends without its closing alert.
+    Eof,
+    /// As when an HTTP/1.1 connection ends within an answer.
+    EofInChunk,
+}
+
+impl End {
+    fn error(self) -> Option<io::Error> {
+        match self {
+            Self::Complete => None,
+            Self::Reset => Some(io::ErrorKind::ConnectionReset.into()),
+            Self::Eof => Some(io::ErrorKind::UnexpectedEof.into()),
+            Self::EofInChunk => Some(io::Error::other("unexpected EOF during chunk size line")),
+        }
+    }
+}
 
 #[derive(Clone, Default)]
 struct State {
@@ -38,7 +68,10 @@ struct State {
     history: Vec<(&'static str, String, u64)>,
     /// Counts up when all watches are cut.
     connections: u64,
+    last_end: End,
     is_away: bool,
+    /// The answers to the next requests.
+    rejections: Vec<u16>,
     lists: usize,
 }
 
@@ -72,23 +105,30 @@ impl Server {
         self.changed.notify_waiters();
     }
 
-    fn cut(&self) {
-        self.state().connections += 1;
+    fn cut(&self, end: End) {
+        let mut state = self.state();
+        (state.connections, state.last_end) = (state.connections + 1, end);
+        drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Answers the next `count` requests with this status.
+    fn reject(&self, status: u16, count: usize) {
+        self.state().rejections = vec![status; count];
     }
 
     fn set_away(&self, is_away: bool) {
         self.state().is_away = is_away;
     }
 
-    /// Replaces objects and history by those of a backup.
-    fn restore(&self, backup: &State) {
+    /// Replaces objects and history by those of a backup, and cuts all watches.
+    fn restore(&self, backup: &State, end: End) {
         let mut state = self.state();
         state.objects.clone_from(&backup.objects);
         state.history.clone_from(&backup.history);
         state.version = backup.version;
         drop(state);
-        self.cut();
+        self.cut(end);
     }
 
     fn client(&self) -> Client {
@@ -100,33 +140,39 @@ impl Server {
         Client::new(service, "n")
     }
 
-    fn answer(&self, request: &Request<Body>) -> std::io::Result<Response<Answer>> {
+    fn answer(&self, request: &Request<Body>) -> io::Result<Response<Answer>> {
         let query = request.uri().query().unwrap_or_default();
         let mut state = self.state();
         if state.is_away {
-            return Err(std::io::Error::other("connection refused"));
+            return Err(io::Error::other("connection refused"));
+        }
+        if let Some(status) = state.rejections.pop() {
+            let body = Status::failure("not ready yet", "Starting").with_code(status);
+            let mut answer = Response::new(whole(&body));
+            *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+            return Ok(answer);
         }
         if !query.contains("watch=true") {
             state.lists += usize::from(!query.contains("limit=1&") && !query.ends_with("limit=1"));
             let items: Vec<Value> = state.objects.iter().map(|(n, v)| object(n, *v)).collect();
             let list = json!({"kind": "ConfigMapList", "apiVersion": "v1", "items": items,
                 "metadata": {"resourceVersion": state.version.to_string()}});
-            let list = Bytes::from(serde_json::to_vec(&list).unwrap());
-            return Ok(Response::new(Full::new(list).boxed_unsync()));
+            return Ok(Response::new(whole(&list)));
         }
         let from = query.split('&').find_map(|part| part.strip_prefix("resourceVersion="));
         let (from, connections) = (from.unwrap().parse().unwrap(), state.connections);
         drop(state);
-        let frames = self.clone().events(from, connections).map(|event| {
-            let line = Bytes::from(event.to_string() + "\n");
-            Ok::<_, Infallible>(Frame::data(line))
-        });
+        let frames = self
+            .clone()
+            .events(from, connections)
+            .map(|event| event.map(|event| Frame::data(Bytes::from(event.to_string() + "\n"))));
         Ok(Response::new(StreamBody::new(frames).boxed_unsync()))
     }
 
     /// The changes after a version, until the connection is cut.
-    fn events(self, from: u64, connections: u64) -> impl Stream<Item = Value> {
-        stream::unfold((self, from), move |(server, from)| async move {
+    fn events(self, from: u64, connections: u64) -> impl Stream<Item = io::Result<Value>> {
+        stream::unfold(Some((self, from)), move |open| async move {
+            let (server, from) = open?;
             loop {
                 let changed = server.changed.clone();
                 let mut woken = pin!(changed.notified());
@@ -134,19 +180,25 @@ impl Server {
                 {
                     let state = server.state();
                     if state.connections != connections {
-                        return None;
+                        return state.last_end.error().map(|error| (Err(error), None));
                     }
                     let next = state.history.iter().find(|(_, _, version)| *version > from);
                     if let Some((kind, name, version)) = next.cloned() {
                         let event = json!({"type": kind, "object": object(&name, version)});
                         drop(state);
-                        return Some((event, (server, version)));
+                        return Some((Ok(event), Some((server, version))));
                     }
                 }
                 woken.await;
             }
         })
     }
+}
+
+/// A body that is sent as a whole.
+fn whole(body: &impl serde::Serialize) -> Answer {
+    let bytes = Bytes::from(serde_json::to_vec(body).unwrap());
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn object(name: &str, version: u64) -> Value {
@@ -158,7 +210,7 @@ fn config_maps(client: Client) -> Api<ConfigMap> {
     Api::namespaced(client, "n")
 }
 
-/// Applies the events of the time that passes to `store`.
+/// Applies the events that arrive in this time to `store`.
 async fn settle(
     events: &mut (impl Stream<Item = WatchEvent<ConfigMap>> + Unpin),
     store: &mut Store<String, u64>,
@@ -193,7 +245,7 @@ async fn a_plain_watcher_stays_silent_after_a_restored_history() {
     while !matches!(events.next().await, Some(Ok(watcher::Event::InitDone))) {}
     let deadline = tokio::time::Instant::now() + SETTLED;
     assert!(tokio::time::timeout_at(deadline, events.next()).await.is_err(), "nothing changed");
-    server.restore(&backup);
+    server.restore(&backup, End::Complete);
     server.apply("c");
     let deadline = tokio::time::Instant::now() + SETTLED;
     let silent = tokio::time::timeout_at(deadline, events.next()).await;
@@ -208,7 +260,7 @@ async fn a_restored_history_without_a_failed_request_is_listed() {
     let mut store = Store::default();
     settle(&mut events, &mut store, SETTLED).await;
     assert_eq!(*store.objects(), server.state().objects);
-    server.restore(&backup);
+    server.restore(&backup, End::Complete);
     server.apply("c");
     settle(&mut events, &mut store, SETTLED).await;
     assert_eq!(store.objects().keys().collect::<Vec<_>>(), ["a", "c"]);
@@ -223,13 +275,49 @@ async fn a_history_that_overtook_the_old_one_during_an_outage_is_listed() {
     let mut store = Store::default();
     settle(&mut events, &mut store, SETTLED).await;
     server.set_away(true);
-    server.restore(&backup);
+    server.restore(&backup, End::Complete);
     settle(&mut events, &mut store, SETTLED).await;
     assert_eq!(store.objects().keys().collect::<Vec<_>>(), ["a", "b"], "served meanwhile");
     for _ in 0..20 {
         server.apply("c");
     }
     server.set_away(false);
+    settle(&mut events, &mut store, SETTLED).await;
+    assert_eq!(*store.objects(), server.state().objects);
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_restored_api_server_that_rejects_its_first_requests_is_listed(
+    #[values(401, 403, 429, 500, 503)] status: u16,
+    #[values(1, 2, 3)] requests: usize,
+) {
+    let (server, backup) = server_with_backup();
+    let mut events =
+        Watcher::paged(server.client()).watch(WatchOptions::new("ConfigMap"), config_maps).boxed();
+    let mut store = Store::default();
+    settle(&mut events, &mut store, SETTLED).await;
+    server.restore(&backup, End::Complete);
+    server.reject(status, requests);
+    server.apply("c");
+    settle(&mut events, &mut store, SOON).await;
+    assert_eq!(*store.objects(), server.state().objects);
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_history_that_overtook_the_old_one_behind_a_broken_connection_is_listed(
+    #[values(End::Reset, End::Eof, End::EofInChunk)] end: End,
+) {
+    let (server, backup) = server_with_backup();
+    let mut events =
+        Watcher::paged(server.client()).watch(WatchOptions::new("ConfigMap"), config_maps).boxed();
+    let mut store = Store::default();
+    settle(&mut events, &mut store, SETTLED).await;
+    server.restore(&backup, end);
+    for _ in 0..20 {
+        server.apply("c");
+    }
     settle(&mut events, &mut store, SETTLED).await;
     assert_eq!(*store.objects(), server.state().objects);
 }
@@ -241,7 +329,7 @@ async fn a_cut_watch_with_the_same_history_is_resumed_without_a_list() {
         Watcher::paged(server.client()).watch(WatchOptions::new("ConfigMap"), config_maps).boxed();
     let mut store = Store::default();
     settle(&mut events, &mut store, SETTLED).await;
-    server.cut();
+    server.cut(End::Complete);
     server.apply("c");
     settle(&mut events, &mut store, SETTLED).await;
     assert_eq!(*store.objects(), server.state().objects);
@@ -249,7 +337,7 @@ async fn a_cut_watch_with_the_same_history_is_resumed_without_a_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_happens_to_the_api_server_its_objects_are_known_in_the_end() {
+async fn objects_are_known_after_any_fault_of_the_api_server() {
     for seed in 0..100 {
         let mut choice = Choice::new(seed);
         let server = Server::default();
@@ -259,16 +347,21 @@ async fn whatever_happens_to_the_api_server_its_objects_are_known_in_the_end() {
         let (mut store, mut backup) = (Store::default(), server.state().clone());
         for _ in 0..30 {
             let name = format!("o{}", choice.below(5));
-            match choice.below(8) {
+            let end = choice.pick(&[End::Complete, End::Reset, End::Eof, End::EofInChunk]).unwrap();
+            match choice.below(9) {
                 0 => server.delete(&name),
-                1 => server.cut(),
+                1 => server.cut(end),
                 2 => server.set_away(true),
                 3 => server.set_away(false),
                 4 => backup = server.state().clone(),
                 5 => {
+                    let status = choice.pick(&[401, 403, 404, 410, 429, 500, 503]).unwrap();
+                    server.reject(status, choice.below(4));
+                }
+                6 => {
                     // Longer than the pause after a watch that ended at once.
                     server.set_away(true);
-                    server.restore(&backup);
+                    server.restore(&backup, end);
                     settle(&mut events, &mut store, Duration::from_secs(3)).await;
                     server.set_away(false);
                 }

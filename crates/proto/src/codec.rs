@@ -1,8 +1,8 @@
-//! How messages become bytes, with small buffers.
+//! Encodes messages, with small buffers.
 //!
 //! `tonic` allocates a buffer for each call before there is anything to put into it, 8 KiB by
-//! default. A sidecar holds seven streams open on which nothing is said for hours, and there are
-//! thousands of sidecars.
+//! default. A sidecar holds seven streams open that are idle for hours, and there are thousands of
+//! sidecars.
 use std::marker::PhantomData;
 
 use prost::Message;
@@ -44,8 +44,8 @@ where
     }
 }
 
-/// Writes each message into memory of its size. A list of a megabyte would else be copied from
-/// buffer to buffer while it doubles, and leave up to a megabyte of the last one unused.
+/// Encodes each message into memory of its size. A list of a megabyte would otherwise be copied
+/// from buffer to buffer while it doubles, and leave up to a megabyte of the last one unused.
 #[derive(Clone, Copy, Debug)]
 pub struct OneBuffer<T>(PhantomData<T>);
 

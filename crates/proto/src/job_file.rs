@@ -1,6 +1,6 @@
-//! The file of a backup: what a snapshot of the scheduler's client port has, and what `daprctl jobs
-//! export` writes. Pairs of keys and values, each with its length before it; zeros up to the next
-//! 512 bytes; SHA-256 of all that. `etcdctl snapshot save` checks exactly this frame.
+//! The file of a backup: the format of a snapshot of the scheduler's client port and of `daprctl
+//! jobs export`. Pairs of keys and values, each with its length before it; zeros up to the next 512
+//! bytes; SHA-256 of all that. `etcdctl snapshot save` checks exactly this frame.
 
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -9,23 +9,23 @@ use crate::etcd::mvccpb::KeyValue;
 
 /// First bytes of the file.
 pub const MAGIC: &[u8] = b"trilby jobs 1\n";
-/// The part before the hash has a multiple of so many bytes.
+/// The part before the hash is a multiple of this many bytes.
 const BLOCK: usize = 512;
 const HASH: usize = 32;
 
 /// Why a file is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileError {
-    /// Another program's, or a later version's.
+    /// The file of another program or of a later version.
     Foreign,
-    /// Its end is missing or bytes are not those that were written.
+    /// Truncated, or bytes have changed.
     Damaged,
 }
 
 impl std::fmt::Display for FileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Foreign => "it is no export of jobs and no snapshot of a Trilby scheduler",
+            Self::Foreign => "it is neither an export of jobs nor a snapshot of a Trilby scheduler",
             Self::Damaged => "its checksum does not match: it was cut off or changed",
         })
     }
@@ -33,7 +33,7 @@ impl std::fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// Writes a file piece by piece.
+/// Encodes a file in pieces.
 #[derive(Debug, Clone)]
 pub struct Writer {
     hash: Sha256,
@@ -48,12 +48,12 @@ impl Writer {
         (writer, first)
     }
 
-    /// The piece of one pair.
+    /// Encodes one pair.
     pub fn pair(&mut self, pair: &KeyValue) -> Vec<u8> {
         self.note(pair.encode_length_delimited_to_vec())
     }
 
-    /// The last two pieces: the rest of the block, and the hash.
+    /// Encodes the last two pieces: the rest of the block, and the hash.
     pub fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
         // At least one zero, which no pair begins with, ends the list.
         let padding = BLOCK - self.bytes % BLOCK;
@@ -61,7 +61,7 @@ impl Writer {
         (zeros, self.hash.finalize().to_vec())
     }
 
-    /// Bytes of the whole file if it were finished now.
+    /// Bytes of the whole file if it ended now.
     pub fn size(&self) -> usize {
         self.bytes + BLOCK - self.bytes % BLOCK + HASH
     }
@@ -76,7 +76,7 @@ impl Writer {
 /// Reads a whole file.
 ///
 /// # Errors
-/// It is another program's, or damaged.
+/// The file belongs to another program, or is damaged.
 pub fn read(file: &[u8]) -> Result<Vec<KeyValue>, FileError> {
     if !file.starts_with(MAGIC) {
         return Err(FileError::Foreign);

@@ -1,7 +1,7 @@
-//! `dapr.proto.scheduler.v1.JobMetadata` that keeps every byte it was read from.
+//! `dapr.proto.scheduler.v1.JobMetadata` that keeps every byte that it was read from.
 //!
-//! `prost` drops fields that it does not know, at any depth. A job's metadata is stored and sent
-//! on to sidecars, which may be newer than the scheduler between them.
+//! `prost` drops unknown fields, at any depth. A job's metadata is stored and forwarded to
+//! sidecars, which may be newer than the scheduler between them.
 use prost::bytes::{Buf, BufMut};
 use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
@@ -11,16 +11,16 @@ use crate::packages::scheduler::v1::JobTargetMetadata;
 /// Field numbers of [`KnownMetadata`].
 const KNOWN: std::ops::RangeInclusive<u32> = 1..=4;
 
-/// The fields that this version knows.
+/// The decoded fields.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct KnownMetadata {
-    /// Who schedules.
+    /// Scheduling app.
     #[prost(string, tag = "1")]
     pub app_id: String,
     /// Namespace of the app.
     #[prost(string, tag = "2")]
     pub namespace: String,
-    /// What is triggered.
+    /// Target of the trigger.
     #[prost(message, optional, tag = "3")]
     pub target: Option<JobTargetMetadata>,
     /// Name of the limit that a trigger counts against.
@@ -28,7 +28,7 @@ pub struct KnownMetadata {
     pub concurrency_key: Option<String>,
 }
 
-/// The message as it came, and what of it is known.
+/// The message as received, and its known fields.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct JobMetadata {
     known: KnownMetadata,
@@ -37,7 +37,7 @@ pub struct JobMetadata {
 }
 
 impl JobMetadata {
-    /// The fields that this version knows.
+    /// The decoded fields.
     pub fn known(&self) -> &KnownMetadata {
         &self.known
     }
@@ -90,7 +90,7 @@ impl Message for JobMetadata {
     }
 }
 
-/// Copies the value of one field. Groups are refused: proto3 has none.
+/// Copies the value of one field. Groups are rejected: proto3 has none.
 fn copy_value(
     wire_type: WireType,
     from: &mut impl Buf,
@@ -108,13 +108,13 @@ fn copy_value(
             encoding::encode_varint(length, into);
             usize::try_from(length).unwrap_or(usize::MAX)
         }
-        // Reading a field of a group as one of the message fails with prost's own error.
+        // Decoding a group as a field of the message fails with prost's own error.
         WireType::StartGroup | WireType::EndGroup => {
             return encoding::skip_field(wire_type, 0, from, DecodeContext::default());
         }
     };
     if from.remaining() < bytes {
-        // The same failure, from prost: there is no other way to make its error.
+        // The same failure, from prost: its error cannot be constructed otherwise.
         return encoding::skip_field(
             WireType::LengthDelimited,
             1,

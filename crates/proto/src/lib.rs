@@ -1,5 +1,6 @@
 //! Wire messages of the control plane, compiled from our own `.proto` files; only [`codec`],
-//! [`job_file`] and [`job_metadata`] are written by hand. Names, numbers and types are fixed by the peers (Dapr 1.18).
+//! [`job_file`] and [`job_metadata`] are written by hand. Names, numbers and types are fixed by the
+//! peers (Dapr 1.18).
 #![allow(missing_docs, unused_qualifications, unreachable_pub, clippy::all, clippy::pedantic)]
 
 pub mod codec;
@@ -16,7 +17,7 @@ pub mod operator {
     tonic::include_proto!("dapr.proto.operator.v1");
 }
 
-/// `dapr.proto.placement.v1`: where actors live.
+/// `dapr.proto.placement.v1`: tables of actor hosts.
 pub mod placement {
     tonic::include_proto!("dapr.proto.placement.v1");
 }

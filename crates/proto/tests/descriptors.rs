@@ -1,4 +1,5 @@
-//! What the wire fixes: every package, message, field name, number and type, as golden text.
+//! The fixed parts of the wire: every package, message, field name, number and type, as golden
+//! text.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fmt::Write as _;

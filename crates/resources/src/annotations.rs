@@ -105,7 +105,7 @@ pod_annotations! {
     ANNOTATION_SCHEDULER_HOST_ADDRESS = "scheduler-host-address";
     /// Go duration for a round of actor tables.
     ANNOTATION_ACTORS_DISSEMINATE_TIMEOUT = "actors-disseminate-timeout";
-    /// Comma list of audiences of JWT identities asked from sentry.
+    /// Comma list of audiences of the JWT identities that the sidecar requests from sentry.
     ANNOTATION_SENTRY_REQUEST_JWT_AUDIENCES = "sentry-request-jwt-audiences";
     /// No built-in `kubernetes` secret store.
     ANNOTATION_DISABLE_BUILTIN_K8S_SECRET_STORE = "disable-builtin-k8s-secret-store";
@@ -176,19 +176,19 @@ pub const ANNOTATION_APPLIED_DEFAULTS: &str = "dapr.io/applied-defaults";
 /// On the Secret of the CA while sentry replaces it: the stage. Not known to Dapr 1.18.
 pub const ANNOTATION_ROTATION_STAGE: &str = "dapr.io/ca-rotation-stage";
 
-/// Keys of `dapr.io` that Dapr's own parts write on pods; nothing to warn about.
+/// Keys of `dapr.io` that Dapr's own components write on pods; they cause no warning.
 pub const WRITTEN_BY_DAPR: &[&str] =
     &[ANNOTATION_CONTROL_PLANE, ANNOTATION_INJECTION_SKIPPED, ANNOTATION_APPLIED_DEFAULTS];
 
-/// How every service reads a boolean annotation: `y yes true t on 1`, any case, blanks around it
-/// allowed. Anything else is false.
+/// Whether a boolean annotation is true, as every service reads it: `y yes true t on 1`, any case,
+/// blanks around it allowed. Anything else is false.
 pub fn is_truthy(text: &str) -> bool {
     let text = text.trim();
     ["y", "yes", "true", "t", "on", "1"].iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
-/// A text that clearly says no: `n no false f off 0` or nothing at all. What is neither this nor
-/// [`is_truthy`] counts as false, but is probably a mistake.
+/// Whether a text is false on purpose: `n no false f off 0` or empty. A text that is neither this
+/// nor [`is_truthy`] counts as false, but is probably a mistake.
 pub fn is_falsy(text: &str) -> bool {
     let text = text.trim();
     ["", "n", "no", "false", "f", "off", "0"].iter().any(|word| text.eq_ignore_ascii_case(word))

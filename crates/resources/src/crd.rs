@@ -1,4 +1,4 @@
-//! What every custom resource has in common, and the macro that defines one.
+//! The common part of all custom resources, and the macro that defines one.
 use kube_core::{NamespaceResourceScope, ObjectMeta, Resource};
 use serde::{Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub trait CustomResource:
 /// Annotation in which kubectl keeps the object as it was applied (kubectl 1.34).
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Removes what no sidecar reads but what can double the size of an object.
+/// Removes members that no sidecar reads and that can double the size of an object.
 pub fn trim_metadata(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     if let Some(annotations) = metadata.annotations.as_mut() {
@@ -64,7 +64,7 @@ pub(crate) fn metadata<S: Serializer>(metadata: &ObjectMeta, to: S) -> Result<S:
 }
 
 /// Defines a root object: `kind`, `apiVersion` and `metadata` before the given members, `scopes`
-/// (unless `unscoped`) and unknown members after them. The derive of `kube` knows `spec` and
+/// (unless `unscoped`) and unknown members after them. The derive of `kube` supports `spec` and
 /// `status` only.
 macro_rules! custom_resource {
     ($(#[$doc:meta])* scoped $name:ident as $kind:literal $version:literal $plural:literal {
@@ -107,7 +107,7 @@ macro_rules! custom_resource {
             #[cfg_attr(test, schemars(with = "serde_json::Map<String, serde_json::Value>"))]
             pub metadata: kube_core::ObjectMeta,
             $($(#[$attr])* pub $member: $type,)*
-            /// Members that this version does not know; they pass through unchanged.
+            /// Unknown members; they pass through unchanged.
             #[serde(flatten)]
             pub rest: $crate::shared::Rest,
         }

@@ -1,4 +1,4 @@
-//! Compares the types with `crds/*.yaml`, and pins what the YAML promises.
+//! Compares the types with `crds/*.yaml`, and pins the schemas.
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
 
 use rstest::rstest;

@@ -4,9 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// Why a text is no Go duration.
+/// Why a text is not a Go duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GoDurationError {
     /// A number is missing or malformed.
@@ -18,15 +19,15 @@ pub enum GoDurationError {
     /// A unit that is none of `ns us µs ms s m h`.
     #[error("{text:?} has the unknown unit {unit:?}; units are ns, us, ms, s, m, h")]
     UnknownUnit {
-        /// The whole text.
+        /// The text that was parsed.
         text: String,
-        /// The text in place of a unit.
+        /// The invalid unit in it.
         unit: String,
     },
     /// More than 2^63-1 nanoseconds (about 292 years).
     #[error("{0:?} is longer than a duration can be (292 years)")]
     Overflow(String),
-    /// Below zero, where only spans of time make sense.
+    /// Negative where only spans of time make sense.
     #[error("{0:?} is negative")]
     Negative(String),
 }
@@ -149,7 +150,7 @@ pub fn format(duration: Duration) -> String {
 
 /// A duration in Go's form, such as `1h30m`; checked, and printed in Go's normal form (`1h30m0s`).
 ///
-/// Custom resources whose text is none are accepted by the API server but cannot be decoded by
+/// Custom resources with another text are accepted by the API server but cannot be decoded by
 /// sidecars (Dapr 1.18).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

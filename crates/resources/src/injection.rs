@@ -62,7 +62,7 @@ pub struct Selection {
     pods: Selector,
 }
 
-/// A registration that cannot be read.
+/// Why a registration cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRegistration {
     /// The configuration lacks the webhook.
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_probe_asks_for_a_sidecar_and_has_none() {
+    fn the_probe_requests_a_sidecar_and_has_none() {
         assert!(!has_sidecar(&probe("it")));
         assert_eq!(probe("it")["metadata"]["annotations"]["dapr.io/enabled"], "true");
     }

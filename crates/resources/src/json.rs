@@ -4,11 +4,11 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
-/// Prints `value` as compact JSON; floating-point numbers have the text that the API server gave
-/// them, because sidecars hand the text of free-form values on to components (Dapr 1.18).
+/// Prints `value` as compact JSON; floating-point numbers keep the API server's form, because
+/// sidecars pass the text of free-form values to components (Dapr 1.18).
 ///
 /// # Errors
-/// When `value` refuses to be serialised, for example a map with keys that are no strings.
+/// `value` cannot be serialised, for example a map with keys that are not strings.
 pub fn to_vec(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(512);
     value.serialize(&mut Serializer::with_formatter(&mut out, GoNumbers))?;
@@ -45,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    /// Texts as kube-apiserver 1.34 answers them.
+    /// Texts as kube-apiserver 1.34 prints them.
     #[rstest]
     #[case("1")]
     #[case("1.5")]

@@ -1,10 +1,10 @@
-//! Parts that several kinds share.
+//! Parts that several kinds use.
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Members of an object that this version does not know.
+/// Unknown members of an object, by name.
 pub type Rest = BTreeMap<String, Value>;
 
 /// Whether a member has the value that Go's encoder leaves out.
@@ -23,12 +23,12 @@ pub struct NameValuePair {
     pub name: String,
     /// Literal: string, number, boolean, object or array; `null` when unset.
     pub value: Value,
-    /// Where the value comes from; wins over `value`. Always printed (Dapr 1.18).
+    /// Source of the value; wins over `value`. Always printed (Dapr 1.18).
     pub secret_key_ref: SecretKeyRef,
     /// Variable of the sidecar's process, used when there is no value.
     #[serde(skip_serializing_if = "is_default")]
     pub env_ref: String,
-    /// Members that this version does not know; they pass through unchanged.
+    /// Unknown members; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
 }
@@ -52,19 +52,19 @@ pub struct SecretKeyRef {
     pub name: String,
     /// Entry of the secret; empty means the same as `name`, where the kind allows it.
     pub key: String,
-    /// Members that this version does not know; they pass through unchanged.
+    /// Unknown members; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
 }
 
-/// Which secret store the references of an object mean.
+/// The secret store of an object's references.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Auth {
     /// Empty or `kubernetes`: Kubernetes Secrets; else the name of a secret-store Component.
     pub secret_store: String,
-    /// Members that this version does not know; they pass through unchanged.
+    /// Unknown members; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
 }
@@ -87,10 +87,10 @@ pub struct TlsDocument {
     /// The text itself. `Some(null)` is printed as `null`: the secret lacks the key (Dapr 1.18).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<Value>,
-    /// Where the text comes from; wins over `value`.
+    /// Source of the text; wins over `value`.
     #[serde(skip_serializing_if = "is_default")]
     pub secret_key_ref: Option<SecretKeyRef>,
-    /// Members that this version does not know; they pass through unchanged.
+    /// Unknown members; they pass through unchanged.
     #[serde(flatten)]
     pub rest: Rest,
 }

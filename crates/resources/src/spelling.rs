@@ -4,7 +4,7 @@
 const MAX_DISTANCE: usize = 2;
 
 /// The known name with the smallest edit distance to `name`; `None` beyond a distance of 2. Two
-/// exchanged neighbours count as one edit. For messages only.
+/// swapped neighbours count as one edit. For messages only.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let known = known.into_iter().filter(|known| known.len().abs_diff(name.len()) <= MAX_BYTES);
     let distances = known.map(|known| (strsim::osa_distance(name, known), known));

@@ -1,4 +1,4 @@
-//! The JSON that sidecars get, member by member (Dapr 1.18: what Go's encoder prints for the
+//! The JSON that sidecars receive, member by member (Dapr 1.18: the output of Go's encoder for the
 //! same object).
 #![expect(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ use resources::{
 use rstest::rstest;
 use serde_json::{Value, json};
 
-/// Decodes `spec` (and what stands beside it) as `T`, prints it, and drops kind and metadata.
+/// Decodes `spec` and the members beside it as `T`, prints it, and drops kind and metadata.
 fn printed<T: CustomResource>(mut object: Value) -> Value {
     object["metadata"] = json!({"name": "x", "namespace": "y"});
     let typed: T = serde_json::from_value(object).unwrap();

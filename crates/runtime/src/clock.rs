@@ -1,4 +1,4 @@
-//! The clocks of the process. Only shells ask; cores take `now` as an argument.
+//! The clocks of the process. Only shells read them; cores take `now` as an argument.
 
 /// The wall clock, UTC.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

@@ -1,15 +1,18 @@
 //! The process's limit of open file descriptors.
 
+#[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The soft limit that a process raises itself to, where its hard limit allows that. It covers two
 /// listeners at their default of 16,384 connections, and stays below the limits at which walking
 /// over all descriptors becomes slow.
+#[cfg(unix)]
 const WANTED: u64 = 65_536;
 
 /// Raises the soft limit to 65,536, or to the hard limit where that is lower, and returns the
-/// soft limit that holds. A higher soft limit is kept. Newer container runtimes start processes with
+/// resulting soft limit. A higher soft limit is kept. Newer container runtimes start processes with
 /// a soft limit of 1,024.
+#[cfg(unix)]
 pub fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = raised(limit);
@@ -19,21 +22,32 @@ pub fn raise() -> u64 {
     available()
 }
 
-/// The soft limit as it is now.
-pub fn available() -> u64 {
-    soft(getrlimit(Resource::Nofile))
+/// Windows has no such limit: `u64::MAX`.
+#[cfg(not(unix))]
+pub fn raise() -> u64 {
+    available()
 }
 
+/// The current soft limit, in descriptors; `u64::MAX` without a limit.
+pub fn available() -> u64 {
+    #[cfg(unix)]
+    return soft(getrlimit(Resource::Nofile));
+    #[cfg(not(unix))]
+    return u64::MAX;
+}
+
+#[cfg(unix)]
 fn soft(limit: Rlimit) -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
+#[cfg(unix)]
 fn raised(limit: Rlimit) -> Rlimit {
     let wanted = limit.maximum.map_or(WANTED, |maximum| maximum.min(WANTED));
     Rlimit { current: limit.current.map(|current| current.max(wanted)), ..limit }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

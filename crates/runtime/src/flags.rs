@@ -107,8 +107,9 @@ fn log_compression(text: &str) -> Result<bool, String> {
     match text {
         "gzip" => Ok(true),
         "none" => Ok(false),
-        other => go_bool(other)
-            .map_err(|_| format!("{other:?} is no compression; write true, false, gzip or none")),
+        other => go_bool(other).map_err(|_| {
+            format!("{other:?} is not a compression; write true, false, gzip or none")
+        }),
     }
 }
 
@@ -160,7 +161,7 @@ pub fn go_bool(text: &str) -> Result<bool, String> {
 /// A Go duration (`1h30m`) as a value parser for clap.
 ///
 /// # Errors
-/// The text is no Go duration.
+/// The text is not a Go duration.
 pub fn go_duration(text: &str) -> Result<Duration, go_duration::GoDurationError> {
     go_duration::parse(text)
 }
@@ -223,7 +224,7 @@ mod tests {
     #[case::age("--log-file-max-age=long", "is not an age")]
     #[case::negative_age("--log-file-max-age=-1h", "is not an age")]
     #[case::no_age("--log-file-max-age=", "is not an age")]
-    #[case::word("--log-file-compression=zstd", "is no compression")]
+    #[case::word("--log-file-compression=zstd", "is not a compression")]
     #[case::backups("--log-file-max-backups=few", "invalid value 'few'")]
     fn refuses_what_would_switch_rotation_off_silently(#[case] arg: &str, #[case] says: &str) {
         let error = probe(&[arg]).unwrap_err();

@@ -1,5 +1,7 @@
 //! Readiness as a set of guards: each part of a process holds one until it can serve.
 
+pub(crate) mod liveness;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,20 +18,20 @@ impl Readiness {
         guard
     }
 
-    /// True when there is at least one target and all are ready.
+    /// Whether there is at least one target and all are ready.
     pub(crate) fn all_ready(&self) -> bool {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         !targets.is_empty() && targets.values().all(|ready| *ready)
     }
 
-    /// The targets that are not ready, for a person who asks.
+    /// The names of the targets that are not ready, for the answer of `/readyz`.
     pub(crate) fn waiting(&self) -> Vec<&'static str> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         targets.iter().filter(|(_, ready)| !**ready).map(|(name, _)| *name).collect()
     }
 }
 
-/// One part's say in the readiness of the process. It starts not ready and stays registered.
+/// One part's readiness. It starts not ready and stays registered.
 #[derive(Debug, Clone)]
 pub struct ReadyGuard {
     name: &'static str,
@@ -37,12 +39,12 @@ pub struct ReadyGuard {
 }
 
 impl ReadyGuard {
-    /// The part can serve.
+    /// Marks the part as ready.
     pub fn set_ready(&self) {
         self.set(true);
     }
 
-    /// The part cannot serve (any more).
+    /// Marks the part as not ready.
     pub fn set_not_ready(&self) {
         self.set(false);
     }

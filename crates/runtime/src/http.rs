@@ -1,42 +1,41 @@
 //! The two plain HTTP ports of every service: health and metrics.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::any;
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use prometheus::{Encoder as _, TextEncoder};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
+use crate::clock;
 use crate::flags::ProcessFlags;
-use crate::health::Readiness;
 use crate::scope::{BoxError, Scope};
 use crate::server::{Limits, PlainText, Server};
 
-/// Why a port is not served.
+/// Why a port cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// All interfaces: the port is taken, or needs a right.
+    /// All interfaces: the port is in use, or needs a privilege.
     #[error("listen on port {port}")]
     AllInterfaces {
-        /// The port.
+        /// TCP port.
         port: u16,
-        /// The error of the system.
+        /// The error of the operating system.
         #[source]
         cause: std::io::Error,
     },
-    /// The address is no IP address or name of this machine, or the port is taken.
+    /// The address is not an IP address or name of this machine, or the port is in use.
     #[error("listen on {address}:{port}")]
     Address {
-        /// The address as given.
+        /// The address as configured.
         address: String,
-        /// The port.
+        /// TCP port.
         port: u16,
-        /// The error of the system.
+        /// The error of the operating system.
         #[source]
         cause: std::io::Error,
     },
@@ -59,7 +58,7 @@ pub(crate) enum StartError {
 /// where the machine has no IPv6.
 ///
 /// # Errors
-/// [`ListenError`]: the address is no IP address or name, or the port is taken.
+/// [`ListenError`]: the address is not an IP address or name, or the port is in use.
 pub async fn listen(address: &str, port: u16) -> Result<TcpListener, ListenError> {
     if address.is_empty() {
         let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
@@ -89,7 +88,7 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> Result<(), Sta
         let listener = listen(&flags.metrics_listen_address, port).await?;
         scope.spawn_last(
             "metrics-exporter",
-            serve("metrics", listener, metrics_router(scope.metrics()), scope),
+            serve("metrics", listener, metrics_router(scope), scope),
         );
     }
     metrics.set_ready();
@@ -97,14 +96,14 @@ pub(crate) async fn start(flags: &ProcessFlags, scope: &Scope) -> Result<(), Sta
     let health = scope.ready("healthz-server");
     let listener = listen(&flags.healthz_listen_address, flags.healthz_port).await?;
     tracing::info!(target: "dapr.healthz", port = flags.healthz_port, "Healthz server is listening");
-    let router = health_router(scope.readiness().clone(), scope.extra_routes());
+    let router = health_router(scope);
     scope.spawn_last("healthz-server", serve("healthz", listener, router, scope));
     health.set_ready();
     Ok(())
 }
 
-/// A server with connections and descriptors of its own, so that the health port answers whatever
-/// happens to the main port.
+/// A server with its own connections and descriptors, so that the health port answers under any
+/// load of the main port.
 fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -119,33 +118,52 @@ fn serve(
     }
 }
 
-fn metrics_router(registry: &Registry) -> Router {
-    let registry = registry.clone();
+fn metrics_router(scope: &Scope) -> Router {
+    let (registry, extra) = (scope.metrics().clone(), scope.extra_metrics());
     Router::new().fallback(async move || {
         let mut text = Vec::new();
-        match TextEncoder::new().encode(&registry.gather(), &mut text) {
-            Ok(()) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        if let Err(e) = TextEncoder::new().encode(&registry.gather(), &mut text) {
+            return (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response();
         }
+        if let Some(source) = extra.get() {
+            text.extend(source.read().await.into_bytes());
+        }
+        ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()
     })
 }
 
-/// `/healthz` and `/readyz`: 200 when all targets are ready, else 503; `/livez`: 200 while the
-/// process lives. Bodies are empty, but `/readyz` names what is missing.
-/// Source: Dapr 1.18, `GET /healthz` of every control plane service; the other two are ours.
-fn health_router(readiness: Readiness, extra: Arc<OnceLock<Router>>) -> Router {
+/// `/healthz` and `/readyz`: 200 when all targets are ready, else 503, and 503 from the signal that
+/// stops the process; `/livez`: 200 while every loop with a heartbeat goes on, whether it is ready
+/// or not. Bodies are empty, except that `/readyz` names the missing targets and `/livez` the stuck
+/// loops. Source: Dapr 1.18, `GET /healthz` of every control plane service; the other two are ours.
+fn health_router(scope: &Scope) -> Router {
+    let (readiness, extra) = (scope.readiness().clone(), scope.extra_routes());
+    let (living, stop) = (scope.clone(), scope.token().clone());
+    let ready = {
+        let readiness = readiness.clone();
+        move || readiness.all_ready() && !stop.is_cancelled()
+    };
     let status = |ready| if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let healthz = readiness.clone();
+    let healthz = ready.clone();
     Router::new()
-        .route("/healthz", any(async move || status(healthz.all_ready())))
+        .route("/healthz", any(async move || status(healthz())))
         .route(
             "/readyz",
             any(async move || {
                 let waiting = readiness.waiting().join("\n");
-                (status(readiness.all_ready()), waiting)
+                (status(ready()), waiting)
             }),
         )
-        .route("/livez", any(async || StatusCode::OK))
+        .route(
+            "/livez",
+            any(async move || {
+                let stuck = living.stuck(clock::monotonic());
+                for name in &stuck {
+                    tracing::error!(target: "dapr.healthz", "{name} is stuck: /livez fails");
+                }
+                (status(stuck.is_empty()), stuck.join("\n"))
+            }),
+        )
         .fallback(async move |request: Request| match extra.get() {
             Some(routes) => routes.clone().oneshot(request).await.into_response(),
             None => StatusCode::NOT_FOUND.into_response(),
@@ -160,6 +178,7 @@ mod tests {
     use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
+    use crate::metrics::MetricsSource;
 
     /// `--healthz-listen-address` (Dapr 1.19): that address alone, IPv6 with or without brackets.
     #[rstest::rstest]
@@ -179,28 +198,73 @@ mod tests {
         assert!(error.contains("300.1.1.1:0"), "{error}");
     }
 
+    #[tokio::test]
+    async fn metrics_of_another_program_follow_the_own() {
+        let scope = Scope::for_test();
+        crate::metrics::counter(scope.metrics(), "own_total", "Own").unwrap().inc();
+        let theirs = MetricsSource::new(async || "theirs_total 2\n".to_owned());
+        scope.append_metrics(theirs);
+        let request = Request::builder().uri("/metrics").body(axum::body::Body::empty()).unwrap();
+        let answer = metrics_router(&scope).oneshot(request).await.unwrap();
+        let body = axum::body::to_bytes(answer.into_body(), 4_096).await.unwrap();
+        assert!(body.ends_with(b"own_total 1\ntheirs_total 2\n"), "{body:?}");
+    }
+
     const LIMIT: Duration = Duration::from_secs(20);
 
     async fn health_server(scope: &Scope) -> SocketAddr {
         let listener = listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();
         scope.ready("part").set_ready();
-        let router = health_router(scope.readiness().clone(), scope.extra_routes());
+        let router = health_router(scope);
         scope.spawn("healthz-server", serve("healthz", listener, router, scope));
         address
     }
 
     /// The answer to a probe from another machine than that of the flood.
-    async fn probe(address: SocketAddr) -> String {
+    async fn probe(address: SocketAddr, path: &str) -> String {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
         let mut stream = socket.connect(address).await.unwrap();
-        let request = b"GET /healthz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
         tokio::time::timeout(LIMIT, read).await.unwrap().unwrap();
         answer
+    }
+
+    #[tokio::test]
+    async fn liveness_follows_the_loops_and_not_readiness() {
+        let scope = Scope::for_test();
+        let address = health_server(&scope).await;
+        scope.ready("part").set_not_ready();
+        let heartbeat = scope.heartbeat("engine", Duration::ZERO);
+        assert!(probe(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        heartbeat.beat();
+        let deadline = clock::monotonic() + LIMIT;
+        loop {
+            let answer = probe(address, "/livez").await;
+            if answer.starts_with("HTTP/1.1 503") && answer.ends_with("engine") {
+                break;
+            }
+            assert!(clock::monotonic() < deadline, "{answer}");
+        }
+        heartbeat.pause();
+        assert!(probe(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        scope.drain(LIMIT).await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_stops_is_not_ready_and_lives() {
+        let scope = Scope::for_test();
+        let address = health_server(&scope).await;
+        assert!(probe(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        scope.token().cancel();
+        assert!(probe(address, "/healthz").await.starts_with("HTTP/1.1 503"));
+        assert!(probe(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        assert!(probe(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        scope.drain(LIMIT).await;
     }
 
     #[tokio::test]
@@ -215,7 +279,7 @@ mod tests {
         let refused = tokio::time::timeout(LIMIT, refused).await.unwrap();
         assert!(refused.is_err(), "the last one is closed at once: {refused:?}");
 
-        let answer = probe(address).await;
+        let answer = probe(address, "/healthz").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 
         for mut stream in idle {

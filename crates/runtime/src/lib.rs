@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  flags::parse ──► main ──► logging::start
-//!                    │──► Scope ──► tasks (spawn), readiness (ready), registry (metrics)
-//!                    │──► http: /healthz, metrics
+//!                    │──► Scope ──► tasks (spawn), readiness (ready), progress (heartbeat), metrics
+//!                    │──► http: /healthz, /livez, metrics
 //!                    └──► signals: the first cancels the scope, the second ends the process
 //! ```
 //! Start reading at [`main`], then [`Scope`].
@@ -24,16 +24,17 @@ mod process;
 pub mod random;
 mod scope;
 pub mod server;
-mod server_metrics;
+mod signals;
 mod text;
 mod version;
 
 pub use flags::ProcessFlags;
 pub use health::ReadyGuard;
+pub use health::liveness::Heartbeat;
 pub use http::{ListenError, listen};
+pub use metrics::server::LimitMeter;
 pub use process::{RootUserError, command, main, refuse_root};
 pub use resources::go_duration;
 pub use scope::{BoxError, Scope, TaskError};
-pub use server_metrics::LimitMeter;
 pub use text::{chain, printable};
 pub use version::VERSION;

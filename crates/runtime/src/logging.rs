@@ -25,12 +25,16 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use self::{fields::Fields, layout::Layout, outputs::Outputs, repeats::Repeats, writer::Writer};
+use self::fields::Fields;
+use self::layout::Layout;
+use self::outputs::Outputs;
+use self::repeats::Repeats;
+use self::writer::Writer;
 use crate::flags::ProcessFlags;
 use crate::version::VERSION;
 use crate::{clock, environment};
 
-/// Why nothing is logged.
+/// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     #[error("--log-level {0:?} is unknown; use debug, info, warn, error or fatal")]
@@ -43,7 +47,7 @@ pub(crate) enum LogError {
     },
     #[error("start the thread that writes the log")]
     Thread(#[source] std::io::Error),
-    #[error("make the counters of the log")]
+    #[error("register the counters of the log")]
     Counters(#[from] prometheus::Error),
     #[error("install the logger")]
     Install(#[source] tracing_subscriber::util::TryInitError),
@@ -67,7 +71,7 @@ const OUR_TARGETS: [&str; 13] = [
     "transport",
 ];
 
-/// End of the targets of audit logs, whose lines are all written: each is one that was wanted.
+/// Suffix of the targets of audit logs, which are never limited.
 const AUDIT: &str = ".audit";
 const DROPPED: &str = "trilby_log_lines_dropped_total";
 const SUPPRESSED: &str = "trilby_log_lines_suppressed_total";
@@ -116,7 +120,7 @@ impl Logger {
     /// Registers the counters of lines that are not written.
     ///
     /// # Errors
-    /// Their names are taken.
+    /// A name is registered already.
     pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         registry.register(Box::new(self.dropped.clone()))?;
         registry.register(Box::new(self.suppressed.clone()))
@@ -142,7 +146,7 @@ fn level(name: &str) -> Result<LevelFilter, LogError> {
     })
 }
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone)]
 struct Format {
     scope: &'static str,
@@ -231,8 +235,8 @@ impl Lines {
         Ok((Self { format, level, repeats: Mutex::default(), suppressed, writer }, logger))
     }
 
-    /// The number of lines of this place that were suppressed before this one; `None` suppresses it.
-    /// Who asks for debug lines gets all.
+    /// The number of lines from this call site that were suppressed before this one; `None`
+    /// suppresses it. At level debug none is suppressed.
     fn admit(&self, metadata: &'static tracing::Metadata<'static>) -> Option<u64> {
         if *metadata.level() >= Level::DEBUG || metadata.target().ends_with(AUDIT) {
             return Some(0);
@@ -460,7 +464,8 @@ mod tests {
     }
 
     /// Members of the workspace that run in no service.
-    const NO_SERVICE: [&str; 6] = ["bench", "blackbox", "daprctl", "fuzz", "testkit", "xtask"];
+    const NO_SERVICE: [&str; 7] =
+        ["bench", "blackbox", "daprctl", "free_port", "fuzz", "testkit", "xtask"];
 
     #[test]
     fn every_crate_of_a_service_follows_the_log_level() {

@@ -1,9 +1,41 @@
-//! Making and registering metrics in one step.
+//! Creates and registers metrics in one step.
+
+pub(crate) mod server;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, Result, core::Collector,
 };
+
+/// Metrics of another program in the text format, read whenever the metrics port is.
+#[derive(Clone)]
+pub struct MetricsSource(Arc<dyn Fn() -> Reading + Send + Sync>);
+
+type Reading = Pin<Box<dyn Future<Output = String> + Send>>;
+
+impl MetricsSource {
+    /// What `read` returns: whole lines, or nothing while the program does not answer.
+    pub fn new<F>(read: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = String> + Send + 'static,
+    {
+        Self(Arc::new(move || Box::pin(read())))
+    }
+
+    pub(crate) async fn read(&self) -> String {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for MetricsSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MetricsSource")
+    }
+}
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C> {
     registry.register(Box::new(metric.clone()))?;
@@ -13,7 +45,7 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> R
 /// A counter without labels.
 ///
 /// # Errors
-/// The name is illegal or taken; so for every function here.
+/// The name is invalid or registered already; so for every function here.
 pub fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter> {
     register(registry, IntCounter::new(name, help)?)
 }

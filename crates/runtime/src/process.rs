@@ -1,14 +1,12 @@
 //! From `main` to the exit code.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::flags::ProcessFlags;
 use crate::logging::{self, Logger};
 use crate::scope::{BoxError, Scope};
+use crate::signals::Signals;
 use crate::text::chain;
 use crate::{descriptors, environment, http};
 
@@ -66,8 +64,8 @@ fn title(name: &'static str) -> &'static str {
     }
 }
 
-/// Runs a person's command, which has no log, no health and no metrics. Exit codes: 0 when it comes
-/// to `true`, 1 when it comes to `false` or fails, with the reason on standard error.
+/// Runs a command for interactive use, without log, health and metrics. Exit codes: 0 if it returns
+/// `true`, 1 if it returns `false` or fails, with the reason on standard error.
 pub fn command(name: &str, run: impl Future<Output = Result<bool, BoxError>>) -> ExitCode {
     match runtime().map_err(BoxError::from).and_then(|rt| rt.block_on(run)) {
         Ok(true) => ExitCode::SUCCESS,
@@ -111,7 +109,7 @@ where
 {
     let scope = Scope::default();
     logger.register(scope.metrics())?;
-    let mut signals = Signals::install()?;
+    let mut signals = Signals::install().map_err(StartError::Signals)?;
     let starting = scope.ready("start-up");
     http::start(flags, &scope).await?;
     let life = async {
@@ -152,28 +150,6 @@ where
     scope.take_failure().map_or(Ok(()), |failure| Err(failure.into()))
 }
 
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn install() -> Result<Self, StartError> {
-        let listen = |kind| signal(kind).map_err(StartError::Signals);
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "interrupt",
-            _ = self.terminate.recv() => "terminated",
-        }
-    }
-}
-
 /// Why a service refuses its user.
 #[derive(Debug, thiserror::Error)]
 pub enum RootUserError {
@@ -185,14 +161,14 @@ pub enum RootUserError {
         "current user UID({uid}) is root, which is not allowed; run as another user, or set {SKIP_CHECK}=true"
     )]
     Root {
-        /// The effective user id.
+        /// Effective user id of the process, 0 for root.
         uid: u32,
     },
 }
 
 const SKIP_CHECK: &str = "DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK";
 
-/// Refuses to run as root unless `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK` is exactly `true`.
+/// Returns an error for root unless `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK` is exactly `true`.
 /// Source: Dapr 1.18, security module in Kubernetes mode.
 ///
 /// # Errors
@@ -201,7 +177,18 @@ pub fn refuse_root() -> Result<(), RootUserError> {
     if environment::var(SKIP_CHECK).as_deref() == Some("true") {
         return Ok(());
     }
-    // The owner of a process's own entry is its effective user.
-    let uid = std::fs::metadata("/proc/self").map_err(RootUserError::Unknown)?.uid();
+    let uid = effective_user().map_err(RootUserError::Unknown)?;
     if uid == 0 { Err(RootUserError::Root { uid }) } else { Ok(()) }
+}
+
+#[cfg(unix)]
+fn effective_user() -> std::io::Result<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    // The owner of a process's own entry is its effective user.
+    Ok(std::fs::metadata("/proc/self")?.uid())
+}
+
+#[cfg(not(unix))]
+fn effective_user() -> std::io::Result<u32> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }

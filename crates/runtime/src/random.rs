@@ -1,4 +1,4 @@
-//! Randomness of the process. Only shells ask; cores take it as an argument.
+//! Randomness of the process. Only shells use it; cores take it as an argument.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};

@@ -1,20 +1,22 @@
-//! What a process hands down to its parts: cancellation, tasks, readiness and metrics.
+//! What a process passes to its parts: cancellation, tasks, readiness and metrics.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::health::liveness::{Heartbeat, Liveness};
 use crate::health::{Readiness, ReadyGuard};
-use crate::server_metrics::{LimitMeter, ServerMetrics};
+use crate::metrics::MetricsSource;
+use crate::metrics::server::{LimitMeter, ServerMetrics};
 
-/// The error of a task: tasks belong to all parts of a service, and nobody but the log reads it.
+/// The error of a task: tasks belong to all parts of a service, and only the log reads it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a scope stopped before it was asked to, or did not stop in time.
+/// Why a scope stopped without a request, or did not stop in time.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// A task returned an error.
@@ -22,7 +24,7 @@ pub enum TaskError {
     Failed {
         /// Name of the task.
         task: &'static str,
-        /// Its error.
+        /// The error that the task returned.
         #[source]
         cause: BoxError,
     },
@@ -35,9 +37,9 @@ pub enum TaskError {
     /// Tasks did not end in time.
     #[error("{tasks} tasks were still running {seconds} s after the stop")]
     StillRunning {
-        /// Their number.
+        /// Number of tasks that still run.
         tasks: usize,
-        /// The time limit.
+        /// The time limit in seconds.
         seconds: u64,
     },
 }
@@ -55,10 +57,13 @@ pub struct Scope {
     tasks: TaskTracker,
     last_tasks: TaskTracker,
     readiness: Readiness,
+    liveness: Liveness,
     registry: Registry,
     server_metrics: Arc<OnceLock<ServerMetrics>>,
     /// Routes of the service on the health port.
     extra_routes: Arc<OnceLock<Router>>,
+    /// Metrics of a child process.
+    extra_metrics: Arc<OnceLock<MetricsSource>>,
     failure: Arc<Mutex<Option<TaskError>>>,
 }
 
@@ -68,7 +73,7 @@ impl Scope {
         Self::default()
     }
 
-    /// Cancelled when the process is asked to stop or a task failed.
+    /// Cancelled when the process should stop: a signal arrived, or a task failed.
     pub fn token(&self) -> &CancellationToken {
         &self.token
     }
@@ -127,17 +132,28 @@ impl Scope {
         self.tasks.spawn(work);
     }
 
-    /// Registers a health target, which is not ready until its guard says so.
+    /// Registers a health target, which is not ready until its guard reports so.
     pub fn ready(&self, name: &'static str) -> ReadyGuard {
         self.readiness.guard(name)
     }
 
-    /// True when every health target is ready.
+    /// Whether every health target is ready.
     pub fn is_ready(&self) -> bool {
         self.readiness.all_ready()
     }
 
-    /// The metrics of this process.
+    /// Registers a loop that must go on: `/livez` fails while it has not beaten for longer than
+    /// `limit`. It is not judged before its first beat.
+    pub fn heartbeat(&self, name: &'static str, limit: Duration) -> Heartbeat {
+        self.liveness.heartbeat(name, limit)
+    }
+
+    /// The loops that have not beaten in time, at `now`.
+    pub fn stuck(&self, now: Instant) -> Vec<&'static str> {
+        self.liveness.stuck(now)
+    }
+
+    /// The metrics registry that the metrics port serves.
     pub fn metrics(&self) -> &Registry {
         &self.registry
     }
@@ -169,6 +185,16 @@ impl Scope {
     /// call has no effect.
     pub fn serve_with_health(&self, routes: Router) {
         let _ = self.extra_routes.set(routes);
+    }
+
+    /// Serves metrics of another program below the own. Once per process; a second call has no
+    /// effect.
+    pub fn append_metrics(&self, source: MetricsSource) {
+        let _ = self.extra_metrics.set(source);
+    }
+
+    pub(crate) fn extra_metrics(&self) -> Arc<OnceLock<MetricsSource>> {
+        self.extra_metrics.clone()
     }
 
     pub(crate) fn extra_routes(&self) -> Arc<OnceLock<Router>> {

@@ -4,8 +4,8 @@
 //!  accept ──► slots (per address, handshakes) ──► Handshake ──► slots (per identity) ──► requests
 //!                                   │ activity: deadlines of first request, idleness, request
 //! ```
-//! Start reading at [`Server::run_until`], then `connection.rs`. This is the one place that enforces
-//! limits of connections and requests; [`limits`](Limits) says which.
+//! Start reading at [`Server::run_until`], then `connection.rs`. This is the one place that
+//! enforces the [limits](Limits) of connections and requests.
 
 mod activity;
 mod connection;
@@ -28,8 +28,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::descriptors;
+use crate::metrics::server::{Limit, Meter};
 use crate::scope::Scope;
-use crate::server_metrics::{Limit, Meter};
 
 pub use connection::{Connection, Keepalive};
 pub use limits::Limits;
@@ -43,11 +43,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long open requests may take to end after a stop, by default.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How a listener gets from a TCP connection to a peer.
+/// How a listener turns a TCP connection into one with a known peer.
 pub trait Handshake: Send + Sync + 'static {
-    /// The connection after the handshake.
+    /// The stream after the handshake.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// What a certificate proves.
+    /// Identity that a certificate proves; connections are limited by it.
     type Identity: Ord + Clone + Display + Send + Sync + 'static;
     /// The extension of each request that describes the peer.
     type Peer: Clone + Send + Sync + 'static;
@@ -61,14 +61,14 @@ pub trait Handshake: Send + Sync + 'static {
     fn peer(&self, identity: Option<Self::Identity>, connection: Connection) -> Self::Peer;
 }
 
-/// A finished handshake.
+/// The result of a handshake.
 #[derive(Debug)]
 pub struct Accepted<H: Handshake> {
-    /// The connection.
+    /// The stream after the handshake.
     pub io: H::Io,
-    /// Who the peer has proved to be.
+    /// The proven identity; `None` for a peer without one.
     pub identity: Option<H::Identity>,
-    /// The peer has shown a certificate that this server accepts.
+    /// The peer has presented a certificate that this server accepts.
     pub authenticated: bool,
 }
 
@@ -113,8 +113,8 @@ impl<H: Handshake> Server<H> {
         self
     }
 
-    /// How long connections are still accepted after the stop, while load balancers learn of it; not
-    /// at all by default.
+    /// How long connections are accepted after the stop, while load balancers remove the endpoint;
+    /// zero by default.
     #[must_use]
     pub fn lame_duck(mut self, time: Duration) -> Self {
         self.lame_duck = time;
@@ -176,7 +176,7 @@ impl<H: Handshake> Server<H> {
     }
 }
 
-/// Every connection was asked to finish; those that do not in time are dropped.
+/// All connections close after their open requests; those that do not in time are dropped.
 async fn drain(mut open: JoinSet<()>, limit: Duration) {
     let finished = async { while open.join_next().await.is_some() {} };
     if tokio::time::timeout(limit, finished).await.is_err() {
@@ -185,7 +185,7 @@ async fn drain(mut open: JoinSet<()>, limit: Duration) {
     open.shutdown().await;
 }
 
-/// Decides which connections are served at all.
+/// Decides which connections are served.
 struct Gate {
     connections: Slots<IpAddr>,
     handshakes: Slots<IpAddr>,
@@ -201,7 +201,7 @@ impl Gate {
         }
     }
 
-    /// Takes the slots of a connection; without, the connection is closed.
+    /// Takes the slots of a connection; without them it is closed.
     fn admit(
         &self,
         stream: TcpStream,
@@ -234,7 +234,7 @@ impl Gate {
     }
 }
 
-/// Plain text, for ports on which peers prove nothing and handlers do not ask who they are.
+/// Plain text, for ports without authentication.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlainText;
 
@@ -250,7 +250,7 @@ impl Handshake for PlainText {
     fn peer(&self, _: Option<Unproven>, _: Connection) {}
 }
 
-/// No identity; there is no value of it.
+/// No identity; has no values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Unproven {}
 

@@ -1,4 +1,4 @@
-//! A throw-away CA that issues what sentry issues.
+//! A temporary CA that issues what sentry issues.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use identity::{
 use jiff::Timestamp;
 use rcgen::{CertificateParams, DistinguishedName, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
-/// The trust domain of everything that [`Ca`] issues unless asked otherwise.
+/// The trust domain of everything that [`Ca`] issues by default.
 pub const TRUST_DOMAIN: &str = "cluster.local";
 
 const DAY: Duration = Duration::from_hours(24);
@@ -27,11 +27,11 @@ pub struct Ca {
 pub struct TestSvid {
     /// Leaf and issuer.
     pub chain: CertChain,
-    /// Key of the leaf, Ed25519 unless asked otherwise.
+    /// Key of the leaf, Ed25519 by default.
     pub key: PrivateKey,
 }
 
-/// What a test wants to differ from an ordinary SVID.
+/// Options of an SVID.
 #[derive(Debug, Clone)]
 pub struct SvidOptions {
     /// Trust domain of the id.
@@ -40,7 +40,7 @@ pub struct SvidOptions {
     pub key_kind: KeyKind,
     /// DNS names beside the id.
     pub dns_names: Vec<String>,
-    /// How long the leaf lives from now on.
+    /// Lifetime of the leaf from now on.
     pub ttl: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Ca {
         Self::with_lifetime(identity::SELF_SIGNED_LIFETIME)
     }
 
-    /// A new CA that ends after `lifetime`.
+    /// A new CA that expires after `lifetime`.
     ///
     /// # Panics
     /// The crypto library fails.
@@ -94,10 +94,10 @@ impl Ca {
         self.svid_with(namespace, app, &SvidOptions::default())
     }
 
-    /// A new SVID that differs from an ordinary one.
+    /// A new SVID with these options.
     ///
     /// # Panics
-    /// The names are no legal SPIFFE id.
+    /// The names do not form a SPIFFE id.
     #[expect(clippy::unwrap_used, reason = "a test with bad names is wrong")]
     pub fn svid_with(&self, namespace: &str, app: &str, options: &SvidOptions) -> TestSvid {
         let trust_domain = TrustDomain::parse(&options.trust_domain).unwrap();
@@ -117,7 +117,7 @@ impl Ca {
     /// A leaf with these URI names, SPIFFE ids or not, which sentry would never issue.
     ///
     /// # Panics
-    /// A name is no ASCII.
+    /// A name is not ASCII.
     #[expect(clippy::unwrap_used, reason = "a test with bad names is wrong")]
     pub fn leaf_named(&self, uris: &[&str]) -> TestSvid {
         let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();
@@ -135,7 +135,7 @@ impl Ca {
         TestSvid { chain: CertChain::from_der(chain).unwrap(), key }
     }
 
-    /// The root.
+    /// The trust anchors: the root alone.
     pub fn anchors(&self) -> TrustAnchors {
         self.bundle.anchors().clone()
     }

@@ -1,16 +1,17 @@
-//! Choices that are the same for the same seed, on every machine and with every version of a library.
+//! Pseudo-random choices that depend on the seed alone, on every machine and with every version of
+//! a library.
 
-/// A stream of choices: `SplitMix64`.
+/// A sequence of choices: `SplitMix64`.
 #[derive(Debug)]
 pub struct Choice(u64);
 
 impl Choice {
-    /// The stream of this seed.
+    /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A number.
+    /// The next 64 bits.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -28,12 +29,12 @@ impl Choice {
         usize::try_from(self.number() % limit as u64).unwrap()
     }
 
-    /// True in `percent` of 100 cases.
+    /// True in `percent` of 100 cases on average.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.number() % 100 < percent
     }
 
-    /// True in one of `n` cases.
+    /// True in one of `n` cases on average.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
@@ -41,13 +42,13 @@ impl Choice {
     /// One of the items.
     ///
     /// # Panics
-    /// There is none.
+    /// The slice is empty.
     #[expect(clippy::indexing_slicing, reason = "it is below the length")]
     pub fn of<'a, T: ?Sized>(&mut self, items: &[&'a T]) -> &'a T {
         items[self.below(items.len())]
     }
 
-    /// A copy of one of the items, if there is one.
+    /// A copy of one of the items; `None` if there are none.
     pub fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
         if from.is_empty() { None } else { from.get(self.below(from.len())).cloned() }
     }

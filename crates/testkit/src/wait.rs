@@ -3,11 +3,11 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-/// How long a condition may take. Far more than it ever needs, so that a loaded machine does not
-/// fail a test.
+/// How long a condition may take. Far more than it needs, so that a busy machine does not fail a
+/// test.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a condition is looked at.
+/// Interval between two checks of a condition.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits until the condition holds, at most 30 seconds.
@@ -33,7 +33,10 @@ pub async fn eventually<T, E: Debug>(
         match attempt().await {
             Ok(value) => return value,
             Err(last) if tokio::time::Instant::now() >= deadline => {
-                panic!("waited {} s in vain until {what}; last: {last:?}", TIMEOUT.as_secs())
+                panic!(
+                    "timed out after {} s waiting until {what}; last: {last:?}",
+                    TIMEOUT.as_secs()
+                )
             }
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }

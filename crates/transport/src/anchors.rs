@@ -1,4 +1,4 @@
-//! Where the trust anchors come from, and the watch of their file.
+//! Sources of the trust anchors, and the watch of their file.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -19,17 +19,18 @@ const MISSING_WARN_EVERY: u32 = 40;
 /// Interval at which the file is read without an event: some volumes do not send any.
 const SLOW_POLL: Duration = Duration::from_secs(30);
 
-/// Reads the bundle from elsewhere while the file does not exist: on a fresh install the
-/// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` if it does not exist yet.
+/// Reads the bundle from another source while the file does not exist: on a fresh install the
+/// kubelet projects the `ConfigMap` up to a minute after sentry wrote it. `None` if it does not
+/// exist yet.
 pub type Fallback =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send + Sync>;
 
-/// Where the trust anchors come from.
+/// Source of the trust anchors.
 #[derive(Clone)]
 pub enum AnchorSource {
     /// A PEM file. Its directory is watched, because Kubernetes replaces a symbolic link in it.
     File {
-        /// Path; a missing file is awaited.
+        /// Path; a missing file is polled every second until it exists.
         path: PathBuf,
         /// Read while the file is missing.
         fallback: Option<Fallback>,
@@ -50,7 +51,7 @@ impl std::fmt::Debug for AnchorSource {
 /// Why there are no trust anchors.
 #[derive(Debug, thiserror::Error)]
 pub enum AnchorSourceError {
-    /// Given text holds no valid anchors.
+    /// The given text holds no valid anchors.
     #[error("parse trust anchors")]
     Parse(#[source] AnchorsError),
     /// The directory of the file cannot be watched.
@@ -75,11 +76,12 @@ enum FileError {
     },
 }
 
-/// Waits for the first valid anchors, then watches the source for as long as the scope lives. A
-/// later file that does not parse is logged and the former anchors stay.
+/// Waits for the first valid anchors, then watches the source for as long as the scope lives. If a
+/// later version of the file does not parse, the error is logged and the former anchors stay.
 ///
 /// # Errors
-/// [`AnchorSourceError`]: given text holds no valid anchors, or the directory cannot be watched.
+/// [`AnchorSourceError`]: the given text holds no valid anchors, or the directory cannot be
+/// watched.
 pub async fn watch_anchors(
     source: AnchorSource,
     scope: &Scope,
@@ -125,7 +127,7 @@ async fn wait_for(path: &Path, fallback: Option<&Fallback>) -> TrustAnchors {
         match read(path) {
             Ok(Some(anchors)) => return anchors,
             Ok(None) => {
-                if let Some(anchors) = ask(fallback).await {
+                if let Some(anchors) = read_fallback(fallback).await {
                     return anchors;
                 }
                 if polls.is_multiple_of(MISSING_WARN_EVERY) {
@@ -143,7 +145,7 @@ async fn wait_for(path: &Path, fallback: Option<&Fallback>) -> TrustAnchors {
     }
 }
 
-async fn ask(fallback: Option<&Fallback>) -> Option<TrustAnchors> {
+async fn read_fallback(fallback: Option<&Fallback>) -> Option<TrustAnchors> {
     let text = fallback?().await?;
     match TrustAnchors::parse_pem(text.as_bytes()) {
         Ok(anchors) => Some(anchors),
@@ -172,7 +174,7 @@ async fn watch_file(
                     changed
                 });
             }
-            // Between two versions of a volume, or the fallback answered before the file came.
+            // Between two versions of a volume, or the fallback answered before the file existed.
             Ok(None) => {}
             Err(e) => {
                 tracing::error!(target: "dapr.runtime.security", "{}; keeping the former trust anchors", chain(&e));

@@ -1,5 +1,6 @@
-//! The current SVID of a process: what TLS reads at each handshake.
+//! The current SVID of a process, which TLS reads at each handshake.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,8 +9,9 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
-/// Why a chain and a key are no SVID.
+/// Why a chain and a key are not an SVID.
 #[derive(Debug, thiserror::Error)]
 pub enum CertifiedSvidError {
     /// The leaf has no SPIFFE id.
@@ -21,10 +23,10 @@ pub enum CertifiedSvidError {
 }
 
 /// A certificate chain with its key, ready for TLS.
-#[derive(Debug)]
 pub struct CertifiedSvid {
     chain: CertChain,
     id: SpiffeId,
+    key_pem: Zeroizing<String>,
     certified: Arc<CertifiedKey>,
 }
 
@@ -38,7 +40,7 @@ impl CertifiedSvid {
         let der = PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec());
         let signer = any_supported_type(&der.into()).map_err(CertifiedSvidError::Key)?;
         let certified = Arc::new(CertifiedKey::new(chain.certs().to_vec(), signer));
-        Ok(Self { chain, id, certified })
+        Ok(Self { chain, id, key_pem: key.to_pem(), certified })
     }
 
     /// The SPIFFE id of the leaf.
@@ -51,8 +53,19 @@ impl CertifiedSvid {
         &self.chain
     }
 
+    /// The key of the leaf as PEM, for a program that reads it from a file.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
+    }
+
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
+    }
+}
+
+impl fmt::Debug for CertifiedSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertifiedSvid({}, {:?})", self.id, self.chain)
     }
 }
 
@@ -74,12 +87,12 @@ impl Svid {
         self.current.store(Arc::new(svid));
     }
 
-    /// The SVID as it is now.
+    /// The current SVID; it may be replaced right after the call.
     pub fn current(&self) -> Arc<CertifiedSvid> {
         self.current.load_full()
     }
 
-    /// The trust anchors as they are now, and their changes.
+    /// The current trust anchors; the receiver sees their changes.
     pub fn anchors(&self) -> watch::Receiver<Arc<TrustAnchors>> {
         self.anchors.clone()
     }

@@ -1,4 +1,4 @@
-//! Dialling a peer by address and checking it by SPIFFE id.
+//! Connects to a peer by address and verifies it by SPIFFE id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use crate::tls::{self, TlsError};
 /// Why there is no channel to a peer.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The address is no `host:port`.
+    /// The address is not `host:port`.
     #[error("address {address:?} is not host:port")]
     Address {
-        /// The address as given.
+        /// The address as configured.
         address: String,
-        /// What is wrong with it.
+        /// Why it does not parse.
         #[source]
         cause: axum::http::uri::InvalidUri,
     },
     /// There is no TLS configuration.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// No peer that the configuration accepts answers there.
+    /// The connection failed, or the configuration does not accept the peer.
     #[error(transparent)]
     Connect(#[from] tonic::transport::Error),
 }
@@ -37,10 +37,10 @@ pub enum DialError {
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// A lazily connected gRPC channel to the peer `expected` at `address` (`host:port`); it reconnects
-/// by itself and uses the SVID of the moment.
+/// automatically with the current SVID.
 ///
 /// # Errors
-/// [`DialError::Address`]: the address is no `host:port`.
+/// [`DialError::Address`]: the address is not `host:port`.
 pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> Result<Channel, DialError> {
     let connector = Connector { address: address.to_owned(), tls: tls::client(svid, expected)? };
     Ok(endpoint(address)?.connect_with_connector_lazy(connector.service()))
@@ -49,8 +49,8 @@ pub fn channel(svid: &Svid, address: &str, expected: SpiffeId) -> Result<Channel
 /// Connects at once, with a TLS configuration of [`tls`].
 ///
 /// # Errors
-/// [`DialError`]: the address is no `host:port`, or no peer that the configuration accepts answers
-/// there.
+/// [`DialError`]: the address is not `host:port`, the connection failed, or the configuration does
+/// not accept the peer.
 pub async fn dial(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, DialError> {
     let connector = Connector { address: address.to_owned(), tls };
     Ok(endpoint(address)?.connect_with_connector(connector.service()).await?)

@@ -1,5 +1,5 @@
-//! Fetching a small document over HTTP(S), with the usual checks of the web's PKI: for key sets of
-//! identity providers, which are no SPIFFE peers. Proxies are not used and redirects not followed.
+//! Fetches a small document over HTTP(S), with the usual checks of the web's PKI: for key sets of
+//! identity providers, which are not SPIFFE peers. Proxies are not used and redirects not followed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::tls;
 /// Why a document was not fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The time limit of the whole fetch.
+    /// The time limit of the whole fetch has passed.
     #[error("no answer in time")]
     Timeout,
     /// The address cannot be parsed.
@@ -30,19 +30,22 @@ pub enum FetchError {
     /// The address has no host.
     #[error("the URL names no host")]
     NoHost,
-    /// No connection.
+    /// The connection failed.
     #[error("connect")]
     Connect(#[source] std::io::Error),
+    /// The address is `https://`, and the fetcher has no certificates.
+    #[error("TLS is not set up")]
+    NoTls,
     /// The host cannot be verified by TLS.
-    #[error("the host is no name for TLS")]
+    #[error("the host is not a valid TLS server name")]
     Host(#[source] InvalidDnsNameError),
-    /// The server is not trusted, or does not speak TLS.
+    /// The server is not trusted, or does not use TLS.
     #[error("TLS handshake")]
     Handshake(#[source] std::io::Error),
     /// The request cannot be made.
     #[error(transparent)]
     Request(#[from] axum::http::Error),
-    /// The server does not speak HTTP.
+    /// The server does not use HTTP.
     #[error(transparent)]
     Http(hyper::Error),
     /// The request was not sent, or not answered.
@@ -55,7 +58,7 @@ pub enum FetchError {
     #[error("read the document")]
     Body(#[source] axum::Error),
     /// The connection ended before the answer.
-    #[error("the connection broke")]
+    #[error("the connection failed")]
     Broken(#[source] hyper::Error),
 }
 
@@ -71,7 +74,7 @@ pub enum RootsError {
     /// A certificate of [`Roots::Pem`] is not PEM.
     #[error("read the CA certificate")]
     Pem(#[source] pem::Error),
-    /// A certificate of [`Roots::Pem`] is no CA certificate.
+    /// A certificate of [`Roots::Pem`] is not a CA certificate.
     #[error("CA certificate")]
     Certificate(#[source] rustls::Error),
     /// [`Roots::Pem`] holds no certificate.
@@ -91,13 +94,14 @@ pub enum Roots {
 /// Fetches documents. Cheap to clone.
 #[derive(Clone)]
 pub struct Fetcher {
-    tls: Arc<ClientConfig>,
+    /// `None` for `http://` alone.
+    tls: Option<Arc<ClientConfig>>,
     limit: Duration,
     max_bytes: usize,
 }
 
 impl Fetcher {
-    /// `limit` is for a whole fetch, `max_bytes` for a document.
+    /// `limit` is the time for a whole fetch, `max_bytes` the size of a document.
     ///
     /// # Errors
     /// [`RootsError`]: there is no usable certificate in `roots`.
@@ -106,14 +110,24 @@ impl Fetcher {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(store(roots)?)
             .with_no_client_auth();
-        Ok(Self { tls: Arc::new(config), limit, max_bytes })
+        Ok(Self { tls: Some(Arc::new(config)), limit, max_bytes })
+    }
+
+    /// As [`Self::new`], for `http://...` alone.
+    pub fn plain(limit: Duration, max_bytes: usize) -> Self {
+        Self { tls: None, limit, max_bytes }
+    }
+
+    /// As [`Self::new`], with this configuration.
+    pub(crate) fn with_tls(tls: Arc<ClientConfig>, limit: Duration, max_bytes: usize) -> Self {
+        Self { tls: Some(tls), limit, max_bytes }
     }
 
     /// Fetches `http://...` or `https://...`.
     ///
     /// # Errors
-    /// [`FetchError`]: the address is none, the server is not there, not trusted or not in time, or answers
-    /// anything but 200 with a document of bearable size.
+    /// [`FetchError`]: the address is invalid, the server is unreachable, not trusted or too slow,
+    /// or the answer is not a 200 with a document of at most `max_bytes`.
     pub async fn get(&self, address: &str) -> Result<Bytes, FetchError> {
         let fetch = tokio::time::timeout(self.limit, self.fetch(address));
         fetch.await.map_err(|_| FetchError::Timeout)?
@@ -128,7 +142,8 @@ impl Fetcher {
         let tcp = TcpStream::connect((bare.as_str(), port)).await.map_err(FetchError::Connect)?;
         if secure {
             let name = ServerName::try_from(bare).map_err(FetchError::Host)?;
-            let connector = TlsConnector::from(self.tls.clone());
+            let config = self.tls.clone().ok_or(FetchError::NoTls)?;
+            let connector = TlsConnector::from(config);
             let stream = connector.connect(name, tcp).await.map_err(FetchError::Handshake)?;
             self.exchange(stream, &uri).await
         } else {
@@ -170,7 +185,7 @@ impl Fetcher {
     }
 }
 
-fn store(roots: &Roots) -> Result<RootCertStore, RootsError> {
+pub(crate) fn store(roots: &Roots) -> Result<RootCertStore, RootsError> {
     let mut store = RootCertStore::empty();
     match roots {
         Roots::System => {

@@ -1,5 +1,5 @@
 //! A certificate of the web's PKI, read from files and reloaded when they change: for servers whose
-//! clients know no SPIFFE ids.
+//! clients do not use SPIFFE ids.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const MISSING_POLL: Duration = Duration::from_secs(5);
 /// Interval at which the files are read without an event.
 const SLOW_POLL: Duration = Duration::from_mins(1);
 
-/// Why no certificate of files is served.
+/// Why no certificate is served from files.
 #[derive(Debug, thiserror::Error)]
 pub enum FileCertificateError {
     /// A directory cannot be watched.
@@ -32,22 +32,27 @@ pub enum FileCertificateError {
     Tls(#[from] TlsError),
 }
 
+/// A file that cannot be read, or is not PEM.
+#[derive(Debug, thiserror::Error)]
+#[error("read {}", path.display())]
+pub struct PemFileError {
+    path: PathBuf,
+    #[source]
+    cause: pem::Error,
+}
+
 /// Why files are not used.
 #[derive(Debug, thiserror::Error)]
 enum FileError {
-    #[error("read {path}")]
-    Read {
-        path: String,
-        #[source]
-        cause: pem::Error,
-    },
-    #[error("certificate and key do not fit each other")]
+    #[error(transparent)]
+    Read(#[from] PemFileError),
+    #[error("certificate and key do not match")]
     Mismatch(#[source] rustls::Error),
 }
 
-/// Waits for both files, then serves with them and with what replaces them for as long as the scope
-/// lives. Files that do not fit each other leave the former certificate in use. `None` if the scope
-/// ends first.
+/// Waits for both files, then serves with them and their replacements for as long as the scope
+/// lives. Files that do not match leave the former certificate in use. `None` if the scope ends
+/// first.
 ///
 /// # Errors
 /// [`FileCertificateError`]: the directories cannot be watched.
@@ -58,7 +63,7 @@ pub async fn server(
     scope: &Scope,
 ) -> Result<Option<Arc<ServerConfig>>, FileCertificateError> {
     let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
-    // Before the files are read: no change is missed.
+    // Before the files are read, so that no change is missed.
     let watch = FileWatch::new([certificate, key])?;
     let Some(first) = scope.token().run_until_cancelled(files.wait()).await else {
         return Ok(None);
@@ -72,6 +77,19 @@ pub async fn server(
     Ok(Some(tls::server_with(current, alpn)?))
 }
 
+/// Reads a certificate with its chain, and its key.
+pub(crate) fn read_pair(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PemFileError> {
+    let failed = |path: &Path, cause| PemFileError { path: path.to_owned(), cause };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|cause| failed(certificate, cause))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|cause| failed(key, cause))?;
+    Ok((chain, private))
+}
+
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -79,13 +97,7 @@ struct Files {
 
 impl Files {
     fn read(&self) -> Result<Arc<CertifiedKey>, FileError> {
-        let failed =
-            |path: &Path, cause| FileError::Read { path: path.display().to_string(), cause };
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|cause| failed(&self.certificate, cause))?;
-        let key =
-            PrivateKeyDer::from_pem_file(&self.key).map_err(|cause| failed(&self.key, cause))?;
+        let (chain, key) = read_pair(&self.certificate, &self.key)?;
         let certified = CertifiedKey::from_der(chain, key, &tls::provider());
         Ok(Arc::new(certified.map_err(FileError::Mismatch)?))
     }

@@ -8,21 +8,21 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-/// One change comes as several events.
+/// Time to wait after an event: one change causes several.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Why files are not watched.
 #[derive(Debug, thiserror::Error)]
 pub enum FileWatchError {
-    /// The system offers no watch.
+    /// The operating system offers no watch.
     #[error("start the file watch")]
     Start(#[source] notify::Error),
     /// The directory does not exist or cannot be watched.
     #[error("watch directory {directory}")]
     Directory {
-        /// The directory.
+        /// Path of the directory.
         directory: String,
-        /// The error of the system.
+        /// The error of the operating system.
         #[source]
         cause: notify::Error,
     },
@@ -42,7 +42,7 @@ impl FileWatch {
     pub fn new<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<Self, FileWatchError> {
         let (wake, woken) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // What the watch could not tell may have been a change.
+            // An event that was lost may have been a change.
             if event.is_ok_and(|event| is_read(event.kind)) {
                 return;
             }
@@ -62,16 +62,16 @@ impl FileWatch {
         Ok(Self { woken, _watcher: watcher })
     }
 
-    /// Waits for a change, at most `limit`, and lets a burst of them settle.
+    /// Waits for a change, at most `limit`, and until a burst of changes has settled.
     pub async fn changed(&mut self, limit: Duration) {
-        // Either way the caller looks at its files.
+        // In either case the caller reads its files.
         let _ = tokio::time::timeout(limit, self.woken.recv()).await;
         tokio::time::sleep(SETTLE).await;
         while self.woken.try_recv().is_ok() {}
     }
 }
 
-/// Whether files stay the same. Reading a file must not count as its change.
+/// Whether files stay the same. Reading a file must not count as a change.
 fn is_read(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
@@ -99,7 +99,7 @@ mod tests {
         std::fs::write(&file, "b").unwrap();
         timeout(LIMIT, watch.changed(NEVER)).await.unwrap();
         let quiet = SETTLE * 4;
-        while timeout(quiet, watch.changed(NEVER)).await.is_ok() {} // all that the write caused
+        while timeout(quiet, watch.changed(NEVER)).await.is_ok() {} // all events of the write
         for _ in 0..3 {
             std::fs::read(&file).unwrap();
         }

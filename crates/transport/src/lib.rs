@@ -6,17 +6,20 @@
 //!  sentry ──SignCertificate──► svid ──► tls::server ──► Server (accept loop) ──► Peer in requests
 //!                                └────► tls::client ──► channel
 //! ```
-//! Start reading at [`svid::start`] and [`Server`]. Certificates and anchors are looked up at each
+//! Start reading at [`svid::start`] and [`Server`]. Certificates and anchors are read at each
 //! handshake, so a renewal or a new root never needs a restart.
 //!
-//! Deliberately absent: host name checks. A peer is who its SPIFFE id says (Dapr 1.18, security).
+//! Deliberately absent: host name checks. Only the SPIFFE id identifies a peer (Dapr 1.18,
+//! security).
 
 pub mod anchors;
 mod certified;
 mod channel;
 pub mod fetch;
 pub mod file_certificate;
+pub mod file_client;
 pub mod file_watch;
+pub mod flags;
 mod peer;
 mod server;
 pub mod svid;

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use identity::SpiffeId;
 use runtime::server::Connection;
 
-/// The other end of a connection, in the extensions of every request that [`crate::Server`] hands
-/// on (`request.extensions().get::<Peer>()`, with tonic and axum alike).
+/// The other end of a connection, in the extensions of every request that [`crate::Server`] serves
+/// (`request.extensions().get::<Peer>()`, with tonic and axum alike).
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// The id of the verified client certificate; `None` without TLS or where no client
-    /// certificate is asked for.
+    /// The id of the verified client certificate; `None` without TLS or if the server requests no
+    /// client certificate.
     pub id: Option<SpiffeId>,
-    /// Where the connection comes from.
+    /// Address of the peer.
     pub addr: SocketAddr,
     connection: Connection,
 }

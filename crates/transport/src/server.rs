@@ -66,8 +66,8 @@ impl Server {
         self
     }
 
-    /// How long connections are still accepted after the stop, while load balancers learn of it; not
-    /// at all by default.
+    /// How long connections are accepted after the stop, while load balancers remove the endpoint;
+    /// zero by default.
     #[must_use]
     pub fn lame_duck(mut self, time: Duration) -> Self {
         self.lame_duck = time;
@@ -89,8 +89,8 @@ impl Server {
         self.run_until(scope.token().clone(), scope).await
     }
 
-    /// As [`Self::run`], but until `token` is cancelled: for a service that hands something over
-    /// between the stop of the process and the end of its port.
+    /// As [`Self::run`], but until `token` is cancelled: for a service that hands over work between
+    /// the stop of the process and the end of its port.
     ///
     /// # Errors
     /// As [`Self::run`].

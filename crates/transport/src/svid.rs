@@ -1,5 +1,5 @@
-//! The X.509-SVID of this process: requested from sentry, renewed at half of its life, readable at
-//! any time.
+//! The X.509-SVID of this process: requested from sentry, renewed at half of its lifetime, readable
+//! at any time.
 
 mod sentry;
 
@@ -15,7 +15,7 @@ use crate::tls::TlsError;
 pub use crate::certified::{CertifiedSvid, CertifiedSvidError, Svid};
 use sentry::SentryClient;
 
-/// The renewal loop looks at the clock at least this often, so that a jump of it is noticed.
+/// Maximum sleep of the renewal loop, so that it notices a jump of the wall clock.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// Pause after a rejected or failed renewal.
 const RETRY: Duration = Duration::from_secs(10);
@@ -27,46 +27,46 @@ const NEW_ANCHORS_SPREAD: Duration = Duration::from_secs(2);
 /// not renew together.
 const SPREAD: f64 = 0.1;
 
-/// How the process runs, which determines how it authenticates to sentry.
+/// How the process runs; determines how it authenticates to sentry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// In a pod: the projected service account token.
     Kubernetes,
-    /// A plain process: a token file, or nothing.
+    /// A plain process: a token file, or no token.
     Standalone,
 }
 
-/// The identity of this process, and where sentry is.
+/// The identity of this process, and the address of sentry.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For example `dapr-operator`.
+    /// App id, for example `dapr-operator`.
     pub app_id: String,
-    /// Own namespace.
+    /// Namespace of this process.
     pub namespace: String,
     /// Trust domain of the control plane.
     pub trust_domain: TrustDomain,
-    /// Namespace of the control plane, where sentry is.
+    /// Namespace of the control plane, in which sentry runs.
     pub control_plane_namespace: String,
     /// `host:port` of sentry.
     pub sentry_address: String,
-    /// Where the trust anchors come from.
+    /// Source of the trust anchors.
     pub anchors: AnchorSource,
-    /// The kind of key to make: RSA for services that the API server calls, Ed25519 otherwise.
+    /// Kind of the generated key: RSA for services that the API server calls, Ed25519 otherwise.
     pub key_kind: KeyKind,
     /// How the process runs.
     pub mode: Mode,
 }
 
-/// Why there will be no SVID.
+/// Why there is no SVID.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The trust anchors.
+    /// The trust anchors cannot be read.
     #[error(transparent)]
     Anchors(#[from] AnchorSourceError),
-    /// Trust domain and namespace of the control plane are no SPIFFE id.
+    /// Trust domain and namespace of the control plane do not form a SPIFFE id.
     #[error("name sentry's SPIFFE id")]
     SentryId(#[source] SpiffeError),
-    /// TLS towards sentry.
+    /// There is no TLS configuration for sentry.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -74,7 +74,7 @@ pub enum StartError {
 /// Waits for the trust anchors, requests the first SVID from sentry and renews it for as long as
 /// the scope lives. Health target: `security-provider`, ready while the SVID is valid.
 ///
-/// Has no time limit: sentry may start later. Dropping the future is safe.
+/// Has no time limit: sentry may start later. Cancel safe.
 ///
 /// # Errors
 /// [`StartError`]: the options contradict each other or given anchors are invalid. A sentry that does not answer or
@@ -88,7 +88,7 @@ pub async fn start(options: Options, scope: &Scope) -> Result<Svid, StartError> 
         match client.request().await {
             Ok(svid) => break svid,
             Err(e) => {
-                tracing::error!(target: "dapr.runtime.security", "no identity from sentry: {}; asking again", chain(&e));
+                tracing::error!(target: "dapr.runtime.security", "no identity from sentry: {}; retrying", chain(&e));
                 tokio::time::sleep(random::jittered(FIRST_RETRY, SPREAD)).await;
             }
         }
@@ -100,7 +100,7 @@ pub async fn start(options: Options, scope: &Scope) -> Result<Svid, StartError> 
     Ok(svid)
 }
 
-/// When to renew: the middle of the life, moved by at most a tenth of half the life. `draw` is a
+/// When to renew: the middle of the lifetime, moved by at most a tenth of its half. `draw` is a
 /// random number in `[0, 1)`. Source of the middle: Dapr 1.18, security module.
 pub fn renewal_time(not_before: Timestamp, not_after: Timestamp, draw: f64) -> Timestamp {
     let life = not_before.duration_until(not_after).max(jiff::SignedDuration::ZERO);

@@ -116,8 +116,8 @@ pub(crate) fn server_with(
     Ok(fresh_sessions(config, alpn))
 }
 
-/// No session is resumed: a resumed one would keep a peer whose anchor is gone. Sidecars and API
-/// servers never ask for it, so nothing is kept for the case that they might.
+/// No session is resumed: a resumed one would keep a peer whose anchor was removed. Sidecars and
+/// API servers never request it, so no tickets are sent.
 fn fresh_sessions(mut config: ServerConfig, alpn: Alpn) -> Arc<ServerConfig> {
     config.alpn_protocols = alpn.protocols();
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -155,7 +155,7 @@ fn dangerous(
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .dangerous() // rustls's word for any verifier that is not a host name check
+        .dangerous() // rustls's term for any verifier that does not check host names
         .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
@@ -227,7 +227,7 @@ impl SpiffeVerifier {
     }
 }
 
-/// The certificate is valid and has another SPIFFE id.
+/// The certificate is valid but has another SPIFFE id.
 #[derive(Debug, thiserror::Error)]
 #[error("peer is {got}, expected {expected}")]
 struct UnexpectedId {
@@ -276,7 +276,7 @@ impl ServerCertVerifier for SpiffeVerifier {
 
 impl ClientCertVerifier for SpiffeVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[] // any client certificate is asked for; it is judged by its SPIFFE id
+        &[] // any client certificate is requested; its SPIFFE id decides
     }
 
     fn verify_client_cert(

@@ -1,4 +1,5 @@
-//! Every limit of a listener, from outside: what is within it is served, what is beyond it is not.
+//! Every limit of a listener, from the client's side: requests within it are served, requests
+//! beyond it are not.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,9 +29,9 @@ use transport::svid::CertifiedSvid;
 use transport::tls::{self, Alpn, ClientAuth};
 use transport::{Limits, Server, Svid};
 
-/// How long a test waits for what must happen.
+/// Maximum time of what must happen.
 const WAIT: Duration = Duration::from_secs(30);
-/// A deadline that a test wants to see pass.
+/// A deadline that a test expects to pass.
 const SHORT: Duration = Duration::from_millis(50);
 /// Octets that begin HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -105,7 +106,7 @@ impl Fixture {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// How often a limit was hit.
+    /// Number of hits of a limit.
     fn hits(&self, limit: &str) -> u64 {
         self.counted("trilby_server_limit_hits_total", limit)
     }
@@ -140,7 +141,7 @@ fn fixed(svid: &TestSvid, anchors: TrustAnchors) -> Svid {
 }
 
 /// Sends a request and reads the status of the answer; 0 if the connection ended without one.
-async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
+async fn request_status(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
     // The server may have closed the connection already.
     let _ = stream.write_all(request.as_bytes()).await;
     let answer = async {
@@ -162,17 +163,17 @@ fn get(path: &str) -> String {
 }
 
 async fn is_served(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> bool {
-    ask(stream, &get("/")).await == 200
+    request_status(stream, &get("/")).await == 200
 }
 
-/// Waits for the end of a connection on which the server has nothing more to say.
+/// Waits for the end of a connection on which the server sends nothing more.
 async fn ended(stream: &mut (impl AsyncRead + Unpin)) {
     let end = async { while stream.read_u8().await.is_ok() {} };
     tokio::time::timeout(WAIT, end).await.expect("the connection is still open");
 }
 
 #[tokio::test]
-async fn a_peer_that_does_not_shake_hands_is_disconnected() {
+async fn a_peer_without_a_handshake_is_disconnected() {
     let limits = Limits { handshake: SHORT, ..Limits::default() };
     let fixture = Fixture::tls(limits, ClientAuth::Spiffe).await;
     ended(&mut fixture.connect().await).await;
@@ -180,15 +181,15 @@ async fn a_peer_that_does_not_shake_hands_is_disconnected() {
 }
 
 #[tokio::test]
-async fn a_peer_that_asks_nothing_is_disconnected() {
+async fn a_peer_that_sends_no_request_is_disconnected() {
     let limits = Limits { first_request: SHORT, ..Limits::default() };
     let fixture = Fixture::tls(limits, ClientAuth::Spiffe).await;
     ended(&mut fixture.connect_as("cart").await.unwrap()).await;
 
     let fixture = Fixture::plain(limits).await;
-    for said in [&b""[..], b"GET / HTT", PREFACE, &[PREFACE, SETTINGS].concat()] {
+    for sent in [&b""[..], b"GET / HTT", PREFACE, &[PREFACE, SETTINGS].concat()] {
         let mut stream = fixture.connect().await;
-        stream.write_all(said).await.unwrap();
+        stream.write_all(sent).await.unwrap();
         ended(&mut stream).await;
     }
     assert_eq!(fixture.hits("first_request_deadline"), 4);
@@ -274,7 +275,7 @@ async fn handshakes_under_way_are_limited_and_a_flood_of_them_does_not_keep_othe
 async fn a_request_that_takes_too_long_is_answered_in_the_clients_terms() {
     let limits = Limits { request: SHORT, streaming_paths: &["/stream"], ..Limits::default() };
     let fixture = Fixture::plain(limits).await;
-    assert_eq!(ask(&mut fixture.connect().await, &get("/never")).await, 408);
+    assert_eq!(request_status(&mut fixture.connect().await, &get("/never")).await, 408);
     let grpc = "POST /never HTTP/1.1\r\nHost: h\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
     let mut stream = fixture.connect().await;
     stream.write_all(grpc.as_bytes()).await.unwrap();
@@ -294,11 +295,15 @@ async fn a_body_may_be_as_large_as_the_limit() {
         let body = "x".repeat(length);
         let sized =
             format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}");
-        assert_eq!(ask(&mut fixture.connect().await, &sized).await, want, "{length}");
+        assert_eq!(request_status(&mut fixture.connect().await, &sized).await, want, "{length}");
         let chunked = format!(
             "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n"
         );
-        assert_eq!(ask(&mut fixture.connect().await, &chunked).await, want, "{length} chunked");
+        assert_eq!(
+            request_status(&mut fixture.connect().await, &chunked).await,
+            want,
+            "{length} chunked"
+        );
     }
     assert_eq!(fixture.hits("body_bytes"), 2);
 }
@@ -310,9 +315,12 @@ async fn headers_larger_than_the_limit_are_refused() {
         |bytes: usize| format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(bytes));
     let limit = Limits::default().header_bytes as usize;
     let overhead = padded(0).len();
-    assert_eq!(ask(&mut fixture.connect().await, &padded(limit - overhead)).await, 200);
+    assert_eq!(request_status(&mut fixture.connect().await, &padded(limit - overhead)).await, 200);
     assert_eq!(fixture.hits("header_bytes"), 0);
-    assert_eq!(ask(&mut fixture.connect().await, &padded(limit - overhead + 1)).await, 431);
+    assert_eq!(
+        request_status(&mut fixture.connect().await, &padded(limit - overhead + 1)).await,
+        431
+    );
     testkit::until("the hit to be counted", async || fixture.hits("header_bytes") == 1).await;
 }
 
@@ -393,7 +401,7 @@ async fn a_peer_that_stops_reading_from_its_socket_is_disconnected() {
     let fixture = Fixture::plain(limits).await;
     let mut stream = fixture.connect().await;
     stream.write_all(get("/huge").as_bytes()).await.unwrap();
-    testkit::until("the server gives up", async || fixture.hits("write_stall") > 0).await;
+    testkit::until("the server disconnects", async || fixture.hits("write_stall") > 0).await;
 }
 
 #[tokio::test]
@@ -408,12 +416,12 @@ async fn another_identity_than_the_expected_one_is_refused_in_the_handshake() {
 #[tokio::test]
 async fn a_panic_ends_one_request_and_is_counted() {
     let fixture = Fixture::plain(Limits::default()).await;
-    assert_eq!(ask(&mut fixture.connect().await, &get("/panic")).await, 0);
+    assert_eq!(request_status(&mut fixture.connect().await, &get("/panic")).await, 0);
     assert_eq!(fixture.counted("trilby_server_panics_total", "test"), 1);
     assert!(is_served(&mut fixture.connect().await).await);
 }
 
-/// The deadlines are those of a machine that is not also the client: here only numbers count.
+/// The deadlines are those of a machine that does not also run the client: only numbers count here.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_sidecars_that_start_at_once_behind_one_address_are_served() {
     const SIDECARS: usize = 2_000;

@@ -1,4 +1,4 @@
-//! Both ends of the identity layer against each other, with a sentry that issues for anybody.
+//! Both ends of the identity layer against each other, with a sentry that issues to any client.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails loudly")]
 
@@ -26,16 +26,16 @@ use transport::{Peer, Server, Svid};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Issues for anybody, and tells the peer's id in the answer's chain field when asked nothing.
+/// Issues to any client; for an empty request it returns the peer's id in the chain field.
 struct Sentry {
     ca: Arc<Ca>,
     ttl: Duration,
-    /// The first requests, which another CA signs.
+    /// Number of first requests, which another CA signs.
     foreign: usize,
     /// The number of requests after which all are refused.
     refuses_after: usize,
     requests: Arc<AtomicUsize>,
-    /// A request of the id `slow` notifies it, and is answered when it is notified back.
+    /// A request of the id `slow` notifies it, and is answered after a notification.
     slow: Arc<Slow>,
 }
 
@@ -103,7 +103,7 @@ fn fixed(svid: &TestSvid, anchors: TrustAnchors) -> Svid {
     Svid::fixed(certified, watch::channel(Arc::new(anchors)).1)
 }
 
-/// A server of that identity on a free port; returns its address.
+/// A server with that identity on a free port; returns its address.
 async fn serve(svid: &Svid, clients: ClientAuth, sentry: Sentry, scope: &Scope) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -124,14 +124,14 @@ fn sentry(ca: &Arc<Ca>) -> Sentry {
     }
 }
 
-/// Who the server says we are, or how the call failed.
-async fn ask(client: &Svid, address: &str, expected: SpiffeId) -> Result<String, Status> {
+/// The peer id that the server reports, or the status of the failed call.
+async fn call(client: &Svid, address: &str, expected: SpiffeId) -> Result<String, Status> {
     let channel = transport::channel(client, address, expected).unwrap();
     let answer = CaClient::new(channel).sign_certificate(SignCertificateRequest::default()).await?;
     Ok(String::from_utf8(answer.into_inner().workload_certificate).unwrap())
 }
 
-/// Starts as `dapr-placement`: asks that sentry for an SVID and keeps it fresh.
+/// Starts as `dapr-placement`: requests an SVID from that sentry and renews it.
 async fn placement(
     sentry_address: String,
     anchors: AnchorSource,
@@ -158,20 +158,20 @@ async fn each_end_sees_the_other_by_its_spiffe_id() {
     let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
     let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
 
-    let seen = ask(&client, &address, id("dapr-operator")).await.unwrap();
+    let seen = call(&client, &address, id("dapr-operator")).await.unwrap();
     assert_eq!(seen, "spiffe://cluster.local/ns/shop/cart");
 
-    let refused = ask(&client, &address, id("dapr-placement")).await.unwrap_err();
+    let refused = call(&client, &address, id("dapr-placement")).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
     scope.shutdown().await.unwrap();
 }
 
-/// How the server at `address` breaks off the handshake with such a client.
+/// The TLS alert with which the server at `address` ends the handshake of such a client.
 async fn refusal(client: Arc<ClientConfig>, address: &str) -> String {
     let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let connector = tokio_rustls::TlsConnector::from(client);
-    // TLS 1.3 tells the client of the refusal with the first read.
+    // With TLS 1.3 the client learns of the refusal with its first read.
     let outcome = async {
         let mut stream = connector.connect(name, tcp).await?;
         let mut byte = [0];
@@ -193,7 +193,7 @@ async fn refuses_clients_of_another_authority_and_clients_without_certificate() 
     let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
 
     let foreign = fixed(&stranger.svid("shop", "cart"), ca.anchors());
-    assert!(ask(&foreign, &address, id("dapr-operator")).await.is_err());
+    assert!(call(&foreign, &address, id("dapr-operator")).await.is_err());
 
     let refusal = refusal(anonymous(&ca), &address).await;
     assert!(refusal.contains("CertificateRequired"), "{refusal}");
@@ -201,7 +201,7 @@ async fn refuses_clients_of_another_authority_and_clients_without_certificate() 
 }
 
 #[tokio::test]
-async fn refuses_certificates_of_its_own_authority_that_name_nobody() {
+async fn refuses_certificates_of_its_own_authority_without_an_identity() {
     let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
     let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
     let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
@@ -223,7 +223,7 @@ async fn refuses_certificates_of_its_own_authority_that_name_nobody() {
         assert!(refusal.contains("received fatal alert"), "{uris:?}: {refusal}");
     }
     let cart = fixed(&ca.leaf_named(&["spiffe://cluster.local/ns/shop/cart"]), ca.anchors());
-    let known = ask(&cart, &address, id("dapr-operator")).await.unwrap();
+    let known = call(&cart, &address, id("dapr-operator")).await.unwrap();
     assert_eq!(known, "spiffe://cluster.local/ns/shop/cart", "and goes on serving others");
     scope.shutdown().await.unwrap();
 }
@@ -234,12 +234,12 @@ async fn new_connections_use_a_replaced_certificate() {
     let server = fixed(&ca.svid("dapr-system", "dapr-operator"), ca.anchors());
     let client = fixed(&ca.svid("shop", "cart"), ca.anchors());
     let address = serve(&server, ClientAuth::Spiffe, sentry(&ca), &scope).await;
-    ask(&client, &address, id("dapr-operator")).await.unwrap();
+    call(&client, &address, id("dapr-operator")).await.unwrap();
 
     let renewed = ca.svid("dapr-system", "dapr-placement");
     server.replace(CertifiedSvid::new(renewed.chain.clone(), &renewed.key).unwrap());
-    ask(&client, &address, id("dapr-placement")).await.unwrap();
-    assert!(ask(&client, &address, id("dapr-operator")).await.is_err());
+    call(&client, &address, id("dapr-placement")).await.unwrap();
+    assert!(call(&client, &address, id("dapr-operator")).await.is_err());
     scope.shutdown().await.unwrap();
 }
 
@@ -351,7 +351,7 @@ async fn a_stop_lets_open_calls_finish() {
     stopped.unwrap();
 }
 
-/// Puts `text` in place as the kubelet does: a new directory behind a swapped symlink.
+/// Replaces `text` as the kubelet does: a new directory behind a swapped symlink.
 fn project(volume: &Path, version: &str, text: &str) {
     let fresh = volume.join(version);
     std::fs::create_dir(&fresh).unwrap();
@@ -383,7 +383,7 @@ async fn follows_every_swap_of_a_projected_trust_bundle_and_survives_a_broken_on
 }
 
 #[tokio::test]
-async fn asks_the_fallback_while_the_file_is_missing() {
+async fn reads_the_fallback_while_the_file_is_missing() {
     let (scope, volume) = (Scope::for_test(), tempfile::tempdir().unwrap());
     let text = Ca::new().anchors().pem().to_owned();
     let answer = text.clone();

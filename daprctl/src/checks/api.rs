@@ -1,10 +1,10 @@
 //! Version, API groups and time of the API server.
 
+use resources::images::minor;
 use serde_json::Value;
 
+use crate::checks::finding::{Finding, Group, about};
 use crate::facts::Facts;
-use crate::finding::{Finding, Group, about};
-use crate::pods::minor;
 
 /// The check that precedes all others.
 pub(crate) const ANSWERS: &str = "api-answers";

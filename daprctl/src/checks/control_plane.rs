@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use resources::images::minor;
 use serde_json::Value;
 
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::facts::{Distribution, Facts, named};
-use crate::finding::{Finding, Group, about, some_of};
-use crate::pods::{Container, Pod, minor, text};
+use crate::pods::{Container, Pod, text};
 
 const GROUP: Group = Group::ControlPlane;
 const DOCS_PODS: &str = "run kubectl describe on its pods, and see docs/troubleshooting.md";
@@ -146,6 +147,14 @@ fn has_own_scheduler(facts: &Facts) -> bool {
         .and_then(|scheduler| scheduler.pointer("/spec/template/spec/containers/0/ports"));
     let ports = ports.and_then(Value::as_array).into_iter().flatten();
     ports.into_iter().any(|port| port.get("name").and_then(Value::as_str) == Some("api"))
+}
+
+/// Number of pods that use volumes; one that is scaled to zero may use any.
+fn pods(stateful_set: &Value) -> u64 {
+    match stateful_set.pointer("/spec/replicas").and_then(Value::as_u64) {
+        Some(0) => u64::MAX,
+        replicas => replicas.unwrap_or(1),
+    }
 }
 
 fn is_of(pod: &Pod, facts: &Facts, app: &str) -> bool {
@@ -361,21 +370,20 @@ fn configuration(facts: &Facts) -> Finding {
     })
 }
 
-/// What the reference had and Trilby has not, and volumes of a scheduler that is gone.
+/// Objects that only the reference has, and volumes of a removed scheduler.
 fn leftovers(facts: &Facts) -> Option<Finding> {
     let id = "leftovers";
     if facts.distribution() != Distribution::Trilby {
         return None;
     }
     Some(about(GROUP, id, &facts.own.claims, |claims| {
-        let scheduler = facts.workload(SCHEDULER).is_some();
+        let scheduler = facts.workload(SCHEDULER);
         let own = has_own_scheduler(facts); // or kept on purpose, docs/upgrade.md
         let volume = |claim: &&Value| {
             let name = text(claim.pointer("/metadata/name"));
-            let pod = name.strip_prefix(SCHEDULER_CLAIM);
-            // Trilby's scheduler has one pod.
+            let pod = name.strip_prefix(SCHEDULER_CLAIM).and_then(|pod| pod.parse::<u64>().ok());
             name.starts_with("raft-log-dapr-placement-")
-                || pod.is_some_and(|pod| !scheduler || (own && pod != "0"))
+                || pod.is_some_and(|pod| scheduler.is_none_or(|set| own && pod >= pods(set)))
         };
         let claims = claims.iter().filter(volume);
         let mut left: Vec<String> =

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use resources::images::{minor, tag};
 use resources::injection::{NAMESPACE_NAME, Selection};
 use serde_json::Value;
 
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::facts::Facts;
-use crate::finding::{Finding, Group, about, some_of};
-use crate::pods::{Pod, minor, tag, text};
+use crate::pods::{Pod, text};
 
 const GROUP: Group = Group::DataPlane;
 /// Tolerated start-up time of a sidecar in seconds.

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::identity::{BundleTrust, check_bundle};
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::definitions::{CONVERTED, UPDATE, missing_members, newer_members, unserved};
 use crate::facts::{Fact, Facts};
-use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Definitions;

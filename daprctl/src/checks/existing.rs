@@ -2,9 +2,9 @@
 
 use resources::{injection::Selection, names};
 
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::definitions::{UPDATE, missing_members, unserved};
 use crate::facts::{Distribution, Facts};
-use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Existing;

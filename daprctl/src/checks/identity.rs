@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use identity::stored::{Plan, Published, plan};
+use identity::stored::{Plan, Published, StoredCaError, plan};
 use identity::{TrustAnchors, expiry_step, verify_issuer};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::checks::finding::{Finding, Group, about};
 use crate::facts::Facts;
-use crate::finding::{Finding, Group, about};
 
 const GROUP: Group = Group::Identity;
 const DAY: i64 = 24 * 3600;
@@ -57,6 +57,10 @@ fn bundle(facts: &Facts) -> Finding {
                 "there is no CA yet",
                 format!("sentry creates it; otherwise {sentry}"),
             ),
+            Err(StoredCaError::Invalid { part, error }) => {
+                let text = format!("the stored CA is invalid: {part}: {}", runtime::chain(&error));
+                Finding::error(GROUP, id, text, error.remedy())
+            }
             Err(refused) => Finding::error(GROUP, id, runtime::chain(&refused), sentry),
         }
     })

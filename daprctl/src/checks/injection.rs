@@ -4,8 +4,8 @@ use resources::injection::Selection;
 use resources::names;
 
 use super::identity::{BundleTrust, check_bundle};
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::facts::{Distribution, Fact, Facts, Probe};
-use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Injection;

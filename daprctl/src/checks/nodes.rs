@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::facts::{Facts, Queries, named};
-use crate::finding::{Finding, Group, about, some_of};
 use crate::pods::text;
 
 const GROUP: Group = Group::Nodes;

@@ -1,7 +1,7 @@
 //! Rights of the caller and of the accounts of the control plane.
 
+use crate::checks::finding::{Finding, Group, some_of};
 use crate::facts::{Account, Fact, Facts, Right};
-use crate::finding::{Finding, Group, some_of};
 
 const fn cluster(verb: &'static str, group: &'static str, resource: &'static str) -> Right {
     Right { verb, group, resource, name: "", namespaced: false }

@@ -1,225 +1,25 @@
 //! Findings by table: a healthy installation with one change.
 
+mod facts;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use identity::stored::Stored;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use rstest::rstest;
 use serde_json::{Value, json};
 use testkit::ca::Ca;
 
-use super::{findings, rights};
-use crate::definitions;
-use crate::facts::{Account, ClusterWide, Facts, NamespaceFacts, Probe, Queries, ReadError, Trust};
-use crate::finding::Status;
+use super::findings;
+use crate::checks::finding::Status;
+use crate::checks::report::Report;
+use crate::facts::{Account, Facts, Probe, Queries, ReadError};
 use crate::pods::Pod;
-use crate::report::Report;
-
-fn now() -> Timestamp {
-    runtime::clock::now()
-}
-
-fn deployment(name: &str, args: &Value, ports: &Value) -> Value {
-    json!({
-        "metadata": {"name": name},
-        "spec": {"replicas": 1, "template": {"spec": {"containers": [
-            {"image": format!("registry.example/{name}:1.18.3"), "args": args, "ports": ports},
-        ]}}},
-        "status": {"readyReplicas": 1},
-    })
-}
-
-fn pod(namespace: &str, name: &str, annotations: &Value, containers: &Value) -> Pod {
-    let statuses: Vec<Value> = containers
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|container| json!({"name": container["name"], "ready": true}))
-        .collect();
-    Pod::read(&json!({
-        "metadata": {"namespace": namespace, "name": name, "annotations": annotations},
-        "spec": {"containers": containers},
-        "status": {"phase": "Running", "containerStatuses": statuses},
-    }))
-}
-
-fn asking(app: &str) -> Value {
-    json!({"dapr.io/enabled": "true", "dapr.io/app-id": app})
-}
-
-fn with_sidecar(version: &str) -> Value {
-    json!([{"name": "app"}, {"name": "daprd", "image": format!("ghcr.io/dapr/daprd:{version}")}])
-}
-
-fn webhook(ca: &Ca) -> Value {
-    json!({"webhooks": [{
-        "name": "sidecar-injector.dapr.io", "failurePolicy": "Ignore",
-        "namespaceSelector": {"matchExpressions": [
-            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system"]}]},
-        "clientConfig": {"caBundle": STANDARD.encode(&ca.pem().anchors),
-            "service": {"namespace": "dapr-system", "name": "dapr-sidecar-injector"}},
-    }]})
-}
-
-fn definition(name: &str, ca: &Ca) -> Value {
-    let mut definition = definitions::shipped(name).unwrap();
-    definition["status"] = json!({"conditions": [{"type": "Established", "status": "True"}]});
-    if name == definitions::CONVERTED {
-        let client = &mut definition["spec"]["conversion"]["webhook"]["clientConfig"];
-        client["service"]["namespace"] = json!("dapr-system");
-        client["caBundle"] = json!(STANDARD.encode(&ca.pem().anchors));
-    }
-    definition
-}
-
-fn trust(ca: &Ca) -> Trust {
-    Trust {
-        stored: Ok(Some(Stored::from_pem(ca.pem()))),
-        published: Ok(Some(ca.pem().anchors.clone())),
-        rotation: None,
-    }
-}
-
-fn cluster(ca: &Ca) -> ClusterWide {
-    let groups = [
-        "admissionregistration.k8s.io/v1",
-        "apiextensions.k8s.io/v1",
-        "apps/v1",
-        "authentication.k8s.io/v1",
-        "coordination.k8s.io/v1",
-        "rbac.authorization.k8s.io/v1",
-    ];
-    let node = json!({"metadata": {"name": "node1"}, "status": {
-        "nodeInfo": {"operatingSystem": "linux", "architecture": "arm64"},
-        "conditions": [{"type": "Ready", "status": "True"}]}});
-    let heartbeat =
-        json!({"metadata": {"name": "node1"}, "spec": {"renewTime": now().to_string()}});
-    let class = json!({"metadata": {"name": "gp3",
-        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}});
-    let policies = [
-        "dapr-sidecar-guard",
-        "dapr-components",
-        "dapr-configurations",
-        "dapr-resiliencies",
-        "dapr-subscriptions",
-        "dapr-httpendpoints",
-    ];
-    let denying = |name: &str| (name.to_owned(), Some(vec!["Deny".to_owned()]));
-    ClusterWide {
-        groups: Ok(groups.map(str::to_owned).to_vec()),
-        nodes: Ok(vec![node]),
-        heartbeats: Ok(vec![heartbeat]),
-        storage_classes: Ok(vec![class]),
-        namespaces: Ok(["dapr-system", "shop"].map(|n| (n.to_owned(), BTreeMap::new())).into()),
-        webhook: Ok(Some(webhook(ca))),
-        policies: Ok(policies.into_iter().map(denying).collect()),
-        pods: Ok(vec![pod("shop", "cart-1", &asking("cart"), &with_sidecar("1.18.3"))]),
-        components: Ok(vec![json!({"metadata": {"namespace": "shop", "name": "store"}})]),
-        events: Ok(Vec::new()),
-    }
-}
-
-fn own() -> NamespaceFacts {
-    let services = [
-        "dapr-api",
-        "dapr-sentry",
-        "dapr-webhook",
-        "dapr-sidecar-injector",
-        "dapr-placement-server",
-        "dapr-scheduler-server-a",
-    ];
-    let named = |name: &str| json!({"metadata": {"name": name}, "spec": {"type": "ClusterIP"}});
-    let slice = |name: &str| {
-        json!({"metadata": {"labels": {"kubernetes.io/service-name": name}},
-               "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}}]})
-    };
-    let none = json!([]);
-    let workloads = vec![
-        deployment("dapr-operator", &none, &json!([{"name": "webhook", "containerPort": 19443}])),
-        deployment("dapr-sentry", &json!(["--trust-domain", "cluster.local"]), &none),
-        deployment("dapr-sidecar-injector", &none, &none),
-        deployment("dapr-placement-server", &none, &none),
-        deployment(
-            "dapr-scheduler-server",
-            &none,
-            &json!([{"name": "api", "containerPort": 50006}]),
-        ),
-    ];
-    let lease = json!({"metadata": {"name": "operator.dapr.io"},
-        "spec": {"holderIdentity": "dapr-operator-1", "renewTime": now().to_string()}});
-    let configuration =
-        json!({"spec": {"mtls": {"enabled": true, "controlPlaneTrustDomain": "cluster.local"}}});
-    NamespaceFacts {
-        workloads: Ok(workloads),
-        services: Ok(services.map(named).to_vec()),
-        endpoint_slices: Ok(services.map(slice).to_vec()),
-        leases: Ok(vec![lease]),
-        claims: Ok(Vec::new()),
-        configuration: Ok(Some(configuration)),
-    }
-}
-
-fn scheduler_claim(pod: u32) -> Value {
-    json!({"metadata": {"name": format!("dapr-scheduler-data-dir-dapr-scheduler-server-{pod}")}})
-}
-
-fn workload<'a>(facts: &'a mut Facts, name: &str) -> &'a mut Value {
-    let workloads = facts.own.workloads.as_mut().unwrap();
-    workloads.iter_mut().find(|workload| workload["metadata"]["name"] == name).unwrap()
-}
-
-fn scheduler(facts: &mut Facts) -> &mut Value {
-    workload(facts, "dapr-scheduler-server")
-}
-
-/// The scheduler is gone, and the injector was told so or not.
-fn without_scheduler(facts: &mut Facts, enabled: &str) {
-    let is_it = |workload: &Value| workload["metadata"]["name"] == "dapr-scheduler-server";
-    facts.own.workloads.as_mut().unwrap().retain(|workload| !is_it(workload));
-    let injector = workload(facts, "dapr-sidecar-injector");
-    injector["spec"]["template"]["spec"]["containers"][0]["args"] =
-        json!([format!("--scheduler-enabled={enabled}")]);
-}
-
-/// A healthy installation of Trilby.
-fn healthy(ca: &Ca) -> Facts {
-    let account = |(name, rights): &(&'static str, &[crate::facts::Right])| Account {
-        name,
-        rights: rights.iter().map(|right| (*right, Ok(true))).collect(),
-    };
-    let named = definitions::names().map(|name| (name.to_owned(), Ok(Some(definition(name, ca)))));
-    Facts {
-        namespace: "dapr-system".to_owned(),
-        here: now(),
-        version: json!({"gitVersion": "v1.34.4"}),
-        there: Some(now()),
-        cluster: cluster(ca),
-        own: own(),
-        trust: trust(ca),
-        definitions: named.collect(),
-        queries: Queries::Installed {
-            accounts: rights::ACCOUNTS.iter().map(account).collect(),
-            conversion: Ok(Ok(())),
-            probe: Ok(Probe::Injected("ghcr.io/dapr/daprd:1.18.3".to_owned())),
-        },
-    }
-}
-
-/// A cluster in which nothing is installed, and a caller who may do everything.
-fn empty(ca: &Ca) -> Facts {
-    let permissions = rights::INSTALLER.iter().map(|right| (*right, Ok(true)));
-    let mut facts = healthy(ca);
-    facts.queries = Queries::PreInstall(permissions.collect());
-    facts.own = NamespaceFacts { workloads: Ok(Vec::new()), ..own() };
-    facts.cluster.pods = Ok(Vec::new());
-    facts.cluster.webhook = Ok(None);
-    facts.trust.stored = Ok(None);
-    facts.definitions.values_mut().for_each(|fact| *fact = Ok(None));
-    facts
-}
+use facts::{
+    asking, deployment, empty, healthy, own, pod, scheduler, scheduler_claim, webhook,
+    with_sidecar, without_scheduler,
+};
 
 /// What differs from all being well: ids, how they ended, and their texts.
 fn differing(facts: &Facts) -> Vec<(&'static str, Status, String)> {
@@ -294,6 +94,11 @@ type Change = fn(&mut Facts);
 #[case::own_volume(|f: &mut Facts| f.own.claims = Ok(vec![scheduler_claim(0)]), &[])]
 #[case::volume_of_a_second_scheduler(|f: &mut Facts| f.own.claims = Ok(vec![scheduler_claim(0), scheduler_claim(1)]),
     &[("leftovers", Status::Warning)])]
+#[case::volumes_of_three_schedulers(|f: &mut Facts| {
+    scheduler(f)["spec"]["replicas"] = json!(3);
+    scheduler(f)["status"]["readyReplicas"] = json!(3);
+    f.own.claims = Ok((0..3).map(scheduler_claim).collect());
+}, &[])]
 #[case::left_volume(|f: &mut Facts| { without_scheduler(f, "false"); f.own.claims = Ok(vec![scheduler_claim(0)]); },
     &[("leftovers", Status::Warning)])]
 #[case::no_scheduler(|f: &mut Facts| without_scheduler(f, "false"), &[])]
@@ -457,8 +262,9 @@ fn warns_before_a_ca_expires(
     let mut facts = healthy(&Ca::with_lifetime(lifetime));
     facts.here += SignedDuration::try_from(age).unwrap();
     facts.there = Some(facts.here);
-    let expiry =
-        |finding: &&crate::finding::Finding| matches!(finding.id, "issuer-expiry" | "root-expiry");
+    let expiry = |finding: &&crate::checks::finding::Finding| {
+        matches!(finding.id, "issuer-expiry" | "root-expiry")
+    };
     for finding in findings(&facts).iter().filter(expiry) {
         assert_eq!(finding.status, want.unwrap_or(Status::Ok), "{finding:?}");
     }

@@ -1,12 +1,17 @@
-//! A port of this machine that leads to the dashboard's pod, through the API server.
+//! Connections to pods through the API server: a port of this machine that leads to the dashboard, and
+//! streams to the scheduler's client port.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kubernetes::api_text;
+use runtime::BoxError;
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
+use tokio::io::{DuplexStream, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -40,7 +45,7 @@ pub enum PortForwardError {
     },
     /// The local port is taken. Contains the port.
     #[error("listen on 127.0.0.1:{0}; choose another with --port")]
-    Listen(u16, #[source] std::io::Error),
+    Listen(u16, #[source] io::Error),
 }
 
 /// A listening port.
@@ -73,6 +78,32 @@ impl Cluster {
     }
 }
 
+/// Pod whose client port every command of Dapr asks (Dapr 1.18).
+const SCHEDULER: &str = "dapr-scheduler-server-0";
+/// Its client port.
+const CLIENT_PORT: u16 = 2379;
+
+impl Cluster {
+    /// Connections to the scheduler's client port, each a port-forward of its own.
+    pub(crate) fn scheduler_connector(
+        &self,
+    ) -> impl tower::Service<Uri, Response = TokioIo<DuplexStream>, Error = BoxError, Future: Send>
+    + Send
+    + 'static {
+        let pods: Api<Pod> = Api::namespaced(self.reader.client(), &self.namespace);
+        tower::service_fn(move |_| {
+            let pods = pods.clone();
+            async move {
+                let answer = pods.portforward(SCHEDULER, &[CLIENT_PORT]).await;
+                let mut forwarder = answer.map_err(|error| BoxError::from(api_text(&error)))?;
+                let stream = forwarder.take_stream(CLIENT_PORT).ok_or("no stream")?;
+                // The bytes move on without the forwarder.
+                Ok(TokioIo::new(stream))
+            }
+        })
+    }
+}
+
 /// The name of a pod that is ready.
 fn choose(namespace: &str, pods: &[Value]) -> Result<String, PortForwardError> {
     let name = |pod: &Value| text(pod.pointer("/metadata/name"));
@@ -100,16 +131,24 @@ impl Forward {
     /// Forwards each connection; never ends by itself. A connection that fails is closed and named on
     /// standard error, and the browser opens another.
     pub(crate) async fn run(self) {
-        let mut open = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept(), if open.len() < MAX_CONNECTIONS => {
-                    if let Ok((stream, _)) = accepted {
-                        open.spawn(forward(self.pods.clone(), self.pod.clone(), stream));
-                    }
+        accept(&self.listener, |stream| forward(self.pods.clone(), self.pod.clone(), stream)).await;
+    }
+}
+
+/// Hands each connection to `each`, up to [`MAX_CONNECTIONS`] at the same time; never ends.
+async fn accept<F>(listener: &TcpListener, each: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if open.len() < MAX_CONNECTIONS => {
+                if let Ok((stream, _)) = accepted {
+                    open.spawn(each(stream));
                 }
-                Some(_) = open.join_next() => {}
             }
+            Some(_) = open.join_next() => {}
         }
     }
 }
@@ -130,7 +169,12 @@ async fn forward(pods: Api<Pod>, pod: String, mut local: TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde_json::json;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -143,6 +187,41 @@ mod tests {
     fn a_pod_that_is_ready_is_chosen() {
         let pods = [pod("a", "False"), pod("b", "True")];
         assert_eq!(choose("dapr-system", &pods).unwrap(), "b");
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait_for_one_to_end() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let open = Arc::new(AtomicUsize::new(0));
+        let (started, mut starts) = mpsc::unbounded_channel();
+        let each = |mut stream: TcpStream| {
+            let (open, started) = (open.clone(), started.clone());
+            async move {
+                started.send(open.fetch_add(1, Ordering::SeqCst) + 1).unwrap();
+                let _ = stream.read(&mut [0]).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        let clients = async {
+            let mut clients = Vec::new();
+            for _ in 0..=MAX_CONNECTIONS {
+                clients.push(TcpStream::connect(address).await.unwrap());
+            }
+            for number in 1..=MAX_CONNECTIONS {
+                assert_eq!(starts.recv().await, Some(number));
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(starts.try_recv().is_err(), "one more than the limit");
+            drop(clients.swap_remove(0));
+            assert_eq!(starts.recv().await, Some(MAX_CONNECTIONS), "the last one follows");
+        };
+        tokio::select! {
+            () = accept(&listener, each) => unreachable!("it never ends"),
+            () = clients => {}
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) enum DryRun {
     Rejected(String),
 }
 
-pub(super) struct Reader {
+pub(crate) struct Reader {
     client: Client,
 }
 
@@ -84,8 +84,14 @@ impl Reader {
         }
     }
 
+    /// An answer that is no JSON.
+    pub(crate) async fn text(&self, doing: &str, path: &str) -> Fact<String> {
+        let request = Request::get(path).body(Vec::new()).map_err(|e| request_error(doing, &e))?;
+        self.client.request_text(request).await.map_err(|error| read_error(doing, &error))
+    }
+
     /// All objects of a list; none if the API server does not serve their kind.
-    pub(super) async fn list(&self, doing: &str, path: &str) -> Fact<Vec<Value>> {
+    pub(crate) async fn list(&self, doing: &str, path: &str) -> Fact<Vec<Value>> {
         self.list_as(doing, path, |object| object).await
     }
 

@@ -1,4 +1,4 @@
-//! Reads the facts about sidecars: Pods, Components, and what each sidecar says about itself, through
+//! Reads the facts about sidecars: Pods, Components, and the metadata of each sidecar through
 //! the API server's proxy to pods.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,10 @@ use futures::stream;
 use resources::{GROUP, ports};
 
 use super::Cluster;
+use resources::images::tag;
+
 use crate::facts::{Fact, ReadError};
-use crate::pods::{Pod, tag, text};
+use crate::pods::{Pod, text};
 use crate::sidecars::{Metadata, SidecarFacts};
 
 /// Sidecars that are asked at the same time.
@@ -18,12 +20,12 @@ const CONCURRENT: usize = 16;
 /// Time for the answer of one sidecar.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Who is asked beside the API server.
+/// Whether sidecars are asked in addition to the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
     /// Each sidecar that is ready, for its metadata.
     Sidecars,
-    /// Nobody.
+    /// No sidecar.
     Nobody,
 }
 

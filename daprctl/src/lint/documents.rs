@@ -1,4 +1,4 @@
-//! Files and their YAML documents, with the lines that they begin at.
+//! Files and their YAML documents, with the lines at which they begin.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub enum ReadError {
 /// A file.
 #[derive(Debug)]
 pub(crate) struct File {
-    /// As it was given; `-` for standard input.
+    /// Path as given; `-` for standard input.
     pub(crate) name: String,
     /// Its documents that are not empty.
     pub(crate) documents: Vec<Document>,
@@ -45,7 +45,7 @@ pub(crate) struct Document {
     pub(crate) line: usize,
     /// Its text.
     pub(crate) text: String,
-    /// The object, or those of a `List`; why it is no YAML.
+    /// The object, or those of a `List`; the error if it is not YAML.
     pub(crate) objects: Result<Vec<Value>, String>,
 }
 
@@ -74,8 +74,8 @@ fn read_one(path: &Path) -> Result<File, ReadError> {
     Ok(File { name, documents })
 }
 
-/// The documents of a stream. A line that begins with `---` ends a document wherever it is (YAML 1.2
-/// §9.2).
+/// The documents of a stream. A line that begins with `---` ends a document wherever it is (YAML
+/// 1.2 §9.2).
 pub(crate) fn split(text: &str) -> Vec<Document> {
     let mut documents = Vec::new();
     let (mut start, mut current) = (1, String::new());
@@ -103,7 +103,7 @@ fn document(start: usize, text: String) -> Option<Document> {
     };
     let first = text.lines().position(has_content)?;
     let objects = serde_saphyr::from_str::<Value>(&text);
-    // The other lines of the error quote the document, which may hold a secret.
+    // The other lines of the error quote the document, which may contain a secret.
     let first_line = |error: serde_saphyr::Error| {
         let error = error.to_string();
         error.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()

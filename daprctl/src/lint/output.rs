@@ -6,7 +6,15 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::{Finding, Level};
-use crate::config::LintOutput;
+
+/// Output format of `daprctl lint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LintOutput {
+    Text,
+    Json,
+    Sarif,
+    Github,
+}
 
 /// The findings in a format. `files` is how many were checked.
 ///

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use super::documents::split;
 use super::*;
-use crate::config::LintOutput;
+use crate::lint::output::LintOutput;
 
 const BAD: &str = r#"
 apiVersion: dapr.io/v1alpha1
@@ -31,6 +31,12 @@ kind: Configuration
 metadata: {name: tracing}
 spec:
   tracing: {samplingRate: 1}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {name: strict}
+spec:
+  api: {denied: [{name: state, version: v1}]}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -103,7 +109,7 @@ fn our_samples_are_clean() {
 }
 
 #[test]
-fn what_other_tools_own_is_left_alone() {
+fn objects_of_other_tools_are_ignored() {
     let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nunknown: 1\n";
     assert_eq!(findings(&[file("a.yaml", text)], Timestamp::UNIX_EPOCH), []);
 }

@@ -10,9 +10,9 @@ use super::{redaction, string};
 pub(crate) struct Event {
     /// Namespace of the object that it is about.
     pub(crate) namespace: String,
-    /// Kind of that object.
+    /// Kind of the object.
     pub(crate) kind: String,
-    /// Name of that object.
+    /// Name of the object.
     pub(crate) name: String,
     pub(crate) is_warning: bool,
     pub(crate) reason: String,
@@ -21,8 +21,8 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Reads an Event of `v1`; `None` for those that neither the control plane recorded nor are about
-    /// an object of `dapr.io`.
+    /// Reads an Event of `v1`; `None` for those that neither the control plane recorded nor are
+    /// about an object of `dapr.io`.
     pub(crate) fn read(event: &Value) -> Option<Self> {
         let at = |path: &str| string(event.pointer(path));
         let about_dapr = at("/involvedObject/apiVersion").starts_with("dapr.io/");

@@ -8,7 +8,7 @@ use resources::annotations::{
     ANNOTATION_APP_ID, ANNOTATION_CONFIG, ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, PREFIX,
     is_truthy,
 };
-use resources::names;
+use resources::{images, names, ports};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use super::{redaction, string};
 
 /// Label that the chart sets on each pod of the control plane (Dapr 1.18).
 const PART_OF: &str = "app.kubernetes.io/part-of";
-/// Longest value of an annotation that is kept, in bytes.
+/// Largest kept value of an annotation in bytes.
 const MAX_ANNOTATION_BYTES: usize = 4096;
 
 /// The stored part of a pod; a large cluster has many.
@@ -25,7 +25,7 @@ pub(crate) struct Pod {
     pub(crate) namespace: String,
     pub(crate) name: String,
     /// Labels `app` and `app.kubernetes.io/part-of`.
-    labels: BTreeMap<String, String>,
+    pub(super) labels: BTreeMap<String, String>,
     /// Its `dapr.io` annotations, redacted.
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) owner: Owner,
@@ -34,6 +34,7 @@ pub(crate) struct Pod {
     pub(crate) created: Option<Timestamp>,
     pub(crate) is_deleting: bool,
     pub(crate) address: Option<IpAddr>,
+    pub(crate) ports: SidecarPorts,
     pub(crate) service_account: String,
     /// Ordinary and init containers.
     pub(crate) containers: Vec<Container>,
@@ -45,6 +46,21 @@ pub(crate) struct Owner {
     /// `Deployment`, `StatefulSet`, ...; `Pod` for a pod without controller.
     pub(crate) kind: String,
     pub(crate) name: String,
+}
+
+/// Ports of a sidecar that the dashboard asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SidecarPorts {
+    /// Port of the metadata.
+    pub(crate) public: u16,
+    /// Port of the metrics; `None` if they are off.
+    pub(crate) metrics: Option<u16>,
+}
+
+impl Default for SidecarPorts {
+    fn default() -> Self {
+        Self { public: ports::SIDECAR_PUBLIC, metrics: Some(ports::SIDECAR_METRICS) }
+    }
 }
 
 /// A container of a pod.
@@ -59,8 +75,8 @@ pub(crate) struct Container {
 }
 
 impl Pod {
-    /// Reads a pod of the API; absent members stay empty. `None` for a pod that neither has nor asks
-    /// for a sidecar and is not part of the control plane.
+    /// Reads a pod of the API; absent members stay empty. `None` for a pod that neither has nor
+    /// asks for a sidecar and is not part of the control plane.
     pub(crate) fn read(pod: &Value) -> Option<Self> {
         let metadata = |key: &str| string(pod.pointer(&format!("/metadata/{key}")));
         let labels = strings(pod.pointer("/metadata/labels"));
@@ -78,6 +94,7 @@ impl Pod {
             created: metadata("creationTimestamp").parse().ok(),
             is_deleting: pod.pointer("/metadata/deletionTimestamp").is_some(),
             address: string(pod.pointer("/status/podIP")).parse().ok(),
+            ports: SidecarPorts::default(),
             service_account: string(pod.pointer("/spec/serviceAccountName")),
             containers: containers(pod),
             labels: labels
@@ -94,7 +111,7 @@ impl Pod {
         self.sidecar().is_some() || self.asks()
     }
 
-    /// Whether the chart installed it.
+    /// Whether it belongs to the control plane.
     pub(crate) fn is_control_plane(&self) -> bool {
         self.labels.get(PART_OF).is_some_and(|part| part == "dapr")
             || self.app().starts_with("dapr-") && !self.is_app()
@@ -126,7 +143,7 @@ impl Pod {
         !self.is_deleting && !matches!(self.phase.as_str(), "Succeeded" | "Failed")
     }
 
-    /// Whether all of its containers run and are ready, init containers that ended excepted.
+    /// Whether all of its containers run and are ready, except init containers that ended.
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == "Running" && self.containers.iter().all(|container| container.is_ready)
     }
@@ -140,7 +157,7 @@ impl Pod {
     /// Version of the sidecar, or of the first container of a pod without: the tag of the image.
     pub(crate) fn version(&self) -> &str {
         let container = self.sidecar().or(self.containers.first());
-        container.map_or("", |container| tag(&container.image))
+        container.map_or("", |container| images::tag(&container.image))
     }
 
     fn asks(&self) -> bool {
@@ -148,14 +165,8 @@ impl Pod {
     }
 }
 
-/// The tag of an image, which is the version (Dapr 1.18, CLI); empty without a tag.
-fn tag(image: &str) -> &str {
-    let name = image.split('@').next().unwrap_or_default();
-    let last = name.rsplit('/').next().unwrap_or_default();
-    last.split_once(':').map_or("", |(_, tag)| tag)
-}
-
-/// The controller. A `ReplicaSet` stands for the Deployment or Rollout whose hash its name ends with.
+/// The controller. A `ReplicaSet` represents the Deployment or Rollout whose hash its name ends
+/// with.
 fn owner(pod: &Value, labels: &BTreeMap<String, String>) -> Owner {
     let references = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     let mut references = references.into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What may leave the API server's objects: everything that is not, or may not be, a secret.
+//! Redaction of objects: everything that is or may be a secret is hidden.
 //!
 //! The rules prefer to hide: a value is shown if the data about official components knows its field
 //! and does not mark it, and neither its name nor its text looks like a secret.
@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use resources::annotations::{ANNOTATION_APPLIED_DEFAULTS, ANNOTATION_ENV};
 use serde_json::{Map, Value, json};
 
-use super::component_types;
+use super::public_metadata;
 use super::resource::Kind;
 
-/// What stands for a hidden value.
+/// Replacement of a hidden value.
 pub(crate) const HIDDEN: &str = "(hidden)";
 
 /// Deepest nesting that is shown; the API server's schemas need less than half.
@@ -36,22 +36,41 @@ const SECRET_NAMES: [&str; 14] = [
 ];
 
 /// Parts of texts that hold a secret, in lower case.
-const SECRET_TEXTS: [&str; 14] = [
-    "password=",
-    "password:",
-    "pwd=",
-    "passwd=",
-    "secret=",
-    "token=",
-    "key=",
-    "sig=",
-    "signature=",
-    "credential=",
-    "bearer ",
-    "basic ",
-    "-----begin",
-    "eyj",
+const SECRET_TEXTS: [&str; 4] = ["bearer ", "basic ", "-----begin", "eyj"];
+
+/// Words that a secret follows after `=` or `:`, in lower case.
+const SECRET_WORDS: [&str; 27] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "token",
+    "authorization",
+    "credential",
+    "credentials",
+    "apikey",
+    "api_key",
+    "api-key",
+    "accesskey",
+    "access_key",
+    "access-key",
+    "accountkey",
+    "secretkey",
+    "secret_key",
+    "secret-key",
+    "privatekey",
+    "private_key",
+    "private-key",
+    "masterkey",
+    "master_key",
+    "sharedkey",
+    "connectionstring",
+    "connection_string",
 ];
+
+/// The same, but a colon without quotes is likely to be the punctuation of a sentence.
+const SECRET_MEMBERS: [&str; 3] = ["key", "sig", "signature"];
 
 /// Members that name a secret and hold none.
 const REFERENCES: [&str; 10] = [
@@ -67,8 +86,8 @@ const REFERENCES: [&str; 10] = [
     "workloadCertTTL",
 ];
 
-/// The object as pages may show it: names, references and settings. Annotations, `managedFields` and
-/// the status are left out: they hold copies of what is hidden.
+/// The object as pages may show it: names, references and settings. Annotations, `managedFields`
+/// and the status are left out: they hold copies of what is hidden.
 pub(crate) fn object(kind: Kind, object: &Value) -> Value {
     let mut shown = Map::new();
     for (name, value) in object.as_object().into_iter().flatten() {
@@ -131,7 +150,7 @@ fn is_public_item(type_: &str, name: &str, value: &Value) -> bool {
         Value::Bool(_) | Value::Number(_) | Value::Null => true,
         Value::Array(_) | Value::Object(_) => false,
     };
-    plain && !is_secret_name(name) && component_types::is_public(type_, name)
+    plain && !is_secret_name(name) && public_metadata::is_public(type_, name)
 }
 
 /// A member of any other object: strings are hidden by name and by text, and so is every `value`
@@ -164,21 +183,44 @@ fn is_secret_name(name: &str) -> bool {
     SECRET_NAMES.iter().any(|part| name.contains(part))
 }
 
-/// Whether a text looks as if it held a secret: a URL with user info, a `password=`, a token.
-pub(crate) fn is_secret_text(text: &str) -> bool {
-    let user_info = text.split_once("://").is_some_and(|(_, rest)| {
+/// Whether a text looks as if it held a secret: a URL with user info, a `password=` or
+/// `"password":`, a token.
+pub fn is_secret_text(text: &str) -> bool {
+    // The digest of an image is not a host behind an account.
+    let text = text.replace("@sha256:", " ");
+    let user_info = text.split("://").skip(1).any(|rest| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.contains('@')
     });
     // `user:password@tcp(host)/db`, as Go's MySQL driver takes it.
-    let before_at = text.split_once('@').map(|(user, _)| user);
-    let account = before_at.is_some_and(|user| user.contains(':'));
+    let account = text.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
     let lower = text.to_ascii_lowercase();
-    user_info || account || SECRET_TEXTS.iter().any(|part| lower.contains(part))
+    user_info
+        || account
+        || SECRET_TEXTS.iter().any(|part| lower.contains(part))
+        || SECRET_WORDS.iter().any(|word| is_assigned(&lower, word, Colon::Counts))
+        || SECRET_MEMBERS.iter().any(|word| is_assigned(&lower, word, Colon::AfterQuote))
 }
 
-/// A Pod's annotation as pages may show it: of `dapr.io/env` the names alone, also where the injector
-/// recorded it among applied defaults.
+/// Whether a colon assigns a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colon {
+    Counts,
+    AfterQuote,
+}
+
+/// Whether `=` or a colon follows the word, behind quotes, their escapes and spaces.
+fn is_assigned(text: &str, word: &str, colon: Colon) -> bool {
+    const QUOTES: [char; 3] = ['"', '\'', '\\'];
+    text.split(word).skip(1).any(|rest| {
+        let quoted = rest.starts_with(QUOTES);
+        let rest = rest.trim_start_matches(QUOTES).trim_start();
+        rest.starts_with('=') || rest.starts_with(':') && (quoted || colon == Colon::Counts)
+    })
+}
+
+/// A Pod's annotation as pages may show it: of `dapr.io/env` only the names, also where the
+/// injector recorded it among applied defaults.
 pub(crate) fn annotation(name: &str, value: &str) -> String {
     if name == ANNOTATION_APPLIED_DEFAULTS {
         return applied_defaults(value).unwrap_or_else(|| HIDDEN.to_owned());
@@ -253,6 +295,72 @@ mod tests {
         assert!(!shown.contains(PLANTED), "{shown}");
     }
 
+    #[rstest]
+    #[case("password=x")]
+    #[case("PASSWORD = x")]
+    #[case("password: x")]
+    #[case(r#"{"password":"x"}"#)]
+    #[case(r#"{"password" : "x"}"#)]
+    #[case(r#"{\"password\": \"x\"}"#)]
+    #[case(r#"{\\\"dbPassword\\\":\\\"x\\\"}"#)]
+    #[case("{'password': 'x'}")]
+    #[case("map[password:x]")]
+    #[case("passwd: x")]
+    #[case("passphrase: x")]
+    #[case("pwd:x")]
+    #[case("client_secret: x")]
+    #[case(r#""clientSecret":"x""#)]
+    #[case("token:x")]
+    #[case(r#""access_token": "x""#)]
+    #[case("Authorization: x")]
+    #[case(r#""authorization":["x"]"#)]
+    #[case("credentials: x")]
+    #[case("X-Api-Key: x")]
+    #[case(r#""apiKey":"x""#)]
+    #[case("AccountKey=x")]
+    #[case("map[accessKeyID:a secretKey:x]")]
+    #[case("private_key: x")]
+    #[case("master-key=x")]
+    #[case("mail a@b.example, http://a.example/ then redis://x@host:6379")]
+    #[case("from me@a.example: user:x@tcp(host)/db")]
+    #[case("aws_access_key: x")]
+    #[case("connectionString: x")]
+    #[case(r#""key":"x""#)]
+    #[case("https://host/?sig=x")]
+    #[case(r#""signature": "x""#)]
+    #[case("redis://user:x@host:6379")]
+    #[case("user:x@tcp(host)/db")]
+    #[case("registry:5000/daprd@sha256:0a1b connects to user:x@tcp(host)/db")]
+    #[case("Bearer x")]
+    #[case("-----BEGIN PRIVATE KEY-----")]
+    #[case("eyJhbGciOiJSUzI1NiJ9.e30.x")]
+    fn a_text_with_a_secret(#[case] text: &str) {
+        assert!(is_secret_text(text), "{text}");
+    }
+
+    #[rstest]
+    #[case("the password is missing: set it in a Secret")]
+    #[case("Secret dapr-system/dapr-trust-bundle is missing")]
+    #[case("cannot get secret dapr-trust-bundle: you lack the right")]
+    #[case("secretKeyRef: redis")]
+    #[case(r#""secretStore":"vault""#)]
+    #[case("secretstores.kubernetes: loaded")]
+    #[case("the token has expired: log in again")]
+    #[case("tokens: 5")]
+    #[case("tokenreviews.authentication.k8s.io: forbidden")]
+    #[case("passwordless: true")]
+    #[case("authorizationPolicy: strict")]
+    #[case("monkey: banana")]
+    #[case("invalid key: app||shop||cart")]
+    #[case("the signature: RSA")]
+    #[case(r#""keyPrefix":"name""#)]
+    #[case("http://redis.shop:6379/0")]
+    #[case("10:42:07 started")]
+    #[case("registry:5000/dapr/daprd:1.18.3@sha256:0a1b")]
+    fn a_harmless_text(#[case] text: &str) {
+        assert!(!is_secret_text(text), "{text}");
+    }
+
     #[test]
     fn settings_and_references_are_shown() {
         let value = json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
@@ -292,7 +400,7 @@ mod tests {
     }
 
     proptest! {
-        /// Of an unknown type nothing but names and references is shown.
+        /// Only names and references of an unknown type are shown.
         #[test]
         fn no_value_of_an_unknown_type_is_shown(name in "[a-z]{1,12}", value in "[0-9]{24}") {
             let component = json!({"spec": {"type": "state.mine", "version": "v1",

@@ -1,12 +1,14 @@
 //! Objects of `dapr.io`, redacted.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{redaction, string};
 
-/// Scopes that are kept of one object; more make it a mistake.
+/// Largest number of kept scopes of one object; more are a mistake.
 const MAX_SCOPES: usize = 1_000;
 
 /// The kinds of `dapr.io`.
@@ -94,7 +96,9 @@ pub(crate) struct Resource {
     pub(crate) created: Option<Timestamp>,
     /// App ids; empty for every app of the namespace.
     pub(crate) scopes: Vec<String>,
-    /// One line about it, for tables: the type of a Component, the topic of a Subscription.
+    /// App ids of the sidecars that read its file; `None` in a cluster.
+    pub(crate) readers: Option<BTreeSet<String>>,
+    /// Summary in one line, for tables: the type of a Component, the topic of a Subscription.
     pub(crate) summary: String,
     /// The redacted object.
     pub(crate) object: Value,
@@ -113,6 +117,7 @@ impl Resource {
             name: at("/metadata/name"),
             created: at("/metadata/creationTimestamp").parse().ok(),
             scopes: scopes.collect(),
+            readers: None,
             summary: summary(kind, &redacted),
             object: redacted,
         }
@@ -120,7 +125,8 @@ impl Resource {
 
     /// Whether it applies to an app of its namespace.
     pub(crate) fn applies_to(&self, app_id: &str) -> bool {
-        self.scopes.is_empty() || self.scopes.iter().any(|scope| scope == app_id)
+        let is_read = self.readers.as_ref().is_none_or(|readers| readers.contains(app_id));
+        is_read && (self.scopes.is_empty() || self.scopes.iter().any(|scope| scope == app_id))
     }
 }
 
@@ -165,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_what_tables_are_read_for() {
+    fn the_summary_names_type_or_topic() {
         let subscription = json!({"spec": {"topic": "orders", "pubsubname": "bus"}});
         assert_eq!(Resource::read(Kind::Subscription, &subscription).summary, "orders from bus");
     }

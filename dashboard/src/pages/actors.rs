@@ -1,12 +1,12 @@
-//! Which applications host which actor types, by placement's tables.
+//! Actor types and the applications that host them, from placement's tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::Site;
-use super::parts::{Filter, table};
-use crate::html::{Html, el, leaf, text};
+use super::parts::{Filter, hint, table};
+use crate::html::{Html, leaf, text};
 use crate::model::Snapshot;
 use crate::peers::answers::{PLACEMENT_STATE, PlacementState, json};
 use crate::peers::{Answer, AskError, Question};
@@ -24,10 +24,10 @@ struct HostRow {
     namespace: String,
     actor_type: String,
     app_id: String,
-    /// Pod of that address; empty if it is not known.
+    /// Pod of that address; empty if unknown.
     pod: String,
     address: String,
-    /// Part of the actors of this type that it hosts on average, in percent.
+    /// Average share of the actors of this type that it hosts, in percent.
     share: f64,
 }
 
@@ -44,12 +44,10 @@ pub(crate) struct Actors {
     namespaces: BTreeSet<String>,
 }
 
-/// What has to be asked for this page.
+/// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let placement = snapshot.control_plane().filter(|pod| pod.app() == "dapr-placement-server");
-    let addresses = placement.filter(|pod| pod.is_ready()).filter_map(|pod| pod.address);
     let ask = |address| Question { address, port: HEALTH_PORT, path: PLACEMENT_STATE };
-    addresses.take(MAX_ASKED).map(ask).collect()
+    snapshot.ready_addresses("dapr-placement-server").take(MAX_ASKED).map(ask).collect()
 }
 
 /// Builds the view model from the answers.
@@ -57,7 +55,8 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], filter: Filter) -> A
     let mut bodies = answers.iter().flatten();
     let state = bodies.find_map(|body| json::<Option<PlacementState>>(body)?);
     let error = state.is_none().then(|| why_not(answers));
-    let state = state.unwrap_or_default();
+    let mut state = state.unwrap_or_default();
+    state.tables.retain(|namespace, _| snapshot.shows_namespace(namespace));
     let addresses: BTreeMap<String, &str> = snapshot
         .app_pods()
         .filter_map(|pod| Some((pod.address?.to_string(), pod.name.as_str())))
@@ -114,7 +113,7 @@ fn why_not(answers: &[Answer]) -> String {
 /// The page.
 pub(crate) fn render(site: &Site<'_>, view: &Actors) -> Html {
     if let Some(error) = &view.error {
-        return el("p", &[("class", "empty")], [text(error)]);
+        return hint(error);
     }
     let rows = view.hosts.iter().map(|row| {
         vec![
@@ -131,4 +130,27 @@ pub(crate) fn render(site: &Site<'_>, view: &Actors) -> Html {
     let versions = format!("Versions of the tables: {}", versions.collect::<Vec<_>>().join(", "));
     let form = view.filter.form(view.namespaces.iter().map(String::as_str));
     [form, table, leaf("p", versions)].into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_so_many_pods_of_placement_are_asked() {
+        let asked = |number: usize| {
+            let pods = (0..number).map(|index| {
+                json!({
+                    "metadata": {"namespace": "dapr-system", "name": format!("placement-{index}"),
+                        "labels": {"app": "dapr-placement-server"}},
+                    "status": {"podIP": "10.0.0.1", "phase": "Running"},
+                })
+            });
+            questions(&Snapshot::of_pods(pods)).len()
+        };
+        assert_eq!(asked(MAX_ASKED), MAX_ASKED);
+        assert_eq!(asked(MAX_ASKED + 1), MAX_ASKED);
+    }
 }

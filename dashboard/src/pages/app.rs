@@ -1,22 +1,24 @@
-//! One application: its pods, what its sidecar says, what applies to it.
+//! One application: its pods, the metadata of its sidecar, the resources that apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use resources::annotations::ANNOTATION_APPLIED_DEFAULTS;
-use resources::ports;
+use resources::annotations::{ANNOTATION_APPLIED_DEFAULTS, ANNOTATION_CONFIG, PREFIX};
 use serde::Serialize;
 
-use super::parts::{EventRow, Level, badge, event_table, events, facts, readiness, section, table};
+use super::parts::{
+    EventRow, Level, badge, event_table, events, facts, hint, readiness, section, table,
+};
+use super::sidecars::{self, Subject};
 use super::{Site, words};
-use crate::html::{Html, el, text};
-use crate::model::Snapshot;
+use crate::html::{Html, text};
 use crate::model::pod::{Owner, Pod};
 use crate::model::resource::Kind;
-use crate::peers::answers::{METADATA, Metadata, json};
+use crate::model::{Mode, Snapshot};
+use crate::peers::answers::{Metadata, json};
 use crate::peers::{Answer, Question};
 
-/// Pods that are shown.
+/// Pods that are shown, those with a sidecar that is ready first. The page counts the others.
 const MAX_PODS: usize = 100;
 
 /// A pod.
@@ -32,7 +34,7 @@ struct PodRow {
     age: String,
 }
 
-/// An annotation and who set it.
+/// An annotation and its origin.
 #[derive(Debug, Serialize)]
 struct AnnotationRow {
     name: String,
@@ -47,11 +49,11 @@ struct ResourceRow {
     kind: Kind,
     name: String,
     summary: String,
-    /// Whether the sidecar loaded it; `None` if that is not known.
+    /// Whether the sidecar loaded it; `None` if unknown.
     loaded: Option<bool>,
 }
 
-/// What the sidecar of one pod says, or why it says nothing.
+/// The metadata of one pod's sidecar, or the reason why it is missing.
 #[derive(Debug, Serialize)]
 enum Said {
     #[serde(rename = "metadata")]
@@ -69,6 +71,8 @@ pub(crate) struct AppView {
     /// Name of the Configuration in force, and whether it exists.
     configuration: Option<(String, bool)>,
     pods: Vec<PodRow>,
+    /// Pods that are not shown.
+    more_pods: usize,
     annotations: Vec<AnnotationRow>,
     resources: Vec<ResourceRow>,
     sidecar: Said,
@@ -80,17 +84,16 @@ fn pods<'a>(snapshot: &'a Snapshot, namespace: &str, app_id: &str) -> Vec<&'a Po
     let pods = snapshot.app_pods().map(AsRef::as_ref);
     let mut pods: Vec<&Pod> = pods
         .filter(|pod: &&Pod| pod.namespace == namespace && pod.app_id() == app_id && pod.is_alive())
-        .take(MAX_PODS)
         .collect();
     pods.sort_by_key(|pod| !pod.sidecar().is_some_and(|sidecar| sidecar.is_ready));
     pods
 }
 
-/// What has to be asked for this page: the sidecar of one pod.
+/// The question of this page: the metadata of one pod's sidecar.
 pub(crate) fn question(snapshot: &Snapshot, namespace: &str, app_id: &str) -> Option<Question> {
     let pods = pods(snapshot, namespace, app_id);
-    let address = pods.iter().filter(|pod| pod.sidecar().is_some()).find_map(|pod| pod.address)?;
-    Some(Question { address, port: ports::SIDECAR_PUBLIC, path: METADATA })
+    let mut pods = pods.into_iter().filter(|pod| pod.sidecar().is_some());
+    pods.find_map(|pod| sidecars::question(pod, Subject::Metadata))
 }
 
 /// Builds the view model; `None` if the application has no pods.
@@ -126,8 +129,12 @@ pub(crate) fn view(
         app_id: app_id.to_owned(),
         service_accounts: pods.iter().map(|pod| pod.service_account.clone()).collect(),
         configuration,
-        pods: pods.iter().map(|pod| pod_row(pod, now)).collect(),
-        annotations: annotations(first),
+        pods: pods.iter().take(MAX_PODS).map(|pod| pod_row(pod, now)).collect(),
+        more_pods: pods.len().saturating_sub(MAX_PODS),
+        annotations: match snapshot.mode {
+            Mode::Kubernetes => annotations(first),
+            Mode::SelfHosted => flags(first),
+        },
         resources: resources(snapshot, namespace, app_id, &sidecar),
         sidecar,
         events: events(snapshot, now, about),
@@ -165,6 +172,18 @@ fn annotations(pod: &Pod) -> Vec<AnnotationRow> {
     rows
 }
 
+/// The flags of a sidecar that runs as a process.
+fn flags(pod: &Pod) -> Vec<AnnotationRow> {
+    // The flag has the path of the Configuration and not its name.
+    let own = pod.annotations.iter().filter(|(name, _)| *name != ANNOTATION_CONFIG);
+    let row = |(name, value): (&String, &String)| AnnotationRow {
+        name: format!("--{}", name.strip_prefix(PREFIX).unwrap_or(name)),
+        value: value.clone(),
+        from: "command line".to_owned(),
+    };
+    own.map(row).collect()
+}
+
 /// The objects whose scopes contain the application.
 fn resources(
     snapshot: &Snapshot,
@@ -195,6 +214,7 @@ fn resources(
 
 /// The page.
 pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
+    let own_words = Words::of(site.snapshot.mode);
     let configuration = match &view.configuration {
         None => text("none: the defaults of the sidecar"),
         Some((name, true)) => site.resource(Kind::Configuration, &view.namespace, name),
@@ -208,7 +228,7 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
     ]);
     let pods = view.pods.iter().map(|row| {
         vec![
-            text(&row.name),
+            site.pod(&view.namespace, &row.name),
             text(format!("{} {}", row.workload.kind, row.workload.name)),
             text(row.waiting.as_deref().unwrap_or(&row.phase)),
             readiness(usize::from(row.is_ready), 1),
@@ -218,7 +238,12 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
         ]
     });
     let headings = ["Pod", "Workload", "Phase", "Ready", "Sidecar", "Restarts", "Age"];
-    let pods = table("Pods", &headings, pods, "");
+    let more = (view.more_pods > 0).then(|| {
+        let words = words::not_shown(view.more_pods, "pod");
+        hint(format!("{words}: kubectl get pods lists all."))
+    });
+    let pods =
+        [Some(table(own_words.pods, &headings, pods, "")), more].into_iter().flatten().collect();
     let resources = view.resources.iter().map(|row| {
         let loaded = match row.loaded {
             Some(true) => badge(Level::Ok, "loaded"),
@@ -234,27 +259,53 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
     let resources = table("Resources that apply", &headings, resources, empty);
     let annotations =
         view.annotations.iter().map(|row| vec![text(&row.name), text(&row.value), text(&row.from)]);
-    let annotations =
-        table("Annotations", &["Annotation", "Value", "Set by"], annotations, "There are none.");
+    let headings = [own_words.annotation, "Value", "Set by"];
+    let annotations = table(own_words.annotations, &headings, annotations, "There are none.");
     [
         summary,
-        section("Pods", pods),
+        section(own_words.pods, pods),
         section("Resources", resources),
-        section("Sidecar", sidecar(&view.sidecar)),
-        section("Annotations", annotations),
+        section("Sidecar", sidecar(&view.sidecar, own_words.no_answer)),
+        section(own_words.annotations, annotations),
         section("Events", event_table(&view.events)),
     ]
     .into_iter()
     .collect()
 }
 
-fn sidecar(said: &Said) -> Html {
+/// Words of the page.
+struct Words {
+    pods: &'static str,
+    annotation: &'static str,
+    annotations: &'static str,
+    /// What to look at if the sidecar does not answer.
+    no_answer: &'static str,
+}
+
+impl Words {
+    fn of(mode: Mode) -> Self {
+        match mode {
+            Mode::Kubernetes => Self {
+                pods: "Pods",
+                annotation: "Annotation",
+                annotations: "Annotations",
+                no_answer: "The dashboard asks port 3501 of the pod, which a NetworkPolicy may forbid.",
+            },
+            Mode::SelfHosted => Self {
+                pods: "Processes",
+                annotation: "Flag",
+                annotations: "Flags",
+                no_answer: "The dashboard asks the HTTP port of the sidecar, without the token of DAPR_API_TOKEN.",
+            },
+        }
+    }
+}
+
+fn sidecar(said: &Said, remedy: &str) -> Html {
     let said = match said {
         Said::Metadata(said) => said,
         Said::Error(error) => {
-            let remedy =
-                "The dashboard asks port 3501 of the pod, which a NetworkPolicy may forbid.";
-            return el("p", &[("class", "empty")], [text(format!("{error}. {remedy}"))]);
+            return hint(format!("{error}. {remedy}"));
         }
     };
     let subscriptions = said.subscriptions.iter().map(|row| {
@@ -281,4 +332,48 @@ fn sidecar(said: &Said) -> Html {
         ("Workflow workers", text(said.workflows.connected_workers.to_string())),
     ]);
     [facts, subscriptions, actors].into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Pods of one application, all but the last without a ready sidecar.
+    fn cart(number: usize) -> Snapshot {
+        Snapshot::of_pods((0..number).map(|index| {
+            json!({
+                "metadata": {"namespace": "shop", "name": format!("cart-{index:03}"),
+                    "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "cart"}},
+                "status": {"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": [
+                    {"name": "daprd", "image": "daprd:1", "ready": index + 1 == number}]},
+                "spec": {"containers": [{"name": "daprd", "image": "daprd:1"}]},
+            })
+        }))
+    }
+
+    fn shown(number: usize) -> AppView {
+        view(&cart(number), "shop", "cart", None, Timestamp::UNIX_EPOCH).unwrap()
+    }
+
+    #[test]
+    fn pods_have_a_limit_and_the_page_says_so() {
+        let page = |view: &AppView| {
+            let snapshot = Snapshot::default();
+            render(&Site::new("", &snapshot), view).into_document()
+        };
+        let all = shown(MAX_PODS);
+        assert_eq!((all.pods.len(), all.more_pods), (MAX_PODS, 0));
+        assert!(!page(&all).contains("not shown"));
+        let cut = shown(MAX_PODS + 1);
+        assert_eq!((cut.pods.len(), cut.more_pods), (MAX_PODS, 1));
+        assert!(page(&cut).contains("1 more pod is not shown"));
+    }
+
+    #[test]
+    fn a_ready_pod_is_shown_however_many_others_there_are() {
+        let cut = shown(MAX_PODS + 1);
+        assert_eq!(cut.pods.first().unwrap().name, format!("cart-{MAX_PODS:03}"));
+    }
 }

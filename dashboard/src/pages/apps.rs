@@ -7,10 +7,13 @@ use resources::annotations::ANNOTATION_APP_PROTOCOL;
 use serde::Serialize;
 
 use super::parts::{Filter, Level, badge, readiness, table};
+use super::sidecars::App;
 use super::{Site, words};
 use crate::html::{Html, text};
-use crate::model::Snapshot;
 use crate::model::pod::{Owner, Pod};
+use crate::model::{Mode, Snapshot};
+use crate::peers::Answer;
+use crate::peers::answers::{Metadata, json};
 
 /// An application of one workload. Two workloads may share an app id during a migration.
 #[derive(Debug, Serialize)]
@@ -45,8 +48,14 @@ pub(crate) fn count(snapshot: &Snapshot) -> usize {
     alive.map(|pod| (&pod.namespace, pod.app_id())).collect::<BTreeSet<_>>().len()
 }
 
-/// Builds the view model.
-pub(crate) fn view(snapshot: &Snapshot, filter: Filter, now: Timestamp) -> AppList {
+/// Builds the view model. A process has no image whose tag is the version of the sidecar: `metadata`
+/// has it, of one sidecar of each application.
+pub(crate) fn view(
+    snapshot: &Snapshot,
+    metadata: &BTreeMap<App, Answer>,
+    filter: Filter,
+    now: Timestamp,
+) -> AppList {
     let mut apps = BTreeMap::<(&str, &str, &Owner), Vec<&Pod>>::new();
     let mut namespaces = BTreeSet::new();
     for pod in snapshot.app_pods().filter(|pod| pod.is_alive()) {
@@ -59,6 +68,11 @@ pub(crate) fn view(snapshot: &Snapshot, filter: Filter, now: Timestamp) -> AppLi
     }
     let apps = apps.into_iter().map(|((namespace, app_id, owner), pods)| {
         let versions = pods.iter().filter(|pod| pod.sidecar().is_some()).map(|pod| pod.version());
+        let own = metadata.get(&(namespace.to_owned(), app_id.to_owned()));
+        let said = own.and_then(|answer| json::<Metadata>(answer.as_ref().ok()?));
+        let said = said.map(|said| said.runtime_version);
+        let versions =
+            versions.map(str::to_owned).chain(said).filter(|version| !version.is_empty());
         let protocol = pods.iter().find_map(|pod| pod.annotations.get(ANNOTATION_APP_PROTOCOL));
         AppRow {
             namespace: namespace.to_owned(),
@@ -67,7 +81,7 @@ pub(crate) fn view(snapshot: &Snapshot, filter: Filter, now: Timestamp) -> AppLi
             ready: pods.iter().filter(|pod| pod.is_ready()).count(),
             pods: pods.len(),
             without_sidecar: pods.iter().filter(|pod| pod.lacks_sidecar()).count(),
-            versions: versions.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect(),
+            versions: versions.collect::<BTreeSet<_>>().into_iter().collect(),
             protocol: protocol.map_or("http", String::as_str).to_owned(),
             age: words::age(pods.iter().filter_map(|pod| pod.created).max(), now),
         }
@@ -93,8 +107,44 @@ pub(crate) fn render(site: &Site<'_>, view: &AppList) -> Html {
             text(&row.age),
         ]
     });
-    let headings = ["App id", "Namespace", "Workload", "Pods", "Sidecar", "Protocol", "Age"];
-    let empty = "No application matches. An application gets a sidecar by the annotations dapr.io/enabled: \"true\" and dapr.io/app-id on its pod template.";
+    let (pods, remedy) = match site.snapshot.mode {
+        Mode::Kubernetes => (
+            "Pods",
+            "An application gets a sidecar by the annotations dapr.io/enabled: \"true\" and dapr.io/app-id on its pod template.",
+        ),
+        Mode::SelfHosted => {
+            ("Processes", "dapr run --app-id NAME -- PROGRAM starts one with its sidecar.")
+        }
+    };
+    let headings = ["App id", "Namespace", "Workload", pods, "Sidecar", "Protocol", "Age"];
+    let empty = &format!("No application matches. {remedy}");
     let table = table("Applications", &headings, rows, empty);
     [view.filter.form(view.namespaces.iter().map(String::as_str)), table].into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_process_is_what_its_sidecar_says() {
+        let versions = |image: &str, said: Option<&'static str>| {
+            let pod = json!({"metadata": {"namespace": "shop", "name": "cart-0",
+                "annotations": {"dapr.io/app-id": "cart"}},
+                "spec": {"containers": [{"name": "daprd", "image": image}]}});
+            let app = ("shop".to_owned(), "cart".to_owned());
+            let said = said.map(|said| (app, Ok(Bytes::from_static(said.as_bytes()))));
+            let snapshot = Snapshot::of_pods([pod]);
+            let said = said.into_iter().collect();
+            let list = view(&snapshot, &said, Filter::default(), Timestamp::UNIX_EPOCH);
+            list.apps.into_iter().flat_map(|app| app.versions).collect::<Vec<_>>()
+        };
+        assert_eq!(versions("", Some(r#"{"runtimeVersion":"1.18.3"}"#)), ["1.18.3"]);
+        assert_eq!(versions("daprd:1.17.0", None), ["1.17.0"]);
+        assert!(versions("", Some("no JSON")).is_empty());
+        assert!(versions("", None).is_empty());
+    }
 }

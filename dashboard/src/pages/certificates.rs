@@ -1,4 +1,5 @@
-//! The certificates: roots from the published trust bundle, the issuer's end from sentry's metrics.
+//! The certificates: roots from the published trust bundle, the expiry of the issuer from sentry's
+//! metrics.
 
 use identity::TrustAnchors;
 use jiff::Timestamp;
@@ -7,14 +8,14 @@ use serde::Serialize;
 
 use super::parts::{Level, badge, section, table};
 use super::words;
-use crate::html::{Html, leaf, text};
+use crate::html::{Html, el, leaf, text};
 use crate::model::Snapshot;
 use crate::peers::answers::{METRICS, metric};
 use crate::peers::{Answer, Question};
 
-/// Port of metrics of the control plane (Dapr 1.18, chart).
+/// Metrics port of the control plane (Dapr 1.18, chart).
 const METRICS_PORT: u16 = 9090;
-/// The gauge in seconds since 1970 (Dapr 1.18).
+/// Gauge of the issuer's expiry in seconds since 1970 (Dapr 1.18).
 const ISSUER_EXPIRY: &str = "dapr_sentry_issuercert_expiry_timestamp";
 /// Pods of sentry that are asked.
 const MAX_ASKED: usize = 5;
@@ -24,7 +25,7 @@ const MAX_ASKED: usize = 5;
 struct CertificateRow {
     what: &'static str,
     level: Level,
-    /// End in RFC 3339.
+    /// Expiry in RFC 3339.
     expires: Option<String>,
     words: String,
 }
@@ -39,12 +40,10 @@ pub(crate) struct TrustView {
     anchors: Option<String>,
 }
 
-/// What has to be asked for this page.
+/// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let sentry =
-        snapshot.control_plane().filter(|pod| pod.app() == "dapr-sentry" && pod.is_ready());
-    let addresses = sentry.filter_map(|pod| pod.address).take(MAX_ASKED);
-    addresses.map(|address| Question { address, port: METRICS_PORT, path: METRICS }).collect()
+    let ask = |address| Question { address, port: METRICS_PORT, path: METRICS };
+    snapshot.ready_addresses("dapr-sentry").take(MAX_ASKED).map(ask).collect()
 }
 
 /// Builds the view model from the answers.
@@ -107,8 +106,34 @@ pub(crate) fn render(view: &TrustView) -> Html {
         0 | 1 => "Sidecars trust one root.".to_owned(),
         number => format!("Sidecars trust {number} roots: a rotation is running, or was."),
     };
-    let anchors = view.anchors.as_ref().map(|pem| section("Trust anchors", leaf("pre", pem)));
+    let anchors = view
+        .anchors
+        .as_ref()
+        .map(|pem| section("Trust anchors", el("pre", &[("tabindex", "0")], [text(pem)])));
     let hint = "Sidecars renew their own certificates, which live a day by default, without a restart. Rotate the CA as docs/day-2.md says.";
     let parts = [Some(table), Some(leaf("p", roots)), Some(leaf("p", hint)), anchors];
     parts.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_so_many_pods_of_sentry_are_asked() {
+        let asked = |number: usize| {
+            let pods = (0..number).map(|index| {
+                json!({
+                    "metadata": {"namespace": "dapr-system", "name": format!("sentry-{index}"),
+                        "labels": {"app": "dapr-sentry"}},
+                    "status": {"podIP": "10.0.0.1", "phase": "Running"},
+                })
+            });
+            questions(&Snapshot::of_pods(pods)).len()
+        };
+        assert_eq!(asked(MAX_ASKED), MAX_ASKED);
+        assert_eq!(asked(MAX_ASKED + 1), MAX_ASKED);
+    }
 }

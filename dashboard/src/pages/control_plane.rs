@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::parts::{EventRow, event_table, events, readiness, section, table};
-use super::words;
+use super::{Site, words};
 use crate::html::{Html, text};
 use crate::model::Snapshot;
 
@@ -104,10 +104,10 @@ pub(crate) fn view(snapshot: &Snapshot, now: Timestamp) -> ControlPlane {
 }
 
 /// The page.
-pub(crate) fn render(view: &ControlPlane) -> Html {
+pub(crate) fn render(site: &Site<'_>, view: &ControlPlane) -> Html {
     let rows = view.pods.iter().map(|row| {
         vec![
-            text(&row.name),
+            site.pod(&view.namespace, &row.name),
             text(row.waiting.as_deref().unwrap_or(&row.phase)),
             readiness(usize::from(row.is_ready), 1),
             text(&row.image),

@@ -1,4 +1,4 @@
-//! What needs attention, worst first, each with its remedy.
+//! Findings, worst first, each with its remedy.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,9 @@ use serde::Serialize;
 
 use super::parts::Level;
 use super::words;
-use crate::model::{Snapshot, minor};
+use resources::images::minor;
+
+use crate::model::Snapshot;
 use resources::names;
 
 /// Names that one finding lists.

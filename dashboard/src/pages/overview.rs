@@ -1,4 +1,4 @@
-//! The first page: what is installed, what runs, what needs attention.
+//! The first page: installation, workloads, findings.
 
 use std::collections::BTreeMap;
 

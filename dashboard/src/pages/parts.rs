@@ -1,4 +1,4 @@
-//! Parts that several pages use: tables, badges, filters.
+//! Shared parts of pages: tables, badges, filters.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub(crate) fn table(
     let mut rows = rows.into_iter();
     let shown: Vec<_> = rows.by_ref().take(MAX_ROWS).collect();
     if shown.is_empty() {
-        return el("p", &[("class", "empty")], [text(empty)]);
+        return hint(empty);
     }
     let more = rows.count();
     let headings = headings.iter().map(|heading| el("th", &[("scope", "col")], [text(heading)]));
@@ -45,11 +45,53 @@ pub(crate) fn table(
     let attributes =
         [("class", "scroll"), ("tabindex", "0"), ("role", "region"), ("aria-label", caption)];
     let table = el("div", &attributes, [table]);
-    let rest = (more > 0).then(|| {
-        let words = format!("{more} more are not shown: filter to see them.");
-        el("p", &[("class", "empty")], [text(words)])
-    });
+    let rest = (more > 0)
+        .then(|| hint(format!("{}: filter to see the others.", words::not_shown(more, "row"))));
     [Some(table), rest].into_iter().flatten().collect()
+}
+
+/// Words in place of a table, or below it.
+pub(crate) fn hint(words: impl AsRef<str>) -> Html {
+    el("p", &[("class", "empty")], [text(words)])
+}
+
+/// Something to know about the page.
+pub(crate) fn notice(words: impl AsRef<str>) -> Html {
+    el("p", &[("class", "notice"), ("role", "status")], [text(words)])
+}
+
+/// Why the page lacks something.
+pub(crate) fn alert(words: impl AsRef<str>) -> Html {
+    el("p", &[("class", "notice bad"), ("role", "alert")], [text(words)])
+}
+
+/// A filter of one choice, whose options have value and title, and a text; it works without
+/// JavaScript.
+pub(crate) fn filter_form<'a>(
+    (label, name, chosen): (&str, &str, &str),
+    options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    q: &str,
+) -> Html {
+    let options = options.into_iter().map(|(value, title)| {
+        let mut attributes = vec![("value", value)];
+        if value == chosen {
+            attributes.push(("selected", ""));
+        }
+        el("option", &attributes, [text(title)])
+    });
+    let select = el("select", &[("name", name)], options);
+    let input = [("name", "q"), ("type", "search"), ("value", q)];
+    let content = [
+        el("label", &[], [text(label), text(" "), select]),
+        el("label", &[], [text("Contains "), el("input", &input, [])]),
+        el("button", &[("type", "submit")], [text("Filter")]),
+    ];
+    el("form", &[("method", "get"), ("role", "search")], content)
+}
+
+/// The text of a filter from the query of a URL, cut off at its limit.
+pub(crate) fn filter_text(value: &str) -> &str {
+    value.get(..value.floor_char_boundary(MAX_FILTER_BYTES)).unwrap_or_default()
 }
 
 /// Terms and their descriptions.
@@ -63,7 +105,7 @@ pub(crate) fn section(heading: &str, content: Html) -> Html {
     el("section", &[], [leaf("h2", heading), content])
 }
 
-/// How well something is.
+/// Severity of a badge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
@@ -74,7 +116,7 @@ pub(crate) enum Level {
     Ok,
 }
 
-/// Words with a colour; the words alone say it too.
+/// Coloured text, which is understandable without the colour.
 pub(crate) fn badge(level: Level, words: &str) -> Html {
     let class = match level {
         Level::Error => "badge error",
@@ -90,7 +132,7 @@ pub(crate) fn readiness(ready: usize, total: usize) -> Html {
     badge(level, &format!("{ready} of {total} ready"))
 }
 
-/// Which rows of a list a person wants to see.
+/// The filter of a list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Filter {
     /// Namespace; empty for all.
@@ -104,8 +146,7 @@ impl Filter {
     pub(crate) fn parse(query: &str) -> Self {
         let mut filter = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let end = value.floor_char_boundary(MAX_FILTER_BYTES);
-            let value = value.get(..end).unwrap_or_default().trim().to_owned();
+            let value = filter_text(&value).trim().to_owned();
             match name.as_ref() {
                 "namespace" => filter.namespace = value,
                 "q" => filter.q = value,
@@ -115,35 +156,21 @@ impl Filter {
         filter
     }
 
-    /// Whether a row of this namespace with these texts is wanted.
+    /// Whether a row of this namespace with these texts passes.
     pub(crate) fn admits(&self, namespace: &str, texts: &[&str]) -> bool {
         let wanted = self.q.to_lowercase();
         (self.namespace.is_empty() || self.namespace == namespace)
             && (wanted.is_empty() || texts.iter().any(|t| t.to_lowercase().contains(&wanted)))
     }
 
-    /// The form; it works without JavaScript.
+    /// The form.
     pub(crate) fn form<'a>(&self, namespaces: impl IntoIterator<Item = &'a str>) -> Html {
-        let option = |value: &str, title: &str| {
-            let mut attributes = vec![("value", value)];
-            if value == self.namespace {
-                attributes.push(("selected", ""));
-            }
-            el("option", &attributes, [text(title)])
-        };
         let mut names: Vec<_> = namespaces.into_iter().collect();
         names.sort_unstable();
         names.dedup();
-        let options = std::iter::once(option("", "all"))
-            .chain(names.into_iter().map(|name| option(name, name)));
-        let select = el("select", &[("name", "namespace")], options);
-        let input = [("name", "q"), ("type", "search"), ("value", self.q.as_str())];
-        let content = [
-            el("label", &[], [text("Namespace "), select]),
-            el("label", &[], [text("Contains "), el("input", &input, [])]),
-            el("button", &[("type", "submit")], [text("Filter")]),
-        ];
-        el("form", &[("method", "get"), ("role", "search")], content)
+        let options =
+            std::iter::once(("", "all")).chain(names.into_iter().map(|name| (name, name)));
+        filter_form(("Namespace", "namespace", &self.namespace), options, &self.q)
     }
 }
 
@@ -196,6 +223,28 @@ mod tests {
     }
 
     #[test]
+    fn events_have_a_limit_and_the_newest_are_shown() {
+        let of = |number: usize| {
+            let event = |second: usize| {
+                let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
+                let event = Event::read(&serde_json::json!({
+                    "involvedObject": {"apiVersion": "dapr.io/v1alpha1"},
+                    "reason": format!("R{second}"), "lastTimestamp": at.to_string(),
+                }));
+                (("shop".to_owned(), second.to_string()), event.unwrap())
+            };
+            let events = (0..number).map(event).collect();
+            let snapshot = Snapshot { events, ..Snapshot::default() };
+            super::events(&snapshot, Timestamp::UNIX_EPOCH, |_| true)
+        };
+        assert_eq!(of(MAX_EVENTS).len(), MAX_EVENTS);
+        let cut = of(MAX_EVENTS + 1);
+        assert_eq!(cut.len(), MAX_EVENTS);
+        assert_eq!(cut.first().unwrap().reason, format!("R{MAX_EVENTS}"));
+        assert!(!cut.iter().any(|row| row.reason == "R0"), "the oldest is left out");
+    }
+
+    #[test]
     fn a_filter_has_a_limit() {
         let of = |bytes: usize| Filter::parse(&format!("q={}", "a".repeat(bytes))).q.len();
         assert_eq!(of(MAX_FILTER_BYTES), MAX_FILTER_BYTES);
@@ -208,8 +257,8 @@ mod tests {
             let html = table("t", &["a"], (0..number).map(|_| vec![text("x")]), "none");
             html.into_document()
         };
-        assert!(!rows(MAX_ROWS).contains("more are not shown"));
-        assert!(rows(MAX_ROWS + 1).contains("1 more are not shown"));
+        assert!(!rows(MAX_ROWS).contains("not shown"));
+        assert!(rows(MAX_ROWS + 1).contains("1 more row is not shown"));
         assert!(rows(0).contains("none"));
     }
 }

@@ -1,19 +1,20 @@
 //! Objects of `dapr.io`: the list of a kind, and one object.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use jiff::Timestamp;
-use resources::ports;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::parts::{EventRow, Filter, Level, badge, event_table, events, facts, section, table};
+use super::parts::{
+    EventRow, Filter, Level, badge, event_table, events, facts, notice, section, table,
+};
+use super::sidecars::{self, Subject};
 use super::{Site, words};
 use crate::html::{Html, el, text};
-use crate::model::Snapshot;
 use crate::model::resource::{Kind, Resource};
-use crate::peers::answers::{METADATA, Metadata, json};
+use crate::model::{Mode, Snapshot};
+use crate::peers::answers::{Metadata, json};
 use crate::peers::{Answer, Question};
 
 /// Applications whose sidecars are asked for one page.
@@ -89,10 +90,13 @@ pub(crate) fn render_list(site: &Site<'_>, view: &ResourceList) -> Html {
         ]
     });
     let headings = ["Name", "Namespace", "What", "Scopes", "State", "Age"];
-    let empty = format!(
-        "No {} matches. Apply one with kubectl; it appears here at once.",
-        view.kind.name()
-    );
+    let remedy = match site.snapshot.mode {
+        Mode::Kubernetes => "Apply one with kubectl; it appears here at once.",
+        Mode::SelfHosted => {
+            "Objects are read from ~/.dapr, and from the --resources-path and --config of running sidecars."
+        }
+    };
+    let empty = format!("No {} matches. {remedy}", view.kind.name());
     let table = table(view.kind.title(), &headings, rows, &empty);
     [view.filter.form(view.namespaces.iter().map(String::as_str)), table].into_iter().collect()
 }
@@ -101,9 +105,9 @@ pub(crate) fn render_list(site: &Site<'_>, view: &ResourceList) -> Html {
 #[derive(Debug, Serialize)]
 struct UserRow {
     app_id: String,
-    /// Whether its sidecar loaded the object; `None` if that is not known.
+    /// Whether its sidecar loaded the object; `None` if unknown.
     loaded: Option<bool>,
-    /// Why it is not known.
+    /// Why that is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -117,15 +121,15 @@ pub(crate) struct OneResource {
     summary: String,
     age: String,
     used_by: Vec<UserRow>,
-    /// App ids in its scopes of which there is no pod.
+    /// App ids in its scopes without a pod.
     unknown_scopes: Vec<String>,
     events: Vec<EventRow>,
     /// The redacted object.
     object: Value,
 }
 
-/// The applications that use an object, with the address of one sidecar each.
-fn users<'a>(snapshot: &'a Snapshot, resource: &Resource) -> BTreeMap<&'a str, Option<IpAddr>> {
+/// The applications that use an object, with the question to one sidecar each.
+fn users<'a>(snapshot: &'a Snapshot, resource: &Resource) -> BTreeMap<&'a str, Option<Question>> {
     let mut users = BTreeMap::new();
     for pod in snapshot.app_pods() {
         let is_user = match resource.kind {
@@ -134,14 +138,16 @@ fn users<'a>(snapshot: &'a Snapshot, resource: &Resource) -> BTreeMap<&'a str, O
         };
         if is_user && pod.namespace == resource.namespace && pod.is_alive() {
             let ready = pod.sidecar().is_some_and(|sidecar| sidecar.is_ready);
-            let address = users.entry(pod.app_id()).or_insert(None);
-            *address = address.or(pod.address.filter(|_| ready));
+            let asked = users.entry(pod.app_id()).or_insert(None);
+            if asked.is_none() && ready {
+                *asked = sidecars::question(pod, Subject::Metadata);
+            }
         }
     }
     users
 }
 
-/// What has to be asked for this page, by app id: only Components and HTTPEndpoints are in a
+/// The questions of this page, by app id: only Components and HTTPEndpoints are in a
 /// sidecar's metadata.
 pub(crate) fn questions(
     snapshot: &Snapshot,
@@ -154,14 +160,8 @@ pub(crate) fn questions(
     }
     let found = snapshot.resources.get(&kind).and_then(|all| all.find(namespace, name));
     let users = found.map(|resource| users(snapshot, resource)).unwrap_or_default();
-    let asked = users.into_iter().filter_map(|(app_id, address)| Some((app_id, address?)));
-    asked
-        .take(MAX_ASKED)
-        .map(|(app_id, address)| {
-            let question = Question { address, port: ports::SIDECAR_PUBLIC, path: METADATA };
-            (app_id.to_owned(), question)
-        })
-        .collect()
+    let asked = users.into_iter().filter_map(|(app_id, asked)| Some((app_id.to_owned(), asked?)));
+    asked.take(MAX_ASKED).collect()
 }
 
 /// Builds the view model of one object; `None` if it does not exist.
@@ -221,7 +221,7 @@ pub(crate) fn render_one(site: &Site<'_>, view: &OneResource) -> Html {
     let users = table("Used by", &["App id", "In the sidecar"], users, empty);
     let unknown = (!view.unknown_scopes.is_empty()).then(|| {
         let words = format!("No pod has app id {}.", view.unknown_scopes.join(", "));
-        el("p", &[("class", "notice")], [text(words)])
+        notice(words)
     });
     let yaml = serde_saphyr::to_string(&view.object).unwrap_or_else(|error| error.to_string());
     let hint = "Values that are or may be secret are hidden; annotations and status are left out.";
@@ -240,4 +240,33 @@ pub(crate) fn render_one(site: &Site<'_>, view: &OneResource) -> Html {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_number_of_applications_that_are_asked_is_limited() {
+        let asked = |number: usize| {
+            let mut snapshot = Snapshot::of_pods((0..number).map(|index| {
+                json!({
+                    "metadata": {"namespace": "shop", "name": format!("app-{index}"),
+                        "annotations": {"dapr.io/enabled": "true"}},
+                    "status": {"podIP": "10.0.0.1", "phase": "Running",
+                        "containerStatuses": [{"name": "daprd", "image": "daprd:1", "ready": true}]},
+                    "spec": {"containers": [{"name": "daprd", "image": "daprd:1"}]},
+                })
+            }));
+            let store = json!({"metadata": {"namespace": "shop", "name": "store"}});
+            let key = ("shop".to_owned(), "store".to_owned());
+            let store = [(key, Resource::read(Kind::Component, &store))].into_iter().collect();
+            snapshot.resources.insert(Kind::Component, store);
+            questions(&snapshot, Kind::Component, "shop", "store").len()
+        };
+        assert_eq!(asked(MAX_ASKED), MAX_ASKED);
+        assert_eq!(asked(MAX_ASKED + 1), MAX_ASKED);
+    }
 }

@@ -1,4 +1,4 @@
-//! Times and numbers in the words that a person uses.
+//! Times and numbers as text.
 
 use jiff::Timestamp;
 
@@ -28,6 +28,12 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{plural}")
 }
 
+/// `1 more limit is not shown`, `2 more limits are not shown`.
+pub(crate) fn not_shown(number: usize, noun: &str) -> String {
+    let (plural, verb) = if number == 1 { ("", "is") } else { ("s", "are") };
+    format!("{number} more {noun}{plural} {verb} not shown")
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -42,7 +48,13 @@ mod tests {
     #[case(3_599, "59 minutes")]
     #[case(86_399, "23 hours")]
     #[case(172_800, "2 days")]
-    fn spans_are_said_in_one_unit(#[case] seconds: i64, #[case] want: &str) {
+    fn spans_have_one_unit(#[case] seconds: i64, #[case] want: &str) {
         assert_eq!(span(seconds), want);
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        assert_eq!(not_shown(1, "limit"), "1 more limit is not shown");
+        assert_eq!(not_shown(2, "limit"), "2 more limits are not shown");
     }
 }

@@ -1,4 +1,4 @@
-//! What sidecars and services answer. Pure.
+//! Parses the answers of sidecars and services. Pure.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ pub(crate) const PLACEMENT_STATE: &str = "/placement/state";
 /// Path of metrics.
 pub(crate) const METRICS: &str = "/metrics";
 
-/// A sidecar's own description, `GET /v1.0/metadata` (Dapr 1.18). Its `extended` member holds what an
-/// application wrote and is not read.
+/// A sidecar's metadata, `GET /v1.0/metadata` (Dapr 1.18). Its `extended` member holds values that
+/// an application set, and is not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
@@ -56,7 +56,7 @@ pub(crate) struct Rule {
     pub(crate) path: String,
 }
 
-/// Something with a name.
+/// An object with a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Named {
@@ -89,7 +89,8 @@ pub(crate) struct Workflows {
     pub(crate) connected_workers: i64,
 }
 
-/// Placement's tables, `GET /placement/state` (Dapr 1.18). A replica that does not lead answers `null`.
+/// Placement's tables, `GET /placement/state` (Dapr 1.18). A replica that does not lead answers
+/// `null`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct PlacementState {
@@ -116,7 +117,7 @@ pub(crate) struct Host {
     pub(crate) entities: Vec<String>,
 }
 
-/// Reads an answer as JSON; `None` if it is none.
+/// Reads an answer as JSON; `None` if it is invalid.
 pub(crate) fn json<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Option<T> {
     serde_json::from_slice(body).ok()
 }
@@ -132,7 +133,7 @@ pub(crate) fn metric(body: &[u8], name: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// What daprd 1.18.3 answers, shortened.
+    /// An answer of daprd 1.18.3, shortened.
     const ANSWER: &str = r#"{"id":"cart","runtimeVersion":"1.18.3","enabledFeatures":["A"],
         "actors":[{"type":"Cart","count":2}],
         "components":[{"name":"state","type":"state.redis","version":"v1","capabilities":["ETAG"]}],

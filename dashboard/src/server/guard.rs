@@ -1,5 +1,5 @@
-//! What every request has to be, and what every answer says: reading only, from a page of the
-//! dashboard or by a person, for a host name that is the dashboard's.
+//! Admission of requests and security headers of answers. Requests only read, come from a page of
+//! the dashboard or from the user directly, and name a host of the dashboard.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Headers of every answer. Pages load scripts, styles and data from the dashboard alone, are never
-/// framed, cached or read by other origins.
+/// Headers of every answer. Pages load scripts, styles and data only from the dashboard, and are
+/// never framed, cached or read by other origins.
 const HEADERS: [(HeaderName, &str); 8] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -57,7 +57,7 @@ impl Guard {
     }
 
     /// Whether a host, with or without port, is the dashboard's. A web page of another host whose
-    /// name was made to resolve to 127.0.0.1 asks for that other name.
+    /// name resolves to 127.0.0.1 sends that other name.
     fn is_own(&self, host: &str) -> bool {
         let Some(name) = without_port(host) else { return false };
         let name = name.to_ascii_lowercase();
@@ -77,7 +77,7 @@ fn without_port(host: &str) -> Option<&str> {
     (is_port && !name.is_empty()).then_some(name)
 }
 
-/// Whether a page of another site makes the request (W3C Fetch Metadata). A person may follow a link
+/// Whether a page of another site makes the request (W3C Fetch Metadata). Users may follow links
 /// from anywhere; clients other than browsers send nothing.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().unwrap_or("?"));
@@ -85,7 +85,7 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     !matches!(text("sec-fetch-site"), "" | "same-origin" | "none") && !by_person
 }
 
-/// Refuses what is not admitted, and adds the headers.
+/// Refuses requests that are not admitted, and adds the headers.
 pub(crate) async fn check(
     State(guard): State<Arc<Guard>>,
     request: Request,

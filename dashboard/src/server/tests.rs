@@ -9,10 +9,12 @@ use super::*;
 use crate::peers::Reach;
 use crate::server::guard::Guard;
 
+mod large_graph;
+
 const PLANTED: &str = "pl4nted-s3cret";
 const HOSTILE: &str = "<script>alert(1)</script>\"'";
 
-/// A control plane, an application and its resources, with secrets in the places where people put
+/// A control plane, an application and its resources, with secrets where users put
 /// them.
 fn cluster() -> Cluster {
     let service = |name: &str| {
@@ -59,7 +61,13 @@ fn cluster() -> Cluster {
 }
 
 fn site(base: &str) -> Router {
-    let pages = Pages { cluster: cluster(), peers: Peers::new(Reach::Pods), base: base.into() };
+    let pages = Pages {
+        cluster: cluster(),
+        peers: Peers::new(Reach::Pods),
+        logs: None,
+        reviews: None,
+        base: base.into(),
+    };
     router(pages, Guard { allowed_hosts: Vec::new() })
 }
 
@@ -71,7 +79,7 @@ async fn ask(site: &Router, path: &str, accept: &str) -> (Response<()>, String) 
     (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
 }
 
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 19] = [
     "/",
     "/apps",
     "/apps/shop/cart",
@@ -85,6 +93,9 @@ const PATHS: [&str; 16] = [
     "/workflowaccesspolicies",
     "/mcpservers",
     "/actors",
+    "/jobs",
+    "/topics",
+    "/graph?q=x&namespace=shop",
     "/control-plane",
     "/certificates",
     "/apps?q=cart&namespace=shop",
@@ -144,6 +155,7 @@ async fn every_answer_carries_the_headers() {
 #[case("/secrets/dapr-system/dapr-trust-bundle")]
 #[case("/components/shop/none")]
 #[case("/apps/shop/none")]
+#[case("/logs/shop/cart-7d9f-x")]
 #[case("/assets/..%2f..%2fCargo.toml")]
 #[case("/../../etc/passwd")]
 #[case("/a/b/c/d")]
@@ -213,8 +225,57 @@ async fn an_application_shows_what_applies_to_it_and_why_its_sidecar_is_silent()
 }
 
 #[tokio::test]
+async fn a_log_is_shown_without_secrets_and_followed() {
+    let log = format!(
+        "2026-11-29T10:00:00.1Z level=info msg=ready\n2026-11-29T10:00:01.1Z level=error msg=\"redis://u:{PLANTED}@host\"\n"
+    );
+    let service = tower::service_fn(move |_| {
+        let answer = Response::new(kube::client::Body::from(log.clone().into_bytes()));
+        std::future::ready(Ok::<_, tower::BoxError>(answer))
+    });
+    let pages = Pages {
+        cluster: cluster(),
+        peers: Peers::new(Reach::Pods),
+        logs: Some(Logs::new(kube::Client::new(service, "default"))),
+        reviews: None,
+        base: "".into(),
+    };
+    let site = router(pages, Guard { allowed_hosts: Vec::new() });
+    let (_, app) = ask(&site, "/apps/shop/cart", "text/html").await;
+    assert!(app.contains("href=\"/logs/shop/cart-7d9f-x\""), "{app}");
+    let path = "/logs/shop/cart-7d9f-x?level=info";
+    let (head, body) = ask(&site, path, "text/html").await;
+    assert_eq!(head.status(), 200, "{body}");
+    assert!(body.contains("msg=ready") && !body.contains(PLANTED), "{body}");
+    let changes = "/changes?namespace=shop&pod=cart-7d9f-x&seen=2026-11-29T10%3A00%3A01.1Z";
+    assert!(body.contains(&changes.replace('&', "&amp;")), "{body}");
+    let (_, events) = ask(&site, changes, "text/event-stream").await;
+    assert_eq!(
+        events, "data: changed\n\n",
+        "the last of several lines is not the one that came first"
+    );
+    let (_, body) = ask(&site, path, "application/json").await;
+    let view: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&view["container"], &view["lines"][1]["level"]),
+        (&json!("daprd"), &json!("error"))
+    );
+    let (head, events) =
+        ask(&site, "/changes?namespace=shop&pod=cart-7d9f-x", "text/event-stream").await;
+    assert_eq!(head.headers()["content-type"], "text/event-stream");
+    assert_eq!(events, "data: changed\n\n", "once, and the log has ended");
+    assert_eq!(ask(&site, "/logs/shop/none", "text/html").await.0.status(), 404);
+}
+
+#[tokio::test]
 async fn a_change_reaches_an_open_page() {
-    let pages = Pages { cluster: cluster(), peers: Peers::new(Reach::Pods), base: "".into() };
+    let pages = Pages {
+        cluster: cluster(),
+        peers: Peers::new(Reach::Pods),
+        logs: None,
+        reviews: None,
+        base: "".into(),
+    };
     let changing = pages.cluster.clone();
     let site = router(pages, Guard { allowed_hosts: Vec::new() });
     let request = HttpRequest::get("/changes").header("host", "localhost");
@@ -223,4 +284,28 @@ async fn a_change_reaches_an_open_page() {
     changing.fill(&[], &[], &[]);
     let frame = answer.into_body().frame().await.unwrap().unwrap();
     assert!(frame.into_data().unwrap().starts_with(b"data: "));
+}
+
+#[tokio::test]
+async fn without_a_cluster_pages_about_one_say_where_they_are() {
+    let pages = Pages {
+        cluster: Cluster::self_hosted(),
+        peers: Peers::new(Reach::Loopback),
+        logs: None,
+        reviews: None,
+        base: "".into(),
+    };
+    let site = router(pages, Guard { allowed_hosts: Vec::new() });
+    for path in ["/actors", "/jobs", "/control-plane", "/certificates", "/logs/default/1"] {
+        for accept in ["text/html", "application/json"] {
+            let (head, body) = ask(&site, path, accept).await;
+            assert_eq!(head.status(), 404, "{path}: {body}");
+            assert!(body.contains("in Kubernetes"), "{path}: {body}");
+        }
+    }
+    for path in ["/", "/apps", "/components", "/configurations", "/graph", "/topics"] {
+        let (head, body) = ask(&site, path, "text/html").await;
+        assert_eq!(head.status(), 200, "{path}: {body}");
+        assert!(!body.contains("href=\"/control-plane\""), "{path}: {body}");
+    }
 }

@@ -1,7 +1,7 @@
-//! Runs the checks over all Components and the objects that refer to them, and records the findings as
+//! Runs the checks over all Components and the objects of the other kinds, and records the findings as
 //! Events and, for Components, as status conditions if enabled. No response to a sidecar depends on it.
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map},
     sync::Arc,
     time::Duration,
 };
@@ -15,15 +15,16 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     advice::{
         checks::{self, CheckContext, Finding, Reason},
+        other_kinds,
         references::{self, References},
         status_writer::StatusWriter,
     },
     api::context::Context,
-    cache::objects::Entry,
-    key::ObjectKey,
-    leader::while_leading,
-    secrets::resolution::{FetchError, Fetched, ServedKind as _},
+    cache::{objects::Entry, store::Store},
+    cluster::leader::while_leading,
+    secrets::resolution::{FetchError, Fetched, ServedKind},
 };
+use kubernetes::ObjectKey;
 
 /// Delay between a change and the checks: related objects are rarely applied at the same moment.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -32,8 +33,8 @@ const RESYNC: Duration = Duration::from_mins(1);
 /// Interval after which Secrets without findings are read again.
 const REREAD: Duration = Duration::from_mins(10);
 
-/// Runs while this replica is the leader. With `status`, findings are also written to the status of the
-/// Components. Dropping the future is safe.
+/// Runs while this replica is the leader. With `status`, findings are also written to the status of
+/// the Components. Cancel safe.
 pub(crate) async fn run(context: Arc<Context>, status: bool, leading: watch::Receiver<bool>) {
     while_leading(leading, || run_term(&context, status)).await;
 }
@@ -59,7 +60,16 @@ async fn run_term(context: &Context, status: bool) {
         if let Some(writer) = &mut writer {
             writer.prepare().await;
         }
-        check_all(context, &mut verified, writer.as_mut()).await;
+        let mut pass = Pass::new(context, &mut verified);
+        pass.check_components(writer.as_mut()).await;
+        let stores = &context.stores;
+        pass.check_kind(&stores.configurations).await;
+        pass.check_kind(&stores.subscriptions).await;
+        pass.check_kind(&stores.resiliencies).await;
+        pass.check_kind(&stores.http_endpoints).await;
+        pass.check_kind(&stores.mcp_servers).await;
+        pass.check_kind(&stores.workflow_access_policies).await;
+        pass.end();
         check_references(context).await;
         tokio::select! {
             ended = changes.changed() => if ended.is_err() { break },
@@ -69,112 +79,200 @@ async fn run_term(context: &Context, status: bool) {
     std::future::pending::<()>().await; // the process is ending
 }
 
-/// The generations of the Components whose Secrets had no findings. Secrets of other Components are
-/// read at each check.
+/// The generations of the objects whose Secrets had no findings. Secrets of other objects are read at
+/// each check.
 #[derive(Default)]
-struct VerifiedSecrets(BTreeMap<ObjectKey, Generation>);
+struct VerifiedSecrets(BTreeMap<(&'static str, ObjectKey), Generation>);
 
 /// UID and generation; the generation is independent of labels and status (Kubernetes).
 type Generation = (Option<String>, i64);
 
 impl VerifiedSecrets {
-    fn needs_check(&self, entry: &Entry<Component>) -> bool {
-        let metadata = &entry.object.metadata;
-        let current = generation(metadata);
-        current.is_none() || self.0.get(&ObjectKey::of(metadata)) != current.as_ref()
+    fn needs_check<K: ServedKind>(&self, entry: &Entry<K>) -> bool {
+        let current = generation(entry.object.meta());
+        current.is_none() || self.0.get(&key(entry)) != current.as_ref()
     }
 
-    fn record(&mut self, entry: &Entry<Component>, findings: &[Finding]) {
-        let metadata = &entry.object.metadata;
+    fn record<K: ServedKind>(&mut self, entry: &Entry<K>, findings: &[Finding]) {
         let secret =
             |f: &Finding| matches!(f.reason, Reason::SecretNotFound | Reason::SecretKeyNotFound);
-        match generation(metadata) {
+        match generation(entry.object.meta()) {
             Some(current) if !findings.iter().any(secret) => {
-                self.0.insert(ObjectKey::of(metadata), current);
+                self.0.insert(key(entry), current);
             }
             _ => self.remove(entry),
         }
     }
 
-    fn remove(&mut self, entry: &Entry<Component>) {
-        self.0.remove(&ObjectKey::of(&entry.object.metadata));
+    fn remove<K: ServedKind>(&mut self, entry: &Entry<K>) {
+        self.0.remove(&key(entry));
     }
 
-    fn retain_seen(&mut self, seen: &BTreeSet<ObjectKey>) {
+    fn retain_seen(&mut self, seen: &ListedObjects) {
         self.0.retain(|key, _| seen.contains(key));
     }
+}
+
+fn key<K: ServedKind>(entry: &Entry<K>) -> (&'static str, ObjectKey) {
+    (K::KIND, ObjectKey::of(entry.object.meta()))
 }
 
 fn generation(metadata: &ObjectMeta) -> Option<Generation> {
     Some((metadata.uid.clone(), metadata.generation?))
 }
 
-async fn check_all(
-    context: &Context,
-    verified: &mut VerifiedSecrets,
-    mut writer: Option<&mut StatusWriter>,
-) {
-    let mut counts = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for namespace in context.stores.components.namespaces() {
-        let entries = context.stores.components.list(&namespace);
-        let unverified = entries.iter().filter(|entry| verified.needs_check(entry));
-        let names: BTreeSet<String> =
-            unverified.flat_map(|e| e.object.needed_secrets()).map(str::to_owned).collect();
-        let secrets = if names.is_empty() {
-            Fetched::new()
-        } else {
-            context.cluster.secrets(&namespace, names).await
-        };
-        let checks_context = CheckContext {
-            components: entries.iter().map(|entry| &entry.object).collect(),
-            apps: apps(context, &namespace, &entries).await,
-            secrets: &secrets,
-            now: clock::now(),
-        };
-        for entry in &entries {
-            seen.insert(ObjectKey::of(&entry.object.metadata));
-            let findings = checks::check(&entry.object, &checks_context);
-            if has_unread_secret(&entry.object, &secrets) {
-                verified.remove(entry); // a Secret could not be read: no result to write
-            } else {
-                verified.record(entry, &findings);
-                if let Some(writer) = writer.as_deref_mut() {
-                    writer.write(entry, &findings).await;
-                }
-            }
-            for (reason, note) in by_reason(findings) {
-                *counts.entry(reason.text()).or_insert(0) += 1;
-                report(context, &entry.object.object_ref(&()), reason, note).await;
-            }
-        }
-    }
-    verified.retain_seen(&seen);
-    context.metrics.component_findings(&counts);
+/// The objects that exist, by kind.
+type ListedObjects = BTreeSet<(&'static str, ObjectKey)>;
+
+/// One pass of the checks over all kinds.
+struct Pass<'a> {
+    context: &'a Context,
+    verified: &'a mut VerifiedSecrets,
+    seen: ListedObjects,
+    workloads: WorkloadApps,
 }
 
-/// The app ids of a namespace. Workloads are read only if no pod has an app id of the scopes.
-async fn apps(
-    context: &Context,
-    namespace: &str,
-    components: &[Arc<Entry<Component>>],
-) -> Option<BTreeSet<String>> {
-    let apps = context.stores.assignments.apps(namespace);
-    let now = clock::now();
-    let unknown = |entry: &Arc<Entry<Component>>| {
-        !checks::unknown_scopes(&entry.object, &apps, now).is_empty()
-    };
-    if !components.iter().any(unknown) {
-        return Some(apps);
+impl<'a> Pass<'a> {
+    fn new(context: &'a Context, verified: &'a mut VerifiedSecrets) -> Self {
+        Self { context, verified, seen: BTreeSet::new(), workloads: WorkloadApps::default() }
     }
-    match context.cluster.template_apps(namespace).await {
-        Ok(more) => Some(apps.into_iter().chain(more).collect()),
-        Err(error) => {
-            let text = kubernetes::api_text(&error);
-            tracing::debug!(target: "dapr.operator", namespace, "scopes are not checked: {text}");
-            None
+
+    async fn check_components(&mut self, mut writer: Option<&mut StatusWriter>) {
+        let context = self.context;
+        let mut counts = BTreeMap::new();
+        for namespace in context.stores.components.namespaces() {
+            let entries = context.stores.components.list(&namespace);
+            let secrets = secrets(context, &namespace, &entries, self.verified).await;
+            let checks_context =
+                self.checks_context(&namespace, &entries, &entries, &secrets).await;
+            for entry in &entries {
+                let findings = checks::check(&entry.object, &checks_context);
+                let is_read = self.record(entry, &secrets, &findings);
+                if let Some(writer) = writer.as_deref_mut().filter(|_| is_read) {
+                    writer.write(entry, &findings).await;
+                }
+                for (reason, note) in by_reason(findings) {
+                    *counts.entry(reason.text()).or_insert(0) += 1;
+                    report(context, &entry.object.object_ref(&()), reason, note).await;
+                }
+            }
+        }
+        context.metrics.component_findings(&counts);
+    }
+
+    /// Checks the scopes and Secrets of the objects of another kind.
+    async fn check_kind<K: ServedKind>(&mut self, store: &Store<K>) {
+        let context = self.context;
+        for namespace in store.namespaces() {
+            let entries = store.list(&namespace);
+            let components = context.stores.components.list(&namespace);
+            let secrets = secrets(context, &namespace, &entries, self.verified).await;
+            let checks_context =
+                self.checks_context(&namespace, &entries, &components, &secrets).await;
+            for entry in &entries {
+                let findings = other_kinds::check(&entry.object, &checks_context);
+                self.record(entry, &secrets, &findings);
+                report_all(context, &entry.object.object_ref(&()), findings).await;
+            }
         }
     }
+
+    /// What the checks of these entries need from their namespace.
+    async fn checks_context<'s, K: ServedKind>(
+        &mut self,
+        namespace: &str,
+        entries: &[Arc<Entry<K>>],
+        components: &'s [Arc<Entry<Component>>],
+        secrets: &'s Fetched,
+    ) -> CheckContext<'s> {
+        CheckContext {
+            components: components.iter().map(|entry| &entry.object).collect(),
+            apps: self.apps(namespace, entries).await,
+            secrets,
+            now: clock::now(),
+        }
+    }
+
+    /// Records what was found; returns whether all Secrets of the object could be read.
+    fn record<K: ServedKind>(
+        &mut self,
+        entry: &Entry<K>,
+        secrets: &Fetched,
+        findings: &[Finding],
+    ) -> bool {
+        self.seen.insert(key(entry));
+        let is_read = !has_unread_secret(&entry.object, secrets);
+        if is_read {
+            self.verified.record(entry, findings);
+        } else {
+            self.verified.remove(entry);
+        }
+        is_read
+    }
+
+    /// The app ids of a namespace. Workloads are read only if no pod has an app id of the scopes.
+    async fn apps<K: ServedKind>(
+        &mut self,
+        namespace: &str,
+        entries: &[Arc<Entry<K>>],
+    ) -> Option<BTreeSet<String>> {
+        let mut apps = self.context.stores.assignments.apps(namespace);
+        let now = clock::now();
+        let unknown =
+            |entry: &Arc<Entry<K>>| !checks::unknown_scopes(&entry.object, &apps, now).is_empty();
+        if entries.iter().any(unknown) {
+            let read = || self.context.cluster.template_apps(namespace);
+            apps.extend(self.workloads.of(namespace, read).await?.iter().cloned());
+        }
+        Some(apps)
+    }
+
+    /// Forgets the objects that no longer exist.
+    fn end(self) {
+        self.verified.retain_seen(&self.seen);
+    }
+}
+
+/// The app ids of the workloads of namespaces, each read once; `None` for a failed read.
+#[derive(Default)]
+struct WorkloadApps(BTreeMap<String, Option<BTreeSet<String>>>);
+
+impl WorkloadApps {
+    async fn of<F>(
+        &mut self,
+        namespace: &str,
+        read: impl FnOnce() -> F,
+    ) -> Option<&BTreeSet<String>>
+    where
+        F: Future<Output = kube::Result<BTreeSet<String>>>,
+    {
+        let apps = match self.0.entry(namespace.to_owned()) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(place) => {
+                let apps = read().await.inspect_err(|error| {
+                    let text = kubernetes::api_text(error);
+                    tracing::debug!(
+                        target: "dapr.operator", namespace, "scopes are not checked: {text}"
+                    );
+                });
+                place.insert(apps.ok())
+            }
+        };
+        apps.as_ref()
+    }
+}
+
+/// The Secrets of the objects whose Secrets must be read.
+async fn secrets<K: ServedKind>(
+    context: &Context,
+    namespace: &str,
+    entries: &[Arc<Entry<K>>],
+    verified: &VerifiedSecrets,
+) -> Fetched {
+    let unverified = entries.iter().filter(|entry| verified.needs_check(entry));
+    let names: BTreeSet<String> =
+        unverified.flat_map(|e| e.object.needed_secrets()).map(str::to_owned).collect();
+    if names.is_empty() { Fetched::new() } else { context.cluster.secrets(namespace, names).await }
 }
 
 /// Checks the names by which other kinds refer to Components, and the Configurations of pods.
@@ -217,9 +315,9 @@ async fn report_all(context: &Context, about: &ObjectReference, findings: Vec<Fi
     }
 }
 
-/// Whether a Secret that the Component references could not be read.
-fn has_unread_secret(component: &Component, secrets: &Fetched) -> bool {
-    component
+/// Whether a Secret that the object references could not be read.
+fn has_unread_secret<K: ServedKind>(object: &K, secrets: &Fetched) -> bool {
+    object
         .needed_secrets()
         .into_iter()
         .any(|name| matches!(secrets.get(name), Some(Err(FetchError::Failed { .. }))))
@@ -269,8 +367,22 @@ mod tests {
         verified.record(&entry(1), &[finding(Reason::UnknownType, "x")]);
         assert!(!verified.needs_check(&entry(1)));
         assert!(verified.needs_check(&entry(2)));
-        verified.retain_seen(&BTreeSet::new());
+        verified.retain_seen(&ListedObjects::new());
         assert!(verified.needs_check(&entry(1)), "a deleted Component is verified again");
+    }
+
+    #[tokio::test]
+    async fn workloads_of_a_namespace_are_read_once() {
+        let mut workloads = WorkloadApps::default();
+        let apps: BTreeSet<String> = ["orders".to_owned()].into();
+        let found = workloads.of("a", || std::future::ready(Ok(apps.clone()))).await;
+        assert_eq!(found, Some(&apps));
+        let failed = || std::future::ready(Err(kube::Error::TlsRequired));
+        assert_eq!(workloads.of("b", failed).await, None);
+        for (namespace, want) in [("a", Some(&apps)), ("b", None)] {
+            let again = async || unreachable!("{namespace} is read again");
+            assert_eq!(workloads.of(namespace, again).await, want);
+        }
     }
 
     #[test]

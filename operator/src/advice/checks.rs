@@ -6,15 +6,14 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use resources::{
-    Component, CustomResource, NameValuePair, SECRET_STORE_KUBERNETES,
-    annotations::ANNOTATION_COMPONENT_CONTAINER, go_duration, is_kubernetes_store, spelling,
+    Component, CustomResource, NameValuePair, SECRET_STORE_KUBERNETES, SecretKeyRef,
+    annotations::ANNOTATION_COMPONENT_CONTAINER,
+    component_types::{self, ComponentType},
+    go_duration, is_kubernetes_store, spelling,
 };
 use serde_json::Value;
 
-use crate::{
-    advice::component_types::{self, ComponentType},
-    secrets::resolution::{FetchError, Fetched},
-};
+use crate::secrets::resolution::{FetchError, Fetched, key_of};
 
 /// Minimum age of a Component before an unknown app id in its scopes is reported: the app may be
 /// deployed after its Components.
@@ -64,6 +63,7 @@ pub(crate) enum Reason {
     InvalidDuration,
     ConfigurationNotFound,
     ComponentNotFound,
+    ApiRuleWithoutEffect,
 }
 
 impl Reason {
@@ -83,6 +83,7 @@ impl Reason {
             Self::InvalidDuration => "InvalidDuration",
             Self::ConfigurationNotFound => "ConfigurationNotFound",
             Self::ComponentNotFound => "ComponentNotFound",
+            Self::ApiRuleWithoutEffect => "ApiRuleWithoutEffect",
         }
     }
 }
@@ -91,13 +92,13 @@ impl Reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) reason: Reason,
-    /// Names the member, the problem and what to do.
+    /// Names the member, the problem and the remedy.
     pub(crate) note: String,
 }
 
-/// What the checks need to know about the namespace of a Component.
+/// What the checks need from the namespace of an object.
 pub(crate) struct CheckContext<'a> {
-    /// All Components of the namespace, including the checked one.
+    /// All Components of the namespace, with the checked one.
     pub(crate) components: Vec<&'a Component>,
     /// The app ids of the namespace; `None` when they could not be read, and scopes are not checked.
     pub(crate) apps: Option<BTreeSet<String>>,
@@ -115,7 +116,7 @@ pub(crate) fn check(component: &Component, context: &CheckContext<'_>) -> Vec<Fi
     check_timeout(component, &mut report);
     check_secrets(component, context, &mut report);
     check_actor_store(component, context, &mut report);
-    check_scopes(component, context, &mut report);
+    findings.extend(scope_findings(component, context));
     findings
 }
 
@@ -199,13 +200,13 @@ fn check_metadata(component: &Component, version: ComponentType, report: &mut Re
     }
 }
 
-/// What daprd 1.18 loads with exactly one of two settings.
+/// Pairs of settings of which daprd 1.18 needs exactly one.
 const ONE_OF: [([&str; 2], [&str; 2]); 1] = [(
     ["secretstores.hashicorp.vault", "secretstores.vault"],
     ["vaultToken", "vaultTokenMountPath"],
 )];
 
-/// Whether both or neither of two settings are given, of which daprd takes one.
+/// Whether both or neither of two settings are given, where daprd needs one.
 fn check_alternatives(
     type_: &str,
     all_known: bool,
@@ -268,34 +269,49 @@ fn check_secrets(component: &Component, context: &CheckContext<'_>, report: &mut
         return;
     }
     if !is_kubernetes_store(store) {
-        let exists = context.components.iter().any(|other| {
-            other.metadata.name.as_ref() == Some(store)
-                && other.spec.type_.starts_with("secretstores.")
-        });
-        if !exists {
-            let note = format!("secret store {store:?} does not exist in this namespace");
-            report(Reason::SecretStoreNotFound, note);
+        if let Some(Finding { reason, note }) = missing_secret_store(store, context) {
+            report(reason, note);
         }
         return;
     }
     for item in references {
-        let reference = &item.secret_key_ref;
-        let key = if reference.key.is_empty() { &reference.name } else { &reference.key };
-        match context.secrets.get(&reference.name) {
-            Some(Err(error @ (FetchError::NotFound(_) | FetchError::Reserved(_)))) => {
-                report(Reason::SecretNotFound, error.to_string());
-            }
-            Some(Ok(data)) if !data.contains_key(key) => {
-                let (name, secret) = (&item.name, &reference.name);
-                let note = format!(
-                    "Secret {secret:?} has no key {key:?}, which metadata {name} references"
-                );
-                report(Reason::SecretKeyNotFound, note);
-            }
-            // A failed read is not a problem of the Component.
-            Some(Ok(_) | Err(FetchError::Failed { .. })) | None => {}
+        let user = format!("metadata {} references", item.name);
+        let finding = secret_finding(&item.secret_key_ref, &user, context);
+        if let Some(Finding { reason, note }) = finding {
+            report(reason, note);
         }
     }
+}
+
+/// A finding if no Component of the namespace is a secret store of this name.
+pub(crate) fn missing_secret_store(store: &str, context: &CheckContext<'_>) -> Option<Finding> {
+    let exists = context.components.iter().any(|other| {
+        other.metadata.name.as_deref() == Some(store)
+            && other.spec.type_.starts_with("secretstores.")
+    });
+    let note = || format!("secret store {store:?} does not exist in this namespace");
+    (!exists).then(|| Finding { reason: Reason::SecretStoreNotFound, note: note() })
+}
+
+/// A finding if the Secret of a reference, or its key, does not exist; `user` completes "which ...".
+pub(crate) fn secret_finding(
+    reference: &SecretKeyRef,
+    user: &str,
+    context: &CheckContext<'_>,
+) -> Option<Finding> {
+    let (secret, key) = (&reference.name, key_of(reference));
+    let (reason, note) = match context.secrets.get(secret)? {
+        Err(error @ (FetchError::NotFound(_) | FetchError::Reserved(_))) => {
+            (Reason::SecretNotFound, error.to_string())
+        }
+        Ok(data) if !data.contains_key(key) => {
+            let note = format!("Secret {secret:?} has no key {key:?}, which {user}");
+            (Reason::SecretKeyNotFound, note)
+        }
+        // A failed read is not a problem of the object.
+        Ok(_) | Err(FetchError::Failed { .. }) => return None,
+    };
+    Some(Finding { reason, note })
 }
 
 fn check_actor_store(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
@@ -337,14 +353,20 @@ fn share_an_app(a: &[String], b: &[String]) -> bool {
     a.is_empty() || b.is_empty() || a.iter().any(|app| b.contains(app))
 }
 
-fn check_scopes(component: &Component, context: &CheckContext<'_>, report: &mut Report<'_>) {
-    let Some(apps) = &context.apps else { return };
-    for app in unknown_scopes(component, apps, context.now) {
+/// The scopes of an object of any kind that lead nowhere.
+pub(crate) fn scope_findings<K: CustomResource>(
+    object: &K,
+    context: &CheckContext<'_>,
+) -> Vec<Finding> {
+    let Some(apps) = &context.apps else { return Vec::new() };
+    let unknown = unknown_scopes(object, apps, context.now).into_iter();
+    let finding = |app: &str| {
         let near = spelling::nearest(app, apps.iter().map(String::as_str));
         let guess = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         let note = format!("no pod or workload in this namespace has app id {app:?}{guess}");
-        report(Reason::UnknownScope, note);
-    }
+        Finding { reason: Reason::UnknownScope, note }
+    };
+    unknown.map(finding).collect()
 }
 
 /// The app ids in the scopes of an object of at least [`SCOPE_GRACE`] that are not among `apps`.

@@ -5,15 +5,17 @@
 //! reported at once; another only after [`SCOPE_GRACE`], because the Component may be applied later.
 use jiff::Timestamp;
 use resources::{
-    Component, Configuration, Resiliency, SECRET_STORE_KUBERNETES, Subscription, spelling,
+    ApiAccess, Component, Configuration, Resiliency, SECRET_STORE_KUBERNETES, Subscription,
+    component_types, spelling,
 };
 
-use crate::advice::{
-    checks::{Finding, Reason, is_old},
-    component_types,
-};
+use crate::advice::checks::{Finding, Reason, is_old};
 
-/// What the checks need to know about a namespace.
+/// The name resolvers of daprd with all components (Dapr 1.18).
+const RESOLVERS: [&str; 6] =
+    ["kubernetes", "mdns", "consul", "sqlite", "aws.cloudmap", "nameformat"];
+
+/// What the checks need from a namespace.
 pub(crate) struct References<'a> {
     /// All Components of the namespace.
     pub(crate) components: &'a [&'a Component],
@@ -21,7 +23,7 @@ pub(crate) struct References<'a> {
 }
 
 impl References<'_> {
-    /// Names that lead nowhere in a Configuration: secret stores and HTTP middleware.
+    /// Names without an object in a Configuration: secret stores and HTTP middleware.
     pub(crate) fn check_configuration(&self, configuration: &Configuration) -> Vec<Finding> {
         let created = configuration.metadata.creation_timestamp.as_ref().map(|time| time.0);
         let mut findings = Vec::new();
@@ -59,6 +61,7 @@ impl References<'_> {
                 );
             }
         }
+        findings.extend(check_alone(configuration));
         findings
     }
 
@@ -123,6 +126,19 @@ impl References<'_> {
     }
 }
 
+/// The finding about a name resolver that resembles a known one: an unknown one may be newer.
+fn misspelt_resolver(given: &str) -> Option<Finding> {
+    if given.is_empty() || RESOLVERS.contains(&given) {
+        return None;
+    }
+    let near = spelling::nearest(given, RESOLVERS)?;
+    let note = format!(
+        "spec.nameResolution.component: name resolver {given:?} is unknown; did you mean {near}? \
+         Sidecars go on without one"
+    );
+    Some(finding(Reason::UnknownType, note))
+}
+
 /// The finding about a pod whose annotation names a Configuration that does not exist; its sidecar does
 /// not start.
 pub(crate) fn missing_configuration<'a>(
@@ -144,6 +160,32 @@ fn finding(reason: Reason, note: String) -> Finding {
 
 fn name_of(component: &Component) -> Option<&str> {
     component.metadata.name.as_deref()
+}
+
+/// Problems of a Configuration that no other object of its namespace explains.
+pub(crate) fn check_alone(configuration: &Configuration) -> Vec<Finding> {
+    let spec = &configuration.spec;
+    let resolver = spec.name_resolution.as_ref().map(|resolution| resolution.component.as_str());
+    let misspelt = resolver.and_then(misspelt_resolver);
+    misspelt.into_iter().chain(spec.api.iter().flat_map(api_rules_without_effect)).collect()
+}
+
+/// Rules of the API lists that daprd 1.18 ignores in both protocols, so the API stays open.
+fn api_rules_without_effect(api: &ApiAccess) -> impl Iterator<Item = Finding> {
+    let lists = [("allowed", &api.allowed), ("denied", &api.denied)];
+    lists.into_iter().flat_map(|(list, rules)| {
+        let protocols = rules.iter().map(|rule| rule.protocol.as_str()).enumerate();
+        let ignored = protocols.filter(|(_, protocol)| {
+            !["http", "grpc"].iter().any(|known| known.eq_ignore_ascii_case(protocol))
+        });
+        ignored.map(move |(i, protocol)| {
+            let note = format!(
+                "spec.api.{list}[{i}].protocol is {protocol:?}, neither http nor grpc: the rule has no \
+                 effect; one rule for each protocol restricts both"
+            );
+            finding(Reason::ApiRuleWithoutEffect, note)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -222,6 +264,35 @@ mod tests {
         assert_eq!(check(&configuration, 120, |r, o| r.check_configuration(o)).len(), want);
         let early = check(&configuration, 119, |r, o| r.check_configuration(o));
         assert_eq!(early, [""; 0], "the Component may be applied later");
+    }
+
+    /// Asked of daprd 1.18.3 with calls for its metadata in both protocols.
+    #[rstest]
+    #[case::http(json!({"denied": [{"name": "metadata", "version": "v1.0", "protocol": "http"}]}), "")]
+    #[case::upper_case(json!({"denied": [{"name": "metadata", "version": "v1.0", "protocol": "HTTP"}]}), "")]
+    #[case::grpc(json!({"allowed": [{"name": "state", "version": "v1", "protocol": "grpc"}]}), "")]
+    #[case::no_protocol(json!({"denied": [{"name": "state", "version": "v1"}]}),
+        "spec.api.denied[0].protocol is \"\"")]
+    #[case::other_protocol(json!({"allowed": [{"protocol": "http"}, {"protocol": "tcp"}]}),
+        "spec.api.allowed[1].protocol is \"tcp\"")]
+    fn api_rules_that_daprd_ignores(#[case] api: Value, #[case] want: &str) {
+        let configuration: Configuration = object(&json!({"api": api}));
+        let found = check(&configuration, 0, |r, o| r.check_configuration(o));
+        assert_eq!(found.len(), usize::from(!want.is_empty()), "{found:?}");
+        assert!(found.join("").contains(want), "{found:?}");
+    }
+
+    #[rstest]
+    #[case("kubernetes", 0)]
+    #[case("consul", 0)]
+    #[case("", 0)]
+    #[case("our-own", 0)]
+    #[case("kubernets", 1)]
+    #[case("mdsn", 1)]
+    fn names_of_resolvers(#[case] name: &str, #[case] want: usize) {
+        let configuration: Configuration = object(&json!({"nameResolution": {"component": name}}));
+        let found = check(&configuration, 0, |r, o| r.check_configuration(o));
+        assert_eq!(found.len(), want, "{found:?}");
     }
 
     #[rstest]

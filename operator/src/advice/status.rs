@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::advice::checks::{Finding, Reason};
 
-/// The CRD of Components.
 pub(crate) const CRD: &str = "components.dapr.io";
 
 /// The desired status of a Component with these findings; `None` when `current` equals it.
@@ -73,8 +72,7 @@ fn condition<'a>(type_: &str, findings: impl Iterator<Item = &'a Finding>) -> Co
     condition
 }
 
-/// The JSON Patch (RFC 6902) that adds the status subresource and its printer columns to the CRD; empty
-/// when the CRD has them.
+/// The JSON Patch (RFC 6902) that adds the status subresource to the CRD; empty when the CRD has it.
 pub(crate) fn crd_patch(crd: &Value) -> Vec<Value> {
     let versions = crd.pointer("/spec/versions").and_then(Value::as_array);
     let named = |version: &Value| version["name"] == Component::VERSION;
@@ -91,7 +89,6 @@ pub(crate) fn crd_patch(crd: &Value) -> Vec<Value> {
     };
     want("/schema/openAPIV3Schema/properties/status", schema());
     want("/subresources", json!({"status": {}}));
-    want("/additionalPrinterColumns", columns());
     if !operations.is_empty() {
         // The order of the versions may change before the patch is applied.
         let path = format!("{version}/name");
@@ -126,19 +123,6 @@ fn schema() -> Value {
             },
         },
     })
-}
-
-fn columns() -> Value {
-    let column = |name: &str, path: &str| json!({"name": name, "type": "string", "jsonPath": path});
-    let ready = |member: &str| format!(r#".status.conditions[?(@.type=="Ready")].{member}"#);
-    json!([
-        column("Type", ".spec.type"),
-        column("Version", ".spec.version"),
-        column("Scopes", ".scopes"),
-        column("Ready", &ready("status")),
-        column("Reason", &ready("reason")),
-        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    ])
 }
 
 #[cfg(test)]

@@ -51,14 +51,11 @@ impl StatusWriter {
     }
 
     async fn ensure_crd(&self) -> kube::Result<CrdCheck> {
-        let crd = self.cluster.crd(status::CRD).await?;
-        let operations = status::crd_patch(&crd);
-        if operations.is_empty() {
-            return Ok(CrdCheck::UpToDate);
+        let result = self.cluster.reconcile_crd(status::CRD, status::crd_patch).await?;
+        if result == CrdCheck::Patched {
+            tracing::info!(target: "dapr.operator", "added the status subresource to CRD {}", status::CRD);
         }
-        self.cluster.patch_crd(status::CRD, operations).await?;
-        tracing::info!(target: "dapr.operator", "added the status subresource to CRD {}", status::CRD);
-        Ok(CrdCheck::Patched)
+        Ok(result)
     }
 
     /// Writes the status of a Component, if it changed.

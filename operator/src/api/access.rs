@@ -18,7 +18,7 @@ pub(crate) struct Caller {
     pub(crate) address: Option<IpAddr>,
     /// The connection of the sidecar.
     pub(crate) peer: Option<Peer>,
-    /// What the answer occupies until the sidecar has read it.
+    /// Memory that the answer occupies until the sidecar has read it.
     pub(crate) outgoing: Outgoing,
 }
 

@@ -10,14 +10,14 @@ use kubernetes::{Store, WatchEvent};
 use resources::annotations::{ANNOTATION_APP_ID, ANNOTATION_CONFIG, ANNOTATION_ENABLED, is_truthy};
 use tokio::sync::watch;
 
-use crate::key::ObjectKey;
+use kubernetes::ObjectKey;
 
 /// The sidecar annotations of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodClaim {
     /// Annotation `dapr.io/app-id`; default: the name of the pod.
     pub(crate) app_id: String,
-    /// Annotation `dapr.io/config`; empty for none.
+    /// Annotation `dapr.io/config` as written; empty if blank or absent.
     pub(crate) configuration: String,
     /// UID of the pod, kept for those with a Configuration.
     pub(crate) uid: Option<String>,
@@ -36,7 +36,10 @@ impl PodClaim {
             "" => metadata.name.clone().unwrap_or_default(),
             id => id.to_owned(),
         };
-        let configuration = annotation(ANNOTATION_CONFIG).to_owned();
+        // Sidecars ask for the name as written.
+        let configuration =
+            Some(annotation(ANNOTATION_CONFIG)).filter(|name| !name.trim().is_empty());
+        let configuration = configuration.unwrap_or_default().to_owned();
         let uid = metadata.uid.clone().filter(|_| !configuration.is_empty());
         Some(Self { app_id, configuration, uid })
     }
@@ -153,6 +156,9 @@ mod tests {
     #[case::not_enabled(&[&[("enabled", "no"), ("app-id", "a"), ("config", "c")][..]], false)]
     #[case::no_config(&[&[("enabled", "1"), ("app-id", "a")][..]], false)]
     #[case::other_app(&[&[("enabled", "1"), ("app-id", "b"), ("config", "c")][..]], false)]
+    #[case::space_is_part_of_the_name(&[&[("enabled", "1"), ("app-id", "a"), ("config", "c ")][..]], false)]
+    #[case::blank_is_none(&[&[("enabled", "1"), ("app-id", "a"), ("config", " ")][..],
+        &[("enabled", "1"), ("app-id", "a"), ("config", "c")][..]], true)]
     #[case::pods_without_config_are_ignored(&[&[("enabled", "1"), ("app-id", "a")][..],
         &[("enabled", "1"), ("app-id", "a"), ("config", "c")][..]], true)]
     #[case::disagreement(&[&[("enabled", "1"), ("app-id", "a"), ("config", "c")][..],

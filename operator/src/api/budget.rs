@@ -32,7 +32,7 @@ pub struct BudgetLimits {
     /// an object of 3 KiB to 10,000 sidecars.
     pub namespace_bytes: usize,
     /// How long a list waits for its share; 2 s by default. A sidecar waits 5 s for a response and
-    /// tries again (Dapr 1.18).
+    /// retries (Dapr 1.18).
     pub wait: Duration,
     /// How long a client may leave a message unread; 30 s by default.
     pub unread: Duration,
@@ -65,7 +65,7 @@ struct Shared {
 struct State {
     namespaces: BTreeMap<String, Arc<Semaphore>>,
     next: u64,
-    /// Who holds a part of a budget since when.
+    /// Holders of a part of a budget, with the time of the reservation.
     held: BTreeMap<u64, (Instant, Option<Peer>)>,
 }
 
@@ -120,7 +120,7 @@ impl Budget {
         }
     }
 
-    /// Disconnects clients that leave messages unread, for ever.
+    /// Disconnects clients that leave messages unread. Never returns.
     pub(crate) async fn disconnect_stalled(self) {
         let mut ticks = interval(CHECK.min(self.0.limits.unread));
         loop {
@@ -135,7 +135,7 @@ impl Budget {
         }
     }
 
-    /// Who has left a message unread for too long. Budgets that are not in use are dropped.
+    /// The clients that have left a message unread for too long. Unused budgets are dropped.
     fn stalled(&self, now: Instant) -> Vec<Option<Peer>> {
         let limit = self.0.limits.unread;
         let mut state = self.lock();

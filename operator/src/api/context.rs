@@ -24,8 +24,8 @@ use crate::{
         store::{Store, SyncState},
     },
     cluster::Cluster,
+    cluster::report::Reports,
     metrics::Metrics,
-    report::Reports,
     secrets::resolution::{Fetched, FillError, ServedKind},
 };
 

@@ -37,7 +37,7 @@ pub(crate) enum ApiError {
     )]
     TooLarge { plural: &'static str, namespace: String, app_id: String },
     /// Sidecars of the namespace have not read earlier answers.
-    #[error("sidecars of namespace {0:?} have not read what they were sent; try again")]
+    #[error("sidecars of namespace {0:?} have not read earlier messages; try again")]
     BudgetExhausted(String),
     #[error("serialize an object")]
     Serialize(#[from] serde_json::Error),

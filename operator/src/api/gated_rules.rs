@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use kube::Resource as _;
 use kubernetes::api_text;
-use resources::{CustomResource as _, WorkflowAccessPolicy, json};
+use resources::{CustomResource as _, WorkflowAccessPolicy, images, json};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{
@@ -100,15 +100,7 @@ impl Context {
 
 /// Whether sidecars of this image enforce `requires`.
 fn enforces_requires(image: &str) -> bool {
-    let name = image.split('@').next().unwrap_or_default();
-    let name = name.rsplit('/').next().unwrap_or_default();
-    let tag = name.split_once(':').map_or("", |(_, tag)| tag);
-    let mut numbers = tag.strip_prefix('v').unwrap_or(tag).split(['.', '-', '+']);
-    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
-    match (number(), number()) {
-        (Some(major), Some(minor)) => (major, minor) >= ENFORCED_SINCE,
-        _ => true,
-    }
+    images::minor(images::tag(image)).is_none_or(|version| version >= ENFORCED_SINCE)
 }
 
 /// Removes the gated rules of a policy, and the rules that become empty. Returns how many were removed.

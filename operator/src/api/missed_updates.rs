@@ -25,8 +25,8 @@ pub(crate) struct MissedUpdates {
     started: Instant,
     /// Objects written since this time may have been missed.
     since: Timestamp,
-    /// Hashes of the sidecars that received the updates. A sidecar that restarts because of an update
-    /// must not receive it again: it would restart forever.
+    /// Hashes of the sidecars that received the updates. A sidecar that restarts because of an
+    /// update must not receive it again: it would restart repeatedly.
     sent: Mutex<HashSet<u64>>,
     hasher: RandomState,
 }

@@ -18,9 +18,11 @@ use kubernetes::WatchEvent;
 use runtime::Scope;
 use tokio::sync::Notify;
 
+use kubernetes::ObjectKey;
+
 use crate::{
-    api::context::Context, cache::store::Store, key::ObjectKey, secrets::resolution::ServedKind,
-    watch::handle_events,
+    api::context::Context, cache::store::Store, cluster::watch::handle_events,
+    secrets::resolution::ServedKind,
 };
 
 /// The Secrets that changed since the last push.

@@ -106,10 +106,10 @@ impl wire::operator_server::Operator for OperatorApi {
         request: Request<wire::GetConfigurationRequest>,
     ) -> Reply<wire::GetConfigurationResponse> {
         let result = async {
-            let asked = request.get_ref();
-            let caller = caller(&request, &asked.namespace)?;
+            let message = request.get_ref();
+            let caller = caller(&request, &message.namespace)?;
             let store = &self.0.stores.configurations;
-            let configuration = self.0.get(store, &caller, &asked.name).await?;
+            let configuration = self.0.get(store, &caller, &message.name).await?;
             Ok(wire::GetConfigurationResponse { configuration })
         };
         self.timed("GetConfiguration", result).await
@@ -129,9 +129,10 @@ impl wire::operator_server::Operator for OperatorApi {
         request: Request<wire::GetResiliencyRequest>,
     ) -> Reply<wire::GetResiliencyResponse> {
         let result = async {
-            let asked = request.get_ref();
-            let caller = caller(&request, &asked.namespace)?;
-            let resiliency = self.0.get(&self.0.stores.resiliencies, &caller, &asked.name).await?;
+            let message = request.get_ref();
+            let caller = caller(&request, &message.namespace)?;
+            let resiliency =
+                self.0.get(&self.0.stores.resiliencies, &caller, &message.name).await?;
             Ok(wire::GetResiliencyResponse { resiliency })
         };
         self.timed("GetResiliency", result).await

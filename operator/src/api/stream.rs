@@ -14,7 +14,7 @@ use crate::{
     cache::{
         broadcaster::{self, ResolvedEvent, StreamEvent},
         objects::Entry,
-        store::{Store, SyncState},
+        store::Store,
     },
     secrets::resolution::{FillError, ServedKind},
 };
@@ -34,8 +34,8 @@ impl Context {
         store: &Arc<Store<K>>,
         caller: Caller,
     ) -> impl Stream<Item = Event> + Send + use<K> {
-        let synced = *store.sync().borrow() != SyncState::Pending;
-        let subscription = synced.then(|| store.subscribe(&caller.namespace, &caller.app_id));
+        // Before the kind has been listed nothing is published.
+        let subscription = store.subscribe(&caller.namespace, &caller.app_id);
         tracing::info!(target: "dapr.operator.api", app_id = caller.app_id,
             namespace = caller.namespace, "sidecar connected for {} updates", K::WHAT);
         let missed_since = K::RESEND_AFTER_RESTART
@@ -63,8 +63,7 @@ struct EventStream<K: ServedKind> {
     context: Arc<Context>,
     store: Arc<Store<K>>,
     caller: Caller,
-    /// `None` until the kind has been listed.
-    subscription: Option<broadcaster::Subscription<K>>,
+    subscription: broadcaster::Subscription<K>,
     /// Objects written since this time are sent before any other event.
     missed_since: Option<Timestamp>,
     outdated: OutdatedSidecar,
@@ -92,28 +91,23 @@ impl<K: ServedKind> EventStream<K> {
         }
     }
 
-    /// The next event from the subscription, or one that is tried again.
+    /// The next event from the subscription, or one that is retried.
     async fn next_unresolved(&mut self) -> StreamEvent<K> {
         loop {
-            let Some(subscription) = &self.subscription else {
-                self.store.wait_synced().await;
-                let caller = &self.caller;
-                self.subscription = Some(self.store.subscribe(&caller.namespace, &caller.app_id));
-                continue;
-            };
             if let Some(since) = self.missed_since {
+                self.store.wait_synced().await;
                 // The assigned Configuration is known only when all pods are.
                 self.context.stores.assignments.wait_synced().await;
                 self.missed_since = None;
                 for missed in self.missed(since) {
-                    subscription.put_back(missed);
+                    self.subscription.put_back(missed);
                 }
             }
             tokio::select! {
-                event = subscription.next() => return event,
+                event = self.subscription.next() => return event,
                 () = sleep_until(self.retry_at), if !self.failed.is_empty() => {
                     for (_, event) in std::mem::take(&mut self.failed) {
-                        subscription.put_back(event);
+                        self.subscription.put_back(event);
                     }
                 }
             }
@@ -143,7 +137,7 @@ impl<K: ServedKind> EventStream<K> {
             || self.context.stores.assignments.uses(namespace, app_id, name)
     }
 
-    /// The JSON to send to this sidecar; `None` to try again later.
+    /// The JSON to send to this sidecar; `None` to retry later.
     async fn body_for_caller(&self, event: &StreamEvent<K>) -> Option<Bytes> {
         let body = self.body(event).await.ok()?;
         if K::KIND != WorkflowAccessPolicy::KIND || event.event == ResourceEventType::Deleted {

@@ -19,7 +19,7 @@ use kubernetes::{ListChange, ListDiff, WatchEvent};
 use resources::{CustomResource, GROUP, json, trim_metadata};
 use serde_json::Value;
 
-use crate::key::ObjectKey;
+use kubernetes::ObjectKey;
 
 /// A decoded object and its JSON.
 pub(crate) struct Entry<K> {

@@ -173,3 +173,37 @@ impl<K: CustomResource> Store<K> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use resources::Component;
+    use serde_json::json;
+
+    use super::*;
+
+    fn component(name: &str) -> DynamicObject {
+        let metadata = json!({"name": name, "namespace": "n"});
+        let object = json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",
+            "metadata": metadata, "spec": {}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_stream_from_before_the_first_list_gets_every_change_after_it() {
+        let store = Store::<Component>::default();
+        let stream = store.subscribe("n", "app");
+        let events = [
+            WatchEvent::Init,
+            WatchEvent::InitApply(component("listed")),
+            WatchEvent::InitDone,
+            WatchEvent::Apply(component("created")),
+        ];
+        for event in events {
+            store.apply(event).unwrap();
+        }
+        let sent = std::iter::from_fn(|| stream.next().now_or_never());
+        let sent: Vec<_> = sent.map(|event| event.resolved.entry.name().to_owned()).collect();
+        assert_eq!(sent, ["created"]);
+    }
+}

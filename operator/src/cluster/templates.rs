@@ -1,11 +1,11 @@
-//! The app ids of workloads that have no pod now: scaled to zero, or run by a schedule.
+//! The app ids of workloads that have no pods: scaled to zero, or started by a schedule.
 use std::collections::BTreeSet;
 
 use kube::core::DynamicObject;
 use resources::{annotations::ANNOTATION_APP_ID, labels::LABEL_APP_ID};
 
-/// Group, version, kind and plural of what has a pod template, or is a pod. A Knative revision has a
-/// Deployment.
+/// Group, version, kind and plural of objects with a pod template, and of pods. A Knative revision
+/// has a Deployment.
 pub(super) const KINDS: [(&str, &str, &str, &str); 8] = [
     ("apps", "v1", "Deployment", "deployments"),
     ("apps", "v1", "StatefulSet", "statefulsets"),
@@ -17,12 +17,12 @@ pub(super) const KINDS: [(&str, &str, &str, &str); 8] = [
     ("", "v1", "Pod", "pods"),
 ];
 
-/// Where pod templates are, besides the object itself.
+/// JSON pointers to pod templates; the object itself is another.
 const TEMPLATES: [&str; 3] =
     ["/spec/template", "/spec/jobTemplate/spec/template", "/spec/jobTargetRef/template"];
 
-/// The app ids that an object and its pod template name, whether or not they ask for a sidecar: a
-/// shared daprd is a container of its own.
+/// The app ids of an object and its pod template, whether or not they request a sidecar: a shared
+/// daprd is a container of its own.
 pub(super) fn app_ids(object: &DynamicObject) -> BTreeSet<String> {
     let metadata = &object.metadata;
     let own = metadata

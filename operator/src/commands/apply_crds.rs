@@ -1,6 +1,6 @@
-//! `operator apply-crds`: brings the custom resource definitions of a cluster to this version, which
-//! Helm does not do. The chart runs it before an upgrade. A definition that a newer release or the
-//! CLI installed keeps everything it has, see `crd_merge`.
+//! `operator apply-crds`: upgrades the custom resource definitions of a cluster to this version,
+//! which Helm does not do. The chart runs it before an upgrade. Members that a newer release or the
+//! CLI added to a definition remain, see `crd_merge`.
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The definitions as they are installed, `crds/` of the source tree.
-const DEFINITIONS: [&str; 7] = [
+pub(crate) const DEFINITIONS: [&str; 7] = [
     include_str!("../../../crds/components.yaml"),
     include_str!("../../../crds/configuration.yaml"),
     include_str!("../../../crds/httpendpoints.yaml"),
@@ -29,12 +29,13 @@ const DEFINITIONS: [&str; 7] = [
 ];
 /// How long the API server may take to serve what it has accepted.
 const SERVED_WITHIN: u32 = 60;
-/// A definition is written by few: the CLI, another hook, the operator's conversion webhook.
+/// Attempts to write a definition that others write too: the CLI, another hook, the operator's
+/// conversion webhook.
 const MERGE_ATTEMPTS: u32 = 5;
-/// How often it is asked.
+/// Interval between reads while a definition is not served yet.
 const POLL: Duration = Duration::from_millis(500);
 
-/// What applying takes.
+/// The flags of `apply-crds`.
 #[derive(Clone, Debug, Args)]
 pub struct ApplyFlags {
     /// Flags of every service.
@@ -63,16 +64,16 @@ pub enum ApplyError {
     /// The cluster's definition could not be read.
     #[error("read {name}")]
     Read {
-        /// The definition.
+        /// Name of the definition.
         name: String,
-        /// Why the call failed.
+        /// The error of the API server.
         #[source]
         cause: CallError,
     },
-    /// The cluster's definition is not understood.
+    /// The cluster's definition cannot be merged.
     #[error("merge {name}")]
     Merge {
-        /// The definition.
+        /// Name of the definition.
         name: String,
         /// Why it cannot be merged.
         #[source]
@@ -81,27 +82,27 @@ pub enum ApplyError {
     /// The definition was not written.
     #[error("apply {name}")]
     Write {
-        /// The definition.
+        /// Name of the definition.
         name: String,
-        /// Why the call failed.
+        /// The error of the API server.
         #[source]
         cause: CallError,
     },
-    /// Others write it at the same time.
+    /// Other clients write it at the same time.
     #[error("{0} changed {MERGE_ATTEMPTS} times while it was merged; run this again")]
     Changed(String),
-    /// The API server accepted the definition and does not serve it.
+    /// The API server accepted the definition but does not serve it.
     #[error("{0} is not served after {SERVED_WITHIN} s")]
     NotServed(String),
 }
 
-/// Merges each of our definitions into the cluster's and waits until all are served. Cancelling
-/// leaves whole definitions of either version. A definition of a newer release, and one that cannot be
-/// merged, are Warning Events on the operator's Deployment.
+/// Merges each of our definitions into the cluster's and waits until all are served. If it is
+/// cancelled, each definition is complete in one of the versions. A definition of a newer release,
+/// or one that cannot be merged, causes a Warning Event on the operator's Deployment.
 ///
 /// # Errors
-/// [`ApplyError`]: there are no credentials, a definition cannot be read, merged or applied, or the API server does
-/// not serve it in time.
+/// [`ApplyError`]: there are no credentials, a definition cannot be read, merged or applied, or the
+/// API server does not serve it in time.
 pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> Result<(), ApplyError> {
     let client = kubernetes::client(kubeconfig.as_deref(), Precedence::Kubeconfig).await?;
     let events = CrdEvents::new(&client, namespace);
@@ -126,8 +127,8 @@ pub async fn apply(kubeconfig: Option<PathBuf>, namespace: &str) -> Result<(), A
     Ok(())
 }
 
-/// Reads the cluster's definition and writes what [`crd_merge::plan`] says, again when it changed
-/// in between. Returns something of the cluster's definition that ours lacks.
+/// Reads the cluster's definition and writes the plan of [`crd_merge::plan`]; retries when it has
+/// changed in between. Returns a part of the cluster's definition that ours lacks.
 async fn merge(
     definitions: &Definitions,
     name: &str,
@@ -174,7 +175,7 @@ fn log_kept(name: &str, newer: &str) {
     );
 }
 
-/// Applies a definition that was made from `live`; `false` when the cluster's is another by now.
+/// Applies a definition that was made from `live`; returns `false` when the cluster's has changed.
 async fn write(
     definitions: &Definitions,
     name: &str,
@@ -192,8 +193,8 @@ async fn write(
     written.map_err(|cause| ApplyError::Write { name: name.to_owned(), cause })
 }
 
-/// A definition whose conversion webhook is the one in `namespace`, so that conversion goes on
-/// while an operator runs. The caBundle is the operator's and stays.
+/// A definition whose conversion webhook is the one in `namespace`, so that conversion works while
+/// an operator runs. The caBundle is the operator's and remains.
 fn definition(text: &str, namespace: &str) -> Result<Value, ApplyError> {
     let mut definition: Value =
         serde_saphyr::from_str(text).map_err(|cause| ApplyError::Yaml(Box::new(cause)))?;

@@ -1,8 +1,9 @@
-//! The calls of the commands to the API server.
+//! The commands' calls to the API server.
 pub(super) mod crd_events;
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
@@ -13,7 +14,6 @@ use serde_json::{Value, json};
 
 /// Field manager of definitions.
 const FIELD_MANAGER: &str = "dapr-crds";
-/// Limit of one call.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Why a call to the API server failed.
@@ -43,7 +43,7 @@ impl Definitions {
         Self(Api::all_with(client, &ApiResource::from_gvk(&kind)))
     }
 
-    /// The cluster's definition; without it nothing is applied, for it may be a newer one.
+    /// The cluster's definition. Without this read nothing is applied: it may be newer than ours.
     pub(super) async fn read(&self, name: &str) -> Result<Option<DynamicObject>, CallError> {
         within(self.0.get_opt(name)).await?.map_err(|error| match error {
             kube::Error::Api(status) if status.code == 403 => CallError::Forbidden(status.message),
@@ -55,7 +55,8 @@ impl Definitions {
         within(self.0.get(name)).await?.map_err(|error| CallError::Api(api_text(&error)))
     }
 
-    /// Applies a definition; `false` when the cluster's has another version than `wanted` names.
+    /// Applies a definition; returns `false` when the cluster's has another version than `wanted`
+    /// names.
     pub(super) async fn write(
         &self,
         name: &str,
@@ -70,7 +71,7 @@ impl Definitions {
     }
 }
 
-/// The cluster as the self-test uses it.
+/// The cluster as the self-test and the check of the scheduler see it.
 pub(super) struct CommandCluster {
     client: Client,
     /// Namespace of the control plane.
@@ -80,6 +81,12 @@ pub(super) struct CommandCluster {
 impl CommandCluster {
     pub(super) fn new(client: Client, namespace: String) -> Self {
         Self { client, namespace }
+    }
+
+    /// A StatefulSet of the control plane.
+    pub(super) async fn stateful_set(&self, name: &str) -> Result<Option<StatefulSet>, CallError> {
+        let api: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.namespace);
+        within(api.get_opt(name)).await?.map_err(|error| CallError::Api(api_text(&error)))
     }
 
     /// Creates a Subscription of the older version as a dry run; the API server converts it to the

@@ -9,35 +9,35 @@ use serde_json::{Map, Value, json};
 #[cfg(test)]
 mod tests;
 
-/// The member that the operator adds to the definition of Components where
-/// `dapr_operator.componentStatus.enabled` is on; it says nothing about the release.
+/// The member that the operator adds to the definition of Components with
+/// `dapr_operator.componentStatus.enabled`; it does not depend on the release.
 const STATUS: &str = ".status";
 const SCHEMA: &str = "/schema/openAPIV3Schema";
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 const RULES: &str = "x-kubernetes-validations";
 
-/// What happens to a definition of the cluster.
+/// The plan for a definition of the cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plan {
-    /// The cluster's lacks nothing of what is applied: ours, with the status that the operator
+    /// The cluster's has nothing that ours lacks: apply ours, with the status that the operator
     /// added.
     Apply(Value),
-    /// The cluster's has all of ours and more, and is left alone.
+    /// The cluster's has all of ours and more: leave it unchanged.
     Keep {
-        /// Something that ours lacks, for the log.
+        /// A part that ours lacks, for the log.
         newer: String,
     },
-    /// Each has something that the other lacks: every member of either, with the constraints of
-    /// the cluster's where both have a member.
+    /// Each has something that the other lacks: apply every member of either, with the cluster's
+    /// constraints where both have a member.
     Union {
-        /// The definition to apply.
+        /// The merged definition.
         definition: Value,
-        /// Something that ours lacks, for the log.
+        /// A part that ours lacks, for the log.
         newer: String,
     },
 }
 
-/// Two definitions that no third one can stand for.
+/// Two definitions that cannot be merged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{place} is {live} in the cluster and {ours} in this release; replace the definition by hand \
@@ -79,7 +79,7 @@ pub(crate) fn plan(live: &Value, ours: &Value) -> Result<Plan, MergeConflict> {
     Ok(Plan::Union { definition, newer })
 }
 
-/// Whose constraints hold on members that both have.
+/// The side whose constraints apply to members that both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Constraints {
     Live,
@@ -95,7 +95,7 @@ impl Constraints {
     }
 }
 
-/// What one side has and the other lacks, as paths.
+/// The parts that one side has and the other lacks, as paths.
 #[derive(Debug, Default)]
 struct Differences {
     live_only: BTreeSet<String>,
@@ -159,7 +159,7 @@ fn union_version(
     Ok(version)
 }
 
-/// The way through the two schema trees of one version.
+/// The position in the two schema trees of one version.
 struct Walk<'a> {
     version: &'a str,
     constraints: Constraints,
@@ -231,7 +231,7 @@ impl Walk<'_> {
         Ok(Some(Value::Object(out)))
     }
 
-    /// A member without type that preserves unknown fields takes every value; it wins.
+    /// A member without type that preserves unknown fields accepts every value; it wins.
     fn types(
         &mut self,
         path: &str,
@@ -296,7 +296,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Rules are constraints: they are compared, and those of one side hold.
+    /// Rules are constraints: they are compared, and those of one side apply.
     fn rules(&mut self, path: &str, live: &Map<String, Value>, ours: &Map<String, Value>) {
         let rules = |node: &Map<String, Value>| -> BTreeSet<String> {
             let list = node.get(RULES).and_then(Value::as_array);

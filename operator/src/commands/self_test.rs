@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Timeout of the check for an identity: sentry may still be creating its CA.
 const IDENTITY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The flags of `self-test`.
+/// The flags of `self-test`, those of the tested operator included.
 #[derive(Clone, Debug, Args)]
 pub struct SelfTestFlags {
     /// The flags of the operator under test.
@@ -44,12 +44,12 @@ pub enum SelfTestError {
     /// There are no usable credentials for the API server.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The log says which.
+    /// Checks failed; the log names them.
     #[error("{failed} of {total} checks failed")]
     Checks {
-        /// Failed checks.
+        /// Number of failed checks.
         failed: u32,
-        /// All checks.
+        /// Number of all checks.
         total: u32,
     },
 }

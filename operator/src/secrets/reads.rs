@@ -16,10 +16,8 @@ use futures::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{
-    key::ObjectKey,
-    secrets::resolution::{FetchError, Fetched, SecretData},
-};
+use crate::secrets::resolution::{FetchError, Fetched, SecretData};
+use kubernetes::ObjectKey;
 
 /// Timeout of one read, including the wait for a permit. A sidecar waits 5 s for a response (Dapr
 /// 1.18).
@@ -182,13 +180,13 @@ mod tests {
     async fn callers_during_a_read_share_the_next_one() {
         let (reads, go, started) = reads();
         let mut all = JoinSet::new();
-        let mut ask = |name: String| {
+        let mut enqueue = |name: String| {
             let reads = reads.clone();
             all.spawn(async move { reads.all("n", names(&[&name])).await });
         };
-        (0..MAX_READS_PER_NAMESPACE).for_each(|i| ask(format!("busy-{i}")));
+        (0..MAX_READS_PER_NAMESPACE).for_each(|i| enqueue(format!("busy-{i}")));
         yield_now().await;
-        (0..5).for_each(|_| ask("busy-0".to_owned()));
+        (0..5).for_each(|_| enqueue("busy-0".to_owned()));
         yield_now().await;
         assert_eq!(
             started.load(Ordering::Relaxed),

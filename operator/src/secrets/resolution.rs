@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use resources::{
-    Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, NameValuePair, Resiliency,
-    SecretKeyRef, Subscription, TlsDocument, WorkflowAccessPolicy, is_kubernetes_store,
+    Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, McpEndpoint, McpHttp,
+    NameValuePair, Resiliency, SecretKeyRef, Subscription, TlsDocument, WorkflowAccessPolicy,
+    is_kubernetes_store,
 };
 use serde_json::Value;
 
-/// The data of one Secret.
+/// The data of one Secret: values by key.
 pub(crate) type SecretData = BTreeMap<String, Vec<u8>>;
 
 /// The Secrets of a namespace that were read, by name.
@@ -88,9 +89,24 @@ pub(crate) trait ServedKind: CustomResource {
     /// with Secrets would always restart it.
     const RESEND_AFTER_RESTART: bool = false;
 
-    /// The references to Secrets that are resolved; may contain references without a name.
-    fn secret_references(&self) -> Vec<&SecretKeyRef> {
+    /// Whether a reference without a key means the key with the name of the Secret, and is not an
+    /// error.
+    const KEY_IS_OPTIONAL: bool = true;
+
+    /// The secret store that sidecars resolve the references with; `None` for Kubernetes Secrets,
+    /// which the operator resolves.
+    fn other_store(&self) -> Option<&str> {
+        None
+    }
+
+    /// The references to values of the secret store; may contain references without a name.
+    fn references(&self) -> Vec<&SecretKeyRef> {
         Vec::new()
+    }
+
+    /// The references to Secrets, which are resolved; may contain references without a name.
+    fn secret_references(&self) -> Vec<&SecretKeyRef> {
+        if self.other_store().is_none() { self.references() } else { Vec::new() }
     }
 
     /// Names of the Secrets that the object references; may contain duplicates.
@@ -125,15 +141,16 @@ pub(crate) trait ServedKind: CustomResource {
 impl ServedKind for Component {
     const WHAT: &'static str = "component";
 
-    fn secret_references(&self) -> Vec<&SecretKeyRef> {
-        if !is_kubernetes_store(&self.auth.secret_store) {
-            return Vec::new();
-        }
+    fn other_store(&self) -> Option<&str> {
+        other(&self.auth.secret_store)
+    }
+
+    fn references(&self) -> Vec<&SecretKeyRef> {
         self.spec.metadata.iter().flatten().map(|item| &item.secret_key_ref).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
-        if !is_kubernetes_store(&self.auth.secret_store) {
+        if self.other_store().is_some() {
             return Ok(());
         }
         for item in self.spec.metadata.iter_mut().flatten() {
@@ -154,10 +171,11 @@ impl ServedKind for Component {
 impl ServedKind for HTTPEndpoint {
     const WHAT: &'static str = "http endpoint";
 
-    fn secret_references(&self) -> Vec<&SecretKeyRef> {
-        if !is_kubernetes_store(&self.auth.secret_store) {
-            return Vec::new();
-        }
+    fn other_store(&self) -> Option<&str> {
+        other(&self.auth.secret_store)
+    }
+
+    fn references(&self) -> Vec<&SecretKeyRef> {
         let headers = self.spec.headers.iter().flatten().map(|h| &h.secret_key_ref);
         let tls = self.spec.client_tls.iter().flat_map(|tls| {
             [&tls.root_ca, &tls.certificate, &tls.private_key]
@@ -168,7 +186,7 @@ impl ServedKind for HTTPEndpoint {
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
-        if !is_kubernetes_store(&self.auth.secret_store) {
+        if self.other_store().is_some() {
             return Ok(());
         }
         for header in self.spec.headers.iter_mut().flatten() {
@@ -188,12 +206,24 @@ impl ServedKind for MCPServer {
     const WHAT: &'static str = "mcp server";
     const EMPTY_WITHOUT_CRD: bool = true;
 
-    fn secret_references(&self) -> Vec<&SecretKeyRef> {
-        let Some((_, pairs)) = mcp_pairs(self) else { return Vec::new() };
+    fn other_store(&self) -> Option<&str> {
+        let (_, http) = mcp_http(&self.spec.endpoint)?;
+        other(http.auth.as_ref()?.secret_store.as_deref()?)
+    }
+
+    fn references(&self) -> Vec<&SecretKeyRef> {
+        let endpoint = &self.spec.endpoint;
+        let pairs = match mcp_http(endpoint) {
+            Some((_, http)) => http.headers.as_slice(),
+            None => endpoint.stdio.as_ref().map_or(&[][..], |stdio| &stdio.env),
+        };
         pairs.iter().map(|pair| &pair.secret_key_ref).collect()
     }
 
     fn fill(&mut self, fetched: &Fetched) -> Result<(), FillError> {
+        if self.other_store().is_some() {
+            return Ok(());
+        }
         let server = self.metadata.name.clone().unwrap_or_default();
         let Some((place, pairs)) = mcp_pairs_mut(self) else { return Ok(()) };
         for pair in pairs {
@@ -214,8 +244,9 @@ impl ServedKind for MCPServer {
 impl ServedKind for Configuration {
     const WHAT: &'static str = "configuration";
     const RESEND_AFTER_RESTART: bool = true;
+    const KEY_IS_OPTIONAL: bool = false;
 
-    fn secret_references(&self) -> Vec<&SecretKeyRef> {
+    fn references(&self) -> Vec<&SecretKeyRef> {
         let otel = self.spec.tracing.as_ref().and_then(|tracing| tracing.otel.as_ref());
         let headers = otel.map(|otel| otel.headers.as_slice()).unwrap_or_default();
         headers.iter().map(|header| &header.secret_key_ref).collect()
@@ -244,12 +275,16 @@ impl ServedKind for WorkflowAccessPolicy {
     const EMPTY_WITHOUT_CRD: bool = true;
 }
 
+fn other(store: &str) -> Option<&str> {
+    (!is_kubernetes_store(store)).then_some(store)
+}
+
 fn named(reference: &SecretKeyRef) -> Option<&str> {
     (!reference.name.is_empty()).then_some(reference.name.as_str())
 }
 
 /// The key of a reference: by default the name of its Secret.
-fn key_of(reference: &SecretKeyRef) -> &str {
+pub(crate) fn key_of(reference: &SecretKeyRef) -> &str {
     if reference.key.is_empty() { &reference.name } else { &reference.key }
 }
 
@@ -317,30 +352,15 @@ const STREAMABLE: &str = "streamableHTTP header";
 const SSE: &str = "sse header";
 const STDIO: &str = "stdio env";
 
-/// The references of the configured transport, unless another secret store resolves them.
-fn mcp_pairs(server: &MCPServer) -> Option<(&'static str, &[NameValuePair])> {
-    let endpoint = &server.spec.endpoint;
-    let http = endpoint
-        .streamable_http
-        .as_ref()
-        .map(|http| (STREAMABLE, http))
-        .or_else(|| endpoint.sse.as_ref().map(|http| (SSE, http)));
-    match http {
-        Some((place, http)) => {
-            let store = http
-                .auth
-                .as_ref()
-                .and_then(|auth| auth.secret_store.as_deref())
-                .unwrap_or_default();
-            is_kubernetes_store(store).then_some((place, http.headers.as_slice()))
-        }
-        None => endpoint.stdio.as_ref().map(|stdio| (STDIO, stdio.env.as_slice())),
-    }
+/// The configured HTTP transport and its place in errors; `stdio` has an effect only without one.
+fn mcp_http(endpoint: &McpEndpoint) -> Option<(&'static str, &McpHttp)> {
+    let streamable = endpoint.streamable_http.as_ref().map(|http| (STREAMABLE, http));
+    streamable.or_else(|| endpoint.sse.as_ref().map(|http| (SSE, http)))
 }
 
 fn mcp_pairs_mut(server: &mut MCPServer) -> Option<(&'static str, &mut [NameValuePair])> {
-    let (place, _) = mcp_pairs(server)?;
     let endpoint = &mut server.spec.endpoint;
+    let place = mcp_http(endpoint).map_or(STDIO, |(place, _)| place);
     let pairs = match place {
         STREAMABLE => &mut endpoint.streamable_http.as_mut()?.headers,
         SSE => &mut endpoint.sse.as_mut()?.headers,

@@ -10,14 +10,12 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use kubernetes::{ListChange, ListDiff, WatchEvent};
 
-use crate::{
-    key::ObjectKey,
-    services::{
-        plan::{Invalid, Plan, owned_by, plan, service_name},
-        work_queue::WorkQueue,
-        workload::{Workload, WorkloadKey, WorkloadKind},
-    },
+use crate::services::{
+    plan::{Invalid, Plan, owned_by, plan, service_name},
+    work_queue::WorkQueue,
+    workload::{Workload, WorkloadKey, WorkloadKind},
 };
+use kubernetes::ObjectKey;
 
 /// The workloads and Services as last observed, and the Services to reconcile.
 #[derive(Default)]
@@ -313,7 +311,7 @@ mod tests {
         assert!(matches!(decision.plan, Plan::Update(_)));
     }
 
-    /// Case 03: Flagger's first promotion and what follows.
+    /// Case 03: Flagger's first promotion and the steps after it.
     #[test]
     fn scaled_down_owner_hands_the_service_over_and_does_not_take_it_back() {
         let mut index = ServiceIndex::default();

@@ -2,15 +2,17 @@
 use resources::Configuration;
 use tokio::sync::watch;
 
-use crate::{cache::store::Store, key::ObjectKey};
+use kubernetes::ObjectKey;
+
+use crate::cache::store::Store;
 
 /// Whether a Configuration enables mTLS; enabled is the default (Dapr 1.18).
 pub(crate) fn is_enabled(configuration: &Configuration) -> bool {
     configuration.spec.mtls.as_ref().and_then(|mtls| mtls.enabled).unwrap_or(true)
 }
 
-/// Publishes changes of the switch in the Configuration `key`, forever. The last value remains while
-/// the Configuration does not exist, or is in a namespace that is not watched.
+/// Publishes changes of the switch in the Configuration `key`. Never returns. The last value
+/// remains while the Configuration does not exist, or is in a namespace that is not watched.
 pub(crate) async fn watch_switch(
     configurations: &Store<Configuration>,
     key: &ObjectKey,

@@ -1,10 +1,11 @@
 //! Plans the headless Service of an app, which other sidecars resolve to find its sidecars.
 //!
 //! Pure: the desired Service is compared with the current one. One workload has the selector of its
-//! workload, as with Dapr. Several workloads with one app id, such as the two Deployments of a canary
-//! release, share the Service: it selects the label that the injector sets on each pod with this app
-//! id, so endpoints remain while one of them is scaled to zero, and it has all of them as owners, so it
-//! outlives each.
+//! Pure: the desired Service is compared with the current one. One workload has the selector of its
+//! workload, as with Dapr. Several workloads with one app id, such as the two Deployments of a
+//! canary release, share the Service: it selects the label that the injector sets on each pod with
+//! this app id, so endpoints remain while one of them is scaled to zero, and all of them are its
+//! owners, so it exists as long as one of them does.
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
@@ -97,8 +98,8 @@ pub(crate) fn plan<'a>(
     Ok(if updated == *current { Plan::Keep } else { Plan::Update(Box::new(updated)) })
 }
 
-/// The desired Service of a workload and those that share its app id. `mtls` is whether sidecars use mTLS among each other.
-///
+/// The desired Service of a workload and those that share its app id. `mtls` is whether sidecars
+/// use mTLS among each other.
 /// # Errors
 /// [`Invalid`]: the workload cannot have a Service.
 pub(crate) fn desired(

@@ -15,17 +15,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     cluster::Cluster,
-    key::ObjectKey,
-    leader,
+    cluster::leader,
+    cluster::report::Reports,
+    cluster::watch::handle_events,
     metrics::Metrics,
-    report::Reports,
     services::{
         index::{Decision, ServiceIndex},
         plan::Plan,
         workload::{Workload, WorkloadKind},
     },
-    watch::handle_events,
 };
+use kubernetes::ObjectKey;
 
 /// Interval between reconciliations of all Services, independent of watch events.
 const RESYNC: Duration = Duration::from_mins(5);

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::key::ObjectKey;
+use kubernetes::ObjectKey;
 
 /// Delay after the first failed write.
 const FIRST_DELAY: Duration = Duration::from_millis(500);

@@ -121,7 +121,7 @@ fn selector(selector: Option<&Value>) -> (BTreeMap<String, String>, bool) {
     (labels, others && only_expressions)
 }
 
-/// The number of wanted pods; 1 where the kind or the object does not say it.
+/// The number of desired pods; 1 where the kind or the object does not specify it.
 fn replicas(object: &Value) -> i64 {
     object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1)
 }

@@ -3,8 +3,8 @@
 //! `v1alpha1` has a single route. The rules of `v2alpha1` are kept in an annotation, so that a client
 //! which reads and writes the older version does not delete them.
 //!
-//! The review is never expanded into a tree: members that the conversion does not need, including those
-//! that this version does not know, are copied as text ([`raw_object`](super::raw_object)).
+//! The review is never expanded into a tree: members that the conversion does not need, unknown
+//! ones included, are copied as text ([`raw_object`](super::raw_object)).
 use resources::{CustomResource as _, RouteRule, Subscription, SubscriptionV1};
 use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
@@ -13,7 +13,7 @@ use super::raw_object::{RawObject, RawOutput, check_array, for_each, is_empty_ar
 
 /// Contains the rules of a `v2alpha1` Subscription in its `v1alpha1` form.
 pub(crate) const ANNOTATION_RULES: &str = "conversion.dapr.io/v2alpha1-routes-rules";
-/// Contains the members of `routes` that this version does not know, in the `v1alpha1` form.
+/// Contains the unknown members of `routes`, in the `v1alpha1` form.
 const ANNOTATION_ROUTES: &str = "conversion.dapr.io/v2alpha1-routes";
 /// Largest object: the API server's storage accepts requests of 1.5 MiB.
 const MAX_OBJECT_BYTES: usize = 1_572_864;
@@ -231,8 +231,8 @@ fn begin_spec<'a>(spec: &mut RawObject<'a>, at: &Place) -> Result<RawOutput<'a>,
     Ok(out)
 }
 
-/// Completes a `spec` with the members that follow the routes, and those that neither version knows;
-/// `other` is the member of the other version.
+/// Completes a `spec` with the members that follow the routes, and unknown ones; `other` is the
+/// member of the other version.
 fn finish_spec<'a>(
     mut out: RawOutput<'a>,
     mut spec: RawObject<'a>,

@@ -12,9 +12,9 @@ use tokio::{
 
 use crate::{
     cluster::Cluster,
+    cluster::watch::handle_events,
     metrics::{CrdCheck, Metrics},
     subscriptions::crd_patch::{self, NoWebhook},
-    watch::handle_events,
 };
 
 /// Interval between checks of the CRD without a watch event, for an account that may not watch it.
@@ -42,7 +42,8 @@ pub(crate) struct CrdController {
 }
 
 impl CrdController {
-    /// Reconciles until it is dropped, which is safe. `ready` is set after the first successful check.
+    /// Reconciles until it is dropped. Cancel safe. `ready` is set after the first successful
+    /// check.
     pub(crate) async fn run(self, anchors: watch::Receiver<Arc<TrustAnchors>>, ready: ReadyGuard) {
         let changed = Notify::new();
         let events = self.cluster.watch_crd(crd_patch::CRD);

@@ -123,7 +123,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
 /// Checks that `text` is an array of `T` without keeping its elements.
 ///
 /// # Errors
-/// It is not.
+/// `text` is not such an array.
 pub(crate) fn check_array<T: DeserializeOwned>(text: &str) -> serde_json::Result<()> {
     for_each(text, |element| serde_json::from_str::<T>(element.get()).map(drop))
 }

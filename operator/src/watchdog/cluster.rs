@@ -16,14 +16,14 @@ use resources::{
 };
 use serde_json::json;
 
-use crate::key::ObjectKey;
+use kubernetes::ObjectKey;
 
 /// App id of the probe pod.
 const PROBE: &str = "dapr-watchdog-probe";
 /// Timeout of one call. The chart gives the injector's webhook 5 s of it.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
-/// Why it is not verified that new pods receive their sidecar.
+/// Why the injection of new pods could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InjectionUnverified {
     #[error("{doing}: {reason}")]
@@ -86,7 +86,6 @@ impl PodClient {
         within(self.pods(&key.namespace).get_opt(&key.name)).await
     }
 
-    /// The labels of a namespace.
     pub(crate) async fn namespace_labels(
         &self,
         name: &str,

@@ -1,7 +1,7 @@
-//! The kinds of controllers that replace a deleted pod, and lose nothing by it.
+//! The kinds of controllers that replace a deleted pod without loss.
 //!
-//! Pure. A Job may count the deletion as a failure, and a controller such as that of a `TaskRun` or a workflow
-//! makes no second pod: the work of the first is lost.
+//! Pure. A Job may count the deletion as a failure, and a controller such as that of a `TaskRun` or
+//! a workflow creates no second pod: the work of the first is lost.
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -13,10 +13,10 @@ const BUILT_IN: [(&str, &str); 4] = [
     ("apps", "DaemonSet"),
     ("", "ReplicationController"),
 ];
-/// Kinds that an operator's flag may add: more than any cluster has, a bound for each lookup.
+/// Kinds that a flag may add: more than any cluster has; bounds each lookup.
 const MAX_KINDS: usize = 64;
 
-/// Why a list of kinds is not valid.
+/// Why a list of kinds is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerKindsError {
     /// An entry is not `Kind.group`.

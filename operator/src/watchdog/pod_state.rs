@@ -11,7 +11,7 @@ pub(crate) enum PodState {
     MissingSidecar,
     /// It has a sidecar, without the injector's label.
     HasSidecar,
-    /// It is finished; a replacement would start for nothing.
+    /// It is finished; a replacement would have no use.
     Finished,
     /// It is terminating, or is another pod of the same name.
     Gone,

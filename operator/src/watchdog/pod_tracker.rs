@@ -17,7 +17,9 @@ use resources::{
     labels::{LABEL_SIDECAR_INJECTED, LABEL_WATCHDOG_PATCHED},
 };
 
-use crate::{key::ObjectKey, watchdog::owner_kinds::OwnerKinds};
+use kubernetes::ObjectKey;
+
+use crate::watchdog::owner_kinds::OwnerKinds;
 
 /// How long to wait for the replacement of a deleted pod.
 const REPLACEMENT: Duration = Duration::from_secs(30);
@@ -42,7 +44,7 @@ pub(crate) struct Candidate {
     pub(crate) uid: String,
     /// The controller of the pod.
     pub(crate) owner: PodOwner,
-    /// Whether the controller replaces a deleted pod, and nothing is lost by it.
+    /// Whether the controller replaces a deleted pod without loss.
     pub(crate) replaced: bool,
     /// Sequence number of the first observation.
     seen: u64,
@@ -68,7 +70,7 @@ enum Phase {
     Awaiting(Instant),
     /// The replacement has no sidecar either; the next deletion is allowed at this time.
     BackingOff(Instant),
-    /// Deletion does not help.
+    /// Deletions have no effect; no more pods are deleted.
     GivenUp,
 }
 
@@ -203,12 +205,12 @@ impl PodTracker {
         self.candidates.entry(pod.key.clone()).or_insert_with(|| pod.clone());
     }
 
-    /// Owners that were given up since the last call.
+    /// Owners whose pods are no longer deleted, new since the last call.
     pub(crate) fn take_given_up(&mut self) -> Vec<PodOwner> {
         std::mem::take(&mut self.given_up)
     }
 
-    /// Number of owners that are given up.
+    /// Number of owners whose pods are no longer deleted.
     pub(crate) fn given_up(&self) -> usize {
         self.owners.values().filter(|record| record.phase == Phase::GivenUp).count()
     }

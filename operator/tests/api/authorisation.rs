@@ -12,7 +12,7 @@ use tonic::{Code, transport::Channel};
 
 use crate::fixture::{Fixture, object};
 
-/// RPC, and how it was answered: code and message. A stream that opens counts as `Ok`.
+/// RPC, and its result: code and message. A stream that opens counts as `Ok`.
 type Answer = (&'static str, Code, String);
 
 /// Calls each of the sixteen RPCs of Dapr 1.18 about `namespace`.
@@ -53,7 +53,7 @@ async fn call_all(client: &mut OperatorClient<Channel>, namespace: &str) -> Vec<
     answers
 }
 
-/// One Configuration and one Resiliency `x` in `shop`, so that every call has something to find.
+/// One Configuration and one Resiliency `x` in `shop`, so that every call has an object to return.
 async fn fixture() -> Fixture {
     let fixture = Fixture::start().await;
     fixture.put(&object("Configuration", "x", "1", &json!({"spec": {}})));
@@ -64,7 +64,7 @@ async fn fixture() -> Fixture {
 
 fn assert_served(answers: &[Answer]) {
     for (method, code, message) in answers {
-        // Its request has no namespace, so it can be of none (Dapr 1.18).
+        // The request has no namespace (Dapr 1.18).
         let want = if *method == "list_subscriptions" { Code::PermissionDenied } else { Code::Ok };
         assert_eq!(*code, want, "{method}: {message}");
     }
@@ -95,9 +95,9 @@ async fn sidecar_of_the_namespace_is_served_whatever_its_trust_domain() {
 #[tokio::test]
 async fn sidecar_of_another_namespace_is_refused_by_name() {
     let fixture = fixture().await;
-    for asked in ["bank", "", "Shop", "shop "] {
-        let answers = call_all(&mut fixture.client("shop", "orders"), asked).await;
-        let why = format!("identity does not match requested namespace exp={asked} got=shop");
+    for namespace in ["bank", "", "Shop", "shop "] {
+        let answers = call_all(&mut fixture.client("shop", "orders"), namespace).await;
+        let why = format!("identity does not match requested namespace exp={namespace} got=shop");
         assert_refused(&answers, &why);
     }
 }
@@ -139,7 +139,7 @@ async fn strangers_do_not_get_past_the_handshake() {
     let fixture = fixture().await;
     let broken = |answers: Vec<Answer>| {
         for (method, code, message) in answers {
-            // No answer of ours: what the client makes of a broken connection.
+            // No answer of ours: the client's error for a broken connection.
             assert!(
                 matches!(code, Code::Unavailable | Code::Unknown),
                 "{method}: {code} {message}"
@@ -148,9 +148,9 @@ async fn strangers_do_not_get_past_the_handshake() {
     };
     broken(call_all(&mut fixture.client_of_another_ca(), "shop").await);
     broken(call_all(&mut fixture.plaintext_client(), "shop").await);
-    // With TLS 1.3 the client may see the refusal only when it asks.
-    if let Ok(mut nobody) = fixture.anonymous_client().await {
-        broken(call_all(&mut nobody, "shop").await);
+    // With TLS 1.3 the client may see the refusal only with its request.
+    if let Ok(mut anonymous) = fixture.anonymous_client().await {
+        broken(call_all(&mut anonymous, "shop").await);
     }
     assert_served(&call_all(&mut fixture.client("shop", "orders"), "shop").await);
 }

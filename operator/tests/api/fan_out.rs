@@ -1,4 +1,5 @@
-//! Many streams, one of them of a sidecar that does not read, or is gone without a word.
+//! Many streams, one of a sidecar that does not read, or that vanishes without closing its
+//! connection.
 use std::time::Duration;
 
 use operator::BudgetLimits;
@@ -15,14 +16,14 @@ use crate::fixture::{Fixture, component, components_of};
 
 /// Sidecars that read.
 const READERS: usize = 20;
-/// States that one object goes through.
+/// States of one object.
 const STATES: usize = 48;
-/// Bytes of each state. All states together are far more than HTTP/2 takes off the operator's hands
-/// for a stream that nobody reads, which is 2 MiB and a connection's buffers.
+/// Bytes of each state. All states together are far more than HTTP/2 accepts for a stream without a
+/// reader, which is 2 MiB and a connection's buffers.
 const SIZE: usize = 128 * 1024;
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
+async fn a_stream_that_is_not_read_delays_no_other_and_gets_the_last_state() {
     let fixture = Fixture::start().await;
     fixture.synced();
     let state = |version: usize| {
@@ -30,13 +31,13 @@ async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
         let filling = json!([{"name": "filling", "value": filling}]);
         component("big", &version.to_string(), &filling, &[])
     };
-    let mut deaf = fixture.components("deaf").await;
+    let mut stalled = fixture.components("stalled").await;
     let mut leader = fixture.components("leader").await;
     let mut readers = JoinSet::new();
     for reader in 0..READERS {
         let mut stream = fixture.components(&format!("reader-{reader}")).await;
         readers.spawn(async move {
-            // Ends with the object: whoever is late may have missed states, never the last event.
+            // Ends with the object: a late reader may have missed states, never the last event.
             loop {
                 let (event, name) = stream.next().await;
                 if event == Deleted && name == "big" {
@@ -54,23 +55,22 @@ async fn a_stream_that_is_not_read_holds_nobody_up_and_gets_the_last_state() {
     fixture.delete(&state(STATES));
     assert_eq!(leader.next().await, (Deleted, "big".to_owned()));
     fixture.put(&component("last", "1", &json!([]), &[]));
-    for heard in readers.join_all().await {
-        assert_eq!(heard, (Created, "last".to_owned()));
+    for received in readers.join_all().await {
+        assert_eq!(received, (Created, "last".to_owned()));
     }
 
-    // What was under way when the deaf one stopped reading, one event for all that came after it,
-    // and what is new since.
-    let mut heard = vec![deaf.next().await];
-    while heard.last().is_some_and(|(_, name)| name == "big") {
-        heard.push(deaf.next().await);
+    // Events in flight when the reader stopped, one event for all that followed, and new ones.
+    let mut received = vec![stalled.next().await];
+    while received.last().is_some_and(|(_, name)| name == "big") {
+        received.push(stalled.next().await);
     }
-    assert!(heard.len() < STATES / 2, "{} events of {STATES}", heard.len());
+    assert!(received.len() < STATES / 2, "{} events of {STATES}", received.len());
     let end = [(Deleted, "big".to_owned()), (Created, "last".to_owned())];
-    assert_eq!(heard.split_off(heard.len() - 2), end);
+    assert_eq!(received.split_off(received.len() - 2), end);
 }
 
-/// A way to `address` for one connection, which carries nothing any more once it is cut, and keeps
-/// both ends open: as when a node loses its power. Returns where it begins.
+/// A relay to `address` for one connection. Once it is cut it forwards nothing and keeps both ends
+/// open, as when a node loses power. Returns its address.
 async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let begin = listener.local_addr().unwrap().to_string();
@@ -86,7 +86,7 @@ async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>
 }
 
 #[tokio::test]
-async fn a_sidecar_that_is_gone_without_a_word_is_dropped_alone() {
+async fn a_sidecar_that_vanishes_is_dropped_alone() {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
     let fixture =
         Fixture::start_with(Keepalive { interval, timeout }, BudgetLimits::default()).await;

@@ -1,4 +1,4 @@
-//! The operator's API with a throw-away CA and an API server that serves Secrets and pods only.
+//! The operator's API with a temporary CA and an API server that serves Secrets and pods only.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -42,7 +42,7 @@ pub(crate) const KINDS: [&str; 7] = [
     "WorkflowAccessPolicy",
 ];
 
-/// What the API server answers, by path; anything else is not found.
+/// Responses of the API server, by path; anything else is not found.
 type Answers = Arc<Mutex<BTreeMap<String, Value>>>;
 
 /// Path of the pods of namespace `shop`.
@@ -98,7 +98,7 @@ impl Fixture {
     /// A client with a certificate of another CA.
     pub(crate) fn client_of_another_ca(&self) -> OperatorClient<Channel> {
         let other = Ca::new();
-        // The client trusts the operator, but not the other way round.
+        // The client trusts the operator, but not vice versa.
         let (_, anchors) = watch::channel(Arc::new(self.ca.anchors()));
         let test = other.svid("shop", "orders");
         self.connect(&Svid::fixed(CertifiedSvid::new(test.chain, &test.key).unwrap(), anchors))
@@ -138,7 +138,7 @@ impl Fixture {
         endpoint.connect_with_connector_lazy(connector)
     }
 
-    /// How often a limit was hit.
+    /// Number of hits of a limit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
     pub(crate) fn hits(&self, limit: &str) -> u64 {
         let families = self.scope.metrics().gather();
@@ -174,12 +174,12 @@ impl Fixture {
         Stream(answer.unwrap().into_inner())
     }
 
-    /// The API server has an object, or another version of it.
+    /// Gives the API server an object, or another version of it.
     pub(crate) fn put(&self, object: &Value) {
         self.event(object, WatchEvent::Apply);
     }
 
-    /// The object was deleted.
+    /// Deletes the object.
     pub(crate) fn delete(&self, object: &Value) {
         self.event(object, WatchEvent::Delete);
     }
@@ -198,7 +198,7 @@ impl Fixture {
         self.api.apply_pod(WatchEvent::Apply(metadata));
     }
 
-    /// The API server has these pods in namespace `shop`: app id and image of the sidecar.
+    /// Gives the API server these pods in namespace `shop`: app id and image of the sidecar.
     pub(crate) fn sidecars(&self, sidecars: &[(&str, &str)]) {
         let pods = sidecars.iter().map(|(app, image)| {
             json!({"metadata": {"name": app, "namespace": "shop",
@@ -211,7 +211,7 @@ impl Fixture {
         self.answers.lock().unwrap().insert(PODS.to_owned(), list);
     }
 
-    /// The API server does not return pods.
+    /// Makes the API server fail for pods.
     pub(crate) fn no_pods(&self) {
         self.answers.lock().unwrap().remove(PODS);
     }
@@ -233,7 +233,7 @@ impl Fixture {
         self.api.apply_pod(WatchEvent::InitDone);
     }
 
-    /// The API server knows none of the optional kinds.
+    /// Removes the optional kinds from the API server.
     pub(crate) fn no_crds(&self) {
         self.api.remove_optional_crds();
     }

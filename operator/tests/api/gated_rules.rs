@@ -106,8 +106,8 @@ async fn policy_that_becomes_empty_still_denies() {
     assert_eq!(body["spec"], json!({}));
 }
 
-/// Without an answer the version is unknown: neither may an older sidecar receive a gated rule, nor a
-/// newer one lose it.
+/// Without an answer the version is unknown: an older sidecar must not receive a gated rule, and a
+/// newer one must not lose it.
 #[tokio::test]
 async fn unreadable_pods_delay_the_policy() {
     let fixture = Fixture::start().await;

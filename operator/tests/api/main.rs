@@ -1,4 +1,4 @@
-//! The gRPC API over mTLS, in process, with a stand-in for the API server.
+//! The gRPC API over mTLS, in process, with a simulated API server.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -333,7 +333,7 @@ async fn key_of_the_ca_is_never_resolved() {
         "Secret \"dapr-trust-bundle\" contains the private key of the CA and is not resolved";
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, text));
 
-    // A Secret of that name in another namespace is like any other.
+    // A Secret of that name in another namespace is an ordinary one.
     let request = ListComponentsRequest { namespace: namespace() };
     let answer = fixture.client("shop", "orders").list_components(request).await.unwrap();
     let store = &parsed(&answer.into_inner().components)[0];

@@ -1,4 +1,4 @@
-//! Members that this version does not know reach the sidecar, and events have no type.
+//! Unknown members reach the sidecar, and events have no type.
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
     HttpEndpointUpdateRequest, ListComponentsRequest, ListHttpEndpointsRequest,
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, KINDS, object};
 
 const NAMESPACE: &str = "shop";
 
-/// A member that no version knows, with a number whose text must survive.
+/// An unknown member, with a number whose text must not change.
 fn future() -> Value {
     json!({"list": [1, "x", null], "number": 1.5})
 }

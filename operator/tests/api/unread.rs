@@ -23,7 +23,7 @@ const LIMITS: BudgetLimits = BudgetLimits {
     unread: Duration::from_secs(5),
 };
 
-/// A call whose answer is not read before the test asks for it.
+/// A call whose answer is not read until the test does so.
 async fn call<Q, A>(channel: &Channel, path: &'static str, query: Q) -> Result<Streaming<A>, Status>
 where
     Q: prost::Message + Default + 'static,
@@ -116,7 +116,7 @@ async fn lists_that_are_not_read_cost_one_namespace_its_budget_and_end() {
         }
         assert!(unread.len() <= 2, "{} MiB are not read", unread.len());
     };
-    let text = "sidecars of namespace \"shop\" have not read what they were sent; try again";
+    let text = "sidecars of namespace \"shop\" have not read earlier messages; try again";
     assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, text));
     assert!(listed(&fixture, "bank").await.is_ok(), "another namespace is not affected");
     assert!(fixture.hits("unread_bytes") >= 1);

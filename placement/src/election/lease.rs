@@ -1,5 +1,5 @@
-//! Leadership by a Lease of the cluster instead of by votes of the replicas. Opt-in: while the API
-//! server is away no replica can renew it, and every actor of the cluster is deactivated.
+//! Leadership by a Lease of the cluster instead of a vote of the replicas. Opt-in: while the API
+//! server is unavailable no replica can renew it, and every actor of the cluster is deactivated.
 //!
 //! The epoch is the Lease's count of holders, so versions grow as long as the Lease exists.
 
@@ -13,10 +13,10 @@ use super::{Cluster, ElectionError, Role, answer, listen_late};
 
 /// Name of the Lease, which the chart's Role allows.
 const NAME: &str = "placement.dapr.io";
-/// Who records Events about it.
+/// Component name in the Events about the Lease.
 const CONTROLLER: &str = "dapr-placement";
 
-/// Stands for the Lease in `namespace` until the process stops.
+/// Runs for the Lease in `namespace` until the process stops.
 ///
 /// # Errors
 /// [`ElectionError::NoApiServer`]: there are no credentials for an API server.
@@ -48,7 +48,7 @@ pub(super) async fn start(
             }
         };
         token.run_until_cancelled(watch).await;
-        // The successor takes the Lease once it is given back; nobody is served by two.
+        // The successor takes the Lease after its release; two replicas never serve at once.
         roles.send_replace(Role::Unknown);
         ending.cancel();
         Ok(())

@@ -38,19 +38,19 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 /// Pause before a replica that did not answer is called again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How much earlier than the library an unanswered message is given up.
+/// How much earlier than the library this side cancels an unanswered message.
 const NOTICE: Duration = Duration::from_millis(10);
 
-/// Failures in a row after which a new connection is made: the replica may have another address.
+/// Consecutive failures after which a new connection is made: the replica may have another address.
 const MAX_FAILURES: u32 = 3;
 
-/// The state of a replica, which others ask for before they start an election.
+/// The state of a replica, which others read before they start an election.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct ReplicaState {
-    /// It would vote, and knows no leader.
+    /// It can vote, and knows no leader.
     pub(super) free: bool,
-    /// The last entry of its log; none if it has not taken part since it started. Nobody votes
-    /// for a replica whose log ends before its own.
+    /// The last entry of its log; `None` since its start until it has voted or followed. A replica
+    /// gets no vote from one whose log is longer.
     pub(super) log: Option<LogId<u64>>,
 }
 
@@ -75,9 +75,9 @@ pub(super) enum AskError {
     Body(#[from] axum::Error),
 }
 
-/// This replica among the others.
+/// This replica and its connections to the others.
 pub(super) struct Replica {
-    /// Its number: its position among the sorted ids.
+    /// Its number: the position among the sorted ids.
     pub(super) id: u64,
     /// `host:port` of each replica's election port.
     pub(super) addresses: BTreeMap<u64, String>,
@@ -85,9 +85,9 @@ pub(super) struct Replica {
     pub(super) identity: Option<(Svid, SpiffeId)>,
     pub(super) raft: OnceLock<Raft<Types>>,
     pub(super) store: Store,
-    /// It leads and wants to be replaced.
+    /// It leads and hands leadership over.
     pub(super) yields: AtomicBool,
-    /// Something was heard or acknowledged.
+    /// A message or an acknowledgement arrived.
     pub(super) news: Notify,
     quorum: Mutex<QuorumTracker>,
     links: Mutex<HashMap<u64, Link>>,
@@ -133,7 +133,7 @@ impl Replica {
         self.raft.get().is_some_and(|raft| raft.metrics().borrow().state.is_leader())
     }
 
-    /// Until when nobody else can lead, if it was elected.
+    /// Until when no other replica can lead, if this one was elected.
     fn leads_until(&self) -> Option<Instant> {
         let term = self.raft.get()?.metrics().borrow().current_term;
         self.quorum().leads_until(term)
@@ -144,7 +144,7 @@ impl Replica {
     }
 
     /// Sends a message to another replica and waits for its answer, `limit` at most.
-    pub(super) async fn ask<A: DeserializeOwned>(
+    pub(super) async fn call<A: DeserializeOwned>(
         &self,
         target: u64,
         path: &'static str,
@@ -174,7 +174,8 @@ impl Replica {
         Ok(channel)
     }
 
-    /// Names are resolved when a connection is made, so one that fails again and again is dropped.
+    /// Names are resolved when a connection is made, so a connection that fails repeatedly is
+    /// dropped.
     fn record_outcome(&self, target: u64, answered: bool) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let link = links.entry(target).or_default();
@@ -207,7 +208,7 @@ async fn exchange(mut channel: Channel, path: &str, body: Vec<u8>) -> Result<Vec
     Ok(axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await?.into())
 }
 
-/// A message that this replica does not answer, now or ever.
+/// A message that this replica rejects, now and on every retry.
 #[derive(Debug)]
 struct Unavailable;
 
@@ -219,7 +220,7 @@ impl IntoResponse for Unavailable {
 
 impl<E: std::error::Error> From<RaftError<u64, E>> for Unavailable {
     fn from(_: RaftError<u64, E>) -> Self {
-        Self // the cause is in the log of the part that failed
+        Self // the failing part has logged the cause
     }
 }
 
@@ -254,7 +255,7 @@ async fn vote(
     Json(message): Json<VoteRequest<u64>>,
 ) -> Result<Json<VoteResponse<u64>>, Unavailable> {
     let now = clock::monotonic();
-    // A leader in the library's eyes would vote for anybody.
+    // The library, as leader, would grant any vote.
     let content = us.is_elected()
         && !us.yields.load(Ordering::Relaxed)
         && us.leads_until().is_some_and(|until| now < until);
@@ -281,19 +282,22 @@ async fn standing(State(us): State<Arc<Replica>>) -> Result<Json<ReplicaState>, 
     Ok(Json(ReplicaState { free, log }))
 }
 
-/// The leader stops and has chosen this replica. It votes for it, so the lease is no obstacle.
+/// The leader stops and has chosen this replica. It votes for it, so the lease does not block it.
 async fn succeed(State(us): State<Arc<Replica>>) -> Result<Json<()>, Unavailable> {
-    us.raft()?.trigger().elect().await.map_err(|_| Unavailable)?;
+    let raft = us.raft()?;
+    us.quorum().forget_leader();
+    us.news.notify_one();
+    raft.trigger().elect().await.map_err(|_| Unavailable)?;
     Ok(Json(()))
 }
 
-/// The way of the library to another replica.
+/// The library's connections to the other replicas.
 pub(super) struct Connection {
     pub(super) us: Arc<Replica>,
     pub(super) target: u64,
 }
 
-/// Makes them.
+/// Creates [`Connection`]s for the library.
 pub(super) struct Connections(pub(super) Arc<Replica>);
 
 impl RaftNetworkFactory<Types> for Connections {
@@ -307,15 +311,15 @@ impl RaftNetworkFactory<Types> for Connections {
 type Failed<E = openraft::error::Infallible> = RPCError<u64, EmptyNode, RaftError<u64, E>>;
 
 impl Connection {
-    async fn ask<A: DeserializeOwned, E: std::error::Error>(
+    async fn call<A: DeserializeOwned, E: std::error::Error>(
         &self,
         path: &'static str,
         message: &impl Serialize,
         option: &RPCOption,
     ) -> Result<A, Failed<E>> {
-        // A little less than the library waits, so that a silent replica is noticed here.
+        // Slightly less than the library's limit, so that a silent replica is noticed here.
         let limit = option.hard_ttl().saturating_sub(NOTICE);
-        let answer = self.us.ask(self.target, path, message, limit).await;
+        let answer = self.us.call(self.target, path, message, limit).await;
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&NoAnswer(error))))
     }
 }
@@ -332,7 +336,7 @@ impl RaftNetwork<Types> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed> {
         let (sent, term) = (clock::monotonic(), message.vote.leader_id().get_term());
-        let answer = self.ask("/append", &message, &option).await?;
+        let answer = self.call("/append", &message, &option).await?;
         if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
             self.us.quorum().acknowledge(self.target, term, sent);
             self.us.news.notify_one();
@@ -345,7 +349,7 @@ impl RaftNetwork<Types> for Connection {
         message: InstallSnapshotRequest<Types>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failed<InstallSnapshotError>> {
-        self.ask("/snapshot", &message, &option).await
+        self.call("/snapshot", &message, &option).await
     }
 
     async fn vote(
@@ -353,7 +357,7 @@ impl RaftNetwork<Types> for Connection {
         message: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failed> {
-        self.ask("/vote", &message, &option).await
+        self.call("/vote", &message, &option).await
     }
 
     fn backoff(&self) -> Backoff {

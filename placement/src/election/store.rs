@@ -1,7 +1,6 @@
-//! The log of the election, in memory. Nothing is replicated but the membership and, with each new
-//! leader, an empty entry; the term is the whole state. A replica that restarts has forgotten its
-//! vote, which is why it votes only when every promise that it may have made is over
-//! ([`super::quorum`]).
+//! The log of the election, in memory. It holds only the membership and an empty entry per new
+//! leader; the term is the whole state. A replica that restarts has lost its vote, so it votes only
+//! when every promise that it may have made has expired ([`super::quorum`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -46,7 +45,7 @@ impl Store {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last entry of the log, if there was any.
+    /// The last entry of the log; `None` if it is empty.
     pub(super) fn last(&self) -> Option<LogId<u64>> {
         let state = self.lock();
         state.log.last_key_value().map(|(_, entry)| entry.log_id).or(state.purged)
@@ -171,7 +170,7 @@ impl RaftSnapshotBuilder<Types> for Store {
     }
 }
 
-/// There is no state beside the membership, which is in the description.
+/// The state machine holds nothing but the membership, which is in the snapshot's metadata.
 fn empty(meta: Meta) -> Snapshot<Types> {
     Snapshot { meta, snapshot: Box::default() }
 }

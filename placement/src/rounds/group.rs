@@ -3,10 +3,11 @@
 //! ```text
 //!  idle ──change──► LOCK(v) ──all acked──► UPDATE(v) ──all acked──► UNLOCK(v) ──all acked──► idle
 //! ```
-//! The store of hosts is the members themselves. It may run ahead of the table (`dirty`) only while
-//! a round or a hold-off is pending; [`Group::settle`] is the one place that catches up, whatever
-//! the reason was. A table is taken when its round starts, so equal versions are equal tables.
-//! Source: Dapr 1.18, placement; the weaknesses that are repaired here are named at each place.
+//! The members store their hosts; there is no other store. Hosts may differ from the table
+//! (`dirty`) only while a round or a hold-off is pending; [`Group::settle`] is the one place that
+//! starts a round for them. A table is built when its round starts, so equal versions are equal
+//! tables.
+//! Source: Dapr 1.18, placement; where this differs, the code states the reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,19 +18,19 @@ use crate::rounds::message::{Host, Message, Operation, Step, StreamId};
 use crate::rounds::outbox::Order;
 use crate::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
 
-/// A report that changes types restarts a round in flight at most this often; then it waits for
-/// the end of the round, so that a storm of reports cannot keep a namespace locked for ever.
+/// A report that changes types restarts the current round at most this often; then it waits for its
+/// end, so that many reports cannot lock a namespace indefinitely.
 const MAX_SUPERSESSIONS: u32 = 3;
 
-/// Two slow drains of one sidecar are no coincidence and are told to the operator.
+/// Slow drains of one sidecar after which it is reported in the log; one may be a coincidence.
 const SLOW_DRAINS: u32 = 2;
 
-/// A hold-off that changes keep alive ends after this time at the latest, or after its window if
-/// that is longer: a storm of joins ends in few rounds, and none waits for long.
+/// A hold-off that changes extend ends after this time at the latest, or after its window if that
+/// is longer: many joins take few rounds, and none waits for long.
 const MAX_HOLD_OFF: Duration = Duration::from_millis(500);
 
-/// The window of the first round after a take-over: the sidecars of the leader that is gone come
-/// back together, and the first of them must not get all actors.
+/// The window of the first round after a change of leader: the sidecars of the former leader
+/// reconnect together, and the first of them must not get all actors.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// The streams of one namespace and their round.
@@ -48,13 +49,13 @@ pub(crate) struct Group {
     waiting: BTreeMap<StreamId, Registration>,
     round: Option<Round>,
     hold_off: Option<HoldOff>,
-    /// A report cut the hold-off before this one short.
+    /// A report ended the previous hold-off early.
     cut_short: bool,
-    /// How often the round in flight replaced an unfinished one.
+    /// How often the current round replaced an unfinished one.
     supersessions: u32,
 }
 
-/// A stream that asks to become a member.
+/// A stream that waits to become a member.
 #[derive(Debug)]
 pub(crate) struct Registration {
     pub(crate) legacy: bool,
@@ -69,9 +70,9 @@ struct Member {
     host: Option<Arc<Host>>,
     /// A report that waits for the end of the round.
     held: Option<Host>,
-    /// What its host, or the report that waits, adds to the table; the larger of the two.
+    /// The larger of what its stored host and its waiting report add to the table, in bytes.
     charge: usize,
-    /// Acknowledged the step in flight.
+    /// Acknowledged the current step.
     acked: bool,
     slow_drains: u32,
 }
@@ -86,13 +87,13 @@ struct Round {
     missing: usize,
 }
 
-/// A pause in which changes gather for one round.
+/// A pause in which changes are gathered for one round.
 #[derive(Debug)]
 struct HoldOff {
     window: Duration,
-    /// A window after the newest change.
+    /// One window after the last change.
     due: Instant,
-    /// When it ends although changes go on.
+    /// When it ends even if changes continue.
     latest: Instant,
 }
 
@@ -106,10 +107,10 @@ impl HoldOff {
     }
 }
 
-/// How many streams a namespace has, for metrics.
+/// Numbers of streams of a namespace, for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Streams that take part in rounds.
+    /// Streams that are members of rounds.
     pub members: usize,
     /// Those of them that host actor types.
     pub hosts: usize,
@@ -135,7 +136,7 @@ impl Group {
         }
     }
 
-    /// A group of the time after a take-over: its first round waits until nobody joins any more.
+    /// A group after a change of leader: its first round waits until no more sidecars join.
     pub(crate) fn settling(floor: u64, now: Instant) -> Self {
         Self { hold_off: Some(HoldOff::new(SETTLE, now)), ..Self::new(floor) }
     }
@@ -156,13 +157,13 @@ impl Group {
         Counts { members: self.members.len(), hosts: self.hosts, waiting: self.waiting.len() }
     }
 
-    /// When [`Group::tick`] has something to do.
+    /// When [`Group::tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let hold_off = self.hold_off.as_ref().map(|h| h.due);
         self.round.as_ref().map(|r| r.deadline).or(hold_off)
     }
 
-    /// Brings the table up to date, or lets a round or a hold-off end first.
+    /// Starts a round or pushes the table if needed, unless a round or a hold-off is pending.
     fn settle_when_idle(&mut self, cx: &mut Context<'_>) {
         if let Some(hold_off) = &mut self.hold_off {
             hold_off.extend(cx.now);
@@ -180,8 +181,8 @@ impl Group {
         self.settle_when_idle(cx);
     }
 
-    /// Accounts for a stream whose charge changes; false, without effect, if the table would become
-    /// larger than sidecars can read. A smaller charge is always accepted.
+    /// Accounts for a stream whose charge changes; returns false, without effect, if the table
+    /// would exceed what sidecars can read. A smaller charge is always accepted.
     fn recharge(&mut self, old: usize, new: usize) -> bool {
         let charged = self.charged - old + new;
         if new > old && charged + ORDER_OVERHEAD > MAX_TABLE_BYTES {
@@ -207,7 +208,7 @@ impl Group {
             return;
         }
         if message.version.is_some_and(|v| v < self.version) {
-            return; // acknowledges a round that was superseded
+            return; // acknowledges a superseded round
         }
         let pending = self.round.as_ref().map(|r| r.step);
         match (message.operation, pending) {
@@ -224,8 +225,9 @@ impl Group {
         }
     }
 
-    /// An order went out to a stream of a sidecar that does not acknowledge by itself. The next
-    /// of its messages, one per second, would do too, but the others would stay locked meanwhile.
+    /// An order was written to a stream of a sidecar that sends no acknowledgements. Its next
+    /// message, one per second, would count too, but the other sidecars would stay locked until
+    /// then.
     pub(crate) fn written(
         &mut self,
         stream: StreamId,
@@ -239,7 +241,7 @@ impl Group {
         }
     }
 
-    /// A stream ended, for whatever reason.
+    /// A stream ended.
     pub(crate) fn close(&mut self, stream: StreamId, cx: &mut Context<'_>) {
         if let Some(waiting) = self.waiting.remove(&stream) {
             self.charged -= charge(&waiting.host);
@@ -274,7 +276,7 @@ impl Group {
 
     fn report(&mut self, stream: StreamId, host: Host, cx: &mut Context<'_>) {
         let Some(member) = self.members.get_mut(&stream) else { return };
-        member.held = None; // an older one, kept for the end of its round or over a hold-off
+        member.held = None; // an older report that waited for a round or a hold-off
         let (old, current) = (member.charge, member.host.as_deref().map_or(0, charge));
         let changed = member.entities() != host.entities;
         let new = if changed { current.max(charge(&host)) } else { current };
@@ -290,7 +292,7 @@ impl Group {
             return;
         }
         if let Some(hold_off) = &mut self.hold_off {
-            // The change of a host that is known already need not wait for strangers, once.
+            // The change of a known host need not wait for new streams, once.
             if self.cut_short {
                 member.held = Some(host);
                 return hold_off.extend(cx.now);
@@ -304,8 +306,8 @@ impl Group {
         self.settle(cx);
     }
 
-    /// A message without operation in mid-round. Of a sidecar before 1.17 it is the report of this
-    /// second, sent perhaps before the order arrived: what counts for those is [`Self::written`].
+    /// A message without operation during a round. From a sidecar before 1.17 it is its report of
+    /// this second, possibly sent before the order arrived: for those [`Self::written`] counts.
     fn unsaid(&mut self, stream: StreamId, step: Step, cx: &mut Context<'_>) {
         if self.members.get(&stream).is_some_and(|m| !m.legacy) {
             self.ack(stream, step, cx);
@@ -351,7 +353,7 @@ impl Group {
         }
     }
 
-    /// Removes those who held up the round; the others get a new one.
+    /// Removes the members that did not acknowledge in time; the others get a new round.
     fn time_out(&mut self, cx: &mut Context<'_>) {
         let Some(expected) = self.round.as_ref().map(|r| r.step) else { return };
         let slow: Vec<StreamId> =
@@ -362,7 +364,7 @@ impl Group {
             let (namespace, version) = (cx.namespace.clone(), self.version);
             cx.effects.push(Effect::TimeOut { namespace, stream, version, expected });
         }
-        self.dirty = true; // whoever stays is still locked
+        self.dirty = true; // the remaining members are still locked
         self.settle(cx);
     }
 
@@ -377,8 +379,8 @@ impl Group {
         }
     }
 
-    /// Brings the table up to the hosts: admits who waits, takes reports that were held, and starts
-    /// one round for all of it. If no host changed, only the new streams need the table.
+    /// Brings the table up to date with the hosts: admits waiting streams, applies waiting reports,
+    /// and starts one round for all of it. If no host changed, only the new streams get the table.
     fn settle(&mut self, cx: &mut Context<'_>) {
         let waiting = std::mem::take(&mut self.waiting);
         let new: Vec<StreamId> = waiting.keys().copied().collect();
@@ -422,12 +424,12 @@ impl Group {
         self.order_all(&Order::Lock(self.version), cx);
     }
 
-    /// Stores the host of a member; true if its types changed. Another name or port alone is no
-    /// change.
+    /// Stores the host of a member; returns whether its types changed. A new name or port alone
+    /// does not count.
     fn store(&mut self, stream: StreamId, host: Host) -> bool {
         let Some(member) = self.members.get_mut(&stream) else { return false };
         let unchanged = member.entities() == host.entities;
-        // A smaller charge is always accepted: that of the report was accepted when it came.
+        // A smaller charge is always accepted: that of the report was accepted when it arrived.
         let charge =
             if unchanged { member.host.as_deref().map_or(0, charge) } else { charge(&host) };
         self.charged = self.charged - member.charge + charge;
@@ -442,7 +444,7 @@ impl Group {
         true
     }
 
-    /// Forgets a member and its host.
+    /// Removes a member and its host.
     fn remove(&mut self, stream: StreamId) -> Option<Member> {
         let member = self.members.remove(&stream)?;
         self.charged -= member.charge;
@@ -467,7 +469,7 @@ fn refuse(stream: StreamId, cx: &mut Context<'_>) {
 }
 
 impl Member {
-    /// A member that has not stored its host yet, but is charged for it.
+    /// A member that is charged for a host which it has not stored yet.
     fn new(host: &Host, legacy: bool) -> Self {
         let (app_id, charge) = (host.app_id.clone(), charge(host));
         Self { app_id, legacy, host: None, held: None, charge, acked: false, slow_drains: 0 }
@@ -479,7 +481,7 @@ impl Member {
     }
 }
 
-/// What a step of a group has at hand.
+/// What every step of a group needs: rules, time, effects.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) rules: &'a Rules,

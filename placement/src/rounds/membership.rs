@@ -1,7 +1,7 @@
-//! Every namespace of the process: the pure core of placement.
+//! All namespaces of the process: the pure core of placement.
 //!
-//! [`Membership::step`] takes one event and says what is to be done; it sends nothing, waits for
-//! nothing and asks no clock. Namespaces share nothing but the floor of version numbers.
+//! [`Membership::step`] takes one event and returns the effects; it does no I/O and reads no clock.
+//! Namespaces share only the floor of version numbers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,40 +18,40 @@ use crate::rounds::table::Table;
 pub struct Rules {
     /// Budget of a whole round, from the first `lock` to the last acknowledgement of `unlock`.
     pub round_timeout: Duration,
-    /// Pause after a completed round during which changes only queue, extended while they go on
-    /// (half a second at most, unless it is longer itself); zero for none.
+    /// Pause after a completed round during which changes only queue, extended while they continue
+    /// (up to half a second, unless it is longer itself); zero for none.
     pub hold_off: Duration,
 }
 
-/// What happened.
+/// An input of [`Membership::step`].
 #[derive(Debug)]
 pub enum Event {
-    /// A new stream's first message, authorised.
+    /// The first message of a new stream, authorised.
     Register {
-        /// The stream; greater than all before it.
+        /// The new stream; its number is greater than all before it.
         stream: StreamId,
-        /// The message.
+        /// The message, which becomes its host if it reports one.
         message: Message,
     },
     /// A later message of a stream, authorised.
     Message {
-        /// The stream.
+        /// The stream that sent it.
         stream: StreamId,
-        /// The message.
+        /// A report or an acknowledgement.
         message: Message,
     },
     /// An order was handed to the transport.
     Written {
-        /// The stream.
+        /// The stream that it was written to.
         stream: StreamId,
         /// The order's step.
         step: Step,
         /// The order's version.
         version: u64,
     },
-    /// A stream ended. Events of a stream that ended are ignored, so saying it twice is harmless.
+    /// A stream ended. Events of ended streams are ignored, so a repetition is harmless.
     Closed {
-        /// The stream.
+        /// The stream that ended.
         stream: StreamId,
     },
     /// [`Membership::deadline`] passed.
@@ -63,7 +63,7 @@ pub enum Event {
 pub enum Outcome {
     /// Every member acknowledged every step.
     Complete,
-    /// A report changed the hosts and started another round.
+    /// A report changed the hosts and started a new round.
     Superseded,
     /// A member did not acknowledge in time.
     TimedOut,
@@ -71,39 +71,39 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// What is to be done, in this order.
+/// An output of [`Membership::step`], to be executed in order.
 #[derive(Debug)]
 pub enum Effect {
     /// Send an order.
     Send {
-        /// To this stream.
+        /// The receiving stream.
         stream: StreamId,
-        /// The order.
+        /// The step and its table or version.
         order: Order,
     },
-    /// Send a whole round on one stream, which owes no acknowledgement for it.
+    /// Send a whole round on one stream, which does not have to acknowledge it.
     Push {
-        /// To this stream.
+        /// The receiving stream.
         stream: StreamId,
         /// The table, whose version may be 0.
         table: Arc<Table>,
     },
-    /// End a stream that did not acknowledge in time. It is no member any more.
+    /// End a stream that did not acknowledge in time. It is no longer a member.
     TimeOut {
         /// Namespace of the stream.
         namespace: Arc<str>,
-        /// The stream.
+        /// The stream to end.
         stream: StreamId,
         /// Version of the round.
         version: u64,
-        /// What it did not acknowledge.
+        /// The step that it did not acknowledge.
         expected: Step,
     },
-    /// End a stream whose report would make the table too large. It is no member any more.
+    /// End a stream whose report would make the table too large. It is no longer a member.
     TableFull {
         /// Namespace of the stream.
         namespace: Arc<str>,
-        /// The stream.
+        /// The stream to end.
         stream: StreamId,
     },
     /// Report a sidecar that repeatedly uses most of a round's budget.
@@ -112,49 +112,49 @@ pub enum Effect {
         namespace: Arc<str>,
         /// App id of the sidecar.
         app_id: String,
-        /// From `update` to its acknowledgement.
+        /// Duration from `update` to its acknowledgement.
         took: Duration,
     },
-    /// Report the outcome of a round.
+    /// Record the outcome of a round.
     RoundEnded {
-        /// Where the round was.
+        /// Namespace of the round.
         namespace: Arc<str>,
         /// Version of the round.
         version: u64,
-        /// How it ended.
+        /// The reason of its end.
         outcome: Outcome,
-        /// Since its first `lock`.
+        /// Duration since its first `lock`.
         took: Duration,
     },
-    /// Report how many streams a namespace has now.
+    /// Record how many streams a namespace has now.
     Counts {
-        /// The namespace.
+        /// Namespace that changed.
         namespace: Arc<str>,
-        /// Its streams.
+        /// Its numbers of streams; all zero when the last has ended.
         counts: Counts,
     },
 }
 
-/// The namespaces and their streams.
+/// All namespaces and their streams.
 #[derive(Debug)]
 pub struct Membership {
     rules: Rules,
     groups: HashMap<Arc<str>, Group>,
     streams: HashMap<StreamId, Arc<str>>,
     deadlines: BTreeSet<(Instant, Arc<str>)>,
-    /// A new namespace begins here: above every version of a namespace that is gone, so that no
-    /// sidecar that comes back meets a version it has seen (Dapr 1.14 skips such a table), and
-    /// without remembering the namespaces themselves.
+    /// First version of a new namespace: above every version of removed namespaces, so that a
+    /// sidecar that reconnects never gets a version that it has seen (Dapr 1.14 skips such a
+    /// table), without a record of the namespaces themselves.
     floor: u64,
-    /// Until then a new namespace waits for its sidecars to come back from the former leader.
+    /// Until then a new namespace waits for its sidecars to reconnect from the former leader.
     returning: Option<Instant>,
 }
 
-/// Sidecars of a leader that is gone are back, or gone themselves, after this time.
+/// After this time the sidecars of a former leader have reconnected or ended.
 const RETURN: Duration = Duration::from_secs(10);
 
 /// Each leader numbers its tables from the epoch of its election in the upper half of the version,
-/// so that versions grow over all leaders.
+/// so that versions grow across leaders.
 const EPOCH_SHIFT: u32 = 32;
 
 impl Membership {
@@ -170,14 +170,14 @@ impl Membership {
         }
     }
 
-    /// No stream yet, after `epoch` changes of the leader. Sidecars are expected to come back from
-    /// the former one. 0 is the same as [`Self::new`].
+    /// No stream yet, after `epoch` changes of the leader. Sidecars are expected to reconnect from
+    /// the former leader. 0 is the same as [`Self::new`].
     pub fn taken_over(rules: Rules, epoch: u64, now: Instant) -> Self {
         let floor = epoch << EPOCH_SHIFT;
         Self { floor, returning: (epoch > 0).then(|| now + RETURN), ..Self::new(rules) }
     }
 
-    /// The same, with versions above `floor` at least.
+    /// As [`Self::new`], with versions above `floor`.
     #[must_use]
     pub fn above(mut self, floor: u64) -> Self {
         self.floor = self.floor.max(floor);
@@ -189,7 +189,7 @@ impl Membership {
         self.groups.values().map(Group::version).fold(self.floor, u64::max)
     }
 
-    /// What follows from an event at `now`. Times must not go backwards.
+    /// The effects of an event at `now`. Times must not go backwards.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {

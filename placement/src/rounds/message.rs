@@ -1,4 +1,4 @@
-//! What a sidecar says, as checked values.
+//! Messages of sidecars, as checked values.
 
 use std::fmt;
 
@@ -17,34 +17,34 @@ impl fmt::Display for StreamId {
 pub struct Host {
     /// `ip:port` of its internal gRPC server: ring key and dial address.
     pub name: String,
-    /// Redundant; official sidecars leave it at 0.
+    /// Redundant; official sidecars send 0.
     pub port: i64,
-    /// Deprecated; told on by the state endpoint only.
+    /// Deprecated; only the state endpoint shows it.
     pub load: i64,
     /// Actor types that it hosts, sorted, without repetitions.
     pub entities: Vec<String>,
-    /// App id.
+    /// App id of the application beside it.
     pub app_id: String,
-    /// Deprecated; told on by the state endpoint only.
+    /// Deprecated; only the state endpoint shows it.
     pub pod: String,
-    /// Deprecated; told on by the state endpoint only.
+    /// Deprecated; only the state endpoint shows it.
     pub api_level: u32,
-    /// Namespace.
+    /// Namespace of its pod; `default` outside Kubernetes.
     pub namespace: String,
-    /// The operation number of the message that registered it.
+    /// `operation` of the message that registered it.
     pub operation: i32,
-    /// The version of the message that registered it.
+    /// `version` of the message that registered it.
     pub version: Option<u64>,
 }
 
 /// The three steps of a round, in order. Sidecars acknowledge each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// Prepare for a new table.
+    /// Deactivate actors that may move, and hold calls.
     Lock,
-    /// Take the new table.
+    /// Store the new table.
     Update,
-    /// Use the new table.
+    /// Continue with the new table.
     Unlock,
 }
 
@@ -58,14 +58,15 @@ impl fmt::Display for Step {
     }
 }
 
-/// What a message is about. Source: Dapr 1.18, `HostOperation`.
+/// The operation of a message. Source: Dapr 1.18, `HostOperation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Sidecars before 1.17 say nothing: an acknowledgement of whatever is pending, else a report.
+    /// Unset, as by sidecars before 1.17: acknowledges the pending step if there is one, else
+    /// reports.
     Unsaid,
-    /// The host and its actor types.
+    /// Reports the host and its actor types.
     Report,
-    /// An acknowledgement.
+    /// Acknowledges a step.
     Ack(Step),
     /// A number that no known sidecar sends; ignored.
     Other,
@@ -74,17 +75,17 @@ pub enum Operation {
 /// One message of a sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// What it is about.
+    /// Its operation, or a number that is unknown.
     pub operation: Operation,
     /// The table version that it acknowledges.
     pub version: Option<u64>,
-    /// Who says it; complete in reports, id and namespace only in acknowledgements.
+    /// The sender; complete in reports, only id and namespace in acknowledgements.
     pub host: Host,
 }
 
 impl Message {
-    /// True if a sidecar of 1.14 to 1.16 opens its stream like this: those name no operation and
-    /// an API level above 0.
+    /// Whether a sidecar of 1.14 to 1.16 opens its stream like this: those send no operation and an
+    /// API level above 0.
     pub fn is_legacy(&self) -> bool {
         self.operation == Operation::Unsaid && self.host.api_level > 0
     }

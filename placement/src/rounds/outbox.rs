@@ -1,11 +1,11 @@
-//! Orders on their way to one stream: bounded, and the latest win.
+//! The bounded queue of orders of one stream; newer orders replace older ones.
 //!
-//! A stream whose client does not read fills nothing: whatever belongs to a round that is over is
-//! dropped before it was written. What remains is in the order that sidecars rely on:
+//! A stream whose client does not read uses bounded memory: unwritten orders of superseded rounds
+//! are dropped. The rest is in the order that sidecars rely on:
 //!
 //! - `update` and `unlock` follow a `lock` of their own version;
 //! - `unlock` follows an `update`; only sidecars before 1.17 get an `unlock` in its place for a
-//!   `lock` that was superseded, because 1.15 dead-locks on two `lock`s in a row;
+//!   superseded `lock`, because 1.15 dead-locks on two `lock`s in a row;
 //! - those sidecars never get an `unlock` without a `lock` before it, on which 1.15 crashes;
 //! - a `lock` is never of a lower version than the one before.
 
@@ -18,16 +18,16 @@ use crate::rounds::table::Table;
 /// An order to a sidecar. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Order {
-    /// Prepare for a table of this version.
+    /// Prepare for the table of this version.
     Lock(u64),
-    /// Take this table.
+    /// Store this table.
     Update(Arc<Table>),
-    /// Use the table of this version.
+    /// Continue with the table of this version.
     Unlock(u64),
 }
 
 impl Order {
-    /// The step that the order begins.
+    /// The step of the order.
     pub fn step(&self) -> Step {
         match self {
             Self::Lock(_) => Step::Lock,
@@ -36,7 +36,7 @@ impl Order {
         }
     }
 
-    /// The version of the table that it is about.
+    /// The version of its table.
     pub fn version(&self) -> u64 {
         match self {
             Self::Lock(version) | Self::Unlock(version) => *version,
@@ -48,10 +48,10 @@ impl Order {
 /// The queue of one stream. Holds at most one round and one pairing `unlock`: four orders.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// The sidecar wants each `lock` paired with an `unlock`.
+    /// The sidecar needs each `lock` paired with an `unlock`.
     paired: bool,
     queue: VecDeque<Order>,
-    /// The version that was locked last, counting what is queued.
+    /// The version that was locked last, queued orders included.
     locked: Option<u64>,
     /// The version of a `lock` that was written without its `unlock`.
     open: Option<u64>,
@@ -63,7 +63,8 @@ impl Outbox {
         Self { paired, ..Self::default() }
     }
 
-    /// Queues an order, dropping what it supersedes; or drops it, if it is superseded itself.
+    /// Queues an order and drops those that it supersedes; drops the order itself if it is
+    /// superseded.
     pub fn push(&mut self, order: Order) {
         let version = order.version();
         if matches!(order, Order::Lock(_)) {
@@ -81,7 +82,7 @@ impl Outbox {
         self.queue.push_back(order);
     }
 
-    /// The next order to write.
+    /// Takes the next order to write.
     pub fn pop(&mut self) -> Option<Order> {
         let order = self.queue.pop_front()?;
         match &order {
@@ -92,12 +93,12 @@ impl Outbox {
         Some(order)
     }
 
-    /// Orders that wait.
+    /// The number of queued orders.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// True if nothing waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -149,8 +150,8 @@ mod tests {
     }
 
     proptest! {
-        /// The core sends steps of one version in order and versions upwards; the transport takes
-        /// orders whenever it can. Stale orders are thrown in to show that they are dropped.
+        /// The core sends steps of one version in order, and versions ascending; the transport
+        /// takes orders at any time. Stale orders are added to show that they are dropped.
         #[test]
         fn whatever_is_written_is_in_an_order_that_sidecars_accept(
             paired: bool,

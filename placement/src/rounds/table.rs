@@ -8,39 +8,39 @@ use bytes::Bytes;
 use crate::rounds::encoding::Encoding;
 use crate::rounds::message::{Host, StreamId};
 
-/// Bytes of an encoded table at most: gRPC's default limit of one message, which sidecars keep.
+/// Maximum bytes of an encoded table: gRPC's default limit of one message, which sidecars keep.
 pub const MAX_TABLE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes of an update beside the entries of its table: operation, both forms of the version,
 /// replication factor, frame.
 pub const ORDER_OVERHEAD: usize = 64;
 
-/// Tags, lengths and the port of a host under one actor type, at most.
+/// Maximum bytes of tags, lengths and the port of a host under one actor type.
 const ENTRY_OVERHEAD: usize = 44;
 
-/// Tables below this size are encoded where they are needed; larger ones in a thread of their own.
+/// Smaller tables are encoded in place; larger ones in a thread of their own.
 pub(crate) const INLINE_BYTES: usize = 16 * 1024;
 
-/// Bytes that a host adds to an encoded table, at most. An actor type that several hosts have is
+/// Maximum bytes that a host adds to an encoded table. An actor type that several hosts have is
 /// charged to each.
 pub fn charge(host: &Host) -> usize {
     let entry = ENTRY_OVERHEAD + 2 * host.name.len() + host.app_id.len() + host.namespace.len();
     host.entities.iter().map(|entity| entity.len() + entry).sum()
 }
 
-/// A table as it was when its version began. It never changes, so a version names its content.
+/// The table at one version. Immutable, so a version identifies its content.
 #[derive(Debug, Default)]
 pub struct Table {
     version: u64,
     hosts: Vec<Arc<Host>>,
-    /// About its encoded size in bytes.
+    /// Approximate encoded size in bytes.
     charge: usize,
     plain: OnceLock<Bytes>,
     gzip: OnceLock<Bytes>,
 }
 
 impl Table {
-    /// The table of these hosts. Of two streams with one host name the newer wins: the older
+    /// The table of these hosts. If two streams have the same host name, the newer wins: the older
     /// belongs to a connection whose end has not been noticed yet.
     pub fn new<'a>(
         version: u64,
@@ -68,7 +68,7 @@ impl Table {
         &self.hosts
     }
 
-    /// What `of` makes of the hosts of each actor type, both sorted; called once per host.
+    /// Calls `of` once per host; the result lists actor types and hosts, both sorted.
     pub fn by_type<'a, T: Clone>(
         &'a self,
         of: impl Fn(&'a Host) -> T,
@@ -83,13 +83,13 @@ impl Table {
         types
     }
 
-    /// True if encoding it now takes little time: it is small, or encoded already.
+    /// Whether encoding takes little time: the table is small, or encoded already.
     pub(crate) fn is_cheap(&self, encoding: Encoding) -> bool {
         self.slot(encoding).get().is_some() || self.charge < INLINE_BYTES
     }
 
-    /// The encoded order, made by `encode` for the first stream and shared by all others that take
-    /// the same encoding.
+    /// The encoded order, made by `encode` for the first stream and shared by all others with the
+    /// same encoding.
     pub(crate) fn encoded(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> Bytes {
         self.slot(encoding).get_or_init(encode).clone()
     }

@@ -1,4 +1,4 @@
-//! Which messages a stream may send. Where there is a certificate, it decides.
+//! Which messages a stream may send. With mTLS the certificate decides.
 
 use identity::SpiffeId;
 
@@ -9,11 +9,11 @@ use crate::streams::limits::{MAX_NAME_BYTES, MAX_TYPES};
 /// What the connection proves about its peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Plain text: whatever a client claims about itself is taken. Self-hosted users rely on it.
+    /// Plain text: the client's claims are accepted. Self-hosted mode relies on it.
     Unproven,
-    /// mTLS, with a certificate that names no workload.
+    /// mTLS, with a certificate whose SPIFFE id is not that of a workload.
     Unidentified,
-    /// mTLS.
+    /// mTLS with the certificate of a workload.
     Workload {
         /// Namespace of the certificate's SPIFFE id.
         namespace: String,
@@ -43,7 +43,7 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    /// A stream that has said nothing yet.
+    /// A stream without messages so far.
     pub(crate) fn new(access: Access) -> Self {
         Self { access, first: None }
     }

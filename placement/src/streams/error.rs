@@ -1,5 +1,5 @@
-//! Why a stream is refused or ended, and the one mapping to gRPC. Sidecars log these texts; the
-//! codes and texts are those of Dapr 1.18 unless a variant says otherwise.
+//! Why a stream is refused or ended, and the one mapping to gRPC. Sidecars log these texts; codes
+//! and texts are those of Dapr 1.18 unless a variant states otherwise.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) enum Refusal {
     /// mTLS is on and the certificate names no workload.
     #[error("failed to get client ID from context")]
     NoIdentity,
-    /// A version without an operation.
+    /// A message with a version and no operation.
     #[error("both operation and version must be set or both must be unset")]
     VersionWithoutOperation,
     /// An empty id or namespace.
@@ -23,9 +23,9 @@ pub(crate) enum Refusal {
     /// Another app id than the certificate's.
     #[error("provided app ID {claimed} doesn't match the one in the SPIFFE ID ({proven})")]
     OtherApp {
-        /// In the message.
+        /// The app id in the message.
         claimed: String,
-        /// In the certificate.
+        /// The app id in the certificate.
         proven: String,
     },
     /// Another namespace than the certificate's.
@@ -33,9 +33,9 @@ pub(crate) enum Refusal {
         "provided client namespace {claimed} doesn't match the one in the SPIFFE ID ({proven})"
     )]
     OtherNamespace {
-        /// In the message.
+        /// The namespace in the message.
         claimed: String,
-        /// In the certificate.
+        /// The namespace in the certificate.
         proven: String,
     },
     /// An actor type that belongs to another app's workflow engine.
@@ -51,7 +51,7 @@ pub(crate) enum Refusal {
     /// More actor types than a host may report. Ours: Dapr 1.18 has no limit.
     #[error("{count} actor types reported, at most {MAX_TYPES} are allowed")]
     TooManyTypes {
-        /// Types in the message, without repetitions.
+        /// Different types in the message.
         count: usize,
     },
     /// A name that is too long. Ours: Dapr 1.18 has no limit.
@@ -59,11 +59,11 @@ pub(crate) enum Refusal {
     TooLong {
         /// The field of the message.
         field: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         bytes: usize,
     },
-    /// A later message is of somebody else. Ours: Dapr 1.18 lets such a message rewrite the entry
-    /// of a foreign stream.
+    /// A later message has another app id or namespace. Ours: Dapr 1.18 lets such a message
+    /// overwrite the entry of a foreign stream.
     #[error("namespace and app ID must not change on a stream")]
     ChangedIdentity,
 }
@@ -88,7 +88,7 @@ impl From<&Refusal> for Status {
 /// Why the server ends an accepted stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum End {
-    /// It did not acknowledge in time.
+    /// It did not acknowledge a step in time.
     #[error("dissemination timeout after {} for version {version}", runtime::go_duration::format(*.after))]
     TimedOut {
         /// The budget of the round.
@@ -96,7 +96,7 @@ pub(crate) enum End {
         /// The version of the round.
         version: u64,
     },
-    /// The stream sent no message in time. Ours: Dapr 1.18 waits for ever.
+    /// The stream sent no message in time. Ours: Dapr 1.18 has no limit.
     #[error("no report within {}", runtime::go_duration::format(FIRST_MESSAGE))]
     NoReport,
     /// The report would make the table of its namespace larger than a sidecar can read. Ours: Dapr
@@ -106,23 +106,23 @@ pub(crate) enum End {
          sidecar can read: register fewer actor types or hosts"
     )]
     TableFull {
-        /// The namespace.
+        /// The namespace whose table is full.
         namespace: String,
     },
-    /// Another replica leads, or none. Sidecars look for the words "is not a leader", and 1.14 to
-    /// 1.16 for the code, to go on to the next address. Dapr 1.18.
+    /// Another replica leads, or none. Sidecars match the words "is not a leader", and 1.14 to 1.16
+    /// the code, to continue with the next address. Dapr 1.18.
     #[error("node id={id} is not a leader. Only the leader can serve requests")]
     NotLeader {
         /// The id of this replica.
         id: String,
     },
-    /// This replica led until now. Dapr 1.18 says the same with the code UNKNOWN.
+    /// This replica lost leadership. Dapr 1.18 sends the same text with the code UNKNOWN.
     #[error("lost leadership")]
     LostLeadership,
-    /// The process stops, and the stream asks for the first time. Dapr 1.18.
+    /// The process stops, and the stream is new. Dapr 1.18.
     #[error("placement server is shutting down")]
     Refused,
-    /// The process stops. Dapr 1.18 says the same with the code UNKNOWN.
+    /// The process stops. Dapr 1.18 sends the same text with the code UNKNOWN.
     #[error("cancelling context, received signal terminated")]
     Stopped,
 }
@@ -145,7 +145,7 @@ mod tests {
     use rstest::rstest;
 
     #[test]
-    fn a_follower_says_it_in_the_words_that_sidecars_look_for() {
+    fn a_follower_refuses_with_the_text_that_sidecars_match() {
         let status = Status::from(End::NotLeader { id: "dapr-placement-1".to_owned() });
         let text = "node id=dapr-placement-1 is not a leader. Only the leader can serve requests";
         assert_eq!((status.code(), status.message()), (tonic::Code::FailedPrecondition, text));

@@ -30,7 +30,7 @@ enum Command {
     Tables(oneshot::Sender<Option<Tables>>),
 }
 
-/// The task has stopped, which it does only with the process.
+/// The task has stopped, which happens only when the process ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopped;
 
@@ -68,7 +68,7 @@ impl MembershipHandle {
         self.send(Command::Event(event)).await
     }
 
-    /// The tables as they are now; `None` if another replica leads.
+    /// The current tables; `None` if another replica leads.
     pub(crate) async fn tables(&self) -> Result<Option<Tables>, Stopped> {
         let (send, receive) = oneshot::channel();
         self.send(Command::Tables(send)).await?;
@@ -83,7 +83,7 @@ impl MembershipHandle {
 struct Task {
     /// Present while this replica leads.
     membership: Option<Membership>,
-    /// Versions up to here are used, should this replica lead again in the same epoch.
+    /// Versions up to here are used; needed if this replica leads again in the same epoch.
     floor: u64,
     mailboxes: HashMap<StreamId, Arc<Mailbox>>,
     rules: Rules,
@@ -122,7 +122,7 @@ impl Task {
                 },
                 command = commands.recv() => match command {
                     Some(command) => self.handle_command(command),
-                    None => break, // every stream and server is gone
+                    None => break, // every stream and server has ended
                 },
                 () = tick => self.step(Event::Tick),
             }
@@ -170,7 +170,7 @@ impl Task {
                 self.step(event);
             }
             Command::Tables(reply) => {
-                // The caller may have given up.
+                // The receiver may have been dropped.
                 drop(reply.send(self.membership.as_ref().map(Membership::tables)));
             }
         }

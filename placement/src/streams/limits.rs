@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// Bytes of one message. A report of 1,000 actor types with names of ordinary length has half of it.
+/// Maximum bytes of one message. A report of 1,000 actor types with usual names is half of it.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 256 * 1024;
 
-/// Actor types of one host. Sidecars of large applications report a few dozen.
+/// Maximum actor types of one host. Sidecars of large applications report a few dozen.
 pub(crate) const MAX_TYPES: usize = 1_000;
 
-/// Bytes of each name in a report. A DNS name with a port has 260 at most; names and app ids recur in
-/// the table under each actor type.
+/// Maximum bytes of each name in a report. A DNS name with a port has at most 260; names and app
+/// ids recur in the table under each actor type.
 pub(crate) const MAX_NAME_BYTES: usize = 512;
 
 /// How long a stream may take until its first message. Sidecars report as soon as it is open.

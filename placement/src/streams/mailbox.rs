@@ -53,7 +53,7 @@ impl Mailbox {
         self.change(|inner| inner.outbox.push(order));
     }
 
-    /// Ends the stream; orders that wait are dropped. The first reason stays.
+    /// Ends the stream and drops its queued orders. The first reason wins.
     pub(crate) fn end(&self, status: Status) {
         self.change(|inner| {
             inner.end.get_or_insert(status);
@@ -65,7 +65,7 @@ impl Mailbox {
         wire::frame(order, self.format)
     }
 
-    /// True if making the frame of the order takes little time.
+    /// Whether encoding the order takes little time.
     fn is_cheap(&self, order: &Order) -> bool {
         match order {
             Order::Update(table) => table.is_cheap(self.format.encoding),
@@ -73,23 +73,23 @@ impl Mailbox {
         }
     }
 
-    /// How tables are encoded.
+    /// The encoding of tables on this stream.
     pub(crate) fn encoding(&self) -> Encoding {
         self.format.encoding
     }
 
-    /// Resolves when [`Self::end`] was called, to its reason.
+    /// Waits for [`Self::end`]; returns its reason.
     pub(crate) async fn ended(&self) -> Status {
         self.ended.cancelled().await;
         self.lock().end.clone().unwrap_or_else(|| Status::unknown("ended"))
     }
 
-    /// Resolves when the connection has taken everything or given the stream up.
+    /// Waits until the connection has taken everything or was dropped.
     pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// The order that the connection took last.
+    /// The last order that the connection took.
     pub(crate) fn written(&self) -> watch::Receiver<Option<(Step, u64)>> {
         self.written.subscribe()
     }
@@ -142,7 +142,7 @@ impl Frames {
     fn trailers(&mut self, status: &Status) -> Frame<Bytes> {
         self.done = true;
         let mut trailers = HeaderMap::new();
-        // Fails only on a text that is no header value; gRPC escapes those.
+        // Fails only for a text that is not a header value; gRPC escapes those.
         let _ = status.add_header(&mut trailers);
         Frame::trailers(trailers)
     }

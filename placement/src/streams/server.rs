@@ -1,7 +1,7 @@
 //! The gRPC service: one bidirectional stream per sidecar.
 //!
-//! The response body is our own, so that one encoded table is shared by all streams; what tonic
-//! generates would copy it for each. Reading is tonic's.
+//! The response body is our own, so that all streams share one encoded table; tonic's generated
+//! code would copy it for each. Reading is tonic's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ use crate::streams::wire::Format;
 /// Dapr 1.18, `dapr.proto.placement.v1.Placement`.
 pub(crate) const METHOD: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 
-/// gRPC's names for what a client can decompress, and for what a message may be compressed with.
+/// gRPC headers for the encodings that a client accepts, and for the encoding of a message.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 const CONTENT_ENCODING: &str = "grpc-encoding";
 
@@ -43,14 +43,14 @@ const CONTENT_ENCODING: &str = "grpc-encoding";
 /// does not read would otherwise keep it.
 const READ_END: Duration = Duration::from_secs(1);
 
-/// From the end of a stream to the end of its connection.
+/// Delay between the end of a stream and that of its connection.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// A sidecar whose stream was refused dials the next replica at once, hundreds of times per second
-/// while nobody leads. So while no leader is known its stream is kept waiting, this long at most.
+/// during an election. So while no leader is known, its stream waits up to this time.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// Sidecars before 1.17 give a round up after this time.
+/// Sidecars before 1.17 abandon a round after this time.
 const LEGACY_LIMIT: Duration = Duration::from_secs(15);
 
 /// The service. Cheap to clone.
@@ -59,12 +59,12 @@ pub(crate) struct Service {
     pub(crate) membership: MembershipHandle,
     pub(crate) rules: Rules,
     pub(crate) replication_factor: i64,
-    /// Clients must prove who they are.
+    /// Clients must present a certificate.
     pub(crate) tls: bool,
     pub(crate) scope: Scope,
     /// Cancelled when the process stops and another replica leads.
     pub(crate) ending: CancellationToken,
-    /// Id of this replica.
+    /// `--id` of this replica.
     pub(crate) id: Arc<str>,
     pub(crate) roles: watch::Receiver<Role>,
     pub(crate) streams: Arc<AtomicU64>,
@@ -95,7 +95,7 @@ impl Service {
     /// Waits while no leader is known.
     ///
     /// # Errors
-    /// Another replica leads, or still none.
+    /// Another replica leads, or there is still no leader.
     async fn lead(&mut self) -> Result<(), End> {
         let known = self.roles.wait_for(|role| *role != Role::Unknown);
         let role = tokio::select! {
@@ -109,8 +109,8 @@ impl Service {
     }
 
     /// Reads and checks the first message and registers the stream. `None`: the client ended it
-    /// without a message. Dropping the future, when the client is gone, is safe: nothing is known of
-    /// the stream until it registers, and its task exists from then on.
+    /// without a message. Cancel safe: the membership has no record of the stream until it
+    /// registers, and then its task exists.
     async fn admit(mut self, request: Request) -> Result<Option<Arc<Mailbox>>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let access = if self.tls {
@@ -135,12 +135,12 @@ impl Service {
         Ok(Some(self.start(peer, admission, inbound, message, format)))
     }
 
-    /// The first message of a stream, once this replica leads; `None` if the client ended the stream
-    /// without one. A scheduler of Dapr 1.19 looks for placement with such streams, and is answered
-    /// without a wait for a leader.
+    /// The first message of a stream, once this replica leads; `None` if the client ended the
+    /// stream without one. A scheduler of Dapr 1.19 looks for placement with such streams, and gets
+    /// its answer without waiting for a leader.
     ///
     /// # Errors
-    /// This replica does not lead, the message is none or late, or the process stops.
+    /// This replica does not lead, the message is invalid or late, or the process stops.
     async fn first_message(
         &mut self,
         inbound: &mut Streaming<Host>,
@@ -170,7 +170,7 @@ impl Service {
         }
     }
 
-    /// Starts the task that owns the stream and reports its beginning and its end, once each.
+    /// Starts the task that owns the stream; registers its start and its end, once each.
     fn start(
         self,
         peer: Option<Peer>,
@@ -185,7 +185,7 @@ impl Service {
             host.namespace, host.app_id, host.name);
         if message.is_legacy() && self.rules.round_timeout >= LEGACY_LIMIT {
             tracing::warn!(target: "dapr.placement.server", id = host.app_id,
-                "A sidecar before 1.17 gives a round up after {LEGACY_LIMIT:?}: keep --disseminate-timeout below");
+                "A sidecar before 1.17 abandons a round after {LEGACY_LIMIT:?}: keep --disseminate-timeout below");
         }
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
         let mailbox = Mailbox::new(message.is_legacy(), format);
@@ -202,8 +202,8 @@ impl Service {
     }
 }
 
-/// Sidecars open a connection for each stream and leave it open afterwards. It is closed a little later,
-/// because what is still on its way from the peer would turn the answer into a reset.
+/// Sidecars open a connection for each stream and leave it open afterwards. It is closed with a
+/// delay, because data still in flight from the peer would turn the answer into a reset.
 async fn retire(peer: Peer, ending: CancellationToken) {
     ending.run_until_cancelled(tokio::time::sleep(LINGER)).await;
     peer.retire();
@@ -289,7 +289,7 @@ impl Stream {
     }
 }
 
-/// The next message, if it comes within the time of the first.
+/// The next message, if it arrives within the limit of the first.
 async fn in_time(inbound: &mut Streaming<Host>) -> Result<Option<Host>, Status> {
     tokio::time::timeout(FIRST_MESSAGE, inbound.message()).await.map_err(|_| End::NoReport)?
 }
@@ -303,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    /// What a stream yields whose report comes after this time.
+    /// Result of a stream whose report arrives after this time.
     async fn report_after(time: Duration) -> Result<Option<Host>, Status> {
         let (sender, receiver) = tokio::sync::mpsc::channel::<Result<_, Infallible>>(1);
         let body = Body::from_stream(ReceiverStream::new(receiver));

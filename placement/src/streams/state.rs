@@ -15,7 +15,7 @@ use crate::rounds::message;
 use crate::rounds::table::Table;
 use crate::streams::handle::{MembershipHandle, Stopped, Tables};
 
-/// Ours: tells the leader's answer from the `null` of the others.
+/// Ours: distinguishes the leader's answer from the `null` of the other replicas.
 const LEADER: &str = "x-dapr-placement-leader";
 
 /// The route of the state endpoint.

@@ -23,11 +23,11 @@ const FRAME_HEAD: usize = 5;
 pub(crate) struct Format {
     /// The number of virtual nodes per host.
     pub replication_factor: i64,
-    /// How tables are encoded.
+    /// The encoding of tables.
     pub encoding: Encoding,
 }
 
-/// The frame of an order.
+/// Encodes an order as a gRPC frame.
 pub(crate) fn frame(order: &Order, format: Format) -> Bytes {
     match order {
         Order::Lock(version) => frame_of(&message("lock", *version, None)),
@@ -115,7 +115,7 @@ fn compressed(message: &OrderMessage) -> Bytes {
 
 fn put_head(frame: &mut BytesMut, compressed: bool, length: usize) {
     frame.put_u8(u8::from(compressed));
-    // A message of 4 GiB is beyond any memory; peers take 4 MiB.
+    // A message of 4 GiB does not fit into memory; peers accept 4 MiB.
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 

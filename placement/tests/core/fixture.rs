@@ -1,4 +1,4 @@
-//! Simulated sidecars around the pure core, without network and clock.
+//! Simulated sidecars for the pure core, without network and clock.
 #![allow(dead_code, reason = "every test binary uses only a part of it")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,12 +9,12 @@ use placement::rounds::membership::{Effect, Event, Membership, Outcome, Rules};
 use placement::rounds::message::{Host, Message, Operation, Step, StreamId};
 use placement::rounds::outbox::{Order, Outbox};
 
-/// How a simulated sidecar speaks.
+/// The protocol dialect of a simulated sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// 1.17 and newer: acknowledges each step by name.
     Explicit,
-    /// Messages without operation, API level 0: acknowledges whatever is pending.
+    /// Messages without operation, API level 0: acknowledges the pending step.
     Bare,
     /// 1.14 to 1.16: as `Bare`, with an API level.
     Legacy,
@@ -98,7 +98,7 @@ impl Fixture {
         self.step(Event::Register { stream, message });
     }
 
-    /// Calls a sidecar something else, here only: its host keeps its name.
+    /// Renames a sidecar in this fixture only: its host keeps its name.
     pub(crate) fn rename(&mut self, name: &str, new: &str) {
         let sidecar = self.sidecars.remove(name).unwrap();
         self.names.insert(sidecar.stream, new.to_owned());
@@ -137,7 +137,7 @@ impl Fixture {
         self.step(Event::Message { stream, message });
     }
 
-    /// Tells the core that the next order went out; what it was.
+    /// Marks the next order as written in the core; returns the order.
     pub(crate) fn read(&mut self, name: &str) -> Option<Order> {
         let sidecar = self.sidecars.get_mut(name)?;
         let order = sidecar.outbox.pop()?;
@@ -159,7 +159,7 @@ impl Fixture {
             .unwrap_or_default()
     }
 
-    /// Lets every sidecar read and acknowledge until nothing moves.
+    /// Lets every sidecar read and acknowledge until nothing changes.
     pub(crate) fn settle(&mut self) {
         loop {
             let names: Vec<String> = self.sidecars.keys().cloned().collect();

@@ -10,3 +10,4 @@ mod fixture;
 mod ring;
 mod sequences;
 mod simulation;
+mod table_size;

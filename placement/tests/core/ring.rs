@@ -1,5 +1,5 @@
-//! The ring against vectors that an independent implementation computed: official sidecars route by
-//! the same numbers. Source: Dapr 1.18.
+//! The ring against vectors of an independent implementation: official sidecars route by the same
+//! numbers. Source: Dapr 1.18.
 
 use std::fmt::Write as _;
 
@@ -154,8 +154,8 @@ fn ten_thousand_owners_have_the_known_digest() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Actors move to the host that joins and between no others; spread stays within the bounds
-    /// that 100 virtual nodes give.
+    /// Actors move only to the host that joins; the spread stays within the bounds of 100 virtual
+    /// nodes.
     #[test]
     fn a_join_moves_actors_to_the_new_host_only(hosts in 2_usize..12, salt in 0_u32..1_000) {
         let names: Vec<String> = (0..=hosts).map(|i| format!("10.{salt}.0.{i}:50002")).collect();

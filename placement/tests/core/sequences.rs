@@ -1,13 +1,11 @@
-//! The exchanges that official sidecars rely on, one by one.
-//! Source: Dapr 1.18, observed on the wire; where ours differs on purpose, the test says so.
+//! The exchanges that official sidecars rely on.
+//! Source: Dapr 1.18, observed on the wire; where ours differs on purpose, the test states it.
 
 use std::time::Duration;
 
 use crate::fixture::{Dialect, Fixture, TIMEOUT, table};
 use placement::rounds::membership::Outcome;
-use placement::rounds::message::Host;
 use placement::rounds::message::Step::{Lock, Unlock, Update};
-use placement::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, charge};
 use rstest::rstest;
 
 const NO_HOLD_OFF: Duration = Duration::ZERO;
@@ -30,7 +28,7 @@ fn the_first_host_gets_a_round_step_by_step(#[case] dialect: Dialect) {
 }
 
 #[rstest]
-fn each_step_waits_for_everybody(
+fn each_step_waits_for_all_members(
     #[values(Dialect::Explicit, Dialect::Bare)] first: Dialect,
     #[values(Dialect::Explicit, Dialect::Bare)] second: Dialect,
 ) {
@@ -72,7 +70,7 @@ fn joins_during_a_round_share_the_next_one() {
 }
 
 #[test]
-fn a_host_without_types_gets_the_table_and_disturbs_nobody() {
+fn a_host_without_types_gets_the_table_and_affects_no_other() {
     let mut fixture = Fixture::new(NO_HOLD_OFF);
     fixture.join("N", &[]);
     assert_eq!(fixture.orders("N"), "lock0 update0{} unlock0");
@@ -92,7 +90,7 @@ fn a_close_in_mid_round_lets_the_round_go_on_at_once() {
     for (types, then) in [(&["b"][..], "unlock2 lock3 update3{a:A} unlock3"), (&[], "unlock1")] {
         let mut fixture = Fixture::new(NO_HOLD_OFF);
         if types.is_empty() {
-            // The reference forgets this case and waits for its timeout.
+            // The reference does not handle this case and waits for its timeout.
             fixture.join("B", types);
             fixture.join("A", &["a"]);
         } else {
@@ -120,7 +118,7 @@ fn a_close_in_mid_round_lets_the_round_go_on_at_once() {
 #[case(0, "lock3 update3{a:A} unlock3")]
 #[case(1, "update2{a:A b:B} lock3 update3{a:A} unlock3")]
 #[case(2, "update2{a:A b:B} unlock2 lock3 update3{a:A} unlock3")]
-fn whoever_does_not_acknowledge_is_removed_alone(#[case] acked: usize, #[case] want: &str) {
+fn a_sidecar_without_acknowledgement_is_removed_alone(#[case] acked: usize, #[case] want: &str) {
     let mut fixture = Fixture::new(NO_HOLD_OFF);
     fixture.join("A", &["a"]);
     fixture.settle();
@@ -144,7 +142,7 @@ fn whoever_does_not_acknowledge_is_removed_alone(#[case] acked: usize, #[case] w
 }
 
 #[test]
-fn those_who_waited_for_a_round_are_not_punished_for_it() {
+fn sidecars_that_wait_for_a_round_stay_when_it_times_out() {
     let mut fixture = Fixture::new(NO_HOLD_OFF);
     fixture.join("A", &["a"]);
     for name in ["B", "C", "D", "E"] {
@@ -211,8 +209,8 @@ fn a_report_with_other_types_supersedes_the_round() {
     assert_eq!(fixture.orders("A"), "lock3 update3{} unlock3");
 }
 
-/// Found by the simulation: a report that was kept for the end of its round, and over it by the
-/// hold-off, undid a newer one.
+/// Found by the simulation: a report that waited for the end of its round and of the hold-off
+/// replaced a newer one.
 #[test]
 fn a_newer_report_replaces_one_that_was_kept() {
     let mut fixture = Fixture::new(Duration::from_millis(500));
@@ -275,7 +273,7 @@ fn acknowledgements_while_idle_are_ignored() {
 }
 
 #[test]
-fn the_last_member_leaving_in_mid_round_frees_those_who_wait() {
+fn the_last_member_leaving_during_a_round_frees_waiting_streams() {
     let mut fixture = Fixture::new(NO_HOLD_OFF);
     fixture.join("A", &["a"]);
     fixture.join("B", &["b"]);
@@ -346,7 +344,7 @@ fn a_report_of_a_member_is_not_held_off() {
     assert_eq!(fixture.orders("A"), "lock2");
 }
 
-/// A thousand workers that register their types one by one must not make a thousand rounds.
+/// A thousand workers that register their types one by one must not cause a thousand rounds.
 #[test]
 fn only_one_report_cuts_hold_offs_short() {
     let mut fixture = Fixture::new(Duration::from_millis(100));
@@ -363,7 +361,7 @@ fn only_one_report_cuts_hold_offs_short() {
 }
 
 #[test]
-fn a_hold_off_lasts_while_changes_go_on_but_not_for_ever() {
+fn a_hold_off_is_extended_by_changes_up_to_its_limit() {
     let mut fixture = Fixture::new(Duration::from_millis(100));
     fixture.join("A", &["a"]);
     fixture.settle();
@@ -378,7 +376,7 @@ fn a_hold_off_lasts_while_changes_go_on_but_not_for_ever() {
 }
 
 #[test]
-fn after_a_take_over_the_first_round_waits_for_those_who_come_back() {
+fn after_a_change_of_leader_the_first_round_waits_for_reconnects() {
     let mut fixture = Fixture::taken_over(NO_HOLD_OFF, 1);
     for name in ["A", "B", "C"] {
         fixture.join(name, &["a"]);
@@ -388,7 +386,7 @@ fn after_a_take_over_the_first_round_waits_for_those_who_come_back() {
     fixture.pass(Duration::from_millis(40));
     fixture.settle();
     assert_eq!(fixture.orders("A"), "lock4294967297 update4294967297{a:A,B,C} unlock4294967297");
-    // Later namespaces need no such care.
+    // Does not apply to later namespaces.
     fixture.pass(Duration::from_secs(10));
     fixture.join_as("D", "other", &["a"], Dialect::Explicit);
     assert_eq!(fixture.orders("D"), "lock4294967297");
@@ -448,7 +446,7 @@ fn namespaces_do_not_see_each_other() {
 }
 
 #[test]
-fn a_namespace_that_comes_back_uses_higher_versions() {
+fn a_namespace_that_reappears_uses_higher_versions() {
     let mut fixture = Fixture::new(NO_HOLD_OFF);
     fixture.join("A", &["a"]);
     fixture.settle();
@@ -456,52 +454,4 @@ fn a_namespace_that_comes_back_uses_higher_versions() {
     assert_eq!(table(&fixture.core, "ns"), None);
     fixture.join("B", &["a"]);
     assert_eq!(fixture.orders("B"), "lock3", "version 2 would be the empty table");
-}
-
-/// An actor type that fills a table, alone in it, up to `free` bytes.
-fn filling(name: &str, free: usize) -> String {
-    let used = charge(&Host {
-        name: name.to_owned(),
-        app_id: name.to_owned(),
-        namespace: "ns".to_owned(),
-        entities: vec![String::new()],
-        ..Host::default()
-    });
-    "x".repeat(MAX_TABLE_BYTES - ORDER_OVERHEAD - used - free)
-}
-
-#[test]
-fn a_report_that_makes_the_table_too_large_is_refused_alone() {
-    let mut fixture = Fixture::new(NO_HOLD_OFF);
-    fixture.join("B", &["b"]);
-    let small = MAX_TABLE_BYTES - ORDER_OVERHEAD - filling("B", 0).len() + 1;
-    fixture.settle();
-    fixture.join("A", &[&filling("A", small - 1)]);
-    assert_eq!(fixture.refused, ["A"], "one byte too many");
-    assert_eq!(fixture.orders("B"), "lock1 update1{b:B} unlock1", "no new round");
-    fixture.join("A", &[&filling("A", small)]);
-    fixture.settle();
-    assert_eq!(fixture.refused.len(), 1, "it fits exactly");
-    assert_eq!(table(&fixture.core, "ns"), Some((2, vec!["A".to_owned(), "B".to_owned()])));
-    fixture.report("B", &["bb"]);
-    assert_eq!(fixture.refused, ["A", "B"], "also a member whose report grows by one byte");
-    fixture.settle();
-    assert_eq!(table(&fixture.core, "ns"), Some((3, vec!["A".to_owned()])));
-    fixture.leave("A");
-    fixture.join("A", &[&filling("A", 0)]);
-    fixture.settle();
-    assert_eq!(fixture.refused.len(), 2, "what left is not charged any more");
-}
-
-#[test]
-fn reports_that_wait_are_charged_as_well() {
-    let mut fixture = Fixture::new(NO_HOLD_OFF);
-    fixture.join("A", &["a"]);
-    fixture.join("B", &[&filling("B", 100)]); // waits for the end of A's round
-    fixture.join("C", &[&filling("C", 1_000)]);
-    assert_eq!(fixture.refused, ["C"]);
-    fixture.leave("B");
-    fixture.join("D", &[&filling("D", 1_000)]);
-    fixture.settle();
-    assert_eq!(fixture.refused, ["C"]);
 }

@@ -1,9 +1,9 @@
-//! A seeded simulation: sidecars join, report, acknowledge, stall, repeat themselves, die and come
-//! back in any order, and their messages are delayed, lost with their connection or late. After
-//! each step the invariants are checked from outside, by a model that sees events and effects only.
+//! A seeded simulation: sidecars join, report, acknowledge, stall, repeat messages, crash and
+//! reconnect in any order, and their messages are delayed, late, or lost with their connection.
+//! After each step a model that sees only events and effects checks the invariants.
 //!
-//! A failure prints its seed; `PLACEMENT_SEED=<seed> cargo test -p placement --test simulation`
-//! repeats it alone.
+//! A failure prints its seed; `PLACEMENT_SEED=<seed> cargo test -p placement --test core` repeats
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use testkit::Choice;
 const TIMEOUT: Duration = Duration::from_secs(8);
 const SEEDS: u64 = 2_000;
 const STEPS: usize = 300;
-/// Actors of each type, shared out among its hosts.
+/// Actors of each type, distributed among its hosts.
 const ACTORS: usize = 5;
 
 #[test]
-fn invariants_hold_whatever_happens_in_whatever_order() {
+fn invariants_hold_for_any_order_of_events() {
     let wanted = runtime::environment::var("PLACEMENT_SEED").and_then(|s| s.parse().ok());
     let mut completed = 0;
     for seed in wanted.map_or(0..SEEDS, |seed: u64| seed..seed + 1) {
@@ -51,14 +51,14 @@ struct Peer {
     active: Actors,
     owned: Actors,
     outbox: Outbox,
-    /// Messages on the way to the server.
+    /// Messages in flight to the server.
     wire: VecDeque<Message>,
     /// What the sidecar read last, and the version it locked.
     last: Option<Step>,
     locked: u64,
     table: Option<(u64, Vec<String>)>,
-    // The observer's view, from the effects:
-    /// The step and version that the server waits for, since when the round runs.
+    // State derived from the effects:
+    /// The step and version that the server waits for, and the start of the round.
     owes: Option<(Step, u64)>,
 }
 
@@ -143,7 +143,7 @@ impl Simulation {
         let dialect = [Dialect::Explicit, Dialect::Explicit, Dialect::Bare, Dialect::Legacy]
             [self.random.below(4)];
         let host = Host {
-            // Few names, so that sidecars come back while their old stream lives.
+            // Few names, so that sidecars reconnect while their old stream is open.
             name: format!("10.0.0.{}:50002", self.random.below(8)),
             app_id: "app".to_owned(),
             namespace: ["one", "two"][self.random.below(2)].to_owned(),
@@ -176,19 +176,19 @@ impl Simulation {
         self.step(Event::Register { stream, message });
     }
 
-    /// The connection ends: what was on the way is lost, or some of it arrives first.
+    /// The connection ends: messages in flight are lost, or some arrive first.
     fn close(&mut self, stream: StreamId) {
         while self.random.one_in(2) && self.peers.get(&stream).is_some_and(|p| !p.wire.is_empty()) {
             self.receive(stream);
         }
-        // A round may have timed it out meanwhile; its end is told anyway, sometimes twice.
+        // A round may have timed it out already; its end is reported anyway, sometimes twice.
         for _ in 0..=self.random.below(2) {
             self.peers.remove(&stream);
             self.step(Event::Closed { stream });
         }
     }
 
-    /// Another replica leads: it knows nothing, and every sidecar comes back with a new stream.
+    /// Another replica leads: it starts empty, and every sidecar reconnects with a new stream.
     fn lead_elsewhere(&mut self) {
         self.epoch += 1;
         self.core = Membership::taken_over(self.rules, self.epoch, self.now);
@@ -197,7 +197,7 @@ impl Simulation {
         }
     }
 
-    /// A sidecar that sends what it should not.
+    /// A sidecar that violates the protocol.
     fn stray(&mut self, stream: StreamId) {
         let step = [Step::Lock, Step::Update, Step::Unlock][self.random.below(3)];
         let operation = if self.random.one_in(5) { Operation::Other } else { Operation::Ack(step) };
@@ -235,7 +235,7 @@ impl Simulation {
         self.step(Event::Written { stream, step, version: order.version() });
     }
 
-    /// No actor runs on two hosts that both follow the protocol. A host that comes back has its
+    /// No actor runs on two hosts that both follow the protocol. A host that reconnects has its
     /// name twice; messages without operation cannot follow it, see `Operation::Unsaid`.
     fn check_owners(&self, stream: StreamId) {
         let here = &self.peers[&stream];
@@ -300,7 +300,8 @@ impl Simulation {
         }
     }
 
-    /// The gate of the protocol: nobody goes on before everybody is there.
+    /// The gate of the protocol: no sidecar gets the next step before all have acknowledged this
+    /// one.
     fn sent(&mut self, stream: StreamId, order: Order) {
         let namespace = self.peers[&stream].host.namespace.clone();
         let (step, version) = (order.step(), order.version());
@@ -336,7 +337,7 @@ impl Simulation {
         );
     }
 
-    /// Everybody who can reads and answers until nothing moves and no deadline is left.
+    /// All sidecars that still read do so and answer until nothing changes and no deadline is left.
     fn come_to_rest(&mut self) {
         for round in 0.. {
             assert!(round < 1_000, "it does not come to rest");
@@ -367,8 +368,8 @@ impl Simulation {
         }
     }
 
-    /// Sidecars before 1.17 repeat their report every second: what they said while a round was
-    /// pending counted as an acknowledgement only.
+    /// Sidecars before 1.17 repeat their report every second: during a round it counts as an
+    /// acknowledgement only.
     fn heartbeats(&mut self) {
         let streams: Vec<StreamId> = self.peers.keys().copied().collect();
         for stream in streams {
@@ -394,13 +395,13 @@ impl Simulation {
             for peer in peers().filter(|p| !p.stalled) {
                 let (version, hosts) = peer.table.clone().expect("every sidecar has a table");
                 assert_eq!((version, hosts), (table.version(), described(&table)));
-                assert_eq!(peer.last, Some(Step::Unlock), "nobody stays locked");
+                assert_eq!(peer.last, Some(Step::Unlock), "no sidecar stays locked");
             }
         }
     }
 }
 
-/// The actors that a table gives to a host. Any function of the table does in place of the ring.
+/// The actors that a table assigns to a host. Any function of the table can replace the ring here.
 fn owned(table: &placement::rounds::table::Table, name: &str) -> Actors {
     let share = |(entity, hosts): (&str, Vec<&Host>)| {
         let own = (0..ACTORS).filter(|i| hosts[i % hosts.len()].name == name);
@@ -422,7 +423,7 @@ impl Peer {
         Message { operation, version: None, host: self.host.clone() }
     }
 
-    /// What the sidecar of this kind accepts.
+    /// What a sidecar of this kind accepts.
     fn check_order(&mut self, order: &Order) {
         let version = order.version();
         match order {

@@ -1,4 +1,4 @@
-//! Sidecars over the wire, as much of them as a test says.
+//! Sidecars over the wire, as far as the tests need them.
 #![allow(dead_code, reason = "every test binary uses only a part of it")]
 
 use std::net::SocketAddr;
@@ -22,16 +22,16 @@ pub(crate) const LOCK: i32 = 2;
 pub(crate) const UPDATE: i32 = 3;
 pub(crate) const UNLOCK: i32 = 4;
 
-/// Longer than anything here takes.
+/// Longer than any step takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// What a process with this certificate has, whose peers are of the same CA.
+/// The identity of a process with this certificate, whose peers are of the same CA.
 pub(crate) fn svid(ca: &Ca, own: &TestSvid) -> Svid {
     let certified = CertifiedSvid::new(own.chain.clone(), &own.key).unwrap();
     Svid::fixed(certified, watch::channel(Arc::new(ca.anchors())).1)
 }
 
-/// A placement in this process.
+/// A placement service in this process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) scope: Scope,
@@ -95,7 +95,7 @@ pub(crate) struct Sidecar {
     pub(crate) host: Host,
     pub(crate) send: mpsc::Sender<Host>,
     pub(crate) orders: Streaming<PlacementOrder>,
-    /// Of the newest table.
+    /// From the newest table.
     pub(crate) version: u64,
 }
 
@@ -137,15 +137,15 @@ impl Sidecar {
     pub(crate) async fn ack(&mut self, operation: i32, version: u64) {
         let (id, namespace) = (self.host.id.clone(), self.host.namespace.clone());
         let version = Some(version);
-        self.say(Host { id, namespace, operation, version, ..Host::default() }).await;
+        self.send(Host { id, namespace, operation, version, ..Host::default() }).await;
     }
 
-    pub(crate) async fn say(&mut self, message: Host) {
+    pub(crate) async fn send(&mut self, message: Host) {
         self.send.send(message).await.unwrap();
     }
 
-    /// Reads and acknowledges everything until the table names these hosts for the type and is
-    /// unlocked; how many rounds that took.
+    /// Reads and acknowledges until the table has these hosts for the type and is unlocked; returns
+    /// the number of rounds.
     pub(crate) async fn until_table(&mut self, entity: &str, count: usize) -> usize {
         self.try_table(entity, count).await.expect("no end")
     }
@@ -175,7 +175,7 @@ impl Sidecar {
         }
     }
 
-    /// How the stream ends, after any orders that are left.
+    /// The status at the end of the stream, after any remaining orders.
     pub(crate) async fn end(&mut self) -> (Code, String) {
         loop {
             match self.next().await {

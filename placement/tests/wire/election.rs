@@ -1,6 +1,6 @@
-//! Several replicas in this process: who leads, who is refused, and what a stop costs.
+//! Several replicas in this process: elections, refusals, and the cost of a stop.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use crate::client::{LIMIT, Server, Sidecar, host, svid};
 use proto::placement::placement_client::PlacementClient;
@@ -11,7 +11,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 use transport::Svid;
 
-/// Replicas `p0`, `p1`, ..., each with the election port that the others know.
+/// Replicas `p0`, `p1`, ..., each with its election port.
 struct Replicas {
     servers: Vec<Server>,
     ports: Vec<u16>,
@@ -19,11 +19,7 @@ struct Replicas {
 
 impl Replicas {
     async fn start(count: usize, svid: Option<&Svid>) -> Self {
-        // Free ports, all held until all are known.
-        let held: Vec<TcpListener> =
-            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(held);
+        let ports = (0..count).map(|_| testkit::free_port().unwrap()).collect();
         let mut replicas = Self { servers: vec![], ports };
         for i in 0..count {
             let server = replicas.replica(i, svid).await;
@@ -45,7 +41,7 @@ impl Replicas {
         (0..self.servers.len()).filter(|i| leads(&self.servers[*i])).collect()
     }
 
-    /// Waits until exactly one leads, who is not `former`.
+    /// Waits until exactly one leads and it is not `former`.
     async fn leader(&self, former: Option<usize>) -> usize {
         testkit::until(
             "one leader",
@@ -55,8 +51,8 @@ impl Replicas {
         self.leaders()[0]
     }
 
-    /// Opens a stream as a sidecar does: at one replica after the other until one serves it. Has
-    /// the table then.
+    /// Opens a stream as a sidecar does: tries the replicas in turn until one serves it, and reads
+    /// the table.
     async fn join(&self, name: &str, types: &[&str]) -> Sidecar {
         for server in self.servers.iter().cycle().take(100) {
             if let Ok(mut sidecar) = server.join(name, types).await
@@ -70,7 +66,7 @@ impl Replicas {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_three_leads_and_the_others_say_so() {
+async fn one_of_three_leads_and_the_others_report_it() {
     let replicas = Replicas::start(3, None).await;
     let leader = replicas.leader(None).await;
     for (i, server) in replicas.servers.iter().enumerate().filter(|(i, _)| *i != leader) {
@@ -81,8 +77,8 @@ async fn one_of_three_leads_and_the_others_say_so() {
     replicas.join("A", &["a"]).await;
 }
 
-/// The probe of a scheduler of Dapr 1.19 is answered by followers too, and by replicas that know no
-/// leader yet, whose other streams wait.
+/// The probe of a scheduler of Dapr 1.19 is answered by followers too, and by replicas without a
+/// known leader, whose other streams wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_replica_answers_probes_before_and_after_the_election() {
     async fn probe(server: &Server) -> Code {
@@ -98,13 +94,17 @@ async fn every_replica_answers_probes_before_and_after_the_election() {
     let early = probe(&replicas.servers[0]).await;
     assert!(matches!(early, Code::Ok | Code::FailedPrecondition), "{early:?}");
     let leader = replicas.leader(None).await;
-    for (i, server) in replicas.servers.iter().enumerate() {
-        let want = if i == leader { Code::Ok } else { Code::FailedPrecondition };
-        assert_eq!(probe(server).await, want, "replica {i}");
+    assert_eq!(probe(&replicas.servers[leader]).await, Code::Ok);
+    for (i, server) in replicas.servers.iter().enumerate().filter(|(i, _)| *i != leader) {
+        // Until it hears from the leader it answers as at the start.
+        testkit::until(&format!("replica {i} knows the leader"), async || {
+            probe(server).await == Code::FailedPrecondition
+        })
+        .await;
     }
 }
 
-/// A replica that never finds the others answers a probe although it keeps sidecars waiting.
+/// A replica that never reaches the others answers a probe while sidecars wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_is_not_kept_waiting_for_a_leader() {
     let others = "--initial-cluster=p0=127.0.0.1:0,p1=127.0.0.1:1,p2=127.0.0.1:1";
@@ -114,13 +114,13 @@ async fn a_probe_is_not_kept_waiting_for_a_leader() {
     assert_eq!(answer.message().await.unwrap(), None, "answered before the wait for a leader ends");
 }
 
-/// Sidecars that ask while nobody leads are kept waiting, not sent round in circles.
+/// Sidecars that connect during an election wait instead of being redirected repeatedly.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_while_no_leader_is_known() {
     let replicas = Replicas::start(3, None).await;
     let opened = futures_of(&replicas).await;
     let served: Vec<usize> = (0..3).filter(|i| opened[*i].is_ok()).collect();
-    assert_eq!(served, [replicas.leader(None).await], "each was asked once, before the election");
+    assert_eq!(served, [replicas.leader(None).await], "each was called once, before the election");
 }
 
 async fn futures_of(replicas: &Replicas) -> Vec<Result<Sidecar, tonic::Status>> {
@@ -142,7 +142,7 @@ async fn a_stop_hands_over_and_versions_grow() {
         let stopped = &replicas.servers[leader];
         stopped.scope.token().cancel();
         assert_eq!(a.end().await.0, Code::Unavailable);
-        // It led until another did, so that the first address that is tried may be the right one.
+        // It led until another did, so that the first address may be the right one.
         replicas.leader(Some(leader)).await;
         stopped.scope.shutdown().await.unwrap();
         let server = replicas.replica(leader, None).await;
@@ -160,7 +160,7 @@ async fn foreign_bytes_on_the_election_port_are_harmless() {
         for bytes in [&b"\x00\x01\x02\x03"[..], &[0xff; 4096], b"GET / HTTP/1.1\r\n\r\n"] {
             let mut connection =
                 tokio::net::TcpStream::connect(("127.0.0.1", *port)).await.unwrap();
-            // It may hang up while we still write.
+            // It may close the connection while we write.
             let _ = connection.write_all(bytes).await;
             let _ = connection.shutdown().await;
             let mut answer = Vec::new();
@@ -172,7 +172,7 @@ async fn foreign_bytes_on_the_election_port_are_harmless() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_tls_only_replicas_are_heard() {
+async fn with_tls_only_replicas_are_accepted() {
     let ca = Ca::new();
     let fixed = |app_id: &str| svid(&ca, &ca.svid("dapr-system", app_id));
     let own = fixed("dapr-placement");
@@ -196,7 +196,7 @@ async fn with_tls_only_replicas_are_heard() {
         assert_eq!(answer.map(|answer| answer.status().as_u16()), want, "{app_id}");
     }
 
-    // Sidecars are served by the same certificate.
+    // The same certificate serves sidecars.
     let server = &replicas.servers[leader];
     let app = fixed("A");
     let channel = transport::channel(&app, &server.address.to_string(), id).unwrap();
@@ -204,9 +204,9 @@ async fn with_tls_only_replicas_are_heard() {
     a.until_table("a", 1).await;
 }
 
-/// A replica without the others cannot lead, and says that it does not.
+/// A replica without the others cannot lead, and reports that.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minority_serves_nobody() {
+async fn a_minority_serves_no_sidecar() {
     let mut replicas = Replicas::start(3, None).await;
     let leader = replicas.leader(None).await;
     let mut a = replicas.join("A", &["a"]).await;
@@ -221,7 +221,7 @@ async fn a_minority_serves_nobody() {
     assert_eq!(replicas.leaders(), [0_usize; 0]);
 }
 
-/// A sidecar that is refused leaves its connection behind; the server must not keep it.
+/// A refused sidecar leaves its connection open; the server must close it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_is_closed_by_the_server() {
     const REFUSED: usize = 50;
@@ -240,7 +240,7 @@ async fn a_refused_connection_is_closed_by_the_server() {
     tokio::time::timeout(LIMIT, relays.join_all()).await.expect("the server closes them all");
 }
 
-/// Passes on one connection, but not its end: a client that never closes. Returns when the server
+/// Forwards one connection, but not its end: a client that never closes. Returns when the server
 /// has closed it.
 async fn relay(listener: tokio::net::TcpListener, server: SocketAddr) {
     let (client, _) = listener.accept().await.unwrap();
@@ -254,7 +254,7 @@ async fn relay(listener: tokio::net::TcpListener, server: SocketAddr) {
     let down = async {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
-            // The client may be gone before the last frames arrive.
+            // The client may have ended before the last frames arrive.
             let _ = to_client.write_all(&buffer[..length]).await;
         }
     };

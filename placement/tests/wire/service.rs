@@ -43,13 +43,13 @@ async fn two_hosts_get_one_table_step_by_step() {
     assert_eq!(server.metric("dapr_placement_actor_runtimes_total"), 1);
     assert_eq!(server.metric("dapr_placement_leader_status"), 1);
     drop((a, n));
-    testkit::until("nobody is counted", async || {
+    testkit::until("no sidecar is counted", async || {
         server.metric("dapr_placement_runtimes_total") == 0
     })
     .await;
 }
 
-/// Official sidecars of 1.15 and 1.18 say that they take gzip; whoever does not gets plain tables.
+/// Official sidecars of 1.15 and 1.18 accept gzip; a client that does not gets plain tables.
 #[rstest]
 #[case(true, Some("gzip"))]
 #[case(false, None)]
@@ -99,20 +99,20 @@ async fn refuses_bad_input_first_and_later(
     other.until_table("t", 1).await;
     let mut a = server.join("A", &["a"]).await.unwrap();
     tokio::join!(a.until_table("a", 1), other.until_table("a", 1));
-    a.say(bad).await;
+    a.send(bad).await;
     assert_eq!(a.end().await, (code, text.to_owned()));
-    other.until_table("a", 0).await; // nothing else is disturbed
+    other.until_table("a", 0).await; // other sidecars are not affected
 }
 
 #[rstest]
 #[case(host("A", "other", &["a"]))]
 #[case(host("B", "ns", &["a"]))]
 #[tokio::test]
-async fn a_stream_cannot_speak_for_another_host(#[case] later: Host) {
+async fn a_stream_cannot_report_for_another_host(#[case] later: Host) {
     let server = Server::start(&[]).await;
     let mut a = server.join("A", &["a"]).await.unwrap();
     a.until_table("a", 1).await;
-    a.say(later).await;
+    a.send(later).await;
     let text = "namespace and app ID must not change on a stream".to_owned();
     assert_eq!(a.end().await, (Code::InvalidArgument, text));
 }
@@ -154,7 +154,7 @@ async fn with_tls() -> (Server, Channel) {
 #[case::reserved("app-1", "shop", &["dapr.internal.shop.app-2.workflow"],
     "entity dapr.internal.shop.app-2.workflow is not allowed for app ID app-1 in namespace shop")]
 #[tokio::test]
-async fn the_certificate_decides_who_speaks(
+async fn the_certificate_decides_the_identity(
     #[case] id: &str,
     #[case] namespace: &str,
     #[case] types: &[&str],
@@ -168,12 +168,12 @@ async fn the_certificate_decides_who_speaks(
     let good = Host { id: "app-1".to_owned(), ..host("10.0.0.1:50002", "shop", &["t"]) };
     let mut sidecar = Sidecar::open(channel, good).await.unwrap();
     sidecar.until_table("t", 1).await;
-    sidecar.say(bad).await;
+    sidecar.send(bad).await;
     assert_eq!(sidecar.end().await, (Code::PermissionDenied, text.to_owned()));
 }
 
 #[tokio::test]
-async fn with_tls_nobody_gets_in_without_a_certificate() {
+async fn with_tls_clients_without_a_certificate_are_refused() {
     let (server, channel) = with_tls().await;
     let plain = server.join("A", &["a"]).await.unwrap_err();
     assert_ne!(plain.code(), Code::Ok);
@@ -185,7 +185,7 @@ async fn with_tls_nobody_gets_in_without_a_certificate() {
 #[case(LOCK)]
 #[case(UPDATE)]
 #[tokio::test]
-async fn a_silent_sidecar_is_removed_alone_and_told_why(#[case] silent_at: i32) {
+async fn a_silent_sidecar_is_removed_alone_and_gets_the_reason(#[case] silent_at: i32) {
     let server = Server::start(&["--disseminate-timeout=1s"]).await;
     let mut a = server.join("A", &["a"]).await.unwrap();
     a.until_table("a", 1).await;
@@ -254,7 +254,7 @@ async fn a_stop_ends_every_stream_within_five_seconds() {
     drop(blocked);
 }
 
-/// A sidecar whose window has room for a few bytes and who reads nothing.
+/// A sidecar whose window has room for a few bytes and which reads nothing.
 async fn blocked_sidecar(server: &Server) -> Sidecar {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
     let channel = endpoint.initial_stream_window_size(4).connect().await.unwrap();
@@ -262,18 +262,18 @@ async fn blocked_sidecar(server: &Server) -> Sidecar {
 }
 
 #[tokio::test]
-async fn a_sidecar_that_does_not_read_is_cut_and_disturbs_nobody() {
+async fn a_sidecar_that_does_not_read_is_cut_and_delays_no_other() {
     let server = Server::start(&["--disseminate-timeout=1s"]).await;
     let mut a = server.join("A", &["a"]).await.unwrap();
     a.until_table("a", 1).await;
     let mut blocked = blocked_sidecar(&server).await;
     a.expect("lock2").await;
-    // A second order is more than the connection takes from us without room in the window.
-    a.say(Host { operation: REPORT, ..host("A", "ns", &["a", "b"]) }).await;
+    // A second order does not fit into the connection without room in the window.
+    a.send(Host { operation: REPORT, ..host("A", "ns", &["a", "b"]) }).await;
     a.until_table("b", 1).await;
     let mut free = Sidecar::open(server.channel(), host("C", "free", &["c"])).await.unwrap();
     free.until_table("c", 1).await;
-    // Its end did not fit into its window either: a second later the connection is gone.
+    // Its end does not fit either: the connection is closed a second later.
     tokio::time::timeout(LIMIT, blocked.send.closed()).await.expect("the connection is cut");
     let (code, text) = blocked.end().await;
     assert_ne!(code, Code::Ok, "{text}");
@@ -303,14 +303,14 @@ async fn a_storm_of_joins_ends_in_one_table_with_all() {
     assert!(most < SIDECARS / 2, "joins share rounds, but there were {most}");
 }
 
-/// A sidecar of 1.14 to 1.16: no operations, its whole self every second.
+/// A sidecar of 1.14 to 1.16: no operations, a full report every second.
 #[tokio::test]
-async fn a_legacy_sidecar_holds_nobody_up() {
+async fn a_legacy_sidecar_delays_no_other() {
     let server = Server::start(&[]).await;
     let mut legacy = Host { operation: 0, ..host("L", "ns", &["l"]) };
     let mut old = Sidecar::open(server.channel(), legacy.clone()).await.unwrap();
     for order in ["lock1", "update1{l:L}", "unlock1"] {
-        old.expect(order).await; // without a word from it
+        old.expect(order).await; // without a message from it
     }
     let mut new = server.join("A", &["a"]).await.unwrap();
     for order in ["lock2", "update2{a:A l:L}", "unlock2"] {
@@ -318,7 +318,7 @@ async fn a_legacy_sidecar_holds_nobody_up() {
         old.expect(order).await;
     }
     legacy.entities.push("m".to_owned());
-    old.say(legacy).await;
+    old.send(legacy).await;
     new.take("lock3").await;
     old.expect("lock3").await;
 }
@@ -330,7 +330,7 @@ async fn a_report_with_new_types_starts_a_round() {
     for order in ["lock0", "update0{}", "unlock0"] {
         a.take(order).await;
     }
-    a.say(Host { operation: REPORT, ..host("A", "ns", &["workflow"]) }).await;
+    a.send(Host { operation: REPORT, ..host("A", "ns", &["workflow"]) }).await;
     for order in ["lock1", "update1{workflow:A}", "unlock1"] {
         a.take(order).await;
     }

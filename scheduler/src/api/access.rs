@@ -1,4 +1,4 @@
-//! Who may do what: a caller speaks for its own app. Source: Dapr 1.18; reserved actor types Dapr
+//! Authorisation: a caller acts for its own app only. Source: Dapr 1.18; reserved actor types Dapr
 //! 1.19.
 
 use identity::SpiffeId;
@@ -6,25 +6,25 @@ use proto::scheduler::KnownMetadata;
 use proto::scheduler::job_target_metadata::Type;
 
 use crate::error::Refusal;
-use crate::stored::target;
+use crate::stored::names::target;
 
 /// Actor types of the workflow engine, followed by `<namespace>.<app id>.<kind>`.
 const RESERVED: &str = "dapr.internal.";
 /// Reminders with these names carry the result of an activity to the workflow of another app.
 const ACTIVITY_RESULT: &str = "activity-result-";
-/// The kind of type that they are sent to.
+/// Suffix of the types that they are sent to.
 const WORKFLOW: &str = ".workflow";
 
-/// What is known of the caller.
+/// The identity of the caller.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Caller<'a> {
-    /// mTLS is off: the request is believed.
+    /// mTLS is off: the request is trusted.
     Unproven,
     /// mTLS is on; the id of the certificate, when it names a workload.
     Proven(Option<&'a SpiffeId>),
 }
 
-/// The request is the caller's own.
+/// Checks that the request is the caller's own.
 ///
 /// # Errors
 /// No namespace or app id, or those of another app.
@@ -44,8 +44,8 @@ pub(crate) fn check_identity(
     }
 }
 
-/// The job belongs to the caller. `scheduled` is its name where it is being scheduled: results of
-/// activities go to workflows of other apps.
+/// Checks that the job belongs to the caller. `scheduled` is its name where it is being scheduled:
+/// results of activities go to workflows of other apps.
 ///
 /// # Errors
 /// As [`check_identity`], or the actor type is reserved for another app.
@@ -63,7 +63,7 @@ pub(crate) fn check(
     if result { Ok(()) } else { check_type(namespace, app_id, &actor.r#type) }
 }
 
-/// A sidecar may host this actor type.
+/// Checks that a sidecar may host this actor type.
 ///
 /// # Errors
 /// It is reserved for another app.

@@ -1,7 +1,7 @@
-//! `ListJobs`: one message of any size, written from the store piece by piece.
+//! `ListJobs`: one message of any size, written from the store in pieces.
 //!
 //! The length of a gRPC message comes before it, so the same snapshot is read twice: for the
-//! length, then for the bytes. Memory holds one page of records, whatever the answer's size.
+//! length, then for the bytes. Memory holds one page of records, regardless of the answer's size.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use tonic::codec::{Codec as _, Streaming};
 use tonic::{Code, Status};
 use transport::Peer;
 
-use super::{Api, MAX_MESSAGE_BYTES, names};
+use super::{Api, MAX_MESSAGE_BYTES};
 use crate::error::Refusal;
 use crate::store::{Entry, Scan, Snapshot, StoreError, keys};
-use crate::stored;
+use crate::stored::{self, names};
 
 /// Dapr 1.18, `dapr.proto.scheduler.v1.Scheduler`.
 pub(super) const METHOD: &str = "/dapr.proto.scheduler.v1.Scheduler/ListJobs";
@@ -36,11 +36,11 @@ const JOBS: u32 = 1;
 const HEAD_BYTES: usize = 5;
 /// Records in one page of the scan, as Dapr 1.18.
 const PAGE: usize = 1_000;
-/// Bytes of a piece, its last job excepted.
+/// Bytes of a piece except its last job.
 const PIECE_BYTES: usize = 64 * 1_024;
-/// Pieces that are ready before the peer reads.
+/// Pieces that are buffered before the peer reads.
 const PIECES_AHEAD: usize = 2;
-/// A peer that takes no piece for this long gets no more: its snapshot keeps deleted jobs on disk.
+/// Time limit for a peer to take a piece: an open snapshot keeps deleted jobs on disk.
 const STALLED: Duration = Duration::from_mins(1);
 
 type Piece = Result<Frame<Bytes>, Infallible>;
@@ -66,7 +66,7 @@ impl Api {
         let mut messages = Streaming::new_request(decoder, body, None, Some(MAX_MESSAGE_BYTES));
         let request = messages.message().await?.unwrap_or_default();
         let metadata = self.check(peer.as_ref(), request.metadata.as_ref(), None)?;
-        let prefix = names::list_prefix(&metadata)?;
+        let prefix = names::list_prefix(&metadata).map_err(Refusal::Name)?;
         let jobs = Jobs {
             snapshot: self.store.snapshot().map_err(Refusal::from)?,
             prefix: keys::job(prefix.as_bytes()),
@@ -93,7 +93,7 @@ enum Stop {
 }
 
 impl Jobs {
-    /// Sends the answer until it is complete or its reader is gone.
+    /// Sends the answer until it is complete or its reader has disconnected.
     async fn write(&self, pieces: &mpsc::Sender<Piece>) {
         let status = match self.try_write(pieces).await {
             Ok(()) => Status::new(Code::Ok, ""),
@@ -101,7 +101,7 @@ impl Jobs {
             Err(Stop::Gone) => return,
         };
         let mut trailers = HeaderMap::new();
-        // Fails only on a text that is no header value; gRPC escapes those.
+        // Fails only on a text that is not a header value; gRPC escapes those.
         let _ = status.add_header(&mut trailers);
         let _ = pieces.send(Ok(Frame::trailers(trailers))).await;
     }

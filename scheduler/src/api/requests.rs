@@ -1,19 +1,19 @@
-//! What the unary calls do once their caller is known.
+//! The unary calls, after authorisation.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::{Job, KnownMetadata, ScheduleJobRequest};
-use runtime::{clock, random};
+use runtime::clock;
 
-use super::names;
 use crate::error::Refusal;
 use crate::schedule::{self, Spec};
 use crate::store::{Condition, Filter, Op, Store, Txn, keys};
-use crate::stored::{self, target};
+use crate::stored;
+use crate::stored::names::{self, target};
 
-/// Checks and stores a job.
+/// Checks and stores a job under that partition id.
 ///
 /// # Errors
 /// Its name or its schedule is not valid, a job of that name exists, or the store refuses.
@@ -21,6 +21,7 @@ pub(super) async fn schedule(
     store: &dyn Store,
     metadata: &KnownMetadata,
     request: ScheduleJobRequest,
+    partition_id: u64,
 ) -> Result<(), Refusal> {
     let name = names::composed(metadata, &request.name)?;
     let job = request.job.ok_or(Refusal::NoJob)?;
@@ -32,7 +33,7 @@ pub(super) async fn schedule(
     };
     let timetable = schedule::validate(&spec, clock::now()).map_err(Refusal::Invalid)?;
     let sent = request.metadata.unwrap_or_default();
-    let value = stored::record(job, &sent, &timetable, random::bits());
+    let value = stored::record(job, &sent, &timetable, partition_id);
     let key = keys::job(name.as_bytes());
     let conditions = if request.overwrite { vec![] } else { vec![Condition::Absent(key.clone())] };
     let then = vec![Op::Put { key, value }];
@@ -56,7 +57,7 @@ pub(super) async fn get(
     named.ok_or(Refusal::Damaged(name))
 }
 
-/// Deletes a job and its counter; an absent one is no error.
+/// Deletes a job and its counter; an absent job is not an error.
 ///
 /// # Errors
 /// The name is not valid or the store does not answer.
@@ -72,7 +73,8 @@ pub(super) async fn delete(
     Ok(())
 }
 
-/// Deletes the jobs of an app, an actor or a type; `id_is_prefix`: of all whose id begins so.
+/// Deletes the jobs of an app, an actor or a type; with `id_is_prefix` of all whose id has this
+/// prefix.
 ///
 /// # Errors
 /// The metadata has no target or breaks a rule of names.

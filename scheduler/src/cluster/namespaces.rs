@@ -1,28 +1,28 @@
-//! Deletes the jobs and reminders of a Namespace that is deleted. Source: Dapr 1.18, Kubernetes mode.
+//! Deletes the jobs and reminders of a Namespace that is deleted. Source: Dapr 1.18, Kubernetes
+//! mode.
 //!
 //! Every replica does so, without a leader: the deletion is idempotent. Only a Namespace that was
-//! seen before, and that the API server does not find when it is asked for it, loses its jobs; those
+//! seen before, and that the API server reports as not found, loses its jobs; those
 //! of sidecars outside the cluster stay.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt as _};
 use kubernetes::{FailureKind, ListChange, ListDiff, WatchEvent, WatchOptions, Watcher};
-use runtime::{BoxError, ReadyGuard};
+use runtime::{BoxError, ReadyGuard, chain};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Op, Store, Txn};
+use crate::store::{Op, Store, StoreError, Txn};
 
 /// Between attempts to delete jobs, while the store or the API server does not answer.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long the API server may take to say whether a Namespace exists.
+/// Time limit of a read of a Namespace.
 const CALL: Duration = Duration::from_secs(10);
 
 /// Watches Namespaces until `stop`. `ready` once they were listed, or when they cannot be: jobs are
@@ -73,7 +73,8 @@ async fn watch(client: Client, store: Arc<dyn Store>, ready: ReadyGuard) {
             match sweep(&api, &*store, &namespace).await {
                 Ok(()) => drop(namespaces.gone.remove(&namespace)),
                 Err(error) => {
-                    tracing::warn!(target: LOG, "The jobs of namespace {namespace}: {error:#}");
+                    let reason = chain(&error);
+                    tracing::warn!(target: LOG, "The jobs of namespace {namespace}: {reason}");
                 }
             }
         }
@@ -82,15 +83,26 @@ async fn watch(client: Client, store: Arc<dyn Store>, ready: ReadyGuard) {
 
 const LOG: &str = "dapr.scheduler.controller";
 
+/// Why the jobs of a Namespace stay for now.
+#[derive(Debug, thiserror::Error)]
+enum SweepError {
+    #[error("the API server does not answer")]
+    NoAnswer,
+    #[error("look for the Namespace")]
+    Find(#[source] kube::Error),
+    #[error("delete them")]
+    Delete(#[source] StoreError),
+}
+
 /// Deletes the jobs of a Namespace, if it does not exist.
-async fn sweep(api: &Api<Namespace>, store: &dyn Store, namespace: &str) -> anyhow::Result<()> {
-    let found = tokio::time::timeout(CALL, api.get_metadata_opt(namespace));
-    let found = found.await.context("the API server does not answer")?;
-    if found.context("look for the Namespace")?.is_some() {
+async fn sweep(api: &Api<Namespace>, store: &dyn Store, namespace: &str) -> Result<(), SweepError> {
+    let found = tokio::time::timeout(CALL, api.get_metadata_opt(namespace)).await;
+    let found = found.map_err(|_| SweepError::NoAnswer)?.map_err(SweepError::Find)?;
+    if found.is_some() {
         return Ok(());
     }
     let then = prefixes(namespace).map(|prefix| Op::DeleteJobs { prefix, filter: None }).into();
-    let done = store.commit(Txn { then, ..Txn::default() }).await.context("delete them")?;
+    let done = store.commit(Txn { then, ..Txn::default() }).await.map_err(SweepError::Delete)?;
     if done.deleted > 0 {
         tracing::info!(target: LOG,
             "Namespace {namespace} does not exist any more: deleted its jobs and reminders");
@@ -98,7 +110,7 @@ async fn sweep(api: &Api<Namespace>, store: &dyn Store, namespace: &str) -> anyh
     Ok(())
 }
 
-/// What the composed names of its jobs begin with. The delimiter ends the name of the Namespace, so
+/// Prefixes of the composed names of its jobs. The delimiter ends the name of the Namespace, so
 /// that `default` does not mean `default-foo`.
 fn prefixes(namespace: &str) -> [Bytes; 2] {
     ["actorreminder", "app"].map(|kind| Bytes::from(format!("{kind}||{namespace}||")))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use runtime::ProcessFlags;
 use runtime::flags::go_bool;
-use transport::svid::Mode;
+use transport::flags::IdentityFlags;
 
 /// The command line. Flags of etcd that the embedded engine has no use for are accepted.
 #[derive(Debug, Clone, clap::Parser)]
@@ -19,7 +19,7 @@ pub struct Flags {
     /// Logs, health, metrics.
     #[command(flatten)]
     pub process: ProcessFlags,
-    /// Name of this member; must be one of --etcd-initial-cluster
+    /// Name of this member; with --etcd-embed it must be in --etcd-initial-cluster
     #[arg(long, default_value = "dapr-scheduler-server-0", value_name = "ID")]
     pub id: String,
     /// Port that sidecars connect to
@@ -28,39 +28,30 @@ pub struct Flags {
     /// Address that the port and the metrics port listen on; empty means all
     #[arg(long, default_value = "", value_name = "ADDRESS", hide_default_value = true)]
     pub listen_address: String,
-    /// What sidecars are told to connect to [default: the address of this host]
+    /// Address that sidecars connect to [default: the address of this host]
     #[arg(long, value_name = "HOST:PORT")]
     pub override_broadcast_host_port: Option<String>,
     /// Serve with mTLS, with a certificate from sentry; always so in kubernetes mode
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub tls_enabled: bool,
-    /// Trust domain of the control plane
-    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
-    pub trust_domain: String,
-    /// Trust anchors; the file is watched
-    #[arg(long, default_value = "/var/run/secrets/dapr.io/tls/ca.crt", value_name = "PATH")]
-    pub trust_anchors_file: PathBuf,
-    /// Where sentry is [default: dapr-sentry.$NAMESPACE.svc:443]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub sentry_address: Option<String>,
-    /// How to prove who we are to sentry: standalone or kubernetes
-    #[arg(long, default_value = "standalone", value_parser = mode, value_name = "MODE")]
-    pub mode: Mode,
+    /// The own identity.
+    #[command(flatten)]
+    pub identity: IdentityFlags,
     /// Accepted for compatibility
     #[arg(long, hide = true)]
     pub kubeconfig: Option<PathBuf>,
-    /// Accepted for compatibility; the embedded engine has no peers
+    /// Where the engine etcd finds the certificate of this member
     #[arg(long, hide = true)]
     pub identity_directory_write: Option<PathBuf>,
     /// Upper bound of jobs that are dispatched at once
     #[arg(long, default_value_t = 2048, value_name = "NUMBER")]
     pub workers: u32,
-    /// Where jobs are stored: auto, embedded or etcd
+    /// Engine that stores jobs with --etcd-embed: auto, embedded or etcd
     #[arg(long, value_enum, default_value_t = StoreEngine::Auto, value_name = "ENGINE",
           hide_possible_values = true)]
     pub store_engine: StoreEngine,
-    /// Store jobs in this process
+    /// Store jobs in --etcd-data-dir; false stores them in the etcd of --etcd-client-endpoints
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = true, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub etcd_embed: bool,
@@ -87,36 +78,39 @@ pub struct Flags {
     /// Operations in one transaction of the etcd API
     #[arg(long, default_value_t = 10_000, value_name = "NUMBER")]
     pub etcd_max_txn_ops: u32,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value = "revision", value_name = "MODE", hide = true)]
     pub etcd_compaction_mode: String,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value = "1000000", value_name = "RETENTION", hide = true)]
     pub etcd_compaction_retention: String,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", hide = true)]
     pub etcd_snapshot_count: u64,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value_t = 10, value_name = "NUMBER", hide = true)]
     pub etcd_max_snapshots: u32,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value_t = 10, value_name = "NUMBER", hide = true)]
     pub etcd_max_wals: u32,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value_t = 10_000, value_name = "NUMBER", hide = true)]
     pub etcd_backend_batch_limit: i64,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value = "100ms", value_name = "DURATION", hide = true)]
     pub etcd_backend_batch_interval: String,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value_t = 100, value_name = "MEGABYTES", hide = true)]
     pub etcd_experimental_bootstrap_defrag_threshold_megabytes: u32,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Interval in which the engine etcd is defragmented, where that frees room
+    #[arg(long, default_value = "10m", value_name = "DURATION", hide = true)]
+    pub etcd_defragment_interval: String,
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set,
           hide = true)]
     pub etcd_initial_election_tick_advance: bool,
-    /// Accepted for compatibility; has no effect on the embedded engine
+    /// Passed on to the engine etcd; has no effect on the embedded one
     #[arg(long, default_value = "basic", value_name = "KIND", hide = true)]
     pub etcd_metrics: String,
     /// Must be false: placement is a service of its own
@@ -137,15 +131,36 @@ pub struct Flags {
     #[arg(long, default_value = "", value_name = "NAME", hide_default_value = true)]
     pub etcd_client_username: String,
     /// Password of an external etcd
-    #[arg(long, default_value = "", value_name = "PASSWORD", hide_default_value = true)]
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "PASSWORD",
+        hide_default_value = true,
+        env = "DAPR_SCHEDULER_ETCD_CLIENT_PASSWORD",
+        hide_env_values = true
+    )]
     pub etcd_client_password: Password,
+    /// CA certificates of an external etcd with https endpoints [default: the system's]
+    #[arg(long, value_name = "PATH")]
+    pub etcd_client_ca_file: Option<PathBuf>,
+    /// Client certificate for an external etcd; read again at each connection
+    #[arg(long, value_name = "PATH")]
+    pub etcd_client_cert_file: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, value_name = "PATH")]
+    pub etcd_client_key_file: Option<PathBuf>,
 }
 
-/// A password, which no `Debug` shows.
+/// A password; `Debug` does not print it.
 #[derive(Clone)]
 pub struct Password(String);
 
 impl Password {
+    /// The password in plain text.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
     /// True when none was given.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -164,7 +179,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What `--store-engine` takes.
+/// The value of `--store-engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum StoreEngine {
     /// By the other flags and what is on disk.
@@ -182,13 +197,5 @@ impl fmt::Display for StoreEngine {
             Self::Embedded => "embedded",
             Self::Etcd => "etcd",
         })
-    }
-}
-
-fn mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "standalone" => Ok(Mode::Standalone),
-        "kubernetes" => Ok(Mode::Kubernetes),
-        _ => Err("write standalone or kubernetes".to_owned()),
     }
 }

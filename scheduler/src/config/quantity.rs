@@ -1,12 +1,12 @@
 //! Kubernetes quantities of bytes: `16Mi`, `1.5G`, `9.2E`, `1e3`. Source: Kubernetes API, resource
 //! quantities.
 
-/// Why a text is no quantity.
+/// Why a text is not a quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a quantity is a number with one of the suffixes Ki Mi Gi Ti Pi Ei k M G T P E")]
-pub(super) struct NotAQuantity;
+pub struct NotAQuantity;
 
-/// Suffixes and what they multiply by. Those below one (`m`, `u`, `n`) make no bytes.
+/// Suffixes and their factors. Those below one (`m`, `u`, `n`) make no sense for bytes.
 const SUFFIXES: [(&str, i128); 13] = [
     ("Ki", 1 << 10),
     ("Mi", 1 << 20),
@@ -23,7 +23,7 @@ const SUFFIXES: [(&str, i128); 13] = [
     ("", 1),
 ];
 
-/// Digits of a number: more are beyond any disk.
+/// Largest number of digits: more exceed any disk.
 const MAX_DIGITS: usize = 18;
 
 /// The bytes of a quantity, rounded up, at most those of an `i64`.

@@ -33,8 +33,12 @@ impl Engine {
             gates.push((id, limit.name));
         }
         for id in &pools {
-            if let Some(pool) = self.pools.get_mut(*id) {
-                pool.add_stream(stream);
+            let Some(pool) = self.pools.get_mut(*id) else { continue };
+            if pool.add_stream(stream) {
+                let throttled = pool.throttled(self.share).into_iter();
+                let observed =
+                    throttled.map(|(gate, jobs)| Observation::Throttled(gate.into(), jobs));
+                self.effects.extend(observed.map(Effect::Observe));
             }
         }
         for id in pools.iter().chain(gates.iter().map(|(id, _)| id)) {
@@ -131,7 +135,7 @@ impl Engine {
         if !pool.has_streams() {
             self.effects.push(Effect::Observe(Observation::Undelivered(kind)));
         } else if let Some(gate) = pool.full_gate(plan.name.as_ref(), self.share) {
-            self.effects.push(Effect::Observe(Observation::Throttled(gate.into())));
+            self.effects.push(Effect::Observe(Observation::Throttled(gate.into(), 1)));
         }
         plan.since = now;
         plan.order = pool.push_back(id, plan.name.as_ref(), self.share);
@@ -169,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Delivers the next job of a pool; whether there was a job, a slot and a stream with room.
+    /// Delivers the next job of a pool; false without a job, a slot or a stream with room.
     fn deliver_one(&mut self, id: PoolId, now: Timestamp) -> bool {
         let Some(pool) = self.pools.get_mut(id).filter(|pool| pool.is_ready(self.share)) else {
             return false;
@@ -179,6 +183,7 @@ impl Engine {
         let Some(stream) = pool.next_stream(has_room) else { return false };
         let Some(job) = pool.pop(self.share) else { return false };
         let kind = pool.target.kind();
+        let shard = self.jobs.shard(job);
         let Some(entry) = self.jobs.get_mut(job) else { return false };
         let Some(plan) = entry.plan.as_ref() else { return false };
         let name = plan.name.clone();
@@ -195,7 +200,7 @@ impl Engine {
         self.pools.refer(id);
         let Some(stream_state) = self.streams.get_mut(&stream) else { return false };
         let id = stream_state.deliver(outstanding);
-        self.effects.push(Effect::Deliver { stream, id, key, revision });
+        self.effects.push(Effect::Deliver { stream, id, key, revision, shard });
         true
     }
 }

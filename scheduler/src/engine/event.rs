@@ -1,19 +1,21 @@
 //! Inputs and outputs of the engine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::job::{Counter, Job, JobId};
+use super::shard::Shard;
 
 /// A live `WatchJobs` stream. The shell chooses a new number for every stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct StreamId(pub(crate) u64);
 
-/// What happened. Events about one key arrive in the order of the store's revisions.
+/// An input. Events about one key arrive in the order of the store's revisions.
 #[derive(Debug)]
-#[cfg_attr(not(test), expect(dead_code, reason = "several members come with the engine etcd"))]
 pub(crate) enum Event {
-    /// A job was written, or was read when the service started.
+    /// A job was written, or was read from the store. Except between [`Event::ScanBegun`] and
+    /// [`Event::ScanEnded`], a version before the known one changes nothing.
     JobPut {
         /// Key without `dapr/jobs/`.
         key: Arc<str>,
@@ -21,16 +23,22 @@ pub(crate) enum Event {
         revision: u64,
         /// The record.
         job: Job,
-        /// The counter record of the key, whatever version of the job it counts.
+        /// The counter record of the key, of any version of the job.
         counter: Option<Counter>,
         /// How the record came into the store.
         origin: Origin,
     },
-    /// A job key was deleted by someone other than the engine. An unknown key is harmless.
+    /// A job key was deleted, but not by the engine, or is another member's. An unknown key is
+    /// ignored.
     JobDeleted {
         /// Key without `dapr/jobs/`.
         key: Arc<str>,
+        /// When. A later version stays.
+        revision: u64,
     },
+    /// The jobs of these shards are another member's from now on: they are forgotten, and answers to
+    /// their deliveries apply to nothing.
+    ShardsLost(BTreeSet<Shard>),
     /// A counter record was written over the client port, not by the engine.
     CounterPut {
         /// Key without `dapr/counters/`.
@@ -38,7 +46,7 @@ pub(crate) enum Event {
     },
     /// The first message of a stream was authorised and checked.
     StreamOpened(Registration),
-    /// A stream ended, for any reason. Repeating it is harmless.
+    /// A stream ended, for any reason. Idempotent.
     StreamClosed {
         /// The stream.
         stream: StreamId,
@@ -72,20 +80,20 @@ pub(crate) enum Event {
     Persisted {
         /// The job of the effect.
         job: JobId,
-        /// What became of the write.
+        /// The outcome of the write.
         outcome: WriteOutcome,
     },
     /// The store answered [`Effect::Load`].
     Loaded {
         /// The job of the effect.
         job: JobId,
-        /// What was read.
+        /// The outcome of the read.
         outcome: LoadOutcome,
     },
     /// The store is about to be read as a whole: at start, or after its feed was lost.
     ScanBegun,
-    /// Every job of the store had its [`Event::JobPut`] since [`Event::ScanBegun`]. Jobs without one
-    /// are gone.
+    /// Every job of the store had its [`Event::JobPut`] since [`Event::ScanBegun`]. Jobs without
+    /// one are gone.
     ScanEnded,
     /// The replicas among which concurrency limits are shared have changed.
     Share(Share),
@@ -106,6 +114,8 @@ pub(crate) enum Origin {
     /// A put over the client port. An overdue job waits for a second, so that a counter that is
     /// imported after it still counts.
     ClientPort,
+    /// Another member of a store that several have. Its counter is read before the job is armed.
+    Member,
     /// The scan of the store at start, or after its watch was lost.
     Scan,
 }
@@ -163,7 +173,7 @@ pub(crate) enum Undeliverable {
     Failed,
 }
 
-/// What became of a conditional write. The shell retries while the store cannot be reached.
+/// The outcome of a conditional write. The shell retries while the store cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WriteOutcome {
     /// It is durable.
@@ -175,14 +185,14 @@ pub(crate) enum WriteOutcome {
     Full,
 }
 
-/// What a load found.
+/// The outcome of a load.
 #[derive(Debug)]
 pub(crate) enum LoadOutcome {
     /// The record with the revision of the effect.
     Found {
         /// The record.
         job: Box<Job>,
-        /// The counter record of the key, whatever version of the job it counts.
+        /// The counter record of the key, of any version of the job.
         counter: Option<Counter>,
     },
     /// The key is gone or has another revision. The event that says so follows or has arrived.
@@ -191,7 +201,7 @@ pub(crate) enum LoadOutcome {
     Corrupt,
 }
 
-/// What the shell does, in this order.
+/// An output, which the shell applies in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Send a delivery.
@@ -205,6 +215,8 @@ pub(crate) enum Effect {
         key: Arc<str>,
         /// `mod_revision` of the job record.
         revision: u64,
+        /// Of the job.
+        shard: Shard,
     },
     /// Put the counter record if the job key still has this revision. The shell answers with
     /// [`Event::Persisted`].
@@ -215,6 +227,8 @@ pub(crate) enum Effect {
         key: Arc<str>,
         /// `mod_revision` of the job record.
         revision: u64,
+        /// Of the job.
+        shard: Shard,
         /// The record.
         counter: Counter,
     },
@@ -227,8 +241,11 @@ pub(crate) enum Effect {
         key: Arc<str>,
         /// `mod_revision` of the job record.
         revision: u64,
+        /// Of the job.
+        shard: Shard,
     },
-    /// Read the job record and its counter record, a short time before the job is due. The shell answers with [`Event::Loaded`].
+    /// Read the job record and its counter record, shortly before the job is due. The shell answers
+    /// with [`Event::Loaded`].
     Load {
         /// The job.
         job: JobId,
@@ -241,7 +258,7 @@ pub(crate) enum Effect {
     Observe(Observation),
 }
 
-/// What metrics and logs record.
+/// An observation for metrics and logs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Observation {
     /// A delivery was answered SUCCESS: `jobs_triggered_total`, `trigger_latency`.
@@ -254,8 +271,8 @@ pub(crate) enum Observation {
     /// A due job found no stream, or its stream ended before the answer:
     /// `jobs_undelivered_total`.
     Undelivered(TargetKind),
-    /// A delivery waits for a slot of this gate: `concurrency_throttled_total`.
-    Throttled(Arc<str>),
+    /// So many deliveries wait for a slot of this gate: `concurrency_throttled_total`.
+    Throttled(Arc<str>, usize),
     /// An answer with an id that the stream does not wait for. It is dropped.
     UnknownAck(StreamId, u64),
 }

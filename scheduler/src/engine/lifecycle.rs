@@ -1,5 +1,6 @@
-//! The way of one job: read, armed, answered, written.
+//! The life cycle of one job: read, armed, answered, written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +10,8 @@ use super::event::{
     WriteOutcome,
 };
 use super::job::{Counter, Job, JobId, Target};
-use super::progress::{Progress, Verdict};
+use super::progress::{Outcome, Progress};
+use super::shard::Shard;
 use super::table::{Entry, Plan, State};
 use super::{
     Engine, IMPORT_PAUSE, LOOK_AHEAD, MAX_DUE_PER_STEP, MAX_LOADING, MAX_UNSAVED_PER_STEP,
@@ -17,7 +19,7 @@ use super::{
 };
 
 impl Engine {
-    /// Takes a version of a job. The version that is known already changes nothing.
+    /// Adds a version of a job. A known version changes nothing.
     pub(super) fn put(
         &mut self,
         key: Arc<str>,
@@ -28,14 +30,21 @@ impl Engine {
         now: Timestamp,
     ) {
         if let Some(known) = self.jobs.find(&key) {
-            if self.jobs.get(known).is_some_and(|entry| entry.revision == revision) {
+            let known_at = self.jobs.get(known).map_or(0, |entry| entry.revision);
+            // Only a whole read finds a store that was restored from a backup.
+            if known_at == revision || (known_at > revision && self.scan.is_none()) {
                 self.seen(known);
                 return;
             }
             self.delete(&key);
         }
-        let id = self.jobs.insert(Entry { key, revision, state: State::Stale, plan: None });
+        let entry = Entry { key, revision, state: State::Stale, plan: None };
+        let id = self.jobs.insert(entry, Shard::of(job.partition_id));
         self.seen(id);
+        if origin == Origin::Member {
+            self.load(id);
+            return;
+        }
         self.adopt(id, job, counter, now);
         if origin == Origin::ClientPort
             && let Some(planned) = self.planned(id).filter(|planned| *planned < now)
@@ -70,7 +79,7 @@ impl Engine {
     /// Arms a job that is due soon and drops the plan of one that is not.
     fn arm_or_park(&mut self, id: JobId, planned: Timestamp, now: Timestamp) {
         let plan = self.jobs.get(id).and_then(|entry| entry.plan.as_ref());
-        // The records do not say what such a plan says.
+        // The records do not contain a planned retry.
         let unlike_store =
             plan.is_some_and(|plan| plan.unsaved || plan.writes > 0 || plan.progress.is_retry());
         if planned <= later(now, LOOK_AHEAD) || unlike_store {
@@ -98,6 +107,21 @@ impl Engine {
     /// The planned time of a job in memory.
     pub(super) fn planned(&self, id: JobId) -> Option<Timestamp> {
         Some(self.jobs.get(id)?.plan.as_ref()?.progress.planned())
+    }
+
+    /// Forgets a job unless a later version is known.
+    pub(super) fn delete_at(&mut self, key: &str, revision: u64) {
+        let known = self.jobs.find(key).and_then(|id| self.jobs.get(id));
+        if known.is_some_and(|entry| entry.revision <= revision) {
+            self.delete(key);
+        }
+    }
+
+    /// Forgets the jobs of these shards.
+    pub(super) fn forget(&mut self, shards: &BTreeSet<Shard>) {
+        for key in self.jobs.keys_of(shards) {
+            self.delete(&key);
+        }
     }
 
     /// Forgets a job. A delivery without an answer keeps its slots until the answer.
@@ -135,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// A counter was written from outside: reads it unless a result is under way, whose counter
+    /// A counter was written from outside: reads it unless a result is being written, whose counter
     /// follows.
     pub(super) fn reload(&mut self, key: &str) {
         let Some(id) = self.jobs.find(key) else { return };
@@ -159,7 +183,7 @@ impl Engine {
         self.effects.push(Effect::Load { job: id, key, revision });
     }
 
-    /// Loads far jobs that are due soon; whether all were.
+    /// Loads far jobs that are due soon; returns whether all were.
     pub(super) fn load_far(&mut self, now: Timestamp) -> bool {
         for _ in 0..MAX_DUE_PER_STEP {
             if self.loading >= MAX_LOADING {
@@ -171,7 +195,7 @@ impl Engine {
         false
     }
 
-    /// Takes the answer of a load.
+    /// Applies the outcome of a load.
     pub(super) fn loaded(&mut self, id: JobId, outcome: LoadOutcome, now: Timestamp) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let State::Loading { again } = entry.state else { return };
@@ -184,7 +208,7 @@ impl Engine {
         }
     }
 
-    /// Moves jobs whose time has come into their pools; whether all were.
+    /// Moves due jobs into their pools; returns whether all were.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> bool {
         for _ in 0..MAX_DUE_PER_STEP {
             let Some(id) = self.armed.pop(now) else { return true };
@@ -218,8 +242,8 @@ impl Engine {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let Some(plan) = entry.plan.as_mut() else { return };
         match plan.progress.settle(result) {
-            Verdict::Finished => self.finish(id),
-            Verdict::Continue => {
+            Outcome::Finished => self.finish(id),
+            Outcome::Continue => {
                 entry.state = State::Writing { finish: false };
                 self.writing += 1;
                 self.persist(id);
@@ -229,16 +253,18 @@ impl Engine {
 
     /// Writes the counter of a job with a plan.
     fn persist(&mut self, id: JobId) {
+        let shard = self.jobs.shard(id);
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let Some(plan) = entry.plan.as_mut() else { return };
         plan.writes += 1;
         let (key, revision) = (Arc::clone(&entry.key), entry.revision);
         let counter = plan.progress.counter();
-        self.effects.push(Effect::Persist { job: id, key, revision, counter });
+        self.effects.push(Effect::Persist { job: id, key, revision, shard, counter });
     }
 
     /// Deletes the records of a job without further ticks.
     fn finish(&mut self, id: JobId) {
+        let shard = self.jobs.shard(id);
         let Some(entry) = self.jobs.get_mut(id) else { return };
         entry.state = State::Writing { finish: true };
         self.writing += 1;
@@ -246,10 +272,10 @@ impl Engine {
             plan.writes += 1;
         }
         let (key, revision) = (Arc::clone(&entry.key), entry.revision);
-        self.effects.push(Effect::Finish { job: id, key, revision });
+        self.effects.push(Effect::Finish { job: id, key, revision, shard });
     }
 
-    /// Takes the answer of a write: the next tick is armed when nothing is being written.
+    /// Applies the outcome of a write: the next tick is armed when nothing is being written.
     pub(super) fn persisted(&mut self, id: JobId, outcome: WriteOutcome, now: Timestamp) {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let state = entry.state;
@@ -293,7 +319,7 @@ impl Engine {
         }
     }
 
-    /// Writes counters again that a full store refused; whether all were.
+    /// Writes counters again that a full store refused; returns whether all were.
     pub(super) fn save_again(&mut self, now: Timestamp) -> bool {
         if self.unsaved_at.is_none_or(|at| at > now) {
             return true;
@@ -338,7 +364,7 @@ impl Engine {
         }
     }
 
-    /// Marks a job as present in the scan that runs.
+    /// Marks a job as present in the running scan.
     fn seen(&mut self, id: JobId) {
         if let Some(scan) = self.scan.as_mut() {
             scan.insert(id);

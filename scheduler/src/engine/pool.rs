@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::event::{Share, StreamId};
 use super::job::{JobId, Target};
 
-/// Jobs that wait at one gate. A job that is due while so many wait counts as failed.
+/// Jobs that wait at one gate. A job that becomes due while this many wait counts as failed.
 /// Source: Dapr 1.18.
 pub(super) const MAX_WAITING_AT_GATE: usize = 100_000;
 
@@ -25,7 +25,7 @@ pub(super) struct Pool {
     /// Waits in the rotation for its turn.
     pub(super) listed: bool,
     streams: Vec<StreamId>,
-    /// Position of the stream whose turn it is.
+    /// Position of the next stream.
     turn: usize,
     /// The gate of the whole pool.
     gate: Gate,
@@ -69,7 +69,12 @@ pub(crate) struct GateGauge {
 
 impl Gate {
     fn is_full(&self, share: Share) -> bool {
-        self.limit.is_some_and(|limit| self.in_flight >= share.of(limit))
+        self.free(share) == Some(0)
+    }
+
+    /// Free slots; `None` without a limit.
+    fn free(&self, share: Share) -> Option<u32> {
+        self.limit.map(|limit| share.of(limit).saturating_sub(self.in_flight))
     }
 }
 
@@ -112,8 +117,28 @@ impl Pool {
         self.has_streams() && !self.fronts.is_empty() && !self.gate.is_full(share)
     }
 
-    pub(super) fn add_stream(&mut self, stream: StreamId) {
+    /// Adds a stream; returns whether it is the first, for which jobs may have waited.
+    pub(super) fn add_stream(&mut self, stream: StreamId) -> bool {
         self.streams.push(stream);
+        self.streams.len() == 1
+    }
+
+    /// The waiting jobs beyond the free slots of each gate, and the gate. A job that waits at both
+    /// of its gates counts at that of its name.
+    pub(super) fn throttled(&self, share: Share) -> Vec<(String, usize)> {
+        let Target::ActorType(actor_type) = &self.target else { return Vec::new() };
+        let beyond = |waiting: usize, free: u32| waiting.saturating_sub(free as usize);
+        let names = self.lanes.iter().filter_map(|(name, lane)| {
+            let over = beyond(lane.waiting.len(), lane.gate.free(share)?);
+            Some((format!("{actor_type}:{}", name.as_ref()?), over))
+        });
+        let mut found: Vec<_> = names.collect();
+        let left = self.waiting - found.iter().map(|(_, over)| over).sum::<usize>();
+        if let Some(free) = self.gate.free(share) {
+            found.push((actor_type.to_string(), beyond(left, free)));
+        }
+        found.retain(|(_, over)| *over > 0);
+        found
     }
 
     pub(super) fn remove_stream(&mut self, stream: StreamId) {
@@ -154,14 +179,14 @@ impl Pool {
         waiting >= MAX_WAITING_AT_GATE
     }
 
-    /// Adds a due job behind all others; its position.
+    /// Adds a due job behind all others; returns its position.
     pub(super) fn push_back(&mut self, job: JobId, name: Option<&Arc<str>>, share: Share) -> i64 {
         let order = self.next_back;
         self.next_back += 1;
         self.insert(order, job, name, share)
     }
 
-    /// Adds a due job before all others; its position.
+    /// Adds a due job before all others; returns its position.
     pub(super) fn push_front(&mut self, job: JobId, name: Option<&Arc<str>>, share: Share) -> i64 {
         let order = self.next_front;
         self.next_front -= 1;
@@ -240,7 +265,7 @@ impl Pool {
         }
     }
 
-    /// Brings the entry of a lane in `fronts` up to date, and forgets a lane that holds nothing.
+    /// Updates the entry of a lane in `fronts`, and removes an empty lane.
     fn refresh(&mut self, name: Option<&Arc<str>>, share: Share) {
         let name = name.cloned();
         let Some(lane) = self.lanes.get_mut(&name) else { return };

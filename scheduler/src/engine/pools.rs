@@ -1,4 +1,4 @@
-//! All pools, and whose turn it is: namespaces take turns, and the pools of a namespace take turns.
+//! All pools and their rotation: namespaces take turns, and the pools of a namespace take turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    /// The pool of a target, made on first use. The caller releases it.
+    /// The pool of a target, created on first use. The caller releases it.
     pub(super) fn acquire(&mut self, namespace: &Arc<str>, target: Target) -> PoolId {
         let key = (Arc::clone(namespace), target);
         if let Some(id) = self.by_key.get(&key).copied() {
@@ -50,7 +50,7 @@ impl Pools {
         }
     }
 
-    /// Drops a reference. The pool goes with the last one.
+    /// Drops a reference. The pool is removed with the last one.
     pub(super) fn release(&mut self, id: PoolId) {
         let Some(pool) = self.get_mut(id) else { return };
         pool.references -= 1;
@@ -112,7 +112,7 @@ impl Pools {
         }
     }
 
-    /// The pool whose turn it is. It has to be listed again for its next turn.
+    /// The next pool of the rotation. It must be listed again for its next turn.
     pub(super) fn next_turn(&mut self) -> Option<PoolId> {
         let namespace = self.namespaces.pop_front()?;
         let queue = self.listed.get_mut(&namespace)?;

@@ -1,4 +1,4 @@
-//! How far one job has come, and what follows the result of a delivery.
+//! The progress of one job, and the consequence of a delivery's result.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,7 +11,7 @@ use crate::schedule::Timetable;
 pub(super) struct Progress {
     timetable: Timetable,
     policy: FailurePolicy,
-    /// What the store has, or will have when the writes in flight are stored.
+    /// The counter of the store once the writes in flight are stored.
     counter: Counter,
     /// Scheduled time of the current tick.
     tick: Timestamp,
@@ -19,9 +19,9 @@ pub(super) struct Progress {
     planned: Timestamp,
 }
 
-/// What follows a result.
+/// The outcome of a result for the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Outcome {
     /// The counter changes and the job is delivered again.
     Continue,
     /// No tick is left.
@@ -29,7 +29,7 @@ pub(super) enum Verdict {
 }
 
 impl Progress {
-    /// Starts where the counter of this version of the job says; `None` when no tick is left.
+    /// Resumes from the counter of this version of the job; `None` when no tick is left.
     pub(super) fn resume(
         timetable: Timetable,
         policy: FailurePolicy,
@@ -57,14 +57,14 @@ impl Progress {
     }
 
     /// Applies the result of a delivery.
-    pub(super) fn settle(&mut self, result: AckResult) -> Verdict {
+    pub(super) fn settle(&mut self, result: AckResult) -> Outcome {
         if result == AckResult::Failed
             && let Some(interval) = self.retry()
         {
             self.counter.attempts = self.counter.attempts.saturating_add(1);
             // Retries follow the planned time, however long the delivery took.
             self.planned = self.planned.saturating_add(interval).unwrap_or(Timestamp::MAX);
-            return Verdict::Continue;
+            return Outcome::Continue;
         }
         self.counter.count = self.counter.count.saturating_add(1);
         self.counter.attempts = 0;
@@ -72,9 +72,9 @@ impl Progress {
         match self.timetable.next(self.counter.count, self.counter.last_trigger) {
             Some(tick) => {
                 (self.tick, self.planned) = (tick, tick);
-                Verdict::Continue
+                Outcome::Continue
             }
-            None => Verdict::Finished,
+            None => Outcome::Finished,
         }
     }
 
@@ -113,7 +113,7 @@ mod tests {
     fn failures(policy: FailurePolicy, repeats: u32) -> Vec<i64> {
         let mut progress = every_ten_seconds(policy, repeats, None);
         let mut planned = vec![progress.planned().as_second()];
-        while progress.settle(AckResult::Failed) == Verdict::Continue && planned.len() < 8 {
+        while progress.settle(AckResult::Failed) == Outcome::Continue && planned.len() < 8 {
             planned.push(progress.planned().as_second());
         }
         planned
@@ -141,14 +141,14 @@ mod tests {
     fn success_after_failures_ends_the_tick(#[case] fails: u32) {
         let mut progress = every_ten_seconds(FailurePolicy::default(), 2, None);
         for attempt in 1..=fails {
-            assert_eq!(progress.settle(AckResult::Failed), Verdict::Continue);
+            assert_eq!(progress.settle(AckResult::Failed), Outcome::Continue);
             assert_eq!(progress.counter().attempts, attempt);
         }
-        assert_eq!(progress.settle(AckResult::Success), Verdict::Continue);
+        assert_eq!(progress.settle(AckResult::Success), Outcome::Continue);
         let want =
             Counter { job_partition_id: 7, count: 1, last_trigger: Some(at(10)), attempts: 0 };
         assert_eq!((progress.counter(), progress.planned()), (want, at(20)));
-        assert_eq!(progress.settle(AckResult::Success), Verdict::Finished);
+        assert_eq!(progress.settle(AckResult::Success), Outcome::Finished);
     }
 
     #[test]

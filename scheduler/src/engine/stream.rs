@@ -1,4 +1,4 @@
-//! A live stream: its deliveries without an answer, and how far the transport has taken them.
+//! A live stream: its unanswered deliveries, and how many of them the transport has taken.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::event::TargetKind;
 use super::job::JobId;
 use super::pool::PoolId;
 
-/// Deliveries that the transport has not taken. A stream with so many gets no more until its peer
+/// Deliveries that the transport has not taken. A stream with this many gets no more until its peer
 /// reads; deliveries without an answer are not limited, since activities may run for hours.
 pub(super) const WINDOW: u64 = 1024;
 
@@ -44,7 +44,7 @@ impl Stream {
         self.last_id - self.taken < WINDOW
     }
 
-    /// Adds a delivery; its id.
+    /// Adds a delivery; returns its id.
     pub(super) fn deliver(&mut self, outstanding: Outstanding) -> u64 {
         self.last_id += 1;
         self.outstanding.insert(self.last_id, outstanding);

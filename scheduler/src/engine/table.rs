@@ -1,6 +1,6 @@
 //! All jobs, by key and by id.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::job::JobId;
 use super::pool::PoolId;
 use super::progress::Progress;
+use super::shard::Shard;
 
 /// A job that the engine keeps.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(super) struct Entry {
     pub(super) plan: Option<Box<Plan>>,
 }
 
-/// Where a job is in its life.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Far from due: loaded again at this time.
@@ -41,7 +42,7 @@ pub(super) enum State {
     Stale,
 }
 
-/// What is needed to deliver a job and to apply its results.
+/// The data to deliver a job and to apply its results.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) progress: Progress,
@@ -59,7 +60,7 @@ pub(super) struct Plan {
 }
 
 /// The jobs in slots that are reused. The index holds slot numbers and compares keys in the slots:
-/// of a million far jobs it takes 10 MB instead of 52 MB.
+/// for a million far jobs it takes 10 MB instead of 52 MB.
 #[derive(Debug, Default)]
 pub(super) struct JobTable {
     by_key: HashTable<u32>,
@@ -71,12 +72,13 @@ pub(super) struct JobTable {
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
+    shard: Shard,
     entry: Option<Entry>,
 }
 
 impl JobTable {
     /// Adds a job whose key is not in the table.
-    pub(super) fn insert(&mut self, entry: Entry) -> JobId {
+    pub(super) fn insert(&mut self, entry: Entry, shard: Shard) -> JobId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 jobs")
@@ -84,6 +86,7 @@ impl JobTable {
         let hash = self.hasher.hash_one(entry.key.as_ref());
         let slot = self.slots.get_mut(index as usize).expect("a slot that was just made or freed");
         slot.generation = slot.generation.wrapping_add(1);
+        slot.shard = shard;
         let id = JobId { index, generation: slot.generation };
         slot.entry = Some(entry);
         let (slots, hasher) = (&self.slots, &self.hasher);
@@ -114,6 +117,17 @@ impl JobTable {
     pub(super) fn get_mut(&mut self, id: JobId) -> Option<&mut Entry> {
         let slot = self.slots.get_mut(id.index as usize)?;
         slot.entry.as_mut().filter(|_| slot.generation == id.generation)
+    }
+
+    /// The shard of a job that is in the table.
+    pub(super) fn shard(&self, id: JobId) -> Shard {
+        self.slots.get(id.index as usize).map_or_else(Shard::default, |slot| slot.shard)
+    }
+
+    /// The keys of all jobs of these shards.
+    pub(super) fn keys_of(&self, shards: &BTreeSet<Shard>) -> Vec<Arc<str>> {
+        let slots = self.slots.iter().filter(|slot| shards.contains(&slot.shard));
+        slots.filter_map(|slot| Some(Arc::clone(&slot.entry.as_ref()?.key))).collect()
     }
 
     /// The keys of all jobs that are not in the set.

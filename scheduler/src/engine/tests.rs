@@ -1,15 +1,16 @@
+mod limits;
+
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::Engine;
 use super::event::{
     AckResult, ConcurrencyLimit, Effect, Event, LoadOutcome, Observation, Origin, Registration,
     Share, StreamId, TargetKind, Undeliverable, WriteOutcome,
 };
 use super::job::{Counter, FailurePolicy, Job, JobId, Target};
-use super::pool::MAX_WAITING_AT_GATE;
-use super::stream::WINDOW;
-use super::{Engine, MAX_DELIVERIES_PER_STEP};
+use super::shard::Shard;
 use crate::schedule::{Spec, validate};
 
 const START: i64 = 1_700_000_000;
@@ -101,7 +102,7 @@ impl Fixture {
         self.step(Event::Ack { stream: StreamId(stream), id, result })
     }
 
-    /// Stores all writes of these effects; the effects, and those that follow.
+    /// Stores all writes of these effects; returns the effects, and those that follow.
     fn store(&mut self, effects: &[Effect]) -> Vec<Effect> {
         let mut all = Vec::new();
         for job in effects.iter().filter_map(written) {
@@ -213,9 +214,53 @@ fn an_overwritten_job_drops_the_answer_of_its_old_version() {
     assert!(deliveries(&fixture.put("a", &due("5s"))).is_empty());
     assert!(fixture.ack(1, 1, AckResult::Success).iter().all(|effect| written(effect).is_none()));
     assert_eq!(deliveries(&fixture.advance(5_000)), [(1, 2, "a")]);
-    fixture.step(Event::JobDeleted { key: "a".into() });
+    fixture.step(Event::JobDeleted { key: "a".into(), revision: 3 });
     assert!(fixture.ack(1, 2, AckResult::Failed).iter().all(|effect| written(effect).is_none()));
     assert_eq!(fixture.engine.gauges().jobs, 0);
+}
+
+/// Changes of the store come late, after a read has shown what followed them.
+#[test]
+fn what_is_older_than_the_known_version_changes_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.open(1);
+    fixture.put("a", &due("5s"));
+    let job = fixture.job(&due("0s"), Target::App("app".into()), None);
+    fixture.put("a", &due("5s"));
+    let late = Event::JobPut {
+        key: "a".into(),
+        revision: 1,
+        job: job.clone(),
+        counter: None,
+        origin: Origin::Member,
+    };
+    assert!(fixture.step(late).is_empty());
+    fixture.step(Event::JobDeleted { key: "a".into(), revision: 1 });
+    assert_eq!(deliveries(&fixture.advance(5_000)), [(1, 1, "a")]);
+    // A store that was restored from a backup is read as a whole.
+    fixture.step(Event::ScanBegun);
+    let origin = Origin::Scan;
+    fixture.step(Event::JobPut { key: "a".into(), revision: 1, job, counter: None, origin });
+    assert_eq!(deliveries(&fixture.step(Event::ScanEnded)), []);
+    assert_eq!(fixture.engine.gauges().jobs, 1);
+}
+
+#[test]
+fn jobs_of_lost_shards_are_forgotten_and_no_others() {
+    let mut fixture = Fixture::new();
+    fixture.open(1);
+    for key in ["a", "b"] {
+        fixture.put(key, &due("0s"));
+    }
+    // The partition id of the helper is the revision before the put.
+    fixture.step(Event::ShardsLost([Shard::of(0)].into()));
+    assert_eq!(fixture.engine.gauges().jobs, 1);
+    assert!(fixture.ack(1, 1, AckResult::Success).iter().all(|effect| written(effect).is_none()));
+    let kept = fixture.ack(1, 2, AckResult::Success);
+    assert!(
+        kept.iter()
+            .any(|effect| matches!(effect, Effect::Finish { shard, .. } if *shard == Shard::of(1)))
+    );
 }
 
 #[test]
@@ -310,21 +355,6 @@ fn a_full_store_does_not_stop_a_recurring_job() {
 }
 
 #[test]
-fn a_stream_that_is_not_read_gets_a_window_of_deliveries() {
-    let mut fixture = Fixture::new();
-    fixture.open(1);
-    let mut sent = 0;
-    for key in 0..=WINDOW {
-        sent += deliveries(&fixture.put(&key.to_string(), &due("0s"))).len() as u64;
-    }
-    assert_eq!(sent, WINDOW);
-    let effects = fixture.step(Event::Taken { stream: StreamId(1), through: 1 });
-    assert_eq!(deliveries(&effects), [(1, WINDOW + 1, WINDOW.to_string().as_str())]);
-    assert_eq!(deliveries(&fixture.put("x", &due("0s"))), []);
-    assert_eq!(deliveries(&fixture.open(2)), [(2, 1, "x")]);
-}
-
-#[test]
 fn streams_of_a_pool_take_turns() {
     let mut fixture = Fixture::new();
     (1..=3).for_each(|stream| drop(fixture.open(stream)));
@@ -351,6 +381,36 @@ fn gates_of_type_and_name_both_apply_and_keep_the_order() {
     assert_eq!(deliveries(&fixture.ack(1, 1, AckResult::Success)), [(1, 4, "b")]);
     assert_eq!(deliveries(&fixture.ack(1, 3, AckResult::Success)), [], "e waits for x");
     assert_eq!(deliveries(&fixture.ack(1, 4, AckResult::Success)), [(1, 5, "e")]);
+}
+
+/// Dapr 1.19: a job that was skipped because of its own gate keeps its position.
+#[test]
+fn the_oldest_trigger_that_can_run_runs_first() {
+    let mut fixture = Fixture::new();
+    fixture.open_limited(1, &[(None, 2), (Some("x"), 1)]);
+    let mut started = Vec::new();
+    for (key, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"), ("e", "x"), ("f", "y")] {
+        let effects = fixture.put_actor(key, Some(name));
+        started.extend(deliveries(&effects).iter().map(|(_, _, key)| (*key).to_owned()));
+    }
+    assert_eq!(started, ["a", "c"]);
+    assert_eq!(deliveries(&fixture.ack(1, 1, AckResult::Success)), [(1, 3, "b")], "before d");
+    assert_eq!(deliveries(&fixture.ack(1, 2, AckResult::Success)), [(1, 4, "d")], "e waits for x");
+    assert_eq!(deliveries(&fixture.ack(1, 4, AckResult::Success)), [(1, 5, "f")], "e waits still");
+    assert_eq!(deliveries(&fixture.ack(1, 3, AckResult::Success)), [(1, 6, "e")]);
+}
+
+#[test]
+fn staged_jobs_that_meet_a_full_gate_count_as_throttled() {
+    let mut fixture = Fixture::new();
+    for (key, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")] {
+        fixture.put_actor(key, Some(name));
+    }
+    let effects = fixture.open_limited(1, &[(None, 2), (Some("x"), 1)]);
+    assert_eq!(deliveries(&effects), [(1, 1, "a"), (1, 2, "c")]);
+    let throttled = |gate: &str| Observation::Throttled(gate.into(), 1);
+    assert_eq!(observed(&effects), [&throttled("type:x"), &throttled("type")]);
+    assert_eq!(observed(&fixture.open(2)), [&Observation::Undelivered(TargetKind::Actor); 0]);
 }
 
 #[test]
@@ -388,26 +448,6 @@ fn replicas_share_a_limit_and_each_has_at_least_one() {
 }
 
 #[test]
-fn a_gate_holds_so_many_waiting_jobs_and_no_more() {
-    let mut fixture = Fixture::new();
-    fixture.open_limited(1, &[(None, 1)]);
-    let overflowed = |effects: &[Effect]| {
-        observed(effects).contains(&&Observation::Overflowed(TargetKind::Actor))
-    };
-    for key in 0..=MAX_WAITING_AT_GATE {
-        assert!(!overflowed(&fixture.put_actor(&key.to_string(), None)), "{key}");
-    }
-    let effects = fixture.put_actor("one too many", None);
-    assert!(overflowed(&effects));
-    let [Effect::Persist { counter, .. }] =
-        effects.iter().filter(|e| written(e).is_some()).collect::<Vec<_>>()[..]
-    else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(counter.attempts, 1);
-}
-
-#[test]
 fn namespaces_and_pools_take_turns() {
     let mut fixture = Fixture::new();
     fixture.step(Event::Pause);
@@ -430,19 +470,4 @@ fn namespaces_and_pools_take_turns() {
     assert_eq!(streams.len(), 1_000);
     let last_of_small = streams.iter().rposition(|stream| *stream != 0).unwrap();
     assert!(last_of_small < 60, "{last_of_small}");
-}
-
-#[test]
-fn one_step_starts_so_many_deliveries_and_asks_for_another() {
-    let mut fixture = Fixture::new();
-    fixture.step(Event::Pause);
-    fixture.open(1);
-    fixture.open(2);
-    for key in 0..=MAX_DELIVERIES_PER_STEP {
-        fixture.put(&key.to_string(), &due("0s"));
-    }
-    assert_eq!(deliveries(&fixture.step(Event::Resume)).len(), MAX_DELIVERIES_PER_STEP);
-    assert_eq!(fixture.engine.wake_at(), Some(Timestamp::MIN));
-    assert_eq!(deliveries(&fixture.step(Event::Tick)).len(), 1);
-    assert_eq!(fixture.engine.wake_at(), None);
 }

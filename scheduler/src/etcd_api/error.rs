@@ -7,7 +7,7 @@ use crate::store::kv::KvError;
 
 /// Why a request is refused before the store sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Invalid {
+pub(crate) enum Invalid {
     #[error("etcdserver: key is not provided")]
     EmptyKey,
     #[error("etcdserver: key not found")]
@@ -24,7 +24,7 @@ pub(super) enum Invalid {
     SortOption,
     #[error("etcdserver: too large lease TTL")]
     LeaseTtl,
-    /// Go clients go on without a token.
+    /// Go clients continue without a token.
     #[error("etcdserver: authentication is not enabled")]
     NoAuthentication,
 }
@@ -56,7 +56,7 @@ pub(super) fn status(error: KvError) -> Status {
         KvError::Store(error @ StoreError::NoSpace) => {
             Status::resource_exhausted(error.to_string())
         }
-        // The text of etcd makes its clients try again.
+        // With the text of etcd its clients retry.
         KvError::Store(StoreError::Unavailable(_)) => Status::unavailable("etcdserver: no leader"),
     }
 }

@@ -48,7 +48,7 @@ impl Lease for EtcdApi {
         let (api, token) = (self.clone(), self.scope.token().clone());
         let answers = request.into_inner().map(move |asked| {
             let id = asked?.id;
-            // A lease that is gone is no error: 0 says so.
+            // A missing lease is not an error: its TTL is 0.
             let ttl = api.store.keep_alive(id).unwrap_or(0);
             Ok(LeaseKeepAliveResponse { header: api.current_header(), id, ttl })
         });

@@ -22,7 +22,7 @@ const VERSION: &str = "3.5.27";
 const AHEAD: usize = 2;
 
 impl EtcdApi {
-    /// A number that differs when keys, values or revisions do, and the revision it is of.
+    /// A hash of keys, values and revisions, and its revision.
     async fn hash(&self, revision: Revision) -> Result<(u32, Revision), Status> {
         let view = self.store.view().map_err(|error| status(error.into()))?;
         let current = view.revision();

@@ -1,4 +1,4 @@
-//! Requests as the store evaluates them: everything that can be refused without looking at the
+//! Requests as the store evaluates them: every check that does not need the
 //! store.
 
 use std::collections::{HashMap, HashSet};
@@ -18,7 +18,7 @@ use crate::store::query::{Query, SortBy};
 use crate::store::range::KeyRange;
 
 /// Checks a range request.
-pub(super) fn range(request: RangeRequest) -> Result<Query, Invalid> {
+pub(crate) fn range(request: RangeRequest) -> Result<Query, Invalid> {
     let order = SortOrder::try_from(request.sort_order).map_err(|_| Invalid::SortOption)?;
     let target = SortTarget::try_from(request.sort_target).map_err(|_| Invalid::SortOption)?;
     let by = match target {
@@ -29,7 +29,7 @@ pub(super) fn range(request: RangeRequest) -> Result<Query, Invalid> {
         SortTarget::Value => SortBy::Value,
     };
     let sort = match (order, by) {
-        // Keys are found in their order.
+        // Keys are read in order.
         (SortOrder::None | SortOrder::Ascend, SortBy::Key) => None,
         (SortOrder::None | SortOrder::Ascend, by) => Some((by, false)),
         (SortOrder::Descend, by) => Some((by, true)),
@@ -49,7 +49,7 @@ pub(super) fn range(request: RangeRequest) -> Result<Query, Invalid> {
 }
 
 /// Checks a put.
-pub(super) fn put(request: PutRequest) -> Result<Put, Invalid> {
+pub(crate) fn put(request: PutRequest) -> Result<Put, Invalid> {
     if request.key.is_empty() {
         return Err(Invalid::EmptyKey);
     }
@@ -68,14 +68,14 @@ pub(super) fn put(request: PutRequest) -> Result<Put, Invalid> {
 }
 
 /// Checks a deletion.
-pub(super) fn delete(request: DeleteRangeRequest) -> Result<Operation, Invalid> {
+pub(crate) fn delete(request: DeleteRangeRequest) -> Result<Operation, Invalid> {
     let range = keys(request.key, request.range_end)?;
     Ok(Operation::Delete { range, previous: request.prev_kv })
 }
 
 /// Checks a transaction with at most `max_ops` compares, operations if they hold, and operations
 /// if they do not.
-pub(super) fn txn(request: TxnRequest, max_ops: usize) -> Result<Transaction, Invalid> {
+pub(crate) fn txn(request: TxnRequest, max_ops: usize) -> Result<Transaction, Invalid> {
     count(&request, max_ops)?;
     let transaction = convert(request)?;
     for branch in [&transaction.then, &transaction.otherwise] {

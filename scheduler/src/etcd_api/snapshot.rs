@@ -12,8 +12,8 @@ const PAGE: usize = 1_000;
 /// A piece is sent when it has this many bytes.
 const PIECE: usize = 64 << 10;
 
-/// Gives the file piece by piece, each with the bytes that follow it, until `send` is false. Reads
-/// everything twice: the size comes first.
+/// Sends the file in pieces, each with the number of remaining bytes, until `send` returns false.
+/// Reads everything twice: the size comes first.
 pub(super) fn write(
     view: &dyn Snapshot,
     mut send: impl FnMut(u64, Bytes) -> bool,
@@ -58,7 +58,7 @@ pub(super) fn hash(view: &dyn Snapshot) -> Result<u32, StoreError> {
     Ok(hash)
 }
 
-/// Gives every pair, in order, until `found` is false.
+/// Passes every pair, in order, until `found` returns false.
 fn each(view: &dyn Snapshot, mut found: impl FnMut(Entry) -> bool) -> Result<(), StoreError> {
     let mut scan = Scan { prefix: Bytes::new(), after: None, limit: PAGE };
     loop {

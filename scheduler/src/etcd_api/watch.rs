@@ -1,5 +1,5 @@
-//! Watching keys. Each stream reads the store's last changes at its own pace; one that falls too far
-//! behind is told so.
+//! Watches of keys. Each stream reads the store's last changes at its own pace; one that falls too
+//! far behind is cancelled.
 
 mod watcher;
 
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::watcher::{LOOK, Watcher};
+use self::watcher::{PROGRESS_CHECK, Watcher};
 use super::EtcdApi;
 use crate::store::Revision;
 use crate::store::range::KeyRange;
@@ -61,7 +61,7 @@ struct Stream {
     outbound: mpsc::Sender<Answer>,
 }
 
-/// The client is gone.
+/// The client has disconnected.
 struct Gone;
 
 impl Stream {
@@ -87,7 +87,7 @@ impl Stream {
                 changed.map_err(|_| Gone)?;
                 self.send_events().await
             }
-            () = tokio::time::sleep(LOOK) => self.notify().await,
+            () = tokio::time::sleep(PROGRESS_CHECK) => self.notify().await,
             () = self.outbound.closed() => Err(Gone),
         }
     }
@@ -156,7 +156,7 @@ impl Stream {
         self.send(WatchResponse { canceled: true, ..self.answer(id) }).await
     }
 
-    /// All events first: the answer means that every watch is in step.
+    /// Sends all events first: the answer means that every watch is up to date.
     async fn progress(&mut self) -> Result<(), Gone> {
         self.newest.mark_unchanged();
         self.send_events().await?;
@@ -187,7 +187,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells watches without events that there were none.
+    /// Sends progress notifications to watches without events.
     async fn notify(&mut self) -> Result<(), Gone> {
         let now = clock::monotonic();
         let due = self

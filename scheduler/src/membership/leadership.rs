@@ -5,27 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
-use prost_types::Any;
-use proto::cron::Leadership as Record;
-use proto::scheduler::Host;
 use runtime::Scope;
 use tokio::sync::Notify;
 
-use crate::store::keys;
+use super::quorum;
 use crate::store::kv::{KeyValue, KvError, Operation, Put, Transaction};
 use crate::store::query::Query;
 use crate::store::range::KeyRange;
 
 /// Seconds of the lease.
 const TTL: i64 = 20;
-/// How often it is renewed: two renewals may fail.
+/// Interval of renewals: two may fail.
 const RENEWAL: Duration = Duration::from_secs(6);
 /// The pause before the key is written again, when the store did not answer.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long an ordered stop waits for the store to take the key away.
+/// How long a shutdown waits for the store to delete the key.
 const LEAVE: Duration = Duration::from_secs(5);
-const HOST_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.Host";
 
 /// This member's key.
 pub(crate) struct Leadership {
@@ -45,15 +40,12 @@ impl Leadership {
         uid: u64,
         changed: Arc<Notify>,
     ) -> Self {
-        let host = Host { address: address.to_owned() }.encode_to_vec();
-        let replica_data = Some(Any { type_url: HOST_TYPE.to_owned(), value: host });
-        let record = Record { total: 1, uid, replica_data };
-        let key = format!("{}{id}", keys::LEADERSHIP).into();
-        Self { store, key, value: record.encode_to_vec().into(), changed }
+        let value = quorum::record(1, uid, address);
+        Self { store, key: quorum::key(id), value, changed }
     }
 
     /// Writes the key, at once, and keeps it until the process stops. A process before this one may
-    /// have left it: nobody else has the directory.
+    /// have left it: no other process has the directory.
     pub(crate) async fn start(self, scope: &Scope) {
         let token = scope.token().clone();
         let Some(lease) = token.run_until_cancelled(self.join()).await else { return };
@@ -76,7 +68,7 @@ impl Leadership {
                 continue;
             }
             tracing::warn!(target: "dapr.scheduler",
-                "The leadership key of this scheduler was changed from outside; it is written again");
+                "Another process changed the leadership key of this scheduler, writing it again");
             match token.run_until_cancelled(self.join()).await {
                 Some(joined) => lease = joined,
                 None => break,
@@ -84,7 +76,7 @@ impl Leadership {
         }
         let left = tokio::time::timeout(LEAVE, self.store.revoke(lease)).await;
         if !matches!(left, Ok(Ok(_) | Err(KvError::LeaseNotFound))) {
-            tracing::warn!(target: "dapr.scheduler", "The leadership key stays until the next start");
+            tracing::warn!(target: "dapr.scheduler", "Cannot revoke the lease: the leadership key stays until the next start");
         }
     }
 
@@ -94,7 +86,7 @@ impl Leadership {
                 Ok(lease) => return lease,
                 Err(error) => {
                     tracing::warn!(target: "dapr.scheduler",
-                        "The leadership key cannot be written, trying again: {error}");
+                        "Cannot write the leadership key, retrying: {error}");
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -28,7 +28,7 @@ impl Cron {
     /// Parses `sec min hour dom month dow` or a descriptor other than `@every`.
     ///
     /// # Errors
-    /// The first thing that is wrong, from left to right.
+    /// The first mistake, from left to right.
     pub(super) fn parse(spec: &str, zone: Option<TimeZone>) -> Result<Self, ScheduleError> {
         let spec = if spec.starts_with('@') { descriptor(spec)? } else { spec };
         let fields: Vec<&str> = spec.split_whitespace().collect();

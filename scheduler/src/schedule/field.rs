@@ -2,7 +2,7 @@
 
 use super::ScheduleError;
 
-/// What a field may hold.
+/// The values of a field.
 #[derive(Debug)]
 pub(super) struct Bounds {
     min: u64,
@@ -36,7 +36,7 @@ pub(super) struct Values {
 /// Parses a field. Empty members of the list are ignored, so `,` admits nothing.
 ///
 /// # Errors
-/// The first member that is no range.
+/// The first member that is not a range.
 pub(super) fn parse(field: &str, bounds: &Bounds) -> Result<Values, ScheduleError> {
     let mut values = Values::default();
     for range in field.split(',').filter(|range| !range.is_empty()) {

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::iso::IsoDuration;
 
-/// What a text stands for.
+/// The meaning of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Point {
     /// An instant.

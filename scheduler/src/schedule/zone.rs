@@ -20,8 +20,8 @@ pub(super) fn split(text: &str) -> Result<(Option<TimeZone>, &str), ScheduleErro
     Ok((Some(find(name)?), schedule.trim()))
 }
 
-/// Looks a zone up by its exact name. The empty name, `UTC` and `Local` are UTC: the service has no
-/// zone of its own.
+/// Looks a zone up by its exact name. The empty name, `UTC` and `Local` are UTC: the service
+/// has no zone.
 fn find(name: &str) -> Result<TimeZone, ScheduleError> {
     if matches!(name, "" | "UTC" | "Local") {
         return Ok(TimeZone::UTC);

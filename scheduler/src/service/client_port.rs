@@ -3,13 +3,11 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use axum::Router;
 use runtime::Scope;
 use tokio::net::TcpListener;
-use transport::{Limits, Server};
 
-use super::{CALL, DRAIN, KEEPALIVE, STREAMS};
+use super::{RunError, server};
 use crate::config::{ClientPort, Config};
 use crate::etcd_api::{self, EtcdApi, Member};
 use crate::store::kv::KeyValue;
@@ -29,13 +27,11 @@ pub(super) struct Listeners {
 ///
 /// # Errors
 /// It is taken, or the address does not resolve.
-pub(super) async fn listen(config: &ClientPort) -> anyhow::Result<Listeners> {
+pub(super) async fn listen(config: &ClientPort) -> Result<Listeners, RunError> {
     let local = config.listen_address == LOCALHOST;
     let address = if local { "127.0.0.1" } else { &config.listen_address };
-    let first = runtime::listen(address, config.port)
-        .await
-        .context("open the port of the etcd API: choose another --etcd-client-port")?;
-    let bound = first.local_addr().context("read the listening address")?;
+    let first = runtime::listen(address, config.port).await.map_err(RunError::ListenClient)?;
+    let bound = first.local_addr().map_err(RunError::Address)?;
     let second = if local {
         TcpListener::bind((Ipv6Addr::LOCALHOST, bound.port())).await.ok()
     } else {
@@ -47,35 +43,27 @@ pub(super) async fn listen(config: &ClientPort) -> anyhow::Result<Listeners> {
 impl Listeners {
     /// Serves until the process stops.
     pub(super) fn serve(self, router: &Router, scope: &Scope) {
-        let limits = Limits {
-            body_bytes: etcd_api::MAX_MESSAGE_BYTES,
-            streams: STREAMS,
-            streams_unauthenticated: STREAMS,
-            request: CALL,
-            streaming_paths: &etcd_api::STREAMING,
-            ..Limits::default()
-        };
+        let (body_bytes, streaming) = (etcd_api::MAX_MESSAGE_BYTES, &etcd_api::STREAMING);
         for listener in [Some(self.first), self.second].into_iter().flatten() {
-            let server = Server::new("scheduler-etcd", listener, router.clone())
-                .keepalive(KEEPALIVE)
-                .limits(limits)
-                .drain(DRAIN);
+            let router = router.clone();
+            let server = server("scheduler-etcd", listener, router, body_bytes, streaming);
             scope.spawn("scheduler-etcd", server.run(scope.clone()));
         }
     }
 }
 
-/// The services of the port.
+/// The services of the port, of the member with that URL for others.
 ///
 /// # Errors
 /// The store cannot be read.
 pub(super) fn api(
     config: &Config,
+    peer_url: &str,
     store: Arc<dyn KeyValue>,
     address: SocketAddr,
     scope: &Scope,
-) -> anyhow::Result<EtcdApi> {
-    let status = store.status().context("read the names of the job store")?;
+) -> Result<EtcdApi, RunError> {
+    let status = store.status().map_err(|error| RunError::Store(error.into()))?;
     let host = if address.ip().is_unspecified() || config.client.listen_address == LOCALHOST {
         format!("{LOCALHOST}:{}", address.port())
     } else {
@@ -85,7 +73,7 @@ pub(super) fn api(
         cluster_id: status.cluster_id,
         id: status.member_id,
         name: config.id.clone(),
-        peer_url: config.client.peer_url.clone(),
+        peer_url: peer_url.to_owned(),
         client_url: format!("http://{host}"),
     };
     let max_txn_ops = usize::try_from(config.client.max_txn_ops).unwrap_or(usize::MAX);

@@ -3,67 +3,59 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use runtime::Scope;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::metrics::StoreMetrics;
 use crate::store::backend::BackendError;
 use crate::store::disk::Disk;
 use crate::store::format::{Directory, DirectoryError};
 use crate::store::reserve::Reserve;
 use crate::store::{Embedded, Options, StoreEvent};
 
-/// How often a directory is tried that another process holds.
+use super::RunError;
+
+/// Interval of attempts to lock a directory that another process holds.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
-/// How often a full file system is tried.
+/// Interval of attempts on a full or failing file system.
 const ROOM_RETRY: Duration = Duration::from_secs(2);
 
-/// What was found.
+/// The outcome of opening.
 pub(super) enum Opened {
     Store(Arc<Embedded<Disk>>, mpsc::Receiver<StoreEvent>),
-    /// What is on disk is not this engine's, or is damaged. The process stays up, not ready.
+    /// The data on disk is not this engine's, or is damaged. The process stays up, not ready.
     Refused(String),
 }
 
-/// Opens the store, waiting while another process has its directory or the file system is full.
+/// Opens the store, waiting while another process has its directory, the file system is full, or it
+/// refuses the directory: the process stays up, not ready, and needs no restart (Dapr 1.19).
 ///
 /// # Errors
-/// The process stops while it waits, or the file system refuses the directory.
+/// The process stops while it waits.
 pub(super) async fn open(
     config: &Config,
-    metrics: &Metrics,
+    metrics: &StoreMetrics,
     scope: &Scope,
-) -> anyhow::Result<Opened> {
-    let foreign = config.reference_dir.join("member");
-    if foreign.exists() {
-        return Ok(Opened::Refused(format!(
-            "{} holds jobs of an etcd, which this version does not read. Nothing is written. To \
-             keep them, run the scheduler that wrote them (in Kubernetes: helm rollback, or the \
-             chart value global.scheduler.external=true, see docs/upgrade.md), or export them \
-             there (dapr scheduler export) and import them into a scheduler with an empty \
-             --etcd-data-dir. To give them up, delete {0}",
-            foreign.display()
-        )));
-    }
+) -> Result<Opened, RunError> {
     let directory = match take(config, scope).await? {
         Ok(directory) => Arc::new(directory),
-        Err(error @ (DirectoryError::Foreign(_) | DirectoryError::Newer { .. })) => {
-            return Ok(Opened::Refused(error.to_string()));
-        }
-        Err(error @ DirectoryError::Io(..)) => return Err(error.into()),
+        Err(error) => return Ok(Opened::Refused(error.to_string())),
     };
     let space = Arc::new(Reserve::new(directory.path()));
     loop {
-        // The directory is held as long as the store may be opened again.
+        // The directory stays locked as long as the store may be reopened.
         let held = directory.clone();
         let options = Options {
             quota_bytes: config.quota_bytes,
             observer: Box::new(metrics.clone()),
             space: space.clone(),
         };
-        match Embedded::start(move || Disk::open(&held.data()), options, scope) {
+        let owner = scope.clone();
+        // On a separate thread, because it reads the journal while the health port answers.
+        let start = move || Embedded::start(move || Disk::open(&held.data()), options, &owner);
+        let started = tokio::task::spawn_blocking(start).await;
+        match started.map_err(|error| RunError::Store(error.into()))? {
             Ok((store, feed)) => return Ok(Opened::Store(Arc::new(store), feed)),
             Err(error @ BackendError::NoRoom) => {
                 tracing::error!(target: "dapr.scheduler.store", "{error}; waiting for room");
@@ -85,24 +77,36 @@ fn damaged(config: &Config, why: &str) -> String {
     )
 }
 
-/// Takes the directory, waiting while another process has it.
-async fn take(config: &Config, scope: &Scope) -> anyhow::Result<Result<Directory, DirectoryError>> {
-    let mut waits = false;
+/// Locks the directory; waits while another process holds it or the file system fails. The inner
+/// error means that the directory is not this engine's.
+pub(super) async fn take(
+    config: &Config,
+    scope: &Scope,
+) -> Result<Result<Directory, DirectoryError>, RunError> {
+    let mut said = String::new();
     loop {
-        match Directory::take(&config.store_dir) {
+        let (text, pause) = match Directory::take(&config.store_dir) {
             Ok(Some(directory)) => return Ok(Ok(directory)),
-            Ok(None) => {}
-            Err(error) => return Ok(Err(error)),
+            Ok(None) => {
+                let directory = config.store_dir.display();
+                (format!("{directory} is in use by another process; waiting"), LOCK_RETRY)
+            }
+            Err(error @ (DirectoryError::Foreign(_) | DirectoryError::Newer { .. })) => {
+                return Ok(Err(error));
+            }
+            Err(error @ DirectoryError::Io(..)) => {
+                (format!("{}; trying again", runtime::chain(&error)), ROOM_RETRY)
+            }
+        };
+        if said != text {
+            tracing::warn!(target: "dapr.scheduler", "{text}");
+            said = text;
         }
-        if !std::mem::replace(&mut waits, true) {
-            tracing::warn!(target: "dapr.scheduler",
-                "{} is in use by another process; waiting", config.store_dir.display());
-        }
-        wait(LOCK_RETRY, scope).await?;
+        wait(pause, scope).await?;
     }
 }
 
-async fn wait(time: Duration, scope: &Scope) -> anyhow::Result<()> {
+async fn wait(time: Duration, scope: &Scope) -> Result<(), RunError> {
     let pause = tokio::time::sleep(time);
-    scope.token().run_until_cancelled(pause).await.context("stopped while waiting")
+    scope.token().run_until_cancelled(pause).await.ok_or(RunError::Stopped)
 }

@@ -1,4 +1,4 @@
-//! Where the bytes are: what a store needs of an engine that reads and writes them.
+//! The interface of a storage engine.
 
 use std::ops::Bound;
 
@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use super::range::KeyRange;
 
-/// A page ends after the record with which it has this many bytes, whatever its limit of keys:
+/// A page ends after the record with which it has this many bytes, regardless of its limit of keys:
 /// payloads may have megabytes.
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
-/// Where the bytes are.
+/// A storage engine.
 pub(crate) trait Backend: Sized + Send + Sync + 'static {
     type View: View;
 
@@ -17,20 +17,20 @@ pub(crate) trait Backend: Sized + Send + Sync + 'static {
     fn get(&self, key: &Bytes) -> Result<Option<Bytes>, BackendError>;
     /// The backend at this moment.
     fn view(&self) -> Result<Self::View, BackendError>;
-    /// Everything that is stored beside the records.
+    /// All values that are stored beside the records.
     fn meta(&self) -> Result<Vec<(Bytes, Bytes)>, BackendError>;
-    /// Writes a batch as a whole; returns when it is durable. After an error the batch may be
-    /// there or not, and the backend is not used again.
+    /// Writes a batch as a whole; returns when it is durable. After an error the batch may or may
+    /// not be stored, and the backend is not used again.
     fn write(&self, batch: Writes) -> Result<(), BackendError>;
-    /// The last batch that an earlier life of the backend is known to have acknowledged.
+    /// The last batch that an earlier process is known to have acknowledged.
     fn acknowledged(&self) -> u64;
     /// Bytes of the files.
     fn disk_bytes(&self) -> Result<u64, BackendError>;
-    /// Rewrites the files without what was deleted.
+    /// Rewrites the files without deleted data.
     fn compact(&self) -> Result<(), BackendError>;
 }
 
-/// What one batch writes; `None` deletes.
+/// The writes of one batch; `None` deletes.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
     pub(crate) records: Vec<(Bytes, Option<Bytes>)>,
@@ -43,11 +43,11 @@ pub(crate) struct Writes {
 pub(crate) trait View: Send + Sync + 'static {
     /// Keys with their values, in order, at most [`PAGE_BYTES`] and one record. Empty at the end.
     fn page(&self, page: &Page<'_>) -> Result<Vec<(Bytes, Bytes)>, BackendError>;
-    /// What is stored under this key beside the records.
+    /// The value of this key beside the records.
     fn meta(&self, key: &str) -> Result<Option<Bytes>, BackendError>;
 }
 
-/// Which keys to read.
+/// A range of keys to read.
 pub(crate) struct Page<'a> {
     pub(crate) range: &'a KeyRange,
     /// Only keys after this one.
@@ -75,7 +75,7 @@ pub(crate) enum BackendError {
     /// The file system has no room.
     #[error("no space left on the file system of the job store")]
     NoRoom,
-    /// What was acknowledged is not there any more.
+    /// Acknowledged data is missing.
     #[error("{0}")]
     Damaged(String),
     /// Anything else.

@@ -16,7 +16,7 @@ use super::backend::{Backend, BackendError, PAGE_BYTES, Page, View, Writes};
 
 /// Blocks kept in memory. The engine reads a job once, shortly before it is due.
 const CACHE_BYTES: u64 = 4 << 20;
-/// Writes that are kept in memory before they become a table.
+/// Bytes of writes in memory before they are flushed to a table.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// The smallest that the library allows; it also reserves as much for the first journal.
 const JOURNAL_BYTES: u64 = 64 << 20;

@@ -1,5 +1,5 @@
 //! The store of a single member, over a [`Backend`] in this process. `writer` is the thread that
-//! writes, `group` evaluates what it writes together; reads go past it.
+//! writes, `group` evaluates the transactions of a batch; reads bypass the writer.
 
 mod group;
 mod lease;
@@ -31,23 +31,25 @@ use super::history::History;
 use super::kv::{KeyValue, KvError, LeaseInfo, Outcome, Status, Transaction};
 use super::query::{Query, Selected, Selection};
 use super::range::KeyRange;
-use super::{Committed, Entry, Record, Revision, Scan, Snapshot, Store, StoreError, Txn};
+use super::{Committed, Entry, Record, Revision, STUCK, Scan, Snapshot, Store, StoreError, Txn};
 
 pub(crate) use lease::MAX_TTL;
 
-/// Transactions that wait for the writer; callers wait beyond it.
+/// Transactions of one request: they share a write and a sync.
+const BATCH: usize = 256;
+/// Requests that wait for the writer; callers wait beyond it.
 const QUEUE: usize = 4_096;
 /// Revisions that the engine has not seen yet; the writer waits beyond it.
 const FEED: usize = 4_096;
 
-/// How often the room on the disk is looked at.
+/// Interval of checks of the room on the disk.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often leases are looked at: keys are gone this long after the end of their lease.
+/// Interval of checks of leases: keys are deleted up to this long after their lease expired.
 const LEASES: Duration = Duration::from_millis(500);
 /// Keys of one page of a range.
 const RANGE_PAGE: usize = 1_000;
 
-/// How the store is run.
+/// Options of the store.
 pub(crate) struct Options {
     /// Puts are refused above it; `None` for no quota.
     pub(crate) quota_bytes: Option<u64>,
@@ -72,7 +74,7 @@ impl<B: Backend> Embedded<B> {
     /// has every change after this.
     ///
     /// # Errors
-    /// The files cannot be read, or what was acknowledged is not there any more.
+    /// The files cannot be read, or acknowledged data is missing.
     pub(crate) fn start(
         open: impl Fn() -> Result<B, BackendError> + Send + 'static,
         options: Options,
@@ -103,6 +105,7 @@ impl<B: Backend> Embedded<B> {
             totals,
             quota_bytes: options.quota_bytes,
             open: Box::new(open),
+            heartbeat: scope.heartbeat("scheduler-store", STUCK),
         };
         scope.spawn_detached("scheduler-store", async move {
             // A panic of the writer closes its queue; the engine ends with the feed.
@@ -165,6 +168,19 @@ impl<B: Backend> Store for Embedded<B> {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, StoreError>> {
         self.ask(|reply| Request::Txn(txn, reply)).boxed()
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {
+        async move {
+            let count = txns.len();
+            let done = self.ask(|reply| Request::Each(txns, reply)).await;
+            done.unwrap_or_else(|error: StoreError| vec![Err(error); count])
+        }
+        .boxed()
     }
 }
 
@@ -257,7 +273,7 @@ impl<B: Backend> KeyValue for Embedded<B> {
     }
 }
 
-/// Looks at the room on the disk until the process stops.
+/// Checks the room on the disk until the process stops.
 async fn look<B: Backend>(shared: Arc<Shared<B>>, stop: CancellationToken) {
     let watch = async {
         loop {
@@ -277,7 +293,7 @@ async fn look<B: Backend>(shared: Arc<Shared<B>>, stop: CancellationToken) {
     stop.run_until_cancelled(watch).await;
 }
 
-/// Has leases revoked that nobody renews, until the process stops.
+/// Revokes expired leases until the process stops.
 async fn expire<B: Backend>(
     shared: Arc<Shared<B>>,
     requests: mpsc::WeakSender<Request>,

@@ -1,4 +1,4 @@
-//! The directory of the embedded store: whose it is, which version, and that one process has it.
+//! The directory of the embedded store: its owner, its format version, and its lock.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -18,7 +18,7 @@ const NEW_FORMAT_FILE: &str = "FORMAT.new";
 /// Why a directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DirectoryError {
-    /// Files, but none of ours.
+    /// It contains files, but no format file.
     #[error("{} holds files of another program; it is not touched. Give another --etcd-data-dir or empty the directory", .0.display())]
     Foreign(PathBuf),
     /// A later version wrote it.
@@ -29,7 +29,7 @@ pub(crate) enum DirectoryError {
     Io(PathBuf, #[source] io::Error),
 }
 
-/// A directory that this process owns. The kernel gives it up with the process.
+/// A directory that this process has locked. The kernel releases it with the process.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
@@ -37,7 +37,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Takes the directory, creating it when it is missing; `None` while another process has it.
+    /// Locks the directory, creating it when it is missing; `None` while another process has it.
     pub(crate) fn take(path: &Path) -> Result<Option<Self>, DirectoryError> {
         let failed = |error| DirectoryError::Io(path.to_owned(), error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
@@ -49,7 +49,7 @@ impl Directory {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // Another process may have made it ours between the two looks.
+        // Another process may have written the format file between the two checks.
         if check(path)? == Found::Nothing {
             write_format(path).map_err(failed)?;
         }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_was_cut_short_is_repeated() {
+    fn an_interrupted_start_is_repeated() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(LOCK_FILE), "").unwrap();
         fs::write(dir.path().join(NEW_FORMAT_FILE), "tri").unwrap();

@@ -1,4 +1,4 @@
-//! The last changes of the store, for those who watch it.
+//! The last changes of the store, for watches.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 16 << 20;
 /// All changes of one revision.
 pub(crate) type Changes = Arc<[Change]>;
 
-/// The changes asked for are not kept any more.
+/// The requested changes are no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Forgotten {
     /// The oldest revision that is kept.
@@ -33,7 +33,7 @@ struct Kept {
 }
 
 impl History {
-    /// Nothing is kept yet; the store is at this revision.
+    /// An empty history; the store is at this revision.
     pub(crate) fn new(current: Revision) -> Self {
         let kept = Kept { changes: VecDeque::new(), oldest: current + 1, bytes: 0 };
         Self(RwLock::new(kept))
@@ -44,20 +44,20 @@ impl History {
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         kept.bytes += size(&changes);
         kept.changes.push_back(changes);
-        // The newest always stays, whatever its size.
+        // The newest stays regardless of its size.
         while kept.changes.len() > MAX_REVISIONS || kept.bytes > MAX_BYTES && kept.changes.len() > 1
         {
             kept.drop_oldest();
         }
     }
 
-    /// Forgets everything: what the store did up to this revision is not known.
+    /// Forgets everything: changes up to this revision are unknown.
     pub(crate) fn restart(&self, current: Revision) {
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         *kept = Kept { changes: VecDeque::new(), oldest: current + 1, bytes: 0 };
     }
 
-    /// Forgets what is older than this revision.
+    /// Forgets revisions older than this one.
     pub(crate) fn compact(&self, revision: Revision) {
         let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
         while kept.oldest < revision && !kept.changes.is_empty() {
@@ -65,7 +65,7 @@ impl History {
         }
     }
 
-    /// At most `limit` revisions from this one on, empty when it is still to come.
+    /// At most `limit` revisions from this one on; empty when it is in the future.
     pub(crate) fn since(&self, from: Revision, limit: usize) -> Result<Vec<Changes>, Forgotten> {
         let kept = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let Some(skip) = from.checked_sub(kept.oldest) else {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_so_many_revisions() {
+    fn keeps_a_limited_number_of_revisions() {
         let history = History::new(1);
         assert_eq!(history.since(2, 10), Ok(vec![]));
         let last = 1 + MAX_REVISIONS as u64;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_so_many_bytes_and_always_the_newest() {
+    fn keeps_a_limited_number_of_bytes_and_always_the_newest() {
         let history = History::new(1);
         history.push(changes(2, MAX_BYTES - 2));
         assert!(history.since(2, 1).is_ok(), "the key has one byte");

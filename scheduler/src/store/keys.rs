@@ -9,6 +9,10 @@ pub(crate) const COUNTERS: &str = "dapr/counters/";
 
 /// Members, by id. Each key here counts as one.
 pub(crate) const LEADERSHIP: &str = "dapr/leadership/";
+/// Members that share jobs by shards, by id. Dapr 1.18 ignores it, and what follows.
+pub(crate) const MEMBERS: &str = "dapr/rs/member/";
+/// Owners of shards, by number. Each key has the lease of its member.
+pub(crate) const SHARDS: &str = "dapr/rs/shard-epoch/";
 
 /// The key of a job.
 pub(crate) fn job(name: &[u8]) -> Bytes {

@@ -1,5 +1,5 @@
-//! Requests and answers of the etcd v3 API, as the store evaluates them. Source of every rule: etcd
-//! 3.5, asked by experiment. Start at [`KeyValue`].
+//! Requests and answers of the etcd v3 API, as the store evaluates them. Source of the rules: etcd
+//! 3.5, by experiment. Start at [`KeyValue`].
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::query::{Query, Selected};
 use super::range::KeyRange;
 use super::{Entry, Record, Revision, StoreError};
 
-/// How a compare relates what is stored to its operand.
+/// The relation of a compare between the stored value and its operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
     Equal,
@@ -22,14 +22,14 @@ pub(crate) enum Relation {
     NotEqual,
 }
 
-/// What a compare looks at, with its operand.
+/// The target of a compare, with its operand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Version(i64),
     Create(i64),
     Mod(i64),
     Lease(i64),
-    /// False for a missing key, whatever the relation.
+    /// False for a missing key, regardless of the relation.
     Value(Bytes),
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Compare {
 }
 
 impl Compare {
-    /// Whether one key matches; `None` is a missing one, whose numbers are 0.
+    /// Whether one key matches; `None` is a missing key, whose numbers are 0.
     pub(crate) fn holds(&self, record: Option<&Record>) -> bool {
         let number = |of: fn(&Record) -> u64| {
             let found = record.map_or(0, of);
@@ -73,11 +73,11 @@ impl Compare {
 #[derive(Debug, Clone)]
 pub(crate) struct Put {
     pub(crate) key: Bytes,
-    /// `None` keeps the value that is stored.
+    /// `None` keeps the stored value.
     pub(crate) value: Option<Bytes>,
-    /// `None` keeps the lease that is stored; 0 for none.
+    /// `None` keeps the stored lease; 0 is no lease.
     pub(crate) lease: Option<i64>,
-    /// The pair before the put belongs to the answer.
+    /// Whether the answer contains the previous pair.
     pub(crate) previous: bool,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct Transaction {
     pub(crate) compares: Vec<Compare>,
     pub(crate) then: Vec<Operation>,
     pub(crate) otherwise: Vec<Operation>,
-    /// Passes a full store: for the few bytes of the scheduler itself.
+    /// Allowed in a full store: for the few bytes of the scheduler itself.
     pub(crate) reserved: bool,
 }
 
@@ -122,7 +122,7 @@ pub(crate) enum Answer {
     Nested { succeeded: bool, answers: Vec<Answer> },
 }
 
-/// What a transaction did. It is durable.
+/// The outcome of a transaction, which is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// The revision of the write, or the current one when nothing changed.
@@ -137,7 +137,7 @@ pub(crate) struct LeaseInfo {
     pub(crate) id: i64,
     /// Granted seconds.
     pub(crate) ttl: i64,
-    /// Whole seconds that are left.
+    /// Remaining whole seconds.
     pub(crate) remaining: i64,
     pub(crate) keys: Vec<Bytes>,
 }
@@ -145,13 +145,13 @@ pub(crate) struct LeaseInfo {
 /// Figures of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// Not 0, the same as long as the directory lives.
+    /// Not 0; constant for the lifetime of the directory.
     pub(crate) cluster_id: u64,
     pub(crate) member_id: u64,
     pub(crate) revision: Revision,
     /// Batches written; never falls.
     pub(crate) sequence: u64,
-    /// Bytes of keys and values, with what each key costs.
+    /// Bytes of keys and values, with the cost of each key.
     pub(crate) live_bytes: u64,
     /// Bytes of the files.
     pub(crate) disk_bytes: u64,
@@ -185,13 +185,14 @@ pub(crate) enum KvError {
 /// The etcd v3 API of a store in this process. All calls are linearizable, with the calls of
 /// [`super::Store`] too.
 pub(crate) trait KeyValue: Send + Sync + 'static {
-    /// Reads at one revision; which. `query.revision` 0 is the current one. Blocks on the disk.
+    /// Reads at one revision; returns it. `query.revision` 0 is the current one. Blocks on the
+    /// disk.
     fn range(&self, query: &Query) -> Result<(Revision, Selected), KvError>;
 
     /// Evaluates a transaction; returns when it is durable.
     fn transact(&self, transaction: Transaction) -> BoxFuture<'_, Result<Outcome, KvError>>;
 
-    /// Moves the floor of readable revisions.
+    /// Raises the oldest readable revision.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), KvError>>;
 
     /// Grants a lease of this many seconds. `id` 0 chooses one. `reserved` passes a full store: for
@@ -199,19 +200,19 @@ pub(crate) trait KeyValue: Send + Sync + 'static {
     fn grant(&self, id: i64, ttl: i64, reserved: bool)
     -> BoxFuture<'_, Result<LeaseInfo, KvError>>;
 
-    /// Ends a lease and deletes its keys.
+    /// Revokes a lease and deletes its keys.
     fn revoke(&self, id: i64) -> BoxFuture<'_, Result<Revision, KvError>>;
 
-    /// Gives a lease its whole time again; its granted seconds, or `None` when it does not exist.
+    /// Renews a lease; returns its granted seconds, or `None` when it does not exist.
     fn keep_alive(&self, id: i64) -> Option<i64>;
 
     /// All leases, or one.
     fn leases(&self, id: Option<i64>) -> Vec<LeaseInfo>;
 
-    /// Raises or clears the alarm; whether that changed it.
+    /// Raises or clears the alarm; returns whether that changed it.
     fn set_alarm(&self, raised: bool) -> BoxFuture<'_, Result<bool, KvError>>;
 
-    /// Rewrites the files without what was deleted.
+    /// Rewrites the files without deleted data.
     fn defragment(&self) -> BoxFuture<'_, Result<(), KvError>>;
 
     /// Figures of the store.
@@ -223,7 +224,7 @@ pub(crate) trait KeyValue: Send + Sync + 'static {
     /// The last changes.
     fn history(&self) -> Arc<History>;
 
-    /// The newest revision of [`KeyValue::history`]; changes with it.
+    /// The newest revision of [`KeyValue::history`].
     fn newest(&self) -> watch::Receiver<Revision>;
 }
 

@@ -1,18 +1,19 @@
-//! A backend in memory whose next write fails as a test asks.
+//! A backend in memory with faults of writes on demand.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
 use super::backend::{Backend, BackendError, PAGE_BYTES, Page, View, Writes};
 
-/// What happens to a write.
+/// A fault of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// It fails and nothing is written.
     Lost,
-    /// It fails, but it is written.
+    /// It fails, but is written.
     Unanswered,
     /// It fails for lack of room.
     NoRoom,
@@ -25,11 +26,16 @@ struct Medium {
     faults: Vec<Fault>,
 }
 
-/// A handle of the medium: opening it again finds what was written.
+/// A handle of the medium: opening it again finds written data.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<Medium>>);
+pub(crate) struct Memory(Arc<Mutex<Medium>>, Arc<AtomicBool>);
 
 impl Memory {
+    /// Sets whether writes hang.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.1.store(hangs, Ordering::Relaxed);
+    }
+
     /// The next writes fail, in this order.
     pub(crate) fn fail(&self, faults: &[Fault]) {
         self.0.lock().unwrap().faults = faults.iter().rev().copied().collect();
@@ -53,6 +59,9 @@ impl Backend for Memory {
     }
 
     fn write(&self, batch: Writes) -> Result<(), BackendError> {
+        while self.1.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         let mut medium = self.0.lock().unwrap();
         let fault = medium.faults.pop();
         if matches!(fault, None | Some(Fault::Unanswered)) {

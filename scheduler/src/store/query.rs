@@ -1,4 +1,4 @@
-//! Which of the found keys answer a range request, and in which order.
+//! Filters, order and limit of a range request.
 
 use std::cmp::Reverse;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::range::KeyRange;
 use super::{Entry, Revision};
 
-/// What a range request sorts by.
+/// The sort key of a range request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SortBy {
     Key,
@@ -53,7 +53,7 @@ impl Query {
         }
     }
 
-    /// Sorting and filters see everything before the limit cuts.
+    /// Whether sorting or filters need all keys before the limit applies.
     fn needs_all(&self) -> bool {
         let all = 0..=Revision::MAX;
         self.sort.is_some() || self.mod_revisions != all || self.create_revisions != all
@@ -64,13 +64,13 @@ impl Query {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Selected {
     pub(crate) entries: Vec<Entry>,
-    /// The limit left something out.
+    /// Whether the limit left keys out.
     pub(crate) more: bool,
-    /// Keys in the range, whatever the limit and the filters.
+    /// Number of keys in the range, regardless of limit and filters.
     pub(crate) count: u64,
 }
 
-/// Collects what is found, in the order of keys.
+/// Collects found entries, which arrive in the order of keys.
 pub(crate) struct Selection<'a> {
     query: &'a Query,
     found: Selected,

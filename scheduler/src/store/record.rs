@@ -7,7 +7,7 @@ use super::Revision;
 /// Four numbers of eight bytes.
 pub(crate) const HEADER_BYTES: usize = 32;
 
-/// A stored value and where it comes from.
+/// A stored value with its revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     /// Revision of the write that created the key.
@@ -32,7 +32,7 @@ impl Record {
         bytes.freeze()
     }
 
-    /// Reads a stored record; `None` for bytes that are none.
+    /// Decodes a stored record; `None` for other bytes.
     pub(crate) fn decode(mut bytes: Bytes) -> Option<Self> {
         let mut header = bytes.get(..HEADER_BYTES)?;
         let mut next = || header.get_u64();

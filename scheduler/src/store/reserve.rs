@@ -1,5 +1,5 @@
-//! Room on the file system: a file that is given up when there is none left, so that deletions can
-//! still be written.
+//! Reserved room on the file system: a file that is deleted when the disk is full, so that
+//! deletions can still be written.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -12,11 +12,11 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::embedded::shared::Space;
 
-/// With less free than this the disk counts as full.
+/// With fewer free bytes the disk counts as full.
 const LEAST_FREE_BYTES: u64 = 1 << 20;
-/// The reserve is not larger than this.
+/// Largest size of the reserve.
 const LARGEST_BYTES: u64 = 64 << 20;
-/// Nor than this part of what was free at the start.
+/// Largest part of the free room at the start.
 const PART_OF_FREE: u64 = 8;
 const FILE: &str = "RESERVE";
 
@@ -30,7 +30,7 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Makes the reserve. Where there is no room for it, it counts as given up.
+    /// Creates the reserve. Without room for it, it counts as given up.
     pub(crate) fn new(directory: &Path) -> Self {
         Self::with(directory, free_bytes)
     }
@@ -46,7 +46,7 @@ impl Reserve {
     }
 
     fn free(&self) -> u64 {
-        // A file system that cannot say is not called full: writes will tell.
+        // Without an answer the disk does not count as full: writes will fail if it is.
         let directory = self.file.parent().unwrap_or(Path::new("."));
         (self.free)(directory).unwrap_or(u64::MAX)
     }

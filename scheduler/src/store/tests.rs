@@ -54,7 +54,7 @@ enum Kind {
     Disk,
 }
 
-/// A store that can be opened again with what it wrote.
+/// A store that can be reopened with its data.
 struct Fixture {
     dir: tempfile::TempDir,
     memory: Memory,
@@ -64,7 +64,7 @@ struct Fixture {
     scope: Scope,
 }
 
-/// An open store with everything that it tells.
+/// An open store with everything that it reports.
 struct Opened {
     store: Arc<dyn Store>,
     kv: Arc<dyn KeyValue>,
@@ -117,7 +117,7 @@ impl Fixture {
         }
     }
 
-    /// Closes the store, as an ordered stop does.
+    /// Closes the store, as a shutdown does.
     async fn close(&mut self, opened: Opened) {
         drop(opened);
         self.scope.shutdown().await.unwrap();
@@ -226,7 +226,7 @@ async fn concurrent_writes_keep_their_own_revisions_and_arrive_in_order(
             store.commit(txn).await.unwrap().revision
         }
     });
-    let mut revisions = futures::future::join_all(commits).await;
+    let mut revisions = join_all(commits).await;
     revisions.sort_unstable();
     assert_eq!(revisions, (2..2 + CALLERS as u64).collect::<Vec<_>>());
     for want in revisions {
@@ -283,7 +283,7 @@ async fn a_page_goes_on_after_the_last_key(#[values(Kind::Memory, Kind::Disk)] k
     assert!(page(Some("dapr/jobs/d"), 3).is_empty());
 }
 
-/// A page of large records is short, and the next one goes on.
+/// A page of large records is short, and the next one continues.
 #[rstest]
 #[tokio::test]
 async fn pages_are_bounded_by_bytes(#[values(Kind::Memory, Kind::Disk)] kind: Kind) {
@@ -349,6 +349,29 @@ async fn after_a_failed_write_the_store_is_opened_again_and_read_again(
     assert_eq!(found, left.map(bytes));
     let revision = store.commit(put("other", "1")).await.unwrap().revision;
     assert_eq!(revision, if left.is_some() { 3 } else { 2 });
+}
+
+#[tokio::test]
+async fn a_write_that_hangs_is_a_stuck_store_and_one_that_fails_is_not() {
+    let fixture = Fixture::new(Kind::Memory);
+    let mut store = fixture.open();
+    let stuck = || fixture.scope.stuck(runtime::clock::monotonic() + STUCK * 2);
+    store.commit(put("k", "1")).await.unwrap();
+    testkit::until("it waits for requests", async || stuck().is_empty()).await;
+
+    fixture.memory.hang(true);
+    let observed = async {
+        testkit::until("it is stuck", async || stuck() == ["scheduler-store"]).await;
+        fixture.memory.hang(false);
+    };
+    let (written, ()) = tokio::join!(store.commit(put("k", "2")), observed);
+    written.unwrap();
+    testkit::until("it waits again", async || stuck().is_empty()).await;
+
+    fixture.memory.fail(&[Fault::Lost]);
+    assert!(store.commit(put("k", "3")).await.is_err());
+    while !matches!(store.feed.recv().await, Some(StoreEvent::Failed)) {}
+    assert!(stuck().is_empty(), "it is opened again");
 }
 
 #[tokio::test]

@@ -1,91 +1,109 @@
-//! The task that owns the engine: it gives it every event and carries out the effects.
+//! The task that owns the engine: it passes every event to the engine and applies the effects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
+use futures::FutureExt as _;
 use jiff::Timestamp;
-use runtime::{Scope, clock};
+use runtime::{Heartbeat, Scope, clock};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinError;
 
+use super::control::{Control, Releasing};
+use super::gain::Gain;
 use super::mailbox::{Delivery, Mailbox};
-use super::scan::{self, Found};
-use super::writes::{self, Wanted};
+use super::writes::{self, Wanted, Writes};
 use crate::engine::Engine;
-use crate::engine::event::{Effect, Event, Observation, Origin, Registration, StreamId};
+use crate::engine::event::{Effect, Event, Observation, Registration, StreamId};
+use crate::engine::shard::Shard;
+use crate::membership::fence::Fence;
+use crate::membership::ownership::Ownership;
 use crate::metrics::Metrics;
-use crate::store::{Change, Source, Store, StoreEvent, keys};
-use crate::stored;
+use crate::store::{Condition, Revision, STUCK, Store, StoreError, StoreEvent};
 
-/// Messages of streams that the dispatcher has not taken yet; streams wait beyond it.
-const INBOX: usize = 4_096;
-/// Messages that are taken together, before the clock is looked at again.
-const TOGETHER: usize = 256;
-/// Writes without an answer of the store. Beyond it no message of a stream is taken, so that
-/// results wait in the transport.
+/// Messages of streams that the dispatcher has not taken yet, each with up to
+/// [`super::stream::RESULTS`] results; streams wait beyond it.
+const INBOX: usize = 1_024;
+/// Messages that are taken together.
+const TOGETHER: usize = 64;
+/// Unanswered writes. Beyond it no message of a stream is taken, so that results wait in the
+/// transport.
 const MAX_WRITES: usize = 16_384;
 /// Jobs that one task reads back.
 const LOADS: usize = 256;
-/// The wall clock is looked at this often, so that a step of it is noticed.
+/// Interval of checks of the wall clock, to detect steps.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// Gauges are as old as this.
+/// Interval of updates of gauges.
 const MEASURE: Duration = Duration::from_secs(1);
-/// Pages of the scan that are decoded ahead of the engine.
-const PAGES_AHEAD: usize = 2;
+/// The pause before a read of all jobs that failed is repeated.
+pub(super) const SCAN_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the stored jobs cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScanError {
+    #[error("read the stored jobs")]
+    Store(#[from] StoreError),
+    #[error("the task that reads the stored jobs ended")]
+    Task(#[from] JoinError),
+}
+
+/// Why the dispatcher ends before the process is stopped.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the writer of the job store ended")]
+    Writer,
+    #[error("every handle of the dispatcher is gone")]
+    Handles,
+}
 
 /// A handle of the dispatcher. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Dispatcher(mpsc::Sender<Message>);
+pub(crate) struct Dispatcher {
+    messages: mpsc::Sender<Message>,
+    pub(super) control: mpsc::Sender<Control>,
+}
+
+/// The parts of the dispatcher.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    /// Every change from now on.
+    pub(crate) feed: mpsc::Receiver<StoreEvent>,
+    pub(crate) fence: Arc<Fence>,
+    /// Notified when a client of the etcd API changes a key of a member.
+    pub(crate) leadership: Arc<Notify>,
+    pub(crate) metrics: Metrics,
+}
 
 enum Message {
     Opened(Registration, Arc<Mailbox>),
     Event(Event),
-    /// What was read back, together.
-    Loaded(Vec<Event>),
+    /// Results of one stream, or records that were loaded.
+    Events(Vec<Event>),
 }
 
 impl Dispatcher {
-    /// Reads all stored jobs and starts the task. The feed must have every change from now on.
-    /// `leadership` is notified when a client of the etcd API changes a key of a member.
+    /// Reads all stored jobs and starts the task of a single member.
     ///
     /// # Errors
-    /// The store cannot be read.
-    pub(crate) async fn start(
-        store: Arc<dyn Store>,
-        feed: mpsc::Receiver<StoreEvent>,
-        leadership: Arc<Notify>,
-        metrics: Metrics,
-        scope: &Scope,
-    ) -> anyhow::Result<Self> {
-        let (sender, inbox) = mpsc::channel(INBOX);
-        let mut task = Task {
-            engine: Engine::default(),
-            store,
-            mailboxes: HashMap::new(),
-            writes: FuturesUnordered::new(),
-            wanted: Vec::new(),
-            leadership,
-            sender: sender.downgrade(),
-            metrics,
-            scope: scope.clone(),
-        };
+    /// [`ScanError`]
+    pub(crate) async fn start(parts: Parts, scope: &Scope) -> Result<Self, ScanError> {
+        let (mut task, dispatcher, inboxes) = Task::new(parts, scope);
+        task.owner = Some(Ownership::All);
         task.scan().await?;
-        let token = scope.token().clone();
-        scope.spawn("scheduler-dispatcher", async move {
-            match token.run_until_cancelled(task.run(feed, inbox)).await {
-                Some(outcome) => Ok(outcome?),
-                None => Ok(()),
-            }
-        });
-        Ok(Self(sender))
+        task.spawn(inboxes, scope);
+        Ok(dispatcher)
     }
 
-    /// Makes a stream known.
+    /// Starts the task of one of several members: it triggers nothing until the membership starts
+    /// it.
+    pub(crate) fn start_idle(parts: Parts, scope: &Scope) -> Self {
+        let (task, dispatcher, inboxes) = Task::new(parts, scope);
+        task.spawn(inboxes, scope);
+        dispatcher
+    }
+
+    /// Registers a stream.
     pub(crate) async fn open(&self, registration: Registration, mailbox: Arc<Mailbox>) {
         self.send_message(Message::Opened(registration, mailbox)).await;
     }
@@ -95,59 +113,174 @@ impl Dispatcher {
         self.send_message(Message::Event(event)).await;
     }
 
+    /// Waits for a place for events.
+    pub(crate) async fn room(&self) -> Room<'_> {
+        Room(self.messages.reserve().await.ok())
+    }
+
     async fn send_message(&self, message: Message) {
         // Fails only when the process stops, and with it every stream.
-        let _ = self.0.send(message).await;
+        let _ = self.messages.send(message).await;
     }
 }
 
-struct Task {
-    engine: Engine,
-    store: Arc<dyn Store>,
+/// A place for events; none when the process stops, and with it every stream.
+pub(crate) struct Room<'a>(Option<mpsc::Permit<'a, Message>>);
+
+impl Room<'_> {
+    /// Passes events on, in their order.
+    pub(crate) fn send_all(self, events: Vec<Event>) {
+        if let Some(place) = self.0 {
+            place.send(Message::Events(events));
+        }
+    }
+}
+
+/// Inputs of the task.
+struct Inboxes {
+    feed: mpsc::Receiver<StoreEvent>,
+    messages: mpsc::Receiver<Message>,
+    control: mpsc::Receiver<Control>,
+}
+
+pub(super) struct Task {
+    pub(super) engine: Engine,
+    pub(super) store: Arc<dyn Store>,
     mailboxes: HashMap<StreamId, Arc<Mailbox>>,
-    writes: FuturesUnordered<BoxFuture<'static, Event>>,
-    wanted: Vec<Wanted>,
-    leadership: Arc<Notify>,
+    pub(super) writes: Writes,
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) fence: Arc<Fence>,
+    /// The jobs in the engine; `None` while they may be another member's. The engine then gets no
+    /// event: messages of streams wait.
+    pub(super) owner: Option<Ownership>,
+    /// The store has changes that the engine does not know.
+    pub(super) unread: bool,
+    /// The engine starts no delivery.
+    pub(super) paused: bool,
+    /// Revision of the last whole read: changes of the feed up to it are known.
+    pub(super) scanned: Revision,
+    /// The jobs of new shards are being read.
+    pub(super) gain: Option<Gain>,
+    /// Shards that another member waits for.
+    pub(super) releasing: Option<Releasing>,
+    /// Once the first scan is done.
+    heartbeat: Option<Heartbeat>,
+    pub(super) leadership: Arc<Notify>,
     /// For reads; does not keep the dispatcher alive.
     sender: mpsc::WeakSender<Message>,
-    metrics: Metrics,
-    scope: Scope,
+    pub(super) metrics: Metrics,
+    pub(super) scope: Scope,
 }
 
 impl Task {
-    async fn run(
-        mut self,
-        mut feed: mpsc::Receiver<StoreEvent>,
-        mut inbox: mpsc::Receiver<Message>,
-    ) -> anyhow::Result<()> {
+    fn new(parts: Parts, scope: &Scope) -> (Self, Dispatcher, Inboxes) {
+        let Parts { store, feed, fence, leadership, metrics } = parts;
+        let (sender, messages) = mpsc::channel(INBOX);
+        let (orders, control) = mpsc::channel(1);
+        let task = Self {
+            engine: Engine::default(),
+            store,
+            mailboxes: HashMap::new(),
+            writes: Writes::default(),
+            wanted: Vec::new(),
+            fence,
+            owner: None,
+            unread: false,
+            paused: false,
+            scanned: 0,
+            gain: None,
+            releasing: None,
+            leadership,
+            sender: sender.downgrade(),
+            metrics,
+            scope: scope.clone(),
+            heartbeat: None,
+        };
+        let dispatcher = Dispatcher { messages: sender, control: orders };
+        (task, dispatcher, Inboxes { feed, messages, control })
+    }
+
+    fn spawn(mut self, mut inboxes: Inboxes, scope: &Scope) {
+        // Not earlier: the first scan takes as long as there are jobs.
+        self.heartbeat = Some(scope.heartbeat("scheduler-dispatcher", STUCK));
+        let token = scope.token().clone();
+        scope.spawn("scheduler-dispatcher", async move {
+            if let Some(outcome) = token.run_until_cancelled(self.run(&mut inboxes)).await {
+                return Ok(outcome?);
+            }
+            self.drain().await;
+            Ok(())
+        });
+    }
+
+    /// Beats with each round, at least every [`LONGEST_SLEEP`], and with each page of a scan.
+    pub(super) fn beat(&self) {
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.beat();
+        }
+    }
+
+    async fn run(&mut self, inboxes: &mut Inboxes) -> Result<(), Ended> {
+        let Inboxes { feed, messages: inbox, control } = inboxes;
         let mut messages = Vec::with_capacity(TOGETHER);
         let mut measured = clock::monotonic();
         loop {
+            self.beat();
             self.load_wanted();
+            self.writes.send(&self.store);
+            self.check_release();
             if measured.elapsed() >= MEASURE {
                 self.metrics.engine_holds(&self.engine.gauges());
                 measured = clock::monotonic();
             }
-            let sleep = tokio::time::sleep(until(self.engine.wake_at(), clock::now()));
+            let wake_at = self.engine.wake_at().filter(|_| self.owner.is_some() && !self.unread);
+            let sleep = tokio::time::sleep(until(wake_at, clock::now()));
             tokio::select! {
-                change = feed.recv() => {
-                    let Some(change) = change else { bail!("the writer of the job store ended") };
+                Some(control) = control.recv() => {
+                    self.take_arrived(inbox);
+                    self.handle_control(control).await;
+                }
+                page = Gain::next(&mut self.gain) => self.take_page(page),
+                change = feed.recv(), if self.gain.as_ref().is_none_or(Gain::has_room) => {
+                    let Some(change) = change else { return Err(Ended::Writer) };
                     self.take_feed(change).await;
                     while let Ok(change) = feed.try_recv() {
+                        self.beat();
                         self.take_feed(change).await;
                     }
                 }
                 taken = inbox.recv_many(&mut messages, TOGETHER),
-                        if self.writes.len() < MAX_WRITES => {
+                        if self.owner.is_some() && self.writes.len() < MAX_WRITES => {
                     if taken == 0 {
-                        bail!("every handle of the dispatcher is gone");
+                        return Err(Ended::Handles);
                     }
                     for message in messages.drain(..) {
                         self.take(message);
                     }
                 }
-                Some(event) = self.writes.next(), if !self.writes.is_empty() => self.step(event),
-                () = sleep => self.step(Event::Tick),
+                Some(events) = self.writes.next(), if self.writes.len() > 0 => {
+                    self.step_all(events);
+                    while let Some(Some(events)) = self.writes.next().now_or_never() {
+                        self.step_all(events);
+                    }
+                }
+                () = sleep, if !self.unread => {
+                    if self.owner.is_some() {
+                        self.step(Event::Tick);
+                    }
+                }
+                () = tokio::time::sleep(SCAN_RETRY), if self.unread => self.scan_again().await,
+            }
+        }
+    }
+
+    /// Results that have arrived count before their jobs move.
+    fn take_arrived(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        for _ in 0..inbox.len() {
+            if self.owner.is_some()
+                && let Ok(message) = inbox.try_recv()
+            {
+                self.take(message);
             }
         }
     }
@@ -167,118 +300,49 @@ impl Task {
                 }
                 self.step(event);
             }
-            Message::Loaded(events) => events.into_iter().for_each(|event| self.step(event)),
+            Message::Events(events) => self.step_all(events),
         }
     }
 
-    async fn take_feed(&mut self, feed: StoreEvent) {
-        match feed {
-            // The engine knows its own writes.
-            StoreEvent::Changes { source: Source::Engine, .. } => {}
-            StoreEvent::Changes { source, changes } => self.take_changes(source, &changes).await,
-            // Deliveries need their records, which cannot be read.
-            StoreEvent::Failed => self.step(Event::Pause),
-            StoreEvent::Reopened => match self.scan().await {
-                Ok(()) => self.step(Event::Resume),
-                // It failed again, and is read when it serves.
-                Err(error) => tracing::warn!(target: "dapr.scheduler.store", "{error:#}"),
-            },
+    pub(super) fn step_all(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.step(event);
         }
     }
 
-    /// Takes the changes of one revision: its jobs before its counters, which are read again for
-    /// jobs that are known.
-    async fn take_changes(&mut self, source: Source, changes: &[Change]) {
-        for change in changes {
-            if let Some(name) = keys::job_name(&change.key) {
-                self.take_job(source, &name, change).await;
-            }
-        }
-        if source != Source::ClientPort {
-            return;
-        }
-        if changes.iter().any(|change| change.key.starts_with(keys::LEADERSHIP.as_bytes())) {
-            self.leadership.notify_one();
-        }
-        for change in changes.iter().filter(|change| change.new.is_some()) {
-            let name = keys::counter_name(&change.key);
-            let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
-            if let Some(name) = name {
-                self.step(Event::CounterPut { key: name.into() });
-            }
-        }
-    }
-
-    async fn take_job(&mut self, source: Source, name: &Bytes, change: &Change) {
-        let Some(record) = &change.new else {
-            if let Ok(key) = std::str::from_utf8(name) {
-                self.step(Event::JobDeleted { key: key.into() });
-            }
-            return;
-        };
-        let Some((key, job)) = scan::decode(name, &record.value, &self.metrics) else {
-            // What was there before is not armed any more.
-            if let Ok(key) = std::str::from_utf8(name) {
-                self.step(Event::JobDeleted { key: key.into() });
-            }
-            return;
-        };
-        // A job of the API has no counter yet: its partition id is new. One of the client port may
-        // have any; a store that cannot be read is scanned when it serves again.
-        let (counter, origin) = match source {
-            Source::ClientPort => {
-                let stored = self.store.get(keys::counter(name)).await.ok().flatten();
-                let counter = stored.and_then(|record| stored::engine_counter(&record.value));
-                (counter, Origin::ClientPort)
-            }
-            Source::Api | Source::Engine => (None, Origin::Api),
-        };
-        let revision = change.revision;
-        self.step(Event::JobPut { key, revision, job, counter, origin });
-    }
-
-    /// Gives the engine everything that is stored; it forgets what is not.
-    async fn scan(&mut self) -> anyhow::Result<()> {
-        let snapshot = self.store.snapshot().context("read the stored jobs")?;
-        let (pages, mut found) = mpsc::channel(PAGES_AHEAD);
-        let metrics = self.metrics.clone();
-        let read = tokio::task::spawn_blocking(move || scan::read(&*snapshot, &metrics, &pages));
-        self.step(Event::ScanBegun);
-        while let Some(page) = found.recv().await {
-            for Found { key, revision, job, counter } in page {
-                self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });
-            }
-        }
-        read.await.context("read the stored jobs")?.context("read the stored jobs")?;
-        self.step(Event::ScanEnded);
-        Ok(())
-    }
-
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
+        self.heed_fence();
         for effect in self.engine.step(event, clock::now()) {
             self.apply(effect);
         }
     }
 
-    fn apply(&mut self, effect: Effect) {
+    pub(super) fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Deliver { stream, id, key, revision } => {
-                // A stream that is gone is closed by an event that follows.
+            Effect::Deliver { stream, id, key, revision, shard } => {
+                // The end of a stream follows as an event.
                 if let Some(mailbox) = self.mailboxes.get(&stream) {
-                    mailbox.push(Delivery { id, key, revision });
+                    let epoch = self.owner.as_ref().and_then(|owner| owner.epoch_of(shard));
+                    let epoch = epoch.unwrap_or_default();
+                    mailbox.push(Delivery { id, key, revision, shard, epoch });
                 }
             }
-            Effect::Persist { job, key, revision, counter } => {
-                let txn = writes::persist(&key, revision, &counter);
-                self.writes.push(Box::pin(writes::write(self.store.clone(), job, txn)));
+            Effect::Persist { job, key, revision, shard, counter } => {
+                let txn = writes::persist(&key, revision, &counter, self.condition(shard));
+                self.writes.push(job, txn);
             }
-            Effect::Finish { job, key, revision } => {
-                let txn = writes::finish(&key, revision);
-                self.writes.push(Box::pin(writes::write(self.store.clone(), job, txn)));
+            Effect::Finish { job, key, revision, shard } => {
+                let txn = writes::finish(&key, revision, self.condition(shard));
+                self.writes.push(job, txn);
             }
             Effect::Load { job, key, revision } => self.wanted.push(Wanted { job, key, revision }),
             Effect::Observe(observation) => self.observe(&observation),
         }
+    }
+
+    /// The condition of writes of the engine.
+    fn condition(&self, shard: Shard) -> Option<Condition> {
+        self.owner.as_ref().and_then(|owner| owner.condition(shard))
     }
 
     fn observe(&self, observation: &Observation) {
@@ -289,7 +353,7 @@ impl Task {
         self.metrics.observe(observation);
     }
 
-    /// Reads what the engine wants, in tasks of their own.
+    /// Reads the records that the engine requests, in separate tasks.
     fn load_wanted(&mut self) {
         let Some(sender) = self.sender.upgrade() else { return };
         while !self.wanted.is_empty() {
@@ -303,7 +367,7 @@ impl Task {
                     for wanted in &batch {
                         events.push(writes::load(&*store, wanted, &metrics).await);
                     }
-                    let _ = sender.send(Message::Loaded(events)).await;
+                    let _ = sender.send(Message::Events(events)).await;
                 };
                 token.run_until_cancelled(read).await;
             });
@@ -318,20 +382,4 @@ fn until(wake_at: Option<Timestamp>, now: Timestamp) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case(None, LONGEST_SLEEP)]
-    #[case(Some(5), LONGEST_SLEEP)]
-    #[case(Some(-5), Duration::ZERO)]
-    #[case(Some(0), Duration::ZERO)]
-    fn sleeps_until_the_engine_wakes_and_never_long(
-        #[case] seconds: Option<i64>,
-        #[case] want: Duration,
-    ) {
-        let at = |second| Timestamp::new(second, 0).unwrap();
-        assert_eq!(until(seconds.map(|offset| at(100 + offset)), at(100)), want);
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
-//! Deliveries that the transport has not taken yet: keys alone, no payload.
+//! Deliveries that the transport has not taken yet: only keys, no payload.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
+
+use crate::engine::shard::Shard;
+use crate::membership::fence::Epoch;
 
 /// One delivery of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +17,13 @@ pub(crate) struct Delivery {
     pub(crate) key: Arc<str>,
     /// `mod_revision` of the job record.
     pub(crate) revision: u64,
+    /// The shard of the job.
+    pub(crate) shard: Shard,
+    /// The epoch of the shard in which the engine chose it.
+    pub(crate) epoch: Epoch,
 }
 
-/// The queue of one stream. The engine bounds it: it stops at a window of deliveries that were not
-/// taken.
+/// The queue of one stream. The engine limits it to a window of deliveries that were not taken.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     waiting: Mutex<VecDeque<Delivery>>,
@@ -47,7 +53,8 @@ impl Mailbox {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    fn pop(&self) -> Option<Delivery> {
+    /// A delivery that is already waiting.
+    pub(crate) fn pop(&self) -> Option<Delivery> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
@@ -59,7 +66,10 @@ mod tests {
     #[tokio::test]
     async fn deliveries_come_in_order_and_wake_the_reader() {
         let mailbox = Mailbox::default();
-        let delivery = |id| Delivery { id, key: "k".into(), revision: 1 };
+        let delivery = |id| {
+            let shard = Shard::default();
+            Delivery { id, key: "k".into(), revision: 1, shard, epoch: 1 }
+        };
         let fill = async {
             tokio::task::yield_now().await;
             mailbox.push(delivery(1));

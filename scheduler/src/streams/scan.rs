@@ -12,6 +12,8 @@ use crate::stored;
 
 /// Records in one page.
 const PAGE: usize = 1_000;
+/// Pages that are decoded ahead of the engine.
+const PAGES_AHEAD: usize = 2;
 
 /// A job of the store.
 pub(super) struct Found {
@@ -21,8 +23,13 @@ pub(super) struct Found {
     pub(super) counter: Option<Counter>,
 }
 
-/// Sends pages of jobs until all are read or the receiver is gone. Blocks. Records that cannot be
-/// decoded are logged and counted.
+/// The channel of the pages of one read.
+pub(super) fn pages() -> (mpsc::Sender<Vec<Found>>, mpsc::Receiver<Vec<Found>>) {
+    mpsc::channel(PAGES_AHEAD)
+}
+
+/// Sends pages of jobs until all are read or the receiver is dropped. Blocks. Records that cannot
+/// be decoded are logged and counted.
 pub(super) fn read(
     snapshot: &dyn Snapshot,
     metrics: &Metrics,
@@ -60,7 +67,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// A stored job, or a line in the log.
+/// Decodes a stored job, or logs why it cannot.
 pub(super) fn decode(name: &Bytes, record: &[u8], metrics: &Metrics) -> Option<(Arc<str>, Job)> {
     let text = std::str::from_utf8(name).ok();
     let job = text.map(|text| (text, stored::engine_job(record)));

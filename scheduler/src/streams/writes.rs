@@ -3,56 +3,166 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+
 use crate::engine::event::{Event, LoadOutcome, WriteOutcome};
 use crate::engine::job::{Counter, JobId};
 use crate::metrics::Metrics;
-use crate::store::{Condition, Op, Source, Store, StoreError, Txn, keys};
+use crate::store::{Committed, Condition, Op, Source, Store, StoreError, Txn, keys};
 use crate::stored;
 
 use super::scan;
 
-/// Waits between attempts double between these two.
+/// Shortest and longest pause between attempts; each pause is twice the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
-/// The counter is put if the job is still of this revision.
-pub(super) fn persist(key: &str, revision: u64, counter: &Counter) -> Txn {
+/// Puts the counter if the job still has this revision and still belongs to this member.
+pub(super) fn persist(
+    key: &str,
+    revision: u64,
+    counter: &Counter,
+    owner: Option<Condition>,
+) -> Txn {
     let put =
         Op::Put { key: keys::counter(key.as_bytes()), value: stored::counter_record(counter) };
-    conditional(key, revision, vec![put])
+    conditional(key, revision, owner, vec![put])
 }
 
-/// Job and counter are deleted if the job is still of this revision.
-pub(super) fn finish(key: &str, revision: u64) -> Txn {
+/// Deletes job and counter under the same conditions.
+pub(super) fn finish(key: &str, revision: u64, owner: Option<Condition>) -> Txn {
     let delete = |key| Op::Delete { key };
     let ops = [keys::job(key.as_bytes()), keys::counter(key.as_bytes())].map(delete);
-    conditional(key, revision, ops.into())
+    conditional(key, revision, owner, ops.into())
 }
 
-fn conditional(key: &str, mod_revision: u64, then: Vec<Op>) -> Txn {
+fn conditional(key: &str, mod_revision: u64, owner: Option<Condition>, then: Vec<Op>) -> Txn {
     let key = keys::job(key.as_bytes());
-    let conditions = vec![Condition::Unchanged { key, mod_revision }];
+    let job = Condition::Unchanged { key, mod_revision };
+    let conditions = std::iter::once(job).chain(owner).collect();
     Txn { source: Source::Engine, conditions, then, otherwise: Vec::new() }
 }
 
-/// Runs a write of the engine until it is known what became of it.
-pub(super) async fn write(store: Arc<dyn Store>, job: JobId, txn: Txn) -> Event {
-    let [mut wait, longest] = RETRY;
-    loop {
-        let outcome = match store.commit(txn.clone()).await {
-            Ok(done) if done.succeeded => WriteOutcome::Stored,
-            Ok(_) => WriteOutcome::Superseded,
-            Err(StoreError::NoSpace) => WriteOutcome::Full,
-            Err(StoreError::Unavailable(_)) => {
-                tokio::time::sleep(wait).await;
-                wait = longest.min(wait * 2);
-                continue;
-            }
-        };
-        return Event::Persisted { job, outcome };
+/// Writes of the engine, each repeated until its outcome is known.
+#[derive(Default)]
+pub(super) struct Writes {
+    /// For the next batches.
+    waiting: Vec<(JobId, Txn)>,
+    sent: FuturesUnordered<BoxFuture<'static, Written>>,
+    unanswered: usize,
+    /// Counts the marks.
+    round: u64,
+    /// Unanswered ones of rounds before this one.
+    before: usize,
+}
+
+impl Writes {
+    /// Writes without an answer.
+    pub(super) fn len(&self) -> usize {
+        self.unanswered
+    }
+
+    /// Distinguishes the writes up to now from those that follow.
+    pub(super) fn mark(&mut self, store: &Arc<dyn Store>) {
+        self.send(store);
+        self.round += 1;
+        self.before = self.unanswered;
+    }
+
+    /// Writes from before the last mark without an answer.
+    pub(super) fn before_mark(&self) -> usize {
+        self.before
+    }
+
+    /// Adds a write to the next batch.
+    pub(super) fn push(&mut self, job: JobId, txn: Txn) {
+        self.unanswered += 1;
+        self.waiting.push((job, txn));
+    }
+
+    /// Sends the added writes.
+    pub(super) fn send(&mut self, store: &Arc<dyn Store>) {
+        let mut waiting = self.waiting.drain(..).peekable();
+        while waiting.peek().is_some() {
+            let (jobs, txns): (_, Vec<_>) = waiting.by_ref().take(store.batch()).unzip();
+            let (store, round) = (store.clone(), self.round);
+            let batch = Batch { store, jobs, txns: txns.into(), wait: RETRY[0], round };
+            self.sent.push(Box::pin(batch.write()));
+        }
+    }
+
+    /// The outcome of some sent writes; `None` when none is in flight. Dropping the future loses
+    /// nothing.
+    pub(super) async fn next(&mut self) -> Option<Vec<Event>> {
+        let Written { events, again, round } = self.sent.next().await?;
+        self.unanswered -= events.len();
+        if round < self.round {
+            self.before -= events.len();
+        }
+        if let Some(again) = again {
+            self.sent.push(Box::pin(again.write_again()));
+        }
+        Some(events)
     }
 }
 
-/// A job that the engine wants to see again shortly before it is due.
+/// Writes that go to the store together.
+struct Batch {
+    store: Arc<dyn Store>,
+    jobs: Vec<JobId>,
+    txns: Arc<[Txn]>,
+    /// Before the next attempt.
+    wait: Duration,
+    round: u64,
+}
+
+/// The outcome of a batch.
+struct Written {
+    events: Vec<Event>,
+    /// The writes that the store did not answer.
+    again: Option<Batch>,
+    round: u64,
+}
+
+impl Batch {
+    async fn write(self) -> Written {
+        let outcomes = self.store.commit_each(self.txns.clone()).await;
+        let mut events = Vec::with_capacity(outcomes.len());
+        let (mut jobs, mut txns) = (Vec::new(), Vec::new());
+        for ((job, txn), done) in self.jobs.into_iter().zip(&*self.txns).zip(outcomes) {
+            if let Some(outcome) = outcome_of(&done) {
+                events.push(Event::Persisted { job, outcome });
+            } else {
+                jobs.push(job);
+                txns.push(txn.clone());
+            }
+        }
+        if jobs.is_empty() {
+            return Written { events, again: None, round: self.round };
+        }
+        let again = Self { jobs, txns: txns.into(), ..self };
+        Written { events, round: again.round, again: Some(again) }
+    }
+
+    async fn write_again(mut self) -> Written {
+        tokio::time::sleep(self.wait).await;
+        self.wait = RETRY[1].min(self.wait * 2);
+        self.write().await
+    }
+}
+
+/// `None` when the store did not answer.
+fn outcome_of(done: &Result<Committed, StoreError>) -> Option<WriteOutcome> {
+    match done {
+        Ok(done) if done.succeeded => Some(WriteOutcome::Stored),
+        Ok(_) => Some(WriteOutcome::Superseded),
+        Err(StoreError::NoSpace) => Some(WriteOutcome::Full),
+        Err(StoreError::Unavailable(_)) => None,
+    }
+}
+
+/// A job that the engine loads shortly before it is due.
 pub(super) struct Wanted {
     pub(super) job: JobId,
     pub(super) key: Arc<str>,
@@ -77,15 +187,119 @@ async fn try_load(
     metrics: &Metrics,
 ) -> Result<LoadOutcome, StoreError> {
     let name = wanted.key.as_bytes();
-    let record = store.get(keys::job(name)).await?;
+    let (record, counter) =
+        tokio::try_join!(store.get(keys::job(name)), store.get(keys::counter(name)))?;
     let Some(record) = record.filter(|record| record.mod_revision == wanted.revision) else {
         return Ok(LoadOutcome::Superseded);
     };
-    let counter = store.get(keys::counter(name)).await?;
     let counter = counter.and_then(|record| stored::engine_counter(&record.value));
     let name = name.to_vec().into();
     Ok(match scan::decode(&name, &record.value, metrics) {
         Some((_, job)) => LoadOutcome::Found { job: Box::new(job), counter },
         None => LoadOutcome::Corrupt,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::store::{Record, Snapshot};
+
+    /// Writes that go to the store together.
+    const TOGETHER: usize = 256;
+
+    /// Answers transactions with these outcomes, then with success.
+    struct Scripted(Mutex<Vec<Result<Committed, StoreError>>>);
+
+    fn committed(succeeded: bool) -> Committed {
+        Committed { succeeded, revision: 1, deleted: 0 }
+    }
+
+    impl Store for Scripted {
+        fn get(&self, _: Bytes) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+            futures::future::ready(Ok(None)).boxed()
+        }
+
+        fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {
+            Err(StoreError::Unavailable("it has none".to_owned()))
+        }
+
+        fn commit(&self, _: Txn) -> BoxFuture<'_, Result<Committed, StoreError>> {
+            let mut script = self.0.lock().unwrap();
+            let next = if script.is_empty() { Ok(committed(true)) } else { script.remove(0) };
+            futures::future::ready(next).boxed()
+        }
+
+        fn batch(&self) -> usize {
+            TOGETHER
+        }
+    }
+
+    fn job(index: u32) -> JobId {
+        JobId { index, generation: 1 }
+    }
+
+    fn outcomes(events: Vec<Event>) -> Vec<(u32, WriteOutcome)> {
+        let outcome = |event| match event {
+            Event::Persisted { job, outcome } => (job.index, outcome),
+            other => panic!("{other:?}"),
+        };
+        events.into_iter().map(outcome).collect()
+    }
+
+    #[tokio::test]
+    async fn only_writes_without_an_answer_are_repeated() {
+        let lost = Err(StoreError::Unavailable("it is away".to_owned()));
+        let full = Err(StoreError::NoSpace);
+        let script = vec![Ok(committed(true)), lost, Ok(committed(false)), full];
+        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::new(script)));
+        let mut writes = Writes::default();
+        (0..4).for_each(|index| writes.push(job(index), Txn::default()));
+        writes.send(&store);
+        let known = outcomes(writes.next().await.unwrap());
+        let want =
+            [(0, WriteOutcome::Stored), (2, WriteOutcome::Superseded), (3, WriteOutcome::Full)];
+        assert_eq!((known.as_slice(), writes.len()), (want.as_slice(), 1));
+        assert_eq!(outcomes(writes.next().await.unwrap()), [(1, WriteOutcome::Stored)]);
+        assert!(writes.next().await.is_none() && writes.len() == 0);
+    }
+
+    #[tokio::test]
+    async fn writes_from_before_a_mark_are_counted_apart() {
+        let lost = Err(StoreError::Unavailable("it is away".to_owned()));
+        let script = vec![Ok(committed(true)), lost];
+        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::new(script)));
+        let mut writes = Writes::default();
+        (0..2).for_each(|index| writes.push(job(index), Txn::default()));
+        writes.mark(&store);
+        writes.push(job(2), Txn::default());
+        writes.send(&store);
+        assert_eq!(writes.before_mark(), 2);
+        let mut left = Vec::new();
+        while let Some(events) = writes.next().await {
+            let after = outcomes(events).iter().filter(|(index, _)| *index == 2).count();
+            left.push((writes.before_mark(), after));
+        }
+        assert_eq!(left, [(1, 0), (1, 1), (0, 0)]);
+    }
+
+    #[tokio::test]
+    async fn so_many_writes_go_together() {
+        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::default()));
+        let mut writes = Writes::default();
+        (0..=TOGETHER)
+            .for_each(|index| writes.push(job(index.try_into().unwrap()), Txn::default()));
+        writes.send(&store);
+        let mut sizes = Vec::new();
+        while let Some(events) = writes.next().await {
+            sizes.push(events.len());
+        }
+        sizes.sort_unstable();
+        assert_eq!(sizes, [1, TOGETHER]);
+    }
 }

@@ -18,11 +18,8 @@ use super::token_precheck;
 /// An authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// App id.
     pub(crate) app_id: String,
-    /// Namespace.
     pub(crate) namespace: String,
-    /// Trust domain.
     pub(crate) trust_domain: TrustDomain,
     /// Whether it may have the DNS names of a control plane service.
     pub(crate) may_have_dns_names: bool,
@@ -35,11 +32,8 @@ pub(crate) struct Identity {
 /// The pod of an authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodRecord {
-    /// Name.
     pub(crate) name: String,
-    /// Uid.
     pub(crate) uid: String,
-    /// Service account.
     pub(crate) service_account: String,
 }
 
@@ -72,12 +66,12 @@ pub(crate) enum Authenticator {
     Insecure,
     /// Verifies tokens of an identity provider; standalone mode.
     Jwks(JwksAuthenticator),
-    /// Asks the API server, and verifies tokens of an identity provider if one is configured.
+    /// Sends `TokenReviews` to the API server, and verifies tokens of an identity provider if one is
+    /// configured.
     Kubernetes(Arc<KubernetesAuthenticator>, Option<JwksAuthenticator>),
 }
 
 impl Authenticator {
-    /// The enabled validators.
     pub(crate) fn enabled(&self) -> EnabledValidators {
         match self {
             Self::Insecure => EnabledValidators::Insecure,

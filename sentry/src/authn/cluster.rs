@@ -14,7 +14,8 @@ use kube::core::{ApiResource, DynamicObject, DynamicResourceScope, Object, Objec
 use kube::{Api, Client};
 use kubernetes::{FailureKind, Verb, WatchEvent, WatchOptions, Watcher, api_text};
 use runtime::{ReadyGuard, Scope};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::cache::{self, Cache};
 use super::container_images::{Container, ContainerImages, ContainerStatus, PodContainers};
@@ -197,7 +198,9 @@ impl Kubernetes {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &configuration_resource());
         let found = get(&api, name).await?;
-        Ok(found.map(|object| trust_domain_of(&object)).ok_or(Refusal::NoConfiguration)?)
+        let missing =
+            || Refusal::NoConfiguration { namespace: namespace.to_owned(), name: name.to_owned() };
+        Ok(found.map(|object| trust_domain_of(&object)).ok_or_else(missing)?)
     }
 }
 

@@ -21,7 +21,6 @@ pub(crate) struct Container {
     restart_policy: Option<String>,
 }
 
-/// The status of a container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ContainerStatus {

@@ -65,7 +65,7 @@ pub(crate) enum Refusal {
     ControlPlaneAccount {
         /// The service.
         part: String,
-        /// The ServiceAccount of the pod.
+        /// The ServiceAccount that the pod runs as.
         account: String,
     },
     /// The requested app id is not that of the pod.
@@ -76,9 +76,17 @@ pub(crate) enum Refusal {
         /// The requested app id.
         received: String,
     },
-    /// The pod's Configuration does not exist.
-    #[error("failed to get configuration")]
-    NoConfiguration,
+    /// The pod's Configuration does not exist. The first words are those of Dapr 1.18, the others are
+    /// printed by the sidecar before it stops.
+    #[error(
+        "failed to get configuration: Configuration {namespace}/{name} of annotation dapr.io/config does not exist; create it, or correct the annotation"
+    )]
+    NoConfiguration {
+        /// The namespace of the pod.
+        namespace: String,
+        /// The value of the annotation.
+        name: String,
+    },
     /// The pod's Configuration names an invalid trust domain.
     #[error("failed to parse trust domain {name:?}: {rule}")]
     TrustDomain {
@@ -107,7 +115,7 @@ impl Refusal {
             | Self::ControlPlaneAppId(_)
             | Self::ControlPlaneAccount { .. } => "control_plane",
             Self::AppId { .. } => "app_id",
-            Self::NoConfiguration => "configuration",
+            Self::NoConfiguration { .. } => "configuration",
             Self::TrustDomain { .. } => "trust_domain",
         }
     }
@@ -262,7 +270,6 @@ pub(crate) enum TrustDomainSource {
 /// The control plane that sentry belongs to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ControlPlane<'a> {
-    /// Its namespace.
     pub(crate) namespace: &'a str,
 }
 
@@ -312,7 +319,7 @@ fn control_plane_id(
         return Err(Refusal::ControlPlaneAppId(owner.pod.clone()));
     }
     let id = format!("dapr-{part}");
-    // An annotation is free to everybody who may create pods there; the chart gives each service an
+    // Every user who may create pods there can set an annotation; the chart gives each service an
     // account of the name of its id.
     if owner.service_account != id {
         let (part, account) = (part.to_owned(), owner.service_account.clone());
@@ -321,10 +328,11 @@ fn control_plane_id(
     Ok(id)
 }
 
-/// An empty annotation counts as absent: users write `dapr.io/config: ""`.
+/// An empty or blank annotation counts as absent: users write `dapr.io/config: ""`.
 fn configuration(pod: &PodView) -> TrustDomainSource {
     match pod.config.as_deref() {
-        None | Some("") => TrustDomainSource::Public,
+        None => TrustDomainSource::Public,
+        Some(name) if name.trim().is_empty() => TrustDomainSource::Public,
         Some(name) => TrustDomainSource::Configuration(name.to_owned()),
     }
 }

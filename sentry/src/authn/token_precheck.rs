@@ -1,4 +1,4 @@
-//! Rejects service account tokens that the API server would reject for sure, without asking it.
+//! Rejects service account tokens that the API server would reject for sure, without a call to it.
 //!
 //! The signature is not verified, so a token that passes proves nothing. The check keeps expired
 //! and foreign tokens out of the queue. Claims that are absent are left to the API server.

@@ -3,7 +3,7 @@
 //! That is safe because a review depends on the token alone. The audiences are always the same, and
 //! every request is compared with the result on its own. Only successful results are cached, for a
 //! few seconds: for a sidecar that repeats a lost request, or whose container restarts. A pod that
-//! was deleted meanwhile gets no certificate, because every request looks up its pod. The API
+//! was deleted in the meantime gets no certificate, because every request reads its pod. The API
 //! server's own cache of results is longer.
 //!
 //! A review is a task of its own and holds its permit until it ends. A cancelled request therefore
@@ -33,7 +33,6 @@ pub(crate) const MAX_OPEN_REVIEWS: usize = 64;
 /// Timeout of one review. Longer than a client waits: its retry finds the result.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The result of a review.
 pub(crate) type ReviewResult = Result<Arc<TokenOwner>, ReviewFailure>;
 
 /// An open or completed review that several requests can wait for.
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_open_review_is_not_shared_for_ever() {
+    async fn an_old_open_review_is_not_shared() {
         let (reviews, api) = (reviews(), Api::default());
         let mut hangs = Box::pin(reviews.review("t", api.hang()));
         assert!(futures::poll!(hangs.as_mut()).is_pending());

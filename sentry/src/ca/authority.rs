@@ -1,4 +1,4 @@
-//! The CA in memory. The controller replaces it, everyone else reads a snapshot.
+//! The CA in memory. The controller replaces it, all others read a snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::settings::Settings;
 
 /// Certificates with at least this lifetime get a random reduction of it. Clients renew without
-/// jitter, so those that started together would otherwise renew together for ever.
+/// jitter, so those that started together would otherwise renew together each time.
 const JITTER_FROM: Duration = Duration::from_hours(1);
 /// Maximum reduction, as a share of the lifetime.
 const JITTER: f64 = 0.05;

@@ -34,7 +34,6 @@ const RETRY: Duration = Duration::from_secs(2);
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// Replicas that start together write concurrently; each conflict means that another one succeeded.
 const MAX_CONFLICTS: u32 = 10;
-/// Timeout of one reconcile.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sidecars are counted at most this often, because it lists all pods.
 const COUNT_INTERVAL: Duration = Duration::from_mins(5);
@@ -90,9 +89,12 @@ impl CaError {
         matches!(self, Self::Store(StoreError::Conflict(_)))
     }
 
-    /// Whether what is stored is at fault, and not the store.
+    /// Whether the stored CA is the reason, and not the store.
     pub(crate) fn is_rejected(&self) -> bool {
-        matches!(self, Self::Stored(_) | Self::Store(StoreError::Missing(_)))
+        matches!(
+            self,
+            Self::Stored(_) | Self::Store(StoreError::Missing(_) | StoreError::NotText(_))
+        )
     }
 }
 
@@ -148,7 +150,7 @@ impl<S: CaStore> CaController<S> {
                 Ok(Attempt::Done) => return Ok(()),
                 Ok(Attempt::Again) => {}
                 Err(e) if e.is_conflict() => {
-                    tracing::debug!(target: LOG, "{}; reading again", runtime::chain(&e));
+                    tracing::debug!(target: LOG, "{}; retrying", runtime::chain(&e));
                 }
                 Err(e) => return Err(e),
             }
@@ -181,14 +183,16 @@ impl<S: CaStore> CaController<S> {
                 self.events.record(Reason::Generated, "no CA was stored; sentry created one").await;
                 Ok(Attempt::Again)
             }
-            Err(StoredCaError::SecretLost) if let Some(ca) = self.published_ca(&read.published) => {
+            Err(StoredCaError::SecretLost { .. })
+                if let Some(ca) = self.published_ca(&read.published) =>
+            {
                 let update = SecretUpdate { ours: self.ours, ..SecretUpdate::idle(ca) };
                 self.store.write(read, &update).await?;
                 self.report(Reason::Updated, "the Secret was emptied; sentry restored the CA in use, which the ConfigMap publishes").await;
                 Ok(Attempt::Again)
             }
             // An expired CA can still be replaced by the next one.
-            Err(StoredCaError::Invalid(_)) if self.can_switch(now, &read) => {
+            Err(StoredCaError::Invalid { .. }) if self.can_switch(now, &read) => {
                 self.advance(now, None, read).await
             }
             Err(e) => Err(e.into()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use identity::BundlePem;
-use identity::stored::Stored;
+use identity::stored::{PartNames, Stored};
 use resources::names::{KEY_TLS_CHAIN, KEY_TLS_KEY};
 use transport::file_watch::FileWatch;
 
@@ -40,8 +40,17 @@ impl BundleFiles {
             read(&self.names.issuer_chain)?,
             read(&self.names.issuer_key)?,
         );
-        let tls = |name: &str| read(&directory(&self.names.issuer_chain).join(name));
-        Ok(native.or_cert_manager(tls(KEY_TLS_CHAIN)?, tls(KEY_TLS_KEY)?))
+        let tls = |name: &str| directory(&self.names.issuer_chain).join(name);
+        let (tls_chain, tls_key) = (tls(KEY_TLS_CHAIN), tls(KEY_TLS_KEY));
+        let stored = native.or_cert_manager(read(&tls_chain)?, read(&tls_key)?);
+        let text = |path: &Path| path.display().to_string();
+        let native = PartNames {
+            object: None,
+            anchors: text(&self.names.anchors),
+            issuer_chain: text(&self.names.issuer_chain),
+            issuer_key: text(&self.names.issuer_key),
+        };
+        Ok(stored.named(native, [text(&tls_chain), text(&tls_key)]))
     }
 
     /// Writes a new CA. All three parts are on disk before the first one is renamed into place: a
@@ -139,7 +148,7 @@ mod tests {
             issuer_key: dir.path().join("issuer.key"),
         };
         let files = BundleFiles::new(names.clone());
-        assert_eq!(files.read().unwrap(), Stored::default());
+        assert_eq!(files.read().unwrap().fingerprint(), None);
         files.write(Ca::new().pem()).unwrap();
         let stored = files.read().unwrap();
         let planned = plan(&stored, &Published::Nowhere, runtime::clock::now()).unwrap();

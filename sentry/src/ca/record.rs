@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use identity::BundlePem;
-use identity::stored::{Published, Stored};
+use identity::stored::{PartNames, Published, Stored};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -36,11 +36,11 @@ const NEXT_KEY: &str = "next-issuer.key";
 /// Where the parts of the CA are stored. In Kubernetes the file names are the keys of the Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleNames {
-    /// Trust anchors.
+    /// File of the trust anchors.
     pub anchors: PathBuf,
-    /// Issuer certificate chain.
+    /// File of the issuer certificate chain.
     pub issuer_chain: PathBuf,
-    /// Issuer key.
+    /// File of the issuer's private key.
     pub issuer_key: PathBuf,
 }
 
@@ -94,7 +94,16 @@ impl Keys {
         let value = |key: &str| value(secret, key);
         let native =
             Stored::new(value(&self.anchors), value(&self.issuer_chain), value(&self.issuer_key));
-        native.or_cert_manager(value(names::KEY_TLS_CHAIN), value(names::KEY_TLS_KEY))
+        let stored = native.or_cert_manager(value(names::KEY_TLS_CHAIN), value(names::KEY_TLS_KEY));
+        let namespace = secret.metadata.namespace.iter().map(|name| format!("{name}/"));
+        let namespace: String = namespace.collect();
+        let native = PartNames {
+            object: Some(format!("Secret {namespace}{NAME}")),
+            anchors: self.anchors.clone(),
+            issuer_chain: self.issuer_chain.clone(),
+            issuer_key: self.issuer_key.clone(),
+        };
+        stored.named(native, [names::KEY_TLS_CHAIN, names::KEY_TLS_KEY].map(str::to_owned))
     }
 
     /// The published anchors in a `ConfigMap`.

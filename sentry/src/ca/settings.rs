@@ -31,7 +31,7 @@ pub(crate) enum SettingsError {
     /// A field is not a duration.
     #[error("spec.mtls.{field}")]
     Duration {
-        /// The field.
+        /// Path of the field below `spec.mtls`.
         field: &'static str,
         /// Why it does not parse.
         source: go_duration::GoDurationError,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use identity::CertificateDer;
 use identity::stored::{Published, Stored};
+use identity::{CertificateDer, Part};
 
 use super::cluster::events::Events;
 use super::cluster::objects::BundleObjects;
@@ -24,27 +24,13 @@ pub(crate) enum StoreError {
     Conflict(&'static str),
     /// Any other answer of the API server.
     #[error("{verb} {kind} {name}: {cause}", name = record::NAME)]
-    Api {
-        /// The verb of the request.
-        verb: &'static str,
-        /// The kind of the object.
-        kind: &'static str,
-        /// The answer.
-        cause: String,
-    },
+    Api { verb: &'static str, kind: &'static str, cause: String },
     /// A file could not be read or written.
     #[error("{verb} {}", path.display())]
-    File {
-        /// What was done.
-        verb: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
+    File { verb: &'static str, path: PathBuf, source: std::io::Error },
     /// The content is not UTF-8.
-    #[error("{0} is not UTF-8 text")]
-    NotText(&'static str),
+    #[error("{0} is not UTF-8 text; store it as UTF-8")]
+    NotText(String),
     /// The directory of the files cannot be watched.
     #[error("watch the directory of the CA's files: {0}")]
     Watch(String),
@@ -126,7 +112,8 @@ impl StoredState {
     /// [`StoreError::NotText`].
     pub(crate) fn anchors_text(&self) -> Result<&str, StoreError> {
         let anchors = self.stored.anchors().unwrap_or_default();
-        str::from_utf8(anchors).map_err(|_| StoreError::NotText("the trust anchors"))
+        str::from_utf8(anchors)
+            .map_err(|_| StoreError::NotText(self.stored.names().part(Part::Anchors)))
     }
 }
 

@@ -63,7 +63,7 @@ impl JwtObjects {
     }
 
     pub(super) async fn publish(&self, text: &[u8]) -> Result<(), StoreError> {
-        let text = str::from_utf8(text).map_err(|_| StoreError::NotText("the JWKS"))?;
+        let text = str::from_utf8(text).map_err(|_| StoreError::NotText("the JWKS".to_owned()))?;
         let found = self.config_maps.get_opt(NAME).await.map_err(|e| api("get", CONFIG_MAP, &e))?;
         let mut config_map = found.ok_or(StoreError::Missing(CONFIG_MAP))?;
         let data = config_map.data.get_or_insert_with(BTreeMap::new);

@@ -1,5 +1,5 @@
-//! Decides what happens to the stored JWT key and key set: use them, generate them, or reject them.
-//! Source: Dapr 1.18, sentry. Deviation: one of the two alone is never replaced.
+//! Decides whether the stored JWT key and key set are used, generated or rejected. Source: Dapr
+//! 1.18, sentry. Deviation: one of the two alone is never replaced.
 
 use identity::{JwkSet, JwksError, JwtSigner, KeyError, PrivateKey};
 use serde_json::{Value, json};
@@ -19,7 +19,6 @@ pub(crate) struct StoredJwt {
 /// The signing key and the key set that publishes it.
 #[derive(Debug)]
 pub(crate) struct JwtAuthority {
-    /// The signer.
     pub(crate) signer: JwtSigner,
     /// The key set as it is served, JSON.
     pub(crate) jwks: String,
@@ -33,7 +32,7 @@ pub(crate) struct GeneratedJwt {
     pub(crate) jwks: String,
 }
 
-/// What happens to the stored key.
+/// The decision about the stored key.
 #[derive(Debug)]
 pub(crate) enum JwtPlan {
     /// Sign with this key.
@@ -74,7 +73,7 @@ pub(crate) enum StoredKeyError {
     NotPublished,
 }
 
-/// Decides what happens to the stored key and key set.
+/// Decides whether the stored key and key set are used, generated or rejected.
 ///
 /// # Errors
 /// [`StoredKeyError`] if they are rejected.

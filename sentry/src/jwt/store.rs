@@ -17,12 +17,7 @@ use crate::ca::store::StoreError;
 /// A store for the key and the key set.
 pub(crate) enum JwtStore {
     /// In files.
-    Files {
-        /// Path of the key.
-        key: PathBuf,
-        /// Path of the key set.
-        jwks: PathBuf,
-    },
+    Files { key: PathBuf, jwks: PathBuf },
     /// In the Secret and the `ConfigMap` of the CA.
     Objects(Box<JwtObjects>),
 }

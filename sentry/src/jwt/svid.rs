@@ -65,12 +65,7 @@ pub(crate) enum JwtSvidError {
     All(KeyError),
     /// Signing the token for one audience failed.
     #[error("failed to generate JWT for audience {audience}: {cause}")]
-    Each {
-        /// The audience.
-        audience: String,
-        /// Why it failed.
-        cause: KeyError,
-    },
+    Each { audience: String, cause: KeyError },
 }
 
 /// Issues tokens for `id`, with its trust domain and the `requested` ones as audiences; repeated

@@ -34,7 +34,6 @@ pub struct OidcConfig {
 /// The parts of a request that the response depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DiscoveryRequest<'a> {
-    /// The method.
     pub(crate) method: &'a Method,
     /// The path, not normalised.
     pub(crate) path: &'a str,
@@ -44,7 +43,6 @@ pub(crate) struct DiscoveryRequest<'a> {
     pub(crate) forwarded_host: Option<&'a str>,
 }
 
-/// The response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DiscoveryResponse {
     /// 200 with a JSON body.

@@ -37,7 +37,7 @@ impl AdmissionQueue {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Waits for a permit, at most `timeout`. Dropping the future gives up the place in the queue.
+    /// Waits for a permit, at most `timeout`. Dropping the future leaves the queue.
     ///
     /// # Errors
     /// [`QueueFull`] immediately when the queue is full, or when `timeout` expires.

@@ -27,7 +27,7 @@ impl PeerKey {
 /// What a request is queued under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QueueKey {
-    /// Where the request comes from.
+    /// Address of the client.
     pub(crate) peer: PeerKey,
     /// The namespace that the request names; not authenticated.
     pub(crate) namespace: String,
@@ -157,7 +157,6 @@ impl<T> FairQueue<T> {
         Self { peers: RoundRobin::default(), len: 0, capacity }
     }
 
-    /// Queues an entry.
     pub(crate) fn push(&mut self, key: QueueKey, entry: T) -> Pushed<T> {
         let evicted = if self.len < self.capacity {
             None

@@ -161,10 +161,6 @@ async fn http(port: u16, request: &str) -> String {
     answer
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn oidc(port: u16) -> OidcConfig {
     OidcConfig {
         listen_address: "127.0.0.1".to_owned(),
@@ -178,7 +174,7 @@ fn oidc(port: u16) -> OidcConfig {
 
 #[tokio::test]
 async fn serves_discovery_to_relying_parties() {
-    let port = free_port();
+    let port = testkit::free_port().unwrap();
     let fixture = Fixture::start_with("", None, |config| {
         with_jwt(config, |_| ());
         config.oidc = Some(oidc(port));
@@ -209,7 +205,7 @@ async fn serves_discovery_to_relying_parties() {
 
 #[tokio::test]
 async fn discovery_waits_for_its_certificate_and_serves_tls() {
-    let port = free_port();
+    let port = testkit::free_port().unwrap();
     let files = tempfile::tempdir().unwrap();
     let paths = (files.path().join("tls.crt"), files.path().join("tls.key"));
     let web = Ca::new();

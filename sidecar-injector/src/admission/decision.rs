@@ -19,7 +19,7 @@ pub enum Outcome {
     Skipped(SkipReason),
     /// The user is not allowed to inject. The pod is admitted without a sidecar.
     NotAllowed {
-        /// The user.
+        /// Name of the user.
         username: String,
     },
     /// The object is not a pod. It is admitted unchanged.
@@ -31,12 +31,12 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// The decision about a review.
+/// The decision about a review, before it is encoded as an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdmissionDecision {
     /// App id for metrics and logs; empty if the pod has neither annotation nor name.
     pub app: String,
-    /// The outcome.
+    /// Result for metrics, logs and Events.
     pub outcome: Outcome,
     pub(super) patch: json_patch::Patch,
     pub(super) warnings: Vec<Warning>,

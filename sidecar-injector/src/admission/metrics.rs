@@ -26,7 +26,7 @@ const MAX_LABEL_CHARS: usize = 63;
 /// Different values of the label `app_id`, of which each takes up to three series. Requests can name
 /// any app id, so the number must not depend on them.
 const MAX_APPS: usize = 4096;
-/// Label value for every further app id. No app id contains a space.
+/// Label value for every further app id. Contains spaces, so it is not an app id.
 const OTHER_APPS: &str = "other apps";
 const BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 5.0, 10.0];
 

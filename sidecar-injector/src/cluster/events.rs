@@ -7,7 +7,6 @@ use resources::names;
 
 use crate::pod::Owner;
 
-/// The reason of an Event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum EventReason {
     Injected,

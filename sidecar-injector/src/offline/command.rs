@@ -80,7 +80,7 @@ pub enum CommandError {
     Read {
         /// Name of the file.
         name: String,
-        /// The cause.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A document is not YAML.

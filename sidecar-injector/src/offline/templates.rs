@@ -6,8 +6,16 @@ use serde_json::Value;
 const MAX_DEPTH: usize = 16;
 /// Kinds whose content can look like a pod.
 const NO_WORKLOADS: [&str; 3] = ["CustomResourceDefinition", "ConfigMap", "Secret"];
-/// API groups of policies, whose patterns look like pods. Subdomains are included.
-const POLICY_GROUPS: [&str; 3] = ["kyverno.io", "gatekeeper.sh", "admissionregistration.k8s.io"];
+/// API groups of policies and their reports, whose patterns look like pods. Subdomains are included.
+const POLICY_GROUPS: [&str; 7] = [
+    "kyverno.io",
+    "gatekeeper.sh",
+    "admissionregistration.k8s.io",
+    "kubewarden.io",
+    "jspolicy.com",
+    "wgpolicyk8s.io",
+    "openreports.io",
+];
 
 /// An object in a document: the document itself, an item of a List, or an object inside another one,
 /// for example in a `ManifestWork` or a `Template`.
@@ -171,6 +179,12 @@ mod tests {
     #[case::kyverno(policy("kyverno.io/v1"), &[])]
     #[case::kyverno_policies(policy("policies.kyverno.io/v1alpha1"), &[])]
     #[case::gatekeeper(policy("templates.gatekeeper.sh/v1"), &[])]
+    #[case::gatekeeper_mutation(policy("mutations.gatekeeper.sh/v1"), &[])]
+    #[case::kyverno_cel(policy("policies.kyverno.io/v1"), &[])]
+    #[case::kubewarden(policy("policies.kubewarden.io/v1"), &[])]
+    #[case::jspolicy(policy("policy.jspolicy.com/v1beta1"), &[])]
+    #[case::report(policy("wgpolicyk8s.io/v1alpha2"), &[])]
+    #[case::open_report(policy("openreports.io/v1alpha1"), &[])]
     #[case::admission_policy(policy("admissionregistration.k8s.io/v1"), &[])]
     #[case::similar_group(policy("notkyverno.io/v1"), &["/spec/pattern"])]
     #[case::pattern(json!({"kind": "X", "pattern": {"metadata": {}, "spec": {"containers": [{"name": "*"}]}}}), &[])]

@@ -12,7 +12,6 @@ const MAX_DEPTH: usize = 64;
 pub(crate) enum Node {
     /// A scalar or an alias; a missing value has an empty range.
     Leaf(Range<usize>),
-    /// A mapping.
     Mapping {
         /// Range of the node. In block style only the start is reliable.
         range: Range<usize>,
@@ -20,7 +19,6 @@ pub(crate) enum Node {
         flow: bool,
         entries: Vec<Entry>,
     },
-    /// A sequence.
     Sequence {
         /// As for mappings.
         range: Range<usize>,

@@ -67,16 +67,16 @@ impl<'a> AnnotationReader<'a> {
         self.annotation(key).map(str::to_owned)
     }
 
-    /// The value, where an empty value counts as absent.
+    /// The value, where one that is empty or blank counts as absent.
     pub(crate) fn filled_text(&self, key: &str) -> Option<String> {
-        self.optional_text(key).filter(|text| !text.is_empty())
+        self.optional_text(key).filter(|text| !text.trim().is_empty())
     }
 
     /// The value, where an empty value is a problem and yields `None`: charts render it for a value
     /// that is not set, and daprd would not start with it.
     pub(crate) fn nonempty_text(&mut self, key: &'static str) -> Option<String> {
         let value = self.optional_text(key)?;
-        if value.is_empty() {
+        if value.trim().is_empty() {
             self.problem(key, "is empty; the default applies");
             return None;
         }

@@ -25,7 +25,6 @@ enum Shape {
     Scalars,
     /// An object with these members.
     Object(&'static [(&'static str, Shape)]),
-    /// A list.
     List(&'static Shape),
 }
 

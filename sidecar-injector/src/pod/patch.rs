@@ -19,7 +19,6 @@ pub(crate) enum PodList {
     Volumes,
 }
 
-/// A list in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ContainerList {
     Env,

@@ -1,12 +1,10 @@
 //! Unknown `dapr.io` annotations: likely typing errors.
 
-use resources::{
-    annotations::{
-        ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_ENABLED, POD, PREFIX, WRITTEN_BY_DAPR, is_falsy,
-        is_truthy,
-    },
-    spelling,
+use resources::annotations::{
+    ANNOTATION_COMPONENT_CONTAINER, ANNOTATION_ENABLED, POD, PREFIX, WRITTEN_BY_DAPR, is_falsy,
+    is_truthy,
 };
+use resources::spelling;
 
 use super::annotations::quoted;
 use super::view::PodView;
@@ -55,7 +53,7 @@ fn unknown(key: &str) -> Option<String> {
 /// other keys start with.
 const FIRST_WORDS: [&str; 3] = ["app-", "enable-", "sidecar-"];
 
-/// The known key that `key` most likely stands for: with one of [`FIRST_WORDS`] more or less, else
+/// The known key that is most likely meant by `key`: with one of [`FIRST_WORDS`] more or less, else
 /// the one with the smallest edit distance.
 fn nearest(key: &str) -> Option<&'static str> {
     let known = |name: &str| POD.iter().copied().find(|k| k.strip_prefix(PREFIX) == Some(name));

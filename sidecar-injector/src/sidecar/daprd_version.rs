@@ -3,6 +3,8 @@
 //! daprd exits with code 2 on an unknown flag, so a pod that pins an older sidecar must not get
 //! newer flags. Source: experiments with daprd 1.14 to 1.18.3.
 
+use resources::images;
+
 /// A release of daprd, parsed from the tag of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct DaprdVersion {
@@ -36,9 +38,7 @@ impl LateFlag {
 impl DaprdVersion {
     /// Parses the tag of an image; `None` for `latest`, `edge` or a digest without tag.
     pub(crate) fn of_image(image: &str) -> Option<Self> {
-        let image = image.split('@').next().unwrap_or_default();
-        let name = image.rsplit('/').next().unwrap_or_default();
-        let (_, tag) = name.split_once(':')?;
+        let tag = images::tag(image);
         let tag = tag.strip_prefix('v').unwrap_or(tag);
         let number = tag.split(['-', '+']).next().unwrap_or_default();
         let mut parts = number.split('.').map(str::parse);

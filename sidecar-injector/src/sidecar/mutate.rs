@@ -21,7 +21,7 @@ const POD_AS_A_WHOLE: &str = "pod";
 /// Subject of warnings about Components.
 const COMPONENTS: &str = "component";
 
-/// The result for a pod.
+/// The result for a pod that is not rejected.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mutation {
     /// The change to the pod.
@@ -68,7 +68,7 @@ pub enum SkipReason {
 /// A rejected pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rejection {
-    /// The reason.
+    /// Why it is rejected.
     pub error: InjectError,
     /// Messages for the user besides the reason.
     pub warnings: Vec<Warning>,
@@ -112,7 +112,7 @@ pub enum InjectError {
     Components {
         /// Namespace of the pod.
         namespace: String,
-        /// The cause.
+        /// Why they are unknown, in words for the user.
         why: String,
     },
     /// Strict mode: invalid annotation values.
@@ -245,7 +245,7 @@ fn replace_empty_annotations(
         let about = key::ANNOTATION_APP_ID;
         warnings.push(Warning { about, text: format!("{about} is empty; the app id is {id}") });
     }
-    if pod.annotation(key::ANNOTATION_CONFIG) == Some("") {
+    if pod.annotation(key::ANNOTATION_CONFIG).is_some_and(|name| name.trim().is_empty()) {
         patch.remove_annotation(key::ANNOTATION_CONFIG);
         let about = key::ANNOTATION_CONFIG;
         warnings.push(Warning { about, text: format!("{about} is empty and was removed") });

@@ -62,15 +62,15 @@ pub enum NativeDefault {
 /// Security context of the sidecar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Security {
-    /// `runAsNonRoot`
+    /// `runAsNonRoot`; default true.
     pub run_as_non_root: bool,
-    /// `runAsUser`
+    /// `runAsUser`; `None` leaves it to the image.
     pub run_as_user: Option<i64>,
-    /// `runAsGroup`
+    /// `runAsGroup`; `None` leaves it to the image.
     pub run_as_group: Option<i64>,
-    /// `readOnlyRootFilesystem`
+    /// `readOnlyRootFilesystem`; default true.
     pub read_only_root: bool,
-    /// Whether to drop all capabilities.
+    /// Whether to drop all capabilities; default false.
     pub drop_all: bool,
 }
 

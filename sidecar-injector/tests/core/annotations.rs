@@ -1,4 +1,4 @@
-//! Each annotation: what it does to the sidecar, and what happens when its value is bad.
+//! Each annotation: its effect on the sidecar, and the result of an invalid value.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::setting::{
     arguments, container, context, decide, inject, patched, pod, settings, sidecar,
 };
 
-/// The arguments that an annotation adds to, and takes from, those of a pod without it.
+/// The arguments that an annotation adds to, and removes from, those of a pod without it.
 fn difference(annotations: &Value, settings: &Settings) -> (Vec<String>, Vec<String>) {
     let before = arguments(&sidecar(&json!({}), settings));
     let after = arguments(&sidecar(annotations, settings));

@@ -1,4 +1,4 @@
-//! Manifests from public reports (`tests/fixtures/cases`), and more of each kind.
+//! Manifests from public reports (`tests/fixtures/cases`), and others of each kind.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -232,7 +232,7 @@ fn case_20_annotations_of_old(#[case] name: &str, #[case] want: &[&str]) {
     let remark = remarks.iter().find(|remark| remark.subject.ends_with(name)).unwrap();
     let PodResult::Failed(why) = &remark.result else { panic!("{remark:?}") };
     assert!(want.iter().all(|text| why.contains(text)), "{why}");
-    assert!(remark.warnings.is_empty(), "said twice: {remark:?}");
+    assert!(remark.warnings.is_empty(), "repeated: {remark:?}");
 }
 
 #[test]
@@ -257,6 +257,31 @@ fn case_32_empty_config_and_log_level() {
     ");
 }
 
+/// Siblings of case 32: a template that renders blanks.
+#[test]
+fn a_blank_config_is_removed_as_an_empty_one_is() {
+    let blank = pod(&json!({"dapr.io/config": "  "}));
+    let (_, warnings) = inject(&blank, &context(&settings()));
+    assert_eq!(warnings, ["dapr.io/config is empty and was removed"]);
+    let patched = patched(&blank, &context(&settings()));
+    assert!(patched["metadata"]["annotations"].get("dapr.io/config").is_none());
+    assert!(!sidecar_of(&patched)["args"].to_string().contains("--config"));
+}
+
+/// Siblings of case 20: the right annotation in the wrong place.
+#[test]
+fn an_annotation_on_the_workload_is_named() {
+    let text = case!("20-annotations-of-old/deployments.yaml");
+    let text = text.replace("dapr.io/id:", "dapr.io/app-id:");
+    let (documents, _) = offline(&text);
+    let mut workload = documents[0].clone();
+    workload["metadata"]["annotations"] =
+        workload["spec"]["template"]["metadata"]["annotations"].take();
+    let (_, remarks) = offline(&workload.to_string());
+    let text = warnings(&remarks, "vintage");
+    assert!(text.contains("dapr.io/enabled is in the metadata of the Deployment"), "{text}");
+}
+
 /// Charts render an empty value for one that is not set.
 #[rstest]
 fn an_empty_annotation_with_which_daprd_would_not_start_has_its_default(
@@ -268,9 +293,10 @@ fn an_empty_annotation_with_which_daprd_would_not_start_has_its_default(
         "actors-disseminate-timeout"
     )]
     key: &str,
+    #[values("", " ")] value: &str,
 ) {
     let settings = settings();
-    let empty = pod(&json!({ format!("dapr.io/{key}"): "" }));
+    let empty = pod(&json!({ format!("dapr.io/{key}"): value }));
     let (_, warnings) = inject(&empty, &context(&settings));
     assert_eq!(warnings, [format!("dapr.io/{key}: is empty; the default applies")]);
     let plain = sidecar_of(&patched(&pod(&json!({})), &context(&settings)));

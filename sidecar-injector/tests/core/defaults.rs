@@ -90,7 +90,7 @@ fn a_namespace_switches_its_pods(
 #[rstest]
 #[case::plain(json!({}), "RuntimeDefault")]
 #[case::told_otherwise(json!({"dapr.io/sidecar-seccomp-profile-type": "Unconfined"}), "Unconfined")]
-// Certificates would make it a Windows administrator, which the namespace refuses.
+// Certificates would make it a Windows administrator, which the namespace rejects.
 #[case::certificates(json!({"dapr.io/env": "SSL_CERT_DIR=/certs"}), "RuntimeDefault")]
 fn a_restricted_namespace_gets_restricted_sidecars(
     #[case] annotations: Value,

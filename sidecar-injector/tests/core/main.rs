@@ -1,4 +1,4 @@
-//! The injector's core through its public API: data in, data out.
+//! The injector's core through its public API: values in, values out.
 #![cfg(test)]
 
 mod annotations;

@@ -1,4 +1,4 @@
-//! Native sidecars: when, where, and what older parts get instead.
+//! Native sidecars: when, in which position, and what older components get instead.
 
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn injected(annotations: &Value, auto: bool, platform: Platform) -> (Vec<String>
 #[case::nodes_unknown(platform("1.30", None), &["init", "|", "app", "daprd"])]
 #[case::old_server(platform("1.28", Some("1.28")), &["init", "|", "app", "daprd"])]
 #[case::nothing_known(Platform::default(), &["init", "|", "app", "daprd"])]
-fn auto_waits_until_everybody_runs_native_sidecars(
+fn auto_waits_until_api_server_and_nodes_run_native_sidecars(
     #[case] platform: Platform,
     #[case] want: &[&str],
 ) {
@@ -63,9 +63,9 @@ fn a_native_sidecar_may_come_before_the_pods_own(
     let annotations = json!({
         "dapr.io/enable-native-sidecar": "true", "dapr.io/native-sidecar-position": position,
     });
-    let (names, said) = injected(&annotations, false, Platform::default());
+    let (names, warned) = injected(&annotations, false, Platform::default());
     assert_eq!(names, want);
-    assert_eq!(said.len(), warnings, "{said:?}");
+    assert_eq!(warned.len(), warnings, "{warned:?}");
 }
 
 #[test]

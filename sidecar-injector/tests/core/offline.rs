@@ -1,4 +1,4 @@
-//! Manifests in, manifests out.
+//! Injection into manifests.
 
 use serde_json::Value;
 use sidecar_injector::Change;
@@ -6,7 +6,7 @@ use sidecar_injector::offline::{Offline, PodResult, Source};
 
 use crate::setting::{ANCHORS, settings};
 
-/// The manifest's text after injection, and what was said.
+/// The manifest's text after injection, and the remarks.
 fn inject(text: &str) -> (String, Vec<String>) {
     let settings = settings();
     let offline = Offline {
@@ -18,7 +18,7 @@ fn inject(text: &str) -> (String, Vec<String>) {
     let source = Source { name: "app.yaml".to_owned(), text: text.to_owned() };
     let outcome = offline.inject(&[source]).unwrap();
     assert!(outcome.rewritten.is_empty(), "{:?}", outcome.rewritten);
-    let said = outcome.remarks.iter().flat_map(|remark| {
+    let remarks = outcome.remarks.iter().flat_map(|remark| {
         let result = match &remark.result {
             PodResult::Injected { app_id, .. } => format!("injected {app_id}"),
             PodResult::Unchanged(skip) => format!("{skip:?}"),
@@ -27,7 +27,7 @@ fn inject(text: &str) -> (String, Vec<String>) {
         let warnings = remark.warnings.iter().map(|text| format!("warning {text}"));
         std::iter::once(result).chain(warnings).map(|text| format!("{}: {text}", remark.subject))
     });
-    (outcome.texts.concat(), said.collect())
+    (outcome.texts.concat(), remarks.collect())
 }
 
 /// The output of `helm template` and hand-written YAML, with comments, odd quotes and blank lines.
@@ -109,10 +109,10 @@ spec:
 
 #[test]
 fn a_diff_shows_the_sidecars_and_nothing_else() {
-    let (text, said) = inject(CHART);
+    let (text, remarks) = inject(CHART);
     insta::assert_snapshot!("offline_chart", text);
-    insta::assert_snapshot!("offline_chart_remarks", said.join("\n"));
-    // Every line that was there is there still, in its order; only inline collections grow.
+    insta::assert_snapshot!("offline_chart_remarks", remarks.join("\n"));
+    // Every original line remains, in its order; only inline collections grow.
     let grown = ["labels: {app: web}", "annotations: {dapr", "{name: helper", "volumes: []"];
     let mut lines = text.lines();
     for line in CHART.lines().filter(|line| !grown.iter().any(|part| line.contains(part))) {
@@ -123,12 +123,12 @@ fn a_diff_shows_the_sidecars_and_nothing_else() {
 #[test]
 fn a_second_run_changes_nothing() {
     let (once, _) = inject(CHART);
-    let (twice, said) = inject(&once);
+    let (twice, remarks) = inject(&once);
     assert_eq!(once, twice);
-    assert!(said.iter().all(|text| text.ends_with("AlreadyPresent")), "{said:?}");
+    assert!(remarks.iter().all(|text| text.ends_with("AlreadyPresent")), "{remarks:?}");
 }
 
-/// What `kubectl get -o json` prints: a List, four blanks a level.
+/// The output of `kubectl get -o json`: a List, four blanks per level.
 #[test]
 fn lists_in_json_stay_json() {
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
@@ -136,8 +136,8 @@ fn lists_in_json_stay_json() {
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "x", "annotations": {"dapr.io/enabled": "true"}}, "spec": {"containers": [{"name": "p", "image": "p"}]}},
     ]});
     let pretty = serde_json::to_string_pretty(&list).unwrap();
-    let (text, said) = inject(&pretty);
-    assert_eq!(said, ["app.yaml: Pod x/p: injected p"]);
+    let (text, remarks) = inject(&pretty);
+    assert_eq!(remarks, ["app.yaml: Pod x/p: injected p"]);
     let read: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(read["items"][1]["spec"]["containers"][1]["name"], "daprd");
     assert_eq!(read["items"][0], list["items"][0]);
@@ -176,21 +176,21 @@ spec:
       containers:
       - name: web
 "#;
-    let (text, said) = inject(text);
-    assert_eq!(said, ["app.yaml: StatefulSet shop/web: injected web"]);
+    let (text, remarks) = inject(text);
+    assert_eq!(remarks, ["app.yaml: StatefulSet shop/web: injected web"]);
     assert!(text.contains("- debug\n") && text.contains("image: store:1"), "{text}");
 }
 
 #[test]
 fn what_the_webhook_would_refuse_is_named_with_its_object() {
     let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  template:\n    metadata: {annotations: {dapr.io/enabled: 'true'}}\n    spec: {containers: [{name: a}]}\n";
-    let (same, said) = inject(text);
+    let (same, remarks) = inject(text);
     assert_eq!(same, text);
     assert!(
-        said[0].starts_with(
+        remarks[0].starts_with(
             "app.yaml: Deployment shop/web: value for the dapr.io/app-id annotation is empty"
         ),
-        "{said:?}"
+        "{remarks:?}"
     );
 }
 
@@ -207,7 +207,7 @@ fn what_is_no_yaml_is_named_by_its_place() {
     assert_eq!(offline.inject(&[source]).unwrap_err().to_string(), "x.yaml, document 2");
 }
 
-/// The recipes for service meshes: they are injected without a complaint, whether the mesh's own
+/// The recipes for service meshes: they are injected without a warning, whether the mesh's own
 /// container comes before ours or after it, and their exceptions name ports that sidecars use.
 #[rstest::rstest]
 #[case("istio-sidecar", include_str!("../../../deploy/samples/mesh/istio-sidecar.yaml"))]
@@ -215,8 +215,8 @@ fn what_is_no_yaml_is_named_by_its_place() {
 #[case("linkerd", include_str!("../../../deploy/samples/mesh/linkerd.yaml"))]
 #[case("consul", include_str!("../../../deploy/samples/mesh/consul.yaml"))]
 fn recipes_for_meshes_are_injected(#[case] mesh: &str, #[case] text: &str) {
-    let (injected, said) = inject(text);
-    assert_eq!(said, [format!("app.yaml: Deployment mesh-{mesh}/orders: injected orders")]);
+    let (injected, remarks) = inject(text);
+    assert_eq!(remarks, [format!("app.yaml: Deployment mesh-{mesh}/orders: injected orders")]);
     let documents: Vec<Value> = serde_saphyr::from_multiple(&injected).unwrap();
     let template = &documents[1]["spec"]["template"];
     assert_eq!(template["spec"]["containers"][1]["name"], "daprd");
@@ -227,7 +227,7 @@ fn recipes_for_meshes_are_injected(#[case] mesh: &str, #[case] text: &str) {
     let again = crate::setting::decide(&meshed, &crate::setting::context(&settings)).unwrap();
     let Change::Complete { patch, .. } = again.change else { panic!("{again:?}") };
     let paths: Vec<String> = patch.0.iter().map(|operation| operation.path().to_string()).collect();
-    assert_eq!(paths, ["/spec/containers/0/env"], "the late one gets its variables, nothing else");
+    assert_eq!(paths, ["/spec/containers/0/env"], "only the late container gets its variables");
     let known = ["443", "3501", "50002", "50005"];
     let annotations = template["metadata"]["annotations"].as_object().unwrap();
     for (key, value) in

@@ -1,4 +1,4 @@
-//! What holds for every pod.
+//! Properties of every pod.
 
 use proptest::prelude::*;
 use resources::annotations::POD;
@@ -74,7 +74,7 @@ fn components() -> Vec<ComponentContainer> {
     vec![component("a", &container), component("b", &json!({"image": "j"}))]
 }
 
-/// A patched pod has its sidecar once, no name of a volume twice, and needs no second patch.
+/// A patched pod has its sidecar once, unique names of volumes, and needs no second patch.
 fn check(mut pod: Value) -> Result<(), TestCaseError> {
     let (settings, components) = (settings(), components());
     let cx = with_components(&settings, &components);
@@ -100,7 +100,7 @@ fn check(mut pod: Value) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// JSON of any shape, with the words of a review here and there.
+/// JSON of any shape, with some keys of a review.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -1,4 +1,5 @@
-//! The same answers as Dapr's injector to the same requests, but for the differences listed here.
+//! The same answers as Dapr's injector to the same requests, except for the differences listed
+//! here.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use sidecar_injector::{AllowList, AllowedUsers, InjectionContext, Outcome, Revie
 
 use crate::setting::{context, settings};
 
-/// Where we answer otherwise on purpose, and why. Texts of refusals are not compared.
+/// Intended differences, and their reasons. Texts of refusals are not compared.
 const DIFFERENCES: [(&str, &str); 13] = [
     (r#"block-shutdown-duration="""#, "an empty value has its default: daprd would not start"),
     (r#"config="""#, "an empty name is removed, or sentry would refuse the sidecar"),
@@ -28,7 +29,7 @@ fn vectors() -> Value {
     serde_json::from_str(include_str!("../../../tests/fixtures/injector/dapr-1.18.1.json")).unwrap()
 }
 
-/// A recorded patch with its container made whole.
+/// A recorded patch with its container completed.
 fn expand(patch: &Value, sidecar: &Value) -> Value {
     let mut patch = patch.clone();
     for operation in patch.as_array_mut().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Whole admission reviews: who may inject, what is answered, in which order things are decided.
+//! Whole admission reviews: allowed users, answers, order of the decisions.
 
 use base64::Engine as _;
 use rstest::rstest;
@@ -86,7 +86,7 @@ fn an_administrator_may_inject_a_bare_pod_whose_name_is_its_id() {
 #[rstest]
 #[case::not_enabled(json!({"dapr.io/enabled": "false"}), SkipReason::NotEnabled)]
 #[case::odd(json!({"dapr.io/enabled": "ture"}), SkipReason::NotEnabled)]
-fn a_pod_that_does_not_ask_is_left_alone_whoever_made_it(
+fn a_pod_without_the_annotation_is_unchanged_for_every_user(
     #[case] annotations: Value,
     #[case] skip: SkipReason,
 ) {
@@ -109,7 +109,7 @@ fn a_pod_with_a_sidecar_of_its_own_is_left_alone(#[case] list: &str) {
 }
 
 #[test]
-fn a_stranger_gets_no_sidecar_and_is_told_why() {
+fn a_user_without_permission_gets_no_sidecar_and_the_reason() {
     let (decision, answer) = decide(&stranger(review(&pod(&json!({})))));
     assert_eq!(decision.outcome, Outcome::NotAllowed { username: "jane".to_owned() });
     let response = &answer["response"];
@@ -124,7 +124,7 @@ fn a_stranger_gets_no_sidecar_and_is_told_why() {
 }
 
 #[test]
-fn with_a_guard_installed_the_strangers_pod_is_marked() {
+fn with_a_guard_installed_a_pod_of_another_user_is_marked() {
     let (decision, _) = decide_with(&stranger(review(&pod(&json!({})))), true);
     assert_eq!(
         json!(decision.patch()),

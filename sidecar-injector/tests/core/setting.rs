@@ -1,4 +1,4 @@
-//! What the tests share: an installation with the chart's defaults, and pods.
+//! Shared by the tests: an installation with the chart's defaults, and pods.
 
 use serde_json::{Value, json};
 use sidecar_injector::{
@@ -51,7 +51,7 @@ pub(crate) fn with_components<'a>(
     }
 }
 
-/// A pod of one container `app`, of a replica set, with these annotations besides the switch.
+/// A pod with one container `app`, of a replica set, with these annotations besides the switch.
 pub(crate) fn pod(annotations: &Value) -> Value {
     let mut all = json!({"dapr.io/enabled": "true", "dapr.io/app-id": "app"});
     for (key, value) in annotations.as_object().unwrap() {
@@ -99,7 +99,7 @@ pub(crate) fn container(pod: &Value, name: &str) -> Value {
     all.into_iter().find(|c| c["name"] == name).cloned().unwrap_or_default()
 }
 
-/// The arguments of a sidecar, each flag joined with its value for easy reading.
+/// The arguments of a sidecar, each flag joined with its value for readability.
 pub(crate) fn arguments(sidecar: &Value) -> Vec<String> {
     let mut joined: Vec<String> = Vec::new();
     for arg in sidecar["args"].as_array().unwrap() {

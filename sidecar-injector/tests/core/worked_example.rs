@@ -1,4 +1,4 @@
-//! The hello-kubernetes tutorial, byte for byte: what Dapr 1.18.3 answers for its two pods.
+//! The hello-kubernetes tutorial, byte for byte: the answers of Dapr 1.18.3 for its two pods.
 
 use serde_json::{Value, json};
 

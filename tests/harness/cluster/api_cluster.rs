@@ -1,5 +1,5 @@
-//! The API-only cluster: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1. Needs no root,
-//! is ready in seconds, and is gone when the process that started it is.
+//! The API-only cluster: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1. Needs no
+//! root, is ready in seconds, and is gone when the process that started it is.
 //!
 //! Pods stay Pending, there is no node; but they are admitted, mutated and defaulted for real,
 //! Deployments become Pods, and service account tokens can be asked for and reviewed.
@@ -24,18 +24,18 @@ use crate::{
     progress::say,
 };
 
-/// Another process may take a port between our look and the server's start.
+/// Another process may take a port between our check and the server's start.
 const ATTEMPTS: u32 = 3;
 /// Time for etcd to end, in seconds.
 const END_SECONDS: u64 = 60;
 
-/// What an [`ApiCluster`] consists of.
+/// Options of an [`ApiCluster`].
 #[derive(Clone, Copy, Debug)]
 pub struct ApiClusterOptions {
-    /// Whether kube-controller-manager runs. Without it the test cluster is ready a second earlier, Pods
-    /// need no service account, and namespaces are never removed.
+    /// Whether kube-controller-manager runs. Without it the test cluster is ready a second earlier,
+    /// Pods need no service account, and namespaces are never removed.
     pub controllers: bool,
-    /// Whether kube-apiserver can send a list as the begin of a watch, as from Kubernetes 1.34 on.
+    /// Whether kube-apiserver can stream a list in a watch, as since Kubernetes 1.34.
     pub streamed_lists: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct ApiCluster {
     cluster: Cluster,
     kubeconfig: PathBuf,
     options: ApiClusterOptions,
-    // Dropped in this order: clients before servers, the folder last.
+    // Drop order: clients before servers, the folder last.
     processes: Mutex<Vec<Process>>,
     layout: Layout,
     scratch: Option<Scratch>,
@@ -84,7 +84,9 @@ impl ApiCluster {
             match Self::boot(scratch.path(), Lifetime::Bound, options, &|_| Ok(())) {
                 Ok(api) => return Ok(Self { scratch: Some(scratch), ..api }),
                 Err(error) if attempt < ATTEMPTS && is_port_taken(&error) => {
-                    say(format_args!("a port was taken meanwhile, starting the cluster again"));
+                    say(format_args!(
+                        "a port was taken by another process, starting the cluster again"
+                    ));
                     attempt += 1;
                 }
                 Err(error) => return Err(error),
@@ -92,17 +94,18 @@ impl ApiCluster {
         }
     }
 
-    /// The test cluster that all tests of this process share; started by the first who asks.
+    /// The test cluster shared by all tests of this process; started by the first call.
     ///
     /// # Errors
-    /// As [`ApiCluster::start`]; every later caller gets the first one's error.
+    /// As [`ApiCluster::start`]; later callers get the error of the first.
     pub fn shared() -> Result<&'static Self> {
         static SHARED: OnceLock<Result<ApiCluster>> = OnceLock::new();
         let api = SHARED.get_or_init(Self::start);
         api.as_ref().map_err(|error| anyhow!("shared cluster: {error:#}"))
     }
 
-    /// Starts the cluster's programs with their state below `state`; `started` hears of each at once.
+    /// Starts the cluster's programs with their state below `state`; calls `started` for each at
+    /// once.
     pub(crate) fn boot(
         state: &Path,
         lifetime: Lifetime,
@@ -130,7 +133,7 @@ impl ApiCluster {
         })
     }
 
-    /// Copies the data of etcd. All programs of the cluster are restarted for it.
+    /// Copies the data of etcd. Restarts all programs of the cluster.
     ///
     /// # Errors
     /// When the data cannot be copied, or a program does not start again.
@@ -141,7 +144,7 @@ impl ApiCluster {
     }
 
     /// Replaces the data of etcd by a backup: resource versions go back, and what was written since
-    /// is gone. Ports and credentials stay.
+    /// is lost. Ports and credentials stay.
     ///
     /// # Errors
     /// As [`ApiCluster::backup`].
@@ -152,7 +155,7 @@ impl ApiCluster {
         })
     }
 
-    /// Stops all programs, does `work` on the folder of etcd, and starts them again.
+    /// Stops all programs, runs `work` on the folder of etcd, and starts them again.
     fn restart_around(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
         for process in processes.iter_mut() {
@@ -242,11 +245,11 @@ impl ApiCluster {
         fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     }
 
-    /// What service accounts of namespace `dapr-system` have asked of the API server so far: the
+    /// Requests of the service accounts of namespace `dapr-system` so far: the
     /// objects of its audit log, at level `Metadata`.
     ///
     /// # Errors
-    /// When the log is gone or no JSON.
+    /// When the log is missing or not JSON.
     pub fn audit(&self) -> Result<Vec<Value>> {
         let file = self.layout.audit_file();
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -254,10 +257,10 @@ impl ApiCluster {
         whole.lines().map(|line| serde_json::from_str(line).context("read the audit log")).collect()
     }
 
-    /// A new namespace whose name starts with `prefix`, so that tests on a shared cluster do not meet.
+    /// A new namespace whose name starts with `prefix`, which isolates tests on a shared cluster.
     ///
     /// # Errors
-    /// When the API server refuses it, or its service account does not appear.
+    /// When the API server rejects it, or its service account does not appear.
     pub fn namespace(&self, prefix: &str) -> Result<String> {
         let unique: String = environment::secret()?.chars().take(8).collect();
         let name = format!("{prefix}-{unique}");
@@ -273,13 +276,13 @@ impl ApiCluster {
         !self.options.controllers
     }
 
-    /// The folder that goes away with the test cluster; `None` for one that stays.
+    /// The folder that is removed with the test cluster; `None` for a persistent one.
     pub fn scratch(&self) -> Option<&Scratch> {
         self.scratch.as_ref()
     }
 }
 
-/// Starts the programs, clients before servers in the result; `started` hears of each at once.
+/// Starts the programs, clients before servers in the result; calls `started` for each at once.
 fn start_programs(
     layout: &Layout,
     options: ApiClusterOptions,

@@ -1,4 +1,4 @@
-//! kubectl and helm against a test cluster, or against a cluster that exists.
+//! kubectl and helm against a test cluster or an existing cluster.
 
 use std::{
     io::Write as _,
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Tool, process};
 
-/// A Kubernetes cluster and the way to reach it.
+/// A Kubernetes cluster and how to reach it.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     kubeconfig: Option<PathBuf>,
@@ -42,7 +42,7 @@ impl Cluster {
         self.kubeconfig.as_deref()
     }
 
-    /// A program that reads `KUBECONFIG` and runs where the cluster can be reached.
+    /// A command with `KUBECONFIG` set, in the network namespace of the cluster.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let program = program.as_ref();
         let mut command = match &self.network {
@@ -59,7 +59,7 @@ impl Cluster {
         command
     }
 
-    /// `kubectl` with its arguments still to come.
+    /// `kubectl` without arguments.
     ///
     /// # Errors
     /// When there is no kubectl and none can be built.
@@ -74,7 +74,7 @@ impl Cluster {
     /// Runs `kubectl` and returns its standard output.
     ///
     /// # Errors
-    /// When it does not exit with 0; the error holds what it wrote to standard error.
+    /// When it does not exit with 0; the error holds its standard error.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         process::output(self.kubectl_command()?.args(args))
     }
@@ -90,10 +90,10 @@ impl Cluster {
         serde_json::from_str(&self.kubectl(&words)?).context("kubectl printed no JSON")
     }
 
-    /// Applies manifests (YAML or JSON) on the server's side.
+    /// Applies manifests (YAML or JSON) by server-side apply.
     ///
     /// # Errors
-    /// When the API server refuses one; the error holds its words.
+    /// When the API server rejects one; the error holds its message.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         self.kubectl_with_input(
             &["apply", "--server-side", "--force-conflicts", "-f", "-"],
@@ -114,7 +114,7 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&result.stdout).into_owned())
     }
 
-    /// Runs `kubectl` with that standard input and returns all that came of it, a refusal too.
+    /// Runs `kubectl` with that standard input and returns its output, whatever the exit code.
     ///
     /// # Errors
     /// When it cannot be run.

@@ -1,4 +1,4 @@
-//! containerd with a root, a state and a socket of its own.
+//! containerd with its own root, state and socket.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::{Process, control_plane::Layout, environment, process};
 
 /// Debian's folder of the CNI plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
-/// Where CNI keeps its records, whatever it is told.
+/// Where CNI keeps its records; not configurable.
 const CNI_RECORDS: &str = "/var/lib/cni/results";
 /// Addresses of this node's Pods.
 const POD_SUBNET: &str = "10.88.0.0/24";
@@ -28,7 +28,7 @@ pub(crate) struct Containerd {
     root: PathBuf,
     /// Sockets and mounts; a short path, because a socket's may not exceed 107 bytes.
     run: PathBuf,
-    /// Name of the Pods' network, by which CNI's records of it are told from others.
+    /// Name of the Pods' network, which distinguishes its CNI records.
     network: String,
 }
 
@@ -111,13 +111,13 @@ conf_dir = {networks}
         process::output(command.args(args))
     }
 
-    /// Brings the images of a docker-archive file in.
+    /// Imports the images of a docker-archive file.
     pub(crate) fn import(&self, archive: &Path) -> Result<()> {
         let file = archive.to_str().context("the archive's path is no UTF-8")?;
         self.ctr(&["images", "import", file]).map(drop)
     }
 
-    /// What CNI wrote down of Pods that were not taken down one by one.
+    /// Removes CNI's records of Pods that were not stopped one by one.
     pub(crate) fn remove_network_records(&self) {
         let prefix = format!("{}-", self.network);
         for record in fs::read_dir(CNI_RECORDS).into_iter().flatten().flatten() {
@@ -132,7 +132,7 @@ conf_dir = {networks}
         }
     }
 
-    /// Sockets of shims that ended without their help; each task's folder says where its is.
+    /// Removes sockets of shims that were killed; each task's folder names its socket.
     pub(crate) fn remove_shim_sockets(&self) {
         let tasks = self.run.join("containerd/io.containerd.runtime.v2.task/k8s.io");
         for task in fs::read_dir(tasks).into_iter().flatten().flatten() {

@@ -16,10 +16,10 @@ use crate::{Cluster, Deadline, Lifetime, Process, Spawn, Tool, environment};
 
 /// Service addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
-/// How long a part may take to serve. Seconds on an idle machine; others may be compiling.
+/// Seconds for a part to serve. Much less on an idle machine; others may be compiling.
 const START_SECONDS: u64 = 120;
 
-/// A user of the API server, proven by a bearer token.
+/// A user of the API server, authenticated by a bearer token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
     /// Its name in RBAC.
@@ -28,13 +28,13 @@ pub struct User {
     pub group: &'static str,
 }
 
-/// May do everything; the kubeconfig of the test cluster is this user's.
+/// The administrator, the user of the test cluster's kubeconfig.
 pub const ADMIN: User = User { name: "admin", group: "system:masters" };
 const CONTROLLER_MANAGER: User =
     User { name: "system:kube-controller-manager", group: "system:masters" };
 const SCHEDULER: User = User { name: "system:kube-scheduler", group: "system:authenticated" };
 
-/// Only the service accounts of our control plane, and of each request who asked for what.
+/// Records requests of the service accounts of our control plane, metadata only.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -59,7 +59,7 @@ pub struct Layout {
     pub api_port: u16,
     /// Port of etcd, on 127.0.0.1.
     pub etcd_port: u16,
-    /// Users beside the control plane's own.
+    /// Users in addition to those of the control plane.
     pub users: Vec<User>,
 }
 
@@ -78,13 +78,13 @@ impl Layout {
         self.state.join("certs")
     }
 
-    /// The serving certificate that the API server made for itself, followed by its issuer.
+    /// The serving certificate that the API server generated, followed by its issuer.
     pub fn ca_file(&self) -> PathBuf {
         self.certs().join("apiserver.crt")
     }
 
-    /// The key of that certificate. It signs service account tokens too: a test cluster has no secrets worth
-    /// a second key, and so nothing but the API server has to make keys.
+    /// The key of that certificate. It signs service account tokens too, so that nothing but the
+    /// API server has to generate keys.
     fn key_file(&self) -> PathBuf {
         self.certs().join("apiserver.key")
     }
@@ -94,7 +94,7 @@ impl Layout {
         self.state.join(format!("{}.kubeconfig", user.name.replace(':', "-")))
     }
 
-    /// The admin's way in.
+    /// The cluster, as the administrator.
     pub fn cluster(&self) -> Cluster {
         let cluster = Cluster::new(self.kubeconfig(ADMIN));
         match &self.network {
@@ -136,7 +136,7 @@ impl Layout {
         write_private(&self.tokens_file(), &tokens)
     }
 
-    /// What the services of the control plane asked of the API server, one JSON object a line.
+    /// The audit log of the services' requests, one JSON object a line.
     pub fn audit_file(&self) -> PathBuf {
         self.logs().join("audit.jsonl")
     }
@@ -164,7 +164,7 @@ pub fn start_etcd(layout: &Layout) -> Result<Process> {
     let url = format!("http://127.0.0.1:{}", layout.etcd_port);
     layout
         .spawn("etcd", Tool::ETCD.path()?)
-        .arg("--unsafe-no-fsync") // the data is not worth waiting for the disk
+        .arg("--unsafe-no-fsync") // the data need not survive a crash
         .arg("--data-dir")
         .arg(layout.etcd_folder())
         .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -181,7 +181,7 @@ pub fn wait_for_etcd(layout: &Layout, etcd: &mut Process) -> Result<()> {
     etcd.wait_for_port(layout.etcd_port, Deadline::seconds(START_SECONDS))
 }
 
-/// Which API server a test cluster wants.
+/// The kind of API server of a test cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiServerKind {
     /// No controllers: a Pod needs no service account.
@@ -192,7 +192,8 @@ pub enum ApiServerKind {
     Nodes,
 }
 
-/// Starts kube-apiserver; without `streamed_lists` it is as before Kubernetes 1.34 in this.
+/// Starts kube-apiserver; without `streamed_lists` it cannot stream lists, as before Kubernetes
+/// 1.34.
 ///
 /// # Errors
 /// When the program is missing.
@@ -256,7 +257,7 @@ pub fn start_controller_manager(layout: &Layout, pod_cidr: Option<&str>) -> Resu
         .arg(format!("--service-account-private-key-file={}", layout.key_file().display()))
         .arg(format!("--root-ca-file={}", layout.ca_file().display()))
         .args(["--use-service-account-credentials", "--leader-elect=false"])
-        // it would make its default folder below /usr
+        // its default folder is below /usr
         .arg(format!("--flex-volume-plugin-dir={}", layout.state.join("flexvolumes").display()))
         .args(["--bind-address=127.0.0.1", "--secure-port=0"]);
     match pod_cidr {
@@ -281,7 +282,7 @@ pub fn start_scheduler(layout: &Layout) -> Result<Process> {
 /// Waits until Pods of the default service account are admitted.
 ///
 /// # Errors
-/// When the controllers have not made the account in time.
+/// When the controllers have not created the account in time.
 pub fn wait_for_service_account(cluster: &Cluster, controllers: &mut Process) -> Result<()> {
     let what = "service account default";
     controllers.wait(Deadline::seconds(START_SECONDS), what, |_| {

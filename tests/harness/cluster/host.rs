@@ -1,5 +1,5 @@
-//! What a node leaves on its host, and its removal: the network namespace, cgroups, mounts, and
-//! the processes inside them. Everything is found by what the kernel says, not by memory, so that
+//! State of a node on its host, and its removal: the network namespace, cgroups, mounts, and
+//! the processes inside them. All of it is found by reading the kernel's state, so that
 //! it works after a crash too.
 
 use std::{
@@ -18,10 +18,10 @@ use rustix::{
 
 use crate::{Deadline, process, until};
 
-/// How long killed processes and busy cgroups may take to go.
+/// Seconds until killed processes and busy cgroups must be gone.
 const END_SECONDS: u64 = 20;
 
-/// A network namespace of its own, kept by a file that it is mounted on.
+/// A network namespace, kept by a bind mount on a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     handle: PathBuf,
@@ -38,7 +38,7 @@ impl Network {
         &self.handle
     }
 
-    /// Makes it, with one interface that has `address` and takes all traffic; nothing is at its
+    /// Creates it, with one interface that has `address` and takes all traffic; nothing is at its
     /// other end, so nothing leaves the machine. A veth pair, because not every kernel has `dummy`.
     pub(crate) fn create(&self, address: &str) -> Result<()> {
         if let Some(parent) = self.handle.parent() {
@@ -106,7 +106,7 @@ impl Cgroups {
         hierarchies().into_iter().map(|root| root.join(&self.name)).collect()
     }
 
-    /// Makes it: kubelet wants its root to exist.
+    /// Creates it: kubelet requires its root.
     pub(crate) fn create(&self) -> Result<()> {
         for folder in self.folders() {
             fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -135,7 +135,7 @@ impl Cgroups {
         pids
     }
 
-    /// Removes it; its processes have to be gone.
+    /// Removes it; its processes must have ended.
     pub(crate) fn remove(&self) -> Result<()> {
         let what = format!("cgroups {} to be empty", self.path());
         until(Deadline::seconds(END_SECONDS), &what, || {
@@ -170,7 +170,7 @@ fn visit(folder: &Path, each: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// Kills every process in the cgroups and in the network namespace, but not this one.
+/// Kills every process in the cgroups and in the network namespace except this one.
 pub(crate) fn kill_members(cgroups: &Cgroups, network: &Network) -> Result<()> {
     until(Deadline::seconds(END_SECONDS), "the node's processes to end", || {
         let mut members = cgroups.members();

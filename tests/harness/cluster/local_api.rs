@@ -1,5 +1,5 @@
-//! The API-only cluster as something that stays until it is taken down: `cargo xtask cluster up
-//! --api-only`, to try a service against by hand.
+//! The API-only cluster that runs until it is taken down: `cargo xtask cluster up
+//! --api-only`, to run a service against by hand.
 
 use std::{fs, path::PathBuf};
 
@@ -47,10 +47,10 @@ impl LocalApi {
         }
     }
 
-    /// Ends its programs and removes its folder.
+    /// Stops its programs and removes its folder.
     ///
     /// # Errors
-    /// When one of them cannot be ended.
+    /// When one of them cannot be stopped.
     pub fn down(&self) -> Result<()> {
         Roster::new(&self.state).stop(None)?;
         if self.state.exists() {

@@ -1,6 +1,7 @@
-//! The node cluster: a whole Kubernetes with one node, as root, in a network namespace with no way out.
+//! The node cluster: a complete Kubernetes with one node, as root, in an isolated network
+//! namespace.
 //!
-//! It outlives the command that started it. What it made is found again by the path of its state
+//! It outlives the command that started it. What it created is found again by the path of its state
 //! folder, so `up` after a crash cleans up first and `down` leaves no process, mount, namespace,
 //! cgroup or file behind.
 
@@ -40,11 +41,11 @@ pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
 pub const NODE_NAME: &str = "node1";
 /// Addresses of Pods.
 pub(crate) const POD_CIDR: &str = "10.88.0.0/16";
-/// Where a node's links to container logs are, whatever it is told.
+/// Where a kubelet links container logs; not configurable.
 const LOG_LINKS: &str = "/var/log/containers";
-/// Where a kubelet listens for device plugins, whatever it is told.
+/// Where a kubelet listens for device plugins; not configurable.
 const KUBELET_SOCKET: &str = "/var/lib/kubelet/device-plugins/kubelet.sock";
-/// How long a part may take on a busy machine.
+/// Seconds for a part to start on a busy machine.
 const START_SECONDS: u64 = 120;
 
 pub(crate) const KUBELET: User = User { name: "system:node:node1", group: "system:nodes" };
@@ -89,7 +90,7 @@ impl NodeCluster {
     /// The one with that state folder.
     ///
     /// # Errors
-    /// When the folder's absolute path cannot be told.
+    /// When the folder's absolute path cannot be determined.
     pub fn at(state: &Path) -> Result<Self> {
         let state = std::path::absolute(state)?;
         let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
@@ -106,8 +107,8 @@ impl NodeCluster {
         })
     }
 
-    /// One for a test: taken down on drop. If the test's process is killed, its programs are too,
-    /// and the next test cluster that starts removes the rest.
+    /// One for a test: removed on drop. If the test's process is killed, its programs are killed
+    /// too, and the next test cluster that starts removes the rest.
     ///
     /// # Errors
     /// When there is no temporary folder.
@@ -120,8 +121,8 @@ impl NodeCluster {
     /// Starts it, or finds it running. The first start on a machine builds programs for minutes.
     ///
     /// # Errors
-    /// When not root, when a package or program is missing and cannot be had, or when a part does
-    /// not start; nothing is left behind then.
+    /// When not root, when a package or program is missing and cannot be installed, or when a part
+    /// does not start; nothing is left behind then.
     pub fn up(&self) -> Result<Cluster> {
         if !environment::is_root() {
             bail!(
@@ -143,10 +144,10 @@ impl NodeCluster {
         Ok(self.cluster())
     }
 
-    /// Stops it and removes everything it made.
+    /// Stops it and removes everything it created.
     ///
     /// # Errors
-    /// When something does not let itself be removed.
+    /// When something cannot be removed.
     pub fn down(&self) -> Result<()> {
         let _lock = self.lock()?;
         self.clean()?;
@@ -155,7 +156,7 @@ impl NodeCluster {
         Ok(())
     }
 
-    /// Whether all of it runs and the node is ready.
+    /// Whether all programs run and the node is ready.
     pub fn is_up(&self) -> bool {
         let entries = self.roster().entries();
         !entries.is_empty() && entries.iter().all(Entry::is_running) && self.node_is_ready()
@@ -182,17 +183,17 @@ impl NodeCluster {
         self.layout().logs()
     }
 
-    /// Brings the images of a docker-archive file to the node.
+    /// Imports the images of a docker-archive file.
     ///
     /// # Errors
-    /// When containerd does not run or refuses the archive.
+    /// When containerd does not run or rejects the archive.
     pub fn import_image(&self, archive: &Path) -> Result<()> {
         self.containerd
             .import(archive)
             .with_context(|| format!("import image {}", archive.display()))
     }
 
-    /// Brings an image to the node that is in no archive yet.
+    /// Imports an image that is not in an archive yet.
     ///
     /// # Errors
     /// When a file of the image cannot be read, or as [`NodeCluster::import_image`].
@@ -208,8 +209,9 @@ impl NodeCluster {
         Roster::new(&self.state)
     }
 
-    /// One command at a time. The process that takes the test cluster down removes the file while it holds the lock;
-    /// who waited meanwhile has the lock of no file, and takes that of a new one.
+    /// One command at a time. The process that takes the test cluster down removes the file while
+    /// it holds the lock; a waiter then has the lock of a removed file, and takes that of a new
+    /// one.
     fn lock(&self) -> Result<File> {
         let path = self.lock_file();
         loop {
@@ -248,7 +250,7 @@ impl NodeCluster {
         if self.lifetime == Lifetime::Runner {
             Owner::this_process(&self.state)?.write(&self.run)?;
         }
-        self.network.create(&format!("{NODE_ADDRESS}/24")).context("make the network")?;
+        self.network.create(&format!("{NODE_ADDRESS}/24")).context("create the network")?;
         self.cgroups.create()?;
         layout.write_credentials()?;
 
@@ -284,7 +286,7 @@ impl NodeCluster {
         )
     }
 
-    /// Records at once what was started, for the process that cleans up.
+    /// Records a started process at once, for the process that cleans up.
     fn started(&self, process: Process) -> Result<Process> {
         self.roster().add(&process).with_context(|| {
             format!("log of {}:\n{}", process.name(), crate::process::tail(&process.log()))
@@ -299,9 +301,9 @@ impl NodeCluster {
             .is_ok_and(|ready| ready == "True")
     }
 
-    /// Ends and removes whatever is there, be it whole or in pieces.
+    /// Stops and removes everything that is there, complete or not.
     fn clean(&self) -> Result<()> {
-        self.roster().stop(Some(&["kubelet"]))?; // else it starts again what is killed next
+        self.roster().stop(Some(&["kubelet"]))?; // otherwise it restarts what is killed next
         host::kill_members(&self.cgroups, &self.network)?;
         self.roster().stop(None)?;
         self.containerd.remove_shim_sockets();
@@ -325,7 +327,7 @@ impl NodeCluster {
         Ok(())
     }
 
-    /// The kubelet links each container's log from a fixed folder of the host.
+    /// Removes the kubelet's links to container logs in a fixed folder of the host.
     fn remove_log_links(&self) {
         for link in fs::read_dir(LOG_LINKS).into_iter().flatten().flatten() {
             if fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&self.state)) {
@@ -335,7 +337,7 @@ impl NodeCluster {
     }
 }
 
-/// A test cluster that is taken down on drop.
+/// A test cluster that is removed on drop.
 #[derive(Debug)]
 pub struct TemporaryNode(NodeCluster);
 
@@ -372,7 +374,7 @@ fn remove_orphans() -> Result<()> {
     Ok(())
 }
 
-/// Folders outside the cluster's own that its programs make if they are missing. `remove_dir` takes
+/// Removes folders outside the cluster's own that its programs create. `remove_dir` removes
 /// only empty ones.
 fn remove_empty_folders() {
     for folder in [
@@ -397,7 +399,7 @@ mod tests {
     use crate::Scratch;
 
     #[test]
-    fn whoever_waited_for_a_bed_that_was_taken_down_holds_the_lock_of_a_file_that_exists() {
+    fn a_waiter_for_a_removed_cluster_holds_the_lock_of_an_existing_file() {
         let scratch = Scratch::new("lock").unwrap();
         let node = NodeCluster::at(&scratch.path().join("node")).unwrap();
         let held = node.lock().unwrap();
@@ -407,7 +409,7 @@ mod tests {
                 fs::remove_file(node.lock_file()).unwrap();
                 drop(lock);
             });
-            thread::sleep(Duration::from_millis(100)); // the other waits by now
+            thread::sleep(Duration::from_millis(100)); // the other thread waits by now
             fs::remove_file(node.lock_file()).unwrap();
             drop(held);
             other.join().unwrap();

@@ -1,4 +1,4 @@
-//! The pause image, made on this machine.
+//! The pause image, built on this machine.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ const SOURCE: &str = include_str!("pause.rs");
 /// Writes the image's archive below `folder` and returns its path.
 ///
 /// # Errors
-/// When rustc cannot make a static program.
+/// When rustc cannot build a static program.
 pub(crate) fn write_pause(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let source = folder.join("pause.rs");

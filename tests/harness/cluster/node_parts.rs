@@ -16,7 +16,7 @@ const DNS_SERVICE: &str = "10.96.0.10";
 /// The domain of the cluster.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// What the parts of a node have in common.
+/// Settings shared by the parts of a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) layout: &'a Layout,
@@ -35,7 +35,7 @@ impl Parts<'_> {
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            // Who can reach it is inside the cluster's network already.
+            // Only processes in the cluster's network reach it.
             "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
             "authorization": {"mode": "AlwaysAllow"},
             "cgroupDriver": "cgroupfs",
@@ -107,7 +107,7 @@ impl Parts<'_> {
     }
 }
 
-/// A Service without selector that points at the node, and what `coredns` may read.
+/// A Service without selector that points at the node, and the rights of `coredns`.
 fn dns_manifests() -> String {
     let ports = |target: bool| {
         let port = |name: &str, protocol: &str| {

@@ -1,5 +1,5 @@
-//! Volumes of the node: folders of its state, behind the cluster's default `StorageClass`. Nothing
-//! provisions more: a test cluster has as many as a control plane on either side needs.
+//! Volumes of the node: folders of its state, in the cluster's default `StorageClass`. Nothing
+//! provisions more: a test cluster has as many as either control plane needs.
 
 use std::{fs, path::Path};
 
@@ -11,12 +11,12 @@ use crate::Cluster;
 
 /// Name of the class.
 const CLASS: &str = "local";
-/// How many claims are served: three schedulers of the reference, and some more.
+/// Number of volumes: three schedulers of the reference, and some more.
 const VOLUMES: usize = 6;
-/// What a volume says it holds: what the charts ask for. The folder takes what the disk has.
+/// Declared capacity: what the charts request. The folder itself has no limit.
 const CAPACITY: &str = "16Gi";
 
-/// Makes the folders and registers them.
+/// Creates the folders and registers them.
 pub(crate) fn provide(cluster: &Cluster, folder: &Path) -> Result<()> {
     let mut items = vec![class()];
     for number in 0..VOLUMES {
@@ -40,7 +40,7 @@ fn class() -> Value {
     })
 }
 
-/// A `local` volume and no `hostPath`: the kubelet gives it to the group of its pod.
+/// A `local` volume, because the kubelet applies `fsGroup` to it and not to `hostPath`.
 fn volume(name: &str, path: &Path) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolume",

@@ -1,4 +1,4 @@
-//! The programs of a test cluster that outlives its command, written down so that a later command finds
+//! Records the programs of a test cluster that outlives its command, so that a later command finds
 //! exactly these and nothing else, even after a crash.
 
 use std::{
@@ -11,16 +11,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Deadline, Process, until};
 
-/// How long a program may take to end after SIGTERM.
+/// Seconds until a program must have ended after SIGTERM.
 const END_SECONDS: u64 = 10;
 
-/// One line per program: its id and when the kernel says it started.
+/// One line per program: its process id and start time.
 #[derive(Debug)]
 pub(crate) struct Roster {
     folder: PathBuf,
 }
 
-/// A program that was started some time ago.
+/// A recorded program.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) name: String,
@@ -29,7 +29,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether that very program still runs: ids are reused, start times are not.
+    /// Whether the same process still runs: ids are reused, start times are not.
     pub(crate) fn is_running(&self) -> bool {
         start_time(self.pid) == Some(self.started)
     }
@@ -40,7 +40,7 @@ impl Roster {
         Self { folder: state.join("pids") }
     }
 
-    /// Writes down a program that was just started.
+    /// Records a program that was just started.
     pub(crate) fn add(&self, process: &Process) -> Result<()> {
         let pid = process.pid();
         let started = start_time(pid).with_context(|| format!("{} is gone", process.name()))?;
@@ -50,7 +50,7 @@ impl Roster {
         Ok(())
     }
 
-    /// All that were written down.
+    /// All recorded programs.
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
         let mut entries: Vec<Entry> =
@@ -59,7 +59,7 @@ impl Roster {
         entries
     }
 
-    /// Ends those of the names, or all of them: SIGTERM, then SIGKILL.
+    /// Stops those with the names, or all: SIGTERM, then SIGKILL.
     pub(crate) fn stop(&self, names: Option<&[&str]>) -> Result<()> {
         let chosen = |entry: &Entry| names.is_none_or(|list| list.contains(&entry.name.as_str()));
         let entries: Vec<Entry> = self.entries().into_iter().filter(chosen).collect();
@@ -102,7 +102,7 @@ impl Owner {
         self.entry.is_running()
     }
 
-    /// Leaves a note in the cluster's folder below /run.
+    /// Writes itself to the cluster's folder below /run.
     pub(crate) fn write(&self, run: &Path) -> Result<()> {
         let Entry { pid, started, .. } = &self.entry;
         fs::write(run.join(Self::FILE), format!("{} {started}\n", pid.as_raw_nonzero()))?;
@@ -110,7 +110,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Reads the note; `None` where a test cluster has no owner.
+    /// Reads the owner; `None` where a test cluster has none.
     pub(crate) fn read(run: &Path) -> Option<Self> {
         let entry = parse(&run.join(Self::FILE))?;
         Some(Self { entry, state: fs::read_link(run.join("state")).ok()? })
@@ -128,7 +128,7 @@ fn parse(file: &Path) -> Option<Entry> {
 /// there is no such process or it is a zombie.
 fn start_time(pid: Pid) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?; // the program's name may hold anything
+    let (_, rest) = stat.rsplit_once(") ")?; // the program's name may contain anything
     let mut fields = rest.split_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
         return None;
@@ -142,7 +142,7 @@ mod tests {
     use crate::{Lifetime, Scratch, Spawn};
 
     #[test]
-    fn finds_and_ends_exactly_what_was_written_down() {
+    fn finds_and_stops_exactly_the_recorded_programs() {
         let scratch = Scratch::new("roster").unwrap();
         let roster = Roster::new(scratch.path());
         let mut process = Spawn::new("sleep", "/bin/sleep", scratch.path())
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_program_with_the_same_id_is_left_alone() {
+    fn another_program_with_the_same_id_is_not_stopped() {
         let me = rustix::process::getpid();
         let entry = Entry { name: "gone".to_owned(), pid: me, started: 1 };
         assert!(!entry.is_running());

@@ -1,4 +1,4 @@
-//! What the scheduler does for the sample: a job of the order service, a reminder of an actor.
+//! The scheduler in the demo: a job of the order service, a reminder of an actor.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -8,23 +8,23 @@ use crate::{Deadline, until};
 
 /// The pod of the scheduler.
 const POD: &str = "dapr-scheduler-server-0";
-/// The actor whose reminder is looked at; no other step uses it.
+/// The actor whose reminder is checked; no other step uses it.
 const ACTOR: &str = "reminded";
-/// More ticks of the reminder that have to come.
+/// Further ticks of the reminder to wait for.
 const TICKS: i64 = 2;
-/// How long a pod may take to be replaced, and its sidecars to connect again.
+/// Seconds for a pod to be replaced and sidecars to connect again.
 const SECONDS: u64 = 180;
 
 impl Demo {
     /// Lets the order service schedule a job for `due` (a duration as Dapr writes it; the same in
     /// `milliseconds`) and waits until its sidecar delivers it. Returns by how many milliseconds it
-    /// is late, by the clock of the application.
+    /// it is late, by the clock of the application.
     ///
     /// # Errors
     /// It comes too early, or not in time.
     pub fn job_arrives(&self, due: &str, milliseconds: i64) -> Result<i64> {
         let body = json!({ "dueTime": due }).to_string();
-        until(Deadline::seconds(SECONDS), "the job to be taken", || {
+        until(Deadline::seconds(SECONDS), "the job to be accepted", || {
             Ok(self.raw(&["create"], "/jobs/hello", Some(&body)).ok())
         })?;
         let job = until(Deadline::seconds(SECONDS), "the job to arrive", || {
@@ -38,13 +38,13 @@ impl Demo {
         Ok(late)
     }
 
-    /// An actor asks for a reminder of each second; the scheduler's pod is deleted, and the reminder
-    /// goes on. Returns to what the actor has counted then.
+    /// An actor registers a reminder of each second; the scheduler's pod is deleted, and the
+    /// reminder continues. Returns the actor's count.
     ///
     /// # Errors
-    /// It does not go on.
+    /// It does not continue.
     pub fn reminder_survives(&self) -> Result<i64> {
-        until(Deadline::seconds(SECONDS), "the reminder to be taken", || {
+        until(Deadline::seconds(SECONDS), "the reminder to be accepted", || {
             Ok(self.raw(&["create"], &format!("/ticks/{ACTOR}"), Some("{}")).ok())
         })?;
         self.ticks_go_on()?;
@@ -64,7 +64,7 @@ impl Demo {
         Ok(counted)
     }
 
-    /// Waits for more ticks; the count after them.
+    /// Waits for more ticks; returns the count after them.
     fn ticks_go_on(&self) -> Result<i64> {
         let count = || -> Result<Option<i64>> {
             let Ok(answer) = self.raw(&["get"], &format!("/count/{ACTOR}"), None) else {

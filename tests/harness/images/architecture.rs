@@ -1,4 +1,4 @@
-//! The processors that images are made for, and what it takes to build for another one.
+//! The architectures of images, and cross compilation.
 
 use std::{path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::{environment, process};
 
-/// A processor.
+/// A processor architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     /// x86-64.
@@ -16,13 +16,13 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// All that images are made for.
+    /// All architectures of images.
     pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
-    /// This machine's.
+    /// The architecture of this machine.
     ///
     /// # Errors
-    /// When it is another one.
+    /// When images are not built for it.
     pub fn here() -> Result<Self> {
         let found = Self::ALL.into_iter().find(|one| one.rust_name() == std::env::consts::ARCH);
         match found {
@@ -46,12 +46,12 @@ impl Architecture {
         }
     }
 
-    /// Rust's name of Linux on it.
+    /// Rust's target triple.
     pub fn target(self) -> String {
         format!("{}-unknown-linux-gnu", self.rust_name())
     }
 
-    /// Lets a cargo command build for it, with a linker and a C compiler of Debian's where it is
+    /// Configures a cargo command to build for it, with Debian's linker and C compiler where it is
     /// not this machine's.
     ///
     /// # Errors
@@ -62,11 +62,7 @@ impl Architecture {
             return Ok(());
         }
         let target = self.target();
-        let question = ["--print", "target-libdir", "--target", &target];
-        let library = process::output(Command::new("rustc").args(question))?;
-        if !Path::new(library.trim()).is_dir() {
-            bail!("Rust's library for {target} is missing: rustup target add {target}");
-        }
+        needs_library(&target)?;
         let prefix = format!("{}-linux-gnu", self.rust_name());
         if environment::find_program(&format!("{prefix}-gcc")).is_none() {
             let name = prefix.replace('_', "-"); // Debian's names of packages have no underscore
@@ -81,9 +77,36 @@ impl Architecture {
     }
 }
 
+/// Rust's target triple of Windows on x86-64.
+const WINDOWS: &str = "x86_64-pc-windows-gnu";
+/// Debian's C compiler for it, which cargo and the `cc` crate find by its name.
+const WINDOWS_COMPILER: &str = "x86_64-w64-mingw32-gcc";
+
+/// Configures a cargo command to build for Windows.
+///
+/// # Errors
+/// When Rust's library or the C compiler for it is missing; the error says how to install it.
+pub(crate) fn build_for_windows_with(cargo: &mut Command) -> Result<()> {
+    needs_library(WINDOWS)?;
+    if environment::find_program(WINDOWS_COMPILER).is_none() {
+        bail!("the C compiler for {WINDOWS} is missing: apt-get install gcc-mingw-w64-x86-64");
+    }
+    cargo.args(["--target", WINDOWS]);
+    Ok(())
+}
+
+fn needs_library(target: &str) -> Result<()> {
+    let question = ["--print", "target-libdir", "--target", target];
+    let library = process::output(Command::new("rustc").args(question))?;
+    if !Path::new(library.trim()).is_dir() {
+        bail!("Rust's library for {target} is missing: rustup target add {target}");
+    }
+    Ok(())
+}
+
 impl Architecture {
-    /// Lets a cargo command build static programs for it whose bytes do not depend on where the
-    /// sources and the packages lie: paths are written as `/src` and `/cargo`.
+    /// Configures a cargo command to build static programs for it whose bytes do not depend on
+    /// where the sources and the packages are: paths are replaced by `/src` and `/cargo`.
     ///
     /// # Errors
     /// As [`Architecture::build_with`].

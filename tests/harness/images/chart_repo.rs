@@ -11,29 +11,29 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{Scratch, Tool, environment, process};
 
-/// The line of values.yaml that says where images come from: `global.controlPlane.registry`.
+/// The line of values.yaml with the registry of images: `global.controlPlane.registry`.
 const NO_REGISTRY: &str = "\n    registry: \"\"\n";
 
-/// Packages the chart into `folder`, with `registry` as the default place of its images if one is
-/// given, and brings the folder's index up to date. Returns the package.
+/// Packages the chart into `folder`, with `registry` as the default registry of its images if one
+/// is given, and updates the folder's index. Returns the package.
 ///
 /// # Errors
-/// When `registry` is none, or helm refuses the chart.
+/// When `registry` is invalid, or helm rejects the chart.
 pub fn add_chart(folder: &Path, registry: Option<&str>) -> Result<PathBuf> {
-    add_own(folder, "dapr", registry)?;
-    Ok(folder.join(format!("dapr-{}.tgz", env!("CARGO_PKG_VERSION"))))
+    add_own(folder, "dapr", registry)
 }
 
-/// Adds the chart `dapr-dashboard` in the same way. The official CLI up to 1.17 installs it after the
-/// control plane, and fails where the repository has none. Without a registry it installs nothing.
+/// Adds the chart `dapr-dashboard` in the same way. The official CLI up to 1.17 installs it after
+/// the control plane, and fails where the repository has none. Without a registry it installs
+/// nothing.
 ///
 /// # Errors
 /// As [`add_chart`].
-pub fn add_dashboard(folder: &Path, registry: Option<&str>) -> Result<()> {
+pub fn add_dashboard(folder: &Path, registry: Option<&str>) -> Result<PathBuf> {
     add_own(folder, "dapr-dashboard", registry)
 }
 
-fn add_own(folder: &Path, chart: &str, registry: Option<&str>) -> Result<()> {
+fn add_own(folder: &Path, chart: &str, registry: Option<&str>) -> Result<PathBuf> {
     let scratch = Scratch::new("chart")?;
     let copy = scratch.path().join(chart);
     copy_tree(&environment::workspace().join("charts").join(chart), &copy)?;
@@ -44,15 +44,35 @@ fn add_own(folder: &Path, chart: &str, registry: Option<&str>) -> Result<()> {
     add(folder, &copy)
 }
 
-/// Packages any chart into `folder` and brings its index up to date.
+/// Packages any chart into `folder` and updates its index. Returns the package.
 ///
 /// # Errors
-/// When helm refuses the chart.
-pub fn add(folder: &Path, chart: &Path) -> Result<()> {
+/// When helm rejects the chart.
+pub fn add(folder: &Path, chart: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let helm = Tool::HELM.path()?;
-    process::output(Command::new(&helm).arg("package").arg(chart).arg("-d").arg(folder))?;
-    process::output(Command::new(&helm).args(["repo", "index"]).arg(folder)).map(drop)
+    let mut package = Command::new(&helm);
+    let said = process::output(package.arg("package").arg(chart).arg("-d").arg(folder))?;
+    process::output(Command::new(&helm).args(["repo", "index"]).arg(folder))?;
+    let (_, package) = said.trim().rsplit_once(": ").context("helm named no package")?;
+    Ok(PathBuf::from(package))
+}
+
+/// Pushes a packaged chart to a folder of a registry, such as `oci://registry.example.com/charts`.
+/// Credentials are those of `helm registry login`; a registry on this machine is asked without TLS.
+///
+/// # Errors
+/// When `folder` is no address of a registry, or the registry rejects the chart.
+pub fn push(package: &Path, folder: &str) -> Result<()> {
+    let host = folder.strip_prefix("oci://").with_context(|| {
+        format!("{folder:?} is no registry; write for example oci://registry.example.com/charts")
+    })?;
+    let mut helm = Command::new(Tool::HELM.path()?);
+    helm.arg("push").arg(package).arg(folder);
+    if ["127.0.0.1:", "localhost:"].iter().any(|own| host.starts_with(own)) {
+        helm.arg("--plain-http");
+    }
+    process::output(&mut helm).map(drop)
 }
 
 fn with_registry(values: &str, registry: &str) -> Result<String> {
@@ -84,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bakes_the_registry_into_the_values_of_the_tree() {
+    fn writes_the_registry_into_the_values() {
         for chart in ["dapr", "dapr-dashboard"] {
             let values = environment::workspace().join("charts").join(chart).join("values.yaml");
             let values = fs::read_to_string(values).unwrap();
@@ -95,7 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_registry() {
+    fn a_chart_is_pushed_to_registries_only() {
+        let refused = push(Path::new("dapr.tgz"), "https://registry.example.com").unwrap_err();
+        assert!(refused.to_string().contains("oci://"), "{refused}");
+    }
+
+    #[test]
+    fn rejects_an_invalid_registry() {
         let refused = with_registry("", "a registry").unwrap_err().to_string();
         assert!(refused.contains("\"a registry\""), "{refused}");
     }

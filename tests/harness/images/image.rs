@@ -30,7 +30,7 @@ enum Entry {
     Bytes { content: Vec<u8>, mode: u32 },
 }
 
-/// An image of one layer, about to be written.
+/// An image of one layer, to be written.
 #[derive(Clone, Debug)]
 pub struct Image {
     name: String,
@@ -43,7 +43,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// An empty image called `<repository>:<tag>`. Not `latest`, which the kubelet would want to
+    /// An empty image named `<repository>:<tag>`. Not `latest`, which the kubelet would
     /// pull.
     pub fn new(name: &str) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl Image {
     /// A file of this machine at another path; symbolic links are followed, the mode is kept.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the file does not exist.
     pub fn file(mut self, source: impl AsRef<Path>, target: &str) -> Result<Self> {
         self.copy(source.as_ref(), target)?;
         Ok(self)
@@ -113,7 +113,7 @@ impl Image {
         self
     }
 
-    /// A folder that everybody may write to, such as `/tmp`.
+    /// A world-writable folder, such as `/tmp`.
     #[must_use]
     pub fn shared_folder(mut self, path: &str) -> Self {
         self.put(path, Entry::Folder { mode: 0o1777 });
@@ -139,22 +139,22 @@ impl Image {
         self
     }
 
-    /// A program of this machine at `target`, with the loader and the libraries that it is linked
-    /// with at their own paths.
+    /// A program of this machine at `target`, with its loader and shared libraries
+    /// at their own paths.
     ///
     /// # Errors
-    /// When it or one of them is not there.
+    /// When it or one of them does not exist.
     pub fn program(mut self, source: &Path, target: &str) -> Result<Self> {
         self.copy(source, target)?;
         self.libraries_of(source)?;
         Ok(self)
     }
 
-    /// The libraries that the modules in a folder of this machine are linked with; one that lacks a
-    /// library is left as it is, as the program does that would load it.
+    /// The shared libraries of the modules in a folder of this machine; a module that lacks a
+    /// library is skipped, as the program that loads it does.
     ///
     /// # Errors
-    /// When a library that is named is not there.
+    /// When a named library does not exist.
     pub fn libraries_below(mut self, folder: &Path) -> Result<Self> {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if let Ok(list) = libraries(&entry.path()) {

@@ -1,14 +1,17 @@
-//! The images of the test cluster: our services, and the programs of others that Pods run there.
+//! The images of the test cluster: our services, and the programs of other Pods.
 
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use crate::programs::servers;
 use crate::programs::service::{DASHBOARD, Linkage, build_dashboard_for_image};
-use crate::{Architecture, Daprd, Image, Service, environment, packages, process, sbom, tools};
+use crate::{
+    Architecture, Daprd, Image, Service, Tool, environment, packages, process, sbom, sdks, tools,
+};
 
-/// What of Python's library no sample needs, and what differs from run to run.
+/// Parts of Python's library that no sample needs or that differ from run to run.
 const PYTHON_LEFT_OUT: [&str; 11] = [
     "__pycache__",
     "config-*",
@@ -23,6 +26,9 @@ const PYTHON_LEFT_OUT: [&str; 11] = [
     "turtledemo",
 ];
 
+/// What of an environment's packages no sample needs.
+const SDK_LEFT_OUT: [&str; 4] = ["__pycache__", "pip", "pip-*", "setuptools*"];
+
 /// The image of one of our services for this machine, see [`service_for`].
 ///
 /// # Errors
@@ -32,10 +38,10 @@ pub fn service(service: Service, name: &str, profile: &str) -> Result<Image> {
 }
 
 /// The image of one of our services: the static program, certificate authorities, its bill of
-/// materials, a user without an account.
+/// materials, a user without an account. The scheduler's also has the etcd that it runs.
 ///
 /// # Errors
-/// When the service does not compile, or what it takes to build for another processor is missing.
+/// When the service does not compile, or the tools for another architecture are missing.
 pub fn service_for(
     architecture: Architecture,
     service: Service,
@@ -43,12 +49,16 @@ pub fn service_for(
     profile: &str,
 ) -> Result<Image> {
     let built = service.build_for_image(architecture, profile)?;
-    let materials = sbom::of(service, architecture)?;
-    let image = own(architecture, name, service.binary(), built, &materials)?;
+    let materials = sbom::of_image(service, architecture)?;
+    let mut image = own(architecture, name, service.binary(), built, &materials)?;
+    if service == Service::Scheduler {
+        image = image.file(Tool::ETCD_3_5.path_for(architecture)?, "/etcd")?;
+    }
     Ok(service.environment().iter().fold(image, |image, (k, v)| image.env(k, v)))
 }
 
-/// The image of the dashboard, made like those of the services.
+/// The image of the dashboard, built like those of the services. Its memory is like the operator's:
+/// a page is large for a moment, and then nothing is for hours.
 ///
 /// # Errors
 /// As [`service_for`].
@@ -56,7 +66,7 @@ pub fn dashboard(architecture: Architecture, name: &str, profile: &str) -> Resul
     let built = build_dashboard_for_image(architecture, profile)?;
     let materials = sbom::of_program(DASHBOARD, DASHBOARD, architecture)?;
     let image = own(architecture, name, DASHBOARD, built, &materials)?;
-    Ok(image.env("MIMALLOC_ALLOW_THP", "0"))
+    Ok(Service::Operator.environment().iter().fold(image, |image, (k, v)| image.env(k, v)))
 }
 
 fn own(
@@ -82,23 +92,22 @@ pub fn daprd_tag() -> &'static str {
     tools::DAPR.trim_start_matches('v')
 }
 
-/// The official sidecar. Like the official image it names no program: the injector does.
+/// The official sidecar. Like the official image it has no entry point: the injector sets the
+/// command.
 ///
 /// # Errors
-/// When it is not there and cannot be built.
+/// When it is missing and cannot be built.
 pub fn daprd(name: &str) -> Result<Image> {
     let image = Image::new(name).file(Daprd::program()?, "/daprd")?;
     Ok(image.ca_roots().shared_folder("/tmp"))
 }
 
-/// The Redis server of this machine; its arguments are the Pod's to give.
+/// The Redis server of this machine; the Pod sets its arguments.
 ///
 /// # Errors
 /// When it is not installed and cannot be.
 pub fn redis(name: &str) -> Result<Image> {
-    packages::require(&packages::REDIS)?;
-    let program = environment::find_program("redis-server").context("redis-server is missing")?;
-    let image = Image::new(name).program(&program, "/usr/bin/redis-server")?;
+    let image = Image::new(name).program(&servers::redis()?, "/usr/bin/redis-server")?;
     Ok(image.shared_folder("/data").working_folder("/data").entrypoint(&["/usr/bin/redis-server"]))
 }
 
@@ -136,4 +145,16 @@ pub fn python(name: &str) -> Result<Image> {
         .map(|image| image.link(&place, "/usr/bin/python3"))
         .map(|image| image.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1"))
         .map(|image| image.ca_roots().shared_folder("/tmp").entrypoint(&["/usr/bin/python3"]))
+}
+
+/// [`python`] with Dapr's workflow SDK.
+///
+/// # Errors
+/// As [`python`], or when the SDK cannot be installed.
+pub fn python_sdk(name: &str) -> Result<Image> {
+    let question = "import sysconfig; print(sysconfig.get_path('platlib'))";
+    let answer = process::output(Command::new(sdks::python()?).args(["-c", question]))?;
+    let packages = PathBuf::from(answer.trim());
+    let image = python(name)?.tree(&packages, "/sdk", &SDK_LEFT_OUT)?;
+    Ok(image.libraries_below(&packages.join("grpc/_cython"))?.env("PYTHONPATH", "/sdk"))
 }

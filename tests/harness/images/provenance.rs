@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use super::reproducible;
 use crate::{Service, environment, process};
 
-/// What one run of `cargo xtask image` does.
+/// The build type of `cargo xtask image`.
 const BUILD_TYPE: &str = "urn:trilby:cargo-xtask-image:v1";
 
-/// What a build started from.
+/// The sources of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     /// The commit, 40 hexadecimal digits.
     commit: String,
-    /// True if files differ from that commit.
+    /// Whether files differ from that commit.
     modified: bool,
     /// SHA-256 of `Cargo.lock`, which pins every package by its checksum.
     lock: String,
@@ -27,30 +27,30 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Those of this work tree.
+    /// The sources of this work tree.
     ///
     /// # Errors
-    /// When it is no work tree of git.
+    /// When it is not a git work tree.
     pub fn here() -> Result<Self> {
         let root = environment::workspace();
         let git =
             |args: &[&str]| process::output(Command::new("git").current_dir(&root).args(args));
         let compiler = process::output(Command::new("rustc").args(["--version", "--verbose"]))?;
         Ok(Self {
-            commit: git(&["rev-parse", "HEAD"]).context("which commit is this?")?.trim().to_owned(),
+            commit: git(&["rev-parse", "HEAD"]).context("read the commit")?.trim().to_owned(),
             modified: !git(&["status", "--porcelain"])?.trim().is_empty(),
             lock: reproducible::sha256(&root.join("Cargo.lock"))?,
             compiler: compiler.trim().to_owned(),
         })
     }
 
-    /// True if files differ from the commit, so that nobody else can repeat the build.
+    /// Whether files differ from the commit, so that the build cannot be repeated elsewhere.
     pub fn modified(&self) -> bool {
         self.modified
     }
 }
 
-/// The predicate for the image of a service. `builder` is a URI that says who ran the build.
+/// The predicate for the image of a service. `builder` is the URI of the builder.
 pub fn predicate(service: Service, profile: &str, builder: &str, sources: &Sources) -> Value {
     json!({
         "buildDefinition": {

@@ -1,4 +1,4 @@
-//! Images in a registry: one name for all processors, known by its digest.
+//! Images in a registry: one name for all architectures, identified by its digest.
 
 use std::{path::PathBuf, process::Command};
 
@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{Architecture, Service, Tool, process};
 
-/// Pushes the archives of one image, one for each processor, under one name, and returns its
+/// Pushes the archives of one image, one for each architecture, under one name, and returns its
 /// digest, `sha256:…`. Credentials are those of `docker login`.
 ///
 /// # Errors
-/// When the registry refuses one of them.
+/// When the registry rejects one of them.
 pub fn push(name: &str, archives: &[(Architecture, PathBuf)]) -> Result<String> {
     let crane = Tool::CRANE.path()?;
     let mut index = Command::new(&crane);
@@ -25,10 +25,10 @@ pub fn push(name: &str, archives: &[(Architecture, PathBuf)]) -> Result<String> 
     Ok(last_line(&digest)?.to_owned())
 }
 
-/// Gives an image that is in the registry one more tag.
+/// Adds a tag to an image in the registry.
 ///
 /// # Errors
-/// When the registry refuses it.
+/// When the registry rejects it.
 pub fn tag(name: &str, tag: &str) -> Result<()> {
     process::output(Command::new(Tool::CRANE.path()?).args(["tag", name, tag])).map(drop)
 }
@@ -65,7 +65,7 @@ pub fn pinned(values: &serde_json::Value) -> Result<Vec<(Service, String)>> {
     Ok(images)
 }
 
-/// Where the chart's values have the image of a service.
+/// The path of a service's image in the chart's values.
 const fn place(service: Service) -> (&'static str, &'static str) {
     match service {
         Service::Operator => ("dapr_operator", "image"),

@@ -1,4 +1,4 @@
-//! Builds a service from a copy of the sources, to see whether its bytes depend on the place.
+//! Builds a service from a copy of the sources, to check whether its bytes depend on the path.
 
 use std::{
     fs,
@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{Architecture, Service, environment, process};
 
-/// Copies the files that git knows, with changes that are not committed, to `folder`, which must not
-/// exist, and builds the static program of `service` there for this machine's processor, with no
-/// artefact of an earlier build.
+/// Copies the files that git knows, with changes that are not committed, to `folder`, which must
+/// not exist, and builds the static program of `service` there for this machine's processor, with
+/// no artefact of an earlier build.
 ///
 /// # Errors
 /// When a file cannot be copied or the copy does not compile.

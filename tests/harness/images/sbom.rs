@@ -1,4 +1,4 @@
-//! A software bill of materials of each service: every package of others that is in the program,
+//! A software bill of materials of each service: every third-party package in the program,
 //! in `CycloneDX`'s JSON. The same sources give the same bytes: no date, no serial number.
 
 use std::{
@@ -12,19 +12,33 @@ use cargo_metadata::{
 };
 use serde_json::{Value, json};
 
-use crate::{Architecture, Service, environment};
+use super::go_materials;
+use crate::{Architecture, Service, Tool, environment};
 
-/// Where it is in an image; scanners look for files of that ending.
+/// Its path in an image; scanners look for files with this extension.
 pub fn path_in_image(program: &str) -> String {
     format!("/usr/share/sbom/{program}.cdx.json")
 }
 
-/// The bill of materials of a service.
+/// The bill of materials of a service alone.
 ///
 /// # Errors
 /// When `cargo metadata` fails.
 pub fn of(service: Service, architecture: Architecture) -> Result<Value> {
     of_program(service.package(), service.binary(), architecture)
+}
+
+/// The bill of materials of a service's image: the scheduler's has the etcd that it runs.
+///
+/// # Errors
+/// As [`of`], and when etcd cannot be built.
+pub fn of_image(service: Service, architecture: Architecture) -> Result<Value> {
+    let mut materials = of(service, architecture)?;
+    if service == Service::Scheduler {
+        let etcd = Tool::ETCD_3_5.path_for(architecture)?;
+        go_materials::add(&mut materials, &etcd, "Apache-2.0")?;
+    }
+    Ok(materials)
 }
 
 /// The bill of materials of any of our programs.
@@ -57,7 +71,7 @@ fn field<'a>(package: &'a str, key: &str) -> Option<&'a str> {
     lines.find(|(name, _)| *name == key).map(|(_, value)| value.trim_matches('"'))
 }
 
-/// The `CycloneDX` document of what `package` needs at run time.
+/// The `CycloneDX` document of the run-time dependencies of `package`.
 fn materials(
     metadata: &Metadata,
     checksums: &BTreeMap<(&str, &str), &str>,
@@ -83,7 +97,7 @@ fn materials(
             let id = &dependency.pkg;
             let package = packages.get(id).with_context(|| format!("no package {id}"))?;
             if is_macro(package) {
-                continue; // runs in the compiler, and is not in the program
+                continue; // runs in the compiler only
             }
             needs.insert(reference(package));
             if needed.insert(id) {
@@ -131,7 +145,7 @@ fn reference(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version)
 }
 
-/// A dependency of the program, not of its tests or build script.
+/// Whether it is a dependency of the program, not of its tests or build script.
 fn is_normal(dependency: &NodeDep) -> bool {
     dependency.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal)
 }

@@ -1,4 +1,4 @@
-//! Signatures of images and files, by `cosign`: with a key that somebody holds, or without one by the
+//! Signatures of images and files, by `cosign`: with a private key, or without one by the
 //! identity of the forge's workflow.
 
 use std::{
@@ -11,18 +11,18 @@ use serde_json::Value;
 
 use crate::{Scratch, Tool, environment, process};
 
-/// Who signs.
+/// The signing identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signer {
-    /// A private key of `cosign generate-key-pair`, whose password is in `COSIGN_PASSWORD`. Nothing is
-    /// written to a transparency log, so that this works without a network.
+    /// A private key of `cosign generate-key-pair` with the password in `COSIGN_PASSWORD`. Nothing
+    /// is written to a transparency log, so this works without a network.
     Key(PathBuf),
-    /// The identity that the workflow's token proves; the signature is in the public transparency log.
+    /// The identity of the workflow's token; the signature is in the public transparency log.
     Keyless,
 }
 
 impl Signer {
-    /// A key pair of its own in `folder`, without password: for rehearsals. The public half is
+    /// A new key pair in `folder` without password, for rehearsals. The public key is
     /// `cosign.pub` beside it.
     ///
     /// # Errors
@@ -56,7 +56,8 @@ impl Signer {
         process::output(&mut cosign).map(drop)
     }
 
-    /// Signs a file; the signature is beside it, with the ending `.sigstore.json`. Returns its path.
+    /// Signs a file; the signature is beside it, with the extension `.sigstore.json`. Returns its
+    /// path.
     ///
     /// # Errors
     /// When cosign fails.

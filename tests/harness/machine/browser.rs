@@ -1,4 +1,4 @@
-//! A real browser without a screen: Chromium loads a page and runs its scripts.
+//! Headless Chromium: loads a page and runs its scripts.
 
 use std::{
     path::Path,
@@ -11,30 +11,39 @@ use anyhow::{Context as _, Result, ensure};
 use super::packages::{self, CHROMIUM};
 use crate::{Cluster, Scratch, process};
 
-/// How long a page may take, on a machine that others use too.
+/// Time limit of a page, on a busy machine.
 const LIMIT: Duration = Duration::from_mins(1);
-/// Resolves no name: a page that asks for anything outside of this machine fails.
+/// Resolves no name: a page that requests anything outside of this machine fails.
 const NO_NAMES: &str =
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost";
 
-/// What a page came to.
+/// A page after its scripts ran.
 #[derive(Debug)]
 pub struct Opened {
     /// The document after its scripts ran, as HTML.
     pub document: String,
-    /// What the browser logged, refusals by a Content Security Policy among it.
+    /// The log of the browser, with violations of the Content Security Policy.
     pub console: String,
 }
 
 /// Opens an URL.
 ///
 /// # Errors
-/// When Chromium is not installed and cannot be, or does not end in a minute.
+/// When Chromium is missing and cannot be installed, or does not end in a minute.
 pub fn open(url: &str) -> Result<Opened> {
     run(Command::new("timeout"), &["--dump-dom", url])
 }
 
-/// Opens an URL where that cluster can be reached.
+/// Opens a file and waits until its scripts are idle.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_file(file: &Path) -> Result<Opened> {
+    let url = format!("file://{}", file.display());
+    run(Command::new("timeout"), &["--dump-dom", "--virtual-time-budget=20000", &url])
+}
+
+/// Opens an URL in the network namespace of that cluster.
 ///
 /// # Errors
 /// As [`open`].
@@ -42,7 +51,7 @@ pub fn open_inside(cluster: &Cluster, url: &str) -> Result<Opened> {
     run(cluster.command("timeout"), &["--dump-dom", url])
 }
 
-/// Draws a page of this width in pixels into a PNG file.
+/// Writes a screenshot of this width in pixels to a PNG file.
 ///
 /// # Errors
 /// As [`open`], or when there is no file afterwards.

@@ -5,16 +5,11 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::Read as _,
-    net::TcpListener,
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener},
-    },
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+pub use free_port::free_port;
 
 /// The variable, or `None` when it is unset or empty.
 #[expect(
@@ -94,26 +89,6 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A TCP port of 127.0.0.1 that nothing listens on now. No other process of the harness gets it
-/// while this one runs.
-///
-/// # Errors
-/// When the machine has none left.
-pub fn free_port() -> Result<u16> {
-    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
-    let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..100 {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        // An abstract socket address needs no file, and the kernel frees it with the process.
-        let claim = SocketAddr::from_abstract_name(format!("trilby-port-{port}"))?;
-        if let Ok(claim) = UnixListener::bind_addr(&claim) {
-            claims.push(claim);
-            return Ok(port);
-        }
-    }
-    bail!("no free port on 127.0.0.1 after 100 tries")
-}
-
 /// A fresh 128-bit secret in hexadecimal.
 ///
 /// # Errors
@@ -130,17 +105,4 @@ pub fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_another_process_claims_is_not_handed_out() {
-        let port = free_port().unwrap();
-        let claim = SocketAddr::from_abstract_name(format!("trilby-port-{port}")).unwrap();
-        assert!(UnixListener::bind_addr(&claim).is_err(), "the claim outlives the call");
-        assert_ne!(free_port().unwrap(), port);
-    }
 }

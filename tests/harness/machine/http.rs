@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// How long one request may take.
+/// Time limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer: the status code and the body as text.
@@ -29,7 +29,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.body)
             .with_context(|| format!("body of HTTP {} is no JSON: {}", self.status, self.body))
@@ -89,7 +89,7 @@ fn exchange(
     over(&mut connect(address)?, &address.to_string(), method, path, headers, body)
 }
 
-/// A connection whose reads and writes end some day.
+/// A connection with timeouts for reads and writes.
 pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_nodelay(true)?;
@@ -98,7 +98,7 @@ pub(crate) fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request over a connection that is used for nothing else.
+/// One request over its own connection.
 pub(crate) fn over(
     stream: &mut (impl std::io::Read + std::io::Write),
     host: &str,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_http() {
+    fn rejects_an_answer_that_is_not_http() {
         assert!(parse("220 smtp ready\r\n\r\n").unwrap_err().to_string().contains("status"));
         assert!(parse("").is_err());
     }

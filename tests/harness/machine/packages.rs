@@ -18,7 +18,7 @@ const fn needed(file: &'static str, package: &'static str) -> Needed {
     Needed { file, package }
 }
 
-/// What a node needs beside the programs that are built.
+/// Packages of a node, in addition to the programs that are built.
 pub(crate) const NODE: [Needed; 11] = [
     needed("containerd", "containerd"),
     needed("containerd-shim-runc-v2", "containerd"),
@@ -33,32 +33,48 @@ pub(crate) const NODE: [Needed; 11] = [
     needed("mount", "mount"),
 ];
 
-/// The Redis server.
-pub(crate) const REDIS: [Needed; 1] = [needed("redis-server", "redis-server")];
+/// Tools of Redis, which no service comes with.
+pub(crate) const REDIS_TOOLS: [Needed; 1] = [needed("redis-check-rdb", "redis-tools")];
 /// Node.js.
 pub(crate) const NODE_JS: [Needed; 1] = [needed("node", "nodejs")];
+/// The package manager of Node.js.
+pub(crate) const NPM: [Needed; 1] = [needed("npm", "npm")];
 /// Python.
 pub(crate) const PYTHON: [Needed; 1] = [needed("python3", "python3")];
+/// The runtime of Java programs.
+pub(crate) const JAVA: [Needed; 1] = [needed("java", "default-jre-headless")];
+/// Runs Java programs from their source.
+pub(crate) const JDK: [Needed; 1] = [needed("javac", "default-jdk-headless")];
+/// The package manager of Java.
+pub(crate) const MAVEN: [Needed; 1] = [needed("mvn", "maven")];
 
-/// A browser without a screen.
+/// The headless browser.
 pub(crate) const CHROMIUM: [Needed; 1] = [needed("chromium", "chromium")];
 
 /// Run a program as in a pod.
 const POD: [Needed; 2] = [needed("unshare", "util-linux"), needed("mount", "mount")];
-/// Checks certificates independently of us.
+/// An independent check of certificates.
 const OPENSSL: [Needed; 1] = [needed("openssl", "openssl")];
 
-/// What the suites use beside the cluster's own programs. Asked once before the tests, so that no two
-/// of them install at the same time.
+/// Installs what the tour of the building blocks uses beside the sample, or names it.
+///
+/// # Errors
+/// When something is missing and cannot be installed.
+pub(crate) fn require_for_tour() -> Result<()> {
+    [&JAVA, &MAVEN].into_iter().try_for_each(|needed| require(needed))
+}
+
+/// Installs what the suites use beside the cluster's programs. Called once before the tests, so
+/// that no two of them install at the same time.
 ///
 /// # Errors
 /// When something is missing and cannot be installed.
 pub fn require_for_tests() -> Result<()> {
-    let groups: [&[Needed]; 6] = [&REDIS, &NODE_JS, &PYTHON, &CHROMIUM, &POD, &OPENSSL];
+    let groups: [&[Needed]; 7] = [&REDIS_TOOLS, &NODE_JS, &NPM, &PYTHON, &CHROMIUM, &POD, &OPENSSL];
     groups.into_iter().try_for_each(require)
 }
 
-/// Makes sure that all of them are there: installs what is missing when root, names it otherwise.
+/// Ensures that all are installed: installs missing ones when root, names them otherwise.
 ///
 /// # Errors
 /// When something is missing and cannot be installed.
@@ -72,13 +88,21 @@ pub(crate) fn require(list: &[Needed]) -> Result<()> {
         bail!("install these packages (Debian's names): {names}");
     }
     step(&format!("install packages: {names}"), || {
-        apt_get(&["update", "--quiet"])?;
+        update()?;
         let mut args = vec!["install", "--yes", "--quiet", "--no-install-recommends"];
         args.extend(&missing);
         apt_get(&args)
     })?;
     let still = self::missing(list);
     if still.is_empty() { Ok(()) } else { bail!("not in the packages: {}", still.join(" ")) }
+}
+
+/// Reads the lists of packages again.
+///
+/// # Errors
+/// When the lists cannot be downloaded or written.
+pub(crate) fn update() -> Result<()> {
+    apt_get(&["update", "--quiet"])
 }
 
 fn missing(list: &[Needed]) -> Vec<&'static str> {

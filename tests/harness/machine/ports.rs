@@ -1,5 +1,5 @@
-//! A service of the control plane, ours or the reference's, as a process of this machine: its ports
-//! and what it has to be told outside of a cluster.
+//! A service of the control plane, ours or the reference's, as a process of this machine: its
+//! ports, and its settings outside of a cluster.
 
 use anyhow::Result;
 

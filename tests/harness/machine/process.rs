@@ -1,4 +1,5 @@
-//! One program of the test cluster: started with a log file, watched until it serves, ended by its id.
+//! One program of a test: started with a log file, polled until it serves, stopped by its process
+//! id.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,12 +17,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Deadline, http, until};
 
-/// How many lines of a log go into an error.
+/// Number of log lines in an error.
 const LOG_TAIL_LINES: usize = 25;
-/// How long a program may take to end after SIGTERM when it is dropped.
+/// Time limit for a dropped program to end after SIGTERM.
 const END_WAIT: Duration = Duration::from_secs(5);
 
-/// Becomes the program of its other arguments, in a mount namespace where the first is the namespace
+/// Executes its other arguments in a mount namespace where the first is the namespace
 /// of a pod.
 const POD: &str = r#"set -e
 mount -t tmpfs run /run
@@ -39,11 +40,11 @@ pub enum Lifetime {
     Bound,
     /// Outlives the [`Process`], and is killed by the kernel when this process ends.
     Runner,
-    /// Goes on in a session of its own; found again by [`Process::adopt`].
+    /// Runs in its own session; found again by [`Process::adopt`].
     Detached,
 }
 
-/// A program about to be started.
+/// A program to be started.
 #[derive(Clone, Debug)]
 pub struct Spawn {
     name: String,
@@ -170,7 +171,7 @@ impl Spawn {
         })
     }
 
-    /// The programs that set the stage and then become the program itself (same pid).
+    /// The wrappers, each of which executes the next and finally the program, with the same pid.
     fn wrappers(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(network) = &self.network {
@@ -232,18 +233,18 @@ impl Process {
         self.pid
     }
 
-    /// The name it was started under.
+    /// Its name, that of its log file.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it has written so far to standard output and error.
+    /// Its standard output and error so far.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The file with what it writes.
+    /// Its log file.
     pub fn log_file(&self) -> &Path {
         &self.log
     }
@@ -261,7 +262,7 @@ impl Process {
         }
     }
 
-    /// Waits until `probe` answers `Ok(true)`; its errors count as "not yet".
+    /// Waits until `probe` returns `Ok(true)`; its errors count as "not yet".
     ///
     /// # Errors
     /// At once when the program ends, else at the deadline; both with the end of its log.
@@ -292,7 +293,7 @@ impl Process {
         self.wait(deadline, &format!("log text {text:?}"), |log| Ok(log.contains(text)))
     }
 
-    /// Waits until something listens on that TCP port in the network the program lives in.
+    /// Waits until something listens on that TCP port in the network namespace of the program.
     ///
     /// # Errors
     /// As [`Process::wait`].
@@ -318,7 +319,7 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// When the program is gone or not ours.
+    /// When the program has ended or belongs to another user.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.pid, signal).with_context(|| format!("signal {}", self.name))
     }
@@ -336,7 +337,7 @@ impl Process {
             .with_context(|| format!("log of {}:\n{}", self.name, tail(&self.log())))
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills it, as a crash does.
     pub fn kill(&mut self) {
         match &mut self.child {
             Some(child) => {
@@ -383,10 +384,10 @@ pub fn tail(log: &str) -> String {
     lines.get(start..).unwrap_or_default().join("\n")
 }
 
-/// Runs a program to its end and returns what it wrote to standard output.
+/// Runs a program to its end and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started or does not exit with 0; the error holds what it wrote to
+/// When it cannot be started or does not exit with 0; the error holds its
 /// standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
@@ -427,14 +428,14 @@ mod tests {
         let folder = scratch.path().to_path_buf();
         let start = move || Spawn::new("sleep", "/bin/sleep", &folder).arg("60").start().unwrap();
         let mut process = thread::spawn(start).join().unwrap();
-        thread::sleep(Duration::from_millis(100)); // the signal would have come by now
+        thread::sleep(Duration::from_millis(100)); // the signal would have arrived by now
         assert!(process.is_running());
         let status = process.terminate(Deadline::seconds(5)).unwrap();
         assert_eq!(describe(status), "signal 15");
     }
 
     #[test]
-    fn a_listener_is_told_from_a_connection() {
+    fn a_listener_differs_from_a_connection() {
         let table = "  sl  local_address rem_address   st
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000
    1: 0100007F:1F91 0100007F:1F90 01 00000000:00000000";

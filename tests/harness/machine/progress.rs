@@ -22,10 +22,10 @@ pub fn say(text: impl Display) {
     eprintln!("[{:7.1}s] {text}", elapsed().as_secs_f64());
 }
 
-/// Does a piece of work between two lines: what starts, and how long it took or that it failed.
+/// Runs `work` and prints a line before it, and one after it with its duration or failure.
 ///
 /// # Errors
-/// Those of the work.
+/// Those of `work`.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     say(format_args!("{what} ..."));
     let began = elapsed();

@@ -1,4 +1,4 @@
-//! Folders that do not outlive the process that made them, however it ends.
+//! Folders that do not outlive the process that created them, however it ends.
 
 use std::{
     env, fs,
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 
 use crate::environment;
 
-/// Waits for the end of its input, which comes when our process is gone for whatever reason, then
+/// Waits for the end of its input, which comes when our process ends for any reason, then
 /// removes the folder. `Drop` does not run for statics, nor after a kill.
 const JANITOR: &str = r#"trap '' INT TERM HUP; cat >/dev/null
 for _ in 1 2 3 4 5; do rm -rf -- "$1" 2>/dev/null && exit; sleep 0.2; done"#;

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// How long to rest between two looks at a condition.
+/// Pause between two polls of a condition.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A point in time that ends a wait.
@@ -19,7 +19,7 @@ pub struct Deadline {
 
 impl Deadline {
     /// `limit` from now.
-    #[expect(clippy::disallowed_methods, reason = "the one clock of the bed")]
+    #[expect(clippy::disallowed_methods, reason = "the one clock of the tests")]
     pub fn after(limit: Duration) -> Self {
         Self { start: Instant::now(), limit }
     }
@@ -34,7 +34,7 @@ impl Deadline {
         self.start.elapsed()
     }
 
-    /// Time that is left; zero once it has passed.
+    /// Remaining time; zero once it has passed.
     pub fn left(&self) -> Duration {
         self.limit.saturating_sub(self.elapsed())
     }
@@ -45,10 +45,15 @@ impl Deadline {
     }
 }
 
-/// Looks until `probe` has an answer and returns it. `what` completes "waiting for ...".
+/// The deadline of operations that take seconds on an idle machine, with room for a busy one.
+pub fn soon() -> Deadline {
+    Deadline::seconds(60)
+}
+
+/// Polls `probe` until it has an answer and returns it. `what` completes "waiting for ...".
 ///
-/// `probe` returns `Ok(Some(answer))` when it is there, `Ok(None)` to be asked again, and an error
-/// when asking again is pointless.
+/// `probe` returns `Ok(Some(answer))` when it has one, `Ok(None)` to be polled again, and an error
+/// when polling again is pointless.
 ///
 /// # Errors
 /// The probe's own error at once, or a timeout that names `what`.

@@ -1,4 +1,4 @@
-//! A few lines of web server: files of a folder, for programs under test that fetch them.
+//! A minimal web server of the files of a folder, for programs under test that fetch them.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// an URL. `network` is the handle of the network namespace to do so in.
 ///
 /// # Errors
-/// When the namespace is not there or no port is free.
+/// When the namespace does not exist or no port is free.
 pub fn serve(folder: &Path, network: Option<&Path>) -> Result<String> {
     let folder = folder.to_path_buf();
     let address = listen(network, move |connection| answer(connection, &folder))?;
@@ -33,7 +33,7 @@ pub fn listen(
 ) -> Result<SocketAddr> {
     let listener = match network.map(Path::to_path_buf) {
         None => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
-        // A socket stays in the namespace it was made in; the thread that went there ends.
+        // A socket stays in the namespace it was created in; the thread that entered it ends.
         Some(handle) => {
             let bind = move || -> Result<TcpListener> {
                 let handle = File::open(&handle).context("open the network namespace")?;
@@ -47,7 +47,7 @@ pub fn listen(
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let handler = handler.clone();
-            // A client that goes away early is its own business.
+            // A client may disconnect early.
             thread::spawn(move || drop(handler(connection)));
         }
     });
@@ -57,7 +57,7 @@ pub fn listen(
 /// Answers one GET with a file below `root`, and closes.
 ///
 /// # Errors
-/// When the request is none, or the client goes away.
+/// When the request is invalid, or the client disconnects.
 pub fn answer(connection: impl Read + Write, root: &Path) -> Result<()> {
     let mut reader = BufReader::new(connection);
     let path = request_target(&mut reader)?;
@@ -79,7 +79,7 @@ pub fn answer(connection: impl Read + Write, root: &Path) -> Result<()> {
 /// Reads a request without a body, and returns the second word of its first line.
 ///
 /// # Errors
-/// When there is none.
+/// When the request is invalid.
 pub fn request_target(reader: &mut BufReader<impl Read>) -> Result<String> {
     let mut line = String::new();
     reader.read_line(&mut line)?;

@@ -1,4 +1,4 @@
-//! How a process outside of the cluster acts as an account of the control plane.
+//! Credentials of the control plane's accounts for processes outside of the cluster.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::{ApiCluster, Scratch, injector_fixture::NAMESPACE};
 /// Audience of the tokens that sentry accepts.
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 
-/// Writes a token of an account that only its pod may use, which sentry accepts.
+/// Writes a token of an account, bound to its pod, that sentry accepts.
 ///
 /// # Errors
 /// When there is no such account or pod.
@@ -26,7 +26,7 @@ pub fn bound_token(
     scratch.write(file, api.kubectl(&[&args[..], &bound].concat())?.trim())
 }
 
-/// Writes the way in of an account.
+/// Writes a kubeconfig of an account.
 ///
 /// # Errors
 /// When there is no such account.

@@ -11,10 +11,10 @@ use anyhow::Result;
 
 use super::app_server::{self, Answer};
 
-/// How long a method runs that is watched: long enough to be met by another that should not run.
+/// Duration of a watched method: long enough to overlap with one that must not run.
 const WORK: Duration = Duration::from_millis(5);
 
-/// Watches the methods of all apps of a test: no actor may run in two places at once.
+/// Watches the methods of all apps of a test for actors that run in two places at once.
 #[derive(Debug, Default)]
 pub struct Executions(Mutex<Observations>);
 
@@ -27,12 +27,12 @@ struct Observations {
 }
 
 impl Executions {
-    /// How many methods ran to their end.
+    /// Number of methods that ran to their end.
     pub fn finished(&self) -> usize {
         self.lock().finished
     }
 
-    /// Each method that began while another app ran one of the same actor.
+    /// Each method that started while another app ran one of the same actor.
     pub fn overlaps(&self) -> Vec<String> {
         self.lock().overlaps.clone()
     }
@@ -91,7 +91,7 @@ impl ActorApp {
         Ok(Self { port, active })
     }
 
-    /// Where it listens.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -26,9 +26,9 @@ pub struct Decision {
     pub allowed: bool,
     /// The JSON Patch; empty when nothing changes.
     pub patch: Value,
-    /// Why not, when it is not allowed.
+    /// The reason of a denial.
     pub message: String,
-    /// What kubectl shows.
+    /// Warnings that kubectl shows.
     pub warnings: Vec<String>,
 }
 
@@ -50,8 +50,8 @@ pub fn tls(roots: &str) -> Result<Arc<ClientConfig>> {
 }
 
 impl AdmissionClient {
-    /// For the webhook at that port of this machine, whose certificate has that name and comes from
-    /// these roots (PEM).
+    /// A client of the webhook at that port of this machine, whose certificate has that name and
+    /// chains to these roots (PEM).
     ///
     /// # Errors
     /// When the roots are no certificates.
@@ -88,10 +88,10 @@ impl AdmissionClient {
             .with_context(|| format!("POST to the webhook at {}", self.address))
     }
 
-    /// Asks for a decision. `request` is the review's; its `uid` is set here.
+    /// Requests a decision. `request` is the review's; its `uid` is set here.
     ///
     /// # Errors
-    /// When the answer is no review of this request.
+    /// When the answer is not a review of this request.
     pub fn decide(&self, request: &Value) -> Result<Decision> {
         const UID: &str = "705ab4f5-6393-11e8-b7cc-42010a800002";
         let mut request = request.clone();
@@ -126,7 +126,7 @@ fn decision(response: &Value) -> Result<Decision> {
     let message = response.pointer("/status/message").and_then(Value::as_str);
     let warnings = response.get("warnings").and_then(Value::as_array).into_iter().flatten();
     Ok(Decision {
-        allowed: response.get("allowed").and_then(Value::as_bool).context("no word of allowed")?,
+        allowed: response.get("allowed").and_then(Value::as_bool).context("no member allowed")?,
         patch,
         message: message.unwrap_or_default().to_owned(),
         warnings: warnings.filter_map(Value::as_str).map(str::to_owned).collect(),

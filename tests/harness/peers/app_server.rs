@@ -12,8 +12,8 @@ use anyhow::Result;
 /// The status line and the body of an answer.
 pub(super) type Answer = (&'static str, String);
 
-/// Serves on a free port of 127.0.0.1 until the test process ends; returns the port. `answer` gets
-/// method and path of each request; `None` leaves the request without an answer.
+/// Serves on a free port of 127.0.0.1 until the test process ends; returns the port. `answer`
+/// receives method and path of each request; `None` leaves the request without an answer.
 ///
 /// # Errors
 /// No port is free.

@@ -1,4 +1,4 @@
-//! The official `dapr` CLI with a home of its own.
+//! The official `dapr` CLI with its own home folder.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{Cluster, Scratch, Tool, chart_repo, environment, process, web};
 
-/// Variables of the user's that could change the CLI's mind; all begin with one of these.
+/// Prefixes of the user's variables that could change the CLI's behaviour.
 const INHERITED: [&str; 10] = [
     "DAPR_DEFAULT_IMAGE_REGISTRY",
     "DAPR_HELM_REPO_URL",
@@ -20,7 +20,7 @@ const INHERITED: [&str; 10] = [
     "DAPR_TRUST_ANCHORS",
 ];
 
-/// The CLI, ready to be run.
+/// The CLI.
 #[derive(Debug)]
 pub struct DaprCli {
     cluster: Cluster,
@@ -29,10 +29,10 @@ pub struct DaprCli {
 }
 
 impl DaprCli {
-    /// One for that cluster, run where it can be reached.
+    /// The CLI for that cluster, in its network namespace.
     ///
     /// # Errors
-    /// When CLI or kubectl are not there and cannot be built.
+    /// When the CLI or kubectl is missing and cannot be built.
     pub fn new(cluster: Cluster) -> Result<Self> {
         let home = Scratch::new("dapr-cli")?;
         // What the CLI runs, from `PATH`: kubectl, and containers of the user's, whose names are
@@ -89,10 +89,10 @@ impl DaprCli {
         self.home.path()
     }
 
-    /// The CLI with its arguments still to come.
+    /// The CLI without arguments.
     ///
     /// # Errors
-    /// When it is not there and cannot be built.
+    /// When it is missing and cannot be built.
     pub fn command(&self) -> Result<Command> {
         let mut command = self.cluster.command(Tool::DAPR_CLI.path()?);
         for name in INHERITED {
@@ -103,11 +103,11 @@ impl DaprCli {
         Ok(command)
     }
 
-    /// Runs it and returns all that it said. It exits with 0 after many failures, so a line that it
-    /// marks as one counts too.
+    /// Runs it and returns its output. It exits with 0 after many failures, so a line that it
+    /// marks as a failure counts too.
     ///
     /// # Errors
-    /// When it fails; with what it said.
+    /// When it fails; the error holds its output.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         let said = self.output(args)?;
         if said.contains('❌') {
@@ -116,11 +116,11 @@ impl DaprCli {
         Ok(said)
     }
 
-    /// Runs it and returns all that it said on standard output and error, failures marked in the
+    /// Runs it and returns its standard output and error, failures marked in the
     /// text included.
     ///
     /// # Errors
-    /// When it does not exit with 0; with what it said.
+    /// When it does not exit with 0; the error holds its output.
     pub fn output(&self, args: &[&str]) -> Result<String> {
         let result = self.command()?.args(args).output().context("run dapr")?;
         let said = String::from_utf8_lossy(&result.stdout).into_owned()

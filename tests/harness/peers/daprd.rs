@@ -7,11 +7,22 @@ use serde_json::Value;
 
 use crate::{Deadline, Process, Scratch, Spawn, Tool, environment, http};
 
-/// What of the test runner's own environment could change daprd's mind.
+/// A Component that keeps the state of actors in daprd itself, as YAML.
+pub const ACTOR_STATE: &str = "
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: store}
+spec:
+  type: state.in-memory
+  version: v1
+  metadata: [{name: actorStateStore, value: 'true'}]
+";
+
+/// Variables of the test runner that could change daprd's behaviour.
 const INHERITED: [&str; 5] =
     ["KUBECONFIG", "NAMESPACE", "POD_NAME", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
 
-/// A sidecar about to be started. Ports are free ones of 127.0.0.1, the rest is up to the caller.
+/// A sidecar to be started. Ports are free ones of 127.0.0.1; the caller sets the rest.
 #[derive(Clone, Debug)]
 pub struct DaprdBuilder {
     tool: Tool,
@@ -21,7 +32,7 @@ pub struct DaprdBuilder {
 }
 
 impl DaprdBuilder {
-    /// Another version than the newest.
+    /// Sets another version than the newest.
     #[must_use]
     pub fn version(mut self, tool: Tool) -> Self {
         self.tool = tool;
@@ -49,10 +60,10 @@ impl DaprdBuilder {
         self
     }
 
-    /// Starts it; does not wait for anything.
+    /// Starts it without waiting.
     ///
     /// # Errors
-    /// When there is no daprd and none can be built.
+    /// When daprd is missing and cannot be built.
     pub fn start(self) -> Result<Daprd> {
         let scratch = Scratch::new("daprd")?;
         let mut ports = [0_u16; 5];
@@ -125,7 +136,7 @@ impl Daprd {
         &self.app_id
     }
 
-    /// Waits until `/v1.0/healthz` says that all of it is ready, its app included.
+    /// Waits until `/v1.0/healthz` reports ready, its app included.
     ///
     /// # Errors
     /// When it ends before, or at the deadline; with the end of its log.
@@ -133,7 +144,7 @@ impl Daprd {
         self.process.wait_for_http(self.http_port, "/v1.0/healthz", deadline)
     }
 
-    /// Waits until `/v1.0/healthz/outbound` says that all but its app is ready.
+    /// Waits until `/v1.0/healthz/outbound` reports ready, its app excepted.
     ///
     /// # Errors
     /// As [`Daprd::wait_ready`].
@@ -141,7 +152,7 @@ impl Daprd {
         self.process.wait_for_http(self.http_port, "/v1.0/healthz/outbound", deadline)
     }
 
-    /// What it says about itself: components, subscriptions, actors.
+    /// Its metadata: components, subscriptions, actors.
     ///
     /// # Errors
     /// When it does not answer with 200.
@@ -153,12 +164,12 @@ impl Daprd {
         answer.json()
     }
 
-    /// Everything it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The process, to wait for a log text, to signal or to kill.
+    /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -166,12 +177,12 @@ impl Daprd {
     /// The daprd program itself, for images.
     ///
     /// # Errors
-    /// When there is none and it cannot be built.
+    /// When it is missing and cannot be built.
     pub fn program() -> Result<PathBuf> {
         Tool::DAPRD.path()
     }
 
-    /// Where its log file is.
+    /// Its log file.
     pub fn log_file(&self) -> &Path {
         self.process.log_file()
     }

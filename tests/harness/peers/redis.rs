@@ -1,10 +1,11 @@
 //! The real Redis server as a process.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use serde_json::json;
 
-use crate::{Deadline, Process, Scratch, Spawn, environment, packages};
+use crate::{Deadline, Process, Scratch, Spawn, environment, programs::servers};
 
-/// How long it may take to serve.
+/// Seconds until it must serve.
 const START_SECONDS: u64 = 30;
 
 /// A running Redis without persistence, on 127.0.0.1.
@@ -16,17 +17,14 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts it; `password` is what clients must give.
+    /// Starts it; clients must send `password`.
     ///
     /// # Errors
-    /// When `redis-server` is not installed, and cannot be, or does not serve in time.
+    /// When it is missing and cannot be installed, or does not serve in time.
     pub fn start(password: Option<&str>) -> Result<Self> {
-        packages::require(&packages::REDIS)?;
-        let program =
-            environment::find_program("redis-server").context("redis-server is missing")?;
         let scratch = Scratch::new("redis")?;
         let port = environment::free_port()?;
-        let mut spawn = Spawn::new("redis-server", program, scratch.path())
+        let mut spawn = Spawn::new("redis-server", servers::redis()?, scratch.path())
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
             .folder(scratch.path());
@@ -38,9 +36,21 @@ impl Redis {
         Ok(Self { process, port, _scratch: scratch })
     }
 
-    /// `127.0.0.1:<port>`, as a Component's `redisHost` wants it.
+    /// `127.0.0.1:<port>`, for `redisHost` of a Component.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A Component that keeps the state of actors in it, as JSON.
+    pub fn actor_state(&self) -> String {
+        let component = json!({
+            "apiVersion": "dapr.io/v1alpha1", "kind": "Component", "metadata": {"name": "store"},
+            "spec": {"type": "state.redis", "version": "v1", "metadata": [
+                {"name": "redisHost", "value": self.host()},
+                {"name": "actorStateStore", "value": "true"},
+            ]},
+        });
+        component.to_string()
     }
 
     /// Its port.
@@ -48,7 +58,7 @@ impl Redis {
         self.port
     }
 
-    /// The process, to kill and to read its log.
+    /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

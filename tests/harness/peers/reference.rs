@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 
 use crate::{Image, NodeCluster, Service, Tool, module_folder, tools};
 
-/// Registry part of the names of the images that [`import_images`] makes.
+/// Registry part of the names of the images that [`import_images`] builds.
 pub const REGISTRY: &str = "localhost/reference";
 
 impl Service {
-    /// The reference's program of the same service.
+    /// The reference's program of this service.
     pub const fn reference(self) -> Tool {
         match self {
             Self::Operator => Tool::REFERENCE_OPERATOR,
@@ -26,7 +26,7 @@ impl Service {
 /// The folder of the reference's chart, in its published module.
 ///
 /// # Errors
-/// When the module cannot be had.
+/// When the module cannot be downloaded.
 pub fn chart() -> Result<PathBuf> {
     let chart = module_folder("github.com/dapr/dapr", tools::DAPR)?.join("charts/dapr");
     ensure!(chart.join("Chart.yaml").is_file(), "no chart in {}", chart.display());
@@ -38,20 +38,20 @@ pub fn tag() -> &'static str {
     tools::DAPR.trim_start_matches('v')
 }
 
-/// The image of one of the reference's services, made like ours.
+/// The image of one of the reference's services, built like ours.
 ///
 /// # Errors
-/// When the program is not there and cannot be built.
+/// When the program is missing and cannot be built.
 pub fn image(service: Service, name: &str) -> Result<Image> {
     let entry = format!("/{}", service.binary());
     let image = Image::new(name).file(service.reference().path()?, &entry)?;
     Ok(image.ca_roots().entrypoint(&[&entry]))
 }
 
-/// Makes the images of the whole reference control plane and brings them to the cluster's node.
+/// Builds the images of the reference control plane and imports them into the cluster's node.
 ///
 /// # Errors
-/// When a program is not there and cannot be built.
+/// When a program is missing and cannot be built.
 pub fn import_images(node: &NodeCluster) -> Result<()> {
     for service in Service::ALL {
         node.import(&image(service, &format!("{REGISTRY}/{}:{}", service.binary(), tag()))?)?;

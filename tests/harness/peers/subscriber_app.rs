@@ -1,4 +1,4 @@
-//! An app that takes messages from its sidecar.
+//! An app that receives messages from its sidecar.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,12 +32,12 @@ impl SubscriberApp {
         Ok(Self { port, received })
     }
 
-    /// Where it listens.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The paths that messages came on so far, in order.
+    /// The paths of the messages so far, in order.
     pub fn received(&self) -> Vec<String> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

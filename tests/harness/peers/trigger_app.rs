@@ -1,4 +1,4 @@
-//! An app that takes jobs and actor reminders from its sidecar.
+//! An app that receives jobs and actor reminders from its sidecar.
 
 use std::{
     sync::{
@@ -17,11 +17,11 @@ use super::app_server::{self, Answer};
 pub struct Trigger {
     /// `/job/<name>`, or `/actors/<type>/<id>/method/remind/<name>`.
     pub path: String,
-    /// When it came.
+    /// Time of the call.
     pub at: SystemTime,
 }
 
-/// An app that hosts actors and takes every job. It ends with the test process.
+/// An app that hosts actors and accepts every job. It ends with the test process.
 #[derive(Debug)]
 pub struct TriggerApp {
     port: u16,
@@ -51,7 +51,7 @@ impl TriggerApp {
         Ok(Self { port, shared })
     }
 
-    /// Where it listens.
+    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -61,12 +61,12 @@ impl TriggerApp {
         self.shared.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on calls are answered with an error, or not.
+    /// Whether calls are answered with an error from now on.
     pub fn fail(&self, fails: bool) {
         self.shared.fails.store(fails, Ordering::Relaxed);
     }
 
-    /// From now on calls stay without an answer, or not.
+    /// Whether calls stay unanswered from now on.
     pub fn hold(&self, holds: bool) {
         self.shared.holds.store(holds, Ordering::Relaxed);
     }

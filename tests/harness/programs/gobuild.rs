@@ -12,17 +12,17 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    Deadline, Scratch, environment, process,
+    Architecture, Deadline, Scratch, environment, process,
     progress::say,
     tools::{self, Recipe, Tool},
     until,
 };
 
-/// The checksum database does not answer for these.
+/// Modules that the checksum database does not serve.
 const NO_SUM_DB: &str = "github.com/dapr/*,github.com/diagridio/*";
 /// Where Kubernetes programs keep their version.
 const KUBERNETES_VERSION: &str = "k8s.io/component-base/version";
-/// Any constant date: a build must not differ from the next one.
+/// A constant date: two builds must not differ.
 const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
 /// Replace lines for [`tools::DAPR`], which requires versions that the module proxy does not serve.
 const NEWEST_DAPR: [&str; 2] = [
@@ -32,12 +32,16 @@ const NEWEST_DAPR: [&str; 2] = [
 /// The module `./avro` of that line: the part of the fork that daprd uses, over the fork's origin.
 const AVRO: [(&str, &str); 2] =
     [("go.mod", include_str!("avro/module.txt")), ("avro.go", include_str!("avro/avro.go"))];
+/// The main program of [`Recipe::Daprd`].
+const DAPRD: &str = include_str!("daprd/main.go");
+/// Build tags of its components: those that are stable, and one for cryptography.
+const DAPRD_COMPONENTS: &str = "stablecomponents,crypto_localstorage";
 /// A module that replace lines of [`tools::DAPR`] itself name and that the proxy does not serve.
 const UNSERVED: &str = "github.com/twmb/pulsar-client-go";
 /// Replace lines for the older releases of the compatibility matrix.
 const OLDER_DAPR: [&str; 1] =
     ["github.com/diagridio/go-etcd-cron => github.com/diagridio/go-etcd-cron v0.12.6"];
-/// How often a long build says that it goes on.
+/// Interval of the progress lines of a long build.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// The oldest Go that can build all of them.
 const GO_DIRECTIVE: &str = "1.24.0";
@@ -48,7 +52,7 @@ struct Module {
     folder: PathBuf,
 }
 
-/// What `go build` gets.
+/// Input of `go build`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     requires: Vec<(String, String)>,
@@ -60,12 +64,13 @@ struct Plan {
     sums: String,
 }
 
-/// Builds `tool` into `target`, which appears only when it is complete.
+/// Builds `tool` into `target`, which appears only when it is complete; for this machine, or for the
+/// architecture `foreign`.
 ///
 /// # Errors
-/// When Go is missing or too old, a module cannot be had, or the build fails; the error holds the
-/// end of the build's log.
-pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
+/// When Go is missing or too old, a module cannot be downloaded, or the build fails; the error
+/// holds the end of the build's log.
+pub(crate) fn build(tool: &Tool, target: &Path, foreign: Option<Architecture>) -> Result<()> {
     let folder = environment::cache()?.join("build").join(tool.to_string());
     if folder.exists() {
         fs::remove_dir_all(&folder)?; // of a build that was interrupted
@@ -77,7 +82,11 @@ pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
 
     let log_file = folder.join("build.log");
     let log = File::create(&log_file)?;
-    let mut child = go(&folder)
+    let mut go = go(&folder);
+    if let Some(architecture) = foreign {
+        go.env("GOARCH", architecture.name());
+    }
+    let mut child = go
         .args(["build", "-mod=mod", "-trimpath", "-tags", plan.tags, "-o", "program", "-ldflags"])
         .arg(format!("-s -w {}", plan.ld_flags.join(" ")))
         .arg(&plan.package)
@@ -98,7 +107,7 @@ pub(crate) fn build(tool: &Tool, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Minutes of silence look like a hang.
+/// Waits for the build and prints progress lines.
 fn wait_with_signs_of_life(child: &mut Child, tool: &Tool) -> Result<ExitStatus> {
     loop {
         let ended = until(Deadline::after(SIGN_OF_LIFE), "go build", || Ok(child.try_wait()?));
@@ -124,17 +133,28 @@ fn go(folder: &Path) -> Command {
     command
 }
 
+/// Builds the main package of a module of ours, as its `go.mod` and `go.sum` say.
+///
+/// # Errors
+/// When Go is missing, a module cannot be downloaded, or the build fails.
+pub(super) fn build_own(module: &Path, target: &Path) -> Result<()> {
+    let mut build = go(module);
+    build.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(target).arg(".");
+    process::output(&mut build).map(drop)
+}
+
 fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
     if environment::find_program("go").is_none() {
         bail!("Go {GO_DIRECTIVE} or newer is needed to build it: https://go.dev/dl");
     }
     let version = tool.version.to_owned();
     match tool.recipe {
-        Recipe::Plain { module, package } => Ok(Plan {
-            requires: vec![(module.to_owned(), version)],
-            package: package.to_owned(),
-            ..Plan::default()
-        }),
+        Recipe::Plain { module, package } => Ok(plain(module, version, package, "")),
+        Recipe::Own { module, main } => {
+            fs::write(folder.join("main.go"), main)?;
+            Ok(plain(module, version, ".", ""))
+        }
+        Recipe::Summed { module, package, sums } => Ok(plain(module, version, package, sums)),
         Recipe::Kubernetes => {
             let module = download(folder, "k8s.io/kubernetes", &version)?;
             Ok(Plan {
@@ -145,29 +165,48 @@ fn plan(tool: &Tool, folder: &Path) -> Result<Plan> {
                 ..Plan::default()
             })
         }
-        Recipe::Dapr { command, components } => {
-            let module = download(folder, "github.com/dapr/dapr", &version)?;
-            let mut replaces = published(&replaces(folder, &module)?);
-            replaces.retain(|line| !line.contains(UNSERVED));
-            let newest = tool.version == tools::DAPR;
-            let ours = if newest { NEWEST_DAPR.as_slice() } else { OLDER_DAPR.as_slice() };
-            replaces.extend(ours.iter().map(|line| (*line).to_owned()));
-            if newest {
-                write_avro(folder)?;
-            }
-            Ok(Plan {
-                replaces,
-                package: format!("github.com/dapr/dapr/cmd/{command}"),
-                ld_flags: vec![format!(
-                    "-X github.com/dapr/dapr/pkg/buildinfo.version={}",
-                    version.trim_start_matches('v')
-                )],
-                requires: vec![("github.com/dapr/dapr".to_owned(), version)],
-                tags: components,
-                sums: sums(&module)?,
-            })
+        Recipe::Dapr { command, components } => Ok(Plan {
+            package: format!("github.com/dapr/dapr/cmd/{command}"),
+            tags: components,
+            ..dapr(folder, version)?
+        }),
+        Recipe::Daprd => {
+            fs::write(folder.join("main.go"), DAPRD)?;
+            Ok(Plan { package: ".".to_owned(), tags: DAPRD_COMPONENTS, ..dapr(folder, version)? })
         }
         Recipe::DaprCli { runtime } => dapr_cli(folder, &version, runtime),
+    }
+}
+
+/// What all programs of Dapr's runtime have in common.
+fn dapr(folder: &Path, version: String) -> Result<Plan> {
+    let module = download(folder, "github.com/dapr/dapr", &version)?;
+    let mut replaces = published(&replaces(folder, &module)?);
+    replaces.retain(|line| !line.contains(UNSERVED));
+    let newest = version == tools::DAPR;
+    let ours = if newest { NEWEST_DAPR.as_slice() } else { OLDER_DAPR.as_slice() };
+    replaces.extend(ours.iter().map(|line| (*line).to_owned()));
+    if newest {
+        write_avro(folder)?;
+    }
+    Ok(Plan {
+        replaces,
+        ld_flags: vec![format!(
+            "-X github.com/dapr/dapr/pkg/buildinfo.version={}",
+            version.trim_start_matches('v')
+        )],
+        requires: vec![("github.com/dapr/dapr".to_owned(), version)],
+        sums: sums(&module)?,
+        ..Plan::default()
+    })
+}
+
+fn plain(module: &str, version: String, package: &str, sums: &str) -> Plan {
+    Plan {
+        requires: vec![(module.to_owned(), version)],
+        package: package.to_owned(),
+        sums: sums.to_owned(),
+        ..Plan::default()
     }
 }
 
@@ -203,7 +242,7 @@ fn dapr_cli(folder: &Path, version: &str, runtime: &str) -> Result<Plan> {
     })
 }
 
-/// Brings a module into Go's module cache.
+/// Downloads a module into Go's module cache.
 fn download(folder: &Path, path: &str, version: &str) -> Result<Module> {
     let module = format!("{path}@{version}");
     let answer = process::output(go(folder).args(["mod", "download", "-json", &module]))?;
@@ -215,10 +254,10 @@ fn download(folder: &Path, path: &str, version: &str) -> Result<Module> {
     Ok(Module { go_mod: file("GoMod")?, folder: file("Dir")? })
 }
 
-/// The folder of a published module in Go's module cache, brought there if need be.
+/// The folder of a published module in Go's module cache, downloaded if necessary.
 ///
 /// # Errors
-/// When Go is missing or the module cannot be had.
+/// When Go is missing or the module cannot be downloaded.
 pub fn module_folder(path: &str, version: &str) -> Result<PathBuf> {
     let folder = Scratch::new("module")?;
     Ok(download(folder.path(), path, version)?.folder)
@@ -242,7 +281,7 @@ fn staging(replaces: &[Value], kubernetes: &str) -> Result<Vec<String>> {
     Ok(replaces.iter().filter(is_staging).map(line).collect())
 }
 
-/// Replace lines that point at published modules; one that points at a folder is of no use here.
+/// Replace lines that point at published modules; those that point at folders are dropped.
 fn published(replaces: &[Value]) -> Vec<String> {
     let line = |replace: &Value| {
         let [old, old_version, new, new_version] =
@@ -262,7 +301,7 @@ fn sums(module: &Module) -> Result<String> {
     fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
 }
 
-/// Without these the server reports v0.0.0, and clients look at that.
+/// Without these flags the server reports v0.0.0, which clients check.
 fn kubernetes_version(version: &str) -> Result<Vec<String>> {
     let minor = version.split('.').nth(1).context("a Kubernetes version has a minor part")?;
     let values = [
@@ -276,7 +315,7 @@ fn kubernetes_version(version: &str) -> Result<Vec<String>> {
 }
 
 fn go_mod(plan: &Plan) -> String {
-    let mut lines = vec!["module bed".to_owned(), format!("go {GO_DIRECTIVE}")];
+    let mut lines = vec!["module build".to_owned(), format!("go {GO_DIRECTIVE}")];
     lines.extend(plan.requires.iter().map(|(path, version)| format!("require {path} {version}")));
     lines.extend(plan.replaces.iter().map(|line| format!("replace {line}")));
     lines.join("\n") + "\n"

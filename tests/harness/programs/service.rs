@@ -1,7 +1,7 @@
-//! Our own services as the test cluster sees them, and their binaries built by cargo.
+//! Our services, and their programs built by cargo.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     process::{Command, Stdio},
     sync::{Mutex, PoisonError},
@@ -14,7 +14,7 @@ use crate::{Architecture, environment};
 /// A service of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Serves resources to sidecars, owns the `<app-id>-dapr` Services.
+    /// Serves resources to sidecars, reconciles the `<app-id>-dapr` Services.
     Operator,
     /// The mutating webhook.
     Injector,
@@ -55,7 +55,7 @@ impl Service {
 
     /// The environment of its image. The allocator's huge pages of 2 MB cost an idle service more
     /// than all of its data. The operator holds large lists for a moment when sidecars start, and
-    /// then nothing for hours, so what it frees goes back at once; the other services would pay for
+    /// then little for hours, so it returns freed memory at once; the other services would pay for
     /// that with every request.
     pub const fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -101,7 +101,7 @@ impl Service {
         Ok((self.build_for(architecture, profile)?, Linkage::Static))
     }
 
-    /// A build that needs nothing else to run, not even a C library: for images. `profile` is
+    /// A static build, for images. `profile` is
     /// cargo's, `release` for what is shipped.
     ///
     /// # Errors
@@ -110,10 +110,26 @@ impl Service {
         self.build_for(Architecture::here()?, profile)
     }
 
-    /// The same for a processor of choice.
+    /// The same for some of them only, which saves minutes where few are needed; the
+    /// development profile has its debug builds.
     ///
     /// # Errors
-    /// When it does not compile, or what it takes to build for another processor is missing.
+    /// When one does not compile.
+    pub fn build_only(services: &[Self], profile: &str) -> Result<Vec<PathBuf>> {
+        if profile == DEVELOPMENT {
+            return services.iter().map(|service| service.build()).collect();
+        }
+        let packages: BTreeSet<_> = services.iter().map(|service| service.package()).collect();
+        let packages: Vec<_> = packages.into_iter().collect();
+        let messages = cargo_build(Linking::Static(Architecture::here()?), profile, &packages)?;
+        let program = |service: &Self| executable_of(&messages, service.binary());
+        services.iter().map(program).collect()
+    }
+
+    /// The same for an architecture.
+    ///
+    /// # Errors
+    /// When it does not compile, or the tools for another architecture are missing.
     pub fn build_for(self, architecture: Architecture, profile: &str) -> Result<PathBuf> {
         build(self.binary(), Linking::Static(architecture), profile)
     }
@@ -127,10 +143,10 @@ pub fn build_binary(name: &str) -> Result<PathBuf> {
     Service::parse(name)?.build()
 }
 
-/// Package and program of the command that no image carries.
+/// Package and program of the command, which no image contains.
 const DAPRCTL: &str = "daprctl";
 
-/// Package, program and image of the dashboard, which has a chart of its own.
+/// Package, program and image of the dashboard, which has its own chart.
 pub(crate) const DASHBOARD: &str = "dashboard";
 
 /// Cargo's profile for development.
@@ -149,14 +165,33 @@ pub(crate) enum Linkage {
 enum Linking {
     Dynamic,
     Static(Architecture),
+    Windows,
 }
 
-/// The debug build of `daprctl`, a person's command.
+/// The debug build of `daprctl`.
 ///
 /// # Errors
 /// When it does not compile.
 pub fn build_daprctl() -> Result<PathBuf> {
     build(DAPRCTL, Linking::Dynamic, DEVELOPMENT)
+}
+
+/// A static build of `daprctl` for a processor of choice.
+///
+/// # Errors
+/// As [`Service::build_for`].
+pub fn build_daprctl_static(architecture: Architecture, profile: &str) -> Result<PathBuf> {
+    let messages = cargo_build(Linking::Static(architecture), profile, &[DAPRCTL])?;
+    executable_of(&messages, DAPRCTL)
+}
+
+/// A build of `daprctl` for Windows, with Debian's C compiler for it.
+///
+/// # Errors
+/// When it does not compile, or Rust's library or the compiler for it is missing.
+pub fn build_daprctl_for_windows(profile: &str) -> Result<PathBuf> {
+    let messages = cargo_build(Linking::Windows, profile, &[DAPRCTL])?;
+    executable_of(&messages, DAPRCTL)
 }
 
 /// The debug build of the dashboard.
@@ -165,6 +200,14 @@ pub fn build_daprctl() -> Result<PathBuf> {
 /// When it does not compile.
 pub fn build_dashboard() -> Result<PathBuf> {
     build(DASHBOARD, Linking::Dynamic, DEVELOPMENT)
+}
+
+/// A static build of the dashboard, as [`Service::build_static`].
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_dashboard_static(profile: &str) -> Result<PathBuf> {
+    build(DASHBOARD, Linking::Static(Architecture::here()?), profile)
 }
 
 /// As [`Service::build_for_image`], of the dashboard.
@@ -181,8 +224,8 @@ pub(crate) fn build_dashboard_for_image(
     Ok((build(DASHBOARD, Linking::Static(architecture), profile)?, Linkage::Static))
 }
 
-/// Builds all programs with one call of cargo, so that they share its cores and one choice of
-/// features, and returns one of them. Asked again, it answers from memory.
+/// Builds a program together with others by one call of cargo, so that they share its cores and one
+/// choice of features. Later calls return cached results.
 fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
     static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
     if let (Linking::Dynamic, DEVELOPMENT, Some(folder)) =
@@ -192,31 +235,45 @@ fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
         ensure!(program.is_file(), "{} is missing in {}", binary, environment::PROGRAMS);
         return Ok(program);
     }
-    let key = format!("{linking:?} {profile}");
+    let packages = packages_with(binary, linking);
+    let key = format!("{linking:?} {profile} {packages:?}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner); // one build at a time
     let built = built.get_or_insert_default();
     if !built.contains_key(&key) {
-        built.insert(key.clone(), build_all(linking, profile)?);
+        built.insert(key.clone(), cargo_build(linking, profile, &packages)?);
     }
-    let messages = built.get(&key).map(String::as_str).unwrap_or_default();
-    executable(messages, binary).with_context(|| format!("cargo named no executable for {binary}"))
+    executable_of(built.get(&key).map(String::as_str).unwrap_or_default(), binary)
 }
 
-/// Cargo's messages about the build of every program; images need the services and the dashboard.
-fn build_all(linking: Linking, profile: &str) -> Result<String> {
+/// The packages that are built together with a program. Images need the services and the dashboard;
+/// a cluster for development, the services alone.
+fn packages_with(binary: &str, linking: Linking) -> Vec<&'static str> {
+    let mut packages = Service::ALL.map(Service::package).to_vec();
+    match linking {
+        Linking::Static(_) | Linking::Windows => packages.push(DASHBOARD),
+        Linking::Dynamic if [DASHBOARD, DAPRCTL].contains(&binary) => {
+            packages.extend([DASHBOARD, DAPRCTL]);
+        }
+        Linking::Dynamic => {}
+    }
+    packages
+}
+
+/// Cargo's messages about the build of these packages.
+fn cargo_build(linking: Linking, profile: &str, packages: &[&str]) -> Result<String> {
     let cargo = environment::var("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", profile]);
-    for service in Service::ALL {
-        command.args(["--package", service.package()]);
-    }
-    command.args(["--package", DASHBOARD]);
-    if linking == Linking::Dynamic {
-        command.args(["--package", DAPRCTL]);
+    for package in packages {
+        command.args(["--package", package]);
     }
     command.args(["--message-format", "json-render-diagnostics"]);
-    if let Linking::Static(architecture) = linking {
-        architecture.build_static_with(&mut command, &environment::workspace())?;
+    match linking {
+        Linking::Dynamic => {}
+        Linking::Static(architecture) => {
+            architecture.build_static_with(&mut command, &environment::workspace())?;
+        }
+        Linking::Windows => crate::images::architecture::build_for_windows_with(&mut command)?,
     }
     command.current_dir(environment::workspace());
     let done =
@@ -229,6 +286,14 @@ fn build_all(linking: Linking, profile: &str) -> Result<String> {
 /// another. Tests then use the programs that the other suites run, without a second build.
 pub fn image_profile() -> String {
     environment::var("TRILBY_PROFILE").unwrap_or_else(|| DEVELOPMENT.to_owned())
+}
+
+/// As [`executable`].
+///
+/// # Errors
+/// When the messages name none.
+fn executable_of(messages: &str, binary: &str) -> Result<PathBuf> {
+    executable(messages, binary).with_context(|| format!("cargo named no executable for {binary}"))
 }
 
 /// The executable that cargo's messages name for a binary.

@@ -1,5 +1,5 @@
-//! Where the programs of the test cluster come from: this machine, the cache of earlier builds, or a build
-//! of their Go module. Nothing is downloaded ready-made, no registry is needed.
+//! The programs of the test cluster: from this machine, from the cache of earlier builds, or by a
+//! build of their Go module. Nothing is downloaded ready-made, no registry is needed.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::gobuild;
 use crate::{
-    environment, process,
+    Architecture, environment, process,
     progress::{say, step},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub const KUBERNETES: &str = "v1.34.4";
 /// The newest official daprd that the module proxy serves.
 pub const DAPR: &str = "v1.18.3";
-/// The oldest kubectl that speaks to our API server without surprises.
+/// The oldest kubectl that works with our API server.
 const KUBECTL_MIN_MINOR: u32 = 30;
 
 /// How a program is built.
@@ -31,8 +31,14 @@ pub(crate) enum Recipe {
     Kubernetes,
     /// A main package of a module that builds without replace lines.
     Plain { module: &'static str, package: &'static str },
+    /// A main program of ours, with a module that builds without replace lines.
+    Own { module: &'static str, main: &'static str },
+    /// The same as `Plain`, with the sums of modules that the checksum database does not answer for.
+    Summed { module: &'static str, package: &'static str, sums: &'static str },
     /// `github.com/dapr/dapr/cmd/<command>` with the components of a build tag.
     Dapr { command: &'static str, components: &'static str },
+    /// `github.com/dapr/dapr/cmd/daprd` with a component for each building block.
+    Daprd,
     /// `github.com/dapr/cli`, linked against that runtime version.
     DaprCli { runtime: &'static str },
 }
@@ -43,7 +49,7 @@ pub struct Tool {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     pub(crate) recipe: Recipe,
-    /// What a first build takes on two cores.
+    /// Duration of the first build on two cores.
     pub(crate) build_seconds: u32,
 }
 
@@ -59,13 +65,13 @@ const fn dapr(name: &'static str, command: &'static str, version: &'static str) 
 impl Tool {
     /// The API server.
     pub const KUBE_APISERVER: Self = kubernetes("kube-apiserver", 150);
-    /// The controllers that make Pods of Deployments.
+    /// The controllers that create Pods of Deployments.
     pub const KUBE_CONTROLLER_MANAGER: Self = kubernetes("kube-controller-manager", 60);
     /// Binds Pods to the node.
     pub const KUBE_SCHEDULER: Self = kubernetes("kube-scheduler", 25);
     /// Runs Pods.
     pub const KUBELET: Self = kubernetes("kubelet", 60);
-    /// Service addresses.
+    /// Implements Service addresses.
     pub const KUBE_PROXY: Self = kubernetes("kube-proxy", 25);
     /// The command line.
     pub const KUBECTL: Self = kubernetes("kubectl", 40);
@@ -76,6 +82,18 @@ impl Tool {
         recipe: Recipe::Plain {
             module: "go.etcd.io/etcd/server/v3",
             package: "go.etcd.io/etcd/server/v3",
+        },
+        build_seconds: 20,
+    };
+    /// The etcd of the scheduler's image. Dapr's own scheduler has a 3.5 too, so either opens the
+    /// data of the other.
+    pub const ETCD_3_5: Self = Self {
+        name: "etcd",
+        version: "v3.5.27",
+        recipe: Recipe::Summed {
+            module: "go.etcd.io/etcd/server/v3",
+            package: "go.etcd.io/etcd/server/v3",
+            sums: include_str!("etcd/v3.5.27.sum"),
         },
         build_seconds: 20,
     };
@@ -96,18 +114,19 @@ impl Tool {
         recipe: Recipe::Plain { module: "helm.sh/helm/v3", package: "helm.sh/helm/v3/cmd/helm" },
         build_seconds: 60,
     };
-    /// Cluster DNS.
+    /// Cluster DNS, with the plugins that it needs.
     pub const COREDNS: Self = Self {
         name: "coredns",
         version: "v1.12.4",
-        recipe: Recipe::Plain {
+        recipe: Recipe::Own {
             module: "github.com/coredns/coredns",
-            package: "github.com/coredns/coredns",
+            main: include_str!("coredns/main.go"),
         },
-        build_seconds: 90,
+        build_seconds: 60,
     };
-    /// The official sidecar, and older ones for the compatibility matrix.
-    pub const DAPRD: Self = dapr("daprd", "daprd", DAPR);
+    /// The official sidecar with its stable components and one for each building block.
+    pub const DAPRD: Self =
+        Self { name: "daprd", version: DAPR, recipe: Recipe::Daprd, build_seconds: 170 };
     /// The official sidecar with all components, as in its image.
     pub const DAPRD_ALL_COMPONENTS: Self = Self {
         name: "daprd-all-components",
@@ -161,8 +180,16 @@ impl Tool {
         build_seconds: 220,
     };
 
-    /// Every tool, in the order in which a cold machine wants them.
-    pub const ALL: [Self; 22] = [
+    /// Installs plugins of kubectl. The module proxy serves no newer version.
+    pub const KREW: Self = Self {
+        name: "krew",
+        version: "v0.4.3",
+        recipe: Recipe::Plain { module: "sigs.k8s.io/krew", package: "sigs.k8s.io/krew/cmd/krew" },
+        build_seconds: 60,
+    };
+
+    /// Every tool, in the order in which an empty cache is filled.
+    pub const ALL: [Self; 24] = [
         Self::ETCD,
         Self::KUBE_APISERVER,
         Self::KUBE_CONTROLLER_MANAGER,
@@ -181,7 +208,9 @@ impl Tool {
         Self::DAPR_CLI,
         Self::CRANE,
         Self::COSIGN,
+        Self::KREW,
         Self::ETCDCTL,
+        Self::ETCD_3_5,
         Self::DAPRD_1_16,
         Self::DAPRD_1_15,
         Self::DAPRD_1_14,
@@ -222,11 +251,11 @@ impl Tool {
         self.version
     }
 
-    /// The program, ready to run: found on this machine, in the cache, or built now (minutes, with
+    /// The path of the program: found on this machine, in the cache, or built now (minutes, with
     /// progress lines). Two callers never build the same program twice.
     ///
     /// # Errors
-    /// When it has to be built and Go is missing or the build fails.
+    /// When it must be built and Go is missing or the build fails.
     pub fn path(&self) -> Result<PathBuf> {
         static FOUND: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
         let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,15 +266,24 @@ impl Tool {
         }
         let path = match self.on_this_machine() {
             Some(path) => path,
-            None => self.cached_or_built().with_context(|| format!("no {self} to run"))?,
+            None => self.cached_or_built(None).with_context(|| format!("no {self} to run"))?,
         };
         found.insert(key, path.clone());
         Ok(path)
     }
 
-    /// The program if it is there without a build.
+    /// The program for images of that architecture, in the cache or built now.
+    ///
+    /// # Errors
+    /// As [`Tool::path`].
+    pub fn path_for(&self, architecture: Architecture) -> Result<PathBuf> {
+        let foreign = (architecture != Architecture::here()?).then_some(architecture);
+        self.cached_or_built(foreign)
+    }
+
+    /// The program if no build is necessary.
     pub fn find(&self) -> Option<PathBuf> {
-        self.on_this_machine().or_else(|| self.cache_file().ok().filter(|file| file.is_file()))
+        self.on_this_machine().or_else(|| self.cache_file(None).ok().filter(|file| file.is_file()))
     }
 
     /// A program that the user installed and whose version is new enough.
@@ -263,12 +301,18 @@ impl Tool {
         }
     }
 
-    fn cache_file(&self) -> Result<PathBuf> {
-        Ok(environment::cache()?.join("bin").join(format!("{}-{}", self.name, self.version)))
+    /// `foreign` is the architecture when it is not this machine's.
+    fn cache_file(&self, foreign: Option<Architecture>) -> Result<PathBuf> {
+        // A program that was built from other components stays where it is.
+        let components = if self.recipe == Recipe::Daprd { "+lock.redis" } else { "" };
+        let suffix = foreign.map(|architecture| format!("-{}", architecture.name()));
+        let suffix = suffix.unwrap_or_default();
+        let file = format!("{}-{}{components}{suffix}", self.name, self.version);
+        Ok(environment::cache()?.join("bin").join(file))
     }
 
-    fn cached_or_built(&self) -> Result<PathBuf> {
-        let file = self.cache_file()?;
+    fn cached_or_built(&self, foreign: Option<Architecture>) -> Result<PathBuf> {
+        let file = self.cache_file(foreign)?;
         if file.is_file() {
             return Ok(file);
         }
@@ -277,7 +321,7 @@ impl Tool {
             return Ok(file); // another process built it meanwhile
         }
         let what = format!("build {self} (first time only, about {} s)", self.build_seconds);
-        step(&what, || gobuild::build(self, &file))?;
+        step(&what, || gobuild::build(self, &file, foreign))?;
         Ok(file)
     }
 }
@@ -288,12 +332,12 @@ impl std::fmt::Display for Tool {
     }
 }
 
-/// The variable that lets [`Tool::sidecars`] have all of them; `cargo xtask test --every-sidecar`
-/// sets it.
+/// The variable that makes [`Tool::sidecars`] return all of them; `cargo xtask test
+/// --every-sidecar` sets it.
 pub const EVERY_SIDECAR: &str = "TRILBY_EVERY_SIDECAR";
 
-/// Takes the lock of that name, held until the file is dropped; says whether it had to wait.
-fn lock(folder: &Path, name: &str) -> Result<(File, bool)> {
+/// Takes the lock of that name, held until the file is dropped; returns whether it had to wait.
+pub(crate) fn lock(folder: &Path, name: &str) -> Result<(File, bool)> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let path = folder.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
@@ -305,7 +349,7 @@ fn lock(folder: &Path, name: &str) -> Result<(File, bool)> {
     Ok((file, waited))
 }
 
-/// The minor version of a kubectl, `None` when it does not answer like one.
+/// The minor version of a kubectl, `None` when it does not report one.
 fn kubectl_minor(kubectl: &Path) -> Option<u32> {
     let answer = process::output(Command::new(kubectl).args(["version", "--client", "-o", "json"]));
     let answer: serde_json::Value = serde_json::from_str(&answer.ok()?).ok()?;

@@ -1,6 +1,6 @@
-//! What the official daprd said about its components: which types and versions it registers, and which
-//! metadata it refuses to load a component without. `tests/fixtures/components/README.md` says how it is
-//! asked.
+//! Recorded results of the official daprd for its components: which types and versions it
+//! registers, and which metadata it requires. `tests/fixtures/components/README.md` describes the
+//! experiment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,20 +34,19 @@ const CATEGORIES: [&str; 9] = [
     "state",
 ];
 const VERSIONS: [&str; 4] = ["v1", "v2", "v3", "v4"];
-/// Components of one process. One that panics costs the answers about those after it.
+/// Components of one process. One that panics loses the results of those after it.
 const BATCH: usize = 400;
-/// How long one process may take.
+/// Time limit of one process.
 const TIMEOUT: u64 = 120;
-/// daprd names none of these when it does not know a type.
+/// Parts of daprd's error about an unregistered type.
 const UNKNOWN: [&str; 2] = ["couldn't find", "has not been registered"];
-/// Words of a refusal for a lack of metadata.
+/// Words of an error about missing metadata.
 const LACK: [&str; 5] = ["missing", "required", "empty", "invalid", "not set"];
 
-/// A recording.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recording {
     types: BTreeMap<String, BTreeSet<String>>,
-    /// Type, version and name, with the words of the refusal.
+    /// Type, version and name, with the words of the error.
     required: BTreeMap<(String, String, String), String>,
 }
 
@@ -77,7 +76,8 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Whether daprd refused one of these names of a type (separated by commas) without that metadata.
+    /// Whether daprd rejected one of these names of a type (separated by commas) without that
+    /// metadata.
     pub(super) fn requires(&self, types: &str, version: &str, name: &str) -> bool {
         types.split(',').any(|type_| {
             let key = [type_, version, name].map(str::to_owned);
@@ -98,10 +98,10 @@ impl Recording {
     }
 }
 
-/// A type, a version and the metadata that the authors call required.
+/// A type, a version and the metadata that its authors call required.
 pub(super) type Described = (String, String, Vec<String>);
 
-/// Asks daprd about every name that is known for any category, and writes the recording.
+/// Runs daprd with every name that is known for any category, and writes the recording.
 pub(super) fn record(described: Vec<Described>, additions: &Additions) -> Result<()> {
     let daprd = Daprd { program: Tool::DAPRD_ALL_COMPONENTS.path()? };
     let mut types: BTreeSet<String> = Recording::read()?.types.into_keys().collect();
@@ -122,12 +122,12 @@ pub(super) fn record(described: Vec<Described>, additions: &Additions) -> Result
     fs::write(environment::workspace().join(FILE), recording.text()).context(FILE)
 }
 
-/// What became of a Component.
+/// The outcome of a Component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
     Loaded,
     Failed(String),
-    /// The process ended before.
+    /// The process ended earlier.
     None,
 }
 
@@ -139,20 +139,20 @@ impl Daprd {
     /// The registered versions of the name of each type in each category.
     fn registered(&self, types: &BTreeSet<String>) -> Result<BTreeMap<String, BTreeSet<String>>> {
         let names: BTreeSet<&str> = types.iter().filter_map(|type_| name(type_)).collect();
-        let mut asked = Vec::new();
+        let mut queries = Vec::new();
         for category in CATEGORIES {
             for (name, version) in names.iter().flat_map(|name| VERSIONS.map(|v| (name, v))) {
-                asked.push((format!("{category}.{name}"), version.to_owned(), Value::Null));
+                queries.push((format!("{category}.{name}"), version.to_owned(), Value::Null));
             }
         }
         let mut registered = BTreeMap::<String, BTreeSet<String>>::new();
-        for batch in asked.chunks(BATCH) {
-            let answers = self.ask(batch)?;
+        for batch in queries.chunks(BATCH) {
+            let answers = self.run_all(batch)?;
             for (i, component) in batch.iter().enumerate() {
                 let mut answer = answers.get(i).cloned().unwrap_or(Answer::None);
                 if answer == Answer::None {
                     // Another one ended the process. One that ends it alone is registered.
-                    let alone = self.ask(std::slice::from_ref(component))?;
+                    let alone = self.run_all(std::slice::from_ref(component))?;
                     answer = alone.into_iter().next().unwrap_or(Answer::None);
                 }
                 let unknown = matches!(&answer, Answer::Failed(text)
@@ -166,8 +166,8 @@ impl Daprd {
         Ok(registered)
     }
 
-    /// The metadata without which daprd refuses a Component that has all the other `names`, with the
-    /// words of the refusal.
+    /// The metadata without which daprd rejects a Component that has all the other `names`, with
+    /// the words of the error.
     fn required(
         &self,
         type_: &str,
@@ -180,9 +180,9 @@ impl Daprd {
             Value::Array(items.collect())
         };
         let component = |without| (type_.to_owned(), version.to_owned(), metadata(without));
-        let mut asked = vec![component(None)];
-        asked.extend(names.iter().map(|name| component(Some(name))));
-        let answers = self.ask(&asked)?;
+        let mut queries = vec![component(None)];
+        queries.extend(names.iter().map(|name| component(Some(name))));
+        let answers = self.run_all(&queries)?;
         let Some((full, without)) = answers.split_first() else { return Ok(Vec::new()) };
         let refusals = names.iter().zip(without).filter_map(|(name, answer)| match answer {
             Answer::Failed(text) if answer != full => {
@@ -195,7 +195,7 @@ impl Daprd {
     }
 
     /// Runs daprd with these Components in a network namespace without other machines.
-    fn ask(&self, components: &[(String, String, Value)]) -> Result<Vec<Answer>> {
+    fn run_all(&self, components: &[(String, String, Value)]) -> Result<Vec<Answer>> {
         let folder = Scratch::new("components")?;
         let (resources, log) = (folder.path().join("r"), folder.path().join("log.txt"));
         fs::create_dir(&resources)?;
@@ -233,7 +233,7 @@ impl Daprd {
     }
 }
 
-/// The answers in a log of daprd.
+/// The results in a log of daprd.
 fn answers(log: &str, count: usize) -> Vec<Answer> {
     let mut answers = vec![Answer::None; count];
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -270,7 +270,7 @@ fn name(type_: &str) -> Option<&str> {
     rest.filter(|rest| !rest.is_empty())
 }
 
-/// A value that daprd reads, and with which nothing outside of the machine is reached.
+/// A value that daprd parses, and that reaches nothing outside of the machine.
 fn example(name: &str) -> &'static str {
     let name = name.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| name.contains(word));

@@ -19,30 +19,31 @@ use crate::output::print;
 /// cluster of `cargo xtask cluster up`.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// One of our services; all of them when none is given and no `--peer`
+    /// One of our services; by default all, unless --peer is given
     #[arg(long, value_name = "NAME", value_parser = Service::parse)]
     service: Vec<Service>,
-    /// The dashboard, which has a chart of its own; also made when no service and no `--peer` is given
+    /// The dashboard, which has its own chart; by default included, unless a service or --peer is
+    /// given
     #[arg(long)]
     dashboard: bool,
-    /// A program of somebody else that the sample runs, as it is on this machine
+    /// A program of the sample that is not ours, as built on this machine
     #[arg(long, value_name = "NAME")]
     peer: Vec<Peer>,
     /// Folder of the archives
     #[arg(long, value_name = "DIR", default_value = "target/images")]
     out: PathBuf,
-    /// What stands before the `/` in the names
+    /// The part before the `/` in the names
     #[arg(long, default_value = "localhost", conflicts_with = "push")]
     registry: String,
-    /// Push them to that registry, whose name they get; credentials are those of `docker login`.
-    /// Their digests go into `digests.json` beside the archives: values for `helm -f`
+    /// Push to this registry, which becomes part of the names; credentials are those of `docker
+    /// login`. Writes the digests to `digests.json` beside the archives: values for `helm -f`
     #[arg(long, value_name = "REGISTRY", conflicts_with = "import")]
     push: Option<String>,
-    /// With --push: one more tag, for example 1.18 beside 1.18.3
+    /// With --push: an additional tag, for example 1.18 beside 1.18.3
     #[arg(long, value_name = "TAG", requires = "push")]
     alias: Vec<String>,
-    /// A processor, amd64 or arm64; this machine's when none is given. With --push one name stands
-    /// for all of them
+    /// A processor, amd64 or arm64; by default that of this machine. With --push one name covers
+    /// all of them
     #[arg(long, value_name = "NAME", conflicts_with = "import")]
     arch: Vec<Architecture>,
     /// Tag of our services; daprd's is its version, the other peers' is `1`
@@ -51,7 +52,7 @@ pub(crate) struct Flags {
     /// Cargo's profile for our services
     #[arg(long, default_value = "release")]
     profile: String,
-    /// Bring them to the node of `cargo xtask cluster up` too
+    /// Also import into the node of `cargo xtask cluster up`
     #[arg(long)]
     import: bool,
 }
@@ -81,7 +82,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let everything = flags.service.is_empty() && flags.peer.is_empty() && !flags.dashboard;
     let services = if everything { Service::ALL.to_vec() } else { flags.service.clone() };
     let registry = flags.push.as_deref().unwrap_or(&flags.registry).trim_end_matches('/');
-    let out = environment::workspace().join(&flags.out); // an absolute folder stays what it is
+    let out = environment::workspace().join(&flags.out); // an absolute path is unchanged
     let mut pushed = Vec::new();
     for service in services {
         let name = format!("{registry}/{}:{}", service.binary(), flags.tag);
@@ -121,7 +122,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
-/// The image of a program for each processor that is asked for.
+/// The images of a program, one for each requested processor.
 fn archives(
     program: &str,
     make: impl Fn(Architecture) -> Result<Image>,
@@ -144,7 +145,7 @@ fn archives(
     wanted.into_iter().map(one).collect()
 }
 
-/// Writes the archive and says what it is.
+/// Writes the archive and prints its contents.
 fn finish(image: &Image, name: &str, out: &Path, flags: &Flags) -> Result<PathBuf> {
     let archive = out.join(format!("{name}.tar"));
     image.write(&archive)?;

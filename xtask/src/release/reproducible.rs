@@ -1,8 +1,8 @@
-//! `cargo xtask reproducible`: two builds of one program, compared.
+//! `cargo xtask reproducible`: compares two builds of one program.
 
 use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use blackbox::{Scratch, Service, progress::step, reproducible};
 use clap::Args;
 
@@ -12,10 +12,10 @@ use crate::output::print;
 /// and compares the programs byte by byte. Takes two release builds for each service.
 #[derive(Debug, Args)]
 pub(crate) struct Flags {
-    /// A service; all when none is given
+    /// A service; by default all
     #[arg(long, value_name = "NAME", value_parser = Service::parse)]
     service: Vec<Service>,
-    /// Cargo's profile; `release` is what images hold
+    /// Cargo's profile; images contain `release`
     #[arg(long, default_value = "release")]
     profile: String,
 }
@@ -33,7 +33,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 fn compare(service: Service, profile: &str) -> Result<()> {
     let scratch = Scratch::new("reproducible")?;
     let name = service.binary();
-    // Paths of different length: a path that gets into the program moves everything behind it.
+    // Paths of different length: a path in the program moves everything after it.
     let places = ["a", "another/folder/with/a/longer/path"];
     let mut programs = Vec::new();
     for place in places {
@@ -52,7 +52,7 @@ fn compare(service: Service, profile: &str) -> Result<()> {
         for (program, copy) in programs.iter().zip(["first", "second"]) {
             fs::copy(program, kept.join(format!("{name}-{copy}")))?;
         }
-        ensure!(false, "the two builds of {name} differ; both are in {}", kept.display());
+        bail!("the two builds of {name} differ; both are in {}", kept.display());
     }
     print(&format!("{}  {name}", sums.first().context("two builds give two sums")?))
 }

@@ -27,7 +27,7 @@ pub(crate) struct Flags {
     /// workflow's identity signs, which needs the network
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Who built, as a URI for the provenance
+    /// The builder, as a URI for the provenance
     #[arg(long, value_name = "URI", default_value = "urn:trilby:workstation")]
     builder: String,
     /// Cargo's profile of the pushed images
@@ -39,7 +39,7 @@ pub(crate) struct Flags {
 }
 
 pub(crate) fn run(flags: &Flags) -> Result<()> {
-    let root = environment::workspace(); // joined with an absolute path it is that path
+    let root = environment::workspace(); // an absolute path is unchanged
     let signer = match &flags.key {
         Some(key) => Signer::Key(root.join(key)),
         None => Signer::Keyless,
@@ -47,7 +47,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let sources = provenance::Sources::here()?;
     ensure!(
         flags.allow_modified || !sources.modified(),
-        "files differ from the commit, so nobody can repeat this build: commit them, or pass \
+        "files differ from the commit, so this build cannot be repeated: commit them, or pass \
          --allow-modified for a rehearsal"
     );
     for (service, image) in pushed(&root.join(&flags.digests))? {

@@ -1,4 +1,4 @@
-{{/* Metadata of an object that Helm makes for one moment only. Takes root, name, hook, weight and, optionally, cluster. */}}
+{{/* Metadata of an object that exists only while a hook runs. Takes root, name, hook, weight and, optionally, cluster. */}}
 {{- define "dapr.hook.metadata" -}}
 name: {{ .name }}
 {{- if not .cluster }}
@@ -9,7 +9,7 @@ labels:
 annotations:
   helm.sh/hook: {{ .hook }}
   helm.sh/hook-weight: {{ .weight | quote }}
-  # What failed stays to be looked at.
+  # Failed objects stay for inspection.
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
@@ -58,7 +58,7 @@ securityContext:
 {{- end }}
 containers:
   - name: {{ .name }}
-    image: {{ include "dapr.image" (dict "root" .root "name" .root.Values.dapr_operator.image.name) | quote }}
+    image: {{ include "dapr.image" (dict "root" .root "service" "operator" "name" (dig "image" "name" "" .root.Values.dapr_operator)) | quote }}
     imagePullPolicy: {{ $global.imagePullPolicy }}
     command: [/operator]
     args: {{ toJson .args }}

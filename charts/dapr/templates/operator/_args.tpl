@@ -30,6 +30,9 @@
 {{- if include "dapr.operator.componentStatus" . }}
 - --component-status
 {{- end }}
+{{- if include "dapr.operator.printerColumns" . }}
+- --printer-columns
+{{- end }}
 {{- if eq (dig "withholdGatedWorkflowRules" true .Values.dapr_operator | toString) "false" }}
 - --withhold-gated-workflow-rules=false
 {{- end }}

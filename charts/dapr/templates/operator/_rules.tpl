@@ -1,31 +1,37 @@
-{{/* On kinds that have no namespace: these stay in a ClusterRole always. */}}
+{{/* On cluster-wide kinds: always in a ClusterRole. */}}
 {{- define "dapr.operator.clusterRules" }}
-# To keep the conversion webhook of Subscriptions right.
+# To maintain the conversion webhook of Subscriptions.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames: [subscriptions.dapr.io]
   verbs: [get, list, watch, patch]
-{{- if include "dapr.operator.componentStatus" . }}
-# To give the definition of Components a status and the columns that show it.
+{{- if include "dapr.operator.printerColumns" . }}
+# To add columns to the definitions, and with dapr_operator.componentStatus a status to that of Components.
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  resourceNames: [components.dapr.io, configurations.dapr.io, httpendpoints.dapr.io, mcpservers.dapr.io, resiliencies.dapr.io, workflowaccesspolicies.dapr.io]
+  verbs: [get, patch]
+{{- else if include "dapr.operator.componentStatus" . }}
+# To add a status and its columns to the definition of Components.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   resourceNames: [components.dapr.io]
   verbs: [get, patch]
 {{- end }}
 {{- if include "dapr.watchdog.enabled" . }}
-# The watchdog deletes no pod that the injector's webhook is not called for.
+# The watchdog deletes only pods for which the webhook is called.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]
   verbs: [get]
-# Nor any pod of a Namespace that the webhook leaves alone, which its labels say.
+# Nor pods of Namespaces that the webhook excludes by label.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
 {{- end }}
 {{- end -}}
 
-{{/* Told at once of changed Secrets: not with a list of namespaces, for a watch is of one namespace or of all. The rights
+{{/* Whether changed Secrets are watched. Not with a list of namespaces: a watch covers one namespace or all. The rights
 to list and watch Secrets give their contents too, so the profile `hardened` goes without. */}}
 {{- define "dapr.operator.secretReload" -}}
 {{- if and (dig "secretReload" "enabled" true .Values.dapr_operator) (not (include "dapr.operator.secretNamespaces" .)) (not (include "dapr.hardened" .)) -}}true{{- end -}}
@@ -46,6 +52,10 @@ to list and watch Secrets give their contents too, so the profile `hardened` goe
 
 {{- define "dapr.operator.componentStatus" -}}
 {{- if dig "componentStatus" "enabled" false .Values.dapr_operator -}}true{{- end -}}
+{{- end -}}
+
+{{- define "dapr.operator.printerColumns" -}}
+{{- if dig "printerColumns" "enabled" false .Values.dapr_operator -}}true{{- end -}}
 {{- end -}}
 
 {{- define "dapr.operator.daemonSets" -}}
@@ -70,7 +80,7 @@ true
   resources: [components/status]
   verbs: [patch]
 {{- end }}
-{{- /* Kubernetes cannot grant all Secrets but one: whoever may read all may read the key of the CA. */ -}}
+{{- /* Kubernetes cannot grant all Secrets but one: an account that may read all may read the key of the CA. */ -}}
 {{- if not (or (include "dapr.operator.secretNamespaces" .) (include "dapr.hardened" .)) }}
 {{- include "dapr.operator.secretRule" . }}
 {{- end }}
@@ -103,7 +113,7 @@ true
   resources: [services]
   verbs: [list, watch, create, update, delete]
 {{- end }}
-# Which apps there are; the watchdog reads a pod once more before it deletes it.
+# The running apps; the watchdog reads a pod again before it deletes it.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch{{ if include "dapr.watchdog.enabled" . }}, get, delete{{ if .Values.global.operator.watchdogCanPatchPodLabels }}, patch{{ end }}{{ end }}]
@@ -128,12 +138,12 @@ true
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-# Its own settings, before anything is watched.
+# Its own settings, read before any watch starts.
 - apiGroups: [dapr.io]
   resources: [configurations]
   verbs: [get]
 {{- if include "dapr.watchdog.enabled" . }}
-# Dry runs only: the watchdog offers a pod to see whether it gets a sidecar.
+# Dry runs only: the watchdog creates a probe pod to test injection.
 - apiGroups: [""]
   resources: [pods]
   verbs: [create]

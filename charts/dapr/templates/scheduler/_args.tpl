@@ -4,9 +4,22 @@
 {{- if and (dig "enabled" true $scheduler) (not (dig "external" false $scheduler)) -}}true{{- end -}}
 {{- end -}}
 
-{{/* One, also with global.ha.enabled: the embedded engine has one member. checks.yaml refuses other numbers. */}}
+{{/* "true" when jobs are in an etcd outside of this chart. */}}
+{{- define "dapr.scheduler.externalEtcd" -}}
+{{- if not (dig "etcdEmbed" true .Values.dapr_scheduler) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Without an external etcd one pod stores jobs itself, and three in an etcd of their own; checks.yaml refuses other
+numbers. */}}
 {{- define "dapr.scheduler.replicas" -}}
-{{- dig "replicaCount" nil .Values.dapr_scheduler | default 1 -}}
+{{- $embedded := eq (dig "storeEngine" "auto" .Values.dapr_scheduler) "embedded" -}}
+{{- $several := and (include "dapr.ha.enabled" .) (not $embedded) -}}
+{{- dig "replicaCount" nil .Values.dapr_scheduler | default (empty $several | ternary 1 3) -}}
+{{- end -}}
+
+{{/* Where the Secret with the files for TLS to an external etcd is mounted. */}}
+{{- define "dapr.scheduler.etcdTLSPath" -}}
+/var/run/secrets/trilby.dev/etcd
 {{- end -}}
 
 {{- define "dapr.scheduler.cluster" -}}
@@ -34,7 +47,29 @@ empty, which is every address of both families. */}}
 - $(SCHEDULER_ID)
 - --etcd-initial-cluster
 - {{ include "dapr.scheduler.cluster" . }}
-- --etcd-embed=true
+- --etcd-embed={{ include "dapr.scheduler.externalEtcd" . | empty }}
+{{- if include "dapr.scheduler.externalEtcd" . }}
+- --etcd-client-endpoints
+- {{ join "," $scheduler.etcdClientEndpoints | quote }}
+{{- with $scheduler.etcdClientUsername }}
+- --etcd-client-username
+- {{ . | quote }}
+{{- end }}
+{{- with $scheduler.etcdClientPassword }}
+- --etcd-client-password
+- {{ . | quote }}
+{{- end }}
+{{- with dig "etcdClientTLS" dict $scheduler }}
+{{- $path := include "dapr.scheduler.etcdTLSPath" . }}
+{{- if .caSecret }}
+- --etcd-client-ca-file={{ $path }}/ca/ca.crt
+{{- end }}
+{{- if .certificateSecret }}
+- --etcd-client-cert-file={{ $path }}/client/tls.crt
+- --etcd-client-key-file={{ $path }}/client/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if ne (dig "storeEngine" "auto" $scheduler) "auto" }}
 - --store-engine={{ $scheduler.storeEngine }}
 {{- end }}
@@ -76,6 +111,15 @@ empty, which is every address of both families. */}}
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
+{{- with dig "etcdClientPasswordSecret" dict .Values.dapr_scheduler }}
+{{- if .name }}
+- name: DAPR_SCHEDULER_ETCD_CLIENT_PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ .name }}
+      key: {{ .key | default "password" }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "dapr.scheduler.ports" -}}
@@ -95,6 +139,19 @@ empty, which is every address of both families. */}}
   mountPath: {{ include "dapr.scheduler.path" . }}/
 - name: dapr-scheduler-writeable-identity
   mountPath: /tmp
+{{- with dig "etcdClientTLS" dict .Values.dapr_scheduler }}
+{{- $path := include "dapr.scheduler.etcdTLSPath" . }}
+{{- if .caSecret }}
+- name: etcd-ca
+  mountPath: {{ $path }}/ca
+  readOnly: true
+{{- end }}
+{{- if .certificateSecret }}
+- name: etcd-client
+  mountPath: {{ $path }}/client
+  readOnly: true
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "dapr.scheduler.volumes" -}}
@@ -105,9 +162,21 @@ empty, which is every address of both families. */}}
   emptyDir:
     medium: Memory
 {{- end }}
+{{- with dig "etcdClientTLS" dict .Values.dapr_scheduler }}
+{{- with .caSecret }}
+- name: etcd-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .certificateSecret }}
+- name: etcd-client
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
-{{/* Kubernetes does not allow this to change: it is what Dapr's chart has. */}}
+{{/* Immutable in Kubernetes, so it equals that of Dapr's chart. */}}
 {{- define "dapr.scheduler.claims" -}}
 {{- with .Values.dapr_scheduler.cluster -}}
 - apiVersion: v1

@@ -54,7 +54,7 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- /* Last: of a repeated flag the last one holds. */}}
+{{- /* Last: the last of repeated flags wins. */}}
 {{- range dig "extraArgs" list .Values.dapr_sentry }}
 - {{ . | quote }}
 {{- end }}

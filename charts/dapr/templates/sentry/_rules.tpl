@@ -1,14 +1,14 @@
 {{- define "dapr.sentry.clusterRules" }}
-# Who a sidecar is.
+# To authenticate sidecars.
 - apiGroups: [authentication.k8s.io]
   resources: [tokenreviews]
   verbs: [create]
 {{- if not .Values.global.rbac.namespaced }}
-# What lifetime and trust domain an app's Configuration asks for.
+# Certificate lifetime and trust domain of an app's Configuration.
 - apiGroups: [dapr.io]
   resources: [configurations]
   verbs: [get, list, watch]
-# Whether the pod of a token runs, and which app it is.
+# The pod of a token: whether it runs, and its app id.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -16,12 +16,12 @@
 {{- end -}}
 
 {{- define "dapr.sentry.ownRules" }}
-# Its own CA; the chart makes both objects, so `create` is not needed.
+# The CA; the chart creates both objects, so `create` is not needed.
 - apiGroups: [""]
   resources: [secrets, configmaps]
   resourceNames: [dapr-trust-bundle]
   verbs: [get, list, watch, update]
-# What happens to the CA.
+# Events about the CA.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

@@ -22,7 +22,7 @@
   protocol: TCP
 {{- end -}}
 
-{{/* How the injector gets its own identity. */}}
+{{/* The identity of the injector. */}}
 {{- define "dapr.injector.identityEnv" -}}
 - name: DAPR_TRUST_ANCHORS_FILE
   value: /var/run/secrets/dapr.io/tls/ca.crt
@@ -32,7 +32,7 @@
   value: {{ include "dapr.sentryAddress" . | quote }}
 {{- end -}}
 
-{{/* What it puts into pods. */}}
+{{/* The settings of sidecars. */}}
 {{- define "dapr.injector.env" -}}
 {{- $global := .Values.global -}}
 {{- with .Values.dapr_sidecar_injector -}}
@@ -73,7 +73,7 @@
   value: "true"
 {{- end }}
 {{- if or (include "dapr.guard.enabled" $) (include "dapr.watchdog.enabled" $) }}
-# So that guard and watchdog leave those pods alone which get no sidecar on purpose.
+# So that guard and watchdog ignore pods that get no sidecar on purpose.
 - name: MARK_SKIPPED_PODS
   value: "true"
 {{- end }}

@@ -1,15 +1,15 @@
 {{- define "dapr.injector.clusterRules" }}
-# To know the accounts of the allow-list by their UID too.
+# To identify the accounts of the allow-list by UID too.
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get]
-# To write the caBundle, and to restore it after a removal.
+# To write the caBundle and to restore it.
 - apiGroups: [admissionregistration.k8s.io]
   resources: [mutatingwebhookconfigurations]
   resourceNames: [dapr-sidecar-injector]
   verbs: [list, watch, patch]
 {{- if dig "namespaceDefaults" true .Values.dapr_sidecar_injector }}
-# Their labels and annotations have a say in the sidecars of their pods.
+# Their labels and annotations configure the sidecars of their pods.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [list, watch]
@@ -18,7 +18,7 @@
   {{- end }}
 {{- end }}
 {{- if eq (toString .Values.dapr_sidecar_injector.nativeSidecar) "auto" }}
-# Native sidecars need kubelets that know them.
+# Native sidecars need kubelets that support them.
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list]
@@ -28,24 +28,24 @@
 {{- end }}
 {{- end -}}
 
-{{/* What concerns the pods themselves: everywhere, or in the release namespace. */}}
+{{/* Rights on pods: in the whole cluster, or in the release namespace. */}}
 {{- define "dapr.injector.podRules" }}
 {{- include "dapr.injector.componentRule" . }}
 {{- if dig "injectionEvents" true .Values.dapr_sidecar_injector }}
-# To tell the owners of pods what became of their sidecars.
+# To record Events on the owners of pods.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 {{- end }}
 {{- if dig "reachabilityCheck" true .Values.dapr_sidecar_injector }}
-# To notice that pods come up which the API server should have asked about.
+# To detect pods that the API server did not send to the webhook.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
 {{- end }}
 {{- end -}}
 
-{{/* Components may bring containers for the pod. */}}
+{{/* Components may add containers to the pod. */}}
 {{- define "dapr.injector.componentRule" }}
 - apiGroups: [dapr.io]
   resources: [components]

@@ -13,7 +13,7 @@ namespaceSelector:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   matchExpressions:
-    # A Namespace that is switched off costs the API server no call.
+    # The API server makes no call for a disabled Namespace.
     - key: dapr.io/injection
       operator: NotIn
       values: [disabled]
@@ -22,7 +22,7 @@ namespaceSelector:
     {{- toYaml . | nindent 4 }}
     {{- end }}
     {{- else if .Values.global.rbac.namespaced }}
-    # Sidecars elsewhere would get neither identity nor resources: the services have no rights there.
+    # Sidecars in other namespaces would get neither identity nor resources: the services have no rights there.
     - key: kubernetes.io/metadata.name
       operator: In
       values: [{{ .Release.Namespace }}]

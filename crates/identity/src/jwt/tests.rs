@@ -1,7 +1,7 @@
 //! Our tokens verified by `jsonwebtoken`, its tokens verified by us, and tokens that must be rejected.
 
 use super::*;
-use crate::key::KeyKind;
+use crate::keys::key::KeyKind;
 use jsonwebtoken as other;
 use proptest::prelude::*;
 use rstest::rstest;

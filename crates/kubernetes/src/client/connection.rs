@@ -4,15 +4,18 @@
 use std::time::Duration;
 
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kube::client::{Body, ConfigExt as _, retry::RetryPolicy};
+use kube::client::retry::RetryPolicy;
+use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+use tower::retry::RetryLayer;
+use tower::{BoxError, ServiceBuilder};
 
 use super::ClientError;
 
-/// Limit from a request to the head of its response. The API server itself gives up after a
+/// Limit from a request to the head of its response. The API server itself times out after a
 /// minute; the body of a watch has no limit.
 const RESPONSE: Duration = Duration::from_secs(90);
 /// Idle time before a ping, and time limit of its answer: the values of `client-go`.
@@ -24,7 +27,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Buffer of an HTTP/1.1 connection, of which each watch needs one. Holds the head of a response.
 const HTTP1_BUFFER: usize = 32 * 1024;
 
-/// What is sent over the connections.
+/// The use of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
     /// Watches and occasional calls: one HTTP/2 connection.

@@ -1,26 +1,73 @@
-//! `NO_PROXY`, with the meaning that it has for kubectl (Go, package `httpproxy`).
+//! The proxy in front of the API server, selected as kubectl selects it (Go, package `httpproxy`).
+//! `kube` applies `NO_PROXY` to the address of the proxy, and rejects a proxy without a scheme.
 
 use std::net::IpAddr;
 
+use http::Uri;
 use kube::Config;
 use kube::config::Kubeconfig;
 
-/// Removes a proxy of the environment if `NO_PROXY` exempts the API server. A `proxy-url` of the
-/// kubeconfig has precedence, as in kubectl.
-pub(super) fn apply_no_proxy(config: &mut Config, kubeconfig_proxies: &[String], no_proxy: &str) {
-    let Some(proxy) = &config.proxy_url else { return };
-    let is_explicit = kubeconfig_proxies.iter().any(|url| url.parse().ok().as_ref() == Some(proxy));
-    let server = &config.cluster_url;
-    let port = server.port_u16().unwrap_or(443);
-    if !is_explicit && is_exempt(no_proxy, server.host().unwrap_or_default(), port) {
-        config.proxy_url = None;
+use super::ClientError;
+
+/// The proxies of the environment. Empty variables are absent.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    /// `HTTPS_PROXY`, for `https://` API servers.
+    pub(super) https: Option<String>,
+    /// `HTTP_PROXY`, for `http://` API servers.
+    pub(super) http: Option<String>,
+    /// `NO_PROXY`.
+    pub(super) exempt: String,
+}
+
+impl Environment {
+    /// The proxy for a server.
+    fn proxy_of(&self, server: &Uri) -> Option<&str> {
+        let (proxy, port) = match server.scheme_str() {
+            Some("http") => (&self.http, 80),
+            _ => (&self.https, 443),
+        };
+        let (host, port) = (server.host().unwrap_or_default(), server.port_u16().unwrap_or(port));
+        proxy.as_deref().filter(|_| !is_exempt(&self.exempt, host, port))
     }
 }
 
-/// The `proxy-url` of each cluster.
-pub(super) fn proxies_of(kubeconfig: &Kubeconfig) -> Vec<String> {
-    let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
-    clusters.filter_map(|cluster| cluster.proxy_url.clone()).collect()
+/// Sets the proxy: `explicit`, the `proxy-url` of the kubeconfig, or that of the environment.
+///
+/// # Errors
+/// [`ClientError::Proxy`] for a proxy of another kind than HTTP and HTTPS.
+pub(super) fn apply(
+    config: &mut Config,
+    explicit: Option<&str>,
+    environment: &Environment,
+) -> Result<(), ClientError> {
+    let proxy = match (explicit, environment.proxy_of(&config.cluster_url)) {
+        (Some(url), _) => Some(url.to_owned()),
+        (None, Some(url)) if url.contains("://") => Some(url.to_owned()),
+        (None, Some(address)) => Some(format!("http://{address}")),
+        (None, None) => None,
+    };
+    config.proxy_url = proxy.map(|url| parse(&url)).transpose()?;
+    Ok(())
+}
+
+fn parse(url: &str) -> Result<Uri, ClientError> {
+    // The user info may be a password.
+    let unusable = |host: &str| ClientError::Proxy(host.to_owned());
+    let proxy: Uri = url.parse().map_err(|_| unusable(""))?;
+    match proxy.scheme_str() {
+        Some("http" | "https") => Ok(proxy),
+        _ => Err(unusable(proxy.host().unwrap_or_default())),
+    }
+}
+
+/// The `proxy-url` of the cluster of a context, or of the current context.
+pub(super) fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let context = context.or(kubeconfig.current_context.as_deref())?;
+    let named = kubeconfig.contexts.iter().find(|named| named.name == context)?;
+    let cluster = &named.context.as_ref()?.cluster;
+    let named = kubeconfig.clusters.iter().find(|named| named.name == *cluster)?;
+    named.cluster.as_ref()?.proxy_url.clone().filter(|url| !url.is_empty())
 }
 
 /// Whether a host and port match an entry of `NO_PROXY`. The local host always does.
@@ -110,17 +157,86 @@ mod tests {
         assert_eq!(is_exempt(no_proxy, host, 6443), want);
     }
 
+    const PROXY: &str = "http://10.0.0.9:3128";
+
+    fn applied(
+        explicit: Option<&str>,
+        https: Option<&str>,
+        no_proxy: &str,
+    ) -> Result<Option<String>, ClientError> {
+        let https = https.map(str::to_owned);
+        let environment = Environment { https, exempt: no_proxy.to_owned(), ..Default::default() };
+        let mut config = Config::new("https://10.0.0.1:6443".parse().unwrap());
+        // What kube makes of the environment does not matter.
+        config.proxy_url = Some("http://other.example".parse().unwrap());
+        apply(&mut config, explicit, &environment)?;
+        Ok(config.proxy_url.map(|proxy| proxy.to_string()))
+    }
+
     #[rstest]
-    #[case::environment(&[], None)]
-    #[case::kubeconfig(&["http://proxy.example:3128"], Some("proxy.example"))]
-    fn a_proxy_of_the_kubeconfig_has_precedence(
-        #[case] explicit: &[&str],
+    #[case::none(None, None, "", None)]
+    #[case::environment(None, Some(PROXY), "", Some("http://10.0.0.9:3128/"))]
+    #[case::exempt_server(None, Some(PROXY), "10.0.0.1", None)]
+    #[case::exempt_proxy(None, Some(PROXY), "10.0.0.9", Some("http://10.0.0.9:3128/"))]
+    #[case::explicit(Some(PROXY), Some("http://a.example"), "*", Some("http://10.0.0.9:3128/"))]
+    #[case::tls(None, Some("https://a.example:8443"), "", Some("https://a.example:8443/"))]
+    #[case::no_scheme(None, Some("10.0.0.9:3128"), "", Some("http://10.0.0.9:3128/"))]
+    #[case::host_alone(None, Some("proxy.example"), "", Some("http://proxy.example/"))]
+    #[case::user(None, Some("me:secret@a.example:1"), "", Some("http://me:secret@a.example:1/"))]
+    fn the_proxy_is_that_of_kubectl(
+        #[case] explicit: Option<&str>,
+        #[case] environment: Option<&str>,
+        #[case] no_proxy: &str,
         #[case] want: Option<&str>,
     ) {
-        let mut config = Config::new("https://10.0.0.1:6443".parse().unwrap());
-        config.proxy_url = Some("http://proxy.example:3128".parse().unwrap());
-        let explicit: Vec<String> = explicit.iter().map(ToString::to_string).collect();
-        apply_no_proxy(&mut config, &explicit, "10.0.0.0/8");
-        assert_eq!(config.proxy_url.as_ref().and_then(|proxy| proxy.host()), want);
+        assert_eq!(applied(explicit, environment, no_proxy).unwrap().as_deref(), want);
+    }
+
+    #[rstest]
+    #[case::https("https://10.0.0.1", "", Some("http://s.example/"))]
+    #[case::http("http://10.0.0.1", "", Some("http://p.example/"))]
+    #[case::https_port("https://10.0.0.1", "10.0.0.1:443", None)]
+    #[case::http_port("http://10.0.0.1", "10.0.0.1:80", None)]
+    #[case::other_port("http://10.0.0.1", "10.0.0.1:443", Some("http://p.example/"))]
+    fn the_scheme_of_the_server_selects_proxy_and_port(
+        #[case] server: &str,
+        #[case] exempt: &str,
+        #[case] want: Option<&str>,
+    ) {
+        let environment = Environment {
+            https: Some("s.example".to_owned()),
+            http: Some("p.example".to_owned()),
+            exempt: exempt.to_owned(),
+        };
+        let mut config = Config::new(server.parse().unwrap());
+        apply(&mut config, None, &environment).unwrap();
+        assert_eq!(config.proxy_url.map(|proxy| proxy.to_string()).as_deref(), want);
+    }
+
+    #[rstest]
+    #[case::socks(None, Some("socks5://me:secret@a.example:1080"))]
+    #[case::explicit_without_scheme(Some("me:secret@a.example:3128"), None)]
+    #[case::no_url(None, Some("http://me:secret@"))]
+    fn other_proxies_are_rejected_without_their_password(
+        #[case] explicit: Option<&str>,
+        #[case] environment: Option<&str>,
+    ) {
+        let error = applied(explicit, environment, "").unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("proxy") && !text.contains("secret"), "{text}");
+    }
+
+    #[test]
+    fn the_proxy_url_is_that_of_the_cluster_of_the_context() {
+        let text = "{current-context: a, contexts: [{name: a, context: {cluster: x, user: u}},
+            {name: b, context: {cluster: y, user: u}}, {name: c, context: {cluster: z, user: u}}],
+            clusters: [{name: x, cluster: {server: 's'}},
+            {name: y, cluster: {server: 's', proxy-url: 'http://y.example'}},
+            {name: z, cluster: {server: 's', proxy-url: ''}}]}";
+        let file = Kubeconfig::from_yaml(text).unwrap();
+        assert_eq!(proxy_of(&file, None), None);
+        assert_eq!(proxy_of(&file, Some("b")).as_deref(), Some("http://y.example"));
+        assert_eq!(proxy_of(&file, Some("c")), None);
+        assert_eq!(proxy_of(&file, Some("missing")), None);
     }
 }

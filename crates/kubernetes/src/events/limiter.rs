@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-/// The same is recorded once in this time: an owner of a hundred pods has one problem.
+/// An equal Event is recorded once in this time: an owner of a hundred pods has one problem.
 const INTERVAL: Duration = Duration::from_mins(10);
-/// Subjects that are remembered. Events about more are left out until old ones are forgotten.
+/// Maximum number of remembered subjects. Events about others are dropped until old ones expire.
 const MAX_REMEMBERED: usize = 4096;
 
-/// What an Event is about.
+/// The subject of an Event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Subject {
     kind: String,
@@ -18,7 +18,7 @@ pub(super) struct Subject {
     name: String,
     uid: String,
     reason: &'static str,
-    /// A digest of the note, where it counts.
+    /// A digest of the note, where it distinguishes Events.
     note: Option<u64>,
 }
 

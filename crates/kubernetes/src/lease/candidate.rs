@@ -14,14 +14,12 @@ use super::decision::{Observed, Step, decide, record, released};
 use super::{LeaseOptions, LeaseState};
 use crate::events::{Event, EventType, Recorder, Repeat};
 
-/// Limit of one call.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Limit of releasing the lease, and of recording an Event.
 const WRITE_LIMIT: Duration = Duration::from_secs(2);
 /// Target of the log lines.
 const LOG: &str = "dapr.leaderelection";
 
-/// One candidate.
 pub(super) struct Candidate {
     api: Api<Lease>,
     recorder: Recorder,
@@ -30,7 +28,7 @@ pub(super) struct Candidate {
     /// When the write was sent that last acquired or renewed the lease; `None` while another
     /// candidate holds it. Others count from when they see the write, which is later.
     renewed: Option<Instant>,
-    /// What was logged last.
+    /// The state that was logged last.
     leads: bool,
 }
 
@@ -99,7 +97,7 @@ impl Candidate {
         }
     }
 
-    /// The words are those of client-go.
+    /// The text is that of client-go.
     async fn record_event(&self, text: &str) {
         let Some(lease) = &self.observed.lease else { return };
         let (object, event) = event(lease, &self.options.identity, text);

@@ -1,15 +1,19 @@
 //! The client of one watch. It detects what `kube::runtime::watcher` does not report: watches that
-//! end at once, and API servers that do not stream lists or have lost a part of their history.
+//! end at once or in the middle of an answer, and API servers that do not stream lists or may have
+//! lost a part of their history.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
+use runtime::chain;
 use serde_json::Value;
 
 /// In the query of every watch.
@@ -23,59 +27,94 @@ const SHORT_WATCH_PAUSE: Duration = Duration::from_secs(2);
 /// Longest answer to [`Check::request`]: one object of metadata in a list. Kubernetes limits the
 /// annotations of an object to 256 KiB, and managed fields are of the same order.
 const MAX_CHECK_BYTES: usize = 2 * 1024 * 1024;
-/// Time limit of that answer. The watch is opened without it, or fails for the same reason.
+/// Time limit of that answer.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
+
+/// The answer to a request of a watch.
+type Answer = Response<UnsyncBoxBody<Bytes, Broken>>;
+
+/// The connection broke in the middle of an answer. It has no source, because `kube` takes a source
+/// that is an early end for the regular end of a watch.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the API server broke in the middle of an answer")]
+struct Broken;
 
 /// The monotonic clock, which follows tokio's in tests.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// `client`, for one watch. A watch request whose predecessor ended within [`SHORT_WATCH`], or
-/// whose resource version the API server has not reached yet, is answered with `410 Gone`, which
-/// makes `kube::runtime::watcher` list again. `streaming` is cleared when the API server rejects a
-/// streamed list.
+/// The outcome of the previous watch request after the list.
+#[derive(Clone, Copy, Debug, Default)]
+enum Previous {
+    /// There was none.
+    #[default]
+    None,
+    /// It was rejected or not answered.
+    Failed,
+    /// A watch started then, and has ended.
+    Started(Instant),
+}
+
+/// `client`, for one watch. A watch request whose predecessor ended within [`SHORT_WATCH`], and a
+/// resumed one whose resource version the API server does not confirm, are answered with
+/// `410 Gone`, which makes `kube::runtime::watcher` list again. `streaming` is cleared when the API
+/// server rejects a streamed list.
 pub(super) fn watching(client: &Client, streaming: Arc<AtomicBool>) -> Client {
     let namespace = client.default_namespace().to_owned();
-    let (client, started) = (client.clone(), Arc::new(Mutex::new(None::<Instant>)));
+    let (client, previous) = (client.clone(), Arc::new(Mutex::new(Previous::default())));
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (client, started, streaming) = (client.clone(), started.clone(), streaming.clone());
+        let (client, previous, streaming) = (client.clone(), previous.clone(), streaming.clone());
         async move {
             let query = request.uri().query().unwrap_or_default();
             if !query.contains(WATCH) {
-                return client.send(request).await;
+                return client.send(request).await.map(complete);
             }
             let streamed = query.contains(STREAMED);
-            let lock = || started.lock().unwrap_or_else(PoisonError::into_inner);
-            let former = lock().take();
+            let set = |new| {
+                std::mem::replace(
+                    &mut *previous.lock().unwrap_or_else(PoisonError::into_inner),
+                    new,
+                )
+            };
+            let former = set(Previous::Failed);
             let pause = pause_before_watch(former, now());
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
                 return gone("the previous watch ended at once");
             }
-            if former.is_some() && Check::of(&request).fails(&client).await {
-                return gone("the API server has another history");
+            let is_resumed = !streamed && !matches!(former, Previous::None);
+            if is_resumed && !Check::of(&request).passes(&client).await? {
+                return gone("the API server does not confirm the resource version");
             }
             let answer = client.send(request).await?;
             if answer.status().is_success() {
-                *lock() = Some(now());
+                set(Previous::Started(now()));
             } else if streamed && answer.status() == StatusCode::UNPROCESSABLE_ENTITY {
                 streaming.store(false, Ordering::Relaxed);
             }
-            Ok(answer)
+            Ok(complete(answer))
         }
     });
     Client::new(service, namespace)
 }
 
-/// The pause before what replaces a watch that started at `former` and has ended; zero after a
-/// watch of normal length. `kube::runtime::watcher` opens the next watch without a pause, which
-/// would be a request storm against an API server that ends watches at once.
-fn pause_before_watch(former: Option<Instant>, now: Instant) -> Duration {
-    match former.map(|former| now.saturating_duration_since(former)) {
-        Some(age) if age < SHORT_WATCH => SHORT_WATCH_PAUSE.saturating_sub(age),
-        _ => Duration::ZERO,
-    }
+/// `answer`, whose body ends with an error unless it is complete.
+fn complete(answer: Response<Body>) -> Answer {
+    let broken = |cause| {
+        tracing::debug!("read an answer of the API server: {}", chain(&cause));
+        Broken
+    };
+    answer.map(|body| body.map_err(broken).boxed_unsync())
+}
+
+/// The pause before what replaces the previous watch; zero after a watch of normal length.
+/// `kube::runtime::watcher` opens the next watch without a pause, which would be a request storm
+/// against an API server that ends watches at once.
+fn pause_before_watch(previous: Previous, now: Instant) -> Duration {
+    let Previous::Started(start) = previous else { return Duration::ZERO };
+    let age = now.saturating_duration_since(start);
+    if age < SHORT_WATCH { SHORT_WATCH_PAUSE.saturating_sub(age) } else { Duration::ZERO }
 }
 
 /// Whether the API server has reached the resource version that a watch resumes from. One that was
@@ -105,33 +144,41 @@ impl Check {
         Request::get(&self.path).header(http::header::ACCEPT, METADATA).body(Body::empty())
     }
 
-    /// Whether the history of the API server ends before the resource version. An answer that
-    /// does not say so is no reason to list again.
-    async fn fails(&self, client: &Client) -> bool {
+    /// Whether the history of the API server is known to contain the resource version. An API server
+    /// that has just started may reject the request, and accept a watch that then stays silent.
+    ///
+    /// # Errors
+    /// There was no answer.
+    async fn passes(&self, client: &Client) -> kube::Result<bool> {
         let (Some(resumed), Ok(request)) = (self.resource_version, self.request()) else {
-            return false;
+            return Ok(false);
         };
-        let current = async {
-            let answer = client.send(request).await.ok()?;
-            if !answer.status().is_success() {
-                return None;
-            }
-            let body = http_body_util::Limited::new(answer.into_body(), MAX_CHECK_BYTES);
-            let bytes = body.collect().await.ok()?.to_bytes();
-            let list: Value = serde_json::from_slice(&bytes).ok()?;
-            list.pointer("/metadata/resourceVersion")?.as_str()?.parse::<u64>().ok()
-        };
-        let current = tokio::time::timeout(CHECK_LIMIT, current).await.ok().flatten();
-        current.is_some_and(|current| current < resumed)
+        let current = tokio::time::timeout(CHECK_LIMIT, version_of_list(client, request)).await;
+        let current = current.unwrap_or(Ok(None))?;
+        Ok(current.is_some_and(|current| current >= resumed))
     }
 }
 
+/// The resource version of the requested list; `None` if the request is rejected, or the version
+/// cannot be read or compared.
+async fn version_of_list(client: &Client, request: Request<Body>) -> kube::Result<Option<u64>> {
+    let answer = client.send(request).await?;
+    if !answer.status().is_success() {
+        return Ok(None);
+    }
+    let body = http_body_util::Limited::new(answer.into_body(), MAX_CHECK_BYTES);
+    let Ok(body) = body.collect().await else { return Ok(None) };
+    let list: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    Ok(version.and_then(|version| version.parse().ok()))
+}
+
 /// The answer to a watch from a resource version that the API server does not have.
-fn gone(message: &str) -> kube::Result<Response<Body>> {
+fn gone(message: &str) -> kube::Result<Answer> {
     let status = Status::failure(message, "Expired").with_code(410);
     let body = serde_json::to_vec(&status).map_err(kube::Error::SerdeError)?;
     let answer = Response::builder().status(StatusCode::GONE);
-    answer.body(body.into()).map_err(kube::Error::HttpError)
+    answer.body(body.into()).map(complete).map_err(kube::Error::HttpError)
 }
 
 #[cfg(test)]
@@ -141,16 +188,22 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::first(None, 0)]
-    #[case::after_a_long_watch(Some(60_000), 0)]
-    #[case::after_one_of_the_limit(Some(1000), 0)]
-    #[case::after_a_short_watch(Some(999), 1001)]
-    #[case::after_none_at_all(Some(0), 2000)]
-    fn a_new_list_after_a_short_watch_waits(#[case] age: Option<u64>, #[case] want: u64) {
+    #[case::after_a_long_watch(60_000, 0)]
+    #[case::after_one_of_the_limit(1000, 0)]
+    #[case::after_a_short_watch(999, 1001)]
+    #[case::after_none_at_all(0, 2000)]
+    fn a_new_list_after_a_short_watch_waits(#[case] age: u64, #[case] want: u64) {
         let start = now();
-        let later = start + Duration::from_millis(age.unwrap_or_default());
-        let pause = pause_before_watch(age.map(|_| start), later);
+        let later = start + Duration::from_millis(age);
+        let pause = pause_before_watch(Previous::Started(start), later);
         assert_eq!(pause, Duration::from_millis(want));
+    }
+
+    #[rstest]
+    #[case::first(Previous::None)]
+    #[case::after_a_rejected_watch(Previous::Failed)]
+    fn a_watch_without_a_predecessor_does_not_wait(#[case] previous: Previous) {
+        assert_eq!(pause_before_watch(previous, now()), Duration::ZERO);
     }
 
     #[rstest]
@@ -172,5 +225,26 @@ mod tests {
     ) {
         let request = Request::get(watch).body(Body::empty()).unwrap();
         assert_eq!(Check::of(&request), Check { path: path.to_owned(), resource_version });
+    }
+    #[rstest]
+    #[case::at_the_limit(0, Some(7))]
+    #[case::above_it(1, None)]
+    #[tokio::test]
+    async fn the_answer_to_a_check_may_be_as_large_as_the_limit(
+        #[case] above: usize,
+        #[case] want: Option<u64>,
+    ) {
+        let list = |filling: usize| {
+            let filling = "x".repeat(filling);
+            format!(r#"{{"metadata":{{"resourceVersion":"7","continue":"{filling}"}}}}"#)
+        };
+        let body = list(MAX_CHECK_BYTES - list(0).len() + above);
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let answer = Response::new(Body::from(body.clone().into_bytes()));
+            std::future::ready(Ok::<_, kube::Error>(answer))
+        });
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let version = version_of_list(&Client::new(service, "n"), request).await.unwrap();
+        assert_eq!(version, want);
     }
 }

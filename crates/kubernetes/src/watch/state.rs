@@ -24,7 +24,7 @@ const UNAVAILABLE: [u16; 3] = [502, 503, 504];
 /// The request that a right is missing for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// The list.
+    /// The list that a watch starts with.
     List,
     /// The watch; with streamed lists also the list.
     Watch,
@@ -35,8 +35,8 @@ pub enum Verb {
 pub enum FailureKind {
     /// The same request again. What was seen so far stays valid.
     Transient,
-    /// A new list: the resource version is too old, or the API server did not answer and may have
-    /// been restored from a backup meanwhile.
+    /// A new list: the resource version is too old, or the API server broke the connection or did
+    /// not answer, and may have been restored from a backup meanwhile.
     Expired,
     /// The API server does not serve the kind: its definition is not installed, or was removed
     /// together with all objects. It is listed again until it is served.
@@ -86,17 +86,18 @@ impl FailureKind {
                 code if UNAVAILABLE.contains(&code) => Self::Expired,
                 _ => Self::Transient,
             },
-            // No answer.
-            WatchStartFailed(_) => Self::Expired,
+            // A failed list starts from the beginning in any case, and the watch goes on after an
+            // object that cannot be decoded.
+            InitialListFailed(_)
+            | WatchFailed(kube::Error::SerdeError(_))
+            | watcher::Error::NoResourceVersion => Self::Transient,
+            // No answer, or a broken connection.
+            WatchStartFailed(_) | WatchFailed(_) => Self::Expired,
             WatchError(status) => match status.code {
                 403 => Self::Forbidden(Verb::Watch),
                 410 => Self::Expired,
                 _ => Self::Transient,
             },
-            // A failed list starts from the beginning in any case.
-            InitialListFailed(_) | WatchFailed(_) | watcher::Error::NoResourceVersion => {
-                Self::Transient
-            }
         }
     }
 }
@@ -218,6 +219,10 @@ mod tests {
         kube::Error::Api(status(code))
     }
 
+    fn undecodable() -> kube::Error {
+        kube::Error::SerdeError(serde_json::from_str::<u8>("x").unwrap_err())
+    }
+
     /// Doubles from 800 ms, as `kube::runtime`'s, without jitter.
     struct Doubling(u32);
 
@@ -255,7 +260,8 @@ mod tests {
     #[case::unavailable(WatchStartFailed(api(503)), FailureKind::Expired)]
     #[case::gateway_timeout(WatchStartFailed(api(504)), FailureKind::Expired)]
     #[case::no_answer(WatchStartFailed(kube::Error::TlsRequired), FailureKind::Expired)]
-    #[case::cut(WatchFailed(kube::Error::TlsRequired), FailureKind::Transient)]
+    #[case::cut(WatchFailed(kube::Error::TlsRequired), FailureKind::Expired)]
+    #[case::undecodable(WatchFailed(undecodable()), FailureKind::Transient)]
     #[case::list_unanswered(InitialListFailed(kube::Error::TlsRequired), FailureKind::Transient)]
     #[case::list_unavailable(InitialListFailed(api(503)), FailureKind::Transient)]
     #[case::no_version(NoResourceVersion, FailureKind::Transient)]

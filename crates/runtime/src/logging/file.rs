@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use flate2::{Compression, write::GzEncoder};
-use jiff::{SignedDuration, Timestamp, civil::DateTime, tz::Offset};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
 
-/// When a log file is rotated and what happens to rotated files.
+/// When a log file is rotated, and how long rotated files are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Rotation {
     /// The file is rotated before it would grow beyond this; `None` never rotates.
@@ -31,7 +34,7 @@ pub(crate) struct LogFile {
     rotation: Rotation,
     file: File,
     length: u64,
-    /// Compresses the file that was rotated last: logging does not wait for it.
+    /// Compresses the file that was rotated last; logging does not wait for it.
     compressing: Option<JoinHandle<()>>,
 }
 
@@ -49,8 +52,8 @@ impl LogFile {
     /// Appends one line, after a rotation where it is due.
     ///
     /// # Errors
-    /// The line cannot be written; none of it is in the file then. A rotation that fails is no
-    /// error: the file grows until the next line's succeeds.
+    /// The line cannot be written; the file contains none of it then. A failed rotation is no
+    /// error: the file grows until the rotation of a later line succeeds.
     pub(crate) fn append(&mut self, line: &[u8], now: Timestamp) -> io::Result<()> {
         let after = self.length.saturating_add(line.len() as u64);
         if self.length > 0 && self.rotation.max_bytes.is_some_and(|max| after > max) {
@@ -60,13 +63,14 @@ impl LogFile {
         if written.is_ok() {
             self.length = self.length.saturating_add(line.len() as u64);
         } else {
-            // Part of it may be there. A device that cannot be cut has no length either.
+            // Part of it may be in the file. A device that cannot be truncated has no length
+            // either.
             let _ = self.file.set_len(self.length);
         }
         written
     }
 
-    /// Moves the file away and opens a new one. If that is impossible the old one stays in use.
+    /// Renames the file and opens a new one. If that is impossible the old one stays in use.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         self.finish_compression();
         let rotated = rotated_name(&self.path, now);
@@ -121,7 +125,7 @@ fn name_parts(path: &Path) -> (String, String) {
     (text(path.file_stem()).unwrap_or_default(), extension.unwrap_or_default())
 }
 
-/// Removes rotated files beyond the kept number and age. What cannot be removed stays.
+/// Removes rotated files beyond the kept number and age. A file that cannot be removed stays.
 fn remove_old(path: &Path, rotation: Rotation, now: Timestamp) {
     let max_age = rotation.max_age.and_then(|max| SignedDuration::try_from(max).ok());
     for (position, (rotated, path)) in backups(path).into_iter().enumerate() {
@@ -150,7 +154,7 @@ fn backups(path: &Path) -> Vec<(Timestamp, PathBuf)> {
     backups
 }
 
-/// Replaces a file by its gzip. A file that was not written whole is removed again.
+/// Replaces a file by its gzip. An incomplete one is removed again.
 fn compress(path: &Path) -> io::Result<()> {
     let mut target = path.as_os_str().to_owned();
     target.push(COMPRESSED);

@@ -1,5 +1,5 @@
-//! Time layouts of Go (`2006-01-02 15:04:05.000`), for `--log-timestamp-format`. Text that is no
-//! part of the reference time is printed as it is. Source: Go 1.26, package `time`, `Layout`.
+//! Time layouts of Go (`2006-01-02 15:04:05.000`), for `--log-timestamp-format`. Text that is not
+//! part of the reference time is printed unchanged. Source: Go 1.26, package `time`, `Layout`.
 
 use std::fmt::Write as _;
 
@@ -52,7 +52,7 @@ enum Field {
     Offset(&'static str),
 }
 
-/// Longer spellings come before those that they begin with.
+/// Longer spellings precede their prefixes.
 const FIELDS: [(&str, Field); 33] = [
     ("January", Field::MonthName),
     ("Jan", Field::MonthAbbreviation),
@@ -90,7 +90,7 @@ const FIELDS: [(&str, Field); 33] = [
 ];
 
 impl Layout {
-    /// Parses a layout; every text is one.
+    /// Parses a layout; every text is valid.
     pub(crate) fn parse(text: &str) -> Self {
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -113,7 +113,7 @@ impl Layout {
         Self(pieces)
     }
 
-    /// The time in UTC.
+    /// Formats a time in UTC.
     pub(crate) fn format(&self, now: Timestamp) -> String {
         let time = Offset::UTC.to_datetime(now);
         let mut out = String::new();
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    // The wanted texts were printed by Go 1.26, `time.Format`.
+    // The expected texts are from Go 1.26, `time.Format`.
     #[rstest]
     #[case::date_time("2006-01-02 15:04:05", "2026-03-07 09:05:08")]
     #[case::rfc3339("2006-01-02T15:04:05Z07:00", "2026-03-07T09:05:08Z")]

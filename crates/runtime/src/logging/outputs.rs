@@ -9,15 +9,15 @@ use super::LogError;
 use super::file::{LogFile, Rotation};
 use crate::flags::{LogFlags, ProcessFlags};
 
-/// The destinations of log lines, each once. A destination that takes no lines (a full disk, a
-/// closed pipe) loses them and disturbs neither the others nor the process; the first line that it
-/// takes again follows one that says how many are missing.
+/// The destinations of log lines, without duplicates. A destination that accepts no lines (a full
+/// disk, a closed pipe) loses them without effect on the others or the process; its next line
+/// follows a notice with the number of lost lines.
 pub(super) struct Outputs(Vec<Output>);
 
 struct Output {
     name: String,
     sink: Sink,
-    /// Lines that were not written since the last one that was.
+    /// Lines lost since the last one that was written.
     lost: u64,
 }
 
@@ -63,7 +63,7 @@ impl Outputs {
         Self(vec![Output { name: "test".to_owned(), sink, lost: 0 }])
     }
 
-    /// Writes a line to every destination. `notice` makes a line of a message.
+    /// Writes a line to every destination. `notice` formats a message as a line.
     pub(super) fn write(&mut self, line: &str, now: Timestamp, notice: impl Fn(String) -> String) {
         for output in &mut self.0 {
             output.write(line, now, &notice);
@@ -94,11 +94,12 @@ impl Sink {
     }
 }
 
-/// Whether flags ask for what happens at a rotation, and none takes place.
+/// Whether flags configure rotated files although rotation is off.
 pub(super) fn never_rotates(flags: &LogFlags) -> bool {
     let rotation = rotation(flags);
-    let asked = rotation.max_backups.is_some() || rotation.max_age.is_some() || rotation.compress;
-    rotation.max_bytes.is_none() && asked
+    let configured =
+        rotation.max_backups.is_some() || rotation.max_age.is_some() || rotation.compress;
+    rotation.max_bytes.is_none() && configured
 }
 
 fn rotation(flags: &LogFlags) -> Rotation {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_destination_loses_lines_and_says_how_many() {
+    fn a_full_destination_loses_lines_and_reports_how_many() {
         let (first, second) = (Disk::default(), Disk::default());
         let mut outputs = Outputs::to(first.clone());
         outputs.0.extend(Outputs::to(second.clone()).0);

@@ -1,15 +1,15 @@
-//! How often one place of the code may log.
+//! Rate limit of log lines per call site.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Lines of one place of the code in a second. A flood of refused requests would otherwise fill the
-/// disk and hide every other line; 50 show what goes on.
+/// Lines of one call site per second. A flood of refused requests would otherwise fill the disk and
+/// hide all other lines; 50 show the pattern.
 const LINES: u32 = 50;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Counts lines by the place that logs them, of which there are as many as the program has.
+/// Counts lines by call site; their number is that of the program.
 pub(super) struct Repeats<P>(HashMap<P, Window>);
 
 impl<P> Default for Repeats<P> {
@@ -25,8 +25,8 @@ struct Window {
 }
 
 impl<P: Hash + Eq> Repeats<P> {
-    /// Whether a place may log now: the number of its lines that were suppressed since the last one
-    /// that was logged, or `None`.
+    /// Whether a call site may log now: the number of its lines that were suppressed since its last
+    /// one, or `None`.
     pub(super) fn admit(&mut self, place: P, now: Instant) -> Option<u64> {
         let new = || Window { since: now, lines: 0, suppressed: 0 };
         let window = self.0.entry(place).or_insert_with(new);
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_logs_so_many_lines_in_a_second_and_says_how_many_more_there_were() {
+    fn a_call_site_logs_up_to_its_limit_and_reports_the_rest() {
         let [here, there] = ["here", "there"];
         let (mut repeats, start) = (Repeats::default(), crate::clock::monotonic());
         for _ in 0..LINES {

@@ -1,7 +1,7 @@
 //! A thread that writes log lines, so that a slow destination delays no request.
 //!
-//! Lines wait in a bounded queue. A line that finds it full is dropped and counted; the next line that
-//! is written follows one that says how many are missing.
+//! Lines wait in a bounded queue. A line that finds it full is dropped and counted; the next line
+//! follows a notice with the number of dropped ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ const MAX_LINES: usize = 8_192;
 /// Bytes of the lines that may wait.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The way to the thread. Cheap to clone.
+/// Sender to the thread. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: SyncSender<Job>,
@@ -36,15 +36,15 @@ struct Queue {
 
 enum Job {
     Line(String, Timestamp),
-    /// Reports that everything before it is written.
+    /// Acknowledges that all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
 impl Writer {
-    /// Starts the thread. `notice` makes a line of a message.
+    /// Starts the thread. `notice` formats a message as a line.
     ///
     /// # Errors
-    /// The system starts no thread.
+    /// The operating system cannot start the thread.
     pub(super) fn start(
         outputs: Outputs,
         dropped: IntCounter,
@@ -73,7 +73,7 @@ impl Writer {
         self.dropped.inc();
     }
 
-    /// Waits until the lines that wait now are written, at most for `limit`.
+    /// Waits until all queued lines are written, up to `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let (done, written) = sync_channel(1);
         let mut job = Job::Flush(done);
@@ -85,7 +85,7 @@ impl Writer {
             job = back;
             std::thread::yield_now();
         }
-        // An error means that the time is over.
+        // Fails when the time has passed.
         let _ = written.recv_timeout(give_up.saturating_duration_since(crate::clock::monotonic()));
     }
 }
@@ -110,7 +110,7 @@ fn run(
                 outputs.write(&line, now, |message| notice(now, message));
             }
             Job::Flush(done) => {
-                // Who waits no longer needs no answer.
+                // The sender may have stopped waiting.
                 let _ = done.try_send(());
             }
         }
@@ -126,11 +126,11 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// A reader that takes nothing until it is opened.
+    /// A reader that blocks until it is opened.
     #[derive(Clone, Default)]
     struct Pipe(Arc<(Mutex<Taken>, Condvar)>);
 
-    /// Whether it is open, and what it took.
+    /// Whether it is open, and what it read.
     type Taken = (bool, Vec<u8>);
 
     impl Pipe {
@@ -162,7 +162,7 @@ mod tests {
         Writer::start(Outputs::to(pipe.clone()), dropped, |_, message| message + "\n").unwrap()
     }
 
-    /// Waits until the thread has taken its first line and hangs in the pipe.
+    /// Waits until the thread has taken its first line and blocks on the pipe.
     fn hang(writer: &Writer) {
         writer.write("first\n".to_owned(), Timestamp::UNIX_EPOCH);
         while writer.queue.bytes.load(Ordering::Relaxed) > 0 {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_hangs_delays_nobody_and_costs_counted_lines() {
+    fn a_blocked_reader_delays_no_line_and_costs_counted_lines() {
         let pipe = Pipe::default();
         let writer = writer(&pipe);
         hang(&writer);

@@ -1,4 +1,4 @@
-//! What is open on one connection, and until when the peer may go on like this.
+//! The open requests of one connection, and its next deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::limits::Limits;
 use super::slots::Occupant;
-use crate::server_metrics::Limit;
+use crate::metrics::server::Limit;
 
 /// The requests of one connection.
 #[derive(Debug)]
@@ -33,12 +33,12 @@ struct State {
     open: BTreeMap<u64, Option<Instant>>,
 }
 
-/// What happens to a connection at a deadline.
+/// What ends a connection at a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It is closed in good order.
+    /// It is closed gracefully.
     Close(Limit),
-    /// It is cut; by the limit, or because it did not close.
+    /// It is cut: a limit was hit, or it did not close.
     Cut(Option<Limit>),
 }
 
@@ -61,7 +61,7 @@ impl Activity {
         Arc::new(Self { limits, occupant, state: Mutex::new(state), changed: Notify::new() })
     }
 
-    /// A request began; `deadline` is when the service stops working on it.
+    /// Counts a new request; the service stops working on it at `deadline`.
     pub(super) fn begin(self: &Arc<Self>, deadline: Option<Instant>) -> OpenRequest {
         let mut state = self.lock();
         let number = state.next;
@@ -96,8 +96,8 @@ impl Activity {
         }
     }
 
-    /// What follows if nothing changes, and when; `closing` is when the connection was asked to
-    /// close.
+    /// The next deadline if nothing changes, and its consequence; `closing` is when a graceful
+    /// close was requested.
     pub(super) fn next(&self, closing: Option<Instant>) -> Option<(Instant, Next)> {
         let state = self.lock();
         if !state.open.is_empty() {
@@ -105,8 +105,8 @@ impl Activity {
             return Some((*deadline + Limits::GRACE, Next::Cut(Some(Limit::Request))));
         }
         let quiet_since = state.idle_since.unwrap_or(state.accepted);
-        if let Some(asked) = closing {
-            return Some((asked.max(quiet_since) + Limits::GRACE, Next::Cut(None)));
+        if let Some(requested) = closing {
+            return Some((requested.max(quiet_since) + Limits::GRACE, Next::Cut(None)));
         }
         Some(match state.idle_since {
             None => (quiet_since + self.limits.first_request, Next::Close(Limit::FirstRequest)),

@@ -17,8 +17,8 @@ use super::limits::Limits;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
 use super::{Accepted, Handshake, request};
-use crate::server_metrics::Limit;
-use crate::server_metrics::{Meter, OpenConnection};
+use crate::metrics::server::Limit;
+use crate::metrics::server::{Meter, OpenConnection};
 
 /// Number of headers of an HTTP/1.1 request; API servers and scrapers send about ten.
 const MAX_HEADERS: usize = 64;
@@ -35,7 +35,7 @@ pub struct Keepalive {
 /// Control over one connection. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// The other end.
+    /// Address of the peer.
     pub addr: SocketAddr,
     cut: CancellationToken,
     last: CancellationToken,
@@ -95,7 +95,7 @@ pub(super) struct New<A: Ord + Clone> {
     pub(super) slot: Slot<A>,
     pub(super) handshake_slot: Slot<A>,
     pub(super) counted: OpenConnection,
-    /// Ends the connection in good order.
+    /// Closes the connection gracefully.
     pub(super) last: CancellationToken,
 }
 
@@ -106,7 +106,7 @@ impl<H: Handshake> Shared<H> {
         let New { stream, addr, accepted, occupant, slot, handshake_slot, counted, last } = new;
         let cut = occupant.cut.clone();
         let work = async {
-            // Fails only on a socket that is gone already.
+            // Fails only on a closed socket.
             let _ = stream.set_nodelay(true);
             let Some(peer) = self.shake_hands(stream, addr, accepted).await else { return };
             drop(handshake_slot);
@@ -210,7 +210,7 @@ impl<H: Handshake> Shared<H> {
                         tracing::debug!(server = self.name, %addr, "connection was cut at its deadline");
                         return;
                     }
-                    None => continue, // requests came and went meanwhile
+                    None => continue, // requests began and ended meanwhile
                 }
             }
             closing = Some(Instant::now());

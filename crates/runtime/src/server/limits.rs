@@ -1,4 +1,4 @@
-//! What one listener grants its peers.
+//! The limits of one listener.
 
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ const LISTENERS: u64 = 2;
 /// A listener accepts at least this many connections, however few descriptors there are.
 const FEWEST_CONNECTIONS: usize = 64;
 
-/// Everything that one listener limits. A service takes [`Limits::default`] and changes the fields
-/// in which it differs.
+/// All limits of one listener. A service takes [`Limits::default`] and overrides fields.
 ///
 /// A connection over a limit of number is closed at once. When [`Limits::connections`] or
 /// [`Limits::handshakes`] is reached, a peer address with fewer connections takes the place of the
@@ -40,8 +39,8 @@ pub struct Limits {
     /// Bytes of the headers of one request; 16 KiB by default. The peers send less than 1 KiB. Counted
     /// when it is hit in HTTP/1.1; HTTP/2 answers 431 below our code.
     pub header_bytes: u32,
-    /// Bytes of the body of one request, streams excepted; 4 MiB by default. Services whose requests
-    /// are smaller should say so.
+    /// Bytes of the body of one request, streams excepted; 4 MiB by default. Services with smaller
+    /// requests should lower it.
     pub body_bytes: usize,
     /// Open requests of an HTTP/2 connection whose peer has proved its identity by a certificate;
     /// 256 by default. Sidecars hold a handful.
@@ -67,7 +66,7 @@ pub struct Limits {
     /// stops working on a request at this time; a peer that has not read its answer
     /// [`Limits::GRACE`] later is disconnected. Does not apply to [`Limits::streaming_paths`].
     pub request: Duration,
-    /// How long a peer may accept no byte of what it is sent; 30 s by default.
+    /// How long a peer may accept no bytes of its answers; 30 s by default.
     pub write_stall: Duration,
     /// Paths of requests that stay open by design, for example `/package.Service/Watch`: neither
     /// [`Limits::request`] nor [`Limits::body_bytes`] apply. None by default.
@@ -75,7 +74,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// How long a connection may take to close after it was asked to.
+    /// How long a connection may take to close gracefully.
     pub const GRACE: Duration = Duration::from_secs(5);
 
     /// The limits of the health and metrics ports. 64 connections are more than probes and
@@ -115,7 +114,7 @@ impl Limits {
         streaming_paths: &[],
     };
 
-    /// The same limits with as many connections and handshakes as that many descriptors allow.
+    /// The same limits, with as many connections and handshakes as the descriptors allow.
     #[must_use]
     pub(super) fn for_descriptors(self, descriptors: u64) -> Self {
         let share = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / LISTENERS;
@@ -127,7 +126,7 @@ impl Limits {
         }
     }
 
-    /// True if requests of this path stay open by design.
+    /// Whether requests of this path stay open by design.
     pub(super) fn is_streaming(&self, path: &str) -> bool {
         self.streaming_paths.contains(&path)
     }

@@ -1,5 +1,5 @@
-//! One request: its deadline, the limit of its body, and that it counts as open until the last byte
-//! of its answer is on its way.
+//! One request: its deadline, the limit of its body, and its count as open until the last byte of
+//! its answer is sent.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,8 +18,8 @@ use tower::ServiceExt as _;
 
 use super::activity::{Activity, OpenRequest};
 use super::limits::Limits;
-use crate::server_metrics::Limit;
-use crate::server_metrics::Meter;
+use crate::metrics::server::Limit;
+use crate::metrics::server::Meter;
 
 /// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
 const DEADLINE_EXCEEDED: &str = "4";
@@ -92,7 +92,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     content_type.is_some_and(|value| value.starts_with("application/grpc"))
 }
 
-/// An answer in the form that the client reads.
+/// An answer in the protocol of the client.
 fn refusal(
     grpc: bool,
     status: StatusCode,
@@ -114,11 +114,11 @@ fn tracked(response: Response<Body>, open: OpenRequest, outgoing: Outgoing) -> R
     response.map(|body| Body::new(Tracked { body, open: Arc::new(open), outgoing }))
 }
 
-/// An extension of every request: what its answer occupies until the peer has taken the bytes. Cheap
-/// to clone.
+/// An extension of every request: memory that its answer occupies until the peer has taken the
+/// bytes. Cheap to clone.
 ///
-/// HTTP/2 keeps the bytes of an answer for which the peer has opened no window, also after the body of
-/// the answer has ended.
+/// HTTP/2 keeps the bytes of an answer for which the peer has no open window, also after the body
+/// of the answer has ended.
 #[derive(Clone, Default)]
 pub struct Outgoing(Arc<Mutex<Kept>>);
 

@@ -1,4 +1,4 @@
-//! Who holds a connection, by peer, and who gets the next one. Pure but for the tokens that it
+//! Which peers hold connections, and which gets the next one. Pure except for the tokens that it
 //! cancels.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Peers that are looked at for an idle connection, those with the most connections first. A bound
-/// of the work that a refused connection costs.
+/// Peers that are searched for an idle connection, those with the most connections first. Bounds
+/// the work that a refused connection costs.
 const CANDIDATES: usize = 8;
 
-/// A connection as the table sees it.
+/// The state of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Occupant {
     /// Ends the connection at once.
@@ -31,7 +31,7 @@ impl Occupant {
 pub(super) enum Full {
     /// All slots are taken, and none by an idle connection of a peer with more connections.
     Total,
-    /// The peer has as many as it may have.
+    /// The peer has reached its limit.
     Peer,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Slot<K: Ord + Clone> {
     slots: Slots<K>,
     key: K,
     number: u64,
-    /// A connection was closed to make room.
+    /// A connection was closed for this one.
     pub(super) evicted: bool,
 }
 
@@ -117,7 +117,7 @@ impl<K: Ord + Clone> Table<K> {
         number
     }
 
-    /// Frees a slot; without effect if it is free already.
+    /// Frees a slot; no effect if it is free already.
     fn remove(&mut self, key: &K, number: u64) {
         let Some(slots) = self.peers.get_mut(key) else { return };
         if slots.remove(&number).is_none() {
@@ -133,7 +133,8 @@ impl<K: Ord + Clone> Table<K> {
         }
     }
 
-    /// Closes an idle connection of a peer that holds more than `held`; false if there is none.
+    /// Closes an idle connection of a peer that holds more than `held`; returns false if there is
+    /// none.
     fn evict(&mut self, held: usize) -> bool {
         let idle = |key: &K| {
             let slots = self.peers.get(key)?;
@@ -198,7 +199,7 @@ mod tests {
         assert!(new.evicted);
         let cut: Vec<bool> = occupants.iter().map(|o| o.cut.is_cancelled()).collect();
         assert_eq!((cut, other.cut.is_cancelled()), (vec![false, true, false], false));
-        drop(held); // freeing the slot of a connection that was closed changes nothing
+        drop(held); // freeing the slot of a closed connection has no effect
         assert_eq!(slots.lock().total, 2);
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::server_metrics::Limit;
-use crate::server_metrics::Meter;
+use crate::metrics::server::Limit;
+use crate::metrics::server::Meter;
 
 /// A connection whose writes fail when the peer accepted nothing for the limit.
 pub(super) struct WriteStall<IO> {
@@ -103,7 +103,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::server_metrics::ServerMetrics;
+    use crate::metrics::server::ServerMetrics;
 
     const LIMIT: Duration = Duration::from_secs(30);
     const TICK: Duration = Duration::from_millis(1);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::{CertChain, ChainError, KeyError, PrivateKey, SpiffeId, TrustAnchors, VerifyError};
+use proto::sentry::SignCertificateRequest;
 use proto::sentry::ca_client::CaClient;
-use proto::sentry::{SignCertificateRequest, sign_certificate_request::TokenValidator};
+use proto::sentry::sign_certificate_request::TokenValidator;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -32,9 +33,9 @@ const CONTROL_PLANE: [&str; 5] =
 /// Why sentry issued no certificate that can be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
-    #[error("make a key")]
+    #[error("generate a key")]
     Key(#[source] KeyError),
-    #[error("make a certificate request")]
+    #[error("create a certificate request")]
     Csr(#[source] KeyError),
     #[error("DAPR_SENTRY_TOKEN_FILE is set but empty")]
     EmptyTokenFile,
@@ -142,7 +143,7 @@ impl SentryClient {
     }
 }
 
-/// The token that authenticates this process. Its text never reaches a log.
+/// The token that authenticates this process. Never logged.
 struct Token {
     text: String,
     validator: TokenValidator,

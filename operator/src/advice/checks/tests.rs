@@ -164,7 +164,7 @@ fn working_components_of_public_reports_have_no_findings(#[case] text: &str, #[c
     }
 }
 
-/// Case 01: sidecars refuse a Vault store with both (asked of daprd 1.18).
+/// Case 01: sidecars refuse a Vault store with both (experiment with daprd 1.18).
 #[rstest]
 #[case::both(json!([{"name": "vaultToken", "value": "t"}, {"name": "vaultTokenMountPath", "value": "/t"}]), 1)]
 #[case::neither(json!([{"name": "vaultAddr", "value": "a"}]), 1)]

@@ -1,5 +1,5 @@
-//! Events of `apply-crds`. They are on the operator's Deployment, which remains when Helm has removed
-//! the hook. An Event that cannot be recorded costs nothing else.
+//! Events of `apply-crds`. They are on the operator's Deployment, which remains when Helm has
+//! removed the hook. A failed record has no further effect.
 use std::time::Duration;
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
@@ -8,7 +8,7 @@ use kubernetes::{Event, EventType, Recorder, Repeat};
 
 /// The operator's Deployment (Dapr 1.18).
 const DEPLOYMENT: &str = "dapr-operator";
-/// Who records, as Events name it.
+/// Reporting controller of the Events.
 const CONTROLLER: &str = "dapr-crds";
 /// Limit of reading the Deployment.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ impl CrdEvents {
         }
     }
 
-    /// The definition `name` has `newer`, which this release lacks, and keeps it.
+    /// Records that the definition `name` has `newer`, which this release lacks, and keeps it.
     pub(in crate::commands) async fn kept(&self, name: &str, newer: &str) {
         let note = format!(
             "kept {name}: newer than this release (e.g. {newer}); upgrade the control plane, which \
@@ -39,7 +39,7 @@ impl CrdEvents {
         self.record("DefinitionNewer", note).await;
     }
 
-    /// A definition was not applied.
+    /// Records that a definition was not applied.
     pub(in crate::commands) async fn failed(
         &self,
         error: &(dyn std::error::Error + Send + Sync + 'static),
@@ -53,7 +53,7 @@ impl CrdEvents {
         self.recorder.record_event(&self.deployment().await, event).await;
     }
 
-    /// With its UID if the Deployment can be read: `kubectl describe` selects Events by it.
+    /// Includes the UID if the Deployment can be read: `kubectl describe` selects Events by it.
     async fn deployment(&self) -> ObjectReference {
         let read = self.deployments.get_metadata_opt(DEPLOYMENT);
         let read = tokio::time::timeout(READ_LIMIT, read).await;

@@ -73,13 +73,17 @@ fn versions_of_either_side_stay_and_one_is_stored() {
 }
 
 #[test]
-fn the_status_that_the_operator_added_stays_and_is_not_newer() {
+fn the_status_and_columns_that_the_operator_added_stay_and_are_not_newer() {
     let ours = of(&json!({"spec": {"type": "object"}}));
     let mut live = of(&json!({"spec": {"type": "object"}, "status": {"type": "object"}}));
-    set(live.pointer_mut("/spec/versions/0").unwrap(), "subresources", json!({"status": {}}));
+    let columns = json!([{"name": "Type", "type": "string", "jsonPath": ".spec.type"}]);
+    let version = live.pointer_mut("/spec/versions/0").unwrap();
+    set(version, "subresources", json!({"status": {}}));
+    set(version, "additionalPrinterColumns", columns.clone());
     let Ok(Plan::Apply(applied)) = plan(&live, &ours) else { panic!("not applied") };
     assert_eq!(properties(&applied), properties(&live));
     assert_eq!(at(&applied, "/spec/versions/0/subresources"), &json!({"status": {}}));
+    assert_eq!(at(&applied, "/spec/versions/0/additionalPrinterColumns"), &columns);
 }
 
 #[rstest::rstest]
@@ -103,7 +107,7 @@ fn another_kind_of_the_same_name_is_refused() {
     assert!(error.starts_with(".spec.names.kind is \"Other\" in the cluster"), "{error}");
 }
 
-/// Schema trees over few names, so that two of them have much in common. Types follow from the
+/// Schema trees with few names, so that two of them have much in common. The type depends on the
 /// name: a difference in type is an error, not a merge.
 fn schema(depth: u32) -> BoxedStrategy<Value> {
     let leaf = proptest::option::of(proptest::sample::subsequence(vec!["x", "y", "z"], 1..3))
@@ -185,7 +189,7 @@ fn facts(definition: &Value) -> BTreeSet<String> {
     out
 }
 
-/// Whether `all` allows what `fact` says, itself or by a member that takes any value.
+/// Whether `all` allows `fact`, itself or by a member that accepts any value.
 fn allows(all: &BTreeSet<String>, fact: &str) -> bool {
     let any = fact.split_once('=').map(|(path, _)| format!("{path}=\"*\""));
     all.contains(fact) || any.is_some_and(|any| all.contains(&any))

@@ -1,4 +1,5 @@
-//! What one version of a job must do, computed in the simplest way and without code of the engine.
+//! The expected ticks of one version of a job, computed in the simplest way and without code of the
+//! engine.
 
 use std::time::Duration;
 
@@ -70,12 +71,12 @@ impl Recipe {
     }
 }
 
-/// How far a version has come.
+/// The progress of a version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Done {
     pub(super) count: u32,
     pub(super) attempts: u32,
-    /// Retries put the tick off by so much.
+    /// Delay of the tick by retries.
     pub(super) delay: i64,
 }
 
@@ -90,7 +91,7 @@ impl Done {
         }
     }
 
-    /// The counter that the store must get.
+    /// The expected counter.
     pub(super) fn counter(self, recipe: &Recipe, partition_id: u64) -> Counter {
         let last = self.count.checked_sub(1).and_then(|count| recipe.tick(count));
         Counter {

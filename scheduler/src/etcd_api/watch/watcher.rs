@@ -1,4 +1,4 @@
-//! One watch: which changes are events of it, and how far it has read.
+//! One watch: its filters and its position.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use crate::store::{Change, Entry, Revision};
 
 /// Revisions that one answer may have.
 const REVISIONS: usize = 256;
-/// How long a watch that asked for it goes without an answer. etcd 3.5.
+/// Interval of progress notifications. etcd 3.5.
 const PROGRESS: Duration = Duration::from_mins(10);
-/// How often that is looked at: an answer is late by as much.
-pub(super) const LOOK: Duration = Duration::from_secs(30);
+/// Interval of the check, by which a notification may be late.
+pub(super) const PROGRESS_CHECK: Duration = Duration::from_secs(30);
 
 /// One watch of a stream.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) range: KeyRange,
-    /// The next revision that it has not seen.
+    /// The next revision to read.
     pub(super) next: Revision,
-    /// Events have the pair before them.
+    /// Whether events contain the previous pair.
     pub(super) previous: bool,
     pub(super) puts: bool,
     pub(super) deletions: bool,
-    /// When it last had an answer, if it wants one without events.
+    /// Time of its last answer, if it requests progress notifications.
     pub(super) notified: Option<Instant>,
 }
 
@@ -51,7 +51,7 @@ impl Watcher {
         Ok(Some(events))
     }
 
-    /// Whether it is time for an answer without events, which counts as sent.
+    /// Whether a progress notification is due, which then counts as sent.
     pub(super) fn notification_is_due(&mut self, now: Instant) -> bool {
         let due = self.notified.is_some_and(|at| now.saturating_duration_since(at) >= PROGRESS);
         if due {

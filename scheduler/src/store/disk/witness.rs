@@ -1,5 +1,5 @@
-//! How far the store was acknowledged, beside the database: fjall cuts a journal at the first entry
-//! that it cannot read, in the middle too, and says nothing.
+//! The last acknowledged batch, stored beside the database: fjall truncates a journal at the first
+//! entry that it cannot read, even in the middle, without an error.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,11 +8,12 @@ use std::path::Path;
 
 /// The file, beside the directory of the database.
 pub(super) const FILE: &str = "SEQUENCE";
-/// The number and its complement, which a torn write does not match.
+/// The number and its complement, which detects a torn write.
 const BYTES: usize = 16;
 
 /// The number of the last batch that was written. It is written after its batch is durable, so that
-/// it is never ahead; it is not synced with every batch, so that a power failure may leave it behind.
+/// it is never ahead; it is not synced with every batch, so that a power failure may leave it
+/// behind.
 #[derive(Debug)]
 pub(super) struct Witness {
     file: File,
@@ -34,12 +35,12 @@ impl Witness {
         Ok(Self { file, last })
     }
 
-    /// The number that was found at the start; 0 for none.
+    /// The number that was found when opened; 0 for none.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
 
-    /// Notes a batch.
+    /// Records a batch.
     pub(super) fn saw(&self, sequence: u64) -> io::Result<()> {
         self.file.write_all_at(&encode(sequence), 0)
     }
@@ -47,7 +48,7 @@ impl Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        // After an ordered stop it is as durable as the batches.
+        // After a shutdown it is as durable as the batches.
         let _ = self.file.sync_data();
     }
 }

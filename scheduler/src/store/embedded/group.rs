@@ -1,7 +1,7 @@
-//! Transactions of one group commit, evaluated in order. Pure but for reads of the backend.
+//! Transactions of one group commit, evaluated in order. Pure except for reads of the backend.
 //!
-//! Each transaction sees what the earlier ones of its group wrote and has a revision of its own;
-//! the backend gets the outcome of all of them as one batch.
+//! Each transaction sees the writes of the earlier ones of its group and has its own revision; the
+//! backend gets the writes of all of them as one batch.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -18,15 +18,15 @@ use crate::store::{
     keys,
 };
 
-/// What one key costs besides its bytes, as etcd counts it.
+/// Cost of a key besides its bytes, as etcd counts it.
 pub(super) const PUT_COST: u64 = 256;
 /// Keys that one page of a range reads.
 const RANGE_PAGE: usize = 1_000;
 
-/// What puts may use.
+/// Room for puts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// `None`: no quota.
+    /// `None` for no quota.
     pub(super) quota_bytes: Option<u64>,
     /// The file system has no room: every put is refused.
     pub(super) disk_full: bool,
@@ -36,7 +36,7 @@ pub(super) struct Room {
 pub(super) struct Group<'a, B> {
     backend: &'a B,
     room: Room,
-    /// As they were before the group: no lease comes or goes in it.
+    /// The leases before the group, which changes none.
     pub(super) leases: &'a Leases,
     pub(super) totals: Totals,
     overlay: BTreeMap<Bytes, Option<Record>>,
@@ -44,13 +44,13 @@ pub(super) struct Group<'a, B> {
     attachments: Vec<Attachment>,
 }
 
-/// What the backend has to write.
+/// The writes for the backend.
 pub(super) struct Batch {
     pub(super) writes: BTreeMap<Bytes, Option<Record>>,
     pub(super) totals: Totals,
     /// One list for each revision.
     pub(super) changes: Vec<(Source, Vec<Change>)>,
-    /// Keys that came to a lease or left it, in order.
+    /// Keys that were attached to a lease or detached from it, in order.
     pub(super) attachments: Vec<Attachment>,
 }
 
@@ -60,7 +60,7 @@ impl<'a, B: Backend> Group<'a, B> {
         Self { backend, room, leases, totals, overlay, changes, attachments }
     }
 
-    /// Evaluates one transaction. On an error of any kind nothing of it remains.
+    /// Evaluates one transaction. On any error it changes nothing.
     pub(super) fn run(&mut self, txn: &Txn) -> Result<Result<Committed, StoreError>, BackendError> {
         let mut succeeded = true;
         for condition in &txn.conditions {
@@ -99,7 +99,7 @@ impl<'a, B: Backend> Group<'a, B> {
         }
     }
 
-    /// Ends a transaction; its revision, or the current one when it changed nothing.
+    /// Ends a transaction; returns its revision, or the current one when it changed nothing.
     pub(super) fn end(&mut self, source: Source, step: Step) -> Revision {
         if !step.changes.is_empty() {
             self.totals.revision = step.revision;
@@ -122,7 +122,7 @@ impl<'a, B: Backend> Group<'a, B> {
         })
     }
 
-    /// Whether puts of this cost are taken; a refusal for the quota raises the alarm.
+    /// Whether puts of this cost fit; a refusal for the quota raises the alarm.
     pub(super) fn has_room(&mut self, cost: u64) -> bool {
         if cost == 0 {
             return true;
@@ -138,7 +138,7 @@ impl<'a, B: Backend> Group<'a, B> {
     pub(super) fn get(&self, key: &Bytes) -> Result<Option<Record>, BackendError> {
         match self.overlay.get(key) {
             Some(written) => Ok(written.clone()),
-            // A record that cannot be read is as good as absent: a put replaces it.
+            // An unreadable record counts as absent: a put replaces it.
             None => Ok(self.backend.get(key)?.and_then(Record::decode)),
         }
     }
@@ -208,7 +208,7 @@ impl<'a, B: Backend> Group<'a, B> {
         step.changes.push(Change { key: key.clone(), revision: step.revision, new, old });
     }
 
-    /// Gives every key of a range to `found`, in order, as it is now.
+    /// Passes every key of a range to `found`, in order, with its current value.
     pub(super) fn range(
         &self,
         range: &KeyRange,
@@ -277,11 +277,11 @@ impl<'a, B: Backend> Group<'a, B> {
     }
 }
 
-/// One transaction under way.
+/// One transaction in progress.
 pub(super) struct Step {
     pub(super) revision: Revision,
     changes: Vec<Change>,
-    /// What each changed key was before the transaction.
+    /// The record of each changed key before the transaction.
     pub(super) before: BTreeMap<Bytes, Option<Record>>,
     deleted: u64,
 }

@@ -1,4 +1,4 @@
-//! Leases: keys that are deleted when nobody renews them.
+//! Leases: keys that are deleted when they are not renewed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(crate) const MAX_TTL: i64 = 9_000_000_000;
 const GRANTED: u8 = b'l';
 const HELD: u8 = b'k';
 
-/// A key came to a lease or left it.
+/// A key was attached to a lease or detached from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attachment {
     pub(super) key: Bytes,
@@ -24,13 +24,13 @@ pub(super) struct Attachment {
     pub(super) attached: bool,
 }
 
-/// What is stored about leases: one write for each.
+/// The stored form of a lease: one write.
 pub(super) fn granted(id: i64, ttl: Option<i64>) -> (Bytes, Option<Bytes>) {
     let key = [&[GRANTED], id.to_be_bytes().as_slice()].concat().into();
     (key, ttl.map(|ttl| Bytes::copy_from_slice(&ttl.to_be_bytes())))
 }
 
-/// The write for a key that came or left.
+/// The write for an attached or detached key.
 pub(super) fn held(change: &Attachment) -> (Bytes, Option<Bytes>) {
     let key = [&[HELD], change.lease.to_be_bytes().as_slice(), &change.key].concat().into();
     (key, change.attached.then(Bytes::new))
@@ -48,7 +48,7 @@ struct Lease {
 pub(super) struct Leases(BTreeMap<i64, Lease>);
 
 impl Leases {
-    /// Reads what [`granted`] and [`held`] wrote; every lease gets its whole time again.
+    /// Reads the writes of [`granted`] and [`held`]; every lease is renewed.
     pub(super) fn read(stored: &[(Bytes, Bytes)], now: Instant) -> Self {
         let mut leases = Self::default();
         for kind in [GRANTED, HELD] {
@@ -96,15 +96,15 @@ impl Leases {
         Some(self.0.get(&id)?.keys.iter().cloned().collect())
     }
 
-    /// Gives a lease its whole time again; its granted seconds. One whose time has passed is lost,
-    /// whether its keys are deleted already or not.
+    /// Renews a lease; returns its granted seconds. An expired lease is lost,
+    /// even if its keys are not deleted yet.
     pub(super) fn renew(&mut self, id: i64, now: Instant) -> Option<i64> {
         let lease = self.0.get_mut(&id).filter(|lease| lease.deadline > now)?;
         lease.deadline = now + duration(lease.ttl);
         Some(lease.ttl)
     }
 
-    /// The leases whose time has passed.
+    /// The expired leases.
     pub(super) fn expired(&self, now: Instant) -> Vec<i64> {
         let passed = self.0.iter().filter(|(_, lease)| lease.deadline <= now);
         passed.map(|(id, _)| *id).collect()

@@ -30,7 +30,7 @@ impl Pins {
         Some(found.1.clone())
     }
 
-    /// Drops what was not used for a while.
+    /// Drops pins that expired.
     pub(super) fn expire(&mut self, now: Instant) {
         self.0.retain(|(.., used)| now.saturating_duration_since(*used) < TIME);
     }

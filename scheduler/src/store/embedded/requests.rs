@@ -1,4 +1,4 @@
-//! Requests that are a batch of their own: leases, compaction, the alarm, defragmentation.
+//! Requests that cannot share a batch: leases, compaction, the alarm, defragmentation.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::store::backend::{Backend, BackendError};
 use crate::store::kv::KvError;
 use crate::store::{Revision, StoreError};
 
-/// What a lease costs, as etcd counts it.
+/// Cost of a lease, as etcd counts it.
 const LEASE_COST: u64 = 64;
 
 impl<B: Backend> Writer<B> {
-    /// Runs one of them and answers it. A failure of the backend is returned too.
+    /// Runs one such request and answers it. Also returns a failure of the backend.
     pub(super) fn run_alone(&mut self, backend: &B, request: Request) -> Result<(), BackendError> {
         match request {
             Request::Compact(revision, reply) => {
@@ -33,7 +33,7 @@ impl<B: Backend> Writer<B> {
             Request::Expire => {
                 let expired = self.shared.leases().expired(runtime::clock::monotonic());
                 for id in expired {
-                    // Gone meanwhile is as good as revoked.
+                    // A lease that is gone meanwhile counts as revoked.
                     let _ = self.revoke(backend, id)?;
                 }
                 Ok(())
@@ -43,10 +43,12 @@ impl<B: Backend> Writer<B> {
                 answer(done, |done| drop(reply.send(done)))
             }
             Request::Defragment(reply) => {
+                // Has no time limit.
+                self.heartbeat.pause();
                 let done = self.defragment(backend);
                 answer(done, |done| drop(reply.send(done)))
             }
-            grouped @ (Request::Txn(..) | Request::Transact(..)) => {
+            grouped @ (Request::Txn(..) | Request::Each(..) | Request::Transact(..)) => {
                 self.commit(backend, vec![grouped])
             }
         }
@@ -125,8 +127,8 @@ impl<B: Backend> Writer<B> {
         Ok(Ok(changes))
     }
 
-    /// Refused without room for a copy of the live data, even where less might do: operators of
-    /// etcd expect an error then.
+    /// Refused without room for a copy of the live data, even if less is enough: operators of etcd
+    /// expect an error then.
     fn defragment(&mut self, backend: &B) -> Result<Result<(), KvError>, BackendError> {
         self.shared.pins().clear();
         let free = self.shared.space.free_bytes();
@@ -142,7 +144,7 @@ impl<B: Backend> Writer<B> {
     }
 }
 
-/// Answers a request, whatever became of it.
+/// Answers a request with its outcome.
 fn answer<T>(
     done: Result<Result<T, KvError>, BackendError>,
     send: impl FnOnce(Result<T, KvError>),

@@ -1,4 +1,4 @@
-//! What the writer shares with the handles of the store.
+//! State shared by the writer and the handles of the store.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +12,15 @@ use super::pins::Pins;
 use crate::store::history::{Changes, History};
 use crate::store::{Revision, Source};
 
-/// What the store tells the engine, in order.
+/// Events for the engine, in order.
 #[derive(Debug)]
 pub(crate) enum StoreEvent {
-    /// All changes of one revision.
+    /// All changes of one revision. A store may leave out those that the engine made.
     Changes { source: Source, changes: Changes },
-    /// A write failed: nothing can be read until [`Self::Reopened`].
+    /// A write failed: reads fail until [`Self::Reopened`].
     Failed,
-    /// The backend was opened again after a failed write, which may have written or not: what is
-    /// stored has to be read again.
+    /// The backend was reopened after a failed write, whose changes may be stored: the whole store
+    /// must be read again.
     Reopened,
 }
 
@@ -28,15 +28,15 @@ pub(crate) enum StoreEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Serving,
-    /// The quota was reached: puts are refused until somebody clears the alarm.
+    /// The quota was reached: puts are refused until the alarm is cleared.
     NoSpace,
     /// Puts are refused until there is room.
     DiskFull,
-    /// The backend failed and is being opened again.
+    /// The backend failed and is being reopened.
     Reopening(String),
 }
 
-/// Gets the figures of each group.
+/// Receives the figures of each group.
 pub(crate) trait Observer: Send + Sync + 'static {
     /// A group of this many transactions is durable after this time; the store holds this many
     /// bytes.
@@ -49,17 +49,17 @@ pub(crate) trait Observer: Send + Sync + 'static {
 
 /// Room on the file system.
 pub(crate) trait Space: Send + Sync + 'static {
-    /// A write failed for lack of room: makes some.
+    /// Frees the reserve after a write failed for lack of room.
     fn give_up(&self);
     /// Whether there is too little room for new jobs. Blocks on the disk.
     fn look(&self) -> bool;
-    /// Free bytes, the reserve not counted. Blocks on the disk.
+    /// Free bytes without the reserve. Blocks on the disk.
     fn free_bytes(&self) -> u64;
 }
 
-/// What the writer shares with the handles.
+/// State shared by the writer and the handles.
 pub(super) struct Shared<B> {
-    /// `None` while it is being opened again.
+    /// `None` while it is being reopened.
     pub(super) backend: ArcSwapOption<B>,
     pub(super) disk_full: AtomicBool,
     pub(super) no_space: AtomicBool,
@@ -74,7 +74,7 @@ pub(super) struct Shared<B> {
 }
 
 impl<B> Shared<B> {
-    /// Notes whether the disk is full. A backend that is being opened again stays so.
+    /// Records whether the disk is full. A backend that is being reopened stays so.
     pub(super) fn set_disk_full(&self, full: bool) {
         if self.disk_full.swap(full, Ordering::Relaxed) != full {
             let free = if full { "is full: new jobs are refused" } else { "has room again" };
@@ -83,7 +83,7 @@ impl<B> Shared<B> {
         self.publish_state();
     }
 
-    /// Notes whether the alarm is raised.
+    /// Records whether the alarm is raised.
     pub(super) fn set_no_space(&self, raised: bool) {
         if self.no_space.swap(raised, Ordering::Relaxed) != raised {
             if raised {
@@ -96,7 +96,7 @@ impl<B> Shared<B> {
         self.publish_state();
     }
 
-    /// What the two say about a backend that is open.
+    /// The state of an open backend.
     pub(super) fn open_state(&self) -> State {
         if self.disk_full.load(Ordering::Relaxed) {
             State::DiskFull

@@ -4,7 +4,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::store::Revision;
 
-/// Where they are stored.
+/// Key of the totals.
 pub(super) const KEY: &str = "totals";
 /// Six numbers of eight bytes and the alarm.
 const BYTES: usize = 49;
@@ -13,21 +13,21 @@ const BYTES: usize = 49;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) revision: Revision,
-    /// Bytes of all keys and values, with what each key costs.
+    /// Bytes of all keys and values, with the cost of each key.
     pub(super) live_bytes: u64,
     /// Batches written, this one included.
     pub(super) sequence: u64,
     /// The last explicit compaction; 0 before the first.
     pub(super) compacted: Revision,
-    /// Names of the cluster and of its one member, chosen when the store was created. Not 0.
+    /// Ids of the cluster and of its one member, chosen when the store was created. Not 0.
     pub(super) cluster_id: u64,
     pub(super) member_id: u64,
-    /// Puts are refused until somebody clears the alarm.
+    /// Puts are refused until the alarm is cleared.
     pub(super) no_space: bool,
 }
 
 impl Totals {
-    /// Those of an empty store.
+    /// The totals of an empty store.
     pub(super) fn new(cluster_id: u64, member_id: u64) -> Self {
         Self {
             revision: 1,
@@ -56,7 +56,7 @@ impl Totals {
         bytes.freeze()
     }
 
-    /// Reads what [`Totals::encode`] wrote.
+    /// Decodes the bytes of [`Totals::encode`].
     pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
         if bytes.len() != BYTES {
             return None;

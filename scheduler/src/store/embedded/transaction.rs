@@ -14,7 +14,7 @@ use crate::store::{Entry, Record, Source, StoreError};
 type Checked<T> = Result<Result<T, KvError>, BackendError>;
 
 impl<B: Backend> Group<'_, B> {
-    /// Evaluates one transaction. On an error of any kind nothing of it remains.
+    /// Evaluates one transaction. On any error it changes nothing.
     pub(super) fn transact(&mut self, transaction: &Transaction) -> Checked<Outcome> {
         if !transaction.reserved && !self.has_room(cost(transaction)) {
             return Ok(Err(StoreError::NoSpace.into()));
@@ -44,7 +44,7 @@ impl<B: Backend> Group<'_, B> {
         Ok(self.end(Source::ClientPort, step))
     }
 
-    /// Which branch each transaction takes, outer ones first.
+    /// Decides the branch of each transaction, outer ones first.
     fn decide(&self, transaction: &Transaction, taken: &mut Vec<bool>) -> Result<(), BackendError> {
         let mut succeeded = true;
         for compare in &transaction.compares {
@@ -68,7 +68,7 @@ impl<B: Backend> Group<'_, B> {
         Ok(if any { all } else { compare.holds(None) })
     }
 
-    /// Refuses what cannot be executed, before anything is.
+    /// Refuses operations that cannot be executed, before any is executed.
     fn check(
         &self,
         transaction: &Transaction,
@@ -148,7 +148,8 @@ impl<B: Backend> Group<'_, B> {
         })
     }
 
-    /// Reads what earlier operations wrote, or, with a revision, what was before the transaction.
+    /// Reads the writes of earlier operations, or with a revision the state before the
+    /// transaction.
     fn select(&self, query: &Query, step: &Step) -> Result<Selected, BackendError> {
         let mut selection = Selection::new(query);
         if query.revision == 0 || step.before.is_empty() {
@@ -174,7 +175,8 @@ fn branch(transaction: &Transaction, succeeded: bool) -> &[Operation] {
     if succeeded { &transaction.then } else { &transaction.otherwise }
 }
 
-/// What the puts of the dearer branch cost. Those of nested transactions cost nothing (etcd 3.5).
+/// The cost of the puts of the more expensive branch. Those of nested transactions cost nothing
+/// (etcd 3.5).
 fn cost(transaction: &Transaction) -> u64 {
     let puts = |operations: &[Operation]| {
         let cost = |operation: &Operation| match operation {

@@ -1,4 +1,4 @@
-//! The one thread that writes: group commit, and opening the backend again after a failure.
+//! The one thread that writes: group commit, and reopening the backend after a failure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use runtime::Heartbeat;
 use tokio::sync::{mpsc, oneshot};
 
 use super::group::{Group, Room};
@@ -17,19 +18,22 @@ use crate::store::history::Changes;
 use crate::store::kv::{KvError, Outcome, Transaction};
 use crate::store::{Change, Committed, Op, Record, Revision, Source, StoreError, Txn};
 
-/// Transactions in one batch: beyond this the batch takes longer than the sync that it saves.
+/// Transactions in one batch, those of the last request excepted: beyond this the batch takes longer
+/// than the sync that it saves.
 const MAX_GROUP: usize = 512;
-/// Bytes of keys and values in one batch, the last transaction excepted. Bounds memory and the
+/// Bytes of keys and values in one batch, the last request excepted. Bounds memory and the
 /// time of a sync.
 const MAX_GROUP_BYTES: usize = 16 << 20;
-/// Waits between attempts to open the backend again double between these two.
+/// Shortest and longest pause between attempts to reopen the backend; each pause is twice the last.
 const REOPEN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
 
-/// What is asked of the writer, and who waits for the answer.
+/// A request to the writer, with the channel of its answer.
 pub(super) enum Request {
     Txn(Txn, Reply<Committed, StoreError>),
+    /// Transactions of which none depends on another.
+    Each(Arc<[Txn]>, Reply<Vec<Result<Committed, StoreError>>, StoreError>),
     Transact(Transaction, Reply<Outcome, KvError>),
-    /// Everything below is a batch of its own.
+    /// Each request below is a separate batch.
     Compact(Revision, Reply<(), KvError>),
     Grant {
         id: i64,
@@ -38,7 +42,7 @@ pub(super) enum Request {
         reply: Reply<(), KvError>,
     },
     Revoke(i64, Reply<Revision, KvError>),
-    /// Revokes what has expired.
+    /// Revokes expired leases.
     Expire,
     SetAlarm(bool, Reply<bool, KvError>),
     Defragment(Reply<(), KvError>),
@@ -53,6 +57,7 @@ impl Request {
         }
         match self {
             Self::Txn(_, reply) => send(reply, why),
+            Self::Each(_, reply) => send(reply, why),
             Self::Transact(_, reply) => send(reply, why),
             Self::Compact(_, reply) | Self::Grant { reply, .. } | Self::Defragment(reply) => {
                 send(reply, why);
@@ -65,7 +70,24 @@ impl Request {
 
     /// Whether it can share a batch.
     fn is_grouped(&self) -> bool {
-        matches!(self, Self::Txn(..) | Self::Transact(..))
+        matches!(self, Self::Txn(..) | Self::Each(..) | Self::Transact(..))
+    }
+
+    fn transactions(&self) -> usize {
+        match self {
+            Self::Each(txns, _) => txns.len(),
+            _ => 1,
+        }
+    }
+
+    /// Bytes of what it writes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Txn(txn, _) => bytes_of(txn),
+            Self::Each(txns, _) => txns.iter().map(bytes_of).sum(),
+            Self::Transact(transaction, _) => transaction.bytes(),
+            _ => 0,
+        }
     }
 }
 
@@ -76,19 +98,28 @@ pub(super) struct Writer<B> {
     pub(super) totals: Totals,
     pub(super) quota_bytes: Option<u64>,
     pub(super) open: Box<dyn Fn() -> Result<B, BackendError> + Send>,
+    /// Beats while requests run, except for those without a time limit.
+    pub(super) heartbeat: Heartbeat,
 }
 
 impl<B: Backend> Writer<B> {
     /// Runs until every handle of the store is dropped.
     pub(super) fn run(mut self) {
         let mut next = None;
-        while let Some(first) = next.take().or_else(|| self.requests.blocking_recv()) {
+        loop {
+            let waiting = next.take().or_else(|| self.requests.try_recv().ok());
+            let first = waiting.or_else(|| {
+                self.heartbeat.pause();
+                self.requests.blocking_recv()
+            });
+            let Some(first) = first else { return };
+            self.heartbeat.beat();
             let Some(backend) = self.shared.backend.load_full() else {
                 first.refuse(&opening());
                 continue;
             };
             let done = if first.is_grouped() {
-                let (group, other) = self.gather(first);
+                let (group, other) = gather(first, &mut self.requests);
                 next = other;
                 self.commit(&backend, group)
             } else {
@@ -104,38 +135,27 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// Requests for one batch, and one that followed and cannot share it.
-    fn gather(&mut self, first: Request) -> (Vec<Request>, Option<Request>) {
-        let mut bytes = size(&first);
-        let mut group = vec![first];
-        while group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES {
-            let Ok(next) = self.requests.try_recv() else { break };
-            if !next.is_grouped() {
-                return (group, Some(next));
-            }
-            bytes += size(&next);
-            group.push(next);
-        }
-        (group, None)
-    }
-
     pub(super) fn commit(
         &mut self,
         backend: &B,
         requests: Vec<Request>,
     ) -> Result<(), BackendError> {
         let started = runtime::clock::monotonic();
-        let count = requests.len();
+        let count = requests.iter().map(Request::transactions).sum();
         let shared = self.shared.clone();
         let leases = shared.leases();
         let mut group = Group::new(backend, self.room(), &leases, self.totals);
-        let mut answers: Vec<Answer> = Vec::with_capacity(count);
+        let mut answers: Vec<Answer> = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter();
         let mut failed = Ok(());
         for request in requests.by_ref() {
             failed = match request {
                 Request::Txn(txn, reply) => {
                     group.run(&txn).map(|answer| answers.push(later(reply, answer)))
+                }
+                Request::Each(txns, reply) => {
+                    let ran: Result<Vec<_>, _> = txns.iter().map(|txn| group.run(txn)).collect();
+                    ran.map(|each| answers.push(later(reply, Ok(each))))
                 }
                 Request::Transact(transaction, reply) => {
                     group.transact(&transaction).map(|answer| answers.push(later(reply, answer)))
@@ -184,7 +204,7 @@ impl<B: Backend> Writer<B> {
         Ok(())
     }
 
-    /// Writes what has changed, and remembers the totals when that is durable.
+    /// Writes the changes, and keeps the totals when they are durable.
     pub(super) fn store(
         &mut self,
         backend: &B,
@@ -208,13 +228,17 @@ impl<B: Backend> Writer<B> {
         Ok(())
     }
 
-    /// Gives changes to those who watch, and to the engine: it hears of a job before its caller.
+    /// Publishes changes to watches and to the engine, which sees a job before its caller gets the
+    /// answer.
     pub(super) fn publish(&mut self, feed: Vec<(Source, Vec<Change>)>) {
         let newest = feed.last().and_then(|(_, changes)| changes.last()).map(|last| last.revision);
         for (source, changes) in feed {
             let changes: Changes = changes.into();
             self.shared.history.push(changes.clone());
-            let _ = self.feed.blocking_send(StoreEvent::Changes { source, changes });
+            // The engine knows its own writes.
+            if source != Source::Engine {
+                let _ = self.feed.blocking_send(StoreEvent::Changes { source, changes });
+            }
         }
         if let Some(newest) = newest {
             self.shared.newest.send_replace(newest);
@@ -228,8 +252,10 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// After a failure nothing more is accepted by the backend: it is opened again.
+    /// After a failure the backend accepts nothing more: it is reopened.
     fn reopen(&mut self, error: &BackendError) {
+        // Waits for the disk, or reads all of it.
+        self.heartbeat.pause();
         tracing::error!(target: "dapr.scheduler.store", "The job store failed and is opened again: {error}");
         if *error == BackendError::NoRoom {
             self.shared.space.give_up();
@@ -268,7 +294,7 @@ impl<B: Backend> Writer<B> {
         if totals.sequence < self.totals.sequence {
             return Err(missing(self.totals.sequence, totals.sequence));
         }
-        // The batch that failed may be there. What it changed has no events.
+        // The failed batch may be stored. Its changes have no events.
         if totals.revision != self.totals.revision {
             self.shared.history.restart(totals.revision);
             self.shared.newest.send_replace(totals.revision);
@@ -281,11 +307,11 @@ impl<B: Backend> Writer<B> {
     }
 }
 
-/// The totals of the last batch and the leases. A new store gets its names here, with the first
+/// The totals of the last batch and the leases. A new store gets its ids here, with the first
 /// batch.
 ///
 /// # Errors
-/// The backend fails, or batches are missing that were acknowledged.
+/// The backend fails, or acknowledged batches are missing.
 pub(super) fn read_meta<B: Backend>(backend: &B) -> Result<(Totals, Leases), BackendError> {
     let stored = backend.meta()?;
     let leases = Leases::read(&stored, runtime::clock::monotonic());
@@ -316,27 +342,42 @@ fn missing(acknowledged: u64, found: u64) -> BackendError {
     ))
 }
 
-fn size(request: &Request) -> usize {
+/// Requests for one batch, and the following one that cannot share it.
+fn gather(
+    first: Request,
+    requests: &mut mpsc::Receiver<Request>,
+) -> (Vec<Request>, Option<Request>) {
+    let (mut transactions, mut bytes) = (first.transactions(), first.bytes());
+    let mut group = vec![first];
+    while transactions < MAX_GROUP && bytes < MAX_GROUP_BYTES {
+        let Ok(next) = requests.try_recv() else { break };
+        if !next.is_grouped() {
+            return (group, Some(next));
+        }
+        transactions += next.transactions();
+        bytes += next.bytes();
+        group.push(next);
+    }
+    (group, None)
+}
+
+fn bytes_of(txn: &Txn) -> usize {
     let op = |op: &Op| match op {
         Op::Put { key, value } => key.len() + value.len(),
         Op::Delete { key } => key.len(),
         Op::DeleteJobs { prefix, .. } => prefix.len(),
     };
-    match request {
-        Request::Txn(txn, _) => txn.then.iter().chain(&txn.otherwise).map(op).sum(),
-        Request::Transact(transaction, _) => transaction.bytes(),
-        _ => 0,
-    }
+    txn.then.iter().chain(&txn.otherwise).map(op).sum()
 }
 
 fn opening() -> StoreError {
     StoreError::Unavailable("it is being opened again".to_owned())
 }
 
-/// Answers a request, whose changes are durable or are not.
+/// Answers a request whose changes are durable or failed.
 type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
-/// Sends an answer when it is known whether it is durable.
+/// Sends an answer once its changes are durable or failed.
 fn later<T: 'static, E: From<StoreError> + 'static>(
     reply: Reply<T, E>,
     answer: Result<T, E>,
@@ -344,4 +385,30 @@ fn later<T: 'static, E: From<StoreError> + 'static>(
     Box::new(move |durable| {
         let _ = reply.send(durable.map_err(E::from).and(answer));
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    /// A put of so many bytes.
+    fn put(bytes: usize) -> Request {
+        let then = vec![Op::Put { key: Bytes::new(), value: vec![0; bytes].into() }];
+        Request::Txn(Txn { then, ..Txn::default() }, oneshot::channel().0)
+    }
+
+    #[rstest]
+    #[case::full(&[1; MAX_GROUP], MAX_GROUP)]
+    #[case::one_more(&[1; MAX_GROUP + 1], MAX_GROUP)]
+    #[case::not_enough_bytes(&[MAX_GROUP_BYTES - 1, 1, 1], 2)]
+    #[case::enough_bytes(&[MAX_GROUP_BYTES, 1], 1)]
+    fn a_batch_has_so_many_transactions(#[case] sizes: &[usize], #[case] want: usize) {
+        let (sender, mut requests) = mpsc::channel(sizes.len());
+        for bytes in sizes {
+            assert!(sender.try_send(put(*bytes)).is_ok());
+        }
+        let first = requests.try_recv().unwrap();
+        assert_eq!(gather(first, &mut requests).0.len(), want);
+    }
 }

@@ -1,5 +1,5 @@
-//! Damaged files of the real backend: what was acknowledged is there, or the store says that it is
-//! not. fjall itself cuts a journal at the first entry that it cannot read.
+//! Damaged files of the real backend: acknowledged data is present, or the store reports that it is
+//! missing. fjall itself cuts a journal at the first entry that it cannot read.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ const JOBS: usize = 60;
 /// Places of the journal that are changed, one after another.
 const PLACES: usize = 40;
 
-/// A store that was stopped in order after [`JOBS`] jobs.
+/// A store that was shut down after [`JOBS`] jobs.
 async fn stopped() -> Fixture {
     let mut fixture = Fixture::new(Kind::Disk);
     let store = fixture.open();

@@ -105,6 +105,7 @@ const SYSTEM: ControlPlane<'_> = ControlPlane { namespace: "dapr-system" };
 #[case::annotation("shop", &[(ANNOTATION_APP_ID, "cart")], "cart", TrustDomainSource::Public)]
 #[case::pod_name("shop", &[], "pod-0", TrustDomainSource::Public)]
 #[case::empty_config("shop", &[(ANNOTATION_CONFIG, "")], "pod-0", TrustDomainSource::Public)]
+#[case::blank_config("shop", &[(ANNOTATION_CONFIG, " ")], "pod-0", TrustDomainSource::Public)]
 #[case::config(
     "shop", &[(ANNOTATION_CONFIG, "c")], "pod-0", TrustDomainSource::Configuration("c".to_owned())
 )]

@@ -45,7 +45,6 @@ struct Variable {
 
 type PodObject = Object<PodSpec, NotUsed>;
 
-/// Counts sidecars.
 #[derive(Clone)]
 pub(crate) struct SidecarCounter {
     everywhere: Api<PodObject>,

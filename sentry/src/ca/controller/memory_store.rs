@@ -22,7 +22,7 @@ pub(super) enum Fault {
     After,
 }
 
-/// The cause that stands for a crash.
+/// The error of a simulated crash.
 pub(super) const CRASH: &str = "crashed";
 
 /// The store; replicas share it.

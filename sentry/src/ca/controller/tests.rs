@@ -338,7 +338,7 @@ async fn an_emptied_secret_is_restored_from_memory() {
     sim.store.edit(|secret| secret.data = None);
     sim.replicas = vec![controller(&sim.store)];
     let refused = sim.replicas[0].attempt(sim.now).await.unwrap_err();
-    assert!(refused.to_string().contains("the Secret holds no CA"), "{refused}");
+    assert!(refused.to_string().contains("Secret dapr-trust-bundle holds no CA"), "{refused}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use flate2::read::GzDecoder;
 
 use super::*;
 
-/// A folder of its own below the build's, removed when dropped.
+/// A folder below that of the build, removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -157,7 +157,7 @@ impl SmallDisk {
         Self(folder)
     }
 
-    /// Fills what is left.
+    /// Fills the remaining space.
     fn fill(&self) -> PathBuf {
         let path = self.0.0.join("filler");
         let mut file = File::create(&path).unwrap();

@@ -1,5 +1,5 @@
-// An actor: `Counter/<id>` counts its calls, and the ticks of its reminder. Many of them live in the pods of this Deployment, each in exactly one pod
-// at a time. The sidecar calls an actor one call after the other, so no lock is needed.
+// An actor: `Counter/<id>` counts its calls, and the ticks of its reminder. The pods of this Deployment host many actors, each
+// in exactly one pod at a time. The sidecar calls an actor one call after the other, so no lock is needed.
 'use strict';
 
 const http = require('node:http');
@@ -9,7 +9,7 @@ const { sidecar, readJson, reply, serve } = require('./sidecar.js');
 const port = Number(process.env.APP_PORT || 3000);
 const TYPE = 'Counter';
 
-// Actors that live here now. What must survive is in the state store.
+// Actors that this pod hosts. State that must survive is in the state store.
 const active = new Map();
 
 const pathOf = (id) => `/actors/${TYPE}/${encodeURIComponent(id)}`;
@@ -35,7 +35,7 @@ async function call(id, method, request, response) {
   const answer = (count) => reply(response, 200, { actor: `${TYPE}/${id}`, count, host: os.hostname() });
   if (method === 'increment') return answer(await increment(id));
   if (method === 'get') return answer(await load(id));
-  // A reminder outlives this process and its sidecar: the scheduler has it.
+  // A reminder outlives this process and its sidecar: the scheduler stores it.
   if (method === 'start') {
     await sidecar('POST', `${pathOf(id)}/reminders/tick`, { dueTime: '0s', period: '1s' });
     return answer(await load(id));
@@ -49,11 +49,11 @@ async function call(id, method, request, response) {
 
 serve(http, port, async (request, response, url) => {
   const route = `${request.method} ${url.pathname}`;
-  // Asked by the sidecar at start: these entities make it register with placement.
+  // The sidecar reads it at start and registers these entities with placement.
   if (route === 'GET /dapr/config') {
     return reply(response, 200, { entities: [TYPE], actorIdleTimeout: '1h', drainRebalancedActors: true });
   }
-  // Asked by the sidecar all the time: a host that does not answer loses its actors.
+  // The sidecar probes it: a host that does not answer loses its actors.
   if (route === 'GET /healthz') return reply(response, 200);
   const invoked = /^PUT \/actors\/Counter\/([^/]+)\/method\/([^/]+)$/.exec(route);
   if (invoked) return call(decodeURIComponent(invoked[1]), invoked[2], request, response);

@@ -36,7 +36,7 @@ def main() -> None:
         except urllib.error.HTTPError as error:
             print(f"Order {order_id} refused: {error.code} {error.read().decode(errors='replace')}", flush=True)
         except OSError as error:
-            # The sidecar or the service is not there yet, or not any more.
+            # The sidecar or the service is not available.
             print(f"Order {order_id} not delivered: {error}", flush=True)
         time.sleep(INTERVAL_SECONDS)
 

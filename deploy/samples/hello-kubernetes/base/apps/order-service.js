@@ -1,5 +1,5 @@
-// The order service: keeps the last order in a state store, tells the world by pub/sub, and listens to what it told.
-// It knows its sidecar, and the names of two components; it does not know Redis.
+// The order service: stores the last order in a state store, publishes it, and subscribes to the same topic.
+// It uses its sidecar and the names of two components, no Redis client.
 'use strict';
 
 const http = require('node:http');
@@ -10,10 +10,10 @@ const stateStore = process.env.STATE_STORE_NAME || 'statestore';
 const pubsub = process.env.PUBSUB_NAME || 'pubsub';
 const topic = process.env.TOPIC_NAME || 'orders';
 
-// What this process heard from the topic. Not persisted: it shows that events arrive.
+// Events from the topic. Not persisted: they show that events arrive.
 const events = { received: 0, lastOrderId: null };
 
-// Jobs that this process asked for, by name: when (milliseconds since 1970), and when they arrived.
+// Jobs of this process, by name: when they were scheduled and triggered (milliseconds since 1970).
 const jobs = new Map();
 
 async function newOrder(request, response) {
@@ -29,7 +29,7 @@ async function newOrder(request, response) {
   console.log(`Got a new order! Order ID: ${order.orderId}`);
   await sidecar('POST', `/state/${stateStore}`, [{ key: 'order', value: order }]);
   console.log(`Successfully persisted state for Order ID: ${order.orderId}`);
-  // The order is safe; whoever listens may hear of it later.
+  // The order is stored; subscribers may receive it later.
   sidecar('POST', `/publish/${pubsub}/${topic}`, order).catch((error) =>
     console.error(`Order ${order.orderId} is stored but not published: ${error.message}`));
   return reply(response, 200);
@@ -40,16 +40,16 @@ async function lastOrder(response) {
   return order === undefined ? reply(response, 404, { message: 'no order yet' }) : reply(response, 200, order);
 }
 
-/** Delivered by the sidecar, because the Subscription says so. The body is a CloudEvent. */
+/** Called by the sidecar for each message of the Subscription. The body is a CloudEvent. */
 async function orderEvent(request, response) {
   const event = await readJson(request);
   events.received += 1;
   events.lastOrderId = event.data.orderId;
-  console.log(`Heard of Order ID: ${events.lastOrderId}`);
+  console.log(`Received the event of Order ID: ${events.lastOrderId}`);
   return reply(response, 200);
 }
 
-/** Calls an actor. Which pod hosts it is the business of placement and the sidecars. */
+/** Calls an actor. The sidecar finds the pod that hosts it. */
 async function actor(id, method, response) {
   return reply(response, 200, await sidecar('PUT', `/actors/Counter/${encodeURIComponent(id)}/method/${method}`));
 }
@@ -62,7 +62,7 @@ async function schedule(name, request, response) {
   return reply(response, 200);
 }
 
-/** Delivered by the sidecar when the job is due. */
+/** Called by the sidecar when the job is due. */
 async function dueJob(name, request, response) {
   await readJson(request);
   jobs.set(name, { asked: null, ...jobs.get(name), arrived: Date.now() });

@@ -1,7 +1,7 @@
-// A few lines of HTTP: all that an application needs to talk to its Dapr sidecar.
+// A minimal HTTP client of the Dapr sidecar.
 'use strict';
 
-// The injector puts these into the environment of every container of the pod.
+// The injector sets these variables in every container of the pod.
 const endpoint = process.env.DAPR_HTTP_ENDPOINT || `http://127.0.0.1:${process.env.DAPR_HTTP_PORT || 3500}`;
 const token = process.env.DAPR_API_TOKEN;
 

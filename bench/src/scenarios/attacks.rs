@@ -1,0 +1,142 @@
+//! Scenario `attacks`: memory of a service and latencies of its clients while others misbehave.
+//! The attacks are in [`cases`].
+
+mod cases;
+mod victims;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use blackbox::{Service, progress::say};
+use tokio::runtime::Runtime;
+
+use crate::{
+    clients::attackers::{self, Door},
+    clients::load::{self, Caller, Outcome},
+    environment::memory_group::MemoryGroup,
+    environment::programs::Programs,
+    environment::test_env::{Running, TestEnv},
+    environment::usage::{Peak, megabytes},
+    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+};
+use cases::Case;
+
+/// Victims, who share the requests.
+const COUNT: usize = 4;
+/// Time limit for an attack to reach its size, before victims are measured.
+const RISE: Duration = Duration::from_secs(30);
+
+/// Memory and latencies under attack.
+#[derive(Debug)]
+pub struct Attacks;
+
+struct Attacked {
+    env: TestEnv,
+    programs: Programs,
+    measured: Duration,
+    runtime: Runtime,
+}
+
+impl Scenario for Attacks {
+    fn name(&self) -> &'static str {
+        "attacks"
+    }
+
+    fn about(&self) -> &'static str {
+        "Attacks on one service after the other, each on a fresh process with the memory limit of the \
+         chart (as root): four victims with another address make 50 requests/s (placement: join and \
+         wait for the table, 20 a second) before the attack and during it. Memory is compared with \
+         twice the idle memory and the budget in docs/limits.md"
+    }
+
+    fn has(&self, side: Side) -> bool {
+        side != Side::Reference
+    }
+
+    fn services(&self) -> &'static [Service] {
+        &Service::ALL
+    }
+
+    fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
+        let env = TestEnv::start(programs)?;
+        cases::prepare(&env)?;
+        let measured = size.pick(Duration::from_secs(10), Duration::from_secs(3));
+        let (programs, runtime) = (programs.clone(), load::runtime()?);
+        Ok(Box::new(Attacked { env, programs, measured, runtime }))
+    }
+}
+
+impl Prepared for Attacked {
+    fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
+        let mut readings = Vec::new();
+        for case in cases::all() {
+            say(format_args!("attacks: {}", case.name));
+            let measured = self.runtime.block_on(self.attack(side, &case));
+            readings.extend(measured.with_context(|| case.name)?);
+        }
+        Ok(readings)
+    }
+}
+
+impl Attacked {
+    #[expect(clippy::cast_precision_loss, reason = "thousands")]
+    async fn measure<C: Caller>(
+        &self,
+        case: &Case,
+        service: &Running,
+        door: &Door,
+        per_second: f64,
+        victims: impl AsyncFn() -> Result<Vec<C>>,
+    ) -> Result<Vec<Reading>> {
+        let group = MemoryGroup::of(case.service)?;
+        if let Some(group) = &group {
+            group.add(service.pid())?;
+        }
+        let quiet = load::open(victims().await?, per_second, self.measured).await?;
+        let idle = service.memory()?.rss;
+        let peak = Peak::watch(service.pid());
+        let attackers = attackers::start(door, &case.attacks, case.connections)?;
+        let connections = attackers.rise(RISE).await;
+        let loud = load::open(victims().await?, per_second, self.measured).await?;
+        let attacked = peak.finish().rss;
+        drop(attackers);
+        let mut readings = vec![Reading::new(
+            case.metric("attackers' connections"),
+            Unit::Amount,
+            connections as f64,
+        )];
+        readings.extend(memory_readings(case, idle, attacked));
+        readings.extend(victim_readings(case, &quiet, &loud));
+        if let Some(group) = group {
+            let kills = f64::from(group.kills()?);
+            readings.push(Reading::new(case.metric("killed for memory"), Unit::Count, kills));
+        }
+        Ok(readings)
+    }
+}
+
+fn memory_readings(case: &Case, idle: u64, attacked: u64) -> Vec<Reading> {
+    let reading = |what, value| Reading::new(case.metric(what), Unit::Megabytes, value);
+    let (idle, attacked) = (megabytes(idle), megabytes(attacked));
+    let share = attacked / (2.0 * idle + case.budget);
+    vec![
+        reading("idle RSS", idle),
+        reading("peak RSS", attacked),
+        reading("budget", case.budget),
+        Reading::new(case.metric("part of what it may use"), Unit::Count, share),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn victim_readings(case: &Case, quiet: &Outcome, loud: &Outcome) -> Vec<Reading> {
+    let latency = |what, value| Reading::new(case.metric(what), Unit::Milliseconds, value);
+    let [calm, slow] = [quiet, loud].map(|outcome| outcome.quantile_ms(0.99));
+    vec![
+        latency("victim p50, quiet", quiet.quantile_ms(0.5)),
+        latency("victim p50", loud.quantile_ms(0.5)),
+        latency("victim p99, quiet", calm),
+        latency("victim p99", slow),
+        Reading::new(case.metric("victim p99, times quiet"), Unit::Count, slow / calm),
+        Reading::new(case.metric("victim errors"), Unit::Count, loud.failed() as f64),
+    ]
+}

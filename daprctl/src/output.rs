@@ -1,0 +1,5 @@
+//! What a person gets: text on the terminal, tables, files.
+
+pub(crate) mod private_file;
+pub(crate) mod table;
+pub(crate) mod terminal;

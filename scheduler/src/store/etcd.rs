@@ -1,0 +1,212 @@
+//! The store of several members: an etcd that they share. Start at [`Etcd`].
+//!
+//! ```text
+//!  api, engine ──Txn──► requests (pure) ──► client ──gRPC──► etcd
+//!                                                             │ watch of all jobs and counters
+//!  engine ◄──StoreEvent── feed ◄── echo (whose write is it?) ─┘
+//! ```
+//! Keys and records are those of Dapr 1.18, so its schedulers may run on the same etcd. A
+//! transaction has at most one put below `dapr/jobs/`: Dapr 1.18 tells running jobs apart by
+//! `mod_revision` alone, and loses those that share one.
+
+mod client;
+mod echo;
+mod endpoints;
+mod feed;
+mod health;
+pub(crate) mod lease;
+pub(crate) mod maintenance;
+mod requests;
+mod snapshot;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use proto::etcd::etcdserverpb::TxnRequest;
+use proto::etcd::mvccpb::KeyValue;
+use runtime::Scope;
+use tokio::sync::{mpsc, watch};
+
+use self::client::{Client, Repeated};
+use self::echo::Echo;
+use self::snapshot::{Latest, Pages};
+use super::range::KeyRange;
+use super::{
+    Committed, Condition, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError,
+    StoreEvent, Txn, keys,
+};
+
+pub(crate) use client::Credentials;
+pub(crate) use endpoints::{EndpointError, Endpoints, with_tls};
+pub(crate) use requests::MAX_OPS;
+
+/// Changes that the engine has not seen yet; etcd keeps them beyond it.
+const FEED: usize = 4_096;
+/// The pause before the check for existing jobs is repeated.
+const USED_RETRY: Duration = Duration::from_secs(1);
+
+/// A handle of the store. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Etcd {
+    client: Arc<Client>,
+    echo: Arc<Echo>,
+    state: Arc<watch::Sender<State>>,
+    /// Keeps the feed open longer than its readers: tasks of a process that stops end in any order.
+    _feed: mpsc::Sender<StoreEvent>,
+}
+
+impl Etcd {
+    /// Connects on first use. The feed reports its start, and has every change after that. An
+    /// `obstacle` is what callers get as the reason while etcd does not answer.
+    pub(crate) fn start(
+        endpoints: Endpoints,
+        credentials: Option<Credentials>,
+        obstacle: Arc<ArcSwapOption<String>>,
+        scope: &Scope,
+    ) -> (Self, mpsc::Receiver<StoreEvent>) {
+        let client = Arc::new(Client::new(Arc::new(endpoints), credentials, obstacle));
+        let echo = Arc::new(Echo::default());
+        let connecting = State::Reopening("connecting to etcd".to_owned());
+        let state = Arc::new(watch::Sender::new(connecting));
+        let (feed, changes) = mpsc::channel(FEED);
+        let token = scope.token().clone();
+        let health = health::watch(client.clone(), state.clone());
+        let stop = token.clone();
+        scope.spawn_detached("scheduler-etcd-health", async move {
+            stop.run_until_cancelled(health).await;
+        });
+        let follow = feed::run(client.clone(), echo.clone(), feed.clone());
+        scope.spawn_detached("scheduler-etcd-watch", async move {
+            token.run_until_cancelled(follow).await;
+        });
+        (Self { client, echo, state, _feed: feed }, changes)
+    }
+
+    /// Whether etcd answers and takes puts.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Whether etcd has jobs of a scheduler, or counters. Waits for etcd.
+    pub(crate) async fn was_used(&self) -> bool {
+        loop {
+            match tokio::try_join!(self.count(keys::JOBS), self.count(keys::COUNTERS)) {
+                Ok((jobs, counters)) => return jobs + counters > 0,
+                Err(error) => {
+                    tracing::warn!(target: "dapr.scheduler.store", "{error}");
+                    tokio::time::sleep(USED_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// The number of keys below a prefix.
+    async fn count(&self, prefix: &str) -> Result<i64, StoreError> {
+        let mut read = requests::prefix(prefix.as_bytes());
+        read.count_only = true;
+        Ok(self.client.range(read).await?.count)
+    }
+
+    async fn run(&self, txn: &Txn, request: TxnRequest) -> Result<Committed, StoreError> {
+        let noted = self.echo.note(txn);
+        let answer = self.client.txn(request).await;
+        let (answer, repeated) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error == StoreError::NoSpace {
+                    noted.forget(&self.echo);
+                }
+                return Err(error);
+            }
+        };
+        let mut done = requests::committed(&answer);
+        if !done.succeeded {
+            noted.forget(&self.echo);
+            done.succeeded = repeated == Repeated(true) && self.was_applied(txn).await?;
+        }
+        Ok(done)
+    }
+
+    /// Whether the stored record is that of the transaction, which shows that an earlier attempt
+    /// was applied: records of jobs are unique.
+    async fn was_applied(&self, txn: &Txn) -> Result<bool, StoreError> {
+        let ([Condition::Absent(_)], [Op::Put { key, value }]) =
+            (txn.conditions.as_slice(), txn.then.as_slice())
+        else {
+            return Ok(false);
+        };
+        let stored = self.get(key.clone()).await?;
+        Ok(stored.is_some_and(|record| record.value == *value))
+    }
+
+    /// Deletes the jobs below a prefix that pass the filter, each with its counter, page by page.
+    async fn delete_filtered(
+        &self,
+        prefix: &Bytes,
+        filter: &Filter,
+    ) -> Result<Committed, StoreError> {
+        let range = KeyRange::prefix(keys::job(prefix));
+        let (mut pages, mut after) = (Pages::new(), None);
+        let mut done = Committed { succeeded: true, revision: 0, deleted: 0 };
+        loop {
+            let page = pages.read(&self.client, &range, after).await?;
+            done.revision = done.revision.max(pages.revision);
+            after = page.entries.last().map(|entry| entry.key.clone());
+            let passes = |entry: Entry| {
+                let name = keys::job_name(&entry.key)?;
+                filter(&name, &entry.record.value).then_some(name)
+            };
+            let names: Vec<Bytes> = page.entries.into_iter().filter_map(passes).collect();
+            for request in requests::delete_named(&names) {
+                let (answer, _) = self.client.txn(request).await?;
+                let part = requests::committed(&answer);
+                done = Committed { deleted: done.deleted + part.deleted, ..part };
+            }
+            if !page.more {
+                return Ok(done);
+            }
+        }
+    }
+}
+
+impl Store for Etcd {
+    fn get(&self, key: Bytes) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
+        async move {
+            let answer = self.client.range(requests::one(key)).await?;
+            Ok(answer.kvs.into_iter().next().map(|pair| entry(pair).record))
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {
+        Ok(Arc::new(Latest::new(self.client.clone())))
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        async move {
+            if let [Op::DeleteJobs { prefix, filter: Some(filter) }] = txn.then.as_slice() {
+                return self.delete_filtered(prefix, filter).await;
+            }
+            let request = requests::txn(&txn);
+            self.run(&txn, request).await
+        }
+        .boxed()
+    }
+}
+
+/// A pair of etcd as an entry.
+fn entry(pair: KeyValue) -> Entry {
+    let number = i64::cast_unsigned;
+    let record = Record {
+        create_revision: number(pair.create_revision),
+        mod_revision: number(pair.mod_revision),
+        version: number(pair.version),
+        lease: number(pair.lease),
+        value: pair.value,
+    };
+    Entry { key: pair.key, record }
+}

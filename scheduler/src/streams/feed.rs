@@ -1,0 +1,135 @@
+//! The changes of the store, and the reads of all its jobs, as events of the engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use runtime::chain;
+
+use super::dispatcher::{ScanError, Task};
+use super::scan::{self, Found};
+use crate::engine::event::{Event, Origin};
+use crate::store::{Change, Revision, Source, StoreEvent, keys};
+use crate::stored;
+
+impl Task {
+    pub(super) async fn take_feed(&mut self, feed: StoreEvent) {
+        match feed {
+            // The engine knows its own writes.
+            StoreEvent::Changes { source: Source::Engine, .. } => {}
+            StoreEvent::Changes { source, changes } => {
+                let known = changes.first().is_some_and(|first| first.revision <= self.scanned);
+                if !known && self.owner.is_some() {
+                    self.take_changes(source, &changes).await;
+                }
+            }
+            // Deliveries need their records, which cannot be read.
+            StoreEvent::Failed => {
+                self.unread = true;
+                self.heed_fence();
+            }
+            StoreEvent::Reopened => self.scan_again().await,
+        }
+    }
+
+    /// Reads the store as a whole. While that fails nothing is delivered, and it is tried again.
+    pub(super) async fn scan_again(&mut self) {
+        self.unread = self.owner.is_some();
+        self.heed_fence();
+        if !self.unread {
+            return;
+        }
+        match self.scan().await {
+            Ok(()) => {
+                self.unread = false;
+                self.gain = None; // they are among all
+            }
+            Err(error) => tracing::warn!(target: "dapr.scheduler.store", "{}", chain(&error)),
+        }
+        self.heed_fence();
+    }
+
+    /// Takes the changes of one revision: its jobs before its counters, which are read again for
+    /// jobs that are known.
+    async fn take_changes(&mut self, source: Source, changes: &[Change]) {
+        for change in changes {
+            if let Some(name) = keys::job_name(&change.key) {
+                self.take_job(source, &name, change).await;
+            }
+        }
+        if !matches!(source, Source::ClientPort | Source::Member) {
+            return;
+        }
+        if changes.iter().any(|change| change.key.starts_with(keys::LEADERSHIP.as_bytes())) {
+            self.leadership.notify_one();
+        }
+        for change in changes.iter().filter(|change| change.new.is_some()) {
+            let name = keys::counter_name(&change.key);
+            let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
+            if let Some(name) = name {
+                self.step(Event::CounterPut { key: name.into() });
+            }
+        }
+    }
+
+    /// A job is not, or no longer, this member's.
+    fn job_gone(&mut self, key: Arc<str>, revision: Revision) {
+        if let Some(gain) = &mut self.gain {
+            gain.note_gone(&key);
+        }
+        self.step(Event::JobDeleted { key, revision });
+    }
+
+    async fn take_job(&mut self, source: Source, name: &Bytes, change: &Change) {
+        let revision = change.revision;
+        let job = change.new.as_ref().and_then(|new| scan::decode(name, &new.value, &self.metrics));
+        let owned = job.and_then(|(key, job)| {
+            let epoch = self.owner.as_ref()?.epoch(job.partition_id)?;
+            Some((key, job, epoch))
+        });
+        let Some((key, job, epoch)) = owned else {
+            // The previous version may have been this member's.
+            if let Ok(key) = std::str::from_utf8(name) {
+                self.job_gone(key.into(), revision);
+            }
+            return;
+        };
+        // A job of the API has no counter yet: its partition id is new. A job of the client port
+        // may have one; a store that cannot be read is scanned when it serves again.
+        let (counter, origin) = match source {
+            Source::ClientPort => {
+                let stored = self.store.get(keys::counter(name)).await.ok().flatten();
+                let counter = stored.and_then(|record| stored::engine_counter(&record.value));
+                (counter, Origin::ClientPort)
+            }
+            Source::Member => (None, Origin::Member),
+            // Another member had the shard at that time, and may have counted.
+            Source::Api | Source::Engine if revision < epoch => (None, Origin::Member),
+            Source::Api | Source::Engine => (None, Origin::Api),
+        };
+        self.step(Event::JobPut { key, revision, job, counter, origin });
+    }
+
+    /// Passes all stored jobs to the engine, which forgets others. Beats with each page.
+    pub(super) async fn scan(&mut self) -> Result<(), ScanError> {
+        let snapshot = self.store.snapshot()?;
+        let (pages, mut found) = scan::pages();
+        let metrics = self.metrics.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            scan::read(&*snapshot, &metrics, &pages).map(|()| snapshot.revision())
+        });
+        self.step(Event::ScanBegun);
+        while let Some(page) = found.recv().await {
+            self.beat();
+            for Found { key, revision, job, counter } in page {
+                let owner = self.owner.as_ref();
+                if owner.and_then(|owner| owner.epoch(job.partition_id)).is_none() {
+                    continue;
+                }
+                self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });
+            }
+        }
+        self.scanned = read.await??;
+        self.step(Event::ScanEnded);
+        Ok(())
+    }
+}

@@ -1,0 +1,354 @@
+//! A scheduler that shares its store with others, and a sidecar of the test that counts every
+//! delivery.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use blackbox::{Process, Scratch, Spawn, Tool, build_binary, environment, soon, until};
+use proto::scheduler::job_target_metadata::Type;
+use proto::scheduler::scheduler_client::SchedulerClient;
+use proto::scheduler::watch_jobs_request::WatchJobRequestType;
+use proto::scheduler::{
+    GetJobRequest, Job, JobTargetMetadata, KnownMetadata, ScheduleJobRequest, TargetJob,
+    WatchHostsRequest, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::etcd_server::EtcdServer;
+
+/// Time limit of a call.
+const CALL: Duration = Duration::from_secs(30);
+
+/// Which program a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ours,
+    Reference,
+}
+
+/// A scheduler that shares an etcd with others.
+pub(crate) struct Member {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    pub(crate) health: u16,
+    pub(crate) metrics: u16,
+    pub(crate) id: String,
+    pub(crate) flags: Vec<String>,
+    kind: Kind,
+    folder: Scratch,
+}
+
+impl Member {
+    pub(crate) fn start(kind: Kind, number: usize, etcd: &EtcdServer) -> Result<Self> {
+        Self::start_with(kind, number, &etcd.endpoint(), &[])
+    }
+
+    /// One over the external etcd at that endpoint, with more flags.
+    pub(crate) fn start_with(
+        kind: Kind,
+        number: usize,
+        endpoint: &str,
+        flags: &[String],
+    ) -> Result<Self> {
+        let mut all = vec![
+            "--etcd-embed=false".to_owned(),
+            format!("--etcd-client-endpoints={endpoint}"),
+            format!("--etcd-initial-cluster={}=http://127.0.0.1:1", id(number)),
+        ];
+        all.extend(flags.iter().cloned());
+        let mut member = Self::spawn(kind, number, all)?;
+        member.wait_healthy()?;
+        Ok(member)
+    }
+
+    /// One whose flags say where its jobs are. It may not be healthy before others run.
+    pub(crate) fn spawn(kind: Kind, number: usize, flags: Vec<String>) -> Result<Self> {
+        let id = id(number);
+        let port = || environment::free_port();
+        let ports = [port()?, port()?, port()?];
+        let folder = Scratch::new("member")?;
+        let process = spawn(kind, &id, ports, &flags, &folder)?;
+        let [port, health, metrics] = ports;
+        Ok(Self { process, port, health, metrics, id, flags, kind, folder })
+    }
+
+    pub(crate) fn wait_healthy(&mut self) -> Result<()> {
+        self.process.wait_for_http(self.health, "/healthz", soon())
+    }
+
+    /// Starts it again, as the same or the other program, on its ports, and waits for its health.
+    pub(crate) fn restart(&mut self, kind: Kind) -> Result<()> {
+        self.start_again(kind)?;
+        self.wait_healthy()
+    }
+
+    /// The same without the wait.
+    pub(crate) fn start_again(&mut self, kind: Kind) -> Result<()> {
+        let ports = [self.port, self.health, self.metrics];
+        self.kind = kind;
+        self.process = spawn(kind, &self.id, ports, &self.flags, &self.folder)?;
+        Ok(())
+    }
+
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.process.terminate(soon()).map(drop)
+    }
+
+    /// Puts another etcd beside it, for its next start.
+    pub(crate) fn replace_etcd(&self, tool: Tool) -> Result<()> {
+        std::fs::remove_file(self.folder.path().join("etcd"))?;
+        Ok(symlink(tool.path()?, self.folder.path().join("etcd"))?)
+    }
+
+    /// Shards that it triggered last while there were so many members, as its log says.
+    pub(crate) fn shards(&self, members: usize) -> usize {
+        let log = self.process.log();
+        let line = log.rsplit_once(&format!("{members} members; this one triggers "));
+        line.and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or_default()
+    }
+
+    /// Deletes its data, while it does not run.
+    pub(crate) fn lose_data(&self) -> Result<()> {
+        Ok(std::fs::remove_dir_all(self.folder.path().join("data"))?)
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+fn id(number: usize) -> String {
+    format!("dapr-scheduler-server-{number}")
+}
+
+fn spawn(
+    kind: Kind,
+    id: &str,
+    [port, health, metrics]: [u16; 3],
+    flags: &[String],
+    folder: &Scratch,
+) -> Result<Process> {
+    let program: PathBuf = match kind {
+        Kind::Ours => build_binary("scheduler")?,
+        Kind::Reference => Tool::REFERENCE_SCHEDULER.path()?,
+    };
+    Spawn::new("scheduler", program, folder.path())
+        .arg(format!("--id={id}"))
+        .arg(format!("--port={port}"))
+        .arg(format!("--healthz-port={health}"))
+        .arg(format!("--metrics-port={metrics}"))
+        .arg(format!("--etcd-data-dir={}", folder.path().join("data").display()))
+        .arg(format!("--override-broadcast-host-port=127.0.0.1:{port}"))
+        .arg("--listen-address=127.0.0.1")
+        .args(flags)
+        .env("PATH", path_with_etcd(folder)?)
+        .env_remove("NAMESPACE")
+        .start()
+}
+
+/// `PATH` with a folder before it in which the etcd of the image is.
+pub(crate) fn path_with_etcd(folder: &Scratch) -> Result<OsString> {
+    let etcd = folder.path().join("etcd");
+    if !etcd.exists() {
+        symlink(Tool::ETCD_3_5.path()?, &etcd)?;
+    }
+    let path = environment::var("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.path().to_owned()).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(folders)?)
+}
+
+/// One delivery.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) name: String,
+    pub(crate) at: SystemTime,
+    /// The port of the scheduler that it came from.
+    pub(crate) from: u16,
+}
+
+/// Streams to schedulers, opened again where they end, as a sidecar does. They answer each trigger
+/// with success and count it.
+pub(crate) struct Crowd {
+    pub(crate) runtime: Runtime,
+    seen: Arc<Mutex<CrowdState>>,
+}
+
+#[derive(Default)]
+struct CrowdState {
+    deliveries: Vec<Delivery>,
+    /// Ports whose triggers are not answered yet.
+    held: BTreeSet<u16>,
+}
+
+impl Crowd {
+    /// One stream to each port.
+    pub(crate) fn start(ports: &[u16]) -> Result<Self> {
+        let crowd = Self { runtime: Runtime::new()?, seen: Arc::default() };
+        for port in ports {
+            crowd.watch(*port);
+        }
+        Ok(crowd)
+    }
+
+    /// One more stream.
+    pub(crate) fn watch(&self, port: u16) {
+        self.runtime.spawn(watch_jobs(port, self.seen.clone()));
+    }
+
+    /// Answers the triggers of a port later, or from now on.
+    pub(crate) fn hold(&self, port: u16, held: bool) {
+        let ports = &mut self.seen.lock().unwrap().held;
+        let _ = if held { ports.insert(port) } else { ports.remove(&port) };
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Delivery> {
+        self.seen.lock().unwrap().deliveries.clone()
+    }
+
+    /// How often each job was delivered.
+    pub(crate) fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for delivery in self.seen() {
+            *counts.entry(delivery.name).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn schedule(&self, port: u16, name: &str, job: Job) -> Result<()> {
+        let request = ScheduleJobRequest {
+            name: name.to_owned(),
+            job: Some(job),
+            metadata: Some(metadata().into()),
+            overwrite: true,
+        };
+        self.runtime.block_on(async {
+            let mut client = SchedulerClient::new(channel(port));
+            tokio::time::timeout(CALL, client.schedule_job(request)).await??;
+            Ok(())
+        })
+    }
+
+    /// Reads a job.
+    pub(crate) fn get(&self, port: u16, name: &str) -> Result<()> {
+        let request = GetJobRequest { name: name.to_owned(), metadata: Some(metadata().into()) };
+        self.runtime.block_on(async {
+            let mut client = SchedulerClient::new(channel(port));
+            tokio::time::timeout(CALL, client.get_job(request)).await??;
+            Ok(())
+        })
+    }
+
+    /// The first list of hosts that a scheduler sends.
+    pub(crate) fn hosts(&self, port: u16) -> Result<Vec<String>> {
+        self.runtime.block_on(async {
+            let mut client = SchedulerClient::new(channel(port));
+            let mut lists = client.watch_hosts(WatchHostsRequest {}).await?.into_inner();
+            let list = tokio::time::timeout(Duration::from_secs(30), lists.message()).await??;
+            Ok(list.unwrap_or_default().hosts.into_iter().map(|host| host.address).collect())
+        })
+    }
+
+    /// Waits until each of these members knows so many.
+    pub(crate) fn wait_for_hosts<'a>(
+        &self,
+        members: impl IntoIterator<Item = &'a Member>,
+        count: usize,
+    ) -> Result<()> {
+        for member in members {
+            until(soon(), &format!("{count} hosts"), || {
+                Ok(self.hosts(member.port).is_ok_and(|hosts| hosts.len() == count).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until each of these jobs was delivered so often.
+    pub(crate) fn wait_for(&self, names: &[String], count: usize) -> Result<()> {
+        until(soon(), &format!("{count} deliveries of each job"), || {
+            let counts = self.counts();
+            let all = names.iter().all(|name| counts.get(name).is_some_and(|seen| *seen >= count));
+            Ok(all.then_some(()))
+        })
+    }
+
+    /// Waits until each of these jobs was delivered so often again.
+    pub(crate) fn wait_for_more(&self, names: &[String], more: usize) -> Result<()> {
+        let before = self.counts();
+        for name in names {
+            let seen = before.get(name).copied().unwrap_or(0);
+            self.wait_for(std::slice::from_ref(name), seen + more)?;
+        }
+        Ok(())
+    }
+
+    /// Fails when one of these jobs was delivered more than once.
+    pub(crate) fn ensure_once(&self, names: &[String]) -> Result<()> {
+        let mut twice = self.counts();
+        twice.retain(|name, count| *count > 1 && names.contains(name));
+        ensure!(twice.is_empty(), "delivered more than once: {twice:?}");
+        Ok(())
+    }
+}
+
+fn channel(port: u16) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy()
+}
+
+pub(crate) fn metadata() -> KnownMetadata {
+    let target = JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) };
+    let (app_id, namespace) = ("app".to_owned(), "default".to_owned());
+    KnownMetadata { app_id, namespace, target: Some(target), concurrency_key: None }
+}
+
+/// Keeps a stream to one scheduler.
+async fn watch_jobs(port: u16, seen: Arc<Mutex<CrowdState>>) {
+    loop {
+        let _ = stream(port, &seen).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn stream(port: u16, seen: &Mutex<CrowdState>) -> Result<()> {
+    let (send, requests) = mpsc::channel(1_024);
+    let message = |of| WatchJobsRequest { watch_job_request_type: Some(of) };
+    let initial = WatchJobsRequestInitial {
+        app_id: "app".into(),
+        namespace: "default".into(),
+        ..WatchJobsRequestInitial::default()
+    };
+    send.send(message(WatchJobRequestType::Initial(initial))).await?;
+    let mut client = SchedulerClient::new(channel(port));
+    let mut triggers = client.watch_jobs(ReceiverStream::new(requests)).await?.into_inner();
+    while let Some(trigger) = triggers.message().await? {
+        let at = runtime::clock::now().into();
+        let delivery = Delivery { name: trigger.name, at, from: port };
+        seen.lock().unwrap().deliveries.push(delivery);
+        while seen.lock().unwrap().held.contains(&port) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let result = WatchJobsRequestResult { id: trigger.id, status: 0 };
+        send.send(message(WatchJobRequestType::Result(result))).await?;
+    }
+    Ok(())
+}
+
+pub(crate) fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}-{number:03}")).collect()
+}
+
+pub(crate) fn once(due: &str) -> Job {
+    Job { due_time: Some(due.to_owned()), ..Job::default() }
+}
+
+pub(crate) fn every(period: &str) -> Job {
+    Job { schedule: Some(format!("@every {period}")), ..Job::default() }
+}
