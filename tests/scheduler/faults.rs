@@ -4,6 +4,7 @@
 //! that replaces the system's, and due times are compared with the own clock by design.
 
 mod full_disk;
+mod lost_answer;
 mod lost_member;
 
 use std::net::{TcpListener, TcpStream};

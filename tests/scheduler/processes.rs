@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod etcd_server;
 pub(crate) mod load;
 pub(crate) mod member;
+pub(crate) mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -16,6 +16,7 @@ mod feed;
 mod health;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
+mod once;
 mod requests;
 mod snapshot;
 
@@ -26,18 +27,17 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use proto::etcd::etcdserverpb::TxnRequest;
 use proto::etcd::mvccpb::KeyValue;
 use runtime::Scope;
 use tokio::sync::{mpsc, watch};
 
-use self::client::{Client, Repeated};
+use self::client::Client;
 use self::echo::Echo;
+use self::once::Put;
 use self::snapshot::{Latest, Pages};
 use super::range::KeyRange;
 use super::{
-    Committed, Condition, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError,
-    StoreEvent, Txn, keys,
+    Committed, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError, StoreEvent, Txn, keys,
 };
 
 pub(crate) use client::Credentials;
@@ -111,36 +111,20 @@ impl Etcd {
         Ok(self.client.range(read).await?.count)
     }
 
-    async fn run(&self, txn: &Txn, request: TxnRequest) -> Result<Committed, StoreError> {
+    async fn run(&self, txn: &Txn) -> Result<Committed, StoreError> {
         let noted = self.echo.note(txn);
-        let answer = self.client.txn(request).await;
-        let (answer, repeated) = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                if error == StoreError::NoSpace {
-                    noted.forget(&self.echo);
-                }
-                return Err(error);
+        let done = match Put::of(txn) {
+            Some(put) => self.client.put_once(&put).await,
+            None => {
+                self.client.txn(requests::txn(txn)).await.map(|done| requests::committed(&done))
             }
         };
-        let mut done = requests::committed(&answer);
-        if !done.succeeded {
+        let is_put =
+            !matches!(done, Ok(Committed { succeeded: false, .. }) | Err(StoreError::NoSpace));
+        if !is_put {
             noted.forget(&self.echo);
-            done.succeeded = repeated == Repeated(true) && self.was_applied(txn).await?;
         }
-        Ok(done)
-    }
-
-    /// Whether the stored record is that of the transaction, which shows that an earlier attempt
-    /// was applied: records of jobs are unique.
-    async fn was_applied(&self, txn: &Txn) -> Result<bool, StoreError> {
-        let ([Condition::Absent(_)], [Op::Put { key, value }]) =
-            (txn.conditions.as_slice(), txn.then.as_slice())
-        else {
-            return Ok(false);
-        };
-        let stored = self.get(key.clone()).await?;
-        Ok(stored.is_some_and(|record| record.value == *value))
+        done
     }
 
     /// Deletes the jobs below a prefix that pass the filter, each with its counter, page by page.
@@ -162,7 +146,7 @@ impl Etcd {
             };
             let names: Vec<Bytes> = page.entries.into_iter().filter_map(passes).collect();
             for request in requests::delete_named(&names) {
-                let (answer, _) = self.client.txn(request).await?;
+                let answer = self.client.txn(request).await?;
                 let part = requests::committed(&answer);
                 done = Committed { deleted: done.deleted + part.deleted, ..part };
             }
@@ -191,8 +175,7 @@ impl Store for Etcd {
             if let [Op::DeleteJobs { prefix, filter: Some(filter) }] = txn.then.as_slice() {
                 return self.delete_filtered(prefix, filter).await;
             }
-            let request = requests::txn(&txn);
-            self.run(&txn, request).await
+            self.run(&txn).await
         }
         .boxed()
     }

@@ -223,11 +223,22 @@ impl Crowd {
     }
 
     pub(crate) fn schedule(&self, port: u16, name: &str, job: Job) -> Result<()> {
+        self.schedule_if(port, name, job, true)
+    }
+
+    /// Schedules a job, which replaces one of that name if it is to.
+    pub(crate) fn schedule_if(
+        &self,
+        port: u16,
+        name: &str,
+        job: Job,
+        overwrite: bool,
+    ) -> Result<()> {
         let request = ScheduleJobRequest {
             name: name.to_owned(),
             job: Some(job),
             metadata: Some(metadata().into()),
-            overwrite: true,
+            overwrite,
         };
         self.runtime.block_on(async {
             let mut client = SchedulerClient::new(channel(port));

@@ -1,6 +1,7 @@
 //! The connection to etcd: one channel to one of the endpoints, the token of the user, and calls
 //! that are repeated until etcd answers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::endpoints::Endpoints;
-use crate::store::StoreError;
+use super::once::{self, Put};
+use crate::store::{Committed, Revision, StoreError};
 
 /// Largest message in either direction. etcd limits requests itself.
 const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
@@ -59,14 +61,16 @@ pub(super) struct Client {
     session: RwLock<Session>,
     /// Why etcd does not answer, if that is known.
     obstacle: Arc<ArcSwapOption<String>>,
+    /// The highest revision that etcd has reported.
+    latest: AtomicU64,
 }
 
 /// A channel with the token that its calls carry.
 #[derive(Clone)]
-struct Session {
+pub(super) struct Session {
     /// Counts sessions, so that one failure replaces a session once.
     number: u64,
-    channel: Channel,
+    pub(super) channel: Channel,
     token: Option<AsciiMetadataValue>,
     /// The user has been authenticated, or etcd has no users.
     authenticated: bool,
@@ -91,7 +95,8 @@ impl Client {
         let channel = Endpoints::channel(&endpoints);
         let authenticated = credentials.is_none();
         let session = Session { number: 0, channel, token: None, authenticated };
-        Self { endpoints, credentials, session: RwLock::new(session), obstacle }
+        let (session, latest) = (RwLock::new(session), AtomicU64::new(0));
+        Self { endpoints, credentials, session, obstacle, latest }
     }
 
     /// A read of few records.
@@ -109,27 +114,49 @@ impl Client {
         attempt: Duration,
         request: RangeRequest,
     ) -> Result<RangeResponse, StoreError> {
-        self.repeat(attempt, |session| {
+        let answer = self.repeat(attempt, |session| {
             let request = session.request(request.clone());
-            async move { kv(&session).range(request).await }
-        })
-        .await
-    }
-
-    /// Runs a transaction; returns its answer, and whether an earlier attempt may have been
-    /// applied.
-    pub(super) async fn txn(
-        &self,
-        request: TxnRequest,
-    ) -> Result<(TxnResponse, Repeated), StoreError> {
-        let mut attempts = 0;
-        let answer = self.repeat(ATTEMPT, |session| {
-            attempts += 1;
-            let request = session.request(request.clone());
-            async move { kv(&session).txn(request).await }
+            async move { session.kv().range(request).await }
         });
         let answer = answer.await?;
-        Ok((answer, Repeated(attempts > 1)))
+        self.saw(answer.header.as_ref().map_or(0, |header| header.revision.cast_unsigned()));
+        Ok(answer)
+    }
+
+    /// Runs a transaction. An attempt without an answer may have been applied, so that the same
+    /// transaction is applied twice, or its conditions no longer hold because of itself.
+    pub(super) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, StoreError> {
+        let answer = self.repeat(ATTEMPT, |session| {
+            let request = session.request(request.clone());
+            async move { session.kv().txn(request).await }
+        });
+        let answer = answer.await?;
+        self.saw(answer.header.as_ref().map_or(0, |header| header.revision.cast_unsigned()));
+        Ok(answer)
+    }
+
+    /// Puts a record once, however often it has to be sent.
+    pub(super) async fn put_once(&self, put: &Put) -> Result<Committed, StoreError> {
+        // Whatever this call writes has a later revision.
+        let since = self.latest.load(Ordering::Relaxed) + 1;
+        let mut is_first = true;
+        let done = self.repeat(ATTEMPT, |session| {
+            let (put, first) = (put.clone(), std::mem::replace(&mut is_first, false));
+            async move {
+                if first {
+                    once::send(&session, &put).await
+                } else {
+                    once::send_again(&session, &put, since).await
+                }
+            }
+        });
+        let done = done.await?;
+        self.saw(done.revision);
+        Ok(done)
+    }
+
+    fn saw(&self, revision: Revision) {
+        self.latest.fetch_max(revision, Ordering::Relaxed);
     }
 
     pub(super) async fn grant(&self, ttl: i64) -> Result<LeaseGrantResponse, StoreError> {
@@ -190,7 +217,7 @@ impl Client {
     pub(super) async fn probe(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         self.once(ATTEMPT, |session| {
             let request = session.request(request.clone());
-            async move { kv(&session).range(request).await }
+            async move { session.kv().range(request).await }
         })
         .await
     }
@@ -201,12 +228,8 @@ impl Client {
         requests: mpsc::Receiver<WatchRequest>,
     ) -> Result<Streaming<WatchResponse>, StoreError> {
         let session = self.session().await?;
-        let mut request = session.request(ReceiverStream::new(requests));
-        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
-        let mut client =
-            WatchClient::new(session.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        match tokio::time::timeout(ATTEMPT, client.watch(request)).await {
-            Ok(Ok(answers)) => Ok(answers.into_inner()),
+        match tokio::time::timeout(ATTEMPT, session.watch(requests)).await {
+            Ok(Ok(answers)) => Ok(answers),
             Ok(Err(status)) => {
                 self.take(&session, classify(status.clone()));
                 Err(self.unavailable(&status))
@@ -341,24 +364,32 @@ impl Client {
     }
 }
 
-/// An earlier attempt of the call failed without an answer; it may have been applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Repeated(pub(super) bool);
-
 impl Session {
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("token", token.clone());
         }
         request
     }
-}
 
-fn kv(session: &Session) -> KvClient<Channel> {
-    KvClient::new(session.channel.clone())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    pub(super) fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// A stream of watches.
+    pub(super) async fn watch(
+        &self,
+        requests: mpsc::Receiver<WatchRequest>,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        let mut request = self.request(ReceiverStream::new(requests));
+        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
+        let client = WatchClient::new(self.channel.clone());
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(client.watch(request).await?.into_inner())
+    }
 }
 
 /// Classifies an error of etcd 3.5 by its remedy.

@@ -49,7 +49,7 @@ impl Etcd {
         let mut shards = requests::prefix(keys::SHARDS.as_bytes());
         (shards.limit, shards.keys_only) = (limit(usize::from(SHARDS)), true);
         let success = [leadership, members, shards].map(requests::read).into();
-        let (answer, _) = self.client.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        let answer = self.client.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
         table(answer)
     }
 
@@ -68,7 +68,7 @@ impl Etcd {
                 .collect(),
             failure: vec![],
         };
-        let (answer, _) = self.client.txn(request).await?;
+        let answer = self.client.txn(request).await?;
         let done = requests::committed(&answer);
         Ok(done.succeeded.then_some(done.revision))
     }
