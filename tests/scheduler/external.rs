@@ -108,7 +108,7 @@ fn an_etcd_with_tls_gets_a_client_certificate() -> Result<()> {
 }
 
 /// As etcd itself does when its quota is used up.
-fn raise_alarm(crowd: &Crowd, etcd: &EtcdServer) -> Result<()> {
+pub(crate) fn raise_alarm(crowd: &Crowd, etcd: &EtcdServer) -> Result<()> {
     crowd.runtime.block_on(async {
         let endpoint = Endpoint::from_shared(format!("http://{}", etcd.endpoint()))?;
         let mut client = MaintenanceClient::new(endpoint.connect().await?);

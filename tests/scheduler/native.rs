@@ -8,9 +8,11 @@ use blackbox::{soon, until};
 use proto::scheduler::Job;
 use rustix::process::Signal;
 
+use crate::external::raise_alarm;
 use crate::members::Three;
 use crate::processes::etcd_server::EtcdServer;
 use crate::processes::member::{Kind, Member, every, names, once};
+use crate::processes::wait_for_health;
 
 const CLAIMS: &str = "dapr/rs/shard-epoch/";
 pub(crate) const SHARDS: usize = 1_024;
@@ -67,6 +69,39 @@ fn only_the_jobs_of_a_killed_member_move() -> Result<()> {
         let owned = owners(&three);
         Ok(moving.iter().all(|name| owned.get(name) == Some(&dead)).then_some(()))
     })?;
+    Ok(())
+}
+
+/// Without puts nobody can claim a shard. Each keeps its own until the alarm is cleared.
+#[test]
+fn members_go_on_with_their_jobs_while_etcd_is_full_and_take_over_others_after_it() -> Result<()> {
+    let mut three = Three::start()?;
+    let ticks = names("tick", 30);
+    three.schedule(&ticks, &every("1s"))?;
+    three.crowd.wait_for(&ticks, 2)?;
+    let owned = owners(&three);
+    let dead = three.members[0].port;
+    let (moving, staying): (Vec<_>, Vec<_>) =
+        ticks.into_iter().partition(|name| owned.get(name) == Some(&dead));
+    raise_alarm(&three.crowd, &three.etcd)?;
+    for member in &three.members {
+        wait_for_health(member.health, 503)?;
+    }
+    three.members[0].process.kill();
+    for member in &mut three.members[1..] {
+        member.process.wait_for_log("takes over none of a scheduler that is gone", soon())?;
+    }
+    let gone = three.crowd.seen().len();
+    three.crowd.wait_for_more(&staying, 3)?;
+    let taken = three.crowd.seen().into_iter().skip(gone).find(|seen| moving.contains(&seen.name));
+    ensure!(taken.is_none(), "{taken:?} has no owner");
+
+    three.etcd.ctl(&["alarm", "disarm"])?;
+    three.crowd.wait_for_more(&moving, 2)?;
+    three.crowd.wait_for_more(&staying, 2)?;
+    for member in &three.members[1..] {
+        wait_for_health(member.health, 200)?;
+    }
     Ok(())
 }
 

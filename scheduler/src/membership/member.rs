@@ -118,7 +118,7 @@ impl Member {
                 None => return,
                 Some(Ok(lease)) => lease,
                 Some(Err(error)) => {
-                    tracing::warn!(target: LOG, "Cannot get a lease from etcd, retrying: {error}");
+                    tracing::warn!(target: LOG, "Cannot get a lease from etcd, retrying: {}", why(&error));
                     token.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                     continue;
                 }
@@ -259,7 +259,7 @@ impl Member {
                 Ok(true) => {} // read it with the others
                 Ok(false) => drop(tokio::time::timeout(LOOK, changes.next()).await),
                 Err(error) => {
-                    tracing::warn!(target: LOG, "Cannot write the keys of this scheduler, retrying: {error}");
+                    tracing::warn!(target: LOG, "Cannot write the keys of this scheduler, retrying: {}", why(&error));
                     tokio::time::sleep(RETRY).await;
                     // An attempt may have been applied without an answer.
                     own.joined |= self.is_written(own).await;
@@ -406,6 +406,17 @@ impl Member {
         if !matches!(left, Ok(Ok(()))) {
             tracing::warn!(target: LOG, "Cannot revoke the lease: the leadership key stays until the lease expires");
         }
+    }
+}
+
+/// An error, and the state that lasts until somebody ends it.
+fn why(error: &StoreError) -> String {
+    match error {
+        StoreError::NoSpace => format!(
+            "{error}. Until the alarm is cleared this scheduler triggers the jobs that it has, and \
+             takes over none of a scheduler that is gone"
+        ),
+        StoreError::Unavailable(_) => error.to_string(),
     }
 }
 
