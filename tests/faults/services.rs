@@ -5,13 +5,12 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::Command,
     time::Duration,
 };
 
 use blackbox::{
-    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http, process, soon,
-    until,
+    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http, movable_clock,
+    soon, until,
 };
 
 /// Time in which a process that is not stopped answers.
@@ -85,27 +84,6 @@ webhooks:
     }
 }
 
-/// Moves the wall clock of a process by the seconds in the file `$CLOCK_OFFSET`.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-int clock_gettime(clockid_t clock, struct timespec *now) {
-  static int (*real)(clockid_t, struct timespec *);
-  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-  int outcome = real(clock, now);
-  FILE *file = clock == CLOCK_REALTIME ? fopen(getenv("CLOCK_OFFSET"), "r") : NULL;
-  if (file) {
-    long seconds = 0;
-    if (fscanf(file, "%ld", &seconds) == 1) now->tv_sec += seconds;
-    fclose(file);
-  }
-  return outcome;
-}
-"#;
-
 /// A running service.
 pub(crate) struct Running {
     pub(crate) process: Process,
@@ -130,17 +108,9 @@ impl Running {
     /// Starts it with a wall clock that [`Running::jump`] moves.
     pub(crate) fn with_clock(what: What) -> Self {
         let folder = Scratch::new("faults").unwrap();
-        let source = folder.write("clock.c", CLOCK).unwrap();
-        let shim = folder.path().join("clock.so");
-        let offset = folder.write("offset", "0").unwrap();
-        let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl");
-        process::output(&mut compiler).unwrap();
-        let script = format!(
-            "export CLOCK_OFFSET={} LD_PRELOAD={}; exec \"$@\"",
-            offset.display(),
-            shim.display()
-        );
+        let clock = movable_clock(&folder).unwrap();
+        let clock = clock.map(|(name, path)| format!("{name}={}", path.display())).join(" ");
+        let script = format!("export {clock}; exec \"$@\"");
         Self::start_in(what, &script, folder)
     }
 

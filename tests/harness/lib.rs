@@ -37,7 +37,9 @@ pub use images::{
 };
 pub use injector_fixture::InjectorFixture;
 pub use machine::{
-    browser, environment, http, packages,
+    browser,
+    clock::movable_clock,
+    environment, http, packages,
     ports::Ports,
     process::{self, Lifetime, Process, Spawn},
     progress,

@@ -2,6 +2,7 @@
 //! condition until a deadline, [`environment`] reads variables and finds free ports.
 
 pub mod browser;
+pub(crate) mod clock;
 pub mod environment;
 pub mod http;
 pub mod packages;

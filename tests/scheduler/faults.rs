@@ -1,11 +1,9 @@
 //! Members and their etcd fail under load: no job is lost, none is early, and streams stay.
-//!
-//! A clock that is wrong is not among the faults: a process has no clock of its own without a library
-//! that replaces the system's, and due times are compared with the own clock by design.
 
 mod full_disk;
 mod lost_answer;
 mod lost_member;
+mod wrong_clock;
 
 use std::net::{TcpListener, TcpStream};
 

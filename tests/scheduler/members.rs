@@ -89,9 +89,16 @@ pub(crate) struct Three {
 
 impl Three {
     pub(crate) fn start() -> Result<Self> {
+        Self::start_ahead(0)
+    }
+
+    /// Those where the wall clock of the last one is so many seconds ahead.
+    pub(crate) fn start_ahead(ahead: i64) -> Result<Self> {
         let etcd = EtcdServer::start()?;
-        let members: Vec<Member> =
-            (0..3).map(|number| Member::start(Kind::Ours, number, &etcd)).collect::<Result<_>>()?;
+        let ahead = [0, 0, ahead].into_iter().enumerate();
+        let members: Vec<Member> = ahead
+            .map(|(number, ahead)| Member::start_ahead(number, &etcd, ahead))
+            .collect::<Result<_>>()?;
         let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
         let crowd = Crowd::start(&ports)?;
         let three = Self { etcd, members, crowd };

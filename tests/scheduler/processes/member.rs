@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use blackbox::{Process, Scratch, Spawn, Tool, build_binary, environment, soon, until};
+use blackbox::{
+    Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon, until,
+};
 use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::scheduler_client::SchedulerClient;
 use proto::scheduler::watch_jobs_request::WatchJobRequestType;
@@ -44,6 +46,8 @@ pub(crate) struct Member {
     pub(crate) flags: Vec<String>,
     kind: Kind,
     folder: Scratch,
+    /// Seconds by which its wall clock is ahead.
+    ahead: i64,
 }
 
 impl Member {
@@ -58,26 +62,34 @@ impl Member {
         endpoint: &str,
         flags: &[String],
     ) -> Result<Self> {
-        let mut all = vec![
-            "--etcd-embed=false".to_owned(),
-            format!("--etcd-client-endpoints={endpoint}"),
-            format!("--etcd-initial-cluster={}=http://127.0.0.1:1", id(number)),
-        ];
+        let mut all = external(number, endpoint);
         all.extend(flags.iter().cloned());
         let mut member = Self::spawn(kind, number, all)?;
         member.wait_healthy()?;
         Ok(member)
     }
 
+    /// One of ours over the external etcd whose wall clock is so many seconds ahead.
+    pub(crate) fn start_ahead(number: usize, etcd: &EtcdServer, ahead: i64) -> Result<Self> {
+        let flags = external(number, &etcd.endpoint());
+        let mut member = Self::spawn_ahead(Kind::Ours, number, flags, ahead)?;
+        member.wait_healthy()?;
+        Ok(member)
+    }
+
     /// One whose flags say where its jobs are. It may not be healthy before others run.
     pub(crate) fn spawn(kind: Kind, number: usize, flags: Vec<String>) -> Result<Self> {
+        Self::spawn_ahead(kind, number, flags, 0)
+    }
+
+    fn spawn_ahead(kind: Kind, number: usize, flags: Vec<String>, ahead: i64) -> Result<Self> {
         let id = id(number);
         let port = || environment::free_port();
         let ports = [port()?, port()?, port()?];
         let folder = Scratch::new("member")?;
-        let process = spawn(kind, &id, ports, &flags, &folder)?;
+        let process = spawn(kind, &id, ports, &flags, &folder, ahead)?;
         let [port, health, metrics] = ports;
-        Ok(Self { process, port, health, metrics, id, flags, kind, folder })
+        Ok(Self { process, port, health, metrics, id, flags, kind, folder, ahead })
     }
 
     pub(crate) fn wait_healthy(&mut self) -> Result<()> {
@@ -94,7 +106,7 @@ impl Member {
     pub(crate) fn start_again(&mut self, kind: Kind) -> Result<()> {
         let ports = [self.port, self.health, self.metrics];
         self.kind = kind;
-        self.process = spawn(kind, &self.id, ports, &self.flags, &self.folder)?;
+        self.process = spawn(kind, &self.id, ports, &self.flags, &self.folder, self.ahead)?;
         Ok(())
     }
 
@@ -125,6 +137,15 @@ impl Member {
     }
 }
 
+/// Flags of a member over an external etcd.
+fn external(number: usize, endpoint: &str) -> Vec<String> {
+    vec![
+        "--etcd-embed=false".to_owned(),
+        format!("--etcd-client-endpoints={endpoint}"),
+        format!("--etcd-initial-cluster={}=http://127.0.0.1:1", id(number)),
+    ]
+}
+
 fn id(number: usize) -> String {
     format!("dapr-scheduler-server-{number}")
 }
@@ -135,12 +156,20 @@ fn spawn(
     [port, health, metrics]: [u16; 3],
     flags: &[String],
     folder: &Scratch,
+    ahead: i64,
 ) -> Result<Process> {
     let program: PathBuf = match kind {
         Kind::Ours => build_binary("scheduler")?,
         Kind::Reference => Tool::REFERENCE_SCHEDULER.path()?,
     };
-    Spawn::new("scheduler", program, folder.path())
+    let mut spawn = Spawn::new("scheduler", program, folder.path());
+    if ahead != 0 {
+        for (name, value) in movable_clock(folder)? {
+            spawn = spawn.env(name, value);
+        }
+        folder.write("offset", ahead.to_string())?;
+    }
+    spawn
         .arg(format!("--id={id}"))
         .arg(format!("--port={port}"))
         .arg(format!("--healthz-port={health}"))
