@@ -42,7 +42,8 @@ mod watchdog;
 mod wiring;
 
 pub use advice::lint;
-pub use api::budget::{BudgetLimits, MAX_MESSAGE_BYTES};
+pub use api::budget::MAX_MESSAGE_BYTES;
+pub use api::limits::ApiLimits;
 pub use config::{Config, ConfigError, Environment, Flags, namespace};
 pub use error::{ConfigurationError, RunError};
 #[doc(hidden)]

@@ -24,11 +24,13 @@ use transport::{
 use crate::{
     advice::advisor,
     api::{
-        budget::{Budget, BudgetLimits},
+        budget::Budget,
         cache_gauges,
         context::{Context, Stores},
         gated_rules::GatedRules,
+        limits::ApiLimits,
         missed_updates::MissedUpdates,
+        open_calls::OpenCalls,
         secret_push,
         server::OperatorApi,
     },
@@ -98,7 +100,9 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
         metrics: metrics.clone(),
         missed_updates: MissedUpdates::default(),
         gated_rules: GatedRules::new(config.withhold_gated_rules),
-        budget: budget(BudgetLimits::default(), &scope),
+        budget: budget(ApiLimits::DEFAULT, &scope),
+        requests: requests(ApiLimits::DEFAULT, &scope),
+        streams: streams(ApiLimits::DEFAULT, &scope),
         too_large: too_large(&scope),
         token: scope.token().clone(),
     });
@@ -229,11 +233,22 @@ pub(crate) fn serve_api(
 }
 
 /// Memory for what sidecars have not read, and a task that disconnects those that do not read.
-pub(crate) fn budget(limits: BudgetLimits, scope: &Scope) -> Budget {
+pub(crate) fn budget(limits: ApiLimits, scope: &Scope) -> Budget {
     let meter = |limit| scope.limit_meter(API, limit);
     let budget = Budget::new(limits, meter("unread_bytes"), meter("unread_deadline"));
     scope.spawn_until_cancelled("operator-budget", budget.clone().disconnect_stalled());
     budget
+}
+
+/// The open lists and gets of each app.
+pub(crate) fn requests(limits: ApiLimits, scope: &Scope) -> OpenCalls {
+    OpenCalls::new("requests", limits.app_requests, scope.limit_meter(API, "requests_per_app"))
+}
+
+/// The open update streams of each app.
+pub(crate) fn streams(limits: ApiLimits, scope: &Scope) -> OpenCalls {
+    let refused = scope.limit_meter(API, "streams_per_app");
+    OpenCalls::new("update streams", limits.app_streams, refused)
 }
 
 /// Counts answers that are larger than a sidecar can read.

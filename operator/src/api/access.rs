@@ -22,6 +22,15 @@ pub(crate) struct Caller {
     pub(crate) outgoing: Outgoing,
 }
 
+#[cfg(test)]
+impl Caller {
+    /// A sidecar without address and connection.
+    pub(crate) fn for_test(namespace: &str, app_id: &str) -> Self {
+        let (namespace, app_id) = (namespace.to_owned(), app_id.to_owned());
+        Self { namespace, app_id, address: None, peer: None, outgoing: Outgoing::default() }
+    }
+}
+
 /// Authorizes the holder of `id` for `namespace`. Trust domains are not compared. The returned caller
 /// has no address and no connection.
 ///

@@ -1,8 +1,9 @@
-//! Bytes of answers and events that sidecars have not read yet, limited per namespace.
+//! Bytes of answers and events that sidecars have not read yet, limited per app and namespace.
 //!
 //! A message is encoded for each sidecar and stays in memory until its connection has taken it. A
-//! client that does not read therefore costs memory: the messages of one namespace share a budget, and
-//! a client that holds a part of it for too long is disconnected. Other namespaces are not affected.
+//! client that does not read therefore costs memory: the messages of one namespace share a budget, of
+//! which one app gets a part, and a client that holds a part of it for too long is disconnected. Other
+//! namespaces are not affected, and other apps of the namespace have the rest.
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,7 +17,7 @@ use tokio::{
 };
 use transport::Peer;
 
-use crate::api::error::ApiError;
+use crate::api::{access::Caller, error::ApiError, limits::ApiLimits};
 
 /// Largest message that a sidecar reads, in bytes: the default of its gRPC library (Dapr 1.18).
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -25,35 +26,12 @@ const UNIT: usize = 1024;
 /// Interval between checks for clients that do not read.
 const CHECK: Duration = Duration::from_secs(5);
 
-/// How much of the operator's memory the sidecars of a namespace may occupy with unread messages.
-#[derive(Clone, Copy, Debug)]
-pub struct BudgetLimits {
-    /// Bytes of unread messages of one namespace; 32 MiB by default: eight of the largest lists, or
-    /// an object of 3 KiB to 10,000 sidecars.
-    pub namespace_bytes: usize,
-    /// How long a list waits for its share; 2 s by default. A sidecar waits 5 s for a response and
-    /// retries (Dapr 1.18).
-    pub wait: Duration,
-    /// How long a client may leave a message unread; 30 s by default.
-    pub unread: Duration,
-}
-
-impl Default for BudgetLimits {
-    fn default() -> Self {
-        Self {
-            namespace_bytes: 32 * 1024 * 1024,
-            wait: Duration::from_secs(2),
-            unread: Duration::from_secs(30),
-        }
-    }
-}
-
 /// The budgets of all namespaces. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Shared>);
 
 struct Shared {
-    limits: BudgetLimits,
+    limits: ApiLimits,
     state: Mutex<State>,
     /// Counts messages that found the budget used up.
     exhausted: LimitMeter,
@@ -64,6 +42,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     namespaces: BTreeMap<String, Arc<Semaphore>>,
+    /// By namespace and app id.
+    apps: BTreeMap<(String, String), Arc<Semaphore>>,
     next: u64,
     /// Holders of a part of a budget, with the time of the reservation.
     held: BTreeMap<u64, (Instant, Option<Peer>)>,
@@ -73,51 +53,43 @@ struct State {
 pub(crate) struct Share {
     budget: Budget,
     number: u64,
-    _permit: OwnedSemaphorePermit,
+    /// Of the app and of the namespace.
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Budget {
-    pub(crate) fn new(limits: BudgetLimits, exhausted: LimitMeter, unread: LimitMeter) -> Self {
+    pub(crate) fn new(limits: ApiLimits, exhausted: LimitMeter, unread: LimitMeter) -> Self {
         Self(Arc::new(Shared { limits, state: Mutex::default(), exhausted, unread }))
     }
 
-    /// Waits for a share of `bytes` of the budget of a namespace, first come, first served.
+    /// Waits for a share of `bytes` of the budgets of the caller's app and namespace, first come, first
+    /// served.
     ///
     /// # Errors
-    /// [`ApiError::BudgetExhausted`] after [`BudgetLimits::wait`].
-    pub(crate) async fn reserve(
-        &self,
-        namespace: &str,
-        bytes: usize,
-        peer: Option<&Peer>,
-    ) -> Result<Share, ApiError> {
-        let share = timeout(self.0.limits.wait, self.wait_for(namespace, bytes, peer)).await;
+    /// [`ApiError::BudgetExhausted`] after [`ApiLimits::wait`].
+    pub(crate) async fn reserve(&self, caller: &Caller, bytes: usize) -> Result<Share, ApiError> {
+        let share = timeout(self.0.limits.wait, self.wait_for(caller, bytes)).await;
         share.map_err(|_| {
             self.0.exhausted.hit();
-            ApiError::BudgetExhausted(namespace.to_owned())
+            ApiError::BudgetExhausted(caller.namespace.clone())
         })
     }
 
     /// As [`Self::reserve`], without a time limit.
-    pub(crate) async fn wait_for(
-        &self,
-        namespace: &str,
-        bytes: usize,
-        peer: Option<&Peer>,
-    ) -> Share {
-        let semaphore = self.semaphore(namespace);
-        let permits = bytes.min(self.0.limits.namespace_bytes).div_ceil(UNIT);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        loop {
-            // The semaphore is never closed, so the second attempt is not needed.
-            let Ok(permit) = semaphore.clone().acquire_many_owned(permits).await else { continue };
-            let mut state = self.lock();
-            let number = state.next;
-            state.next += 1;
-            state.held.insert(number, (Instant::now(), peer.cloned()));
-            drop(state);
-            return Share { budget: self.clone(), number, _permit: permit };
-        }
+    pub(crate) async fn wait_for(&self, caller: &Caller, bytes: usize) -> Share {
+        let ApiLimits { app_bytes, namespace_bytes, .. } = self.0.limits;
+        let [app, namespace] = self.semaphores(caller);
+        // In this order, calls of an app that wait for its part do not hold up other apps.
+        let permits = [
+            permits(app, bytes.min(app_bytes)).await,
+            permits(namespace, bytes.min(namespace_bytes)).await,
+        ];
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.held.insert(number, (Instant::now(), caller.peer.clone()));
+        drop(state);
+        Share { budget: self.clone(), number, _permits: permits }
     }
 
     /// Disconnects clients that leave messages unread. Never returns.
@@ -140,19 +112,35 @@ impl Budget {
         let limit = self.0.limits.unread;
         let mut state = self.lock();
         state.namespaces.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+        state.apps.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
         let late = |(since, _): &(Instant, _)| now.duration_since(*since) >= limit;
         state.held.values().filter(|held| late(held)).map(|(_, peer)| peer.clone()).collect()
     }
 
-    fn semaphore(&self, namespace: &str) -> Arc<Semaphore> {
-        let permits = self.0.limits.namespace_bytes / UNIT;
+    /// Those of the caller's app and namespace.
+    fn semaphores(&self, caller: &Caller) -> [Arc<Semaphore>; 2] {
+        let ApiLimits { app_bytes, namespace_bytes, .. } = self.0.limits;
+        let new = |bytes: usize| Arc::new(Semaphore::new(bytes / UNIT));
+        let Caller { namespace, app_id, .. } = caller;
         let mut state = self.lock();
-        let new = || Arc::new(Semaphore::new(permits));
-        state.namespaces.entry(namespace.to_owned()).or_insert_with(new).clone()
+        let app = state.apps.entry((namespace.clone(), app_id.clone()));
+        let app = app.or_insert_with(|| new(app_bytes)).clone();
+        let all = state.namespaces.entry(namespace.clone());
+        [app, all.or_insert_with(|| new(namespace_bytes)).clone()]
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for the permits of these bytes.
+async fn permits(semaphore: Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
+    let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    loop {
+        // The semaphore is never closed, so the second attempt is not needed.
+        let Ok(permit) = semaphore.clone().acquire_many_owned(permits).await else { continue };
+        return permit;
     }
 }
 
@@ -177,45 +165,64 @@ mod tests {
 
     use super::*;
 
-    fn budget(namespace_bytes: usize) -> Budget {
+    /// Budgets of a namespace and of an app in units.
+    fn budget(namespace: usize, app: usize) -> Budget {
         let scope = runtime::Scope::for_test();
         let meter = |limit| scope.limit_meter("test", limit);
-        let limits = BudgetLimits { namespace_bytes, ..BudgetLimits::default() };
+        let (namespace_bytes, app_bytes) = (namespace * UNIT, app * UNIT);
+        let limits = ApiLimits { namespace_bytes, app_bytes, ..ApiLimits::DEFAULT };
         Budget::new(limits, meter("unread_bytes"), meter("unread_deadline"))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_namespace_gets_its_budget_and_not_a_unit_more() {
-        let budget = budget(4 * UNIT);
-        let first = budget.reserve("shop", 3 * UNIT, None).await.unwrap();
-        let _second = budget.reserve("shop", UNIT, None).now_or_never().unwrap().unwrap();
-        let refused = budget.reserve("shop", 1, None).await.err().unwrap();
+        let budget = budget(4, 3);
+        let [orders, cart] = ["orders", "cart"].map(|app| Caller::for_test("shop", app));
+        let first = budget.reserve(&orders, 3 * UNIT).await.unwrap();
+        let _second = budget.reserve(&cart, UNIT).now_or_never().unwrap().unwrap();
+        let refused = budget.reserve(&cart, 1).await.err().unwrap();
         assert!(matches!(refused, ApiError::BudgetExhausted(namespace) if namespace == "shop"));
-        assert!(budget.reserve("bank", 4 * UNIT, None).now_or_never().unwrap().is_ok());
+        let bank = Caller::for_test("bank", "orders");
+        assert!(budget.reserve(&bank, 3 * UNIT).now_or_never().unwrap().is_ok());
         drop(first);
-        assert!(budget.reserve("shop", 3 * UNIT, None).now_or_never().unwrap().is_ok());
+        assert!(budget.reserve(&cart, 2 * UNIT).now_or_never().unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_gets_its_part_and_leaves_the_rest_to_others_while_it_waits() {
+        let budget = budget(4, 2);
+        let [orders, cart] = ["orders", "cart"].map(|app| Caller::for_test("shop", app));
+        let first = budget.reserve(&orders, 2 * UNIT).now_or_never().unwrap().unwrap();
+        let mut waiting = Box::pin(budget.wait_for(&orders, 1));
+        assert!(waiting.as_mut().now_or_never().is_none(), "the app has its part");
+        let _rest = budget.reserve(&cart, 2 * UNIT).now_or_never().unwrap().unwrap();
+        drop(first);
+        assert!(waiting.now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_larger_than_the_budget_needs_all_of_it() {
-        let budget = budget(4 * UNIT);
-        let all = budget.reserve("shop", 5 * UNIT, None).await.unwrap();
-        assert!(budget.reserve("shop", 1, None).await.is_err());
+        let budget = budget(4, 4);
+        let orders = Caller::for_test("shop", "orders");
+        let all = budget.reserve(&orders, 5 * UNIT).await.unwrap();
+        assert!(budget.reserve(&orders, 1).await.is_err());
         drop(all);
-        assert!(budget.reserve("shop", 5 * UNIT, None).await.is_ok());
+        assert!(budget.reserve(&orders, 5 * UNIT).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_may_leave_a_message_unread_until_the_deadline() {
-        let budget = budget(4 * UNIT);
-        let share = budget.reserve("shop", 1, None).await.unwrap();
-        let (tick, unread) = (Duration::from_millis(1), BudgetLimits::default().unread);
+        let budget = budget(4, 4);
+        let share = budget.reserve(&Caller::for_test("shop", "orders"), 1).await.unwrap();
+        let (tick, unread) = (Duration::from_millis(1), ApiLimits::DEFAULT.unread);
         let since = Instant::now();
         assert_eq!(budget.stalled(since + unread.checked_sub(tick).unwrap()).len(), 0);
         assert_eq!(budget.stalled(since + unread).len(), 1);
         drop(share);
         assert_eq!(budget.stalled(since + unread).len(), 0);
-        assert!(budget.lock().namespaces.is_empty(), "nothing is kept for a quiet namespace");
+        let state = budget.lock();
+        let kept = (state.namespaces.len(), state.apps.len());
+        assert_eq!(kept, (0, 0), "nothing is kept for a quiet namespace");
     }
 
     #[rstest]

@@ -18,6 +18,7 @@ use crate::{
         error::ApiError,
         gated_rules::GatedRules,
         missed_updates::MissedUpdates,
+        open_calls::OpenCalls,
     },
     cache::{
         objects::{Entry, Undecodable},
@@ -56,6 +57,9 @@ pub(crate) struct Context {
     pub(crate) gated_rules: GatedRules,
     /// Memory for what sidecars have not read.
     pub(crate) budget: Budget,
+    /// Lists and gets.
+    pub(crate) requests: OpenCalls,
+    pub(crate) streams: OpenCalls,
     /// Counts answers that are larger than a sidecar can read.
     pub(crate) too_large: LimitMeter,
     /// Ends the streams when it is cancelled.
@@ -66,14 +70,16 @@ impl Context {
     /// The objects in the caller's namespace that `visible` admits, as JSON with Secrets resolved.
     ///
     /// # Errors
-    /// [`ApiError`]: the kind has not been listed yet, its CRD is not installed, or a Secret that
-    /// one of the objects references cannot be resolved.
+    /// [`ApiError`]: the kind has not been listed yet, its CRD is not installed, a Secret that one of
+    /// the objects references cannot be resolved, or the caller's app has too many requests or too
+    /// much that it has not read.
     pub(crate) async fn list<K: ServedKind>(
         &self,
         store: &Store<K>,
         caller: &Caller,
         visible: impl Fn(&K) -> bool,
     ) -> Result<Vec<Bytes>, ApiError> {
+        caller.outgoing.keep(self.requests.open(caller)?);
         self.check_watched(&caller.namespace)?;
         if store.wait_ready().await? == SyncState::NoCrd {
             return if K::EMPTY_WITHOUT_CRD { Ok(Vec::new()) } else { Err(no_crd::<K>(None)) };
@@ -101,14 +107,16 @@ impl Context {
     /// One object in the caller's namespace, as JSON with Secrets resolved.
     ///
     /// # Errors
-    /// [`ApiError`]: the kind has not been listed yet, the object does not exist, or a Secret that it
-    /// references cannot be resolved.
+    /// [`ApiError`]: the kind has not been listed yet, the object does not exist, a Secret that it
+    /// references cannot be resolved, or the caller's app has too many requests or too much that it has
+    /// not read.
     pub(crate) async fn get<K: ServedKind>(
         &self,
         store: &Store<K>,
         caller: &Caller,
         name: &str,
     ) -> Result<Bytes, ApiError> {
+        caller.outgoing.keep(self.requests.open(caller)?);
         self.check_watched(&caller.namespace)?;
         let doing = format!("{} {}/{name}", K::WHAT, caller.namespace);
         if store.wait_ready().await? == SyncState::NoCrd {
@@ -126,7 +134,7 @@ impl Context {
         Ok(body)
     }
 
-    /// A share of the namespace's budget for the JSON of these objects.
+    /// A share of the caller's budget for the JSON of these objects.
     async fn reserve<K: ServedKind>(
         &self,
         entries: &[Arc<Entry<K>>],
@@ -139,7 +147,7 @@ impl Context {
             bytes = bytes.saturating_add(field_bytes(entry.json()?.len())).saturating_add(filled);
         }
         let bytes = bytes.min(MAX_MESSAGE_BYTES);
-        self.budget.reserve(&caller.namespace, bytes, caller.peer.as_ref()).await
+        self.budget.reserve(caller, bytes).await
     }
 
     /// The JSON of a changed object with Secrets resolved.

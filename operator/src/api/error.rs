@@ -39,6 +39,11 @@ pub(crate) enum ApiError {
     /// Sidecars of the namespace have not read earlier answers.
     #[error("sidecars of namespace {0:?} have not read earlier messages; try again")]
     BudgetExhausted(String),
+    /// The replicas of the app have as many calls open as they may together.
+    #[error(
+        "app {app_id:?} in namespace {namespace:?} has {limit} open {what}, the most that are served; try again"
+    )]
+    TooManyCalls { what: &'static str, limit: usize, namespace: String, app_id: String },
     #[error("serialize an object")]
     Serialize(#[from] serde_json::Error),
 }
@@ -54,7 +59,9 @@ impl From<ApiError> for tonic::Status {
             ApiError::NotFound { .. } => Self::not_found(text),
             ApiError::Fill(cause) if cause.is_transient() => Self::unavailable(text),
             ApiError::Fill(_) | ApiError::TooLarge { .. } => Self::failed_precondition(text),
-            ApiError::BudgetExhausted(_) => Self::resource_exhausted(text),
+            ApiError::BudgetExhausted(_) | ApiError::TooManyCalls { .. } => {
+                Self::resource_exhausted(text)
+            }
             ApiError::NotWatched(_) | ApiError::NoCrd { .. } | ApiError::Serialize(_) => {
                 Self::unknown(text)
             }

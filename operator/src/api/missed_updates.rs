@@ -64,14 +64,10 @@ impl MissedUpdates {
 
 #[cfg(test)]
 mod tests {
-    use runtime::server::Outgoing;
-
     use super::*;
 
     fn caller(app_id: &str, address: [u8; 4]) -> Caller {
-        let namespace = "n".to_owned();
-        let (app_id, address) = (app_id.to_owned(), Some(address.into()));
-        Caller { namespace, app_id, address, peer: None, outgoing: Outgoing::default() }
+        Caller { address: Some(address.into()), ..Caller::for_test("n", app_id) }
     }
 
     #[test]

@@ -62,8 +62,8 @@ impl OperatorApi {
         store: &Arc<Store<K>>,
         wrap: fn(Event) -> E,
     ) -> Reply<Events<E>> {
-        let events = caller.map(|caller| -> Events<E> {
-            Box::pin(self.0.stream(store, caller).map(move |event| Ok(wrap(event))))
+        let events = caller.and_then(|caller| -> Result<Events<E>, ApiError> {
+            Ok(Box::pin(self.0.stream(store, caller)?.map(move |event| Ok(wrap(event)))))
         });
         self.respond(method, events)
     }

@@ -10,7 +10,10 @@ use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    api::{access::Caller, budget::Share, context::Context, gated_rules::OutdatedSidecar},
+    api::{
+        access::Caller, budget::Share, context::Context, error::ApiError,
+        gated_rules::OutdatedSidecar, open_calls::OpenCall,
+    },
     cache::{
         broadcaster::{self, ResolvedEvent, StreamEvent},
         objects::Entry,
@@ -29,11 +32,15 @@ pub(crate) type Event = (Bytes, ResourceEventType);
 impl Context {
     /// The changes of a kind in the caller's scope. Ends when the caller disconnects or the operator
     /// stops.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyCalls`]: the caller's app has too many streams.
     pub(crate) fn stream<K: ServedKind>(
         self: &Arc<Self>,
         store: &Arc<Store<K>>,
         caller: Caller,
-    ) -> impl Stream<Item = Event> + Send + use<K> {
+    ) -> Result<impl Stream<Item = Event> + Send + use<K>, ApiError> {
+        let open = self.streams.open(&caller)?;
         // Before the kind has been listed nothing is published.
         let subscription = store.subscribe(&caller.namespace, &caller.app_id);
         tracing::info!(target: "dapr.operator.api", app_id = caller.app_id,
@@ -46,6 +53,7 @@ impl Context {
             missed_since,
             store: store.clone(),
             caller,
+            _open: open,
             subscription,
             outdated: OutdatedSidecar::new(),
             failed: BTreeMap::new(),
@@ -55,7 +63,7 @@ impl Context {
             let event = stream.next().await;
             Some((event, stream))
         });
-        events.take_until(self.token.clone().cancelled_owned())
+        Ok(events.take_until(self.token.clone().cancelled_owned()))
     }
 }
 
@@ -63,6 +71,7 @@ struct EventStream<K: ServedKind> {
     context: Arc<Context>,
     store: Arc<Store<K>>,
     caller: Caller,
+    _open: OpenCall,
     subscription: broadcaster::Subscription<K>,
     /// Objects written since this time are sent before any other event.
     missed_since: Option<Timestamp>,
@@ -162,10 +171,9 @@ impl<K: ServedKind> EventStream<K> {
         event.resolved.body.get_or_init(resolve).await.clone()
     }
 
-    /// A share of the namespace's budget for an event.
+    /// A share of the caller's budget for an event.
     async fn reserve(&self, body: &[u8]) -> Share {
-        let Caller { namespace, peer, .. } = &self.caller;
-        self.context.budget.wait_for(namespace, body.len(), peer.as_ref()).await
+        self.context.budget.wait_for(&self.caller, body.len()).await
     }
 
     /// Keeps the event for a later attempt; the stream stays open.

@@ -16,16 +16,16 @@ use transport::{Keepalive, Svid, tls::TlsError};
 
 use crate::{
     api::{
-        budget::BudgetLimits,
         context::{Context, Stores},
         gated_rules::GatedRules,
+        limits::ApiLimits,
         missed_updates::MissedUpdates,
     },
     cluster::Cluster,
     cluster::report::Reports,
     metrics::Metrics,
     subscriptions::webhook,
-    wiring::{budget, serve_api, too_large},
+    wiring::{budget, requests, serve_api, streams, too_large},
 };
 
 /// The HTTP routes of the conversion webhook.
@@ -45,7 +45,7 @@ impl InProcessApi {
     pub fn new(
         client: Client,
         namespace: &str,
-        limits: BudgetLimits,
+        limits: ApiLimits,
         scope: &Scope,
     ) -> prometheus::Result<Self> {
         let cluster = Cluster::new(client.clone(), None, namespace.to_owned());
@@ -58,6 +58,8 @@ impl InProcessApi {
             missed_updates: MissedUpdates::default(),
             gated_rules: GatedRules::new(true),
             budget: budget(limits, scope),
+            requests: requests(limits, scope),
+            streams: streams(limits, scope),
             too_large: too_large(scope),
             token: scope.token().clone(),
         })))

@@ -2,7 +2,7 @@
 //! connection.
 use std::time::Duration;
 
-use operator::BudgetLimits;
+use operator::ApiLimits;
 use proto::operator::ResourceEventType::{Created, Deleted, Updated};
 use serde_json::json;
 use tokio::{
@@ -88,8 +88,7 @@ async fn way_to(address: String, cut: CancellationToken, tasks: &mut JoinSet<()>
 #[tokio::test]
 async fn a_sidecar_that_vanishes_is_dropped_alone() {
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
-    let fixture =
-        Fixture::start_with(Keepalive { interval, timeout }, BudgetLimits::default()).await;
+    let fixture = Fixture::start_with(Keepalive { interval, timeout }, ApiLimits::DEFAULT).await;
     fixture.synced();
     let (cut, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let way = way_to(fixture.address().to_owned(), cut.clone(), &mut tasks).await;

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use identity::SpiffeId;
 use kube::{Client, client::Body, core::DynamicObject};
 use kubernetes::WatchEvent;
-use operator::{BudgetLimits, InProcessApi};
+use operator::{ApiLimits, InProcessApi};
 use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateEvent,
     ConfigurationUpdateRequest, ResourceEventType, operator_client::OperatorClient,
@@ -60,11 +60,11 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Starts the API with empty caches; no kind is listed.
     pub(crate) async fn start() -> Self {
-        Self::start_with(operator::KEEPALIVE, BudgetLimits::default()).await
+        Self::start_with(operator::KEEPALIVE, ApiLimits::DEFAULT).await
     }
 
-    /// Starts the API with another keepalive and budget.
-    pub(crate) async fn start_with(keepalive: Keepalive, limits: BudgetLimits) -> Self {
+    /// Starts the API with another keepalive and other limits.
+    pub(crate) async fn start_with(keepalive: Keepalive, limits: ApiLimits) -> Self {
         let (ca, scope, answers) = (Ca::new(), Scope::for_test(), Answers::default());
         let api =
             InProcessApi::new(api_server(answers.clone()), "dapr-system", limits, &scope).unwrap();

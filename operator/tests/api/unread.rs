@@ -1,7 +1,7 @@
 //! Answers larger than a sidecar can read, and clients that do not read theirs.
 use std::time::Duration;
 
-use operator::{BudgetLimits, MAX_MESSAGE_BYTES};
+use operator::{ApiLimits, MAX_MESSAGE_BYTES};
 use prost::Message as _;
 use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ListComponentResponse, ListComponentsRequest,
@@ -16,9 +16,12 @@ use crate::fixture::{Fixture, component};
 const LIST: &str = "/dapr.proto.operator.v1.Operator/ListComponents";
 const STREAM: &str = "/dapr.proto.operator.v1.Operator/ComponentUpdate";
 const MIB: usize = 1024 * 1024;
-/// The budget of a namespace: two lists of a MiB.
-const LIMITS: BudgetLimits = BudgetLimits {
+/// The budget of a namespace: two lists of a MiB, one of each app. An app has few calls.
+const LIMITS: ApiLimits = ApiLimits {
     namespace_bytes: 5 * MIB / 2,
+    app_bytes: 5 * MIB / 4,
+    app_requests: 3,
+    app_streams: 8,
     wait: Duration::from_millis(500),
     unread: Duration::from_secs(5),
 };
@@ -102,7 +105,7 @@ async fn a_small_object_cannot_name_more_secret_bytes_than_a_sidecar_can_read() 
 }
 
 #[tokio::test]
-async fn lists_that_are_not_read_cost_one_namespace_its_budget_and_end() {
+async fn lists_that_are_not_read_cost_one_app_its_budget_and_end() {
     let fixture = Fixture::start_with(operator::KEEPALIVE, LIMITS).await;
     fixture.put(&filled("shop", "large", 1, MIB));
     fixture.put(&filled("bank", "large", 1, MIB));
@@ -114,15 +117,18 @@ async fn lists_that_are_not_read_cost_one_namespace_its_budget_and_end() {
             Ok(answer) => unread.push(answer),
             Err(status) => break status,
         }
-        assert!(unread.len() <= 2, "{} MiB are not read", unread.len());
+        assert!(unread.len() <= 1, "{} MiB are not read", unread.len());
     };
     let text = "sidecars of namespace \"shop\" have not read earlier messages; try again";
     assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, text));
-    assert!(listed(&fixture, "bank").await.is_ok(), "another namespace is not affected");
+    for namespace in ["shop", "bank"] {
+        assert!(listed(&fixture, namespace).await.is_ok(), "an app of {namespace} is not affected");
+    }
     assert!(fixture.hits("unread_bytes") >= 1);
 
-    testkit::until("the budget is free again", async || listed(&fixture, "shop").await.is_ok())
-        .await;
+    let request = || ListComponentsRequest { namespace: "shop".to_owned() };
+    let is_free = async || fixture.client("shop", "deaf").list_components(request()).await.is_ok();
+    testkit::until("the budget is free again", is_free).await;
     for mut answer in unread {
         assert!(answer.message().await.is_err(), "the connection was cut");
     }
@@ -151,4 +157,45 @@ async fn streams_that_are_not_read_are_cut_off_and_hold_up_no_other() {
     for mut stream in unread {
         while stream.message().await.is_ok_and(|event| event.is_some()) {}
     }
+}
+
+#[tokio::test]
+async fn an_app_has_as_many_unread_lists_as_it_may_over_all_connections() {
+    let fixture = Fixture::start_with(operator::KEEPALIVE, LIMITS).await;
+    fixture.synced();
+    let connections = [(); 2].map(|()| fixture.channel_with_window_of_one("shop", "deaf"));
+    let mut unread = Vec::new();
+    for connection in [&connections[0], &connections[0], &connections[1]] {
+        unread.push(list(connection, "shop").await.unwrap());
+    }
+    let refused = list(&connections[1], "shop").await.map(drop).unwrap_err();
+    let text = "app \"deaf\" in namespace \"shop\" has 3 open requests, the most that are served; \
+        try again";
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, text));
+    assert_eq!(fixture.hits("requests_per_app"), 1);
+    assert!(listed(&fixture, "shop").await.is_ok(), "another app is not affected");
+    unread.pop();
+    let is_free = async || list(&connections[0], "shop").await.is_ok();
+    testkit::until("a request is free again", is_free).await;
+}
+
+#[tokio::test]
+async fn an_app_has_as_many_streams_as_it_may_over_all_connections() {
+    let limits = ApiLimits { app_streams: 2, ..LIMITS };
+    let fixture = Fixture::start_with(operator::KEEPALIVE, limits).await;
+    fixture.synced();
+    let open = async || {
+        let request = ComponentUpdateRequest { namespace: "shop".to_owned() };
+        let answer = fixture.client("shop", "orders").component_update(request).await;
+        answer.map(tonic::Response::into_inner)
+    };
+    let mut streams = vec![open().await.unwrap(), open().await.unwrap()];
+    let refused = open().await.map(drop).unwrap_err();
+    let text = "app \"orders\" in namespace \"shop\" has 2 open update streams, the most that are \
+        served; try again";
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, text));
+    assert_eq!(fixture.hits("streams_per_app"), 1);
+    drop(fixture.components("cart").await);
+    streams.pop();
+    testkit::until("a stream is free again", async || open().await.is_ok()).await;
 }
