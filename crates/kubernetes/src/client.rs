@@ -209,9 +209,17 @@ async fn of_context(
     failed: impl FnOnce(KubeconfigError) -> ClientError,
 ) -> Result<Config, ClientError> {
     let explicit = proxy::proxy_of(&file, context);
+    let own = proxy::without_proxy(&file, context);
     let context = context.map(str::to_owned);
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?;
+    let mut config = match (Config::from_custom_kubeconfig(file, &options).await, own) {
+        (Ok(config), _) => config,
+        // The last part that kube reads; ours is set below.
+        (Err(KubeconfigError::ParseNoProxy(_) | KubeconfigError::ParseProxyUrl(_)), Some(own)) => {
+            own
+        }
+        (Err(error), _) => return Err(failed(error)),
+    };
     let environment = proxy::Environment {
         https: set("HTTPS_PROXY").or_else(|| set("https_proxy")),
         http: set("HTTP_PROXY").or_else(|| set("http_proxy")),

@@ -6,6 +6,7 @@
 )]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use kubernetes::user_client;
@@ -53,4 +54,29 @@ async fn a_socks_proxy_is_rejected_without_its_password() {
     let text = format!("{error} {error:?}");
     assert!(text.contains("proxy.example") && !text.contains("secret"), "{text}");
     remove(&path);
+}
+
+/// kubectl ignores entries that it does not understand, and a kubeconfig's proxy does not depend on any.
+#[test]
+fn any_text_in_no_proxy_is_accepted_as_by_kubectl() {
+    let texts = [
+        "a.example,,b.example",
+        "a.example,",
+        ",",
+        " ",
+        "10.0.0.0/33",
+        "/x",
+        "a b",
+        "[::1",
+        "a.example:port",
+        "fe80::1%eth0",
+        "https://",
+        "a.example/b",
+    ];
+    let refused = texts.into_iter().filter(|text| {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "calls_go_through_the_proxy_of_the_kubeconfig"]);
+        !test.env("NO_PROXY", text).output().unwrap().status.success()
+    });
+    assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
 }

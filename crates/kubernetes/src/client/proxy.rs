@@ -1,11 +1,14 @@
 //! The proxy in front of the API server, selected as kubectl selects it (Go, package `httpproxy`).
-//! `kube` applies `NO_PROXY` to the address of the proxy, and rejects a proxy without a scheme.
+//! `kube` applies `NO_PROXY` to the address of the proxy, rejects a proxy without a scheme, and fails
+//! for a `NO_PROXY` with an entry that it does not understand, such as an empty one.
 
 use std::net::IpAddr;
 
 use http::Uri;
 use kube::Config;
-use kube::config::Kubeconfig;
+use kube::config::{Cluster, Context, ExecAuthCluster, Kubeconfig};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::ClientError;
 
@@ -63,11 +66,43 @@ fn parse(url: &str) -> Result<Uri, ClientError> {
 
 /// The `proxy-url` of the cluster of a context, or of the current context.
 pub(super) fn proxy_of(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let (_, cluster) = selected(kubeconfig, context)?;
+    cluster.proxy_url.clone().filter(|url| !url.is_empty())
+}
+
+/// The configuration of a context, or of the current context, as `kube` reads it, but for the proxy.
+/// `None` where `kube` fails; certificates that it rejects are left out.
+pub(super) fn without_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<Config> {
+    let (context, cluster) = selected(kubeconfig, context)?;
+    let mut config = Config::new(cluster.server.as_deref()?.parse().ok()?);
+    let named =
+        kubeconfig.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref());
+    config.auth_info = named.and_then(|named| named.auth_info.clone()).unwrap_or_default();
+    let for_plugin = ExecAuthCluster::try_from(cluster).ok()?;
+    config.root_cert = for_plugin
+        .certificate_authority_data
+        .as_deref()
+        .map(|pem| CertificateDer::pem_slice_iter(pem).flatten().map(|der| der.to_vec()).collect());
+    if let Some(plugin) = config.auth_info.exec.as_mut().filter(|exec| exec.provide_cluster_info) {
+        plugin.cluster = Some(for_plugin);
+    }
+    config.default_namespace = context.namespace.clone().unwrap_or(config.default_namespace);
+    config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or_default();
+    config.disable_compression = cluster.disable_compression.unwrap_or_default();
+    config.tls_server_name.clone_from(&cluster.tls_server_name);
+    Some(config)
+}
+
+/// A context, or the current context, and its cluster.
+fn selected<'a>(
+    kubeconfig: &'a Kubeconfig,
+    context: Option<&'a str>,
+) -> Option<(&'a Context, &'a Cluster)> {
     let context = context.or(kubeconfig.current_context.as_deref())?;
-    let named = kubeconfig.contexts.iter().find(|named| named.name == context)?;
-    let cluster = &named.context.as_ref()?.cluster;
-    let named = kubeconfig.clusters.iter().find(|named| named.name == *cluster)?;
-    named.cluster.as_ref()?.proxy_url.clone().filter(|url| !url.is_empty())
+    let context =
+        kubeconfig.contexts.iter().find(|named| named.name == context)?.context.as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|named| named.name == context.cluster)?;
+    Some((context, cluster.cluster.as_ref()?))
 }
 
 /// Whether a host and port match an entry of `NO_PROXY`. The local host always does.
@@ -224,6 +259,33 @@ mod tests {
         let error = applied(explicit, environment, "").unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(text.contains("proxy") && !text.contains("secret"), "{text}");
+    }
+
+    /// Its certificate is three bytes, which nothing parses.
+    const FULL: &str = "{current-context: a, contexts: [{name: a, context: {cluster: x, user: u}},
+        {name: b, context: {cluster: y, user: v, namespace: n}},
+        {name: c, context: {cluster: x, user: missing}}],
+        users: [{name: u, user: {token: t}}, {name: v, user: {username: me, exec: {command: p,
+        apiVersion: client.authentication.k8s.io/v1, provideClusterInfo: true}}}],
+        clusters: [{name: x, cluster: {server: 'https://x.example'}},
+        {name: y, cluster: {server: 'https://y.example:6443', insecure-skip-tls-verify: true,
+        disable-compression: true, tls-server-name: z, certificate-authority-data:
+        LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCkFBRUMKLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=}}]}";
+
+    #[tokio::test]
+    async fn everything_but_the_proxy_is_read_as_by_kube() {
+        for context in [None, Some("b"), Some("c")] {
+            let file = Kubeconfig::from_yaml(FULL).unwrap();
+            let own = without_proxy(&file, context).unwrap();
+            let options = kube::config::KubeConfigOptions {
+                context: context.map(str::to_owned),
+                ..Default::default()
+            };
+            let mut theirs = Config::from_custom_kubeconfig(file, &options).await.unwrap();
+            theirs.proxy_url = None;
+            assert_eq!(format!("{own:#?}"), format!("{theirs:#?}"));
+        }
+        assert!(without_proxy(&Kubeconfig::from_yaml(FULL).unwrap(), Some("d")).is_none());
     }
 
     #[test]
