@@ -468,14 +468,17 @@ impl Demo {
     }
 
     /// Adds the state of the pods of a namespace to an error.
-    fn explain(&self, error: &anyhow::Error, namespace: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// Always that error.
+    pub fn explain(&self, error: &anyhow::Error, namespace: &str) -> Result<()> {
         let get = |args: &[&str]| self.cluster.kubectl(args).unwrap_or_else(|e| format!("{e:#}"));
         let pods = get(&["-n", namespace, "get", "pods", "-o", "wide"]);
         let events = get(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]);
         let recent: Vec<&str> = events.lines().rev().take(15).collect();
         let mut logs = String::new();
         for pod in get(&["-n", namespace, "get", "pods", "-o", "name"]).lines() {
-            let log = get(&["-n", namespace, "logs", pod, "--all-containers", "--tail=8"]);
+            let log = get(&["-n", namespace, "logs", pod, "--all-containers", "--tail=12"]);
             write!(logs, "--- {pod}\n{log}")?;
         }
         bail!("{error:#}\n{pods}\n{}\n{logs}", recent.join("\n"))

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Deadline, demo::Demo, until};
+use blackbox::demo::{CONTROL_PLANE, Demo};
+use blackbox::{Deadline, until};
 use serde_json::{Value, json};
 
 use crate::TIMEOUT;
@@ -40,6 +41,13 @@ pub(crate) fn wait_for_answers(demo: &Demo) -> Result<()> {
         Ok(waiting.is_empty().then_some(()))
     })
     .with_context(|| format!("no answer to {waiting:?}"))
+    .or_else(|error| {
+        let error = match Report::take(demo) {
+            Ok(report) => error.context(format!("{report}")),
+            Err(_) => error,
+        };
+        demo.explain(&error, CONTROL_PLANE)
+    })
 }
 
 /// Results of its calls since [`forget`].

@@ -31,6 +31,9 @@ pub(crate) struct Flags {
     /// Also test with the official sidecars 1.14 and 1.16, which are built first (minutes each)
     #[arg(long)]
     every_sidecar: bool,
+    /// Upgrade from the reference and back with `global.ha.enabled`, not with one pod of a service
+    #[arg(long)]
+    high_availability: bool,
     /// Arguments for `cargo nextest run`, for example a name filter
     #[arg(last = true)]
     rest: Vec<String>,
@@ -83,6 +86,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     }
     if flags.every_sidecar {
         test.env(tools::EVERY_SIDECAR, "1");
+    }
+    if flags.high_availability {
+        test.env("TRILBY_HIGH_AVAILABILITY", "1");
     }
     let status = test.args(&flags.rest).status().context("run cargo nextest")?;
     list_slowest()?;
