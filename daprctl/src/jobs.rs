@@ -24,6 +24,7 @@ pub use self::file::FileError;
 pub use self::flags::JobsFlags;
 use self::flags::{Action, DeleteFlags, ExportFlags, GetFlags, ImportFlags, ListFlags};
 use self::record::Job;
+use crate::output::words::count;
 
 /// Prefixes of the store (Dapr 1.18).
 const JOBS: &[u8] = b"dapr/jobs/";
@@ -218,14 +219,15 @@ async fn exported(client: &mut Client, flags: &ExportFlags) -> Result<String, Jo
     let jobs = pairs.iter().filter(|pair| pair.key.starts_with(JOBS)).count();
     let (counters, hash) = (pairs.len() - jobs, file::content_hash(&pairs));
     let path = flags.file.display();
-    Ok(format!("exported {jobs} jobs and {counters} counters to {path}\ncontent SHA-256 {hash}\n"))
+    let (jobs, counters) = (count(jobs, "job"), count(counters, "counter"));
+    Ok(format!("exported {jobs} and {counters} to {path}\ncontent SHA-256 {hash}\n"))
 }
 
 async fn imported(client: &mut Client, flags: &ImportFlags) -> Result<String, JobsError> {
     let done = import::run(client, &flags.file, flags.overwrite).await?;
     let path = flags.file.display();
-    let mut text =
-        format!("imported {} jobs and {} counters from {path}", done.jobs, done.counters);
+    let (jobs, counters) = (count(done.jobs, "job"), count(done.counters, "counter"));
+    let mut text = format!("imported {jobs} and {counters} from {path}");
     if done.earlier > 0 {
         let _ = write!(text, ", {} of them by an earlier run", done.earlier);
     }

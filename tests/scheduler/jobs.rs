@@ -60,7 +60,7 @@ fn moves(from: &Scheduler, to: &Scheduler, format: &str) {
     let folder = Scratch::new("jobs").unwrap();
     let file = folder.path().join("jobs.export").to_string_lossy().into_owned();
     let exported = said(&daprctl(from.client, &["export", &file, "--format", format]));
-    assert!(exported.starts_with("exported 151 jobs and 1 counters"), "{exported}");
+    assert!(exported.starts_with("exported 151 jobs and 1 counter "), "{exported}");
     let before = list(from.client);
     let imported = said(&daprctl(to.client, &["import", &file]));
     assert_eq!(

@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 use jiff::Timestamp;
 
 use crate::output::private_file;
+use crate::output::words::count;
 
 /// Name of the list in the bundle.
 const CONTENTS: &str = "CONTENTS.txt";
@@ -55,7 +56,7 @@ impl Archive {
         let mut list = format!("Support bundle of daprctl {version}, {now}\n\n");
         for File { name, about, content } in &self.files {
             let _ = match content {
-                Ok(text) => writeln!(list, "{name} ({} bytes): {about}", text.len()),
+                Ok(text) => writeln!(list, "{name} ({}): {about}", count(text.len(), "byte")),
                 Err(error) => writeln!(list, "{name} is missing, {about}: {error}"),
             };
         }

@@ -6,6 +6,7 @@ use super::archive::Archive;
 use super::contents;
 use crate::cluster::Cluster;
 use crate::facts::Fact;
+use crate::output::words::count;
 
 /// Lines of each log, the last ones.
 const LINES: u32 = 2_000;
@@ -29,7 +30,8 @@ pub(super) async fn add(cluster: &Cluster, pods: &[Value], archive: &mut Archive
         }
     }
     if let Some((pod, container)) = containers.get(MAX_LOGS) {
-        let about = format!("{} more logs from {pod}-{container} on", containers.len() - MAX_LOGS);
+        let about =
+            format!("{} from {pod}-{container} on", count(containers.len() - MAX_LOGS, "more log"));
         let reason = format!("a bundle has {MAX_LOGS} logs; read others with `kubectl logs`");
         archive.missing("control-plane/logs", &about, &reason);
     }
@@ -96,7 +98,7 @@ mod tests {
 
     #[rstest]
     #[case(MAX_LOGS, None)]
-    #[case(MAX_LOGS + 1, Some("1 more logs from p-c51 on: a bundle has 50 logs"))]
+    #[case(MAX_LOGS + 1, Some("1 more log from p-c51 on: a bundle has 50 logs"))]
     #[tokio::test]
     async fn logs_beyond_the_limit_are_named(
         #[case] containers: usize,

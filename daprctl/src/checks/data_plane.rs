@@ -31,12 +31,19 @@ fn missing(facts: &Facts) -> Finding {
         Finding::error(
             GROUP,
             id,
-            format!("{} pods request a sidecar and have none: {}", names.len(), some_of(&names)),
+            format!("{}: {}", requests(names.len()), some_of(&names)),
             "when new pods get sidecars, the watchdog of the operator deletes these \
              (dapr_operator.watchInterval); without it run kubectl rollout restart, and recreate pods \
              without controller",
         )
     })
+}
+
+fn requests(pods: usize) -> String {
+    match pods {
+        1 => "1 pod requests a sidecar and has none".to_owned(),
+        number => format!("{number} pods request a sidecar and have none"),
+    }
 }
 
 /// Whether the API server calls the webhook for a pod; true if unknown.
@@ -67,7 +74,10 @@ fn ready(facts: &Facts) -> Finding {
             return Finding::ok(
                 GROUP,
                 id,
-                format!("{} sidecars are ready or starting", with.len()),
+                match with.len() {
+                    1 => "1 sidecar is ready or starting".to_owned(),
+                    number => format!("{number} sidecars are ready or starting"),
+                },
             );
         }
         Finding::warning(

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::checks::finding::{Finding, Group, about};
 use crate::facts::Facts;
+use crate::output::words::count;
 
 const GROUP: Group = Group::Identity;
 const DAY: i64 = 24 * 3600;
@@ -96,7 +97,7 @@ fn root(facts: &Facts) -> Finding {
 
 fn expiry(id: &'static str, what: &str, life: (Timestamp, Timestamp), now: Timestamp) -> Finding {
     let (start, end) = life;
-    let days = now.duration_until(end).as_secs() / DAY;
+    let days = usize::try_from(now.duration_until(end).as_secs() / DAY).unwrap_or_default();
     if now > end {
         return Finding::error(GROUP, id, format!("{what} expired on {end}"), RENEW);
     }
@@ -105,11 +106,14 @@ fn expiry(id: &'static str, what: &str, life: (Timestamp, Timestamp), now: Times
         return Finding::error(GROUP, id, format!("{what} is not valid before {start}"), remedy);
     }
     match expiry_step(start, end, now) {
-        None => Finding::ok(GROUP, id, format!("{what} is valid for {days} more days")),
+        None => Finding::ok(GROUP, id, format!("{what} is valid for {}", count(days, "more day"))),
         Some(percent) => Finding::warning(
             GROUP,
             id,
-            format!("{what} expires in {days} days: less than {percent} % of its lifetime is left"),
+            format!(
+                "{what} expires in {}: less than {percent} % of its lifetime is left",
+                count(days, "day")
+            ),
             RENEW,
         ),
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::checks::api;
 use crate::checks::finding::{Finding, Group, Status};
 use crate::facts::{Distribution, Facts, ReadError};
+use crate::output::words::count;
 
 /// The result of a run. docs/check.md describes its JSON form, whose members are stable.
 #[derive(Debug, Clone, Serialize)]
@@ -77,14 +78,14 @@ impl Report {
                 let _ = writeln!(text, "    {remedy}");
             }
         }
-        let count = |status| self.checks.iter().filter(|f| f.status == status).count();
+        let number = |status| self.checks.iter().filter(|f| f.status == status).count();
         let _ = writeln!(
             text,
-            "\n{} ok, {} warnings, {} errors, {} unknown",
-            count(Status::Ok),
-            count(Status::Warning),
-            count(Status::Error),
-            count(Status::Unknown)
+            "\n{} ok, {}, {}, {} unknown",
+            number(Status::Ok),
+            count(number(Status::Warning), "warning"),
+            count(number(Status::Error), "error"),
+            number(Status::Unknown)
         );
         text
     }

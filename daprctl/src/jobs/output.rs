@@ -40,6 +40,7 @@ fn row(job: &Job) -> [String; 8] {
     let when = match (&job.schedule, &job.due_time, &job.error) {
         (_, _, Some(error)) => error.clone(),
         (Some(schedule), _, _) => match job.repeats {
+            Some(1) => format!("{schedule}, once"),
             Some(repeats) => format!("{schedule}, {repeats} times"),
             None => schedule.clone(),
         },

@@ -172,7 +172,8 @@ fn policy(policy: cron::FailurePolicy) -> Option<String> {
             let every =
                 if millis == 0 { format!("{seconds}s") } else { format!("{seconds}.{millis:03}s") };
             match constant.max_retries {
-                Some(count) => format!("{count} retries, {every} apart"),
+                Some(1) => format!("1 retry after {every}"),
+                Some(retries) => format!("{retries} retries, {every} apart"),
                 None => format!("retries without end, {every} apart"),
             }
         }

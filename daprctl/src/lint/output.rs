@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use super::{Finding, Level};
+use crate::output::words::count;
 
 /// Output format of `daprctl lint`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,9 +58,10 @@ fn text(findings: &[Finding], files: usize) -> String {
         let (level, subject) = (level(finding), subject(finding));
         let _ = writeln!(text, "{file}:{line}: {level} [{id}] {subject}{words}");
     }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    let _ = writeln!(text, "{files} files, {errors} errors, {warnings} warnings");
+    let number = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (errors, warnings) = (number(Level::Error), number(Level::Warning));
+    let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+    let _ = writeln!(text, "{}, {errors}, {warnings}", count(files, "file"));
     text
 }
 

@@ -24,7 +24,10 @@ pub(crate) fn bounded(warnings: &[Warning]) -> Vec<String> {
     let mut kept = all;
     let count = kept.len();
     while length(&kept) + MAX_CHARS > MAX_TOTAL_CHARS && kept.pop().is_some() {}
-    kept.push(format!("{PREFIX}and {} more warnings", count - kept.len()));
+    kept.push(match count - kept.len() {
+        1 => format!("{PREFIX}and 1 more warning"),
+        more => format!("{PREFIX}and {more} more warnings"),
+    });
     kept
 }
 

@@ -8,6 +8,7 @@ use std::f64::consts::{PI, TAU};
 use super::{Edge, Node};
 use crate::html::{Html, el, leaf, text};
 use crate::pages::parts::hint;
+use crate::pages::words;
 
 /// Drawn applications and components; the table lists the calls of all.
 const MAX_NODES: usize = 1_000;
@@ -37,9 +38,9 @@ pub(super) fn picture(edges: &[Edge]) -> Html {
     }
     if nodes.len() > MAX_NODES || edges.len() > MAX_CURVES {
         return hint(format!(
-            "{} applications and components with {} connections are too many to draw: filter by namespace or name.",
+            "{} applications and components with {} are too many to draw: filter by namespace or name.",
             nodes.len(),
-            edges.len()
+            words::count(edges.len(), "connection")
         ));
     }
     let circle = Circle::of(nodes.len());
