@@ -89,10 +89,10 @@ fn github_output_stays_on_one_line_each() {
     assert_eq!(text.lines().count(), found.len());
 }
 
-#[test]
-fn our_samples_are_clean() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples");
-    let (mut folders, mut paths) = (vec![root], Vec::<PathBuf>::new());
+/// The YAML files below a folder of the repository, by their path in it.
+fn files_of(folder: &str) -> Vec<File> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let (mut folders, mut paths) = (vec![root.clone()], Vec::<PathBuf>::new());
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -104,8 +104,57 @@ fn our_samples_are_clean() {
         }
     }
     assert!(paths.len() > 5, "{paths:?}");
-    let files = documents::read(&paths).unwrap();
-    assert_eq!(findings(&files, Timestamp::UNIX_EPOCH), []);
+    paths.sort_unstable();
+    let mut files = documents::read(&paths).unwrap();
+    for (file, path) in files.iter_mut().zip(&paths) {
+        path.strip_prefix(&root).unwrap().to_str().unwrap().clone_into(&mut file.name);
+    }
+    files
+}
+
+#[test]
+fn our_samples_are_clean() {
+    assert_eq!(findings(&files_of("deploy/samples"), Timestamp::UNIX_EPOCH), []);
+}
+
+/// Manifests from public reports: each finding that they should have, and no other.
+#[test]
+fn manifests_of_public_reports_have_their_findings_and_no_other() {
+    let want = [
+        (
+            "13-objects-inside-objects/openshift-template.yaml",
+            "refers to a parameter of the Template",
+        ),
+        (
+            "16-ports-already-taken/pods.yaml",
+            "port 9090 of container gateway is also the metrics port",
+        ),
+        ("16-ports-already-taken/pods.yaml", "port 50001 of container agent is also the gRPC API"),
+        ("16-ports-already-taken/pods.yaml", "port 3500 of container agent is also the HTTP API"),
+        (
+            "16-ports-already-taken/pods.yaml",
+            "daprd uses ports 3500, 3501, 9090, 50001, 50002 of the node",
+        ),
+        ("17-no-service-account-token/pod.yaml", "the pod has no service account token"),
+        ("20-annotations-of-old/deployments.yaml", "did you mean dapr.io/app-port?"),
+        ("20-annotations-of-old/deployments.yaml", "did you mean dapr.io/app-id?"),
+        ("32-config-annotation-empty/pod.yaml", "dapr.io/log-level: is empty; the default applies"),
+        ("32-config-annotation-empty/pod.yaml", "dapr.io/config is empty and was removed"),
+    ];
+    let found = findings(&files_of("tests/fixtures/cases"), Timestamp::UNIX_EPOCH);
+    assert_eq!(found.len(), want.len(), "{found:#?}");
+    for (finding, (file, words)) in found.iter().zip(want) {
+        assert_eq!(finding.file, file, "{finding:?}");
+        assert!(finding.text.contains(words), "{words}: {finding:?}");
+    }
+}
+
+#[test]
+fn a_vault_store_of_two_tokens_has_a_finding() {
+    let store = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: strongbox}\nspec:\n  type: secretstores.hashicorp.vault\n  version: v1\n  metadata:\n  - {name: vaultToken, value: a}\n  - {name: vaultTokenMountPath, value: /token}\n";
+    let found = findings(&[file("a.yaml", store)], Timestamp::UNIX_EPOCH);
+    let text = &found.first().unwrap().text;
+    assert!(found.len() == 1 && text.contains("vaultTokenMountPath"), "{found:?}");
 }
 
 #[test]
