@@ -10,6 +10,7 @@ use crate::peers::Reach;
 use crate::server::guard::Guard;
 
 mod large_graph;
+mod planted;
 
 const PLANTED: &str = "pl4nted-s3cret";
 const HOSTILE: &str = "<script>alert(1)</script>\"'";
