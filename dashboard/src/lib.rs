@@ -36,10 +36,12 @@ mod peers;
 mod self_hosted;
 mod server;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use kubernetes::{ClientError, Precedence};
 use runtime::{ListenError, ReadyGuard, Scope};
+use tokio::net::TcpListener;
 use transport::{Limits, Server};
 
 use cluster::Cluster;
@@ -72,6 +74,9 @@ pub fn without_secrets(text: &str) -> &str {
 const CONNECTIONS: usize = 256;
 /// Bytes of a request's body; requests have none.
 const BODY_BYTES: usize = 1024;
+/// Ports after the chosen one that are tried without a cluster: the CLI chooses 8080, which is also
+/// the port of placement's health.
+const MORE_PORTS: u16 = 10;
 
 /// Why the dashboard does not start.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +136,25 @@ impl Sources {
     }
 }
 
+/// The port of the pages. One that is in use is passed over without a cluster; in a cluster a Service
+/// leads to the chosen one.
+async fn listen(config: &Config) -> Result<TcpListener, ListenError> {
+    let more = match config.source {
+        Source::SelfHosted { .. } => MORE_PORTS,
+        Source::Kubernetes { .. } => 0,
+    };
+    let address = config.address.to_string();
+    for port in config.port..config.port.saturating_add(more) {
+        match runtime::listen(&address, port).await {
+            Err(ListenError::Address { cause, .. }) if cause.kind() == ErrorKind::AddrInUse => {
+                tracing::warn!(target: "dapr.dashboard", "Port {port} is in use; the next one is tried");
+            }
+            bound => return bound,
+        }
+    }
+    runtime::listen(&address, config.port.saturating_add(more)).await
+}
+
 /// As [`run`]; returns the address of the pages. For tests.
 ///
 /// # Errors
@@ -139,7 +163,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<SocketAddr, RunError>
     let (watching, serving) = (scope.ready("watch"), scope.ready("pages"));
     let Sources { cluster, peers, logs, reviews } =
         Sources::start(&config, watching, &scope).await?;
-    let listener = runtime::listen(&config.address.to_string(), config.port).await?;
+    let listener = listen(&config).await?;
     let address = listener.local_addr().map_err(RunError::Address)?;
     let base = config.base_path.as_str();
     let pages = server::Pages { cluster, peers, logs, reviews, base: base.into() };
