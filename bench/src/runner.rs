@@ -7,6 +7,7 @@ use runtime::clock::monotonic;
 use crate::{
     environment::programs::Programs,
     flags::{Flags, Run, Target, Task},
+    report::growth,
     report::machine::Machine,
     report::results::{self, Results, ScenarioResults},
     report::stats,
@@ -51,8 +52,13 @@ fn run_scenarios(run: &Run) -> Result<()> {
     let scenarios = registry::chosen(&run.only)?;
     let services: Vec<_> =
         scenarios.iter().flat_map(|scenario| scenario.services().iter().copied()).collect();
+    let compared: Vec<_> = scenarios
+        .iter()
+        .filter(|scenario| run.baseline.is_some() || scenario.has(Side::Reference))
+        .flat_map(|scenario| scenario.services().iter().copied())
+        .collect();
     let programs = step("programs of both sides", || {
-        Programs::build(&run.profile, &services, run.baseline.as_deref())
+        Programs::build(&run.profile, &services, &compared, run.baseline.as_deref())
     })?;
     let [other, _] = programs.sides();
     let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
@@ -60,6 +66,7 @@ fn run_scenarios(run: &Run) -> Result<()> {
         let measured = measure(scenario.as_ref(), &programs, run.rounds(), run.size());
         let measured = measured.with_context(|| format!("row {}", scenario.name()))?;
         results::line(&results::table(&measured, other, run.quick));
+        results::line(&growth::tables(&growth::series(&measured.figures)));
         results.scenarios.push(measured);
         if let Some(file) = &run.json {
             results.write(file)?; // after each scenario: an aborted run keeps its finished rows

@@ -124,6 +124,11 @@ pub trait Scenario {
         true
     }
 
+    /// Whether it runs only when `--only` names it: it takes long and compares nothing.
+    fn is_only_named(&self) -> bool {
+        false
+    }
+
     /// The services that it starts, which are built before anything is measured.
     fn services(&self) -> &'static [Service];
 

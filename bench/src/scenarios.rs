@@ -7,6 +7,7 @@ pub mod operator_fanout;
 pub mod operator_memory;
 pub mod placement_join;
 pub mod registry;
+pub mod scale;
 pub mod scheduler;
 pub mod sentry_sign;
 pub mod start;

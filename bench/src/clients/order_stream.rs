@@ -5,6 +5,7 @@
 use std::{
     convert::Infallible,
     io::{self, Read as _},
+    net::Ipv4Addr,
     pin::Pin,
     sync::{
         Arc,
@@ -28,7 +29,7 @@ use prost::Message;
 use proto::placement::{Host, PlacementTables};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::mpsc,
     task::JoinHandle,
 };
@@ -98,16 +99,25 @@ pub struct OrderStream {
 
 impl OrderStream {
     /// A stream that begins with the message `first`, or `None` if the replica at `address` refuses
-    /// it. `received` counts the bytes that come on the connection.
+    /// it. It comes from the address `source`, if there is one. `received` counts the bytes that
+    /// come on the connection.
     ///
     /// # Errors
     /// When there is no connection.
     pub async fn open(
         address: &str,
+        source: Option<Ipv4Addr>,
         first: Host,
         received: Arc<AtomicU64>,
     ) -> Result<Option<Self>> {
-        let stream = TcpStream::connect(address).await?;
+        let stream = match source {
+            None => TcpStream::connect(address).await?,
+            Some(source) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((source, 0).into())?;
+                socket.connect(address.parse()?).await?
+            }
+        };
         stream.set_nodelay(true)?;
         let stream = TokioIo::new(Counted { stream, received });
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;

@@ -2,6 +2,7 @@
 //! acknowledges every order at once and tries the replicas in turn, as official sidecars do.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -48,6 +49,8 @@ struct Member {
 #[derive(Debug)]
 pub struct Hosts {
     addresses: Arc<[String]>,
+    namespace: Arc<str>,
+    source: Option<Ipv4Addr>,
     members: Vec<Member>,
     tasks: JoinSet<()>,
     /// Numbers of hosts are not reused.
@@ -78,7 +81,15 @@ impl Hosts {
     /// No hosts yet, for replicas at these addresses.
     pub fn new(addresses: Vec<String>) -> Self {
         let (members, tasks, shared) = (Vec::new(), JoinSet::new(), Arc::default());
-        Self { addresses: addresses.into(), members, tasks, named: 0, shared }
+        let (addresses, namespace) = (addresses.into(), "bench".into());
+        Self { addresses, namespace, source: None, members, tasks, named: 0, shared }
+    }
+
+    /// The same in another namespace, connecting from another address of this machine: one address
+    /// may open 5,120 connections.
+    #[must_use]
+    pub fn of(self, namespace: &str, source: Ipv4Addr) -> Self {
+        Self { namespace: namespace.into(), source: Some(source), ..self }
     }
 
     /// Adds `count` hosts, evenly over `time`.
@@ -91,6 +102,8 @@ impl Hosts {
             let host = Sidecar {
                 name: format!("10.{}.{}.1:50002", self.named / 250, self.named % 250),
                 addresses: self.addresses.clone(),
+                namespace: self.namespace.clone(),
+                source: self.source,
                 seen: seen.clone(),
                 shared: self.shared.clone(),
             };
@@ -182,6 +195,8 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 struct Sidecar {
     name: String,
     addresses: Arc<[String]>,
+    namespace: Arc<str>,
+    source: Option<Ipv4Addr>,
     seen: Arc<Mutex<Observations>>,
     shared: Arc<Shared>,
 }
@@ -193,7 +208,8 @@ impl Sidecar {
         loop {
             let Some(address) = self.addresses.get(attempt % self.addresses.len()) else { return };
             attempt += 1;
-            match OrderStream::open(address, self.report(), self.shared.bytes.clone()).await {
+            let received = self.shared.bytes.clone();
+            match OrderStream::open(address, self.source, self.report(), received).await {
                 Ok(Some(orders)) => {
                     self.handle_orders(orders).await;
                     self.shared.lost.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +223,12 @@ impl Sidecar {
     fn report(&self) -> Host {
         let name = self.name.clone();
         let entities = TYPES.map(ToOwned::to_owned).to_vec();
-        Host { name, entities, api_level: 20, ..message(1, None) }
+        Host { name, entities, api_level: 20, ..self.message(1, None) }
+    }
+
+    fn message(&self, operation: i32, version: Option<u64>) -> Host {
+        let (id, namespace) = (APP_ID.to_owned(), self.namespace.to_string());
+        Host { id, namespace, operation, version, ..Host::default() }
     }
 
     /// Reads orders to the end of the stream.
@@ -246,11 +267,6 @@ impl Sidecar {
                 4
             }
         };
-        message(operation, Some(seen.version))
+        self.message(operation, Some(seen.version))
     }
-}
-
-fn message(operation: i32, version: Option<u64>) -> Host {
-    let (id, namespace) = (APP_ID.to_owned(), "bench".to_owned());
-    Host { id, namespace, operation, version, ..Host::default() }
 }

@@ -17,21 +17,28 @@ pub struct Programs {
 
 impl Programs {
     /// Builds or finds them: ours statically linked, as shipped, with cargo's `profile`,
-    /// and only these; the other side's in the folder `baseline`, or those of the reference from its
-    /// Go module.
+    /// and only these; of those `compared`, the other side's in the folder `baseline`, or those of
+    /// the reference from its Go module.
     ///
     /// # Errors
     /// When one does not compile or is missing.
-    pub fn build(profile: &str, services: &[Service], baseline: Option<&Path>) -> Result<Self> {
+    pub fn build(
+        profile: &str,
+        services: &[Service],
+        compared: &[Service],
+        baseline: Option<&Path>,
+    ) -> Result<Self> {
         let other = if baseline.is_some() { Side::Baseline } else { Side::Reference };
         let mut found = HashMap::new();
         for (&service, program) in services.iter().zip(Service::build_only(services, profile)?) {
-            let theirs = match baseline {
-                Some(folder) => program_in(folder, service.binary())?,
-                None => service.reference().path()?,
-            };
             found.insert((Side::Trilby, service.binary()), program);
-            found.insert((other, service.binary()), theirs);
+            if compared.contains(&service) {
+                let theirs = match baseline {
+                    Some(folder) => program_in(folder, service.binary())?,
+                    None => service.reference().path()?,
+                };
+                found.insert((other, service.binary()), theirs);
+            }
         }
         Ok(Self { profile: profile.to_owned(), other, found })
     }

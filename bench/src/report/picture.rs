@@ -148,7 +148,7 @@ fn largest(figure: &Figure) -> f64 {
     largest(figure.reference).max(largest(figure.trilby))
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

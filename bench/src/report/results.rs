@@ -22,6 +22,9 @@ pub struct Results {
     pub rounds: u32,
     /// Whether the loads were cut.
     pub quick: bool,
+    /// Cargo's profile of our programs.
+    #[serde(default)] // absent in older reports
+    pub profile: String,
     /// One entry for each row that ran.
     pub scenarios: Vec<ScenarioResults>,
 }
@@ -50,7 +53,8 @@ impl ScenarioResults {
 impl Results {
     /// Results without rows.
     pub fn new(machine: Machine, run: &Run) -> Self {
-        Self { machine, rounds: run.rounds(), quick: run.quick, scenarios: Vec::new() }
+        let (rounds, profile) = (run.rounds(), run.profile.clone());
+        Self { machine, rounds, quick: run.quick, profile, scenarios: Vec::new() }
     }
 
     /// Writes the JSON.

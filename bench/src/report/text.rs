@@ -9,6 +9,7 @@ use crate::{
     report::aims,
     report::picture,
     report::results::{self, Results, ScenarioResults},
+    report::scale_page,
 };
 
 /// The page, in the folder of the report.
@@ -46,13 +47,22 @@ cd - && cargo xtask bench --baseline ../baseline/target/x86_64-unknown-linux-gnu
 
 ";
 
-/// Writes page, pictures and the results themselves into a folder.
+/// Writes page, pictures and the results themselves into a folder; rows of scale have a page of
+/// their own.
 ///
 /// # Errors
 /// When they cannot be written.
 pub fn write(results: &Results, docs: &Path) -> Result<()> {
     let pictures = docs.join(PICTURES);
     fs::create_dir_all(&pictures).with_context(|| format!("create {}", pictures.display()))?;
+    let (scale, compared) = scale_page::apart(results);
+    if let Some(scale) = scale {
+        scale_page::write(&scale, docs, &pictures)?;
+    }
+    compared.map_or(Ok(()), |compared| write_compared(&compared, docs, &pictures))
+}
+
+fn write_compared(results: &Results, docs: &Path, pictures: &Path) -> Result<()> {
     for scenario in &results.scenarios {
         for metric in aims::without_figure(&scenario.name, &scenario.figures)
             .iter()
@@ -147,6 +157,7 @@ mod tests {
             machine: Machine::of_this_run(None),
             rounds: 3,
             quick: false,
+            profile: "release".into(),
             scenarios: vec![scenario],
         };
         let folder = blackbox::Scratch::new("report").unwrap();

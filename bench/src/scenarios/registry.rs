@@ -6,6 +6,8 @@ use crate::{
     scenario::Scenario, scenarios::attacks::Attacks, scenarios::injector::Injector,
     scenarios::install::Install, scenarios::operator_fanout::OperatorFanout,
     scenarios::operator_memory::OperatorMemory, scenarios::placement_join::PlacementJoin,
+    scenarios::scale::operator::ScaleOperator, scenarios::scale::placement::ScalePlacement,
+    scenarios::scale::scheduler::ScaleScheduler, scenarios::scale::sentry::ScaleSentry,
     scenarios::scheduler::herd::SchedulerHerd, scenarios::scheduler::oneshot::SchedulerOneshot,
     scenarios::scheduler::restart::SchedulerRestart,
     scenarios::scheduler::schedule::SchedulerSchedule, scenarios::scheduler::ticks::SchedulerTicks,
@@ -31,28 +33,40 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(SchedulerRestart),
         Box::new(SchedulerWorkflow),
         Box::new(Attacks),
+        Box::new(ScaleOperator),
+        Box::new(ScalePlacement),
+        Box::new(ScaleSentry),
+        Box::new(ScaleScheduler),
         // Last: building images reads every program into the page cache, which changes start times.
         Box::new(Install),
     ]
 }
 
-/// The rows that a word names or, if it is no row's name, whose names contain it; all
-/// without words.
+/// The rows that a word names or, if it is no row's name, whose names contain it; without words
+/// all that do not have to be named. Of these the name begins with the word.
 ///
 /// # Errors
 /// When a word fits no row.
 pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     let scenarios = all();
     let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name()).collect();
-    let fits = |name: &str, word: &String| {
-        if names.contains(&word.as_str()) { name == word } else { name.contains(word.as_str()) }
+    let fits = |scenario: &dyn Scenario, word: &String| {
+        let name = scenario.name();
+        match word.as_str() {
+            word if names.contains(&word) => name == word,
+            word if scenario.is_only_named() => name.starts_with(word),
+            word => name.contains(word),
+        }
     };
     for word in words {
-        let known = names.iter().any(|name| fits(name, word));
+        let known = scenarios.iter().any(|scenario| fits(scenario.as_ref(), word));
         ensure!(known, "no row {word:?}: there are {}", names.join(", "));
     }
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| fits(name, word));
-    Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.name())).collect())
+    let wanted = |scenario: &dyn Scenario| {
+        let is_asked_for = words.iter().any(|word| fits(scenario, word));
+        is_asked_for || (words.is_empty() && !scenario.is_only_named())
+    };
+    Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.as_ref())).collect())
 }
 
 #[cfg(test)]
@@ -64,6 +78,15 @@ mod tests {
         let chosen = chosen(&["scheduler".to_owned()]).unwrap();
         assert!(chosen.len() > 4);
         assert!(chosen.iter().all(|scenario| scenario.name().starts_with("scheduler-")));
+    }
+
+    #[test]
+    fn rows_of_scale_run_only_when_they_are_named() {
+        let scale = |words: &[String]| {
+            let chosen = chosen(words).unwrap();
+            chosen.iter().filter(|scenario| scenario.name().starts_with("scale-")).count()
+        };
+        assert_eq!((scale(&[]), scale(&["scale".to_owned()])), (0, 4));
     }
 
     #[test]

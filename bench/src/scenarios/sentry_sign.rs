@@ -279,7 +279,7 @@ impl Caller for Kept {
 
 /// How often a sidecar tries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Attempts {
+pub(super) enum Attempts {
     /// Once.
     One,
     /// As daprd does.
@@ -288,7 +288,7 @@ enum Attempts {
 
 /// Sidecars of the cluster, one after the other, each once and with a connection of its own: a
 /// token that is used again may be cached.
-struct Cluster {
+pub(super) struct Cluster {
     dial: Dial,
     sidecars: Vec<SignCertificateRequest>,
     next: usize,
@@ -296,7 +296,11 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(dial: &Dial, sidecars: &[SignCertificateRequest], attempts: Attempts) -> Self {
+    pub(super) fn new(
+        dial: &Dial,
+        sidecars: &[SignCertificateRequest],
+        attempts: Attempts,
+    ) -> Self {
         Self { dial: dial.clone(), sidecars: sidecars.to_vec(), next: 0, attempts }
     }
 
@@ -396,7 +400,7 @@ pub(super) fn request(
 }
 
 /// Creates `count` pods, and the request of each with a token that is bound to it.
-async fn sidecars(env: &TestEnv, count: usize) -> Result<Vec<SignCertificateRequest>> {
+pub(super) async fn sidecars(env: &TestEnv, count: usize) -> Result<Vec<SignCertificateRequest>> {
     let api = ApiServer::connect(env.api().kubeconfig()).await?;
     let mut namespaces = Vec::new();
     for _ in 0..NAMESPACES {

@@ -151,7 +151,7 @@ impl Joiner {
     async fn join(&self) -> Result<()> {
         let name = format!("10.0.{}.{}:{}", self.number, self.joins % 250, 50002);
         let first = Host { name, entities: vec!["cat".to_owned()], api_level: 20, ..message(1) };
-        let orders = OrderStream::open(&self.address, first, Arc::default()).await?;
+        let orders = OrderStream::open(&self.address, None, first, Arc::default()).await?;
         let mut orders = orders.context("no leader")?;
         let mut version = None;
         while let Some(order) = orders.next().await {

@@ -5,6 +5,7 @@ use std::{sync::Arc, thread, time::Duration};
 use anyhow::{Result, bail};
 use blackbox::{Service, progress::say};
 use runtime::clock::monotonic;
+use tokio::runtime::Runtime;
 
 use super::{Fixture, delivered, number, or_none, prepared, schedule::listed};
 use crate::{
@@ -94,7 +95,7 @@ fn far(fixture: &Fixture, side: Side, count: usize) -> Result<Vec<Reading>> {
         return Ok(readings);
     }
     scheduler.kill();
-    let took = start(fixture, &mut scheduler, "after-kill")?;
+    let took = start(&fixture.runtime, &mut scheduler, "after-kill")?;
     add("kill -9, start until a new job is delivered", Unit::Milliseconds, took);
     add("RSS after the restart", Unit::Megabytes, megabytes(scheduler.running()?.memory()?.rss));
     let address = scheduler.running()?.address();
@@ -103,17 +104,21 @@ fn far(fixture: &Fixture, side: Side, count: usize) -> Result<Vec<Reading>> {
     add("lost", Unit::Count, number(u64::try_from(acknowledged.missing(found))?));
     scheduler.stop()?;
     add("on disk", Unit::Megabytes, megabytes(scheduler.disk_bytes()?));
-    let took = start(fixture, &mut scheduler, "after-stop")?;
+    let took = start(&fixture.runtime, &mut scheduler, "after-stop")?;
     add("stop, start until a new job is delivered", Unit::Milliseconds, took);
     Ok(readings)
 }
 
 /// Starts the scheduler on its data; milliseconds until a new job of `app` was delivered.
-fn start(fixture: &Fixture, scheduler: &mut Scheduler, app: &str) -> Result<f64> {
+pub(in crate::scenarios) fn start(
+    runtime: &Runtime,
+    scheduler: &mut Scheduler,
+    app: &str,
+) -> Result<f64> {
     let begin = monotonic();
     let address = scheduler.launch()?.address();
     let log = Arc::new(DeliveryLog::new(ATTEMPTS));
-    fixture.runtime.block_on(async {
+    runtime.block_on(async {
         let _streams = JobStreams::begin(&address, app, &Log::Deliveries(log.clone()));
         schedule(&address, app, &log).await?;
         delivered(&log, 1, LIMIT).await
