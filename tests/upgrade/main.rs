@@ -193,10 +193,14 @@ fn upgrade(demo: &Demo, side: Side) -> Result<()> {
     let mut args = vec!["upgrade", "dapr", chart, "--namespace", CONTROL_PLANE];
     args.extend(["--reset-then-reuse-values", "--wait", "--timeout", "4m"]);
     if high_availability() {
-        // Dapr's has volumes and ours has none, which Kubernetes does not change in place.
+        // Dapr's has volumes and ours has none, which Kubernetes does not change in place. Pods
+        // without volumes cannot become those of a set with volumes, so they end on the way back.
         let placement = "statefulset/dapr-placement-server";
-        let orphan = ["-n", CONTROL_PLANE, "delete", placement, "--cascade=orphan"];
-        demo.cluster().kubectl(&orphan)?;
+        let cascade = match side {
+            Side::Trilby => "--cascade=orphan",
+            Side::Reference => "--cascade=foreground",
+        };
+        demo.cluster().kubectl(&["-n", CONTROL_PLANE, "delete", placement, cascade])?;
     }
     args.extend(sets.iter().flat_map(|set| ["--set", *set]));
     demo.cluster().helm(&args).map(drop)
