@@ -26,6 +26,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::endpoints::Endpoints;
 use super::once::{self, Put};
+use super::requests;
 use crate::store::{Committed, Revision, StoreError};
 
 /// Largest message in either direction. etcd limits requests itself.
@@ -119,7 +120,7 @@ impl Client {
             async move { session.kv().range(request).await }
         });
         let answer = answer.await?;
-        self.saw(answer.header.as_ref().map_or(0, |header| header.revision.cast_unsigned()));
+        self.saw(requests::revision_of(answer.header.as_ref()));
         Ok(answer)
     }
 
@@ -131,7 +132,7 @@ impl Client {
             async move { session.kv().txn(request).await }
         });
         let answer = answer.await?;
-        self.saw(answer.header.as_ref().map_or(0, |header| header.revision.cast_unsigned()));
+        self.saw(requests::revision_of(answer.header.as_ref()));
         Ok(answer)
     }
 

@@ -13,7 +13,7 @@ use tonic::Streaming;
 
 use super::client::Client;
 use super::echo::Echo;
-use super::requests::number;
+use super::requests::{self, number};
 use crate::store::{Change, Revision, Source, StoreError, StoreEvent, keys};
 
 /// The pause before a watch is reopened.
@@ -92,7 +92,7 @@ impl Watch {
     }
 
     fn take(&mut self, answer: WatchResponse) -> Option<WatchEvent> {
-        let revision = answer.header.map_or(0, |header| header.revision.cast_unsigned());
+        let revision = requests::revision_of(answer.header.as_ref());
         if answer.canceled {
             self.open = None;
             if answer.compact_revision > 0 {
@@ -123,7 +123,7 @@ impl Watch {
 pub(super) async fn run(client: Arc<Client>, echo: Arc<Echo>, feed: mpsc::Sender<StoreEvent>) {
     // Counters and jobs are neighbours.
     let end = crate::store::range::KeyRange::prefix(keys::JOBS.into());
-    let (_, end) = super::requests::bounds(end);
+    let (_, end) = requests::bounds(end);
     let mut watch = Watch::new(client, keys::COUNTERS.into(), end);
     let mut opened = false;
     loop {

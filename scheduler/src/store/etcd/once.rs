@@ -94,7 +94,7 @@ pub(super) async fn send_again(
     loop {
         let read = session.request(requests::one(put.key.clone()));
         let read = session.kv().range(read).await?.into_inner();
-        let until = read.header.map_or(0, |header| header.revision.cast_unsigned());
+        let until = requests::revision_of(read.header.as_ref());
         let found = read.kvs.into_iter().next().map(super::entry);
         if let Some(entry) = found.as_ref().filter(|entry| entry.record.value == put.value) {
             return Ok(done(true, entry.record.mod_revision));

@@ -5,7 +5,8 @@ use proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUni
 use proto::etcd::etcdserverpb::request_op::Request;
 use proto::etcd::etcdserverpb::response_op::Response;
 use proto::etcd::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
+    TxnResponse,
 };
 
 use crate::store::range::KeyRange;
@@ -105,9 +106,14 @@ pub(super) fn committed(answer: &TxnResponse) -> Committed {
     });
     Committed {
         succeeded: answer.succeeded,
-        revision: answer.header.map_or(0, |header| header.revision.cast_unsigned()),
+        revision: revision_of(answer.header.as_ref()),
         deleted: deleted.sum(),
     }
+}
+
+/// The revision of the store when it answered, 0 without a header.
+pub(super) fn revision_of(header: Option<&ResponseHeader>) -> Revision {
+    header.map_or(0, |header| header.revision.cast_unsigned())
 }
 
 /// A revision in messages.

@@ -53,7 +53,7 @@ impl Pages {
         };
         let answer = client.page(request).await?;
         if self.revision == 0 {
-            self.revision = answer.header.map_or(0, |header| header.revision.cast_unsigned());
+            self.revision = requests::revision_of(answer.header.as_ref());
         }
         let bytes = answer.kvs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
         self.limit = limit_after(answer.kvs.len(), bytes);
