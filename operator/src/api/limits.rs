@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_thousand_replicas_of_an_app_start_at_once_and_stay_connected() {
+    fn the_limits_of_an_app_are_those_of_two_thousand_replicas() {
         let (limits, replicas) = (ApiLimits::DEFAULT, 2_000);
         assert!(limits.app_requests >= replicas && limits.app_streams >= 7 * replicas);
         assert_eq!(transport::Limits::default().connections_per_identity, 2 * REPLICAS);
