@@ -27,6 +27,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The machine of a run and the day, as both pages begin with them.
+    pub fn words(&self) -> String {
+        let Self { date, processor, cores, memory_gigabytes, kernel, .. } = self;
+        format!("{date}: {processor} ({cores} cores), {memory_gigabytes} GB, Linux {kernel}.")
+    }
+
     /// This machine, now.
     pub fn of_this_run(baseline: Option<&Path>) -> Self {
         let read = |file| fs::read_to_string(file).unwrap_or_default();

@@ -43,7 +43,18 @@ pub struct ScenarioResults {
     pub figures: Vec<Figure>,
 }
 
+/// The folder of the pictures and of the run's JSON, beside the pages.
+pub const PICTURES: &str = "performance";
+
 impl ScenarioResults {
+    /// The beginning of its section: name, load, duration, picture.
+    pub fn head(&self) -> String {
+        let (Self { name, about, .. }, took) = (self, minutes(self.seconds));
+        format!(
+            "## {name}\n\n{about}. The row took {took}.\n\n![{name}]({PICTURES}/{name}.svg)\n\n"
+        )
+    }
+
     /// The aim of a figure.
     pub fn aim(&self, figure: &Figure, quick: bool) -> Option<Aim> {
         Aim::of(&self.name, figure).filter(|_| !quick)

@@ -5,11 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result};
 use blackbox::progress::say;
 
-use crate::{
-    report::growth,
-    report::growth_picture,
-    report::results::{self, Results},
-};
+use crate::{report::growth, report::growth_picture, report::results::Results};
 
 /// The page, in the folder of the report.
 const PAGE: &str = "performance-scale.md";
@@ -73,21 +69,14 @@ fn page(results: &Results) -> String {
     let machine = &results.machine;
     let _ = writeln!(
         out,
-        "{}: {} ({} cores), {} GB, Linux {}. Trilby {}, Kubernetes {}.\n",
-        machine.date,
-        machine.processor,
-        machine.cores,
-        machine.memory_gigabytes,
-        machine.kernel,
+        "{} Trilby {}, Kubernetes {}.\n",
+        machine.words(),
         machine.trilby,
         machine.kubernetes
     );
     out.push_str(METHOD);
     for scenario in &results.scenarios {
-        let took = results::minutes(scenario.seconds);
-        let (name, about) = (&scenario.name, &scenario.about);
-        let _ = write!(out, "## {name}\n\n{about}. The row took {took}.\n\n");
-        let _ = write!(out, "![{name}](performance/{name}.svg)\n\n");
+        out.push_str(&scenario.head());
         out.push_str(&growth::tables(&growth::series(&scenario.figures)));
     }
     out.truncate(out.trim_end().len());
@@ -100,7 +89,7 @@ mod tests {
     use super::*;
     use crate::{
         report::machine::Machine,
-        report::results::ScenarioResults,
+        report::results::{self, ScenarioResults},
         report::stats::{Figure, Spread},
         report::text,
         scenario::Unit,

@@ -8,14 +8,12 @@ use blackbox::progress::say;
 use crate::{
     report::aims,
     report::picture,
-    report::results::{self, Results, ScenarioResults},
+    report::results::{self, PICTURES, Results, ScenarioResults},
     report::scale_page,
 };
 
 /// The page, in the folder of the report.
 const PAGE: &str = "performance.md";
-/// The folder of the pictures and of the run's JSON, beside the page.
-const PICTURES: &str = "performance";
 
 /// The method, which the page states before the figures.
 const METHOD: &str = "\
@@ -97,12 +95,8 @@ fn page(results: &Results) -> String {
     }
     let _ = writeln!(
         out,
-        "{}: {} ({} cores), {} GB, Linux {}. Trilby {}, reference {}, Kubernetes {}.\n",
-        machine.date,
-        machine.processor,
-        machine.cores,
-        machine.memory_gigabytes,
-        machine.kernel,
+        "{} Trilby {}, reference {}, Kubernetes {}.\n",
+        machine.words(),
         machine.trilby,
         machine.reference,
         machine.kubernetes
@@ -115,9 +109,7 @@ fn page(results: &Results) -> String {
 }
 
 fn section(out: &mut String, scenario: &ScenarioResults, quick: bool) {
-    let took = results::minutes(scenario.seconds);
-    let _ = write!(out, "## {}\n\n{}. The row took {took}.\n\n", scenario.name, scenario.about);
-    let _ = write!(out, "![{0}]({PICTURES}/{0}.svg)\n\n", scenario.name);
+    out.push_str(&scenario.head());
     out.push_str("| | reference | Trilby | ratio | aim |\n|---|---|---|---|---|\n");
     for figure in &scenario.figures {
         let _ = writeln!(

@@ -154,9 +154,7 @@ fn secret(index: usize) -> Value {
 }
 
 fn component(index: usize) -> Value {
-    let mut items: Vec<Value> = (0..8)
-        .map(|item| json!({"name": format!("setting{item}"), "value": format!("value of {index}")}))
-        .collect();
+    let mut items = settings(index, 8);
     let last = if index.is_multiple_of(SECRET_EVERY) {
         let secret = json!({"name": format!("secret-{}", index / SECRET_EVERY), "key": "password"});
         json!({"name": "password", "secretKeyRef": secret})
@@ -164,15 +162,31 @@ fn component(index: usize) -> Value {
         json!({"name": "password", "value": "none"})
     };
     items.push(last);
+    component_of(index, &items)
+}
+
+/// Metadata items of a Component.
+pub(super) fn settings(index: usize, count: usize) -> Vec<Value> {
+    (0..count)
+        .map(|item| json!({"name": format!("setting{item}"), "value": format!("value of {index}")}))
+        .collect()
+}
+
+/// A Component with these metadata items.
+pub(super) fn component_of(index: usize, items: &[Value]) -> Value {
     json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
         "metadata": {"name": format!("component-{index}")},
         "spec": {"type": "state.in-memory", "version": "v1", "metadata": items}})
 }
 
+/// The environment of a container of ordinary size.
+pub(super) fn variables() -> Vec<Value> {
+    (0..12).map(|i| json!({"name": format!("SETTING_{i}"), "value": "some value"})).collect()
+}
+
 /// A pod of ordinary size.
 fn pod(index: usize) -> Value {
-    let environment: Vec<Value> =
-        (0..12).map(|i| json!({"name": format!("SETTING_{i}"), "value": "some value"})).collect();
+    let environment = variables();
     json!({"kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": pod_name(index), "labels": {"app": app_id(index % APPS)},
             "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": app_id(index % APPS),

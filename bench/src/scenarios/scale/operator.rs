@@ -17,6 +17,7 @@ use crate::{
     environment::test_env::{Running, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
     scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenarios::operator_memory::{component_of, settings, variables},
 };
 
 /// Namespace of all objects: the worst case of a change, which every sidecar receives.
@@ -97,18 +98,12 @@ impl Scenario for ScaleOperator {
 }
 
 fn component(index: usize) -> Value {
-    let items: Vec<Value> = (0..9)
-        .map(|item| json!({"name": format!("setting{item}"), "value": format!("value of {index}")}))
-        .collect();
-    json!({"kind": "Component", "apiVersion": "dapr.io/v1alpha1",
-        "metadata": {"name": format!("component-{index}")},
-        "spec": {"type": "state.in-memory", "version": "v1", "metadata": items}})
+    component_of(index, &settings(index, 9))
 }
 
 /// A pod of ordinary size with its sidecar, so that the watchdog has nothing to repair.
 fn pod(index: usize) -> Value {
-    let environment: Vec<Value> =
-        (0..12).map(|i| json!({"name": format!("SETTING_{i}"), "value": "some value"})).collect();
+    let environment = variables();
     let app = app_id(index % APPS);
     json!({"kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": format!("pod-{index}"),
