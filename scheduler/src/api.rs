@@ -159,10 +159,10 @@ impl Api {
             id,
             mailbox,
             store: self.store,
+            ending: self.dispatcher.closing().clone(),
             dispatcher: self.dispatcher,
             fence: self.fence,
             metrics: self.metrics,
-            ending: self.ending,
         };
         stream.run(inbound, outbound).await;
         tracing::info!(target: "dapr.scheduler.server",

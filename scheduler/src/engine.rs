@@ -7,7 +7,8 @@
 //! ```
 //! Start at [`Engine::step`]; [`event`] has the inputs and outputs. `lifecycle` moves single jobs,
 //! `dispatch` fills streams, `progress` counts ticks and applies failure policies, `pool` holds the
-//! jobs that wait for streams and gates, `due` those that wait for a time.
+//! jobs that wait for streams and gates, `due` those that wait for a time, `leaving` those that go to
+//! another member.
 //!
 //! Invariants: a version of a job has at most one delivery without an answer; no delivery starts
 //! before its time by the wall clock; the next tick is armed when the counter of the last one is
@@ -17,6 +18,7 @@ mod dispatch;
 mod due;
 pub(crate) mod event;
 pub(crate) mod job;
+mod leaving;
 mod lifecycle;
 mod pool;
 mod pools;
@@ -84,6 +86,8 @@ pub(crate) struct Engine {
     paused: bool,
     loading: usize,
     writing: usize,
+    leaving: usize,
+    in_flight: usize,
     /// Jobs whose counter a full store refused.
     unsaved: VecDeque<JobId>,
     unsaved_at: Option<Timestamp>,
@@ -124,6 +128,8 @@ impl Default for Engine {
             paused: false,
             loading: 0,
             writing: 0,
+            leaving: 0,
+            in_flight: 0,
             unsaved: VecDeque::new(),
             unsaved_at: None,
             scan: None,
@@ -147,6 +153,7 @@ impl Engine {
                 self.put(key, revision, job, counter, origin, now);
             }
             Event::JobDeleted { key, revision } => self.delete_at(&key, revision),
+            Event::ShardsLeaving(shards) => self.leave(&shards),
             Event::ShardsLost(shards) => self.forget(&shards),
             Event::CounterPut { key } => self.reload(&key),
             Event::StreamOpened(registration) => self.open_stream(registration),
@@ -183,6 +190,11 @@ impl Engine {
         [self.armed.first(), far, self.unsaved_at].into_iter().flatten().min()
     }
 
+    /// Deliveries without an answer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     /// Numbers for metrics, counted on demand.
     pub(crate) fn gauges(&self) -> Gauges {
         let waiting = |staged: bool| {
@@ -194,7 +206,7 @@ impl Engine {
             armed: self.armed.len() + self.far.len(),
             staged: waiting(true),
             waiting: waiting(false),
-            in_flight: self.streams.values().map(|stream| stream.outstanding.len()).sum(),
+            in_flight: self.in_flight,
             gates: self.pools.iter().flat_map(pool::Pool::gates).collect(),
         }
     }

@@ -1,5 +1,7 @@
 //! Schedulers over one etcd: ours and Dapr's own.
 
+mod roll;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};

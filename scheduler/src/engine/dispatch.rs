@@ -57,9 +57,11 @@ impl Engine {
             }
         }
         let mut returned: Vec<(Timestamp, JobId)> = Vec::new();
+        self.in_flight -= stream.outstanding.len();
         for outstanding in stream.outstanding.into_values() {
             self.effects.push(Effect::Observe(Observation::Undelivered(outstanding.kind)));
-            if self.is_delivered(outstanding.job)
+            if !self.depart(outstanding.job, None)
+                && self.is_delivered(outstanding.job)
                 && let Some(planned) = self.planned(outstanding.job)
             {
                 returned.push((planned, outstanding.job));
@@ -106,6 +108,7 @@ impl Engine {
         let stream = self.streams.get_mut(&id)?;
         let was_full = !stream.has_room();
         let outstanding = stream.settle(delivery)?;
+        self.in_flight -= 1;
         if was_full {
             self.list_pools_of(id);
         }
@@ -200,6 +203,7 @@ impl Engine {
         self.pools.refer(id);
         let Some(stream_state) = self.streams.get_mut(&stream) else { return false };
         let id = stream_state.deliver(outstanding);
+        self.in_flight += 1;
         self.effects.push(Effect::Deliver { stream, id, key, revision, shard });
         true
     }

@@ -36,6 +36,10 @@ pub(crate) enum Event {
         /// When. A later version stays.
         revision: u64,
     },
+    /// The jobs of these shards will be another member's: none is delivered any more, and they are
+    /// forgotten, each with the answer to its delivery. Answers still count. No [`Event::JobPut`] of
+    /// them follows before [`Event::ShardsLost`].
+    ShardsLeaving(BTreeSet<Shard>),
     /// The jobs of these shards are another member's from now on: they are forgotten, and answers to
     /// their deliveries apply to nothing.
     ShardsLost(BTreeSet<Shard>),

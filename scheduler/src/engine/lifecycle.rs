@@ -141,6 +141,7 @@ impl Engine {
             State::Armed(at) => self.armed.remove(at, id),
             State::Loading { .. } => self.loading -= 1,
             State::Writing { .. } => self.writing -= 1,
+            State::Leaving => self.leaving -= 1,
             State::Waiting => {
                 if let Some(plan) = &entry.plan
                     && let Some(pool) = self.pools.get_mut(plan.pool)
@@ -228,7 +229,7 @@ impl Engine {
             AckResult::Success => Observation::Succeeded(outstanding.kind, latency),
             AckResult::Failed => Observation::Failed(outstanding.kind, latency),
         }));
-        if self.is_delivered(outstanding.job) {
+        if !self.depart(outstanding.job, Some(result)) && self.is_delivered(outstanding.job) {
             self.apply(outstanding.job, result);
         }
     }
@@ -349,7 +350,7 @@ impl Engine {
         now: Timestamp,
     ) {
         let Some(outstanding) = self.settle(stream, id) else { return };
-        if !self.is_delivered(outstanding.job) {
+        if self.depart(outstanding.job, None) || !self.is_delivered(outstanding.job) {
             return;
         }
         match reason {

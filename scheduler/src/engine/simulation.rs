@@ -61,6 +61,7 @@ struct Simulation {
     streams: BTreeMap<u64, BTreeMap<u64, Sent>>,
     next_stream: u64,
     versions: BTreeMap<String, Version>,
+    leaving: BTreeSet<Shard>,
     deliveries: usize,
 }
 
@@ -78,6 +79,7 @@ impl Simulation {
             streams: BTreeMap::new(),
             next_stream: 0,
             versions: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             deliveries: 0,
         }
     }
@@ -119,6 +121,7 @@ impl Simulation {
     fn delivered(&mut self, stream: StreamId, id: u64, key: Arc<str>, revision: u64) {
         self.deliveries += 1;
         let now = self.now;
+        assert!(!self.leaving.contains(&Shard::of(revision)), "{key} is going elsewhere");
         let recipe = self.recipe(&key, revision);
         let version = self.version(&key, revision).expect("the engine runs a version of the feed");
         assert!(!version.delivered, "{key} has two deliveries");
@@ -306,12 +309,35 @@ impl Simulation {
         self.step(Event::ScanEnded);
     }
 
+    /// What is answered before some shards go counts.
+    fn leave_shards(&mut self, lost: &BTreeSet<Shard>) {
+        self.leaving.clone_from(lost);
+        self.step(Event::ShardsLeaving(lost.clone()));
+        for _ in 0..4 {
+            let streams: Vec<u64> = self.streams.keys().copied().collect();
+            match self.choice.pick(&streams) {
+                Some(stream) if self.choice.chance(80) => self.answer(stream, 60),
+                Some(stream) => self.close(stream),
+                None => self.open(false),
+            }
+            self.now += 1_000;
+            self.step(Event::Tick);
+        }
+        while !self.requests.is_empty() {
+            self.serve(false);
+        }
+        self.leaving.clear();
+    }
+
     /// Some shards go to another member, whose changes are not seen yet, and come back.
     fn lose_shards(&mut self) {
         while !self.requests.is_empty() {
             self.serve(false);
         }
         let lost: BTreeSet<Shard> = Shard::all().filter(|_| self.choice.chance(50)).collect();
+        if self.choice.chance(50) {
+            self.leave_shards(&lost);
+        }
         self.versions.retain(|_, version| !lost.contains(&Shard::of(version.revision)));
         for sent in self.streams.values_mut().flat_map(BTreeMap::values_mut) {
             if lost.contains(&Shard::of(sent.revision)) {

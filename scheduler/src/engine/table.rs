@@ -36,6 +36,8 @@ pub(super) enum State {
     Waiting,
     /// On a stream, without an answer.
     Delivered,
+    /// As [`State::Delivered`], and forgotten with the answer: its shard goes to another member.
+    Leaving,
     /// A result is being written. The job ends afterwards or is armed again.
     Writing { finish: bool },
     /// The store has another version of the job, or a record that cannot be decoded.

@@ -66,16 +66,28 @@ pub(crate) trait Triggers: Send + Sync + 'static {
     /// Starts to trigger the jobs of further shards; none changes the share only.
     fn gain(&self, claims: Claims, share: Share) -> BoxFuture<'_, ()>;
 
-    /// Stops triggering the jobs of these shards. Returns when no result of theirs is being
-    /// written.
+    /// Stops triggering the jobs of these shards, which other members get next. Returns when answers
+    /// that were under way have come and no result is being written.
     fn release(&self, shards: BTreeSet<Shard>) -> BoxFuture<'_, ()>;
 
     /// Stops triggering. Returns when deliveries have stopped and no result is being written.
-    /// `lost`: others may have had the jobs since.
-    fn stop(&self, lost: bool) -> BoxFuture<'_, ()>;
+    fn stop(&self, stop: Stop) -> BoxFuture<'_, ()>;
 
-    /// Returns when the process stops and the last results are written.
+    /// Returns when the process stops, answers that were under way have come, and the last results
+    /// are written.
     fn ended(&self) -> BoxFuture<'_, ()>;
+}
+
+/// How a member stops triggering all of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Others may have them already: answers that are under way apply to nothing.
+    Lost,
+    /// Others may have them next. Answers that are under way are awaited.
+    Leave,
+    /// The members share all jobs anew, and it may keep some. Answers that are under way are
+    /// awaited, and later ones count for the jobs that it keeps.
+    Recount,
 }
 
 /// A member of the cluster.
@@ -133,7 +145,7 @@ impl Member {
             };
             tracing::warn!(target: LOG, "{why}, joining again");
             self.fence.end();
-            if token.run_until_cancelled(self.triggers.stop(true)).await.is_none() {
+            if token.run_until_cancelled(self.triggers.stop(Stop::Lost)).await.is_none() {
                 return self.leave(own.lease).await;
             }
             // Its keys go with it, unless all are gone.
@@ -271,18 +283,16 @@ impl Member {
     /// Stops what must not run with this step. Without another write of the own key a part is the
     /// same.
     async fn stop_before(&self, step: &Step, running: &mut Running) {
-        let lost = matches!(step, Step::Lost | Step::Enter { .. });
-        let stops = match running {
-            Running::Nothing => false,
-            Running::Part(_) => !matches!(step, Step::Run(..)),
-            Running::Shards { .. } => lost,
+        let how = match (step, &*running) {
+            (_, Running::Nothing) => return,
+            (Step::Lost, _) => Stop::Lost,
+            (Step::Enter { .. }, _) => Stop::Leave,
+            (Step::Run(..), Running::Part(_)) | (_, Running::Shards { .. }) => return,
+            (_, Running::Part(_)) => Stop::Recount,
         };
-        if !stops {
-            return;
-        }
         *running = Running::Nothing;
         self.fence.end();
-        self.triggers.stop(lost).await;
+        self.triggers.stop(how).await;
     }
 
     async fn run_part(&self, part: Part, team: Team, running: &mut Running) {

@@ -6,18 +6,22 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use runtime::clock;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::dispatcher::{Dispatcher, Task};
+use super::dispatcher::{Dispatcher, Message, Task};
 use super::writes::Writes;
 use crate::engine::event::{Event, Share};
 use crate::engine::shard::Shard;
-use crate::membership::member::Triggers;
+use crate::membership::member::{Stop, Triggers};
 use crate::membership::ownership::{Ownership, Part};
 use crate::membership::shards::Claims;
 
-/// Time limit for results to be written before the jobs move to other members, or the process ends.
-/// Jobs whose result is not written then are delivered again.
+/// Time limit for answers of sidecars that are under way when jobs move to other members, or the
+/// process ends. Jobs that are not answered then are delivered again. Sidecars whose apps answer at
+/// once need a round trip; activities that run for hours are not waited for.
+pub(super) const ANSWERS: Duration = Duration::from_millis(500);
+/// Time limit for answers, and for their results to be written. Jobs whose result is not written
+/// then are delivered again.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// A command of the membership.
@@ -25,13 +29,43 @@ pub(super) enum Control {
     Start(Part, Share),
     Gain(Claims, Share),
     Release { shards: BTreeSet<Shard>, done: oneshot::Sender<()> },
-    Stop { lost: bool, done: oneshot::Sender<()> },
+    Stop { stop: Stop, done: oneshot::Sender<()> },
 }
 
-/// Shards whose last results are being written.
+/// Jobs that this member gives up when their last results are written.
 pub(super) struct Releasing {
+    what: What,
     done: oneshot::Sender<()>,
+    /// Until then answers are awaited; `None` once the results are being written.
+    answers: Option<Instant>,
+    /// Until then results are written.
     until: Instant,
+}
+
+/// Which jobs are given up.
+enum What {
+    Shards(BTreeSet<Shard>),
+    /// All, which are kept in memory or forgotten.
+    All {
+        kept: bool,
+    },
+}
+
+impl Releasing {
+    fn begin(what: What, done: oneshot::Sender<()>) -> Self {
+        let now = clock::monotonic();
+        Self { what, done, answers: Some(now + ANSWERS), until: now + DRAIN }
+    }
+
+    /// When its next time limit passes.
+    pub(super) fn wake_at(&self) -> Instant {
+        self.answers.unwrap_or(self.until)
+    }
+
+    /// Whether a shard goes to another member.
+    pub(super) fn gives_up(&self, shard: Shard) -> bool {
+        matches!(&self.what, What::Shards(shards) if shards.contains(&shard))
+    }
 }
 
 impl Triggers for Dispatcher {
@@ -53,10 +87,10 @@ impl Triggers for Dispatcher {
         .boxed()
     }
 
-    fn stop(&self, lost: bool) -> BoxFuture<'_, ()> {
+    fn stop(&self, stop: Stop) -> BoxFuture<'_, ()> {
         async move {
             let (done, stopped) = oneshot::channel();
-            let _ = self.control.send(Control::Stop { lost, done }).await;
+            let _ = self.control.send(Control::Stop { stop, done }).await;
             let _ = stopped.await;
         }
         .boxed()
@@ -78,16 +112,20 @@ impl Task {
             }
             Control::Gain(claims, share) => self.gain(claims, share),
             Control::Release { shards, done } => self.release(shards, done),
-            Control::Stop { lost, done } => {
+            Control::Stop { stop, done } => {
                 self.fence.end();
                 self.heed_fence();
-                let forget = lost || !self.drain().await;
-                self.owner = None;
-                self.gain = None;
-                if forget {
-                    self.forget();
-                }
-                let _ = done.send(());
+                let kept = match stop {
+                    Stop::Lost => {
+                        self.releasing = None;
+                        self.give_up_all(false);
+                        let _ = done.send(());
+                        return;
+                    }
+                    Stop::Leave => false,
+                    Stop::Recount => true,
+                };
+                self.releasing = Some(Releasing::begin(What::All { kept }, done));
             }
         }
     }
@@ -106,28 +144,82 @@ impl Task {
     }
 
     fn release(&mut self, shards: BTreeSet<Shard>, done: oneshot::Sender<()>) {
+        if let Some(gain) = &mut self.gain {
+            gain.lose(&shards);
+        }
+        self.step(Event::ShardsLeaving(shards.clone()));
+        self.releasing = Some(Releasing::begin(What::Shards(shards), done));
+    }
+
+    /// Gives up what is released when its answers have come and their results are written, or when
+    /// that takes too long.
+    pub(super) fn check_release(&mut self) {
+        let now = clock::monotonic();
+        let Some(mut releasing) = self.releasing.take() else { return };
+        let unanswered = match releasing.what {
+            What::Shards(_) => self.engine.leaving(),
+            What::All { .. } => self.engine.in_flight(),
+        };
+        if releasing.answers.is_some_and(|until| unanswered == 0 || now >= until) {
+            releasing.answers = None;
+            if let What::Shards(shards) = &releasing.what {
+                self.give_up(shards);
+            }
+        }
+        let unwritten = match releasing.what {
+            What::Shards(_) => self.writes.before_mark(),
+            What::All { .. } => self.writes.len(),
+        };
+        let written = unwritten == 0;
+        if releasing.answers.is_some() || !(written || now >= releasing.until) {
+            self.releasing = Some(releasing);
+            return;
+        }
+        if let What::All { kept } = releasing.what {
+            self.give_up_all(kept && written);
+        }
+        let _ = releasing.done.send(());
+    }
+
+    /// Later results of these shards are not written.
+    fn give_up(&mut self, shards: &BTreeSet<Shard>) {
         self.writes.mark(&self.store);
         if let Some(Ownership::Shards(held)) = &mut self.owner {
             held.retain(|shard, _| !shards.contains(shard));
         }
-        if let Some(gain) = &mut self.gain {
-            gain.lose(&shards);
-        }
-        self.step(Event::ShardsLost(shards));
-        self.releasing = Some(Releasing { done, until: clock::monotonic() + DRAIN });
+        self.step(Event::ShardsLost(shards.clone()));
     }
 
-    /// Reports that the last results of lost shards are written, or will not be.
-    pub(super) fn check_release(&mut self) {
-        let written = self.writes.before_mark() == 0;
-        let over = |of: &Releasing| written || clock::monotonic() >= of.until;
-        if let Some(Releasing { done, .. }) = self.releasing.take_if(|of| over(of)) {
-            let _ = done.send(());
+    fn give_up_all(&mut self, kept: bool) {
+        self.owner = None;
+        self.gain = None;
+        if !kept {
+            self.forget();
         }
     }
 
-    /// Waits until every result is written; returns whether it was.
-    pub(super) async fn drain(&mut self) -> bool {
+    /// The process stops: delivers nothing more, and returns when answers have come, which are still
+    /// to be written.
+    pub(super) async fn await_answers(&mut self, inbox: &mut mpsc::Receiver<Message>) {
+        self.fence.end();
+        self.heed_fence();
+        let answered = async {
+            while self.owner.is_some() && self.engine.in_flight() > 0 {
+                self.writes.send(&self.store);
+                tokio::select! {
+                    Some(message) = inbox.recv() => self.take(message),
+                    Some(events) = self.writes.next(), if self.writes.len() > 0 => {
+                        self.step_all(events);
+                    }
+                    else => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(ANSWERS, answered).await;
+    }
+
+    /// The process stops: returns when every result is written.
+    pub(super) async fn await_writes(&mut self) {
         let written = async {
             loop {
                 self.writes.send(&self.store);
@@ -135,7 +227,7 @@ impl Task {
                 self.step_all(events);
             }
         };
-        tokio::time::timeout(DRAIN, written).await.is_ok()
+        let _ = tokio::time::timeout(DRAIN.saturating_sub(ANSWERS), written).await;
     }
 
     /// Forgets all jobs. Streams keep their deliveries, whose answers then apply to nothing.

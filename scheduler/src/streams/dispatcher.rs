@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use runtime::{Heartbeat, Scope, clock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 
 use super::control::{Control, Releasing};
 use super::gain::Gain;
@@ -62,6 +63,7 @@ enum Ended {
 pub(crate) struct Dispatcher {
     messages: mpsc::Sender<Message>,
     pub(super) control: mpsc::Sender<Control>,
+    closing: CancellationToken,
 }
 
 /// The parts of the dispatcher.
@@ -75,7 +77,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
 }
 
-enum Message {
+pub(super) enum Message {
     Opened(Registration, Arc<Mailbox>),
     Event(Event),
     /// Results of one stream, or records that were loaded.
@@ -101,6 +103,11 @@ impl Dispatcher {
         let (task, dispatcher, inboxes) = Task::new(parts, scope);
         task.spawn(inboxes, scope);
         dispatcher
+    }
+
+    /// Cancelled when streams end: the process stops, and answers that were under way have come.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
     }
 
     /// Registers a stream.
@@ -161,11 +168,12 @@ pub(super) struct Task {
     pub(super) scanned: Revision,
     /// The jobs of new shards are being read.
     pub(super) gain: Option<Gain>,
-    /// Shards that another member waits for.
+    /// Jobs that other members wait for.
     pub(super) releasing: Option<Releasing>,
     /// Once the first scan is done.
     heartbeat: Option<Heartbeat>,
     pub(super) leadership: Arc<Notify>,
+    closing: CancellationToken,
     /// For reads; does not keep the dispatcher alive.
     sender: mpsc::WeakSender<Message>,
     pub(super) metrics: Metrics,
@@ -177,6 +185,7 @@ impl Task {
         let Parts { store, feed, fence, leadership, metrics } = parts;
         let (sender, messages) = mpsc::channel(INBOX);
         let (orders, control) = mpsc::channel(1);
+        let closing = CancellationToken::new();
         let task = Self {
             engine: Engine::default(),
             store,
@@ -191,12 +200,13 @@ impl Task {
             gain: None,
             releasing: None,
             leadership,
+            closing: closing.clone(),
             sender: sender.downgrade(),
             metrics,
             scope: scope.clone(),
             heartbeat: None,
         };
-        let dispatcher = Dispatcher { messages: sender, control: orders };
+        let dispatcher = Dispatcher { messages: sender, control: orders, closing };
         (task, dispatcher, Inboxes { feed, messages, control })
     }
 
@@ -205,10 +215,14 @@ impl Task {
         self.heartbeat = Some(scope.heartbeat("scheduler-dispatcher", STUCK));
         let token = scope.token().clone();
         scope.spawn("scheduler-dispatcher", async move {
+            // Streams end whatever ends the task.
+            let closing = self.closing.clone().drop_guard();
             if let Some(outcome) = token.run_until_cancelled(self.run(&mut inboxes)).await {
                 return Ok(outcome?);
             }
-            self.drain().await;
+            self.await_answers(&mut inboxes.messages).await;
+            drop(closing);
+            self.await_writes().await;
             Ok(())
         });
     }
@@ -234,7 +248,12 @@ impl Task {
                 measured = clock::monotonic();
             }
             let wake_at = self.engine.wake_at().filter(|_| self.owner.is_some() && !self.unread);
-            let sleep = tokio::time::sleep(until(wake_at, clock::now()));
+            let mut sleep = until(wake_at, clock::now());
+            if let Some(releasing) = &self.releasing {
+                let left = releasing.wake_at().saturating_duration_since(clock::monotonic());
+                sleep = sleep.min(left);
+            }
+            let sleep = tokio::time::sleep(sleep);
             tokio::select! {
                 Some(control) = control.recv() => {
                     self.take_arrived(inbox);
@@ -285,7 +304,7 @@ impl Task {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    pub(super) fn take(&mut self, message: Message) {
         match message {
             Message::Opened(registration, mailbox) => {
                 self.mailboxes.insert(registration.stream, mailbox);

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use runtime::chain;
 
+use super::control::Releasing;
 use super::dispatcher::{ScanError, Task};
 use super::scan::{self, Found};
 use crate::engine::event::{Event, Origin};
+use crate::engine::shard::Shard;
+use crate::membership::fence::Epoch;
 use crate::store::{Change, Revision, Source, StoreEvent, keys};
 use crate::stored;
 
@@ -71,6 +74,15 @@ impl Task {
         }
     }
 
+    /// The epoch since which a job is this member's; `None` when it is, or is about to be, another's.
+    fn epoch(&self, partition_id: u64) -> Option<Epoch> {
+        let leaves = |releasing: &Releasing| releasing.gives_up(Shard::of(partition_id));
+        if self.releasing.as_ref().is_some_and(leaves) {
+            return None;
+        }
+        self.owner.as_ref()?.epoch(partition_id)
+    }
+
     /// A job is not, or no longer, this member's.
     fn job_gone(&mut self, key: Arc<str>, revision: Revision) {
         if let Some(gain) = &mut self.gain {
@@ -83,7 +95,7 @@ impl Task {
         let revision = change.revision;
         let job = change.new.as_ref().and_then(|new| scan::decode(name, &new.value, &self.metrics));
         let owned = job.and_then(|(key, job)| {
-            let epoch = self.owner.as_ref()?.epoch(job.partition_id)?;
+            let epoch = self.epoch(job.partition_id)?;
             Some((key, job, epoch))
         });
         let Some((key, job, epoch)) = owned else {
@@ -121,8 +133,7 @@ impl Task {
         while let Some(page) = found.recv().await {
             self.beat();
             for Found { key, revision, job, counter } in page {
-                let owner = self.owner.as_ref();
-                if owner.and_then(|owner| owner.epoch(job.partition_id)).is_none() {
+                if self.epoch(job.partition_id).is_none() {
                     continue;
                 }
                 self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });

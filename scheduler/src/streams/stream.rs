@@ -86,6 +86,7 @@ pub(crate) struct Stream {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) fence: Arc<Fence>,
     pub(crate) metrics: Metrics,
+    /// Cancelled when the process stops and answers that were under way have come.
     pub(crate) ending: CancellationToken,
 }
 

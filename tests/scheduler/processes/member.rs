@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 use blackbox::{
     Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon, until,
 };
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::scheduler_client::SchedulerClient;
 use proto::scheduler::watch_jobs_request::WatchJobRequestType;
@@ -21,6 +22,8 @@ use proto::scheduler::{
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -28,6 +31,9 @@ use super::etcd_server::EtcdServer;
 
 /// Time limit of a call.
 const CALL: Duration = Duration::from_secs(30);
+
+/// Jobs whose names begin so are answered with a failure.
+pub(crate) const FAILS: &str = "fails";
 
 /// Which program a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +221,8 @@ struct CrowdState {
     deliveries: Vec<Delivery>,
     /// Ports whose triggers are not answered yet.
     held: BTreeSet<u16>,
+    /// How long an app takes for each job.
+    work: Duration,
 }
 
 impl Crowd {
@@ -227,15 +235,27 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// One more stream.
+    /// One more stream, which gets the jobs of the app.
     pub(crate) fn watch(&self, port: u16) {
-        self.runtime.spawn(watch_jobs(port, self.seen.clone()));
+        self.watch_as(port, WatchJobsRequestInitial::default());
+    }
+
+    /// One more stream of the app with this first message.
+    pub(crate) fn watch_as(&self, port: u16, initial: WatchJobsRequestInitial) {
+        let KnownMetadata { app_id, namespace, .. } = metadata();
+        let initial = WatchJobsRequestInitial { app_id, namespace, ..initial };
+        self.runtime.spawn(watch_jobs(port, initial, self.seen.clone()));
     }
 
     /// Answers the triggers of a port later, or from now on.
     pub(crate) fn hold(&self, port: u16, held: bool) {
         let ports = &mut self.seen.lock().unwrap().held;
         let _ = if held { ports.insert(port) } else { ports.remove(&port) };
+    }
+
+    /// Apps take so long for each job from now on.
+    pub(crate) fn work_for(&self, time: Duration) {
+        self.seen.lock().unwrap().work = time;
     }
 
     pub(crate) fn seen(&self) -> Vec<Delivery> {
@@ -263,16 +283,34 @@ impl Crowd {
         job: Job,
         overwrite: bool,
     ) -> Result<()> {
-        let request = ScheduleJobRequest {
-            name: name.to_owned(),
-            job: Some(job),
-            metadata: Some(metadata().into()),
-            overwrite,
-        };
+        self.send(port, schedule_request(name, job, overwrite))
+    }
+
+    /// Makes a call that schedules a job.
+    pub(crate) fn send(&self, port: u16, request: ScheduleJobRequest) -> Result<()> {
         self.runtime.block_on(async {
             let mut client = SchedulerClient::new(channel(port));
             tokio::time::timeout(CALL, client.schedule_job(request)).await??;
             Ok(())
+        })
+    }
+
+    /// Schedules jobs on one connection, so many calls at a time.
+    pub(crate) fn schedule_all(
+        &self,
+        port: u16,
+        callers: usize,
+        jobs: impl IntoIterator<Item = (String, Job)>,
+    ) -> Result<()> {
+        self.runtime.block_on(async {
+            let client = SchedulerClient::new(channel(port));
+            let call = async |(name, job): (String, Job)| {
+                let request = schedule_request(&name, job, false);
+                tokio::time::timeout(CALL, client.clone().schedule_job(request)).await??;
+                anyhow::Ok(())
+            };
+            let calls = stream::iter(jobs).map(call).buffer_unordered(callers);
+            calls.try_collect().await
         })
     }
 
@@ -343,6 +381,11 @@ fn channel(port: u16) -> Channel {
     endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy()
 }
 
+fn schedule_request(name: &str, job: Job, overwrite: bool) -> ScheduleJobRequest {
+    let (name, job, metadata) = (name.to_owned(), Some(job), Some(metadata().into()));
+    ScheduleJobRequest { name, job, metadata, overwrite }
+}
+
 pub(crate) fn metadata() -> KnownMetadata {
     let target = JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) };
     let (app_id, namespace) = ("app".to_owned(), "default".to_owned());
@@ -350,33 +393,45 @@ pub(crate) fn metadata() -> KnownMetadata {
 }
 
 /// Keeps a stream to one scheduler.
-async fn watch_jobs(port: u16, seen: Arc<Mutex<CrowdState>>) {
+async fn watch_jobs(port: u16, initial: WatchJobsRequestInitial, seen: Arc<Mutex<CrowdState>>) {
     loop {
-        let _ = stream(port, &seen).await;
+        let _ = keep_stream(port, initial.clone(), &seen).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn stream(port: u16, seen: &Mutex<CrowdState>) -> Result<()> {
+async fn keep_stream(
+    port: u16,
+    initial: WatchJobsRequestInitial,
+    seen: &Arc<Mutex<CrowdState>>,
+) -> Result<()> {
     let (send, requests) = mpsc::channel(1_024);
     let message = |of| WatchJobsRequest { watch_job_request_type: Some(of) };
-    let initial = WatchJobsRequestInitial {
-        app_id: "app".into(),
-        namespace: "default".into(),
-        ..WatchJobsRequestInitial::default()
-    };
     send.send(message(WatchJobRequestType::Initial(initial))).await?;
     let mut client = SchedulerClient::new(channel(port));
     let mut triggers = client.watch_jobs(ReceiverStream::new(requests)).await?.into_inner();
+    let mut answers = JoinSet::new();
     while let Some(trigger) = triggers.message().await? {
         let at = runtime::clock::now().into();
+        let status = i32::from(trigger.name.starts_with(FAILS));
         let delivery = Delivery { name: trigger.name, at, from: port };
         seen.lock().unwrap().deliveries.push(delivery);
         while seen.lock().unwrap().held.contains(&port) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let result = WatchJobsRequestResult { id: trigger.id, status: 0 };
-        send.send(message(WatchJobRequestType::Result(result))).await?;
+        let result = WatchJobsRequestResult { id: trigger.id, status };
+        let result = message(WatchJobRequestType::Result(result));
+        if seen.lock().unwrap().work.is_zero() {
+            send.send(result).await?;
+            continue;
+        }
+        let (send, seen, begun) = (send.clone(), seen.clone(), Instant::now());
+        answers.spawn(async move {
+            while begun.elapsed() < seen.lock().unwrap().work {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let _ = send.send(result).await; // the stream may have ended
+        });
     }
     Ok(())
 }

@@ -1,3 +1,5 @@
+mod answers;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -62,20 +64,26 @@ impl Snapshot for Hanging {
     }
 }
 
-/// A job that a client of the etcd API wrote: its counter is read from the store.
-fn imported() -> StoreEvent {
+const KEY: &[u8] = b"dapr/jobs/app||ns||app||x";
+
+/// The record of [`KEY`], due so long after the epoch.
+fn job(due_time: &str) -> Record {
     let metadata = KnownMetadata {
         app_id: "app".into(),
         namespace: "ns".into(),
         target: Some(JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) }),
         concurrency_key: None,
     };
-    let spec = Spec { schedule: None, due_time: Some("1h"), ttl: None, repeats: None };
+    let spec = Spec { schedule: None, due_time: Some(due_time), ttl: None, repeats: None };
     let timetable = schedule::validate(&spec, Timestamp::UNIX_EPOCH).unwrap();
     let value = stored::record(Job::default(), &metadata.into(), &timetable, 1);
-    let new = Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value };
-    let key = Bytes::from_static(b"dapr/jobs/app||ns||app||x");
-    let change = Change { key, revision: 2, new: Some(new), old: None };
+    Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value }
+}
+
+/// A job that a client of the etcd API wrote: its counter is read from the store.
+fn imported() -> StoreEvent {
+    let key = Bytes::from_static(KEY);
+    let change = Change { key, revision: 2, new: Some(job("1h")), old: None };
     StoreEvent::Changes { source: Source::ClientPort, changes: [change].into() }
 }
 
