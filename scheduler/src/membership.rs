@@ -6,6 +6,7 @@
 //! before another member may own them; [`ownership`] has the condition of each write.
 
 pub(crate) mod address;
+mod complaint;
 pub(crate) mod fence;
 pub(crate) mod leadership;
 pub(crate) mod member;
@@ -14,3 +15,6 @@ pub(crate) mod quorum;
 pub(crate) mod shards;
 
 pub(crate) use address::broadcast;
+
+/// The target of log lines.
+const LOG: &str = "dapr.scheduler";

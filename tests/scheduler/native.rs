@@ -95,6 +95,11 @@ fn members_go_on_with_their_jobs_while_etcd_is_full_and_take_over_others_after_i
     three.crowd.wait_for_more(&staying, 3)?;
     let taken = three.crowd.seen().into_iter().skip(gone).find(|seen| moving.contains(&seen.name));
     ensure!(taken.is_none(), "{taken:?} has no owner");
+    for member in &three.members[1..] {
+        let log = member.process.log();
+        let said = log.matches("takes over none of a scheduler that is gone").count();
+        ensure!(said == 1, "it said {said} times what lasts: {log}");
+    }
 
     three.etcd.ctl(&["alarm", "disarm"])?;
     three.crowd.wait_for_more(&moving, 2)?;

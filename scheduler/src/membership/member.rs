@@ -11,6 +11,8 @@ use runtime::clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::LOG;
+use super::complaint::Complaint;
 use super::fence::Fence;
 use super::ownership::Part;
 use super::quorum::{self, Mode, NATIVE, Own, Step, Team};
@@ -123,6 +125,7 @@ impl Member {
     /// Participates until the process stops.
     pub(crate) async fn run(self, token: CancellationToken) {
         let mut changes = self.store.table_changes();
+        let mut no_lease = Complaint::default();
         while !token.is_cancelled() {
             let sent = clock::monotonic();
             let lease = match token.run_until_cancelled(self.store.grant(Mode::Native.ttl())).await
@@ -130,11 +133,13 @@ impl Member {
                 None => return,
                 Some(Ok(lease)) => lease,
                 Some(Err(error)) => {
-                    tracing::warn!(target: LOG, "Cannot get a lease from etcd, retrying: {}", why(&error));
+                    no_lease
+                        .about(&format!("Cannot get a lease from etcd, retrying: {}", why(&error)));
                     token.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                     continue;
                 }
             };
+            no_lease.over();
             self.fence.renew(sent, Mode::Native.valid());
             let (id, address) = (self.id.clone(), self.address.clone());
             let uid = runtime::random::bits();
@@ -156,6 +161,7 @@ impl Member {
     /// Takes part, in either mode, until the lease or the own key is lost; returns why.
     async fn take_part(&self, own: &mut Own, changes: &mut Changes) -> &'static str {
         let mut mode = Mode::Native;
+        let mut unchanged = Complaint::default();
         loop {
             let lease = own.lease;
             let left = tokio::select! {
@@ -167,10 +173,13 @@ impl Member {
                 Left::Key => return "Another process changed the leadership key of this scheduler",
                 Left::Mode { mode: next, total, replaces } => {
                     match self.enter(own, next, total, replaces).await {
-                        Ok(true) => mode = next,
+                        Ok(true) => {
+                            mode = next;
+                            unchanged.over();
+                        }
                         Ok(false) => {} // the keys have changed
                         Err(error) => {
-                            tracing::warn!(target: LOG, "Cannot change the lease, retrying: {error}");
+                            unchanged.about(&format!("Cannot change the lease, retrying: {error}"));
                             tokio::time::sleep(RETRY).await;
                         }
                     }
@@ -182,6 +191,7 @@ impl Member {
     /// Renews the lease until it no longer exists.
     async fn renew(&self, lease: i64, mode: Mode) {
         let mut wait = mode.renewal();
+        let mut late = Complaint::default();
         loop {
             tokio::time::sleep(wait).await;
             let sent = clock::monotonic();
@@ -189,15 +199,16 @@ impl Member {
             wait = match renewed {
                 Ok(Ok(true)) => {
                     self.fence.renew(sent, mode.valid());
+                    late.over();
                     mode.renewal()
                 }
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
-                    tracing::warn!(target: LOG, "Cannot renew the lease, retrying: {error}");
+                    late.about(&format!("Cannot renew the lease, retrying: {error}"));
                     RETRY
                 }
                 Err(_) => {
-                    tracing::warn!(target: LOG, "etcd does not renew the lease, retrying");
+                    late.about("etcd does not renew the lease, retrying");
                     Duration::ZERO
                 }
             };
@@ -232,12 +243,16 @@ impl Member {
         let mut running = Running::Nothing;
         // Start of the wait for a member that has not written its key since another one joined.
         let mut unconfirmed: Option<Instant> = None;
+        let [mut unread, mut unwritten] = [(); 2].map(|()| Complaint::default());
         loop {
             let settled = unconfirmed.is_some_and(|since| since.elapsed() >= LEASE);
             let table = match self.store.table().await {
-                Ok(table) => table,
+                Ok(table) => {
+                    unread.over();
+                    table
+                }
                 Err(error) => {
-                    tracing::warn!(target: LOG, "Cannot list the members, retrying: {error}");
+                    unread.about(&format!("Cannot list the members, retrying: {error}"));
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -267,11 +282,17 @@ impl Member {
                 }
                 Step::Divide(team) => self.divide(own, &table, team, &mut running).await,
             };
+            if written.is_ok() {
+                unwritten.over();
+            }
             match written {
                 Ok(true) => {} // read it with the others
                 Ok(false) => drop(tokio::time::timeout(LOOK, changes.next()).await),
                 Err(error) => {
-                    tracing::warn!(target: LOG, "Cannot write the keys of this scheduler, retrying: {}", why(&error));
+                    let why = why(&error);
+                    unwritten.about(&format!(
+                        "Cannot write the keys of this scheduler, retrying: {why}"
+                    ));
                     tokio::time::sleep(RETRY).await;
                     // An attempt may have been applied without an answer.
                     own.joined |= self.is_written(own).await;
@@ -429,5 +450,3 @@ fn why(error: &StoreError) -> String {
         StoreError::Unavailable(_) => error.to_string(),
     }
 }
-
-const LOG: &str = "dapr.scheduler";
