@@ -38,6 +38,7 @@ const ARMED: &str = "dapr_scheduler_armed_jobs";
 const STAGED: &str = "dapr_scheduler_staged_jobs";
 const WAITING: &str = "dapr_scheduler_waiting_jobs";
 const IN_FLIGHT: &str = "dapr_scheduler_inflight";
+const REBALANCES: &str = "dapr_scheduler_rebalance_total";
 
 /// Upper bounds of [`LATENCY`] in milliseconds (Dapr 1.18).
 const LATENCY_BUCKETS: [f64; 5] = [100.0, 500.0, 1_000.0, 5_000.0, 10_000.0];
@@ -87,6 +88,14 @@ pub(crate) fn register_store(r: &Registry, kind: StoreKind) -> prometheus::Resul
     let store = gauges(r, STORE, "1, with the engine that stores jobs", &["engine"])?;
     store.with_label_values(&[engine]).set(1);
     Ok(())
+}
+
+/// Registers how often the jobs of one of several members have changed.
+///
+/// # Errors
+/// The name is taken.
+pub(crate) fn register_rebalances(r: &Registry) -> prometheus::Result<IntCounter> {
+    counter(r, REBALANCES, "Times that other jobs became this scheduler's, or some another's")
 }
 
 /// The kind of a failure of a sidecar.

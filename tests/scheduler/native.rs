@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{soon, until};
+use blackbox::{http, soon, until};
 use proto::scheduler::Job;
 use rustix::process::Signal;
 
@@ -28,6 +28,16 @@ fn owners(three: &Three) -> BTreeMap<String, u16> {
     three.crowd.seen().into_iter().map(|delivery| (delivery.name, delivery.from)).collect()
 }
 
+/// How often the jobs of each member have changed; 0 for one that does not run.
+fn rebalances(three: &Three) -> Result<Vec<f64>> {
+    let name = "dapr_scheduler_rebalance_total";
+    let running = |member: &Member| http::metric(member.metrics, name).ok().flatten();
+    let counts: Vec<f64> =
+        three.members.iter().map(|member| running(member).unwrap_or_default()).collect();
+    ensure!(counts[1..].iter().all(|count| *count > 0.0), "{name}: {counts:?}");
+    Ok(counts)
+}
+
 #[test]
 fn only_the_jobs_of_a_killed_member_move() -> Result<()> {
     let mut three = Three::start()?;
@@ -40,6 +50,7 @@ fn only_the_jobs_of_a_killed_member_move() -> Result<()> {
     let (moving, staying): (Vec<_>, Vec<_>) =
         ticks.iter().cloned().partition(|name| owned.get(name) == Some(&dead));
     ensure!(moving.len() >= 10 && staying.len() >= 20, "{} of 60 were its own", moving.len());
+    let changes = rebalances(&three)?;
     three.members[0].process.kill();
     let killed = three.crowd.seen().len();
     until(soon(), "the others to have its jobs", || {
@@ -58,6 +69,9 @@ fn only_the_jobs_of_a_killed_member_move() -> Result<()> {
             .map(|delivery| delivery.from)
             .collect();
         ensure!(from.len() == 1, "{name} moved: {from:?}");
+    }
+    for (before, after) in changes.iter().zip(rebalances(&three)?).skip(1) {
+        ensure!(after > *before, "{after} changes of its jobs, {before} before");
     }
     // No other shard was stopped: its claim is the one from before.
     let after = wait_for_claims(&three.etcd, SHARDS)?;

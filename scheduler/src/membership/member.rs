@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
+use prometheus::IntCounter;
 use runtime::clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,8 @@ pub(crate) struct Member {
     pub(crate) triggers: Arc<dyn Triggers>,
     /// The addresses of all members; empty until they agreed for the first time.
     pub(crate) hosts: Arc<watch::Sender<Vec<String>>>,
+    /// Counts changes of the jobs that are this member's.
+    pub(crate) rebalances: IntCounter,
 }
 
 /// What this member triggers.
@@ -320,6 +323,7 @@ impl Member {
         if !matches!(running, Running::Part(before) if *before == part) {
             tracing::info!(target: LOG,
                 "All {} members agree; this one triggers part {} of the jobs", part.total, part.index);
+            self.rebalances.inc();
             self.triggers.start(part.clone(), team.share).await;
             *running = Running::Part(part);
         }
@@ -341,13 +345,18 @@ impl Member {
         self.publish(team.hosts);
         let found = shards::claims(&table.shards);
         let plan = shards::plan(&own.id, own.lease, &team.ids, &found, held);
-        if !plan.stop.is_empty() {
+        let mut moved = !plan.stop.is_empty();
+        if moved {
             self.fence.release(&plan.stop);
             held.retain(|shard, _| !plan.stop.contains(shard));
             self.triggers.release(plan.stop).await;
         }
         let (freed, (gained, claimed)) =
             tokio::join!(self.free(plan.free), self.claim(own, &plan.claim, plan.adopt));
+        moved |= !gained.is_empty();
+        if moved {
+            self.rebalances.inc();
+        }
         if !gained.is_empty() || *share != Some(team.share) {
             held.extend(&gained);
             *share = Some(team.share);

@@ -12,7 +12,7 @@ use super::{
 use crate::config::{ChildEtcd, ExternalEtcd};
 use crate::membership::fence::Fence;
 use crate::membership::member::Member;
-use crate::metrics::{Metrics, StoreKind, register_store};
+use crate::metrics::{Metrics, StoreKind, register_rebalances, register_store};
 use crate::service::child::{self, program};
 use crate::store::etcd::{Endpoints, Etcd};
 use crate::store::{Store, StoreEvent};
@@ -95,6 +95,7 @@ async fn start(
         fence: fence.clone(),
         triggers: Arc::new(dispatcher.clone()),
         hosts: hosts.clone(),
+        rebalances: register_rebalances(scope.metrics()).map_err(RunError::Metrics)?,
     };
     take_part(member, scope);
     let state = watch_state(store.state(), targets.store, metrics.clone(), None, scope);
