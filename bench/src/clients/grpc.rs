@@ -77,8 +77,17 @@ impl Connection {
         let (send, receive) = mpsc::unbounded_channel();
         let _ = send.send(frame(first));
         let frames = UnboundedReceiverStream::new(receive).map(|bytes| Ok(Frame::data(bytes)));
-        let (mut sender, request) =
-            (self.sender.clone(), self.request(method, BodyExt::boxed(StreamBody::new(frames))));
+        self.open_stream(method, BodyExt::boxed(StreamBody::new(frames)), send)
+    }
+
+    /// Opens a stream of answers to one request.
+    pub fn answers(&self, method: &str, request: &impl Message) -> Stream {
+        let (send, _) = mpsc::unbounded_channel();
+        self.open_stream(method, Full::new(frame(request)).boxed(), send)
+    }
+
+    fn open_stream(&self, method: &str, body: Body, send: mpsc::UnboundedSender<Bytes>) -> Stream {
+        let (mut sender, request) = (self.sender.clone(), self.request(method, body));
         let answer = async move { sender.send_request(request?).await.context("open the stream") };
         #[expect(clippy::disallowed_methods, reason = "a client of the benchmark has no scope")]
         let answer = tokio::spawn(answer);

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::{
     clients::{
         delivery_log::DeliveryLog,
+        gap_log::GapLog,
         grpc::{Connection, Stream, put_frame},
         jobs::{NAMESPACE, number},
         tick_log::TickLog,
@@ -50,6 +51,8 @@ pub enum Log {
     Deliveries(Arc<DeliveryLog>),
     /// For jobs that are due every second.
     Ticks(Arc<TickLog>),
+    /// For such jobs of several schedulers; these streams are of the one with this number.
+    Gaps(Arc<GapLog>, usize),
 }
 
 impl Log {
@@ -60,6 +63,7 @@ impl Log {
                 jobs.for_each(|job| log.delivered(job, now));
             }
             Self::Ticks(log) => log.delivered(jobs, runtime::clock::now()),
+            Self::Gaps(log, scheduler) => log.delivered(jobs, *scheduler, monotonic()),
         }
     }
 }

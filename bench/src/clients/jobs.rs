@@ -12,7 +12,8 @@ use prost::Message;
 use prost_types::Any;
 use proto::scheduler::{
     Job, JobMetadata, JobTargetMetadata, KnownMetadata, ListJobsRequest, ScheduleJobRequest,
-    ScheduleJobResponse, TargetJob, job_target_metadata::Type,
+    ScheduleJobResponse, TargetJob, WatchHostsRequest, WatchHostsResponse,
+    job_target_metadata::Type,
 };
 
 use crate::clients::{
@@ -33,8 +34,11 @@ const LOADERS: usize = 64;
 const PROBES: usize = 4_000;
 /// Time limit for these.
 const LIMIT: Duration = Duration::from_mins(1);
+/// Time limit for the first list of schedulers.
+const ANSWER: Duration = Duration::from_secs(1);
 /// Dapr 1.18, `dapr.proto.scheduler.v1.Scheduler`.
 const SCHEDULE: &str = "/dapr.proto.scheduler.v1.Scheduler/ScheduleJob";
+const HOSTS: &str = "/dapr.proto.scheduler.v1.Scheduler/WatchHosts";
 const LIST: &str = "/dapr.proto.scheduler.v1.Scheduler/ListJobs";
 
 /// Connections of one scheduler.
@@ -99,6 +103,16 @@ impl Calls {
     }
 }
 
+/// The number of schedulers that one of them announces; `None` when it does not answer.
+pub async fn hosts(address: &str) -> Option<usize> {
+    let connection = Connection::open(address).await.ok()?;
+    let mut lists = connection.answers(HOSTS, &WatchHostsRequest {});
+    let mut messages = Vec::new();
+    tokio::time::timeout(ANSWER, lists.next(&mut messages)).await.ok()?;
+    let list = WatchHostsResponse::decode(messages.pop()?).ok()?;
+    Some(list.hosts.len())
+}
+
 /// A `ListJobsResponse`; only the names are decoded.
 #[derive(Clone, PartialEq, Message)]
 struct Names {
@@ -117,6 +131,8 @@ struct Name {
 pub enum Due {
     /// Once, at that time: an instant, or a duration from now.
     Once(Arc<str>),
+    /// Once, each at an instant of its own.
+    At(Arc<dyn Fn(usize) -> String + Send + Sync>),
     /// Every second, from an instant of the job's own.
     EverySecond(Arc<dyn Fn(usize) -> String + Send + Sync>),
 }
@@ -135,6 +151,7 @@ impl Due {
     fn job(&self, number: usize) -> Job {
         let (schedule, due) = match self {
             Self::Once(due) => (None, due.to_string()),
+            Self::At(due) => (None, due(number)),
             Self::EverySecond(first) => (Some("@every 1s".to_owned()), first(number)),
         };
         let data = Any {

@@ -1,10 +1,18 @@
-//! A scheduler of either side as a process: one member, its own store, in plain text. It can be
-//! killed and started again on its data.
+//! A scheduler of either side as a process, in plain text: one member with its own store, or one of
+//! several on an etcd. It can be killed and started again on its data.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
-use blackbox::{Scratch, Service, environment};
+use blackbox::{Ports, Scratch, Service, Tool, environment, process};
+use runtime::clock::monotonic;
+use serde_json::Value;
 
 use crate::{
     environment::programs::Programs,
@@ -12,17 +20,19 @@ use crate::{
     scenario::Side,
 };
 
-/// Its member id, the default of the flag.
-const ID: &str = "dapr-scheduler-server-0";
-
 /// A scheduler with its own directory; both are removed on drop.
 #[derive(Debug)]
 pub struct Scheduler {
     running: Option<Running>,
     side: Side,
     program: PathBuf,
-    peer_port: u16,
+    /// Its member id; of a single one the default of the flag.
+    id: String,
+    /// The flag of all members.
+    cluster: String,
     client_port: u16,
+    /// Of one of several: sidecars connect to it again where it was.
+    ports: Option<Ports>,
     // Dropped last.
     folder: Scratch,
 }
@@ -33,16 +43,58 @@ impl Scheduler {
     /// # Errors
     /// When it does not start.
     pub fn start(programs: &Programs, side: Side) -> Result<Self> {
-        let mut scheduler = Self {
+        let mut scheduler = Self::new(programs, side, 0, entries(1)?)?;
+        scheduler.running = Some(scheduler.command()?.ready()?.0);
+        Ok(scheduler)
+    }
+
+    /// Starts so many members, each with its part of an etcd on an empty directory, and waits until
+    /// all are ready. Ours run the etcd of the image as a child; the reference contains it.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub fn members(programs: &Programs, side: Side, count: usize) -> Result<Vec<Self>> {
+        let cluster = entries(count)?;
+        let begin = monotonic();
+        let member = |number| {
+            let mut member = Self::new(programs, side, number, cluster.clone())?;
+            member.ports = Some(Ports::free()?);
+            symlink(Tool::ETCD_3_5.path()?, member.folder.path().join("etcd"))?;
+            member.launch()?;
+            anyhow::Ok(member)
+        };
+        let mut members: Vec<Self> = (0..count).map(member).collect::<Result<_>>()?;
+        for member in &mut members {
+            member.running.as_mut().context("a member")?.wait_ready(begin)?;
+        }
+        Ok(members)
+    }
+
+    fn new(programs: &Programs, side: Side, number: usize, cluster: String) -> Result<Self> {
+        Ok(Self {
             running: None,
             side,
             program: programs.path(side, Service::Scheduler)?.to_owned(),
-            peer_port: environment::free_port()?,
+            id: id(number),
+            cluster,
             client_port: environment::free_port()?,
+            ports: None,
             folder: Scratch::new("bench")?,
-        };
-        scheduler.running = Some(scheduler.command()?.ready()?.0);
-        Ok(scheduler)
+        })
+    }
+
+    /// Whether its etcd leads the others.
+    ///
+    /// # Errors
+    /// When its client port does not answer.
+    pub fn leads(&self) -> Result<bool> {
+        let mut command = Command::new(Tool::ETCDCTL.path()?);
+        command.arg(format!("--endpoints=127.0.0.1:{}", self.client_port));
+        let said = process::output(command.args(["endpoint", "status", "--write-out=json"]))?;
+        let answer: Value = serde_json::from_str(&said)?;
+        let number = |path: &str| answer.pointer(path).and_then(Value::as_u64);
+        let leader = number("/0/Status/leader").context("a leader")?;
+        Ok(number("/0/Status/header/member_id") == Some(leader))
     }
 
     /// The process.
@@ -99,15 +151,41 @@ impl Scheduler {
     }
 
     fn command(&self) -> Result<Start> {
-        let start =
-            Start::new(self.side.name(), Service::Scheduler, &self.program, self.folder.path())?;
-        let peer = self.peer_port;
+        let (name, folder) = (self.side.name(), self.folder.path());
+        let start = match self.ports {
+            None => Start::new(name, Service::Scheduler, &self.program, folder)?,
+            Some(ports) => {
+                let address = format!("127.0.0.1:{}", ports.main);
+                Start::at(ports, name, Service::Scheduler, &self.program, folder)
+                    .env("PATH", &path_with(folder)?.to_string_lossy())
+                    .args(&[&format!("--override-broadcast-host-port={address}")])
+            }
+        };
         Ok(start.flag("--etcd-data-dir", &self.data()).args(&[
-            &format!("--id={ID}"),
-            &format!("--etcd-initial-cluster={ID}=http://127.0.0.1:{peer}"),
+            &format!("--id={}", self.id),
+            &format!("--etcd-initial-cluster={}", self.cluster),
             &format!("--etcd-client-port={}", self.client_port),
         ]))
     }
+}
+
+fn id(number: usize) -> String {
+    format!("dapr-scheduler-server-{number}")
+}
+
+/// The flag of so many members.
+fn entries(count: usize) -> Result<String> {
+    let entry = |number| {
+        anyhow::Ok(format!("{}=http://127.0.0.1:{}", id(number), environment::free_port()?))
+    };
+    Ok((0..count).map(entry).collect::<Result<Vec<_>>>()?.join(","))
+}
+
+/// `PATH` with a folder before it.
+fn path_with(folder: &Path) -> Result<OsString> {
+    let path = environment::var("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(folders)?)
 }
 
 /// Bytes of the blocks of all files below a folder.
@@ -129,6 +207,16 @@ fn bytes_below(folder: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_member_has_an_entry_with_its_own_port() {
+        let entries = entries(3).unwrap();
+        let ports: BTreeSet<_> =
+            entries.split(',').map(|entry| entry.rsplit_once(':').unwrap().1).collect();
+        assert_eq!(ports.len(), 3);
+        assert!(entries.contains(",dapr-scheduler-server-2=http://127.0.0.1:"), "{entries}");
+    }
 
     #[test]
     fn bytes_of_files_in_folders_below_count() {

@@ -242,10 +242,14 @@ impl Start {
     /// # Errors
     /// When the machine has no free port.
     pub fn new(name: &str, service: Service, program: &Path, logs: &Path) -> Result<Self> {
-        let ports = Ports::free()?;
+        Ok(Self::at(Ports::free()?, name, service, program, logs))
+    }
+
+    /// The same on given ports.
+    pub fn at(ports: Ports, name: &str, service: Service, program: &Path, logs: &Path) -> Self {
         let spawn = Spawn::new(name, program, logs).service_at(ports).env("NAMESPACE", NAMESPACE);
         let spawn = service.environment().iter().fold(spawn, |spawn, (k, v)| spawn.env(k, v));
-        Ok(Self { spawn, ports })
+        Self { spawn, ports }
     }
 
     /// Adds arguments.
@@ -342,7 +346,11 @@ impl Running {
         Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    fn wait_ready(&mut self, begin: Instant) -> Result<()> {
+    /// Waits until it is ready, for a minute from `begin`.
+    ///
+    /// # Errors
+    /// When it exits or is not ready in time, with the end of its log.
+    pub fn wait_ready(&mut self, begin: Instant) -> Result<()> {
         while !http::get(self.healthz, "/healthz").is_ok_and(|answer| answer.is_success()) {
             if let Some(status) = self.process.exit_status() {
                 bail!(

@@ -1,7 +1,8 @@
-//! Scenarios of the scheduler: one member with its own store, both sides durable, in plain text,
-//! jobs with a payload of 256 bytes, calls on 8 connections, 3 streams.
+//! Scenarios of the scheduler: one member with its own store, in [`members`] three on an etcd; both
+//! sides durable, in plain text, jobs with a payload of 256 bytes, calls on 8 connections, 3 streams.
 
 pub mod herd;
+pub mod members;
 pub mod oneshot;
 pub mod restart;
 pub mod schedule;
