@@ -1,5 +1,5 @@
 //! Placement sends the sidecars of a namespace the table of hosts and their actor types. Sidecars
-//! compute the ring of an actor type themselves; no actor call passes through this service.
+//! compute the ring of an actor type themselves (`actor-ring`); no actor call passes through this service.
 //!
 //! ```text
 //!  sidecar ══stream══► server ──admit──► Stream task ──Event──► handle ──► Membership::step (pure)
@@ -19,7 +19,6 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod metrics;
-pub mod ring;
 pub mod rounds;
 mod streams;
 

@@ -14,9 +14,9 @@ mod replicas;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use actor_ring::Ring;
 use blackbox::{Scratch, Spawn, Tool, build_binary, http, soon, until};
 use fixture::{Placement, Sentry, Sidecar};
-use placement::ring::Ring;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
 use rustix::process::Signal;

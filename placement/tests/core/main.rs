@@ -1,4 +1,4 @@
-//! The pure core: single exchanges, the hash ring, and a simulation with lost and delayed events.
+//! The pure core: single exchanges, and a simulation with lost and delayed events.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,7 +7,6 @@
 )]
 
 mod fixture;
-mod ring;
 mod sequences;
 mod simulation;
 mod table_size;

@@ -8,7 +8,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// From the bottom up; packages of one layer do not depend on each other.
 const LAYERS: [&[&str]; 10] = [
-    &["identity", "resources", "proto"],
+    &["identity", "resources", "proto", "actor-ring"],
     &["runtime"],
     &["kubernetes"],
     &["transport"],
@@ -28,7 +28,7 @@ const TEST_ONLY: [&str; 2] = ["testkit", "free-port"];
 const TESTS: [&str; 3] = ["testkit", "fuzz", "blackbox"];
 
 /// Packages without I/O, and crates that they must not use.
-const PURE: [&str; 2] = ["identity", "resources"];
+const PURE: [&str; 3] = ["identity", "resources", "actor-ring"];
 const IMPURE: [&str; 8] =
     ["tokio", "hyper", "axum", "tonic", "kube-client", "kube-runtime", "clap", "reqwest"];
 
@@ -96,6 +96,8 @@ mod tests {
         assert!(is_refused("sentry", "operator", DependencyKind::Normal));
         assert!(is_refused("runtime", "transport", DependencyKind::Normal));
         assert!(is_refused("identity", "resources", DependencyKind::Normal));
+        assert!(is_refused("actor-ring", "tokio", DependencyKind::Normal));
+        assert!(!is_refused("dashboard", "actor-ring", DependencyKind::Normal));
     }
 
     #[test]

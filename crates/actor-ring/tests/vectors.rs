@@ -1,9 +1,15 @@
 //! The ring against vectors of an independent implementation: official sidecars route by the same
-//! numbers. Source: Dapr 1.18.
+//! numbers. Source: Dapr 1.18. `tests/placement` compares with official sidecars themselves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
 
 use std::fmt::Write as _;
 
-use placement::ring::{Ring, hash};
+use actor_ring::{Ring, VIRTUAL_NODES, hash};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -149,6 +155,20 @@ fn ten_thousand_owners_have_the_known_digest() {
         hex(&lines.finalize()),
         "5afd4a013e1af9399c3a14ffe56ff0745384826bc8bcbed8f1c9b66a2ac71eea"
     );
+}
+
+/// The shares add up to the whole ring, and are those of ten thousand actors.
+#[test]
+fn shares_are_the_parts_of_the_ring() {
+    let shares = Ring::new(HOSTS, VIRTUAL_NODES).shares();
+    let sum: f64 = shares.values().sum();
+    assert!((sum - 1.0).abs() < 1e-9, "{shares:?}");
+    for (host, actors) in HOSTS.iter().zip([0.3432, 0.3318, 0.3250]) {
+        assert!((shares[host] - actors).abs() < 0.02, "{host}: {shares:?}");
+    }
+    assert!(Ring::new(HOSTS, 0).shares().is_empty());
+    let one = Ring::new([HOSTS[0]], 1).shares();
+    assert!((one[HOSTS[0]] - 1.0).abs() < 1e-9, "{one:?}");
 }
 
 proptest! {

@@ -1,7 +1,17 @@
-//! Which host owns an actor, as each sidecar computes it from the table. Placement does not need it
-//! to serve; tests and tools do. Source: Dapr 1.18, actor routing.
+//! Which host owns an actor, as each sidecar computes it from placement's table. Placement does not
+//! need it to serve; the dashboard and the tests do. Source: Dapr 1.18, actor routing.
+//!
+//! The package is pure: values in, values out.
+
+use std::collections::BTreeMap;
 
 use blake2::{Blake2b512, Digest as _};
+
+/// Virtual nodes of a host where placement says nothing else (Dapr 1.18, `--replicationFactor`).
+pub const VIRTUAL_NODES: u32 = 100;
+
+/// Number of values of a hash, 2^64.
+const VALUES: f64 = 18_446_744_073_709_551_616.0;
 
 /// The consistent-hash ring of one actor type in one namespace.
 #[derive(Debug, Clone)]
@@ -12,7 +22,7 @@ pub struct Ring<'a> {
 
 impl<'a> Ring<'a> {
     /// The ring of these hosts with `replicas` virtual nodes each; an actor has no owner if it is
-    /// empty.
+    /// empty. Takes 24 bytes and a hash for each virtual node.
     pub fn new(hosts: impl IntoIterator<Item = &'a str>, replicas: u32) -> Self {
         let mut nodes: Vec<(u64, &str)> = hosts
             .into_iter()
@@ -33,6 +43,21 @@ impl<'a> Ring<'a> {
     /// The hashes of the virtual nodes, ascending.
     pub fn nodes(&self) -> &[(u64, &'a str)] {
         &self.nodes
+    }
+
+    /// The part of all actor ids that each host owns, of 1 together: for each node the values after
+    /// the node before it, up to its own. A host without nodes is left out.
+    pub fn shares(&self) -> BTreeMap<&'a str, f64> {
+        let mut shares = BTreeMap::new();
+        let Some((mut before, _)) = self.nodes.last().copied() else { return shares };
+        let only = self.nodes.len() == 1;
+        for (node, host) in &self.nodes {
+            #[expect(clippy::cast_precision_loss, reason = "a share is an approximation")]
+            let values = if only { VALUES } else { node.wrapping_sub(before) as f64 };
+            *shares.entry(*host).or_default() += values / VALUES;
+            before = *node;
+        }
+        shares
     }
 }
 
