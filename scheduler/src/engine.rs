@@ -112,6 +112,8 @@ pub(crate) struct Gauges {
     pub(crate) waiting: usize,
     /// Deliveries without an answer.
     pub(crate) in_flight: usize,
+    /// When the next delivery is due; `None` if no job waits for its time.
+    pub(crate) next_due: Option<Timestamp>,
     /// Gates with a limit.
     pub(crate) gates: Vec<GateGauge>,
 }
@@ -207,6 +209,10 @@ impl Engine {
             staged: waiting(true),
             waiting: waiting(false),
             in_flight: self.in_flight,
+            next_due: {
+                let far = self.far.first().map(|load_at| later(load_at, LOOK_AHEAD));
+                [self.armed.first(), far].into_iter().flatten().min()
+            },
             gates: self.pools.iter().flat_map(pool::Pool::gates).collect(),
         }
     }

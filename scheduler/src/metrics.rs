@@ -4,9 +4,11 @@ mod store;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use proto::scheduler::KnownMetadata;
 use proto::scheduler::job_target_metadata::Type;
+use runtime::clock;
 use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
 pub(crate) use self::store::StoreMetrics;
@@ -39,6 +41,8 @@ const STAGED: &str = "dapr_scheduler_staged_jobs";
 const WAITING: &str = "dapr_scheduler_waiting_jobs";
 const IN_FLIGHT: &str = "dapr_scheduler_inflight";
 const REBALANCES: &str = "dapr_scheduler_rebalance_total";
+const NEXT_DUE: &str = "dapr_scheduler_next_due_timestamp_seconds";
+const LAST_ANSWER: &str = "dapr_scheduler_last_answer_timestamp_seconds";
 
 /// Upper bounds of [`LATENCY`] in milliseconds (Dapr 1.18).
 const LATENCY_BUCKETS: [f64; 5] = [100.0, 500.0, 1_000.0, 5_000.0, 10_000.0];
@@ -59,6 +63,8 @@ pub(crate) struct Metrics {
     gate_pending: IntGaugeVec,
     /// Jobs known, armed, staged, waiting, in flight.
     jobs: [IntGauge; 5],
+    next_due: IntGauge,
+    last_answer: IntGaugeVec,
     sidecar_errors: IntCounterVec,
     store_serves: IntGauge,
     corrupt: IntGauge,
@@ -143,6 +149,17 @@ impl Metrics {
                 gauge(r, WAITING, "Due jobs that wait for a limit or for a sidecar that reads")?,
                 gauge(r, IN_FLIGHT, "Triggers without an answer, of all sidecars")?,
             ],
+            next_due: gauge(
+                r,
+                NEXT_DUE,
+                "Seconds since 1970 of the next due job; 0 if none waits",
+            )?,
+            last_answer: gauges(
+                r,
+                LAST_ANSWER,
+                "Seconds since 1970 of the last answered trigger",
+                kind,
+            )?,
             sidecar_errors: counters(r, SIDECAR_ERRORS, "Failures of sidecars", &["reason"])?,
             store_serves: gauge(r, STORE_SERVES, "1 while the job store, of any kind, serves")?,
             corrupt: gauge(r, CORRUPT, "Stored jobs that could not be decoded")?,
@@ -202,6 +219,7 @@ impl Metrics {
         for (gauge, count) in self.jobs.iter().zip(counts) {
             gauge.set(whole(count));
         }
+        self.next_due.set(now.next_due.map_or(0, Timestamp::as_second));
         // Gates exist as long as the sidecars that set them.
         self.gate_in_flight.reset();
         self.gate_pending.reset();
@@ -218,6 +236,7 @@ impl Metrics {
             metric.with_label_values(&[label(kind)]).inc();
             let milliseconds = took.as_secs_f64() * 1_000.0;
             self.latency.with_label_values(&[label(kind)]).observe(milliseconds);
+            self.last_answer.with_label_values(&[label(kind)]).set(clock::now().as_second());
         };
         match observation {
             Observation::Succeeded(kind, took) => ended(&self.triggered, *kind, *took),

@@ -286,13 +286,17 @@ fn far_jobs_are_loaded_before_they_are_due() {
     fixture.open(1);
     let job = fixture.job(&due("1h"), Target::App("app".into()), None);
     fixture.put_job("a", job.clone(), None);
+    let due_at = fixture.now.checked_add(SignedDuration::from_hours(1)).ok();
+    assert_eq!(fixture.engine.gauges().next_due, due_at);
     assert!(fixture.advance(3_569_999).is_empty());
     let effects = fixture.advance(1);
     let [Effect::Load { job: id, revision: 1, .. }] = effects[..] else { panic!("{effects:?}") };
     let outcome = LoadOutcome::Found { job: Box::new(job), counter: None };
     fixture.step(Event::Loaded { job: id, outcome });
+    assert_eq!(fixture.engine.gauges().next_due, due_at, "in memory as before");
     assert!(deliveries(&fixture.advance(29_999)).is_empty());
     assert_eq!(deliveries(&fixture.advance(1)), [(1, 1, "a")]);
+    assert_eq!(fixture.engine.gauges().next_due, None);
 }
 
 #[test]

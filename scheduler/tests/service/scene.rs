@@ -14,7 +14,7 @@ use proto::scheduler::{
 use tokio::runtime::Handle;
 
 /// The series of the scheduler's own metrics, each as type, name, labels and value; of histograms
-/// the number of samples.
+/// the number of samples, of times whether there is one.
 fn series(server: &Server) -> Vec<String> {
     let families = server.scope.metrics().gather();
     let own = families.iter().filter(|family| family.name().starts_with("dapr_scheduler_"));
@@ -33,6 +33,8 @@ fn line(family: &MetricFamily, metric: &Metric) -> String {
         other => panic!("{other:?}"),
     };
     let name = family.name().trim_start_matches("dapr_scheduler_");
+    let is_time = name.ends_with("_timestamp_seconds") && value != "0";
+    let value = if is_time { "a time" } else { &value };
     format!("{kind} {name}{{{labels}}} {value}")
 }
 
@@ -105,6 +107,7 @@ async fn every_metric_counts_what_happened() {
             "counter jobs_deleted_total{type=job} 1",
             "counter jobs_undelivered_total{type=actor} 2",
             "counter jobs_undelivered_total{type=job} 2",
+            "gauge next_due_timestamp_seconds{} 0",
             "counter sidecar_errors_total{reason=auth_failed} 1",
             "gauge sidecars_connected{} 0",
             "gauge staged_jobs{} 4",
@@ -172,6 +175,9 @@ async fn every_metric_counts_what_happened() {
             "counter jobs_triggered_total{type=job} 1",
             "counter jobs_undelivered_total{type=actor} 2",
             "counter jobs_undelivered_total{type=job} 2",
+            "gauge last_answer_timestamp_seconds{type=actor} a time",
+            "gauge last_answer_timestamp_seconds{type=job} a time",
+            "gauge next_due_timestamp_seconds{} 0",
             "counter sidecar_errors_total{reason=auth_failed} 1",
             "counter sidecar_errors_total{reason=recv_failed} 1",
             "gauge sidecars_connected{} 0",
