@@ -16,7 +16,7 @@ use runtime::Scope;
 use rustls::ClientConfig;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use testkit::ca::{Ca, TestSvid};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tonic::{Code, Request, Response, Status};
 use transport::anchors::{AnchorSource, watch_anchors};
@@ -168,7 +168,7 @@ async fn each_end_sees_the_other_by_its_spiffe_id() {
 
 /// The TLS alert with which the server at `address` ends the handshake of such a client.
 async fn refusal(client: Arc<ClientConfig>, address: &str) -> String {
-    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let connector = tokio_rustls::TlsConnector::from(client);
     // With TLS 1.3 the client learns of the refusal with its first read.
@@ -341,7 +341,7 @@ async fn a_stop_lets_open_calls_finish() {
     let release = async {
         scope.token().cancelled().await;
         testkit::until("the port to be closed", async || {
-            tokio::net::TcpStream::connect(&address).await.is_err()
+            TcpStream::connect(&address).await.is_err()
         })
         .await;
         call_state.released.notify_one();
@@ -398,4 +398,23 @@ async fn reads_the_fallback_while_the_file_is_missing() {
         tokio::time::timeout(LIMIT, watch_anchors(source, &scope)).await.unwrap().unwrap();
     assert_eq!(anchors.borrow().pem(), text);
     scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_server_is_read_without_one_of_the_caller() {
+    let (scope, ca) = (Scope::for_test(), Arc::new(Ca::new()));
+    let own = fixed(&ca.svid("shop", "cart"), ca.anchors());
+    let address = serve(&own, ClientAuth::Spiffe, sentry(&ca), &scope).await;
+    let chain = transport::presented(TcpStream::connect(&address).await.unwrap()).await.unwrap();
+    let id = verify_svid(&chain, &ca.anchors(), runtime::clock::now()).unwrap();
+    assert_eq!((id.namespace(), id.app_id()), (Some("shop"), Some("cart")));
+    scope.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_without_tls_presents_no_certificate() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    drop(listener.accept().await.unwrap());
+    assert!(transport::presented(stream).await.is_err());
 }
