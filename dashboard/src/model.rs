@@ -4,6 +4,7 @@
 //! server, before any other code sees them: pages, JSON forms and logs can show nothing else.
 
 pub(crate) mod access;
+pub(crate) mod arguments;
 pub(crate) mod event;
 pub(crate) mod log;
 pub(crate) mod pod;
@@ -16,12 +17,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use actor_ring::VIRTUAL_NODES;
 use serde_json::Value;
 
 use crate::model::access::{Right, Visible};
 use event::Event;
 use pod::Pod;
 use resource::{Kind, Resource};
+
+/// Label `app` of the pods of placement (Dapr 1.18, chart).
+pub(crate) const PLACEMENT: &str = "dapr-placement-server";
 
 /// Namespace and name.
 pub(crate) type Key = (String, String);
@@ -121,6 +126,12 @@ impl Snapshot {
         let operator = pods().find(|pod| pod.app() == "dapr-operator");
         let version = operator.or_else(|| pods().next())?.version();
         Some(version).filter(|version| !version.is_empty())
+    }
+
+    /// Virtual nodes of each actor host, as the arguments of placement say.
+    pub(crate) fn virtual_nodes(&self) -> u32 {
+        let mut pods = self.control_plane().filter(|pod| pod.app() == PLACEMENT);
+        pods.find_map(|pod| pod.arguments.virtual_nodes).unwrap_or(VIRTUAL_NODES)
     }
 
     /// Whether the user may see Pods of this namespace, for facts that come from elsewhere.

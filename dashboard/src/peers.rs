@@ -1,4 +1,5 @@
-//! Asks sidecars and services of the control plane over plain HTTP.
+//! Asks sidecars and services of the control plane over plain HTTP, and sidecars for their
+//! certificate.
 //!
 //! Addresses come from Pods of the API server, ports and paths are fixed: no request of a browser
 //! chooses where the dashboard connects to. [`answers`] parses answers.
@@ -18,6 +19,7 @@ use futures::{StreamExt as _, stream};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use identity::CertChain;
 use runtime::clock;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -38,11 +40,16 @@ const MAX_KEPT: usize = 1_024;
 /// Bytes of the answers that are kept together.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
+/// In place of a path: the certificate chain that the port presents in a TLS handshake. The answer is
+/// PEM, leaf first, and not verified.
+pub(crate) const SVID: &str = "SVID";
+
 /// A question: address and path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Question {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    /// Path of a GET over plain HTTP, or [`SVID`].
     pub(crate) path: &'static str,
 }
 
@@ -134,7 +141,13 @@ impl Peers {
         let silent = |reason: String| AskError::Silent { address, port, reason };
         let call = async {
             let stream = TcpStream::connect(SocketAddr::new(address, port)).await;
-            let stream = TokioIo::new(stream.map_err(|e| silent(e.to_string()))?);
+            let stream = stream.map_err(|e| silent(e.to_string()))?;
+            if path == SVID {
+                let chain = transport::presented(stream).await;
+                let chain = CertChain::from_der(chain.map_err(|e| silent(e.to_string()))?);
+                return Ok(chain.map_err(|e| silent(e.to_string()))?.to_pem().into());
+            }
+            let stream = TokioIo::new(stream);
             let connected = hyper::client::conn::http1::handshake(stream).await;
             let (mut sender, connection) = connected.map_err(|e| silent(e.to_string()))?;
             let host = SocketAddr::new(address, port).to_string();

@@ -33,7 +33,7 @@ use crate::pages::{
     Site, actors, app, apps, certificates, control_plane, graph, jobs, not_found, overview,
     resource, sidecars, topics,
 };
-use crate::peers::{Answer, Peers};
+use crate::peers::{Answer, Peers, Question};
 use permitted::Permitted;
 
 /// Path of the live updates below the base path.
@@ -129,6 +129,14 @@ impl<S: Sync> FromRequestParts<S> for Filter {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for actors::Asked {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
 /// One request for a page.
 struct Request<'a> {
     site: Site<'a>,
@@ -205,12 +213,15 @@ async fn one_app(
     Path((namespace, app_id)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    let answer = match app::question(&snapshot, &namespace, &app_id) {
+    let questions = app::questions(&snapshot, &namespace, &app_id);
+    let ask = async |question: Option<Question>| match question {
         Some(question) => Some(pages.peers.ask(question).await),
         None => None,
     };
+    let (metadata, svid) = tokio::join!(ask(questions.metadata), ask(questions.svid));
+    let answers = app::Answers { metadata, svid };
     let request = Request::new(&pages, &snapshot, &headers);
-    match app::view(&snapshot, &namespace, &app_id, answer, clock::now()) {
+    match app::view(&snapshot, &namespace, &app_id, answers, clock::now()) {
         Some(view) => request.answer("apps", &app_id, &view, app::render),
         None => request.missing(&format!("Application {namespace}/{app_id}")),
     }
@@ -219,11 +230,13 @@ async fn one_app(
 async fn actors(
     State(pages): State<Pages>,
     Permitted(snapshot): Permitted,
-    filter: Filter,
+    asked: actors::Asked,
     headers: HeaderMap,
 ) -> Response {
     let answers = pages.peers.ask_all(actors::questions(&snapshot)).await;
-    let view = actors::view(&snapshot, &answers, filter);
+    let shown = snapshot.clone();
+    let view = tokio::task::spawn_blocking(move || actors::view(&shown, &answers, asked)).await;
+    let Ok(view) = view else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     Request::new(&pages, &snapshot, &headers).answer("actors", "Actors", &view, actors::render)
 }
 
@@ -270,7 +283,7 @@ async fn jobs(
     headers: HeaderMap,
 ) -> Response {
     let answers = pages.peers.ask_all(jobs::questions(&snapshot)).await;
-    let view = jobs::view(&snapshot, &answers);
+    let view = jobs::view(&snapshot, &answers, clock::now());
     let request = Request::new(&pages, &snapshot, &headers);
     request.answer("jobs", "Jobs and workflows", &view, jobs::render)
 }

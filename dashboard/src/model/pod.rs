@@ -12,6 +12,7 @@ use resources::{images, names, ports};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::arguments::Arguments;
 use super::{redaction, string};
 
 /// Label that the chart sets on each pod of the control plane (Dapr 1.18).
@@ -38,6 +39,7 @@ pub(crate) struct Pod {
     pub(crate) service_account: String,
     /// Ordinary and init containers.
     pub(crate) containers: Vec<Container>,
+    pub(crate) arguments: Arguments,
 }
 
 /// The workload that a pod belongs to.
@@ -55,11 +57,17 @@ pub(crate) struct SidecarPorts {
     pub(crate) public: u16,
     /// Port of the metrics; `None` if they are off.
     pub(crate) metrics: Option<u16>,
+    /// Port that other sidecars call, with mTLS; `None` if unknown.
+    pub(crate) internal: Option<u16>,
 }
 
 impl Default for SidecarPorts {
     fn default() -> Self {
-        Self { public: ports::SIDECAR_PUBLIC, metrics: Some(ports::SIDECAR_METRICS) }
+        Self {
+            public: ports::SIDECAR_PUBLIC,
+            metrics: Some(ports::SIDECAR_METRICS),
+            internal: Some(ports::SIDECAR_INTERNAL_GRPC),
+        }
     }
 }
 
@@ -97,6 +105,7 @@ impl Pod {
             ports: SidecarPorts::default(),
             service_account: string(pod.pointer("/spec/serviceAccountName")),
             containers: containers(pod),
+            arguments: arguments(pod, &labels),
             labels: labels
                 .into_iter()
                 .filter(|(name, _)| matches!(name.as_str(), "app" | PART_OF))
@@ -189,6 +198,21 @@ fn owner(pod: &Value, labels: &BTreeMap<String, String>) -> Owner {
     Owner { kind, name }
 }
 
+/// Of the sidecar, or of a pod of the control plane, whose containers are its own.
+fn arguments(pod: &Value, labels: &BTreeMap<String, String>) -> Arguments {
+    let list = |path: &str| pod.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let all = list("/spec/containers").chain(list("/spec/initContainers"));
+    let is_own = |container: &&Value| match labels.get(PART_OF).map(String::as_str) {
+        Some("dapr") => true,
+        _ => string(container.get("name")) == names::SIDECAR_CONTAINER,
+    };
+    let words = all.filter(is_own).flat_map(|container| {
+        let parts = ["command", "args"].map(|part| container.get(part).and_then(Value::as_array));
+        parts.into_iter().flatten().flatten().filter_map(Value::as_str)
+    });
+    Arguments::read(words)
+}
+
 /// Containers, and init containers that keep running, as native sidecars do.
 fn containers(pod: &Value) -> Vec<Container> {
     let list = |path: &str| pod.pointer(path).and_then(Value::as_array).into_iter().flatten();
@@ -231,7 +255,8 @@ mod tests {
                     "dapr.io/env": "TOKEN=abc", "other": "abc"},
                 "ownerReferences": [{"kind": "ReplicaSet", "name": "cart-7d9f", "controller": true}]},
             "spec": {"containers": [{"name": "app", "image": "cart:2"},
-                {"name": "daprd", "image": "ghcr.io/dapr/daprd:1.18.3"}]},
+                {"name": "daprd", "image": "ghcr.io/dapr/daprd:1.18.3",
+                    "args": ["--enable-mtls", "--mode", "kubernetes"]}]},
             "status": {"phase": "Running", "podIP": "10.0.0.4", "containerStatuses": [
                 {"name": "app", "ready": true, "restartCount": 1},
                 {"name": "daprd", "ready": true, "restartCount": 0}]},
@@ -262,6 +287,22 @@ mod tests {
         pod["metadata"]["annotations"] = json!({});
         pod["spec"]["containers"] = json!([{"name": "app", "image": "cart:2"}]);
         assert_eq!(Pod::read(&pod), None);
+    }
+
+    #[test]
+    fn arguments_are_those_of_the_sidecar_or_of_the_service() {
+        assert!(Pod::read(&app()).unwrap().arguments.has_mtls);
+        let mut own = app();
+        own["spec"]["containers"] = json!([
+            {"name": "app", "image": "cart:2", "args": ["--enable-mtls"]},
+            {"name": "daprd", "image": "d:1", "args": ["--app-id", "cart"]}]);
+        assert!(!Pod::read(&own).unwrap().arguments.has_mtls);
+        let placement = json!({"metadata": {"name": "p", "labels": {"app": "dapr-placement-server",
+                "app.kubernetes.io/part-of": "dapr"}},
+            "spec": {"containers": [{"name": "dapr-placement-server", "command": ["/placement"],
+                "args": ["--port", "50005", "--replicationFactor=250"]}]}});
+        let placement = Pod::read(&placement).unwrap();
+        assert_eq!(placement.arguments.virtual_nodes, Some(250));
     }
 
     #[test]

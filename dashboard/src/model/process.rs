@@ -9,8 +9,9 @@ use resources::annotations::{ANNOTATION_APP_ID, PREFIX};
 use resources::{names, ports};
 use runtime::flags::go_bool;
 
+use super::arguments::Arguments;
 use super::pod::{Container, Owner, Pod, SidecarPorts};
-use super::redaction;
+use super::{arguments, redaction};
 
 /// Longest command line that is read, in bytes: that of `dapr run` has less than two thousand.
 pub(crate) const MAX_COMMAND_BYTES: usize = 64 * 1024;
@@ -90,7 +91,9 @@ impl Sidecar {
                 public: public.unwrap_or(ports::SIDECAR_HTTP),
                 metrics: has_metrics
                     .then(|| number("metrics-port").unwrap_or(ports::SIDECAR_METRICS)),
+                internal: number("dapr-internal-grpc-port"),
             },
+            arguments: Arguments::of(&flags),
             containers: vec![Container {
                 name: names::SIDECAR_CONTAINER.to_owned(),
                 is_ready: true,
@@ -122,8 +125,7 @@ impl Sidecar {
     }
 }
 
-/// Flags and their values; `None` if the program is not daprd. A flag may have one dash or two, and
-/// its value after `=` or in the next word.
+/// Flags and their values; `None` if the program is not daprd.
 fn flags(command: &[u8]) -> Option<Vec<(&str, &str)>> {
     if command.len() > MAX_COMMAND_BYTES {
         return None;
@@ -131,26 +133,7 @@ fn flags(command: &[u8]) -> Option<Vec<(&str, &str)>> {
     let words = command.split(|byte| *byte == 0).map(|word| std::str::from_utf8(word).ok());
     let mut words = words.collect::<Option<Vec<_>>>()?.into_iter();
     let program = Path::new(words.next()?).file_name()?;
-    if program != names::SIDECAR_CONTAINER {
-        return None;
-    }
-    let mut flags = Vec::new();
-    let mut words = words.peekable();
-    while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix('-') else { continue };
-        let flag = flag.strip_prefix('-').unwrap_or(flag);
-        flags.push(match flag.split_once('=') {
-            Some(pair) => pair,
-            None => (flag, words.next_if(|next| is_value(next)).unwrap_or_default()),
-        });
-    }
-    Some(flags)
-}
-
-/// Whether a word is the value of the flag before it: a flag that is a switch may have none.
-fn is_value(word: &str) -> bool {
-    let number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
-    word.strip_prefix('-').is_none_or(number)
+    (program == names::SIDECAR_CONTAINER).then(|| arguments::flags(words))
 }
 
 fn namespace(environment: &[u8]) -> Option<String> {
@@ -184,7 +167,8 @@ mod tests {
             --resources-path /h/.dapr/components --resources-path own --config /h/.dapr/config.yaml";
         let sidecar = read(command).unwrap();
         assert_eq!((sidecar.pod.app_id(), sidecar.pod.name.as_str()), ("cart", "7"));
-        assert_eq!(sidecar.pod.ports, SidecarPorts { public: 3601, metrics: Some(9601) });
+        let ports = SidecarPorts { public: 3601, metrics: Some(9601), internal: None };
+        assert_eq!(sidecar.pod.ports, ports);
         assert!(sidecar.pod.is_app() && sidecar.pod.is_ready());
         let folders = ["/h/.dapr/components", "/home/u/own"].map(PathBuf::from);
         assert_eq!(sidecar.resources, folders);
@@ -206,11 +190,16 @@ mod tests {
     }
 
     #[rstest]
-    #[case("daprd -app-id=a -dapr-http-port=1", SidecarPorts { public: 1, metrics: Some(9090) })]
+    #[case("daprd -app-id=a -dapr-http-port=1", (1, Some(9090), None))]
     #[case("daprd --app-id a --dapr-public-port 2 --dapr-http-port 1 --enable-metrics=false",
-        SidecarPorts { public: 2, metrics: None })]
-    #[case("daprd --app-id a --enable-metrics", SidecarPorts { public: 3500, metrics: Some(9090) })]
-    fn flags_have_the_forms_of_go(#[case] command: &str, #[case] want: SidecarPorts) {
+        (2, None, None))]
+    #[case("daprd --app-id a --enable-metrics", (3500, Some(9090), None))]
+    #[case("daprd --app-id a --dapr-internal-grpc-port 5", (3500, Some(9090), Some(5)))]
+    fn flags_have_the_forms_of_go(
+        #[case] command: &str,
+        #[case] (public, metrics, internal): (u16, Option<u16>, Option<u16>),
+    ) {
+        let want = SidecarPorts { public, metrics, internal };
         assert_eq!(read(command).unwrap().pod.ports, want);
     }
 

@@ -1,17 +1,22 @@
 //! One application: its pods, the metadata of its sidecar, the resources that apply.
 
+mod manifest;
+mod svid;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use resources::annotations::{ANNOTATION_APPLIED_DEFAULTS, ANNOTATION_CONFIG, PREFIX};
 use serde::Serialize;
+use serde_json::Value;
 
+use self::svid::Svid;
 use super::parts::{
     EventRow, Level, badge, event_table, events, facts, hint, readiness, section, table,
 };
 use super::sidecars::{self, Subject};
 use super::{Site, words};
-use crate::html::{Html, text};
+use crate::html::{Html, el, leaf, text};
 use crate::model::pod::{Owner, Pod};
 use crate::model::resource::Kind;
 use crate::model::{Mode, Snapshot};
@@ -30,6 +35,8 @@ struct PodRow {
     is_ready: bool,
     waiting: Option<String>,
     sidecar: Option<String>,
+    /// Whether its sidecar uses mTLS.
+    mtls: bool,
     restarts: u64,
     age: String,
 }
@@ -76,7 +83,27 @@ pub(crate) struct AppView {
     annotations: Vec<AnnotationRow>,
     resources: Vec<ResourceRow>,
     sidecar: Said,
+    /// The certificate of the sidecar; absent without mTLS.
+    svid: Option<Svid>,
     events: Vec<EventRow>,
+    /// The stored part of the first pod, in the form of the API; absent without a cluster.
+    manifest: Option<Value>,
+}
+
+/// What one pod's sidecar answered.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// `None` if no pod has a sidecar with an address.
+    pub(crate) metadata: Option<Answer>,
+    /// `None` without mTLS.
+    pub(crate) svid: Option<Answer>,
+}
+
+/// The questions of this page, to one pod's sidecar.
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    pub(crate) metadata: Option<Question>,
+    pub(crate) svid: Option<Question>,
 }
 
 /// The pods of an application, sidecars that are ready first.
@@ -89,11 +116,15 @@ fn pods<'a>(snapshot: &'a Snapshot, namespace: &str, app_id: &str) -> Vec<&'a Po
     pods
 }
 
-/// The question of this page: the metadata of one pod's sidecar.
-pub(crate) fn question(snapshot: &Snapshot, namespace: &str, app_id: &str) -> Option<Question> {
+/// The questions of this page.
+pub(crate) fn questions(snapshot: &Snapshot, namespace: &str, app_id: &str) -> Questions {
     let pods = pods(snapshot, namespace, app_id);
     let mut pods = pods.into_iter().filter(|pod| pod.sidecar().is_some());
-    pods.find_map(|pod| sidecars::question(pod, Subject::Metadata))
+    let asked = pods.find_map(|pod| Some((pod, sidecars::question(pod, Subject::Metadata)?)));
+    asked.map_or_else(Questions::default, |(pod, metadata)| Questions {
+        metadata: Some(metadata),
+        svid: svid::question(pod),
+    })
 }
 
 /// Builds the view model; `None` if the application has no pods.
@@ -101,12 +132,13 @@ pub(crate) fn view(
     snapshot: &Snapshot,
     namespace: &str,
     app_id: &str,
-    answer: Option<Answer>,
+    answers: Answers,
     now: Timestamp,
 ) -> Option<AppView> {
     let pods = pods(snapshot, namespace, app_id);
     let first = *pods.first()?;
-    let sidecar = match answer {
+    let svid = answers.svid.map(|said| Svid::read(snapshot, (namespace, app_id), &said, now));
+    let sidecar = match answers.metadata {
         None => Said::Error("no pod has a sidecar with an address".to_owned()),
         Some(Err(error)) => Said::Error(error.to_string()),
         Some(Ok(body)) => json(&body).map_or_else(
@@ -137,7 +169,9 @@ pub(crate) fn view(
         },
         resources: resources(snapshot, namespace, app_id, &sidecar),
         sidecar,
+        svid,
         events: events(snapshot, now, about),
+        manifest: (snapshot.mode == Mode::Kubernetes).then(|| manifest::manifest(first)),
     })
 }
 
@@ -149,6 +183,7 @@ fn pod_row(pod: &Pod, now: Timestamp) -> PodRow {
         is_ready: pod.is_ready(),
         waiting: pod.containers.iter().find_map(|container| container.waiting.clone()),
         sidecar: pod.sidecar().map(|_| pod.version().to_owned()),
+        mtls: pod.arguments.has_mtls,
         restarts: pod.containers.iter().map(|container| container.restarts).sum(),
         age: words::age(pod.created, now),
     }
@@ -221,10 +256,12 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
         Some((name, false)) => badge(Level::Error, &format!("{name} does not exist")),
     };
     let accounts: Vec<_> = view.service_accounts.iter().map(String::as_str).collect();
+    let svid = view.svid.as_ref().map_or_else(|| text("none: mTLS is off"), Svid::render);
     let summary = facts([
         ("Namespace", text(&view.namespace)),
         ("Configuration", configuration),
         ("Service accounts", text(accounts.join(", "))),
+        ("SVID", svid),
     ]);
     let pods = view.pods.iter().map(|row| {
         vec![
@@ -233,11 +270,12 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
             text(row.waiting.as_deref().unwrap_or(&row.phase)),
             readiness(usize::from(row.is_ready), 1),
             row.sidecar.as_ref().map_or_else(|| badge(Level::Error, "none"), text),
+            text(if row.mtls { "on" } else { "off" }),
             text(row.restarts.to_string()),
             text(&row.age),
         ]
     });
-    let headings = ["Pod", "Workload", "Phase", "Ready", "Sidecar", "Restarts", "Age"];
+    let headings = ["Pod", "Workload", "Phase", "Ready", "Sidecar", "mTLS", "Restarts", "Age"];
     let more = (view.more_pods > 0).then(|| {
         let words = words::not_shown(view.more_pods, "pod");
         hint(format!("{words}: kubectl get pods lists all."))
@@ -270,7 +308,16 @@ pub(crate) fn render(site: &Site<'_>, view: &AppView) -> Html {
         section("Events", event_table(&view.events)),
     ]
     .into_iter()
+    .chain(view.manifest.as_ref().map(yaml))
     .collect()
+}
+
+/// The pod as text.
+fn yaml(manifest: &Value) -> Html {
+    let yaml = serde_saphyr::to_string(manifest).unwrap_or_else(|error| error.to_string());
+    let hint = "One of the pods. Environment, arguments, volumes and values that may be secret are left out or hidden.";
+    let parts = [leaf("p", hint), el("pre", &[("tabindex", "0")], [text(yaml)])];
+    section("YAML", parts.into_iter().collect())
 }
 
 /// Words of the page.
@@ -354,7 +401,7 @@ mod tests {
     }
 
     fn shown(number: usize) -> AppView {
-        view(&cart(number), "shop", "cart", None, Timestamp::UNIX_EPOCH).unwrap()
+        view(&cart(number), "shop", "cart", Answers::default(), Timestamp::UNIX_EPOCH).unwrap()
     }
 
     #[test]
@@ -369,6 +416,25 @@ mod tests {
         let cut = shown(MAX_PODS + 1);
         assert_eq!((cut.pods.len(), cut.more_pods), (MAX_PODS, 1));
         assert!(page(&cut).contains("1 more pod is not shown"));
+    }
+
+    #[test]
+    fn a_sidecar_with_mtls_is_asked_for_its_certificate() {
+        let of = |flags: &[&str]| {
+            let pod = json!({
+                "metadata": {"namespace": "shop", "name": "cart-0",
+                    "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "cart"}},
+                "status": {"podIP": "10.0.0.1", "phase": "Running"},
+                "spec": {"containers": [{"name": "daprd", "image": "daprd:1", "args": flags}]},
+            });
+            questions(&Snapshot::of_pods([pod]), "shop", "cart")
+        };
+        let with = of(&["--enable-mtls"]);
+        let svid = with.svid.unwrap();
+        assert_eq!((svid.port, svid.path), (50002, crate::peers::SVID));
+        assert!(with.metadata.is_some());
+        let without = of(&[]);
+        assert!(without.svid.is_none() && without.metadata.is_some());
     }
 
     #[test]

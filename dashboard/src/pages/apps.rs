@@ -29,6 +29,10 @@ struct AppRow {
     /// Versions of the sidecars.
     versions: Vec<String>,
     protocol: String,
+    /// Pods with a sidecar.
+    sidecars: usize,
+    /// Sidecars that use mTLS.
+    mtls: usize,
     /// Age of the youngest pod.
     age: String,
 }
@@ -83,6 +87,8 @@ pub(crate) fn view(
             without_sidecar: pods.iter().filter(|pod| pod.lacks_sidecar()).count(),
             versions: versions.collect::<BTreeSet<_>>().into_iter().collect(),
             protocol: protocol.map_or("http", String::as_str).to_owned(),
+            sidecars: pods.iter().filter(|pod| pod.sidecar().is_some()).count(),
+            mtls: pods.iter().filter(|pod| pod.arguments.has_mtls).count(),
             age: words::age(pods.iter().filter_map(|pod| pod.created).max(), now),
         }
     });
@@ -104,6 +110,7 @@ pub(crate) fn render(site: &Site<'_>, view: &AppList) -> Html {
             readiness(row.ready, row.pods),
             version,
             text(&row.protocol),
+            mtls(row.mtls, row.sidecars),
             text(&row.age),
         ]
     });
@@ -116,15 +123,27 @@ pub(crate) fn render(site: &Site<'_>, view: &AppList) -> Html {
             ("Processes", "dapr run --app-id NAME -- PROGRAM starts one with its sidecar.")
         }
     };
-    let headings = ["App id", "Namespace", "Workload", pods, "Sidecar", "Protocol", "Age"];
+    let headings = ["App id", "Namespace", "Workload", pods, "Sidecar", "Protocol", "mTLS", "Age"];
     let empty = &format!("No application matches. {remedy}");
     let table = table("Applications", &headings, rows, empty);
     [view.filter.form(view.namespaces.iter().map(String::as_str)), table].into_iter().collect()
 }
 
+/// Whether calls between the sidecars of an application and others are encrypted. A part of them
+/// cannot talk to the rest.
+fn mtls(with: usize, of: usize) -> Html {
+    match with {
+        _ if of == 0 => text("–"),
+        0 => text("off"),
+        with if with == of => text("on"),
+        with => badge(Level::Warning, &format!("on in {with} of {of}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use rstest::rstest;
     use serde_json::json;
 
     use super::*;
@@ -146,5 +165,26 @@ mod tests {
         assert_eq!(versions("daprd:1.17.0", None), ["1.17.0"]);
         assert!(versions("", Some("no JSON")).is_empty());
         assert!(versions("", None).is_empty());
+    }
+
+    #[rstest]
+    #[case("", "–")]
+    #[case("--enable-mtls --enable-mtls", "on")]
+    #[case("--mode --enable-mtls=false", "off")]
+    #[case("--enable-mtls --mode", "on in 1 of 2")]
+    fn mtls_is_that_of_the_sidecars(#[case] flags: &str, #[case] want: &str) {
+        let sidecars = flags.split_whitespace().enumerate().map(|(number, flag)| {
+            json!({"metadata": {"namespace": "shop", "name": format!("cart-{number}"),
+                "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "cart"},
+                "ownerReferences": [{"kind": "StatefulSet", "name": "cart", "controller": true}]},
+                "spec": {"containers": [{"name": "daprd", "image": "d:1", "args": [flag]}]}})
+        });
+        let without = json!({"metadata": {"namespace": "shop", "name": "cart-9",
+            "annotations": {"dapr.io/enabled": "true", "dapr.io/app-id": "cart"},
+            "ownerReferences": [{"kind": "StatefulSet", "name": "cart", "controller": true}]}});
+        let snapshot = Snapshot::of_pods(sidecars.chain([without]));
+        let list = view(&snapshot, &BTreeMap::new(), Filter::default(), Timestamp::UNIX_EPOCH);
+        let page = render(&Site::new("", &snapshot), &list).into_document();
+        assert!(page.contains(&format!(">{want}<")), "{page}");
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], now: Timestamp) -> T
 }
 
 /// The published trust anchors.
-fn anchors(snapshot: &Snapshot) -> Option<Result<TrustAnchors, AnchorsError>> {
+pub(super) fn anchors(snapshot: &Snapshot) -> Option<Result<TrustAnchors, AnchorsError>> {
     let pem = snapshot.anchors.find(&snapshot.namespace, names::TRUST_BUNDLE)?;
     Some(TrustAnchors::parse_pem(pem.as_bytes()))
 }

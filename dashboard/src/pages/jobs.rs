@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Site;
@@ -23,6 +24,9 @@ const PREFIX: &str = "dapr_scheduler_";
 const SCHEDULER: &str = "dapr-scheduler-server";
 /// Replicas that are asked; the page says how many answered.
 const MAX_ASKED: usize = 9;
+/// Gauges of times in seconds since 1970, of our scheduler.
+const NEXT_DUE: &str = "dapr_scheduler_next_due_timestamp_seconds";
+const LAST_ANSWER: &str = "dapr_scheduler_last_answer_timestamp_seconds";
 /// Limits of concurrency that are shown; the page says how many more there are.
 const MAX_LIMITS: usize = 200;
 
@@ -39,6 +43,27 @@ struct TypeRow {
     deleted: f64,
     /// Milliseconds from the due time to the answer; absent without triggers.
     average_latency_ms: Option<f64>,
+    /// The last answer of a sidecar; absent without one, and for Dapr's scheduler.
+    last: Option<Time>,
+}
+
+/// A time, and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Time {
+    /// In RFC 3339.
+    at: Timestamp,
+    words: String,
+}
+
+impl Time {
+    fn of(at: Timestamp, now: Timestamp) -> Self {
+        let words = match now.duration_until(at).as_secs() {
+            seconds @ 1.. => format!("in {}", words::span(seconds)),
+            0 => "now".to_owned(),
+            seconds => format!("{} ago", words::span(-seconds)),
+        };
+        Self { at, words }
+    }
 }
 
 /// A limit of concurrent triggers.
@@ -62,6 +87,8 @@ pub(crate) struct Jobs {
     stored: Option<f64>,
     /// Jobs that wait for their due time.
     armed: Option<f64>,
+    /// The next due job; absent if none waits for its time, and for Dapr's scheduler.
+    next: Option<Time>,
     /// Due jobs without a connected sidecar of their application.
     staged: Option<f64>,
     /// Due jobs that wait for a limit or for a sidecar that reads.
@@ -100,7 +127,7 @@ impl<'a> Sums<'a> {
         self.get(name, "")
     }
 
-    fn row(&self, kind: &'static str) -> TypeRow {
+    fn row(&self, kind: &'static str, last: Option<Time>) -> TypeRow {
         let sum = |name: &str| self.get(name, kind).unwrap_or_default();
         let count = sum("dapr_scheduler_trigger_latency_count");
         TypeRow {
@@ -113,6 +140,7 @@ impl<'a> Sums<'a> {
             deleted: sum("dapr_scheduler_jobs_deleted_total"),
             average_latency_ms: (count > 0.0)
                 .then(|| sum("dapr_scheduler_trigger_latency_sum") / count),
+            last,
         }
     }
 
@@ -128,6 +156,20 @@ impl<'a> Sums<'a> {
     }
 }
 
+/// Values of a gauge of times, with its label `type`, of all replicas. 0 is no time.
+fn times<'a>(
+    answers: &'a [Answer],
+    name: &'static str,
+) -> impl Iterator<Item = (String, Timestamp)> + 'a {
+    let series =
+        answers.iter().flatten().flat_map(move |body| samples(body, move |own| own == name));
+    series.filter_map(|sample| {
+        #[expect(clippy::cast_possible_truncation, reason = "seconds since 1970")]
+        let at = Timestamp::from_second(sample.value as i64).ok()?;
+        (at > Timestamp::UNIX_EPOCH).then(|| (sample.label("type").to_owned(), at))
+    })
+}
+
 /// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
     let ask = |address| Question { address, port: METRICS_PORT, path: METRICS };
@@ -135,7 +177,7 @@ pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
 }
 
 /// Builds the view model. Counts of several replicas are added.
-pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer]) -> Jobs {
+pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], now: Timestamp) -> Jobs {
     let answered = answers.iter().flatten().count();
     let error = if answers.is_empty() {
         Some("No pod of the scheduler is ready. Applications without jobs, actor reminders and workflows do not need it.".to_owned())
@@ -149,6 +191,10 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer]) -> Jobs {
     let mut limits = sums.limits();
     let more_limits = limits.len().saturating_sub(MAX_LIMITS);
     limits.truncate(MAX_LIMITS);
+    let row = |kind: &'static str| {
+        let last = times(answers, LAST_ANSWER).filter(|(own, _)| own == kind);
+        sums.row(kind, last.map(|(_, at)| at).max().map(|at| Time::of(at, now)))
+    };
     Jobs {
         replicas: snapshot.ready_addresses(SCHEDULER).count(),
         answered,
@@ -159,7 +205,8 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer]) -> Jobs {
         in_flight: sums.gauge("dapr_scheduler_inflight"),
         unreadable: sums.gauge("dapr_scheduler_corrupt_records"),
         streams: sums.gauge("dapr_scheduler_sidecars_connected"),
-        types: if error.is_none() { ["job", "actor"].map(|t| sums.row(t)).into() } else { vec![] },
+        next: times(answers, NEXT_DUE).map(|(_, at)| at).min().map(|at| Time::of(at, now)),
+        types: if error.is_none() { ["job", "actor"].map(row).into() } else { vec![] },
         limits,
         more_limits,
         error,
@@ -182,6 +229,7 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
     let now = facts([
         ("Jobs and reminders", number(view.stored)),
         ("Not due yet", number(view.armed)),
+        ("Next run", text(view.next.as_ref().map_or("not known", |next| next.words.as_str()))),
         ("Due, no sidecar of the application is connected", alarm(view.staged, Level::Warning)),
         ("Due, waiting for a limit or a busy sidecar", number(view.waiting)),
         ("Delivered, without an answer yet", number(view.in_flight)),
@@ -202,6 +250,7 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
             whole(row.without_sidecar),
             whole(row.deleted),
             text(latency),
+            text(row.last.as_ref().map_or("–", |last| last.words.as_str())),
         ]
     });
     let headings = [
@@ -213,6 +262,7 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
         "Without sidecar",
         "Deleted",
         "Average to the answer",
+        "Last answer",
     ];
     let types = table("Since the scheduler started", &headings, rows, "No counts.");
     let limits = view.limits.iter().map(|row| {
@@ -263,6 +313,11 @@ mod tests {
         dapr_scheduler_trigger_latency_count{type=\"job\"} 3\n\
         dapr_scheduler_concurrency_inflight{concurrency_key=\"k\"} 1\n\
         dapr_scheduler_concurrency_pending{concurrency_key=\"k\"} 4\n";
+    const NOW: Timestamp = Timestamp::constant(1_000, 0);
+
+    fn view(snapshot: &Snapshot, answers: &[Answer]) -> Jobs {
+        super::view(snapshot, answers, NOW)
+    }
 
     /// Answers of this many replicas.
     fn answers(text: &str, replicas: usize) -> Vec<Answer> {
@@ -301,6 +356,26 @@ mod tests {
         assert_eq!(two.types.first().unwrap().average_latency_ms, Some(10.0));
         assert_eq!(two.limits, [LimitRow { key: "k".to_owned(), running: 2.0, waiting: 8.0 }]);
         assert!(!page(&two).contains("replicas of the scheduler"));
+    }
+
+    #[test]
+    fn the_next_run_is_the_first_of_all_replicas_and_the_last_answer_the_last() {
+        let of = |next: i64, last: i64| {
+            let text = format!(
+                "{NEXT_DUE} {next}\n{LAST_ANSWER}{{type=\"job\"}} {last}\n{LAST_ANSWER}{{type=\"actor\"}} 940\n"
+            );
+            Ok(Bytes::from(text))
+        };
+        let all = view(&cluster(3), &[of(1_600, 700), of(1_120, 880), of(0, 0)]);
+        assert_eq!(all.next.as_ref().unwrap().words, "in 2 minutes");
+        let last: Vec<_> =
+            all.types.iter().map(|row| row.last.as_ref().unwrap().words.clone()).collect();
+        assert_eq!(last, ["2 minutes ago", "1 minute ago"]);
+        assert!(page(&all).contains("in 2 minutes"));
+        let none = view(&cluster(1), &[of(0, 0)]);
+        assert_eq!(none.next, None);
+        assert!(page(&none).contains("not known"));
+        assert_eq!(view(&cluster(1), &[of(1_000, 0)]).next.unwrap().words, "now");
     }
 
     #[test]

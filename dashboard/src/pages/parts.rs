@@ -72,14 +72,7 @@ pub(crate) fn filter_form<'a>(
     options: impl IntoIterator<Item = (&'a str, &'a str)>,
     q: &str,
 ) -> Html {
-    let options = options.into_iter().map(|(value, title)| {
-        let mut attributes = vec![("value", value)];
-        if value == chosen {
-            attributes.push(("selected", ""));
-        }
-        el("option", &attributes, [text(title)])
-    });
-    let select = el("select", &[("name", name)], options);
+    let select = el("select", &[("name", name)], self::options(options, chosen));
     let input = [("name", "q"), ("type", "search"), ("value", q)];
     let content = [
         el("label", &[], [text(label), text(" "), select]),
@@ -87,6 +80,20 @@ pub(crate) fn filter_form<'a>(
         el("button", &[("type", "submit")], [text("Filter")]),
     ];
     el("form", &[("method", "get"), ("role", "search")], content)
+}
+
+/// The options of a choice, which have value and title.
+pub(crate) fn options<'a>(
+    all: impl IntoIterator<Item = (&'a str, &'a str)>,
+    chosen: &str,
+) -> impl Iterator<Item = Html> {
+    all.into_iter().map(move |(value, title)| {
+        let mut attributes = vec![("value", value)];
+        if value == chosen {
+            attributes.push(("selected", ""));
+        }
+        el("option", &attributes, [text(title)])
+    })
 }
 
 /// The text of a filter from the query of a URL, cut off at its limit.
