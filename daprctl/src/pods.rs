@@ -39,6 +39,8 @@ pub(crate) struct Container {
     pub(crate) image: String,
     /// Whether it is ready.
     pub(crate) ready: bool,
+    /// Whether it has the flag by which a sidecar uses mTLS (Dapr 1.18, `--enable-mtls`).
+    pub(crate) mtls: bool,
     /// Reason and message of the waiting state.
     pub(crate) waiting: Option<(String, String)>,
 }
@@ -122,11 +124,18 @@ fn containers(pod: &Value) -> Vec<Container> {
         Container {
             image: text(container.get("image")),
             ready: status.and_then(|s| s.get("ready")).and_then(Value::as_bool) == Some(true),
+            mtls: has_mtls(container),
             waiting: waiting.map(|w| (text(w.get("reason")), text(w.get("message")))),
             name,
         }
     })
     .collect()
+}
+
+fn has_mtls(container: &Value) -> bool {
+    let arguments = container.get("args").and_then(Value::as_array).into_iter().flatten();
+    let mut arguments = arguments.filter_map(Value::as_str);
+    arguments.any(|argument| matches!(argument, "--enable-mtls" | "--enable-mtls=true"))
 }
 
 /// A member as string; empty if it is absent or of another type.

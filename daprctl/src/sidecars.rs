@@ -1,14 +1,16 @@
-//! `daprctl sidecars`: versions and skew of sidecars, and the Components that they did not load.
-//! Pure.
+//! `daprctl sidecars`: versions and skew of sidecars, their certificates, and the Components that they
+//! did not load. Pure.
 
 use std::collections::BTreeMap;
 
+use identity::expiry_step;
+use jiff::Timestamp;
 use resources::images::{minor, tag};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::facts::Fact;
-use crate::output::table;
+use crate::output::{table, words};
 use crate::pods::{Pod, text};
 
 /// The metadata of a sidecar, `GET /v1.0/metadata` (Dapr 1.18).
@@ -42,6 +44,33 @@ pub(crate) struct SidecarFacts {
     pub(crate) components: Vec<Value>,
     /// Metadata by namespace and name of the pod; absent for sidecars that were not asked.
     pub(crate) metadata: BTreeMap<String, Fact<Metadata>>,
+    /// Certificates in the same way; absent for sidecars without mTLS.
+    pub(crate) certificates: BTreeMap<String, Fact<Presented>>,
+    /// When they were read.
+    pub(crate) now: Timestamp,
+}
+
+/// The certificate that a sidecar presents to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Presented {
+    /// SPIFFE id; `None` if it has none.
+    pub(crate) id: Option<String>,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// The certificate of a sidecar, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Certificate {
+    /// SPIFFE id; `null` if it has none.
+    id: Option<String>,
+    expires: Timestamp,
+    /// Whether so little of its life is left that the sidecar should have renewed it.
+    #[serde(skip)]
+    is_late: bool,
+    /// The time left; zero if it has expired.
+    #[serde(skip)]
+    seconds_left: i64,
 }
 
 /// A sidecar. Members are only ever added.
@@ -66,6 +95,10 @@ pub(crate) struct Row {
     placement: Option<String>,
     /// Why it did not answer.
     error: Option<String>,
+    /// `null` without mTLS, and if it was not asked or presented none.
+    certificate: Option<Certificate>,
+    /// Why there is no certificate although it uses mTLS.
+    certificate_error: Option<String>,
 }
 
 /// The sidecars in the order of namespace, app id and pod.
@@ -79,6 +112,7 @@ fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
     let sidecar = pod.sidecar();
     let version = sidecar.map(|sidecar| tag(&sidecar.image)).unwrap_or_default();
     let said = facts.metadata.get(&pod.id());
+    let presented = facts.certificates.get(&pod.id());
     let metadata = said.and_then(|said| said.as_ref().ok());
     let loaded = metadata.map(|metadata| {
         let mut names: Vec<_> = metadata.components.iter().map(|c| c.name.clone()).collect();
@@ -104,6 +138,21 @@ fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
             metadata.actor_runtime.placement.trim_start_matches("placement: ").to_owned()
         }),
         error: said.and_then(|said| said.as_ref().err()).map(ToString::to_string),
+        certificate: presented
+            .and_then(|own| own.as_ref().ok())
+            .map(|own| Certificate::of(own, facts.now)),
+        certificate_error: presented.and_then(|own| own.as_ref().err()).map(ToString::to_string),
+    }
+}
+
+impl Certificate {
+    fn of(said: &Presented, now: Timestamp) -> Self {
+        Self {
+            id: said.id.clone(),
+            expires: said.not_after,
+            is_late: expiry_step(said.not_before, said.not_after, now).is_some(),
+            seconds_left: now.duration_until(said.not_after).as_secs().max(0),
+        }
     }
 }
 
@@ -132,11 +181,12 @@ pub(crate) fn to_table(rows: &[Row]) -> String {
         return "No pod has a sidecar. Annotate a pod template with dapr.io/enabled: \"true\".\n"
             .to_owned();
     }
-    let heading = ["NAMESPACE", "APP ID", "POD", "VERSION", "STATE", "COMPONENTS", "REMARKS"];
+    let heading =
+        ["NAMESPACE", "APP ID", "POD", "VERSION", "STATE", "COMPONENTS", "CERTIFICATE", "REMARKS"];
     table::columns(heading, rows.iter().map(cells))
 }
 
-fn cells(row: &Row) -> [String; 7] {
+fn cells(row: &Row) -> [String; 8] {
     let state = match (&row.waiting, row.ready) {
         (Some(reason), _) => reason,
         (None, true) => "ready",
@@ -144,9 +194,13 @@ fn cells(row: &Row) -> [String; 7] {
     };
     let loaded = row.components_loaded.as_ref();
     let components = loaded.map_or("-".to_owned(), |loaded| loaded.len().to_string());
+    let certificate = row.certificate.as_ref();
+    let certificate = certificate.map_or("-".to_owned(), |own| words::span(own.seconds_left));
     let remarks = remarks(row);
-    [&row.namespace, &row.app_id, &row.pod, &row.version, state, &components, &remarks]
-        .map(str::to_owned)
+    let row =
+        [&row.namespace, &row.app_id, &row.pod, &row.version, state, &components, &certificate];
+    let [namespace, app_id, pod, version, state, components, certificate] = row.map(str::to_owned);
+    [namespace, app_id, pod, version, state, components, certificate, remarks]
 }
 
 fn remarks(row: &Row) -> String {
@@ -160,7 +214,17 @@ fn remarks(row: &Row) -> String {
     if let Some(missing) = row.components_missing.as_ref().filter(|missing| !missing.is_empty()) {
         remarks.push(format!("not loaded: {}", missing.join(", ")));
     }
+    match &row.certificate {
+        Some(own) if own.seconds_left == 0 => {
+            remarks.push("its certificate has expired: look at its log and at sentry".to_owned());
+        }
+        Some(own) if own.is_late => {
+            remarks.push("its certificate was not renewed: look at its log".to_owned());
+        }
+        _ => {}
+    }
     remarks.extend(row.error.clone());
+    remarks.extend(row.certificate_error.clone());
     remarks.join("; ")
 }
 
@@ -171,9 +235,10 @@ pub(crate) fn to_value(facts: &SidecarFacts, rows: &[Row]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::facts::ReadError;
+    use rstest::rstest;
 
     use super::*;
+    use crate::facts::ReadError;
 
     fn pod(app: &str, version: &str, ready: bool) -> Pod {
         Pod::read(&json!({
@@ -210,7 +275,39 @@ mod tests {
                 ("shop/cart-1".to_owned(), Ok(serde_json::from_value(answer).unwrap())),
                 ("shop/web-1".to_owned(), Err(silent)),
             ]),
+            certificates: BTreeMap::from([
+                ("shop/cart-1".to_owned(), Ok(presented(0, 86_400))),
+                ("shop/web-1".to_owned(), Err(ReadError::Forbidden(FORWARD.to_owned()))),
+            ]),
+            now: Timestamp::constant(3_600, 0),
         }
+    }
+
+    const FORWARD: &str = "forward a port of a pod";
+
+    fn presented(not_before: i64, not_after: i64) -> Presented {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let id = Some("spiffe://cluster.local/ns/shop/cart".to_owned());
+        Presented { id, not_before: at(not_before), not_after: at(not_after) }
+    }
+
+    /// Column and remarks about a certificate of 10,000 seconds after this many.
+    #[rstest]
+    #[case(6_000, "1h", "")]
+    #[case(9_000, "16m", "its certificate was not renewed: look at its log")]
+    #[case(10_000, "0s", "its certificate has expired: look at its log and at sentry")]
+    fn a_certificate_that_was_not_renewed_is_said(
+        #[case] now: i64,
+        #[case] left: &str,
+        #[case] remark: &str,
+    ) {
+        let own = BTreeMap::from([("shop/cart-1".to_owned(), Ok(presented(0, 10_000)))]);
+        let now = Timestamp::from_second(now).unwrap();
+        let pods = vec![pod("cart", "1.18.3", true)];
+        let facts = SidecarFacts { certificates: own, now, pods, components: vec![], ..facts() };
+        let [row] = &rows(&facts)[..] else { unreachable!("one pod") };
+        let cells = cells(row);
+        assert_eq!((cells[6].as_str(), cells[7].as_str()), (left, remark));
     }
 
     #[test]

@@ -178,8 +178,8 @@ fn components(facts: &Facts) -> Finding {
             let of_a_pod = text(event.get("reason")) == "ConfigurationNotFound";
             if of_a_pod || ours && (other || alive(&name)) {
                 let name = if other { format!("{kind} {name}") } else { name };
-                let (reason, words) = (text(event.get("reason")), text(event.get("message")));
-                problems.entry(name).or_insert(format!("{reason}: {words}"));
+                let words = reason(event);
+                problems.entry(name).or_insert(words);
             }
         }
         if problems.is_empty() {
@@ -209,5 +209,11 @@ fn object(value: &Value, namespace: &str, name: &str) -> String {
 fn condition(component: &Value) -> Option<String> {
     let conditions = component.pointer("/status/conditions").and_then(Value::as_array)?;
     let unmet = conditions.iter().find(|c| text(c.get("status")) == "False")?;
-    Some(format!("{}: {}", text(unmet.get("reason")), text(unmet.get("message"))))
+    Some(reason(unmet))
+}
+
+/// Reason and message of an Event or a condition; a message may quote a connection string.
+fn reason(of: &Value) -> String {
+    let (reason, message) = (text(of.get("reason")), text(of.get("message")));
+    format!("{reason}: {}", dashboard::without_secrets(&message))
 }

@@ -354,3 +354,19 @@ fn prints_the_report() {
     insta::assert_snapshot!("table", table);
     insta::assert_snapshot!("json", json);
 }
+
+#[test]
+fn a_message_that_may_hold_a_secret_is_hidden() {
+    let message = |of: &str| format!("{of}: dial redis://u:pl4nted@redis:6379: refused");
+    let mut facts = healthy(&Ca::new());
+    facts.cluster.events = Ok(vec![json!({"reason": "Planted", "message": message("event"),
+        "involvedObject": {"apiVersion": "dapr.io/v1alpha1", "kind": "Configuration",
+            "namespace": "shop", "name": "c"}})]);
+    facts.cluster.components = Ok(vec![json!({"metadata": {"namespace": "shop", "name": "s"},
+        "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "Planted",
+            "message": message("condition")}]}})]);
+    let found = findings(&facts);
+    let components = found.iter().find(|finding| finding.id == "components").unwrap();
+    assert!(!components.text.contains("pl4nted"), "{}", components.text);
+    assert_eq!(components.text.matches("Planted: (hidden)").count(), 2, "{}", components.text);
+}

@@ -1,20 +1,27 @@
-//! Reads the facts about sidecars: Pods, Components, and the metadata of each sidecar through
-//! the API server's proxy to pods.
+//! Reads the facts about sidecars: Pods, Components, and through the API server the metadata of each
+//! sidecar (its proxy to pods) and the certificate (a port-forward).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
+use identity::CertChain;
+use k8s_openapi::api::core::v1;
+use kube::Api;
+use kubernetes::api_text;
+use resources::images::tag;
 use resources::{GROUP, ports};
+use runtime::clock;
 
 use super::Cluster;
-use resources::images::tag;
 
 use crate::facts::{Fact, ReadError};
 use crate::pods::{Pod, text};
-use crate::sidecars::{Metadata, SidecarFacts};
+use crate::sidecars::{Metadata, Presented, SidecarFacts};
 
+/// Status of a request without the right.
+const FORBIDDEN: u16 = 403;
 /// Sidecars that are asked at the same time.
 const CONCURRENT: usize = 16;
 /// Time for the answer of one sidecar.
@@ -23,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Whether sidecars are asked in addition to the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
-    /// Each sidecar that is ready, for its metadata.
+    /// Each sidecar that is ready, for its metadata and its certificate.
     Sidecars,
     /// No sidecar.
     Nobody,
@@ -45,18 +52,56 @@ impl Cluster {
         );
         let mut pods = pods?;
         pods.retain(|pod| pod.is_alive() && pod.sidecar().is_some());
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut certificates) = (BTreeMap::new(), BTreeMap::new());
         if ask == Ask::Sidecars {
-            let ready = pods.iter().filter(|pod| pod.sidecar().is_some_and(|s| s.ready));
-            let asked = ready.map(|pod| async { (pod.id(), self.metadata(pod).await) });
-            metadata = stream::iter(asked).buffer_unordered(CONCURRENT).collect().await;
+            let ready =
+                pods.iter().filter_map(|pod| Some((pod, pod.sidecar().filter(|s| s.ready)?)));
+            let asked = ready.map(|(pod, sidecar)| async move {
+                let certificate =
+                    async { if sidecar.mtls { Some(self.certificate(pod).await) } else { None } };
+                let (metadata, certificate) = tokio::join!(self.metadata(pod), certificate);
+                (pod.id(), metadata, certificate)
+            });
+            let mut asked = stream::iter(asked).buffer_unordered(CONCURRENT);
+            while let Some((id, said, certificate)) = asked.next().await {
+                certificates.extend(certificate.map(|certificate| (id.clone(), certificate)));
+                metadata.insert(id, said);
+            }
         }
         Ok(SidecarFacts {
             version: version.ok().flatten(),
             pods,
             components: components?,
             metadata,
+            certificates,
+            now: clock::now(),
         })
+    }
+
+    /// The certificate that a sidecar presents on its internal port, by a port-forward.
+    async fn certificate(&self, pod: &Pod) -> Fact<Presented> {
+        let (name, port) = (&pod.name, ports::SIDECAR_INTERNAL_GRPC);
+        let doing =
+            format!("get the certificate of the sidecar through pods/portforward of {name}");
+        let failed = |said: String| ReadError::Failed { doing: doing.clone(), said };
+        let pods: Api<v1::Pod> = Api::namespaced(self.reader.client(), &pod.namespace);
+        let presented = async {
+            let mut forwarder = match pods.portforward(name, &[port]).await {
+                Ok(forwarder) => forwarder,
+                Err(kube::Error::Api(status)) if status.code == FORBIDDEN => {
+                    return Err(ReadError::Forbidden(doing.clone()));
+                }
+                Err(error) => return Err(failed(api_text(&error))),
+            };
+            let stream =
+                forwarder.take_stream(port).ok_or_else(|| failed("no stream".to_owned()))?;
+            let chain = transport::presented(stream).await.map_err(|e| failed(e.to_string()))?;
+            CertChain::from_der(chain).map_err(|error| failed(error.to_string()))
+        };
+        let chain = tokio::time::timeout(ANSWER, presented).await;
+        let chain = chain.map_err(|_| failed("no answer within 5 s".to_owned()))??;
+        let id = chain.leaf_id().ok().map(|id| id.to_string());
+        Ok(Presented { id, not_before: chain.not_before(), not_after: chain.not_after() })
     }
 
     /// Version of the control plane: the tag of the operator's image.
