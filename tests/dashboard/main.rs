@@ -4,6 +4,7 @@
 
 mod accessibility;
 mod node;
+mod planted;
 mod users;
 
 use std::path::PathBuf;
