@@ -1,6 +1,7 @@
 //! The scenarios, one file each; [`registry`] lists them.
 
 pub mod attacks;
+pub mod dashboard;
 pub mod injector;
 pub mod install;
 pub mod operator_fanout;

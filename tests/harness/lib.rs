@@ -64,7 +64,7 @@ pub use programs::{
     sdks,
     service::{
         Service, build_binary, build_daprctl, build_daprctl_for_windows, build_daprctl_static,
-        build_dashboard, build_dashboard_static, image_profile,
+        build_dashboard, build_dashboard_alone, build_dashboard_static, image_profile,
     },
     tools::{self, Tool},
 };

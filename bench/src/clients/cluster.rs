@@ -64,11 +64,19 @@ impl ApiServer {
     /// # Errors
     /// When its metrics cannot be read.
     pub async fn reads(&self, resources: &[&str]) -> Result<f64> {
+        self.requests(&["GET", "LIST", "WATCH"], resources).await
+    }
+
+    /// Number of requests so far of one of `verbs` about one of `resources`.
+    ///
+    /// # Errors
+    /// When its metrics cannot be read.
+    pub async fn requests(&self, verbs: &[&str], resources: &[&str]) -> Result<f64> {
         let request = Request::get("/metrics").body(Vec::new())?;
         let text = self.client.request_text(request).await.context("metrics of the API server")?;
         let wanted = |line: &&str| {
             line.starts_with("apiserver_request_total{")
-                && ["GET", "LIST", "WATCH"].iter().any(|v| has_label(line, "verb", v))
+                && verbs.iter().any(|v| has_label(line, "verb", v))
                 && resources.iter().any(|r| has_label(line, "resource", r))
         };
         let values = text.lines().filter(wanted).filter_map(|line| line.rsplit(' ').next());

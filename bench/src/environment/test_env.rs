@@ -252,6 +252,24 @@ impl Start {
         Self { spawn, ports }
     }
 
+    /// The dashboard of a cluster, with the environment of its image.
+    ///
+    /// # Errors
+    /// When the machine has no free port.
+    pub fn dashboard(program: &Path, kubeconfig: &Path, logs: &Path) -> Result<Self> {
+        let ports = Ports::free()?;
+        let Ports { main, healthz, metrics } = ports;
+        let spawn = Spawn::new("dashboard", program, logs)
+            .args([format!("--port={main}"), format!("--namespace={NAMESPACE}")])
+            .args([format!("--healthz-port={healthz}"), format!("--metrics-port={metrics}")])
+            .args(["--healthz-listen-address=127.0.0.1", "--metrics-listen-address=127.0.0.1"])
+            .arg("--kubeconfig")
+            .arg(kubeconfig);
+        let environment = Service::Operator.environment().iter(); // as its image
+        let spawn = environment.fold(spawn, |spawn, (name, value)| spawn.env(name, value));
+        Ok(Self { spawn, ports })
+    }
+
     /// Adds arguments.
     #[must_use]
     pub fn args(mut self, args: &[&str]) -> Self {

@@ -3,12 +3,13 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    scenario::Scenario, scenarios::attacks::Attacks, scenarios::injector::Injector,
-    scenarios::install::Install, scenarios::operator_fanout::OperatorFanout,
-    scenarios::operator_memory::OperatorMemory, scenarios::placement_join::PlacementJoin,
-    scenarios::scale::operator::ScaleOperator, scenarios::scale::placement::ScalePlacement,
-    scenarios::scale::scheduler::ScaleScheduler, scenarios::scale::sentry::ScaleSentry,
-    scenarios::scheduler::herd::SchedulerHerd, scenarios::scheduler::members::SchedulerMembers,
+    scenario::Scenario, scenarios::attacks::Attacks, scenarios::dashboard::Dashboard,
+    scenarios::injector::Injector, scenarios::install::Install,
+    scenarios::operator_fanout::OperatorFanout, scenarios::operator_memory::OperatorMemory,
+    scenarios::placement_join::PlacementJoin, scenarios::scale::operator::ScaleOperator,
+    scenarios::scale::placement::ScalePlacement, scenarios::scale::scheduler::ScaleScheduler,
+    scenarios::scale::sentry::ScaleSentry, scenarios::scheduler::herd::SchedulerHerd,
+    scenarios::scheduler::members::SchedulerMembers,
     scenarios::scheduler::oneshot::SchedulerOneshot,
     scenarios::scheduler::restart::SchedulerRestart,
     scenarios::scheduler::schedule::SchedulerSchedule, scenarios::scheduler::ticks::SchedulerTicks,
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(OperatorMemory::LARGE),
         Box::new(OperatorFanout),
         Box::new(PlacementJoin),
+        Box::new(Dashboard),
         Box::new(SchedulerSchedule),
         Box::new(SchedulerOneshot),
         Box::new(SchedulerHerd),

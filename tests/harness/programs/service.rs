@@ -210,6 +210,19 @@ pub fn build_dashboard_static(profile: &str) -> Result<PathBuf> {
     build(DASHBOARD, Linking::Static(Architecture::here()?), profile)
 }
 
+/// As [`Service::build_only`], of the dashboard: static, or for the development profile its debug
+/// build.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_dashboard_alone(profile: &str) -> Result<PathBuf> {
+    if profile == DEVELOPMENT {
+        return build_dashboard();
+    }
+    let linking = Linking::Static(Architecture::here()?);
+    executable_of(&cargo_build(linking, profile, &[DASHBOARD])?, DASHBOARD)
+}
+
 /// As [`Service::build_for_image`], of the dashboard.
 ///
 /// # Errors
