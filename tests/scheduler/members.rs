@@ -82,6 +82,44 @@ fn jobs_of_daprs_own_scheduler_in_an_external_etcd_are_fired_by_ours_and_back() 
     Ok(())
 }
 
+/// Its own key from before is no other process's.
+#[test]
+fn a_member_that_was_killed_takes_its_jobs_back_without_waiting_for_its_lease() -> Result<()> {
+    let etcd = EtcdServer::start()?;
+    let mut member = Member::start(Kind::Ours, 0, &etcd)?;
+    let crowd = Crowd::start(&[member.port])?;
+    let ticks = names("tick", 3);
+    for name in &ticks {
+        crowd.schedule(member.port, name, every("500ms"))?;
+    }
+    crowd.wait_for(&ticks, 1)?;
+    member.process.kill();
+    member.restart(Kind::Ours)?;
+    member.process.wait_for_log("The last process of this scheduler is gone", soon())?;
+    crowd.wait_for_more(&ticks, 2)
+}
+
+/// Nothing shows that the other process is gone.
+#[test]
+fn a_second_process_with_the_same_id_waits() -> Result<()> {
+    let etcd = EtcdServer::start()?;
+    let member = Member::start(Kind::Ours, 0, &etcd)?;
+    let crowd = Crowd::start(&[member.port])?;
+    let ticks = names("tick", 3);
+    for name in &ticks {
+        crowd.schedule(member.port, name, every("500ms"))?;
+    }
+    crowd.wait_for(&ticks, 1)?;
+    let keys = etcd.versions("dapr/leadership/")?;
+    let mut second = Member::start(Kind::Ours, 0, &etcd)?;
+    crowd.watch(second.port);
+    second.process.wait_for_log("Sidecar connected", soon())?;
+    crowd.wait_for_more(&ticks, 3)?;
+    ensure!(etcd.versions("dapr/leadership/")? == keys, "it took the key");
+    ensure!(crowd.seen().iter().all(|seen| seen.from == member.port), "both fire");
+    Ok(())
+}
+
 /// Three of ours over one etcd, with a stream to each.
 pub(crate) struct Three {
     pub(crate) etcd: EtcdServer,

@@ -16,6 +16,7 @@ use super::LOG;
 use super::complaint::Complaint;
 use super::fence::Fence;
 use super::ownership::Part;
+use super::predecessor::Predecessor;
 use super::quorum::{self, Mode, NATIVE, Own, Step, Team};
 use super::shards::{self, Claims};
 use crate::engine::event::Share;
@@ -103,6 +104,8 @@ pub(crate) struct Member {
     pub(crate) triggers: Arc<dyn Triggers>,
     /// The addresses of all members; empty until they agreed for the first time.
     pub(crate) hosts: Arc<watch::Sender<Vec<String>>>,
+    /// What an earlier process of this member has left.
+    pub(crate) predecessor: Option<Predecessor>,
     /// Counts changes of the jobs that are this member's.
     pub(crate) rebalances: IntCounter,
 }
@@ -143,6 +146,8 @@ impl Member {
                 }
             };
             no_lease.over();
+            self.succeed().await;
+            self.note(lease);
             self.fence.renew(sent, Mode::Native.valid());
             let (id, address) = (self.id.clone(), self.address.clone());
             let uid = runtime::random::bits();
@@ -158,6 +163,22 @@ impl Member {
             }
             // Its keys go with it, unless all are gone.
             let _ = self.store.revoke(own.lease).await;
+        }
+    }
+
+    /// Ends the lease of an earlier process of this member that is dead for certain. The keys of any
+    /// other process stay until its lease expires.
+    async fn succeed(&self) {
+        let Some(lease) = self.predecessor.as_ref().and_then(Predecessor::lease) else { return };
+        if self.holds_own_key(lease).await && self.store.revoke(lease).await.is_ok() {
+            tracing::info!(target: LOG,
+                "The last process of this scheduler is gone; its lease was revoked");
+        }
+    }
+
+    fn note(&self, lease: i64) {
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.note(lease);
         }
     }
 
@@ -229,12 +250,14 @@ impl Member {
     ) -> Result<bool, StoreError> {
         let sent = clock::monotonic();
         let lease = self.store.grant(mode.ttl()).await?;
+        self.note(lease);
         let written = self.write(&Own { lease, ..own.clone() }, total, Some(replaces)).await;
         let is_written = matches!(written, Ok(true));
         if is_written {
             self.fence.renew(sent, mode.valid());
         }
         let unused = if is_written { std::mem::replace(&mut own.lease, lease) } else { lease };
+        self.note(own.lease);
         // It ends by itself.
         let _ = self.store.revoke(unused).await;
         written
@@ -298,7 +321,7 @@ impl Member {
                     ));
                     tokio::time::sleep(RETRY).await;
                     // An attempt may have been applied without an answer.
-                    own.joined |= self.is_written(own).await;
+                    own.joined |= self.holds_own_key(own.lease).await;
                 }
             }
         }
@@ -420,8 +443,9 @@ impl Member {
         Ok(written.is_some())
     }
 
-    async fn is_written(&self, own: &Own) -> bool {
-        let (key, lease) = (quorum::key(&own.id), own.lease.cast_unsigned());
+    /// Whether the own key was written with this lease.
+    async fn holds_own_key(&self, lease: i64) -> bool {
+        let (key, lease) = (quorum::key(&self.id), lease.cast_unsigned());
         self.store.table().await.is_ok_and(|table| {
             table.leadership.iter().any(|entry| entry.key == key && entry.record.lease == lease)
         })

@@ -9,9 +9,10 @@ use super::{
     Bound, Context, RunError, announce, api, clean_up, external, left_behind, own_address, refuse,
     serve_api, watch_state,
 };
-use crate::config::{ChildEtcd, ExternalEtcd};
+use crate::config::{ChildEtcd, Config, ExternalEtcd};
 use crate::membership::fence::Fence;
 use crate::membership::member::Member;
+use crate::membership::predecessor::Predecessor;
 use crate::metrics::{Metrics, StoreKind, register_rebalances, register_store};
 use crate::service::child::{self, program};
 use crate::store::etcd::{Endpoints, Etcd};
@@ -95,6 +96,7 @@ async fn start(
         fence: fence.clone(),
         triggers: Arc::new(dispatcher.clone()),
         hosts: hosts.clone(),
+        predecessor: predecessor(config),
         rebalances: register_rebalances(scope.metrics()).map_err(RunError::Metrics)?,
     };
     take_part(member, scope);
@@ -107,6 +109,18 @@ async fn start(
     targets.server.set_ready();
     serve_api(listener, api.router(), svid, scope)?;
     Ok(Bound { api: bound, client: None })
+}
+
+/// What an earlier process of this member has left beside the data; `None` without a place for it.
+fn predecessor(config: &Config) -> Option<Predecessor> {
+    let directory = config.reference_dir.parent()?;
+    let taken = Predecessor::take(directory);
+    taken.unwrap_or_else(|error| {
+        tracing::info!(target: "dapr.scheduler",
+                "After a crash this scheduler waits until its lease expires: {}: {error}",
+                directory.display());
+        None
+    })
 }
 
 fn take_part(member: Member, scope: &Scope) {
