@@ -1,7 +1,9 @@
 //! The connection to an external etcd: users, TLS, and an etcd that is full.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use blackbox::{Scratch, environment, soon, until};
+use blackbox::{Scratch, environment, http, soon, until};
 use identity::KeyKind;
 use proto::etcd::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -56,6 +58,49 @@ fn endpoints_that_are_away_are_passed_over() -> Result<()> {
     let endpoints =
         format!("127.0.0.1:{},http://{},127.0.0.1:{}", away()?, etcd.endpoint(), away()?);
     fires(&Member::start_with(Kind::Ours, 0, &endpoints, &[])?)
+}
+
+#[test]
+fn each_of_three_endpoints_may_be_away() -> Result<()> {
+    let mut etcds = EtcdServer::start_three()?;
+    let [first, second, third] = [0, 1, 2].map(|number: usize| etcds[number].endpoint());
+    let member =
+        Member::start_with(Kind::Ours, 0, &format!("{first},http://{second},{third}"), &[])?;
+    fires(&member)?;
+    for etcd in &mut etcds {
+        etcd.stop()?;
+        fires(&member)?;
+        etcd.restart()?;
+    }
+    Ok(())
+}
+
+/// Neither its streams nor its timers are lost meanwhile.
+#[test]
+fn jobs_fire_again_when_etcd_is_back_after_a_minute() -> Result<()> {
+    const AWAY: Duration = Duration::from_mins(1);
+    let mut etcd = EtcdServer::start()?;
+    let member = Member::start(Kind::Ours, 0, &etcd)?;
+    let crowd = Crowd::start(&[member.port])?;
+    let (ticks, missed) = (names("tick", 3), names("missed", 3));
+    for (tick, missed) in ticks.iter().zip(&missed) {
+        crowd.schedule(member.port, tick, every("1s"))?;
+        crowd.schedule(member.port, missed, once("30s"))?;
+    }
+    crowd.wait_for(&ticks, 1)?;
+    etcd.stop()?;
+    std::thread::sleep(AWAY);
+    ensure!(http::get(member.health, "/healthz")?.status == 503);
+    ensure!(http::get(member.health, "/livez")?.status == 200);
+    etcd.restart()?;
+    crowd.wait_for(&missed, 1)?;
+    // Each second of the minute was one of its ticks.
+    crowd.wait_for(&ticks, usize::try_from(AWAY.as_secs())?)?;
+    crowd.ensure_once(&missed)?;
+    wait_for_health(member.health, 200)?;
+    let log = member.process.log();
+    ensure!(log.matches("Sidecar connected").count() == 1, "the stream was kept: {log}");
+    Ok(())
 }
 
 /// Tokens of etcd end with the process that gave them.

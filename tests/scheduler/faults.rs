@@ -1,6 +1,7 @@
 //! Members and their etcd fail under load: no job is lost, none is early, and streams stay.
 
 mod full_disk;
+mod large_jobs;
 mod lost_answer;
 mod lost_member;
 mod wrong_clock;

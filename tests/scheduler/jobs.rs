@@ -1,5 +1,7 @@
 //! `daprctl jobs` with both schedulers: what one exports the other runs.
 
+mod engines;
+
 use std::path::Path;
 use std::process::{Command, Output};
 

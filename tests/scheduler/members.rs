@@ -1,5 +1,6 @@
 //! Schedulers over one etcd: ours and Dapr's own.
 
+mod limits;
 mod roll;
 
 use std::time::{Duration, SystemTime};

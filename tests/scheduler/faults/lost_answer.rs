@@ -114,3 +114,14 @@ fn a_put_that_did_not_arrive_replaces_the_job_of_that_name() -> Result<()> {
     fixture.wait_for_end()?;
     fixture.ensure_once()
 }
+
+/// Without an answer about its history nobody knows whether it has fired. It is not lost.
+#[test]
+fn a_job_whose_history_is_not_shown_is_stored_again_and_the_log_says_so() -> Result<()> {
+    let mut fixture = Fixture::start()?;
+    fixture.proxy.silence_watches();
+    fixture.schedule(Lost::Answer, true, || fixture.wait_for_end())?;
+    let said = "it is stored again, and may fire twice";
+    fixture.member.process.wait_for_log(said, soon())?;
+    fixture.crowd.wait_for(&["job".to_owned()], 2)
+}

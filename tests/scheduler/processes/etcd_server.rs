@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::{Process, Scratch, Spawn, Tool, environment, soon, until};
 use serde_json::Value;
 
-/// An etcd of one member.
+/// An etcd of one member, or one member of several.
 pub(crate) struct EtcdServer {
     pub(crate) process: Process,
     pub(crate) port: u16,
@@ -23,16 +23,38 @@ impl EtcdServer {
 
     /// One that clients reach by that scheme, with more flags.
     pub(crate) fn start_with(scheme: &str, flags: &[String]) -> Result<Self> {
-        let [port, peer] = [environment::free_port()?, environment::free_port()?];
+        let peer = environment::free_port()?;
+        let own = format!("default=http://127.0.0.1:{peer}");
+        let mut all = vec![format!("--initial-cluster={own}")];
+        all.extend(flags.iter().cloned());
+        let server = Self::launch(scheme, peer, &all)?;
+        server.wait()?;
+        Ok(server)
+    }
+
+    /// Three that are one store.
+    pub(crate) fn start_three() -> Result<Vec<Self>> {
+        let peers = (0..3).map(|_| Ok(environment::free_port()?)).collect::<Result<Vec<_>>>()?;
+        let entry = |(number, peer)| format!("etcd-{number}=http://127.0.0.1:{peer}");
+        let entries: Vec<String> = peers.iter().enumerate().map(entry).collect();
+        let cluster = format!("--initial-cluster={}", entries.join(","));
+        let launch = |(number, peer): (usize, &u16)| {
+            Self::launch("http", *peer, &[cluster.clone(), format!("--name=etcd-{number}")])
+        };
+        let all: Vec<Self> = peers.iter().enumerate().map(launch).collect::<Result<_>>()?;
+        all.iter().try_for_each(Self::wait)?;
+        Ok(all)
+    }
+
+    fn launch(scheme: &str, peer: u16, flags: &[String]) -> Result<Self> {
+        let port = environment::free_port()?;
         let folder = Scratch::new("etcd")?;
         let url = format!("{scheme}://127.0.0.1:{port}");
         let mut all =
             vec![format!("--listen-client-urls={url}"), format!("--advertise-client-urls={url}")];
         all.extend(flags.iter().cloned());
         let process = spawn(&folder, peer, &all)?;
-        let server = Self { process, port, peer, flags: all, folder };
-        server.wait()?;
-        Ok(server)
+        Ok(Self { process, port, peer, flags: all, folder })
     }
 
     fn wait(&self) -> Result<()> {
@@ -97,7 +119,6 @@ fn spawn(folder: &Scratch, peer: u16, flags: &[String]) -> Result<Process> {
         .arg(format!("--data-dir={}", folder.path().join("data").display()))
         .arg(format!("--listen-peer-urls={peer}"))
         .arg(format!("--initial-advertise-peer-urls={peer}"))
-        .arg(format!("--initial-cluster=default={peer}"))
         .args(flags)
         .start()
 }

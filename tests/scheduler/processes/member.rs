@@ -17,8 +17,9 @@ use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::scheduler_client::SchedulerClient;
 use proto::scheduler::watch_jobs_request::WatchJobRequestType;
 use proto::scheduler::{
-    GetJobRequest, Job, JobTargetMetadata, KnownMetadata, ScheduleJobRequest, TargetJob,
-    WatchHostsRequest, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+    GetJobRequest, Job, JobTargetMetadata, KnownMetadata, ListJobsRequest, NamedJob,
+    ScheduleJobRequest, TargetJob, WatchHostsRequest, WatchJobsRequest, WatchJobsRequestInitial,
+    WatchJobsRequestResult,
 };
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -321,6 +322,17 @@ impl Crowd {
             let mut client = SchedulerClient::new(channel(port));
             tokio::time::timeout(CALL, client.get_job(request)).await??;
             Ok(())
+        })
+    }
+
+    /// All jobs of the app.
+    pub(crate) fn list(&self, port: u16) -> Result<Vec<NamedJob>> {
+        let request = ListJobsRequest { metadata: Some(metadata().into()) };
+        self.runtime.block_on(async {
+            let client = SchedulerClient::new(channel(port));
+            let mut client = client.max_decoding_message_size(usize::MAX);
+            let answer = tokio::time::timeout(CALL, client.list_jobs(request)).await??;
+            Ok(answer.into_inner().jobs)
         })
     }
 

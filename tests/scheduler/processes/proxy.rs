@@ -1,7 +1,9 @@
-//! A proxy between a scheduler and its etcd that loses one request, or the answer to it.
+//! A proxy between a scheduler and its etcd that loses one request, or the answer to it, or does not
+//! answer watches.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
+use std::future::{self, poll_fn};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -23,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::etcd_server::EtcdServer;
 
 const TXN: &str = "/etcdserverpb.KV/Txn";
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// What the proxy loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ struct State {
     rule: Mutex<Option<(Lost, String)>>,
     /// Whether the client knows that it has no answer.
     failed: watch::Sender<bool>,
+    /// Whether new watches get no answer.
+    silent: AtomicBool,
 }
 
 impl Proxy {
@@ -78,6 +83,11 @@ impl Proxy {
         self.state.failed.send_replace(true);
     }
 
+    /// Watches that begin from now on get no answer.
+    pub(crate) fn silence_watches(&self) {
+        self.state.silent.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the transaction has arrived.
     pub(crate) fn has_lost(&self) -> bool {
         self.state.rule.lock().unwrap().is_none()
@@ -103,6 +113,9 @@ async fn answer(
     etcd: Channel,
     state: Arc<State>,
 ) -> Result<Response<Body>, tonic::Status> {
+    if request.uri().path() == WATCH && state.silent.load(Ordering::Relaxed) {
+        return future::pending().await;
+    }
     if request.uri().path() != TXN {
         return forward(request.map(Body::new), etcd).await;
     }
