@@ -24,7 +24,6 @@ mod process;
 pub mod random;
 mod scope;
 pub mod server;
-mod signals;
 mod text;
 mod version;
 

@@ -1,4 +1,6 @@
-//! From `main` to the exit code.
+//! From `main` to the exit code. [`signals`] says when to stop.
+
+mod signals;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,9 +8,9 @@ use std::time::Duration;
 use crate::flags::ProcessFlags;
 use crate::logging::{self, Logger};
 use crate::scope::{BoxError, Scope};
-use crate::signals::Signals;
 use crate::text::chain;
 use crate::{descriptors, environment, http};
+use signals::Signals;
 
 /// How long the parts of a process may take to end after the first signal. Below the 30 seconds
 /// that Kubernetes grants by default.
