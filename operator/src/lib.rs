@@ -7,8 +7,7 @@
 //!                      │                   └► advice ─► Events, status of Components
 //!                      ├ watch ─► services ─► <app-id>-dapr Services
 //!                      ├ watch ─► watchdog ─► deletes pods without a sidecar
-//!                      ├ subscriptions: conversion webhook and its CRD
-//!                      └ columns: printer columns of the CRDs
+//!                      └ definitions: conversion webhook of Subscriptions, printer columns
 //! ```
 //! Start reading at [`run`], then `cache` (what changed), `api` (which sidecars receive it),
 //! `secrets` (which values are resolved) and `services` (the desired Service of an app).
@@ -30,14 +29,13 @@ mod advice;
 mod api;
 mod cache;
 mod cluster;
-mod columns;
 pub mod commands;
 mod config;
+mod definitions;
 mod error;
 mod metrics;
 mod secrets;
 mod services;
-mod subscriptions;
 mod watchdog;
 mod wiring;
 

@@ -38,13 +38,15 @@ use crate::{
     cluster::Cluster,
     cluster::report::Reports,
     cluster::watch::handle_events,
-    columns::{EnabledColumns, controller::ColumnsController},
     config::Config,
+    definitions::{
+        columns::{EnabledColumns, controller::ColumnsController},
+        subscriptions::{crd_controller::CrdController, webhook},
+    },
     error::{ConfigurationError, RunError},
     metrics::Metrics,
     secrets::resolution::ServedKind,
     services::{mtls, reconciler::Reconciler},
-    subscriptions::{crd_controller::CrdController, webhook},
     watchdog::{WatchInterval, Watchdog},
 };
 use kubernetes::ObjectKey;

@@ -14,7 +14,7 @@ use crate::{
         cluster::{CallError, Definitions, crd_events::CrdEvents},
         crd_merge::{self, Plan},
     },
-    subscriptions::crd_patch,
+    definitions::subscriptions::crd_patch,
 };
 
 /// The definitions as they are installed, `crds/` of the source tree.

@@ -1,5 +1,5 @@
 //! Entry points of the fuzz targets.
-use crate::subscriptions::conversion;
+use crate::definitions::subscriptions::conversion;
 
 /// A `ConversionReview` as JSON.
 ///

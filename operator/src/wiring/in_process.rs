@@ -23,8 +23,8 @@ use crate::{
     },
     cluster::Cluster,
     cluster::report::Reports,
+    definitions::subscriptions::webhook,
     metrics::Metrics,
-    subscriptions::webhook,
     wiring::{budget, requests, serve_api, streams, too_large},
 };
 

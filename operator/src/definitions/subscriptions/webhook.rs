@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::subscriptions::{conversion, crd_patch};
+use crate::definitions::subscriptions::{conversion, crd_patch};
 
 /// Largest review: the API server sends all objects of a list in one.
 pub(crate) const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;

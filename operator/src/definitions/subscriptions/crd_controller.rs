@@ -13,8 +13,8 @@ use tokio::{
 use crate::{
     cluster::Cluster,
     cluster::watch::handle_events,
+    definitions::subscriptions::crd_patch::{self, NoWebhook},
     metrics::{CrdCheck, Metrics},
-    subscriptions::crd_patch::{self, NoWebhook},
 };
 
 /// Interval between checks of the CRD without a watch event, for an account that may not watch it.

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     cluster::{Cluster, leader::while_leading},
-    columns::{CrdColumns, EnabledColumns},
+    definitions::columns::{CrdColumns, EnabledColumns},
     metrics::{CrdCheck, Metrics},
 };
 
