@@ -8,9 +8,9 @@ use std::process::{Command, Output};
 use blackbox::{Scratch, Tool, TriggerApp, build_daprctl, environment, http, soon, until};
 use serde_json::{Value, json};
 
-use super::client_port::etcdctl;
-use super::processes::{Scheduler, Sidecar};
-use super::{schedule, wait_for};
+use crate::etcd::client_port::etcdctl;
+use crate::processes::{Scheduler, Sidecar};
+use crate::{schedule, wait_for};
 
 /// `daprctl jobs` with the scheduler whose client port this is.
 fn daprctl(client: u16, args: &[&str]) -> Output {

@@ -6,16 +6,12 @@
     reason = "a test fails loudly"
 )]
 
-mod child_etcd;
-mod client_port;
-mod external;
+mod etcd;
 mod faults;
-mod foreign_data;
 mod jobs;
 mod members;
 mod namespaces;
 mod native;
-mod peer_tls;
 mod processes;
 mod self_hosted;
 mod versions;

@@ -5,7 +5,7 @@ use blackbox::injector_fixture::{InjectorFixture, NAMESPACE, Rights};
 use blackbox::{Process, Scratch, build_binary, environment, soon, until};
 use serde_json::json;
 
-use crate::client_port::etcdctl;
+use crate::etcd::client_port::etcdctl;
 
 const DENIED: &str = "may not watch Namespaces";
 

@@ -8,7 +8,7 @@ use blackbox::{http, soon, until};
 use proto::scheduler::Job;
 use rustix::process::Signal;
 
-use crate::external::raise_alarm;
+use crate::etcd::external::raise_alarm;
 use crate::members::Three;
 use crate::processes::etcd_server::EtcdServer;
 use crate::processes::member::{Kind, Member, every, names, once};

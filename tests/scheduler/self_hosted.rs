@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use blackbox::{Scratch, environment};
 
-use crate::client_port::etcdctl;
+use crate::etcd::client_port::etcdctl;
 use crate::processes::Scheduler;
 use crate::processes::member::{Crowd, every, once};
 

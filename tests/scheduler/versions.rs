@@ -5,9 +5,9 @@ use anyhow::Result;
 use blackbox::{Daprd, Redis, Scratch, Tool, TriggerApp, http, soon, until};
 use serde_json::{Value, json};
 
-use super::client_port::etcdctl;
-use super::processes::{Placement, Scheduler, Sidecar};
-use super::schedule;
+use crate::etcd::client_port::etcdctl;
+use crate::processes::{Placement, Scheduler, Sidecar};
+use crate::schedule;
 
 /// Sidecars before 1.15 keep reminders in a state store.
 pub(crate) fn sidecars() -> impl Iterator<Item = Tool> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use blackbox::{Scratch, environment, http, process, soon, until};
 
-use crate::client_port::etcdctl;
+use crate::etcd::client_port::etcdctl;
 use crate::processes::cluster::Cluster;
 use crate::processes::member::{Kind, every, names};
 use crate::processes::{Scheduler, wait_for_health};

@@ -6,9 +6,9 @@ use std::process::Command;
 use blackbox::{DaprCli, Scratch, Tool, TriggerApp, http, process, soon, until};
 use serde_json::{Value, json};
 
-use super::processes::{Scheduler, Sidecar};
-use super::{schedule, wait_for};
 use crate::processes::etcd_server::EtcdServer;
+use crate::processes::{Scheduler, Sidecar};
+use crate::{schedule, wait_for};
 
 /// The scheduler's own pair, which an etcd gets by hand.
 const LEADERSHIP: &str = "dapr/leadership/dapr-scheduler-server-0";
