@@ -8,6 +8,7 @@
 
 pub(crate) mod address;
 mod complaint;
+pub(crate) mod epoch;
 pub(crate) mod fence;
 pub(crate) mod leadership;
 pub(crate) mod member;

@@ -3,13 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::epoch::Epoch;
 use super::ownership::Part;
 use super::shards::Claims;
 use crate::engine::shard::{SHARDS, Shard};
-
-/// A period of ownership: the revision of the key that shows it, which is the member's own or the
-/// claim of a shard. Never 0.
-pub(crate) type Epoch = u64;
 
 const NONE: Epoch = 0;
 

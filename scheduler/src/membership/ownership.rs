@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::fence::Epoch;
+use super::epoch::Epoch;
 use super::shards::{self, Claims};
 use crate::engine::shard::Shard;
 use crate::store::Condition;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::fence::Epoch;
+use super::epoch::Epoch;
 use crate::engine::shard::{SHARDS, Shard};
 use crate::store::{Entry, keys};
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::engine::shard::Shard;
-use crate::membership::fence::Epoch;
+use crate::membership::epoch::Epoch;
 
 /// One delivery of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
