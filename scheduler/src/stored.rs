@@ -217,6 +217,24 @@ fn instant(at: prost_types::Timestamp) -> Result<Timestamp, jiff::Error> {
     Timestamp::new(at.seconds, at.nanos)
 }
 
+/// The stored job of the app `app` in the namespace `ns`, due so long after the epoch.
+#[cfg(test)]
+pub(crate) fn job_due(due_time: &str) -> crate::store::Record {
+    let target =
+        Some(scheduler::JobTargetMetadata { r#type: Some(Type::Job(scheduler::TargetJob {})) });
+    let metadata = scheduler::KnownMetadata {
+        app_id: "app".into(),
+        namespace: "ns".into(),
+        target,
+        concurrency_key: None,
+    };
+    let spec =
+        crate::schedule::Spec { schedule: None, due_time: Some(due_time), ttl: None, repeats: None };
+    let timetable = crate::schedule::validate(&spec, Timestamp::UNIX_EPOCH).unwrap();
+    let value = record(scheduler::Job::default(), &metadata.into(), &timetable, 1);
+    crate::store::Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use super::dispatcher::{ScanError, Task};
 use super::scan::{self, Found};
 use crate::engine::event::{Event, Origin};
 use crate::engine::shard::Shard;
-use crate::membership::fence::Epoch;
+use crate::membership::epoch::Epoch;
 use crate::store::{Change, Revision, Source, StoreEvent, keys};
 use crate::stored;
 

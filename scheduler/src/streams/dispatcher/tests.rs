@@ -3,14 +3,11 @@ mod answers;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::schedule::{self, Spec};
 use crate::store::query::{Query, Selected};
 use crate::store::{Change, Committed, Entry, Record, Revision, Scan, Snapshot, Source, Txn};
 use crate::stored;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use proto::scheduler::job_target_metadata::Type;
-use proto::scheduler::{Job, JobTargetMetadata, KnownMetadata, TargetJob};
 use rstest::rstest;
 
 /// An empty store whose reads hang while this is set.
@@ -66,24 +63,10 @@ impl Snapshot for Hanging {
 
 const KEY: &[u8] = b"dapr/jobs/app||ns||app||x";
 
-/// The record of [`KEY`], due so long after the epoch.
-fn job(due_time: &str) -> Record {
-    let metadata = KnownMetadata {
-        app_id: "app".into(),
-        namespace: "ns".into(),
-        target: Some(JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) }),
-        concurrency_key: None,
-    };
-    let spec = Spec { schedule: None, due_time: Some(due_time), ttl: None, repeats: None };
-    let timetable = schedule::validate(&spec, Timestamp::UNIX_EPOCH).unwrap();
-    let value = stored::record(Job::default(), &metadata.into(), &timetable, 1);
-    Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value }
-}
-
 /// A job that a client of the etcd API wrote: its counter is read from the store.
 fn imported() -> StoreEvent {
     let key = Bytes::from_static(KEY);
-    let change = Change { key, revision: 2, new: Some(job("1h")), old: None };
+    let change = Change { key, revision: 2, new: Some(stored::job_due("1h")), old: None };
     StoreEvent::Changes { source: Source::ClientPort, changes: [change].into() }
 }
 

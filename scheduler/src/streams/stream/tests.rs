@@ -2,15 +2,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
-use proto::scheduler::job_target_metadata::Type;
-use proto::scheduler::{Job, JobTargetMetadata, KnownMetadata, TargetJob, WatchJobsRequestResult};
+use proto::scheduler::WatchJobsRequestResult;
 use rstest::rstest;
 use runtime::Scope;
 
 use super::*;
 use crate::engine::shard::Shard;
-use crate::schedule::{self, Spec};
 use crate::store::query::{Query, Selected};
 use crate::store::{
     Committed, Entry, Record, Revision, Scan, Snapshot, StoreError, StoreEvent, Txn,
@@ -30,17 +27,7 @@ impl Store for Slow {
         if self.reads.fetch_add(1, Ordering::Relaxed) + 1 == self.last {
             self.fence.end();
         }
-        let metadata = KnownMetadata {
-            app_id: "app".into(),
-            namespace: "ns".into(),
-            target: Some(JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) }),
-            concurrency_key: None,
-        };
-        let spec = Spec { schedule: None, due_time: Some("1h"), ttl: None, repeats: None };
-        let timetable = schedule::validate(&spec, Timestamp::UNIX_EPOCH).unwrap();
-        let value = stored::record(Job::default(), &metadata.into(), &timetable, 1);
-        let record = Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value };
-        future::ready(Ok(Some(record))).boxed()
+        future::ready(Ok(Some(stored::job_due("1h")))).boxed()
     }
 
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError> {

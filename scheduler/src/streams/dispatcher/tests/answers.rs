@@ -41,7 +41,7 @@ impl Store for Shelf {
 impl Snapshot for Shelf {
     fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, StoreError> {
         let first = scan.prefix == keys::JOBS.as_bytes() && scan.after.is_none();
-        let job = || Entry { key: Bytes::from_static(KEY), record: job("0s") };
+        let job = || Entry { key: Bytes::from_static(KEY), record: stored::job_due("0s") };
         Ok(first.then(job).into_iter().collect())
     }
 
