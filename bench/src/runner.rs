@@ -12,7 +12,7 @@ use crate::{
     report::results::{self, Results, ScenarioResults},
     report::stats,
     report::text,
-    scenario::{Prepared, Reading, Scenario, Side, Size},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size},
     scenarios::registry,
 };
 
@@ -34,12 +34,17 @@ pub fn run(flags: &Flags) -> Result<()> {
 
 fn list() {
     for scenario in registry::all() {
-        results::line(&format!("{:<18} {}", scenario.name(), scenario.about()));
+        results::line(&format!(
+            "{:<18} {}",
+            scenario.description().name,
+            scenario.description().about
+        ));
     }
 }
 
 fn load(target: &Target) -> Result<()> {
-    let scenario = registry::all().into_iter().find(|scenario| scenario.name() == target.scenario);
+    let scenario =
+        registry::all().into_iter().find(|scenario| scenario.description().name == target.scenario);
     let scenario =
         scenario.with_context(|| format!("no row {:?}; see the list", target.scenario))?;
     for Reading { metric, unit, value } in scenario.load(target)? {
@@ -50,12 +55,16 @@ fn load(target: &Target) -> Result<()> {
 
 fn run_scenarios(run: &Run) -> Result<()> {
     let scenarios = registry::chosen(&run.only)?;
-    let services: Vec<_> =
-        scenarios.iter().flat_map(|scenario| scenario.services().iter().copied()).collect();
+    let services: Vec<_> = scenarios
+        .iter()
+        .flat_map(|scenario| scenario.description().services.iter().copied())
+        .collect();
     let compared: Vec<_> = scenarios
         .iter()
-        .filter(|scenario| run.baseline.is_some() || scenario.has(Side::Reference))
-        .flat_map(|scenario| scenario.services().iter().copied())
+        .filter(|scenario| {
+            run.baseline.is_some() || scenario.description().sides.contains(&Side::Reference)
+        })
+        .flat_map(|scenario| scenario.description().services.iter().copied())
         .collect();
     let programs = step("programs of both sides", || {
         Programs::build(&run.profile, &services, &compared, run.baseline.as_deref())
@@ -64,7 +73,7 @@ fn run_scenarios(run: &Run) -> Result<()> {
     let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
     for scenario in scenarios {
         let measured = measure(scenario.as_ref(), &programs, run.rounds(), run.size());
-        let measured = measured.with_context(|| format!("row {}", scenario.name()))?;
+        let measured = measured.with_context(|| format!("row {}", scenario.description().name))?;
         results::line(&results::table(&measured, other, run.quick));
         results::line(&growth::tables(&growth::series(&measured.figures)));
         results.scenarios.push(measured);
@@ -86,14 +95,14 @@ fn measure(
     size: Size,
 ) -> Result<ScenarioResults> {
     let begin = monotonic();
-    let mut prepared =
-        step(&format!("{}: set up", scenario.name()), || scenario.prepare(programs, size))?;
-    let sides: Vec<_> = programs.sides().into_iter().filter(|side| scenario.has(*side)).collect();
-    let readings = take_turns(prepared.as_mut(), scenario.name(), &sides, rounds)?;
+    let Description { name, about, sides, .. } = scenario.description();
+    let mut prepared = step(&format!("{name}: set up"), || scenario.prepare(programs, size))?;
+    let sides: Vec<_> = programs.sides().into_iter().filter(|side| sides.contains(side)).collect();
+    let readings = take_turns(prepared.as_mut(), name, &sides, rounds)?;
     drop(prepared);
     Ok(ScenarioResults {
-        name: scenario.name().to_owned(),
-        about: scenario.about().to_owned(),
+        name: name.to_owned(),
+        about: about.to_owned(),
         seconds: begin.elapsed().as_secs(),
         figures: stats::figures(&readings),
     })

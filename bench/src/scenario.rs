@@ -111,26 +111,39 @@ impl Reading {
     }
 }
 
+/// What a row is.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Its name, as in `--only`.
+    pub name: &'static str,
+    /// Description of the load in one or two sentences, for the list and the report.
+    pub about: &'static str,
+    /// The services that it starts, which are built before anything is measured.
+    pub services: &'static [Service],
+    /// The sides that have figures in it.
+    pub sides: &'static [Side],
+    /// Whether it runs only when `--only` names it: it takes long and compares nothing.
+    pub is_only_named: bool,
+}
+
+impl Description {
+    /// A row with every side.
+    pub const COMPARED: Self = Self {
+        name: "",
+        about: "",
+        services: &[],
+        sides: &[Side::Reference, Side::Baseline, Side::Trilby],
+        is_only_named: false,
+    };
+
+    /// A row of ours alone, also at an older commit.
+    pub const OURS: Self = Self { sides: &[Side::Baseline, Side::Trilby], ..Self::COMPARED };
+}
+
 /// One row: a load and what is reported of it.
 pub trait Scenario {
-    /// Its name, as in `--only`.
-    fn name(&self) -> &'static str;
-
-    /// Description of the load in one or two sentences, for the list and the report.
-    fn about(&self) -> &'static str;
-
-    /// Whether a side has figures in this row.
-    fn has(&self, _side: Side) -> bool {
-        true
-    }
-
-    /// Whether it runs only when `--only` names it: it takes long and compares nothing.
-    fn is_only_named(&self) -> bool {
-        false
-    }
-
-    /// The services that it starts, which are built before anything is measured.
-    fn services(&self) -> &'static [Service];
+    /// What the row is.
+    fn description(&self) -> Description;
 
     /// Sets up what both sides share. Not measured.
     ///
@@ -145,7 +158,7 @@ pub trait Scenario {
     fn load(&self, target: &Target) -> Result<Vec<Reading>> {
         bail!(
             "row {} starts what it measures; there is no load for {}",
-            self.name(),
+            self.description().name,
             target.address
         )
     }

@@ -228,8 +228,12 @@ pub(crate) fn job_due(due_time: &str) -> crate::store::Record {
         target,
         concurrency_key: None,
     };
-    let spec =
-        crate::schedule::Spec { schedule: None, due_time: Some(due_time), ttl: None, repeats: None };
+    let spec = crate::schedule::Spec {
+        schedule: None,
+        due_time: Some(due_time),
+        ttl: None,
+        repeats: None,
+    };
     let timetable = crate::schedule::validate(&spec, Timestamp::UNIX_EPOCH).unwrap();
     let value = record(scheduler::Job::default(), &metadata.into(), &timetable, 1);
     crate::store::Record { create_revision: 2, mod_revision: 2, version: 1, lease: 0, value }

@@ -205,7 +205,7 @@ mod tests {
     fn every_aim_is_of_a_row() {
         for aim in AIMS {
             assert!(
-                registry::all().iter().any(|scenario| scenario.name() == aim.scenario),
+                registry::all().iter().any(|scenario| scenario.description().name == aim.scenario),
                 "{aim:?}"
             );
         }

@@ -17,7 +17,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, TestEnv},
     environment::usage::{Peak, megabytes},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 use cases::Case;
 
@@ -38,23 +38,17 @@ struct Attacked {
 }
 
 impl Scenario for Attacks {
-    fn name(&self) -> &'static str {
-        "attacks"
-    }
-
-    fn about(&self) -> &'static str {
-        "Attacks on one service after the other, each on a fresh process with the memory limit of the \
-         chart (as root): four victims with another address make 50 requests/s (placement: join and \
-         wait for the table, 20 a second) before the attack and during it. Memory is compared with \
-         twice the idle memory and the budget in docs/limits.md"
-    }
-
-    fn has(&self, side: Side) -> bool {
-        side != Side::Reference
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &Service::ALL
+    fn description(&self) -> Description {
+        Description {
+            name: "attacks",
+            about: "Attacks on one service after the other, each on a fresh process with the \
+                 memory limit of the chart (as root): four victims with another address make 50 \
+                 requests/s (placement: join and wait for the table, 20 a second) before the \
+                 attack and during it. Memory is compared with twice the idle memory and the \
+                 budget in docs/limits.md",
+            services: &Service::ALL,
+            ..Description::OURS
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

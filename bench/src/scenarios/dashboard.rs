@@ -20,7 +20,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, Start, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
     scenarios::operator_memory::{component_of, settings, variables},
 };
 
@@ -61,23 +61,18 @@ struct Cluster {
 }
 
 impl Scenario for Dashboard {
-    fn name(&self) -> &'static str {
-        "dashboard"
-    }
-
-    fn about(&self) -> &'static str {
-        "2,000 applications of one sidecar each and 200 Components in a real API server: memory of the \
-         dashboard 8 s after its first list and at most while its pages are read, by one reader as \
-         fast as they are answered; requests to the API server meanwhile"
-    }
-
-    /// The reference has none that is maintained, and an older commit's program is not built.
-    fn has(&self, side: Side) -> bool {
-        side == Side::Trilby
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "dashboard",
+            about: "2,000 applications of one sidecar each and 200 Components in a real API \
+                 server: memory of the dashboard 8 s after its first list and at most while its \
+                 pages are read, by one reader as fast as they are answered; requests to the API \
+                 server meanwhile",
+            services: &[Service::Sentry],
+            // The reference has none that is maintained, an older commit's program is not built.
+            sides: &[Side::Trilby],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

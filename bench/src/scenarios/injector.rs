@@ -15,7 +15,7 @@ use crate::{
     environment::test_env::{NAMESPACE, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
     flags::Target,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Numbers of concurrent callers.
@@ -39,18 +39,16 @@ struct Reviews {
 }
 
 impl Scenario for Injector {
-    fn name(&self) -> &'static str {
-        "injector"
-    }
-
-    fn about(&self) -> &'static str {
-        "AdmissionReviews over TLS of five pods in turn: plain, annotated, with three containers, \
-         with volumes, with pluggable components; 1, 8 and 64 callers as fast as they are answered, \
-         after 2 s that do not count, and 500 reviews/s whatever the answers do"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Injector, Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "injector",
+            about: "AdmissionReviews over TLS of five pods in turn: plain, annotated, with three \
+                 containers, with volumes, with pluggable components; 1, 8 and 64 callers as fast \
+                 as they are answered, after 2 s that do not count, and 500 reviews/s whatever the \
+                 answers do",
+            services: &[Service::Injector, Service::Sentry],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

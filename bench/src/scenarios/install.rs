@@ -21,7 +21,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::NAMESPACE,
     environment::usage::{megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// The application's namespace; gone after each round.
@@ -36,25 +36,18 @@ const TIMEOUT: u64 = 180;
 pub struct Install;
 
 impl Scenario for Install {
-    fn name(&self) -> &'static str {
-        "install"
-    }
-
-    fn about(&self) -> &'static str {
-        "A node with real pods: Helm installs each side's own chart (the reference's without its \
-         scheduler) until all pods are Ready, how often their containers were restarted on the way; \
-         then a Deployment asks for a sidecar until its pod has both containers ready; images are \
-         on the node, made in the same way for both (program, certificate authorities, our bill of \
-         materials); their size is compressed"
-    }
-
-    /// A baseline is programs without a chart.
-    fn has(&self, side: Side) -> bool {
-        side != Side::Baseline
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &Service::ALL
+    fn description(&self) -> Description {
+        Description {
+            name: "install",
+            about: "A node with real pods: Helm installs each side's own chart (the reference's \
+                 without its scheduler) until all pods are Ready, how often their containers were \
+                 restarted on the way; then a Deployment asks for a sidecar until its pod has both \
+                 containers ready; images are on the node, made in the same way for both (program, \
+                 certificate authorities, our bill of materials); their size is compressed",
+            services: &Service::ALL,
+            sides: &[Side::Reference, Side::Trilby], // a baseline is programs without a chart
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, _size: Size) -> Result<Box<dyn Prepared>> {

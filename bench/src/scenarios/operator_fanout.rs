@@ -19,7 +19,7 @@ use crate::{
     environment::test_env::TestEnv,
     environment::usage::milliseconds,
     flags::Target,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Namespace of all objects.
@@ -51,19 +51,16 @@ struct Namespace {
 }
 
 impl Scenario for OperatorFanout {
-    fn name(&self) -> &'static str {
-        "operator-fanout"
-    }
-
-    fn about(&self) -> &'static str {
-        "200 and 1,000 sidecars on connections of their own watch a namespace; one component changes, \
-         without and with a secretKeyRef: from the start of the PATCH until the first, the median and \
-         the last sidecar has it (median of 20 changes, after one that does not count); requests of \
-         the operator to the API server"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Operator, Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "operator-fanout",
+            about: "200 and 1,000 sidecars on connections of their own watch a namespace; one \
+                 component changes, without and with a secretKeyRef: from the start of the PATCH \
+                 until the first, the median and the last sidecar has it (median of 20 changes, \
+                 after one that does not count); requests of the operator to the API server",
+            services: &[Service::Operator, Service::Sentry],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -18,7 +18,7 @@ use crate::{
     environment::test_env::{Running, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
     flags::Target,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Namespace of all objects.
@@ -87,16 +87,13 @@ struct Cluster {
 }
 
 impl Scenario for OperatorMemory {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn about(&self) -> &'static str {
-        self.about
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Operator, Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: self.name,
+            about: self.about,
+            services: &[Service::Operator, Service::Sentry],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

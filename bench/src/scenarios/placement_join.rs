@@ -15,7 +15,7 @@ use crate::{
     environment::test_env::{Running, Start},
     environment::usage::{kilobytes, megabytes, milliseconds},
     flags::Target,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Time limit of each step, timeouts of rounds included.
@@ -38,19 +38,17 @@ struct Joining {
 }
 
 impl Scenario for PlacementJoin {
-    fn name(&self) -> &'static str {
-        "placement-join"
-    }
-
-    fn about(&self) -> &'static str {
-        "N hosts of one app with 3 actor types join one namespace, evenly within 2 or 5 seconds, and \
-         acknowledge at once, in plain text; then one leaves, and one is replaced. A side that has \
-         no common table within a minute has no figures. With 3 replicas and 100 hosts the leader \
-         is killed, and in another round stopped: time until the next leader locks, and until every host uses one table with all"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Placement]
+    fn description(&self) -> Description {
+        Description {
+            name: "placement-join",
+            about: "N hosts of one app with 3 actor types join one namespace, evenly within 2 or 5 \
+                 seconds, and acknowledge at once, in plain text; then one leaves, and one is \
+                 replaced. A side that has no common table within a minute has no figures. With 3 \
+                 replicas and 100 hosts the leader is killed, and in another round stopped: time \
+                 until the next leader locks, and until every host uses one table with all",
+            services: &[Service::Placement],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -53,12 +53,12 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
 /// When a word fits no row.
 pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     let scenarios = all();
-    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name()).collect();
+    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.description().name).collect();
     let fits = |scenario: &dyn Scenario, word: &String| {
-        let name = scenario.name();
+        let name = scenario.description().name;
         match word.as_str() {
             word if names.contains(&word) => name == word,
-            word if scenario.is_only_named() => name.starts_with(word),
+            word if scenario.description().is_only_named => name.starts_with(word),
             word => name.contains(word),
         }
     };
@@ -68,7 +68,7 @@ pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     }
     let wanted = |scenario: &dyn Scenario| {
         let is_asked_for = words.iter().any(|word| fits(scenario, word));
-        is_asked_for || (words.is_empty() && !scenario.is_only_named())
+        is_asked_for || (words.is_empty() && !scenario.description().is_only_named)
     };
     Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.as_ref())).collect())
 }
@@ -81,14 +81,19 @@ mod tests {
     fn a_common_prefix_chooses_all_of_them() {
         let chosen = chosen(&["scheduler".to_owned()]).unwrap();
         assert!(chosen.len() > 4);
-        assert!(chosen.iter().all(|scenario| scenario.name().starts_with("scheduler-")));
+        assert!(
+            chosen.iter().all(|scenario| scenario.description().name.starts_with("scheduler-"))
+        );
     }
 
     #[test]
     fn rows_of_scale_run_only_when_they_are_named() {
         let scale = |words: &[String]| {
             let chosen = chosen(words).unwrap();
-            chosen.iter().filter(|scenario| scenario.name().starts_with("scale-")).count()
+            chosen
+                .iter()
+                .filter(|scenario| scenario.description().name.starts_with("scale-"))
+                .count()
         };
         assert_eq!((scale(&[]), scale(&["scale".to_owned()])), (0, 4));
     }
@@ -97,7 +102,7 @@ mod tests {
     fn a_whole_name_is_not_the_part_of_another() {
         let names = |word: &str| {
             let chosen = chosen(&[word.to_owned()]).unwrap();
-            chosen.iter().map(|scenario| scenario.name()).collect::<Vec<_>>()
+            chosen.iter().map(|scenario| scenario.description().name).collect::<Vec<_>>()
         };
         assert_eq!(names("start"), ["start"]); // as in scheduler-restart
         assert_eq!(names("operator-memory"), ["operator-memory"]);

@@ -24,7 +24,7 @@ use crate::{
     environment::test_env::{NAMESPACE, Running, TRUST_DOMAIN, TestEnv},
     environment::usage::milliseconds,
     flags::Target,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Namespaces that the sidecars are spread over.
@@ -74,19 +74,17 @@ impl Times {
 }
 
 impl Scenario for SentrySign {
-    fn name(&self) -> &'static str {
-        "sentry-sign"
-    }
-
-    fn about(&self) -> &'static str {
-        "Certificates from a P-256 chain. Kubernetes: real pods, tokens and TokenReviews, 8 sidecars at \
-         a time and then 2,000 at once, each with its own key, token and connection, trying as daprd \
-         does. Insecure and jwks: 8 clients that keep their connections, as fast as they are answered \
-         after 2 s that do not count; then, without tokens, 1,000 requests/s whatever the answers do"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "sentry-sign",
+            about: "Certificates from a P-256 chain. Kubernetes: real pods, tokens and \
+                 TokenReviews, 8 sidecars at a time and then 2,000 at once, each with its own key, \
+                 token and connection, trying as daprd does. Insecure and jwks: 8 clients that \
+                 keep their connections, as fast as they are answered after 2 s that do not count; \
+                 then, without tokens, 1,000 requests/s whatever the answers do",
+            services: &[Service::Sentry],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

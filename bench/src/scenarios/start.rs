@@ -10,7 +10,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::TestEnv,
     environment::usage::{megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Start time, idle memory and program size of each service.
@@ -24,17 +24,15 @@ struct Started {
 }
 
 impl Scenario for Start {
-    fn name(&self) -> &'static str {
-        "start"
-    }
-
-    fn about(&self) -> &'static str {
-        "Each service as a process against a real API server, with certificates from a sentry: time \
-         until /healthz answers 200; memory after a minute without work; size of the program"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &Service::ALL
+    fn description(&self) -> Description {
+        Description {
+            name: "start",
+            about: "Each service as a process against a real API server, with certificates from a \
+                 sentry: time until /healthz answers 200; memory after a minute without work; size \
+                 of the program",
+            services: &Service::ALL,
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -15,7 +15,7 @@ use crate::{
     clients::load,
     environment::programs::Programs,
     environment::test_env::{NAMESPACE, TestEnv},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Label of the pods for which the webhook is called.
@@ -39,17 +39,15 @@ struct Creates {
 }
 
 impl Scenario for WebhookPath {
-    fn name(&self) -> &'static str {
-        "webhook-path"
-    }
-
-    fn about(&self) -> &'static str {
-        "Annotated pods created one after the other at a real kube-apiserver, in turn one for which \
-         the webhook is called and one for which it is not; nothing runs them"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Injector, Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "webhook-path",
+            about: "Annotated pods created one after the other at a real kube-apiserver, in turn \
+                 one for which the webhook is called and one for which it is not; nothing runs \
+                 them",
+            services: &[Service::Injector, Service::Sentry],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -16,7 +16,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
     scenarios::operator_memory::{component_of, settings, variables},
 };
 
@@ -51,28 +51,19 @@ struct Cluster {
 }
 
 impl Scenario for ScaleOperator {
-    fn name(&self) -> &'static str {
-        "scale-operator"
-    }
-
-    fn about(&self) -> &'static str {
-        "500, 1,500 and 5,000 sidecars with connections of their own, and ten times as many annotated \
-         pods with sidecars, at a real API server; 50 Components of 9 items in the one namespace of \
-         all. One operator with the watchdog, the reconciler of Services and the watch of Secrets: \
-         until it has started, until each sidecar has its stream, a list by each, and a change of a \
-         Component that each receives (the mean of 5)"
-    }
-
-    fn has(&self, side: Side) -> bool {
-        side != Side::Reference
-    }
-
-    fn is_only_named(&self) -> bool {
-        true
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Operator, Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "scale-operator",
+            about: "500, 1,500 and 5,000 sidecars with connections of their own, and ten times as \
+                 many annotated pods with sidecars, at a real API server; 50 Components of 9 items \
+                 in the one namespace of all. One operator with the watchdog, the reconciler of \
+                 Services and the watch of Secrets: until it has started, until each sidecar has \
+                 its stream, a list by each, and a change of a Component that each receives (the \
+                 mean of 5)",
+            services: &[Service::Operator, Service::Sentry],
+            is_only_named: true,
+            ..Description::OURS
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

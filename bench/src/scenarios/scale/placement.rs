@@ -14,7 +14,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, Start},
     environment::usage::{megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Time limit until all hosts of a namespace have one table.
@@ -42,27 +42,17 @@ struct Joining {
 }
 
 impl Scenario for ScalePlacement {
-    fn name(&self) -> &'static str {
-        "scale-placement"
-    }
-
-    fn about(&self) -> &'static str {
-        "Hosts with 3 actor types join evenly within 20 s, acknowledge at once and stay, in plain \
-         text: 2,000, 6,000 and 20,000 in namespaces of 1,000, then 1,000, 2,000 and 5,000 in one \
-         namespace. Each namespace connects from an address of its own, which may open 5,120 \
-         connections; 20,000 hosts need `ulimit -n 65536`"
-    }
-
-    fn has(&self, side: Side) -> bool {
-        side != Side::Reference
-    }
-
-    fn is_only_named(&self) -> bool {
-        true
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Placement]
+    fn description(&self) -> Description {
+        Description {
+            name: "scale-placement",
+            about: "Hosts with 3 actor types join evenly within 20 s, acknowledge at once and \
+                 stay, in plain text: 2,000, 6,000 and 20,000 in namespaces of 1,000, then 1,000, \
+                 2,000 and 5,000 in one namespace. Each namespace connects from an address of its \
+                 own, which may open 5,120 connections; 20,000 hosts need `ulimit -n 65536`",
+            services: &[Service::Placement],
+            is_only_named: true,
+            ..Description::OURS
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

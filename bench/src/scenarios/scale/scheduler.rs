@@ -13,7 +13,7 @@ use crate::{
     environment::programs::Programs,
     environment::scheduler::Scheduler,
     environment::usage::{megabytes, milliseconds},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
     scenarios::scheduler::restart,
 };
 
@@ -33,26 +33,16 @@ struct Stored {
 }
 
 impl Scenario for ScaleScheduler {
-    fn name(&self) -> &'static str {
-        "scale-scheduler"
-    }
-
-    fn about(&self) -> &'static str {
-        "10,000, 100,000 and 1,000,000 jobs of 256 bytes, due in 24 hours, scheduled by 64 callers at \
-         one member with the embedded store; then the scheduler is killed and started again, until \
-         a new job, due at once, is delivered"
-    }
-
-    fn has(&self, side: Side) -> bool {
-        side != Side::Reference
-    }
-
-    fn is_only_named(&self) -> bool {
-        true
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scale-scheduler",
+            about: "10,000, 100,000 and 1,000,000 jobs of 256 bytes, due in 24 hours, scheduled by \
+                 64 callers at one member with the embedded store; then the scheduler is killed \
+                 and started again, until a new job, due at once, is delivered",
+            services: &[Service::Scheduler],
+            is_only_named: true,
+            ..Description::OURS
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -20,7 +20,7 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{NAMESPACE, TestEnv},
     environment::usage::{Peak, megabytes},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
     scenarios::sentry_sign::{Attempts, Cluster, Dial, sidecars},
 };
 
@@ -40,26 +40,17 @@ struct Signing {
 }
 
 impl Scenario for ScaleSentry {
-    fn name(&self) -> &'static str {
-        "scale-sentry"
-    }
-
-    fn about(&self) -> &'static str {
-        "1,000, 3,000 and 10,000 sidecars ask for a certificate, evenly within a minute, in a cluster: \
-         each with a pod, a token, a key and a connection of its own, trying as daprd does; sentry \
-         asks a real API server for a TokenReview of each"
-    }
-
-    fn has(&self, side: Side) -> bool {
-        side != Side::Reference
-    }
-
-    fn is_only_named(&self) -> bool {
-        true
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Sentry]
+    fn description(&self) -> Description {
+        Description {
+            name: "scale-sentry",
+            about: "1,000, 3,000 and 10,000 sidecars ask for a certificate, evenly within a \
+                 minute, in a cluster: each with a pod, a token, a key and a connection of its \
+                 own, trying as daprd does; sentry asks a real API server for a TokenReview of \
+                 each",
+            services: &[Service::Sentry],
+            is_only_named: true,
+            ..Description::OURS
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

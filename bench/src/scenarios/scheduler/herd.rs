@@ -17,7 +17,7 @@ use crate::{
     environment::scheduler::Scheduler,
     environment::test_env::Running,
     environment::usage,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Time limit for all deliveries.
@@ -32,18 +32,15 @@ const SLOWER: f64 = 1.5;
 pub struct SchedulerHerd;
 
 impl Scenario for SchedulerHerd {
-    fn name(&self) -> &'static str {
-        "scheduler-herd"
-    }
-
-    fn about(&self) -> &'static str {
-        "10,000 and then 100,000 jobs due at one instant, scheduled long before, delivered on 3 \
-         streams that acknowledge at once: first and last delivery after the instant. A job is lost \
-         when it was not delivered within 30 s"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-herd",
+            about: "10,000 and then 100,000 jobs due at one instant, scheduled long before, \
+                 delivered on 3 streams that acknowledge at once: first and last delivery after \
+                 the instant. A job is lost when it was not delivered within 30 s",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

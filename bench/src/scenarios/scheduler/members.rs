@@ -24,7 +24,7 @@ use crate::{
     environment::scheduler::Scheduler,
     environment::test_env::Running,
     environment::usage::{self, megabytes},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Numbers of jobs, and tenths of them, are divisible by it.
@@ -54,22 +54,20 @@ const LIMIT: Duration = Duration::from_mins(2);
 pub struct SchedulerMembers;
 
 impl Scenario for SchedulerMembers {
-    fn name(&self) -> &'static str {
-        "scheduler-members"
-    }
-
-    fn about(&self) -> &'static str {
-        "Three schedulers, each with its part of an etcd: inside the reference, a child of ours. Each \
-         has 3 streams that acknowledge at once, and 21 callers: 21,000 jobs due in 24 hours, as fast \
-         as they are answered; 200 jobs a second due at once, for 5 s; 900 jobs `@every 1s`. Then a \
-         member whose etcd does not lead is stopped as Kubernetes does and started again; then one is \
-         killed. Pause: the longest time between two deliveries of a recurring job, less its second, \
-         of the jobs that this member had, and of all others. Lost and twice: of 1,800 jobs that are \
-         due once, over 12 s that begin 3 s before"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-members",
+            about: "Three schedulers, each with its part of an etcd: inside the reference, a child \
+                 of ours. Each has 3 streams that acknowledge at once, and 21 callers: 21,000 jobs \
+                 due in 24 hours, as fast as they are answered; 200 jobs a second due at once, for \
+                 5 s; 900 jobs `@every 1s`. Then a member whose etcd does not lead is stopped as \
+                 Kubernetes does and started again; then one is killed. Pause: the longest time \
+                 between two deliveries of a recurring job, less its second, of the jobs that this \
+                 member had, and of all others. Lost and twice: of 1,800 jobs that are due once, \
+                 over 12 s that begin 3 s before",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

@@ -16,7 +16,7 @@ use crate::{
     environment::programs::Programs,
     environment::scheduler::Scheduler,
     environment::test_env::Running,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Jobs per second.
@@ -30,18 +30,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct SchedulerOneshot;
 
 impl Scenario for SchedulerOneshot {
-    fn name(&self) -> &'static str {
-        "scheduler-oneshot"
-    }
-
-    fn about(&self) -> &'static str {
-        "Jobs due at once, 300 and then 1,000 in a second whatever the answers do, for 5 s each: \
-         from the moment that a job is to be scheduled until it is delivered on one of 3 streams. A \
-         job is lost when it was acknowledged and not delivered within 10 s"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-oneshot",
+            about: "Jobs due at once, 300 and then 1,000 in a second whatever the answers do, for \
+                 5 s each: from the moment that a job is to be scheduled until it is delivered on \
+                 one of 3 streams. A job is lost when it was acknowledged and not delivered within \
+                 10 s",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

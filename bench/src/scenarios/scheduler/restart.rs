@@ -18,7 +18,7 @@ use crate::{
     environment::programs::Programs,
     environment::scheduler::Scheduler,
     environment::usage::{self, megabytes},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 const FEW: usize = 100_000;
@@ -40,21 +40,19 @@ const ATTEMPTS: usize = 100_000;
 pub struct SchedulerRestart;
 
 impl Scenario for SchedulerRestart {
-    fn name(&self) -> &'static str {
-        "scheduler-restart"
-    }
-
-    fn about(&self) -> &'static str {
-        "Jobs due in 24 hours on an empty store; then the scheduler is killed and started again, \
-         lists the jobs, and is stopped and started again: from each start until a new job, due at \
-         once and asked for until it is taken, is delivered. 100,000 jobs in each round, 1,000,000 \
-         in the first round only; a side that has not accepted them after 90 s has no more figures \
-         of them. Jobs that were acknowledged and are not listed are lost. Bytes on disk are blocks, \
-         preallocated ones included"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-restart",
+            about: "Jobs due in 24 hours on an empty store; then the scheduler is killed and \
+                 started again, lists the jobs, and is stopped and started again: from each start \
+                 until a new job, due at once and asked for until it is taken, is delivered. \
+                 100,000 jobs in each round, 1,000,000 in the first round only; a side that has \
+                 not accepted them after 90 s has no more figures of them. Jobs that were \
+                 acknowledged and are not listed are lost. Bytes on disk are blocks, preallocated \
+                 ones included",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

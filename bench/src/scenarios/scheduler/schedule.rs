@@ -14,7 +14,7 @@ use crate::{
     },
     environment::programs::Programs,
     environment::scheduler::Scheduler,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
@@ -28,19 +28,16 @@ const LIMIT: Duration = Duration::from_mins(1);
 pub struct SchedulerSchedule;
 
 impl Scenario for SchedulerSchedule {
-    fn name(&self) -> &'static str {
-        "scheduler-schedule"
-    }
-
-    fn about(&self) -> &'static str {
-        "ScheduleJob of jobs due in 24 hours by 1, 16, 64 and 256 callers on 8 connections, each as \
-         fast as it is answered, for 4 s after 0.5 s that do not count. Then the scheduler is killed \
-         and started again, and lists its jobs: those that were acknowledged and are missing are \
-         lost"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-schedule",
+            about: "ScheduleJob of jobs due in 24 hours by 1, 16, 64 and 256 callers on 8 \
+                 connections, each as fast as it is answered, for 4 s after 0.5 s that do not \
+                 count. Then the scheduler is killed and started again, and lists its jobs: those \
+                 that were acknowledged and are missing are lost",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

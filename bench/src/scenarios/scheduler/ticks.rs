@@ -20,7 +20,7 @@ use crate::{
     environment::programs::Programs,
     environment::scheduler::Scheduler,
     environment::test_env::Running,
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 /// Number of jobs in each step, those of earlier steps included.
@@ -43,20 +43,17 @@ const APP: &str = "ticks";
 pub struct SchedulerTicks;
 
 impl Scenario for SchedulerTicks {
-    fn name(&self) -> &'static str {
-        "scheduler-ticks"
-    }
-
-    fn about(&self) -> &'static str {
-        "Jobs `@every 1s` on 3 streams that acknowledge at once. All are scheduled before the first \
-         is due; every 4 s more of them begin: 5,000, 7,500, 10,000, 12,500, 15,000, 20,000 and so \
-         on in steps of 10,000 to 80,000. A step is held when, in its last 3 s, no tick is late by \
-         more than 1 s and 97 % of those due are delivered; the first step that is not held is the \
-         last"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-ticks",
+            about: "Jobs `@every 1s` on 3 streams that acknowledge at once. All are scheduled \
+                 before the first is due; every 4 s more of them begin: 5,000, 7,500, 10,000, \
+                 12,500, 15,000, 20,000 and so on in steps of 10,000 to 80,000. A step is held \
+                 when, in its last 3 s, no tick is late by more than 1 s and 97 % of those due are \
+                 delivered; the first step that is not held is the last",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {

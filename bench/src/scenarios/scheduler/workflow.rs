@@ -13,7 +13,7 @@ use crate::{
     environment::programs::Programs,
     environment::scheduler::Scheduler,
     environment::test_env::{Running, Start},
-    scenario::{Prepared, Reading, Scenario, Side, Size, Unit},
+    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
 };
 
 const WORKFLOWS: u32 = 200;
@@ -27,19 +27,17 @@ const LIMIT: Duration = Duration::from_mins(1);
 pub struct SchedulerWorkflow;
 
 impl Scenario for SchedulerWorkflow {
-    fn name(&self) -> &'static str {
-        "scheduler-workflow"
-    }
-
-    fn about(&self) -> &'static str {
-        "200 workflows at once of Dapr's Python SDK, each with 5 activities one after the other that \
-         do nothing, through official daprd with its state in Redis, on the scheduler of a side and \
-         the reference's placement, in plain text: activities in a second, after one workflow that \
-         does not count. A workflow that has not completed after 60 s is an error"
-    }
-
-    fn services(&self) -> &'static [Service] {
-        &[Service::Scheduler]
+    fn description(&self) -> Description {
+        Description {
+            name: "scheduler-workflow",
+            about: "200 workflows at once of Dapr's Python SDK, each with 5 activities one after \
+                 the other that do nothing, through official daprd with its state in Redis, on the \
+                 scheduler of a side and the reference's placement, in plain text: activities in a \
+                 second, after one workflow that does not count. A workflow that has not completed \
+                 after 60 s is an error",
+            services: &[Service::Scheduler],
+            ..Description::COMPARED
+        }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
