@@ -31,12 +31,15 @@ pub enum Task {
     Load(Target),
     /// Write the report and its pictures from the JSON of a run
     Report {
-        /// Output of `--json`; several runs of different rows make one report
+        /// Output of `--json`; several runs make one report, each row of the last run that has it
         #[arg(required = true)]
         json: Vec<PathBuf>,
         /// The folder of the report
         #[arg(long, default_value = "docs")]
         docs: PathBuf,
+        /// Keep the rows of the stored results that these runs lack
+        #[arg(long)]
+        keep: bool,
     },
 }
 
@@ -58,7 +61,7 @@ pub struct Run {
     /// Compares with the programs in this folder, built from an older commit, instead of the reference
     #[arg(long, value_name = "DIR", conflicts_with = "report")]
     pub baseline: Option<PathBuf>,
-    /// Also writes docs/performance.md and its pictures
+    /// Also writes docs/performance.md and its pictures; with `--only` its other rows stay
     #[arg(long)]
     pub report: bool,
     /// Cargo's profile for our own services

@@ -4,6 +4,7 @@ pub mod aims;
 pub mod growth;
 pub mod growth_picture;
 pub mod machine;
+pub mod merge;
 pub mod picture;
 pub mod results;
 pub mod scale_page;

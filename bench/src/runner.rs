@@ -9,9 +9,10 @@ use crate::{
     flags::{Flags, Run, Target, Task},
     report::growth,
     report::machine::Machine,
+    report::merge,
     report::results::{self, Results, ScenarioResults},
     report::stats,
-    report::text,
+    report::text::{self, Rows},
     scenario::{Description, Prepared, Reading, Scenario, Side, Size},
     scenarios::registry,
 };
@@ -28,7 +29,10 @@ pub fn run(flags: &Flags) -> Result<()> {
             Ok(())
         }
         Some(Task::Load(target)) => load(target),
-        Some(Task::Report { json, docs }) => text::write(&results::read_all(json)?, docs),
+        Some(Task::Report { json, docs, keep }) => {
+            let rows = if *keep { Rows::WithStored } else { Rows::OfTheRun };
+            text::write(&merge::read_all(json)?, docs, rows)
+        }
     }
 }
 
@@ -55,6 +59,12 @@ fn load(target: &Target) -> Result<()> {
 
 fn run_scenarios(run: &Run) -> Result<()> {
     let scenarios = registry::chosen(&run.only)?;
+    let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
+    let docs = blackbox::environment::workspace().join("docs");
+    let rows = if run.only.is_empty() { Rows::OfTheRun } else { Rows::WithStored };
+    if run.report && rows == Rows::WithStored {
+        text::accepts(&results, &docs)?;
+    }
     let services: Vec<_> = scenarios
         .iter()
         .flat_map(|scenario| scenario.description().services.iter().copied())
@@ -70,7 +80,6 @@ fn run_scenarios(run: &Run) -> Result<()> {
         Programs::build(&run.profile, &services, &compared, run.baseline.as_deref())
     })?;
     let [other, _] = programs.sides();
-    let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
     for scenario in scenarios {
         let measured = measure(scenario.as_ref(), &programs, run.rounds(), run.size());
         let measured = measured.with_context(|| format!("row {}", scenario.description().name))?;
@@ -83,7 +92,7 @@ fn run_scenarios(run: &Run) -> Result<()> {
     }
     results::line(&results::times(&results.scenarios));
     if run.report {
-        text::write(&results, &blackbox::environment::workspace().join("docs"))?;
+        text::write(&results, &docs, rows)?;
     }
     Ok(())
 }
@@ -104,6 +113,7 @@ fn measure(
         name: name.to_owned(),
         about: about.to_owned(),
         seconds: begin.elapsed().as_secs(),
+        origin: None,
         figures: stats::figures(&readings),
     })
 }

@@ -163,6 +163,7 @@ mod tests {
             name: name.into(),
             about: String::new(),
             seconds: 0,
+            origin: None,
             figures: vec![Figure {
                 metric: metric.into(),
                 unit: Unit::PerSecond,

@@ -2,18 +2,18 @@
 
 use std::{fs, io::Write as _, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     flags::Run,
     report::aims::Aim,
-    report::machine::Machine,
+    report::machine::{Machine, Origin},
     report::stats::{Figure, Spread},
     scenario::Side,
 };
 
-/// A whole run.
+/// A run, or several: then it describes the run that most rows are from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// The machine of the run.
@@ -26,11 +26,12 @@ pub struct Results {
     #[serde(default)] // absent in older reports
     pub profile: String,
     /// One entry for each row that ran.
+    #[serde(alias = "rows")] // so in older reports
     pub scenarios: Vec<ScenarioResults>,
 }
 
 /// The figures of one row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioResults {
     /// Name of the row.
     pub name: String,
@@ -39,6 +40,9 @@ pub struct ScenarioResults {
     /// Duration in seconds with set-up, without builds.
     #[serde(default)] // absent in older reports
     pub seconds: u64,
+    /// The run that the row is from, if it is another than that of the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// The figures.
     pub figures: Vec<Figure>,
 }
@@ -47,11 +51,15 @@ pub struct ScenarioResults {
 pub const PICTURES: &str = "performance";
 
 impl ScenarioResults {
-    /// The beginning of its section: name, load, duration, picture.
-    pub fn head(&self) -> String {
+    /// The beginning of its section in a report of `report`: name, load, duration, the run if it is
+    /// another, picture.
+    pub fn head(&self, report: &Results) -> String {
         let (Self { name, about, .. }, took) = (self, minutes(self.seconds));
+        let origin = self.origin.as_ref().map_or_else(String::new, |origin| {
+            format!(" It is of another run: {}.", origin.beside(&report.origin()))
+        });
         format!(
-            "## {name}\n\n{about}. The row took {took}.\n\n![{name}]({PICTURES}/{name}.svg)\n\n"
+            "## {name}\n\n{about}. The row took {took}.{origin}\n\n![{name}]({PICTURES}/{name}.svg)\n\n"
         )
     }
 
@@ -85,27 +93,6 @@ impl Results {
 pub fn read(file: &Path) -> Result<Results> {
     let text = fs::read(file).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_slice(&text).with_context(|| format!("{} is no run", file.display()))
-}
-
-/// Reads several runs, each of other rows, as one.
-///
-/// # Errors
-/// When a file is no run, or differs from the first in machine, day, versions or length; when
-/// two have the same row.
-pub fn read_all(files: &[impl AsRef<Path>]) -> Result<Results> {
-    let mut runs = files.iter().map(|file| (file.as_ref(), read(file.as_ref())));
-    let mut all = runs.next().context("no run")?.1?;
-    for (file, run) in runs {
-        let run = run?;
-        let alike = (&run.machine, run.rounds, run.quick) == (&all.machine, all.rounds, all.quick);
-        ensure!(alike, "{} is of another machine, day, version or length", file.display());
-        for scenario in run.scenarios {
-            let known = all.scenarios.iter().any(|known| known.name == scenario.name);
-            ensure!(!known, "{} has row {} again", file.display(), scenario.name);
-            all.scenarios.push(scenario);
-        }
-    }
-    Ok(all)
 }
 
 /// A row as a table of plain text; a cut run has no aims. Against a baseline the aim of every figure
@@ -198,6 +185,7 @@ mod tests {
             name: "start".into(),
             about: String::new(),
             seconds: 61,
+            origin: None,
             figures: vec![
                 Figure {
                     metric: "sentry: start to ready".into(),

@@ -7,6 +7,8 @@ use blackbox::progress::say;
 
 use crate::{report::growth, report::growth_picture, report::results::Results};
 
+/// The stored results of these rows, in the folder of pictures.
+pub const STORED: &str = "scale.json";
 /// The page, in the folder of the report.
 const PAGE: &str = "performance-scale.md";
 /// How the names of these rows begin.
@@ -43,7 +45,7 @@ pub fn write(results: &Results, docs: &Path, pictures: &Path) -> Result<()> {
         let picture = growth_picture::svg(&scenario.name, &growth::series(&scenario.figures));
         fs::write(&file, picture).with_context(|| format!("write {}", file.display()))?;
     }
-    results.write(&pictures.join("scale.json"))?;
+    results.write(&pictures.join(STORED))?;
     let file = docs.join(PAGE);
     fs::write(&file, page(results)).with_context(|| format!("write {}", file.display()))?;
     say(format_args!("wrote {}", file.display()));
@@ -76,7 +78,7 @@ fn page(results: &Results) -> String {
     );
     out.push_str(METHOD);
     for scenario in &results.scenarios {
-        out.push_str(&scenario.head());
+        out.push_str(&scenario.head(results));
         out.push_str(&growth::tables(&growth::series(&scenario.figures)));
     }
     out.truncate(out.trim_end().len());
@@ -91,7 +93,7 @@ mod tests {
         report::machine::Machine,
         report::results::{self, ScenarioResults},
         report::stats::{Figure, Spread},
-        report::text,
+        report::text::{self, Rows},
         scenario::Unit,
     };
 
@@ -104,7 +106,13 @@ mod tests {
             trilby: spread(f64::from(size)),
         };
         let figures = [10, 100, 1000].map(figure).to_vec();
-        ScenarioResults { name: name.into(), about: "Jobs".into(), seconds: 61, figures }
+        ScenarioResults {
+            name: name.into(),
+            about: "Jobs".into(),
+            seconds: 61,
+            origin: None,
+            figures,
+        }
     }
 
     #[test]
@@ -117,7 +125,7 @@ mod tests {
             scenarios: names.iter().map(|name| scenario(name)).collect(),
         };
         let folder = blackbox::Scratch::new("scale").unwrap();
-        text::write(&results(&["scale-scheduler"]), folder.path()).unwrap();
+        text::write(&results(&["scale-scheduler"]), folder.path(), Rows::OfTheRun).unwrap();
         assert!(!folder.path().join("performance.md").exists(), "it has other rows");
         let page = fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(page.contains("development builds"), "{page}");
@@ -126,7 +134,7 @@ mod tests {
         assert!(fs::read_to_string(picture).unwrap().contains(">exponent 1.00<"));
 
         let both = results(&["start", "scale-scheduler"]);
-        text::write(&both, folder.path()).unwrap();
+        text::write(&both, folder.path(), Rows::OfTheRun).unwrap();
         let page = fs::read_to_string(folder.path().join("performance.md")).unwrap();
         assert!(page.contains("## start") && !page.contains("scale-scheduler"), "{page}");
         let again = results::read(&folder.path().join("performance/scale.json")).unwrap();

@@ -7,6 +7,7 @@ use blackbox::progress::say;
 
 use crate::{
     report::aims,
+    report::merge,
     report::picture,
     report::results::{self, PICTURES, Results, ScenarioResults},
     report::scale_page,
@@ -45,19 +46,47 @@ cd - && cargo xtask bench --baseline ../baseline/target/x86_64-unknown-linux-gnu
 
 ";
 
-/// Writes page, pictures and the results themselves into a folder; rows of scale have a page of
-/// their own.
+/// The stored results of the rows with another side, in the folder of pictures.
+const STORED: &str = "results.json";
+
+/// Which rows a report has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Those of the run alone.
+    OfTheRun,
+    /// Those of the run, and from the stored results those that it lacks.
+    WithStored,
+}
+
+/// Writes page, pictures and the results themselves into a folder; rows of scale have a page and a
+/// file of their own.
 ///
 /// # Errors
-/// When they cannot be written.
-pub fn write(results: &Results, docs: &Path) -> Result<()> {
+/// When they cannot be written, or stored results cannot be read or were cut and these not.
+pub fn write(results: &Results, docs: &Path, rows: Rows) -> Result<()> {
     let pictures = docs.join(PICTURES);
     fs::create_dir_all(&pictures).with_context(|| format!("create {}", pictures.display()))?;
     let (scale, compared) = scale_page::apart(results);
+    let complete = |part: Results, file: &str| match rows {
+        Rows::OfTheRun => Ok(part.headed()),
+        Rows::WithStored => merge::into_stored(&pictures.join(file), part),
+    };
     if let Some(scale) = scale {
-        scale_page::write(&scale, docs, &pictures)?;
+        scale_page::write(&complete(scale, scale_page::STORED)?, docs, &pictures)?;
     }
-    compared.map_or(Ok(()), |compared| write_compared(&compared, docs, &pictures))
+    compared
+        .map_or(Ok(()), |compared| write_compared(&complete(compared, STORED)?, docs, &pictures))
+}
+
+/// Fails if a run of this length could not be added to the stored results, before it is measured.
+///
+/// # Errors
+/// When the stored results cannot be read, or were cut and these will not be, or the reverse.
+pub fn accepts(run: &Results, docs: &Path) -> Result<()> {
+    [STORED, scale_page::STORED].into_iter().try_for_each(|file| {
+        let file = docs.join(PICTURES).join(file);
+        merge::into_stored(&file, Results { scenarios: Vec::new(), ..run.clone() }).map(drop)
+    })
 }
 
 fn write_compared(results: &Results, docs: &Path, pictures: &Path) -> Result<()> {
@@ -73,7 +102,7 @@ fn write_compared(results: &Results, docs: &Path, pictures: &Path) -> Result<()>
             picture::svg(scenario, results.quick),
         )?;
     }
-    results.write(&pictures.join("results.json"))?;
+    results.write(&pictures.join(STORED))?;
     fs::write(docs.join(PAGE), page(results))?;
     say(format_args!("wrote {}", docs.join(PAGE).display()));
     Ok(())
@@ -84,8 +113,9 @@ fn page(results: &Results) -> String {
     let mut out = String::from("# Performance\n\n");
     let _ = writeln!(
         out,
-        "Written by `cargo xtask bench --report`. Both sides run on the same machine in the same \
-         run and take turns; each figure is the median of {} rounds with its smallest and largest \
+        "Written by `cargo xtask bench --report`; with `--only ROW` the other rows stay, and a row of \
+         another run than most says so. Both sides run on the same machine in the same run and take \
+         turns; each figure is the median of {} rounds with its smallest and largest \
          value. Absolute values belong to this machine; the ratio is the result (above 1: Trilby is \
          better, whichever direction is good).\n",
         results.rounds
@@ -103,19 +133,19 @@ fn page(results: &Results) -> String {
     );
     out.push_str(METHOD);
     for scenario in &results.scenarios {
-        section(&mut out, scenario, results.quick);
+        section(&mut out, scenario, results);
     }
     out
 }
 
-fn section(out: &mut String, scenario: &ScenarioResults, quick: bool) {
-    out.push_str(&scenario.head());
+fn section(out: &mut String, scenario: &ScenarioResults, report: &Results) {
+    out.push_str(&scenario.head(report));
     out.push_str("| | reference | Trilby | ratio | aim |\n|---|---|---|---|---|\n");
     for figure in &scenario.figures {
         let _ = writeln!(
             out,
             "| {} |",
-            results::cells(figure, scenario.aim(figure, quick)).join(" | ")
+            results::cells(figure, scenario.aim(figure, report.quick)).join(" | ")
         );
     }
     out.push('\n');
@@ -143,6 +173,7 @@ mod tests {
             name: "a-row".into(),
             about: "A load".into(),
             seconds: 384,
+            origin: None,
             figures: vec![figure],
         };
         let results = Results {
@@ -153,22 +184,31 @@ mod tests {
             scenarios: vec![scenario],
         };
         let folder = blackbox::Scratch::new("report").unwrap();
-        write(&results, folder.path()).unwrap();
+        write(&results, folder.path(), Rows::OfTheRun).unwrap();
         let file = folder.path().join("performance/results.json");
         assert_eq!(results::read(&file).unwrap(), results);
-        let twice = results::read_all(&[&file, &file]).unwrap_err().to_string();
-        assert!(twice.contains("row a-row again"), "{twice}");
-        let other = Results { scenarios: Vec::new(), ..results.clone() };
-        let second = folder.path().join("other.json");
-        other.write(&second).unwrap();
-        assert_eq!(results::read_all(&[&second, &file]).unwrap(), results);
-        Results { rounds: 5, ..other }.write(&second).unwrap();
-        assert!(results::read_all(&[&file, &second]).is_err());
         let page = fs::read_to_string(folder.path().join(PAGE)).unwrap();
         assert!(
             page.contains("| rate (/s) | 2.00 [1.00-3.00] | 2.00 [1.00-3.00] | 1.00x |  |"),
             "{page}"
         );
         assert!(folder.path().join("performance/a-row.svg").is_file());
+
+        let mut later = results.clone();
+        later.machine.date = "2100-01-01".into();
+        later.rounds = 5;
+        later.scenarios[0].name = "another-row".into();
+        write(&later, folder.path(), Rows::WithStored).unwrap();
+        let page = fs::read_to_string(folder.path().join(PAGE)).unwrap();
+        let first = format!("It is of another run: {}, rounds: 3.", results.machine.date);
+        assert!(page.contains(&first) && page.contains("2100-01-01"), "{page}");
+        let both = results::read(&file).unwrap();
+        write(&both, folder.path(), Rows::OfTheRun).unwrap();
+        assert_eq!(results::read(&file).unwrap(), both, "it is written again from its own JSON");
+
+        let cut = Results { quick: true, ..later.clone() };
+        assert!(accepts(&cut, folder.path()).is_err() && accepts(&later, folder.path()).is_ok());
+        write(&later, folder.path(), Rows::OfTheRun).unwrap();
+        assert_eq!(results::read(&file).unwrap(), later);
     }
 }
