@@ -23,6 +23,12 @@ const LIMIT: Duration = Duration::from_mins(5);
 const JOINING: Duration = Duration::from_secs(20);
 /// Pause before memory is measured.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Why placement ended streams. Others that are lost had a client that answered no ping of HTTP/2 in
+/// time: it shares the cores with placement.
+const ENDS: [(&str, &str); 2] = [
+    ("streams that held up a round", "trilby_placement_streams_timed_out_total"),
+    ("hits of limits", "trilby_server_limit_hits_total"),
+];
 /// Files that a process opens besides its connections.
 const OTHER_FILES: u64 = 1_000;
 
@@ -122,6 +128,9 @@ impl Joining {
         readings.add("sent", Unit::Megabytes, megabytes(sent));
         let lost = spaces.iter().map(Hosts::lost).sum();
         readings.add("streams lost", Unit::Count, number(lost));
+        for (what, series) in ENDS {
+            readings.add(what, Unit::Count, server.metric(series)?);
+        }
         drop(spaces);
         server.stop()?;
         Ok(readings.all)
