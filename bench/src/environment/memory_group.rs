@@ -9,11 +9,43 @@ use std::{
 use anyhow::{Context as _, Result};
 use blackbox::{Service, environment};
 
-/// Memory controllers, and the names of their limit and of the file that counts kills.
-const CONTROLLERS: [(&str, &str, &str); 2] = [
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control"),
-    ("/sys/fs/cgroup", "memory.max", "memory.events"),
-];
+/// The roots of the memory controller in both versions of cgroups.
+const ROOTS: [&str; 2] = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
+
+/// The files of a version of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    /// The limit of memory.
+    limit: &'static str,
+    /// The limit of swap, which is set to none: a container would be killed instead.
+    swap: Option<&'static str>,
+    /// Counts the kills.
+    events: &'static str,
+}
+
+impl Version {
+    const ONE: Self =
+        Self { limit: "memory.limit_in_bytes", swap: None, events: "memory.oom_control" };
+    const TWO: Self =
+        Self { limit: "memory.max", swap: Some("memory.swap.max"), events: "memory.events" };
+
+    /// The version whose groups below `root` can have a limit of memory. With version 2 the root has to
+    /// pass the controller on, which is asked for; the kernel refuses where the root has processes
+    /// of its own, as in a container.
+    fn of(root: &Path) -> Option<Self> {
+        if root.join(Self::ONE.limit).exists() {
+            return Some(Self::ONE);
+        }
+        let has = |file: &str| {
+            let controllers = fs::read_to_string(root.join(file)).unwrap_or_default();
+            controllers.split_whitespace().any(|controller| controller == "memory")
+        };
+        let passed_on = "cgroup.subtree_control";
+        let usable = has(passed_on)
+            || (has("cgroup.controllers") && fs::write(root.join(passed_on), "+memory").is_ok());
+        usable.then_some(Self::TWO)
+    }
+}
 
 /// The memory limit of a service in all profiles of the chart, in MiB: `dapr.resources` in
 /// `charts/dapr/templates/_profile.tpl`.
@@ -37,17 +69,27 @@ impl MemoryGroup {
     /// # Errors
     /// When the group cannot be made.
     pub fn of(service: Service) -> Result<Option<Self>> {
+        if !environment::is_root() {
+            return Ok(None);
+        }
+        let found =
+            ROOTS.map(Path::new).into_iter().find_map(|root| Some((root, Version::of(root)?)));
+        found.map(|(root, version)| Self::below(root, version, service)).transpose()
+    }
+
+    fn below(root: &Path, version: Version, service: Service) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name =
             format!("bench-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let usable = |(root, _, _): &&(&str, &str, &str)| is_controlled(Path::new(root));
-        let controller = CONTROLLERS.iter().find(usable).filter(|_| environment::is_root());
-        let Some((root, limit, events)) = controller else { return Ok(None) };
-        let group = Self { folder: Path::new(root).join(name), events };
+        let group = Self { folder: root.join(name), events: version.events };
         fs::create_dir(&group.folder).context("create a cgroup")?;
         let bytes = limit_mib(service) * 1024 * 1024;
-        fs::write(group.folder.join(limit), bytes.to_string()).context("limit the memory")?;
-        Ok(Some(group))
+        fs::write(group.folder.join(version.limit), bytes.to_string())
+            .context("limit the memory")?;
+        if let Some(swap) = version.swap {
+            let _ = fs::write(group.folder.join(swap), "0"); // absent in a kernel without swap
+        }
+        Ok(group)
     }
 
     /// Moves a process into it. Memory that the process has already stays outside.
@@ -79,14 +121,10 @@ impl Drop for MemoryGroup {
     }
 }
 
-/// Whether a folder is the root of cgroups with a limit for memory.
-fn is_controlled(root: &Path) -> bool {
-    let subtree = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
-    root.join("memory.limit_in_bytes").exists() || subtree.contains("memory")
-}
-
 #[cfg(test)]
 mod tests {
+    use blackbox::Scratch;
+
     use super::*;
 
     #[test]
@@ -99,6 +137,39 @@ mod tests {
             gibi / 1024
         );
         assert!(text.contains(&rule), "{rule}");
+    }
+
+    #[test]
+    fn both_versions_of_cgroups_are_found_and_the_second_is_asked_to_pass_memory_on() {
+        let folder = |files: &[(&str, &str)]| {
+            let folder = Scratch::new("cgroup").unwrap();
+            for (file, text) in files {
+                folder.write(file, text).unwrap();
+            }
+            folder
+        };
+        let version = |folder: &Scratch| Version::of(folder.path());
+        let passed_on = "cgroup.subtree_control";
+        assert_eq!(version(&folder(&[("memory.limit_in_bytes", "1")])), Some(Version::ONE));
+        assert_eq!(version(&folder(&[(passed_on, "cpu memory\n")])), Some(Version::TWO));
+        let asked = folder(&[("cgroup.controllers", "cpu memory pids\n"), (passed_on, "cpu\n")]);
+        assert_eq!(version(&asked), Some(Version::TWO));
+        assert_eq!(fs::read_to_string(asked.path().join(passed_on)).unwrap(), "+memory");
+        // As `/sys/fs/cgroup/unified`, where version 1 has the controllers.
+        for without in [&[][..], &[("cgroup.controllers", ""), (passed_on, "")]] {
+            assert_eq!(version(&folder(without)), None);
+        }
+    }
+
+    #[test]
+    fn a_group_of_version_two_has_its_limits_and_counts_kills() {
+        let root = Scratch::new("cgroup").unwrap();
+        let group = MemoryGroup::below(root.path(), Version::TWO, Service::Sentry).unwrap();
+        let read = |file: &str| fs::read_to_string(group.folder.join(file)).unwrap();
+        assert_eq!([read("memory.max"), read("memory.swap.max")], ["536870912", "0"]);
+        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
+        fs::write(group.folder.join("memory.events"), events).unwrap();
+        assert_eq!(group.kills().unwrap(), 2);
     }
 
     #[test]
