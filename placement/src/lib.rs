@@ -51,7 +51,7 @@ const STREAMS: u32 = 16;
 
 /// Streams on one connection without mTLS. A proxy of a service mesh may join the streams of as many
 /// sidecars as this service is built for.
-const STREAMS_PLAIN_TEXT: u32 = 16_384;
+const STREAMS_PLAIN_TEXT: u32 = 25_000;
 
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
@@ -141,6 +141,7 @@ async fn start(
         streams: Arc::new(AtomicU64::new(0)),
     };
     let limits = Limits {
+        connections: Limits::CONNECTIONS_OF_ALL_SIDECARS,
         streams: STREAMS,
         streams_unauthenticated: STREAMS_PLAIN_TEXT,
         streaming_paths: &[server::METHOD],

@@ -280,6 +280,7 @@ fn server(
     streaming_paths: &'static [&'static str],
 ) -> Server {
     let limits = Limits {
+        connections: Limits::CONNECTIONS_OF_ALL_SIDECARS,
         body_bytes,
         streams: STREAMS,
         streams_unauthenticated: STREAMS,

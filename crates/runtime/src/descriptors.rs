@@ -4,10 +4,10 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The soft limit that a process raises itself to, where its hard limit allows that. It covers two
-/// listeners at their default of 16,384 connections, and stays below the limits at which walking
-/// over all descriptors becomes slow.
+/// listeners with [`Limits::CONNECTIONS_OF_ALL_SIDECARS`](crate::server::Limits), and stays below the
+/// limits at which walking over all descriptors becomes slow.
 #[cfg(unix)]
-const WANTED: u64 = 65_536;
+pub(crate) const WANTED: u64 = 65_536;
 
 /// Raises the soft limit to 65,536, or to the hard limit where that is lower, and returns the
 /// resulting soft limit. A higher soft limit is kept. Newer container runtimes start processes with

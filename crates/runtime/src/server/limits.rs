@@ -21,8 +21,9 @@ const FEWEST_CONNECTIONS: usize = 64;
 /// `trilby_server_limit_hits_total`.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; 16,384 by default, fewer where the process has few descriptors. Each
-    /// sidecar holds one, and one service is built for ten thousand sidecars.
+    /// Open connections; 16,384 by default, fewer where the process has few descriptors. Sidecars are
+    /// spread over the replicas of a service. Where every sidecar connects to every replica, or to
+    /// their leader, it is [`Limits::CONNECTIONS_OF_ALL_SIDECARS`].
     pub connections: usize,
     /// Open connections of one peer address; 5,120 by default. Behind a NAT gateway or a service
     /// mesh many sidecars share an address: 2,000 that start at once open two connections each at
@@ -74,6 +75,12 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Open connections of a service to which all sidecars of an installation connect, however many
+    /// replicas it has: 25,000. Ten thousand sidecars hold one each; when all of them are rolled out
+    /// at once, ten thousand new ones connect before the old ones end; a quarter is for those that
+    /// connect again before their old connection is found dead.
+    pub const CONNECTIONS_OF_ALL_SIDECARS: usize = 25_000;
+
     /// How long a connection may take to close gracefully.
     pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -169,5 +176,16 @@ mod tests {
             );
         }
         assert_eq!(Limits::default().for_descriptors(1_024).handshakes, 256);
+    }
+
+    #[test]
+    fn ten_thousand_sidecars_and_their_successors_fit_into_the_descriptors() {
+        let connections = Limits::CONNECTIONS_OF_ALL_SIDECARS;
+        assert!(connections >= 2 * 10_000 * 5 / 4);
+        let limits = Limits { connections, ..Limits::default() };
+        let with = |descriptors| limits.for_descriptors(descriptors).connections;
+        let enough = RESERVED_DESCRIPTORS + LISTENERS * 25_000;
+        assert_eq!([enough - 1, enough, u64::MAX].map(with), [24_999, 25_000, 25_000]);
+        assert_eq!(with(crate::descriptors::WANTED), connections);
     }
 }
