@@ -161,13 +161,15 @@ impl Fixture {
 
 /// Namespace, CRDs and the control plane's Configuration.
 fn install(api: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
+    let mut manifests = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n");
     for entry in fs::read_dir(environment::workspace().join("crds"))? {
-        let manifest = fs::read_to_string(entry?.path())?;
         // The API server reaches the webhook through the Service below, at our port.
         let with_port = format!("          path: /convert\n          port: {webhook_port}");
-        api.apply(&manifest.replace("          path: /convert", &with_port))?;
+        let definition = fs::read_to_string(entry?.path())?;
+        manifests += "\n---\n";
+        manifests += &definition.replace("          path: /convert", &with_port);
     }
-    api.apply(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n"))?;
+    api.apply(&manifests)?;
     let names = ["crd", "--all", "--for=condition=Established", "--timeout=60s"];
     api.kubectl(&[&["wait"], names.as_slice()].concat())?;
     api.apply(&format!(

@@ -18,7 +18,7 @@ use crate::{
     Cluster, Deadline, Lifetime, Process, Scratch,
     control_plane::{
         ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
-        wait_for_api_server, wait_for_etcd, wait_for_service_account,
+        wait_for_api_server, wait_for_etcd, wait_for_service_account, wait_until_created,
     },
     environment,
     progress::say,
@@ -265,15 +265,13 @@ impl ApiCluster {
         let unique: String = environment::secret()?.chars().take(8).collect();
         let name = format!("{prefix}-{unique}");
         self.kubectl(&["create", "namespace", &name])?;
-        crate::until(Deadline::seconds(60), "the namespace's service account", || {
-            let account = self.kubectl(&["get", "serviceaccount", "default", "-n", &name]);
-            Ok((account.is_ok() || self.is_bare()).then_some(()))
-        })?;
+        if self.options.controllers {
+            let account = ["serviceaccount/default", "-n", &name];
+            crate::until(Deadline::seconds(60), "the namespace's service account", || {
+                Ok(wait_until_created(&self.cluster, &account).ok())
+            })?;
+        }
         Ok(name)
-    }
-
-    fn is_bare(&self) -> bool {
-        !self.options.controllers
     }
 
     /// The folder that is removed with the test cluster; `None` for a persistent one.
@@ -295,7 +293,7 @@ fn start_programs(
     wait_for_etcd(layout, &mut etcd)?;
     let mut server = start_api_server(layout, kind, options.streamed_lists)?;
     started(&server)?;
-    wait_for_api_server(&cluster, &mut server)?;
+    wait_for_api_server(layout, &mut server)?;
     let mut processes = vec![server, etcd];
     if options.controllers {
         let mut controllers = start_controller_manager(layout, None)?;

@@ -4,15 +4,17 @@
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 use serde_json::json;
 
-use crate::{Cluster, Deadline, Lifetime, Process, Spawn, Tool, environment};
+use crate::{Cluster, Deadline, Lifetime, Process, Spawn, Tool, admission, environment, http};
 
 /// Service addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
@@ -132,13 +134,39 @@ impl Layout {
             });
             write_private(&self.kubeconfig(user), &format!("{config:#}\n"))?;
         }
+        let ports = json!([self.api_port, self.etcd_port]);
+        write_private(&self.ports_file(), &ports.to_string())?;
         write_private(&self.audit_policy_file(), AUDIT_POLICY)?;
         write_private(&self.tokens_file(), &tokens)
+    }
+
+    /// The layout of an API-only cluster whose credentials are in this folder.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn read(state: &Path) -> Result<Self> {
+        let layout = Self {
+            state: state.to_path_buf(),
+            lifetime: Lifetime::Bound,
+            network: None,
+            address: Ipv4Addr::LOCALHOST,
+            api_port: 0,
+            etcd_port: 0,
+            users: Vec::new(),
+        };
+        let file = layout.ports_file();
+        let ports = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        let [api_port, etcd_port] = serde_json::from_slice(&ports)?;
+        Ok(Self { api_port, etcd_port, ..layout })
     }
 
     /// The audit log of the services' requests, one JSON object a line.
     pub fn audit_file(&self) -> PathBuf {
         self.logs().join("audit.jsonl")
+    }
+
+    fn ports_file(&self) -> PathBuf {
+        self.state.join("ports.json")
     }
 
     fn audit_policy_file(&self) -> PathBuf {
@@ -240,10 +268,22 @@ pub fn start_api_server(
 ///
 /// # Errors
 /// When it is not in time.
-pub fn wait_for_api_server(cluster: &Cluster, server: &mut Process) -> Result<()> {
-    server.wait(Deadline::seconds(START_SECONDS), "/readyz", |_| {
-        Ok(cluster.kubectl(&["get", "--raw=/readyz"])? == "ok")
+pub fn wait_for_api_server(layout: &Layout, server: &mut Process) -> Result<()> {
+    let cluster = layout.cluster();
+    server.wait(Deadline::seconds(START_SECONDS), "/readyz", |_| match layout.network {
+        None => is_ready(layout),
+        Some(_) => Ok(cluster.kubectl(&["get", "--raw=/readyz"])? == "ok"),
     })
+}
+
+/// Asks an API server of this machine's network whether it is ready. It is asked many times while it
+/// starts, and each kubectl would take CPU time from it.
+fn is_ready(layout: &Layout) -> Result<bool> {
+    let tls = admission::tls(&fs::read_to_string(layout.ca_file())?)?;
+    let tls = ClientConnection::new(tls, ServerName::from(IpAddr::V4(layout.address)))?;
+    let address = SocketAddr::from((layout.address, layout.api_port));
+    let mut stream = StreamOwned::new(tls, http::connect(address)?);
+    Ok(http::over(&mut stream, "localhost", "GET", "/readyz", &[], None)?.is_success())
 }
 
 /// Starts kube-controller-manager; `pod_cidr` where it gives nodes their share of Pod addresses.
@@ -286,6 +326,16 @@ pub fn start_scheduler(layout: &Layout) -> Result<Process> {
 pub fn wait_for_service_account(cluster: &Cluster, controllers: &mut Process) -> Result<()> {
     let what = "service account default";
     controllers.wait(Deadline::seconds(START_SECONDS), what, |_| {
-        Ok(cluster.kubectl(&["get", "serviceaccount", "default"]).is_ok())
+        Ok(wait_until_created(cluster, &["serviceaccount/default"]).is_ok())
     })
+}
+
+/// Lets kubectl watch for a few seconds until an object exists: one program instead of one for each
+/// look.
+///
+/// # Errors
+/// When there is no such object by then.
+pub(super) fn wait_until_created(cluster: &Cluster, object: &[&str]) -> Result<()> {
+    let wait = ["wait", "--for=create", "--timeout=5s"];
+    cluster.kubectl(&[&wait[..], object].concat()).map(drop)
 }

@@ -264,7 +264,7 @@ impl NodeCluster {
             Ok(self.containerd.ctr(&["version"]).is_ok())
         })?;
         self.import_image(&pause)?;
-        wait_for_api_server(&cluster, &mut server)?;
+        wait_for_api_server(&layout, &mut server)?;
 
         let mut controllers = self.started(start_controller_manager(&layout, Some(POD_CIDR))?)?;
         self.started(start_scheduler(&layout)?)?;

@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Pause between two polls of a condition.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Shortest pause between two polls of a condition.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause between two polls of a condition.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A point in time that ends a wait.
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +65,22 @@ pub fn until<T>(
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     loop {
+        let before = deadline.elapsed();
         if let Some(answer) = probe()? {
             return Ok(answer);
         }
+        let took = deadline.elapsed().saturating_sub(before);
         if deadline.passed() {
             bail!("gave up after {:.1} s waiting for {what}", deadline.elapsed().as_secs_f64());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(pause_after(took));
     }
+}
+
+/// The pause after a poll that took this long: as long, so that a poll that starts a program (kubectl)
+/// leaves half of a core to what it waits for.
+fn pause_after(took: Duration) -> Duration {
+    took.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -85,6 +95,12 @@ mod tests {
             Ok((looks == 3).then_some(looks))
         });
         assert_eq!(answer.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_poll_is_followed_by_a_pause_as_long_within_limits() {
+        let pause = |millis| pause_after(Duration::from_millis(millis)).as_millis();
+        assert_eq!([0, 50, 300, 1_000, 5_000].map(pause), [50, 50, 300, 1_000, 1_000]);
     }
 
     #[test]
