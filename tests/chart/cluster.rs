@@ -15,6 +15,15 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The common cluster with the namespace of the control plane, for dry runs: they need no turn.
+fn dry() -> Result<&'static ApiCluster> {
+    let api = ApiCluster::common()?;
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+    api.apply(&namespace.to_string())?;
+    Ok(api)
+}
+
 /// The shared cluster with the CRDs and the namespace of the control plane.
 pub(crate) fn api() -> Result<&'static ApiCluster> {
     static PREPARED: OnceLock<Result<()>> = OnceLock::new();
@@ -68,8 +77,7 @@ fn dry_run(api: &ApiCluster, manifests: &str) -> Result<String> {
     "dapr_rbac.serviceAccount.operator.annotations.role=a",
 ])]
 fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
-    let _alone = alone();
-    let api = api()?;
+    let api = dry()?;
     let mut all = vec![REGISTRY];
     all.extend(sets);
     // The account of the pod of `helm test` exists only in a dry run.
@@ -84,8 +92,7 @@ fn the_api_server_accepts_every_object(#[case] sets: &[&str]) -> Result<()> {
 
 #[test]
 fn pod_security_restricted_admits_the_control_plane() -> Result<()> {
-    let _alone = alone();
-    let api = api()?;
+    let api = dry()?;
     let restricted = api.namespace("restricted")?;
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
     api.kubectl(&["label", "namespace", &restricted, enforce])?;
@@ -204,8 +211,7 @@ fn ca_bundle(api: &ApiCluster) -> Result<String> {
 
 #[test]
 fn the_notes_name_what_has_no_effect() -> Result<()> {
-    let _alone = alone();
-    let api = api()?;
+    let api = dry()?;
     let chart = folder();
     let notes = api.cluster().helm(&[
         "install",
@@ -318,8 +324,7 @@ fn is_role(document: &str) -> bool {
 
 #[test]
 fn the_sample_fits_into_a_restricted_namespace() -> Result<()> {
-    let _alone = alone();
-    let api = api()?;
+    let api = dry()?;
     let namespace = api.namespace("sample")?;
     let mode = "pod-security.kubernetes.io/warn=restricted";
     api.kubectl(&["label", "namespace", &namespace, mode])?;

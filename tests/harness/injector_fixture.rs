@@ -2,18 +2,19 @@
 //! certificate. All run as processes, the injector with the rights of the account `dapr-injector`.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod called_webhook;
 
-use anyhow::{Context as _, Result};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
 use serde_json::{Value, json};
 
+pub use called_webhook::{CalledWebhook, Guard};
+
 use crate::accounts::{bound_token, kubeconfig};
-use crate::admission::AdmissionClient;
 use crate::{
-    ApiCluster, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
-    process, until,
+    ApiCluster, Deadline, Ports, Process, Scratch, Spawn, build_binary, environment, http, until,
 };
 
 /// Namespace of the control plane.
@@ -27,6 +28,8 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("SIDECAR_IMAGE_PULL_POLICY", "IfNotPresent"),
     ("KUBE_CLUSTER_DOMAIN", "cluster.local"),
 ];
+/// The file in the folder of a fixture that names the state folder of its cluster.
+const CLUSTER: &str = "cluster";
 /// Label of pods for which the webhook is not called.
 const UNCALLED: &str = "trilby.test/uncalled";
 /// Seconds for a process to start on a busy machine.
@@ -49,9 +52,16 @@ pub struct InjectorFixture {
     /// Sentry.
     pub sentry: Process,
     sentry_port: u16,
-    /// The cluster.
-    pub api: ApiCluster,
+    called: CalledWebhook,
     scratch: Scratch,
+}
+
+impl Deref for InjectorFixture {
+    type Target = CalledWebhook;
+
+    fn deref(&self) -> &CalledWebhook {
+        &self.called
+    }
 }
 
 /// An injector as a process, ours or the reference's.
@@ -83,7 +93,9 @@ impl InjectorFixture {
         let port = environment::free_port()?;
         register(&api, port)?;
         let injector = Injector::start(ours(&scratch, "injector", sentry_port)?, port)?;
-        let installed = Self { injector, sentry, sentry_port, api, scratch };
+        scratch.write(CLUSTER, api.state().to_string_lossy().as_ref())?;
+        let called = CalledWebhook { api, folder: scratch.path().to_path_buf() };
+        let installed = Self { injector, sentry, sentry_port, called, scratch };
         installed.wait_until_called()?;
         Ok(installed)
     }
@@ -174,105 +186,9 @@ spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAdd
         Injector::start(spawn, environment::free_port()?)
     }
 
-    /// Makes kube-apiserver call another port of this machine.
-    ///
-    /// # Errors
-    /// When the registration is gone.
-    pub fn call_port(&self, port: u16) -> Result<()> {
-        let place = "/webhooks/0/clientConfig/service/port";
-        let patch = json!([{"op": "replace", "path": place, "value": port}]).to_string();
-        let object = ["mutatingwebhookconfiguration", WEBHOOK];
-        let args = [&["patch"], &object[..], &["--type=json", "-p", &patch]].concat();
-        self.api.kubectl(&args).map(drop)
-    }
-
-    /// Installs the chart's admission guard and waits until it is enforced.
-    ///
-    /// # Errors
-    /// When the chart does not render or the API server refuses the policy.
-    pub fn guard(&self) -> Result<()> {
-        let mut helm = Command::new(Tool::HELM.path()?);
-        helm.arg("template").arg("dapr").arg(environment::workspace().join("charts/dapr"));
-        helm.args(["--namespace", NAMESPACE, "--set", "global.controlPlane.registry=none"]);
-        helm.args(["--show-only", "templates/sidecar-injector/guard.yaml"]);
-        self.api.apply(&process::output(&mut helm)?)?;
-        // It is enforced when it denies this pod, which the webhook does not match.
-        let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
-        probe["metadata"]["namespace"] = json!("default");
-        probe["metadata"]["labels"] = json!({UNCALLED: "true"});
-        until(Deadline::seconds(START_SECONDS), "the guard to be enforced", || {
-            let answer = self.kubectl(&["create", "--dry-run=server", "-f", "-"], &probe)?;
-            let words = String::from_utf8_lossy(&answer.stderr);
-            Ok(words.contains("dapr-sidecar-guard").then_some(()))
-        })
-    }
-
-    /// Sends reviews to an injector of this test cluster as kube-apiserver does.
-    ///
-    /// # Errors
-    /// When the trust anchors cannot be read.
-    pub fn admission_client(&self, injector: &Injector) -> Result<AdmissionClient> {
-        AdmissionClient::new(injector.port, &format!("{WEBHOOK}.{NAMESPACE}.svc"), &self.anchors()?)
-    }
-
-    /// Waits until kube-apiserver calls the webhook, some time after its registration.
-    ///
-    /// # Errors
-    /// When it does not in time.
-    pub fn wait_until_called(&self) -> Result<()> {
-        let mut probe = pod("probe", &json!({"dapr.io/enabled": "true"}));
-        probe["metadata"]["namespace"] = json!("default");
-        until(Deadline::seconds(START_SECONDS), "the first call of the webhook", || {
-            let args = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
-            let answer = self.kubectl(&args, &probe)?;
-            let pod: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
-            Ok(names_of(&pod).contains(&"daprd".to_owned()).then_some(()))
-        })
-    }
-
-    /// Runs kubectl with this input and returns its output.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub fn kubectl(&self, args: &[&str], input: &Value) -> Result<Output> {
-        self.api.cluster().kubectl_output(args, &input.to_string())
-    }
-
-    /// Creates an object; returns whether it was accepted, and kubectl's standard error.
-    ///
-    /// # Errors
-    /// When kubectl cannot be run.
-    pub fn create(&self, namespace: &str, object: &Value, more: &[&str]) -> Result<(bool, String)> {
-        let args = [&["create", "-n", namespace, "-f", "-"], more].concat();
-        let output = self.kubectl(&args, object)?;
-        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
-
-    /// The caBundle in the webhook's registration, as base64; empty when there is none.
-    ///
-    /// # Errors
-    /// When the registration is gone.
-    pub fn ca_bundle(&self) -> Result<String> {
-        let found = self.api.get(&["mutatingwebhookconfigurations", WEBHOOK])?;
-        let bundle = found["webhooks"][0]["clientConfig"]["caBundle"].as_str();
-        Ok(bundle.unwrap_or_default().to_owned())
-    }
-
-    /// Replaces the injector's trust anchors, as the kubelet does.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_anchors(&self, pem: &str) -> Result<()> {
-        self.scratch.write("ca.crt", pem).map(drop)
-    }
-
-    /// The injector's trust anchors in PEM.
-    ///
-    /// # Errors
-    /// When the file is gone.
-    pub fn anchors(&self) -> Result<String> {
-        let file = self.scratch.path().join("ca.crt");
-        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    /// The folder that another process needs to use it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.scratch.path()
     }
 }
 
@@ -329,6 +245,24 @@ pub fn names_of(pod: &Value) -> Vec<String> {
     let containers = pod["spec"]["containers"].as_array();
     let names = containers.into_iter().flatten().filter_map(|c| c["name"].as_str());
     names.map(str::to_owned).collect()
+}
+
+/// The registration of a webhook that matches no pod: an injector in this namespace writes its caBundle
+/// there when it starts.
+pub fn registration_without_rules(namespace: &str) -> String {
+    format!(
+        "
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingWebhookConfiguration
+metadata: {{name: {WEBHOOK}}}
+webhooks:
+- name: sidecar-injector.dapr.io
+  clientConfig: {{service: {{namespace: {namespace}, name: {WEBHOOK}, path: /mutate}}}}
+  failurePolicy: Ignore
+  sideEffects: None
+  admissionReviewVersions: [v1]
+"
+    )
 }
 
 /// Rules that only our chart has: to record Events on owners of pods, to watch Namespaces, and to

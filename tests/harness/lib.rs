@@ -15,6 +15,7 @@
 //! line.
 
 mod cluster;
+pub mod common;
 pub mod demo;
 mod images;
 pub mod injector_fixture;

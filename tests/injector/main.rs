@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use base64::Engine as _;
-use blackbox::injector_fixture::{Rights, names_of, pod};
+use blackbox::injector_fixture::{CalledWebhook, Guard, Rights, names_of, pod};
 use blackbox::{Deadline, InjectorFixture, until};
 use serde_json::{Value, json};
 
@@ -15,9 +15,9 @@ mod restored;
 mod watchdog;
 
 /// The fixture of the tests that can share one.
-fn shared() -> &'static InjectorFixture {
-    static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
-    SHARED.get_or_init(|| InjectorFixture::start(Rights::Ours).unwrap())
+fn shared() -> &'static CalledWebhook {
+    static SHARED: OnceLock<CalledWebhook> = OnceLock::new();
+    SHARED.get_or_init(|| CalledWebhook::common(Guard::Absent).unwrap())
 }
 
 /// Enough for a process to start on a busy machine.

@@ -7,8 +7,8 @@ mod outages;
 
 use std::sync::OnceLock;
 
-use blackbox::injector_fixture::{Rights, names_of, pod};
-use blackbox::{Deadline, InjectorFixture, until};
+use blackbox::injector_fixture::{CalledWebhook, Guard, names_of, pod};
+use blackbox::{Deadline, until};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -16,13 +16,9 @@ use serde_json::{Value, json};
 const TIMEOUT: u64 = 120;
 
 /// The test cluster of the tests that do not stop the injector, with the guard in force.
-fn shared() -> &'static InjectorFixture {
-    static SHARED: OnceLock<InjectorFixture> = OnceLock::new();
-    SHARED.get_or_init(|| {
-        let api = InjectorFixture::start(Rights::Ours).unwrap();
-        api.guard().unwrap();
-        api
-    })
+fn shared() -> &'static CalledWebhook {
+    static SHARED: OnceLock<CalledWebhook> = OnceLock::new();
+    SHARED.get_or_init(|| CalledWebhook::common(Guard::Enforced).unwrap())
 }
 
 /// A pod template; its pods have no name when the webhook receives them.
@@ -63,7 +59,7 @@ fn workload(kind: &str) -> Value {
     json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-fn first_pod(it: &InjectorFixture, namespace: &str) -> Value {
+fn first_pod(it: &CalledWebhook, namespace: &str) -> Value {
     let pod = until(Deadline::seconds(TIMEOUT), "a pod", || {
         Ok(it.api.get(&["pods", "-n", namespace])?.pointer("/items/0").cloned())
     });

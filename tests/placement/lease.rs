@@ -8,7 +8,7 @@ use crate::replicas::Replicas;
 
 #[test]
 fn a_lease_makes_one_leader_who_is_replaced_when_it_is_gone() {
-    let api = ApiCluster::shared().unwrap();
+    let api = ApiCluster::common().unwrap();
     let namespace = api.namespace("placement").unwrap();
     let kubeconfig = api.kubeconfig().to_string_lossy().into_owned();
     let env = [("KUBECONFIG", kubeconfig.as_str()), ("NAMESPACE", namespace.as_str())];

@@ -2,15 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail where they are")]
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use blackbox::{
-    ApiCluster, Deadline, Ports, Process, Scratch, Spawn, build_binary, environment, http, until,
-};
+use blackbox::{ApiCluster, Deadline, Ports, Process, Scratch, Spawn, build_binary, http, until};
 use identity::{CertChain, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
 use proto::sentry::ca_client::CaClient;
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
@@ -23,7 +21,7 @@ pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
 /// Timeout of a sentry's start, in seconds.
 const START_TIMEOUT: u64 = 60;
 
-/// A control plane namespace as the chart creates it, on the shared API server.
+/// A control plane namespace as the chart creates it, on the common API server.
 pub(crate) struct System {
     pub(crate) api: &'static ApiCluster,
     pub(crate) namespace: String,
@@ -37,16 +35,13 @@ impl System {
 
     /// Creates one with the given certificate lifetime and clock skew.
     pub(crate) fn with_lifetimes(ttl: &str, clock_skew: &str) -> Result<Self> {
-        let api = ApiCluster::shared()?;
-        install_crd_once(api)?;
-        Self::on(api, ttl, clock_skew)
+        Self::on(ApiCluster::common()?, ttl, clock_skew)
     }
 
     /// Creates one on an API server that no other test uses.
     pub(crate) fn alone() -> Result<Self> {
-        // As the shared one: its processes and its folder end with the process of the test.
-        let api = Box::leak(Box::new(ApiCluster::start()?));
-        install_crd(api)?;
+        // Its processes and its folder end with the process of the test.
+        let api = Box::leak(Box::new(ApiCluster::start_with_definitions()?));
         Self::on(api, "24h", "15m")
     }
 
@@ -202,19 +197,6 @@ spec:
         ])?;
         Ok(token.trim().to_owned())
     }
-}
-
-fn install_crd_once(api: &ApiCluster) -> Result<()> {
-    static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
-    let install = || install_crd(api).map_err(|e| format!("{e:#}"));
-    INSTALLED.get_or_init(install).clone().map_err(|e| anyhow!(e))
-}
-
-fn install_crd(api: &ApiCluster) -> Result<()> {
-    let file = environment::workspace().join("crds/configuration.yaml");
-    api.apply(&std::fs::read_to_string(file)?)?;
-    let crd = "crd/configurations.dapr.io";
-    api.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=60s"]).map(drop)
 }
 
 /// A running sentry.

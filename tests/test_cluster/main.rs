@@ -26,7 +26,7 @@ spec:
 
 #[test]
 fn a_deployment_becomes_a_pod_with_a_service_account() {
-    let api = ApiCluster::shared().unwrap();
+    let api = ApiCluster::common().unwrap();
     let namespace = api.namespace("cluster").unwrap();
     api.cluster().kubectl_with_input(&["apply", "-n", &namespace, "-f", "-"], DEPLOYMENT).unwrap();
     let pod = until(Deadline::seconds(60), "the pod", || {
@@ -40,7 +40,7 @@ fn a_deployment_becomes_a_pod_with_a_service_account() {
 
 #[test]
 fn tokens_are_issued_for_an_audience() {
-    let api = ApiCluster::shared().unwrap();
+    let api = ApiCluster::common().unwrap();
     let namespace = api.namespace("cluster").unwrap();
     let token = api.cluster().token(&namespace, "default", "spiffe://here").unwrap();
     let review = format!(
@@ -56,7 +56,7 @@ fn tokens_are_issued_for_an_audience() {
 
 #[test]
 fn a_refusal_holds_the_words_of_the_api_server() {
-    let api = ApiCluster::shared().unwrap();
+    let api = ApiCluster::common().unwrap();
     let manifest = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "UPPER"}}"#;
     let error = api.apply(manifest);
     let text = format!("{:#}", error.unwrap_err());

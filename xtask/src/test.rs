@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
     Tool,
+    common::{self, Host},
     demo::tour::Observers,
     environment, node_cluster, packages,
     progress::{say, step},
@@ -74,10 +75,14 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let mut test = Command::new(runner);
     test.current_dir(environment::workspace()).args(["nextest", "run", "--workspace"]);
     test.env("GOGC", GOGC);
+    let mut host = Host::new()?;
     if flags.quick {
         test.args(["--exclude", "blackbox"]);
     } else {
-        test.env(environment::PROGRAMS, programs()?);
+        let programs = programs()?;
+        environment::set_programs(&programs);
+        test.env(environment::PROGRAMS, programs);
+        test.env(common::SOCKET, host.socket());
     }
     if on_a_node {
         test.args(["--run-ignored", "all"]);
@@ -90,7 +95,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     if flags.high_availability {
         test.env("TRILBY_HIGH_AVAILABILITY", "1");
     }
-    let status = test.args(&flags.rest).status().context("run cargo nextest")?;
+    let mut tests = test.args(&flags.rest).spawn().context("run cargo nextest")?;
+    let status = host.serve(&mut tests)?;
     list_slowest()?;
     ensure!(status.success(), "tests failed: {status}");
     Ok(())

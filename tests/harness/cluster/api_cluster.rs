@@ -11,11 +11,12 @@ use std::{
     sync::{Mutex, OnceLock, PoisonError},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::{
     Cluster, Deadline, Lifetime, Process, Scratch,
+    common::Common,
     control_plane::{
         ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
         wait_for_api_server, wait_for_etcd, wait_for_service_account, wait_until_created,
@@ -104,6 +105,52 @@ impl ApiCluster {
         api.as_ref().map_err(|error| anyhow!("shared cluster: {error:#}"))
     }
 
+    /// The test cluster of a whole run, with the definitions of `crds/`, for tests that write only into
+    /// namespaces of their own and read nothing of others, see [`crate::common`].
+    ///
+    /// # Errors
+    /// As [`ApiCluster::start`].
+    pub fn common() -> Result<&'static Self> {
+        static COMMON: OnceLock<Result<ApiCluster>> = OnceLock::new();
+        let api = COMMON.get_or_init(|| match Common::Api.of_run()? {
+            Some(state) => Self::attach(&state),
+            None => Self::start_with_definitions(),
+        });
+        api.as_ref().map_err(|error| anyhow!("common cluster: {error:#}"))
+    }
+
+    /// Starts a test cluster of its own with the definitions of `crds/`.
+    ///
+    /// # Errors
+    /// As [`ApiCluster::start`].
+    pub fn start_with_definitions() -> Result<Self> {
+        let api = Self::start()?;
+        let definitions = environment::workspace().join("crds");
+        let definitions = definitions.to_str().context("the path is no UTF-8")?;
+        api.kubectl(&["apply", "--server-side", "-f", definitions])?;
+        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "-f", definitions];
+        api.kubectl(&wait)?;
+        Ok(api)
+    }
+
+    /// The folder that another process needs to use this cluster.
+    pub fn state(&self) -> &Path {
+        &self.layout.state
+    }
+
+    /// A cluster that another process has started and stops.
+    pub(crate) fn attach(state: &Path) -> Result<Self> {
+        let layout = Layout::read(state)?;
+        Ok(Self {
+            cluster: layout.cluster(),
+            kubeconfig: layout.kubeconfig(ADMIN),
+            options: ApiClusterOptions::default(),
+            processes: Mutex::new(Vec::new()),
+            layout,
+            scratch: None,
+        })
+    }
+
     /// Starts the cluster's programs with their state below `state`; calls `started` for each at
     /// once.
     pub(crate) fn boot(
@@ -158,6 +205,7 @@ impl ApiCluster {
     /// Stops all programs, runs `work` on the folder of etcd, and starts them again.
     fn restart_around(&self, work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!processes.is_empty(), "the cluster belongs to another process");
         for process in processes.iter_mut() {
             if process.name() == "etcd" {
                 process.terminate(Deadline::seconds(END_SECONDS))?;

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::Read as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result};
@@ -29,6 +30,18 @@ pub fn workspace() -> PathBuf {
 /// The variable with the folder of development builds that are up to date. `cargo xtask test` sets
 /// it, so that no test calls cargo.
 pub const PROGRAMS: &str = "TRILBY_PROGRAMS";
+
+static BUILT: OnceLock<PathBuf> = OnceLock::new();
+
+/// As [`PROGRAMS`], for the process that has built them.
+pub fn set_programs(folder: &Path) {
+    BUILT.get_or_init(|| folder.to_path_buf());
+}
+
+/// The folder of [`PROGRAMS`] or [`set_programs`], if there is one.
+pub(crate) fn programs() -> Option<PathBuf> {
+    var(PROGRAMS).map(PathBuf::from).or_else(|| BUILT.get().cloned())
+}
 
 /// Cargo's folder for what it builds.
 pub fn target_folder() -> PathBuf {

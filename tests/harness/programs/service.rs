@@ -242,9 +242,9 @@ pub(crate) fn build_dashboard_for_image(
 fn build(binary: &str, linking: Linking, profile: &str) -> Result<PathBuf> {
     static BUILT: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
     if let (Linking::Dynamic, DEVELOPMENT, Some(folder)) =
-        (linking, profile, environment::var(environment::PROGRAMS))
+        (linking, profile, environment::programs())
     {
-        let program = PathBuf::from(folder).join(binary);
+        let program = folder.join(binary);
         ensure!(program.is_file(), "{} is missing in {}", binary, environment::PROGRAMS);
         return Ok(program);
     }
