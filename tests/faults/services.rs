@@ -9,8 +9,8 @@ use std::{
 };
 
 use blackbox::{
-    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http, movable_clock,
-    soon, until,
+    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http,
+    injector_fixture::registration_without_rules, movable_clock, soon, until,
 };
 
 /// Time in which a process that is not stopped answers.
@@ -48,18 +48,8 @@ apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata: {{name: daprsystem, namespace: {NAMESPACE}}}
 spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{port}'}}}}
----
-# The injector writes its caBundle here.
-apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {{name: dapr-sidecar-injector}}
-webhooks:
-- name: sidecar-injector.dapr.io
-  clientConfig: {{service: {{namespace: {NAMESPACE}, name: dapr-sidecar-injector, path: /mutate}}}}
-  failurePolicy: Ignore
-  sideEffects: None
-  admissionReviewVersions: [v1]
-"
+---{}",
+            registration_without_rules(NAMESPACE)
         ))
         .unwrap();
         Self { api, sentry }

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use blackbox::{
-    ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http, process,
+    ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http,
+    injector_fixture::registration_without_rules, process,
 };
 use runtime::clock::monotonic;
 
@@ -191,6 +192,7 @@ fn standalone(program: &Path, folder: &Scratch, name: &str, settings: &str) -> R
     start.ready().map(|(running, _)| running)
 }
 
+/// A scenario that wants the injector called replaces its registration.
 fn control_plane_objects(authority_port: u16) -> String {
     format!(
         "apiVersion: dapr.io/v1alpha1
@@ -211,21 +213,8 @@ metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: dapr-trust-bundle, namespace: {NAMESPACE}}}
----
-# An injector needs its registration to fill in the caBundle. This one matches no pod; a scenario that
-# wants the webhook called replaces it.
-apiVersion: admissionregistration.k8s.io/v1
-kind: MutatingWebhookConfiguration
-metadata: {{name: dapr-sidecar-injector}}
-webhooks:
-- name: sidecar-injector.dapr.io
-  clientConfig: {{service: {{namespace: {NAMESPACE}, name: dapr-sidecar-injector, path: /mutate}}}}
-  objectSelector: {{matchLabels: {{bench.trilby/call: never}}}}
-  rules: [{{apiGroups: [''], apiVersions: [v1], resources: [pods], operations: [CREATE]}}]
-  failurePolicy: Ignore
-  sideEffects: None
-  admissionReviewVersions: [v1]
-"
+---{}",
+        registration_without_rules(NAMESPACE)
     )
 }
 

@@ -100,10 +100,15 @@ impl Prepared for Creates {
 }
 
 impl Creates {
-    /// Sets the port of this machine in the registration.
+    /// Sets the pods and the port of this machine in the registration.
     fn call(&self, port: u16) -> Result<()> {
+        let pods = json!({
+            "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"],
+            "operations": ["CREATE"],
+        });
         let patch = json!([
-            {"op": "replace", "path": "/webhooks/0/objectSelector",
+            {"op": "add", "path": "/webhooks/0/rules", "value": [pods]},
+            {"op": "add", "path": "/webhooks/0/objectSelector",
                 "value": {"matchLabels": {CALLED: "yes"}}},
             {"op": "add", "path": "/webhooks/0/clientConfig/service/port", "value": port},
             {"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"},
