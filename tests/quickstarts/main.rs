@@ -138,7 +138,7 @@ impl Service {
     }
 }
 
-/// Each next to those that call it and that it calls.
+/// One service of each SDK; each calls the next, the last calls the first.
 fn start_all(mesh: &Mesh) -> Result<Vec<Service>> {
     let ring = |at: usize| Sdk::ALL.into_iter().cycle().nth(at).context("no SDK");
     let count = Sdk::ALL.len();

@@ -17,8 +17,8 @@ pub fn push(name: &str, archives: &[(Architecture, PathBuf)]) -> Result<String> 
     index.args(["index", "append", "--tag", name]);
     for (architecture, archive) in archives {
         let own = format!("{name}-{}", architecture.name());
-        let said = process::output(Command::new(&crane).arg("push").arg(archive).arg(&own))?;
-        index.args(["--manifest", last_line(&said)?]);
+        let output = process::output(Command::new(&crane).arg("push").arg(archive).arg(&own))?;
+        index.args(["--manifest", last_line(&output)?]);
     }
     process::output(&mut index)?;
     let digest = process::output(Command::new(&crane).args(["digest", name]))?;
@@ -33,8 +33,8 @@ pub fn tag(name: &str, tag: &str) -> Result<()> {
     process::output(Command::new(Tool::CRANE.path()?).args(["tag", name, tag])).map(drop)
 }
 
-fn last_line(said: &str) -> Result<&str> {
-    let line = said.trim().lines().last().context("crane printed no digest")?;
+fn last_line(output: &str) -> Result<&str> {
+    let line = output.trim().lines().last().context("crane printed no digest")?;
     ensure!(line.contains("sha256:"), "crane printed {line} for a digest");
     Ok(line)
 }
