@@ -6,6 +6,7 @@ pub(crate) mod docs;
 pub(crate) mod layering;
 mod names;
 mod schemas;
+mod sizes;
 
 use std::path::Path;
 use std::process::Command;
@@ -60,6 +61,7 @@ pub(crate) fn quick() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layering", || layering::check(&environment::workspace()))?;
     step("names", || names::check(&environment::workspace(), docs::sources()))?;
+    step("sizes", || sizes::check(&environment::workspace(), docs::sources()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;
     step("the JSON Schemas are those of crds/", || schemas::check(&environment::workspace()))?;

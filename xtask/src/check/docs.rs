@@ -1,5 +1,7 @@
 //! Checks of the documentation: links, values of the chart, metrics, tests and tasks that it names
-//! must exist.
+//! must exist. Tests are those that parsing the sources finds ([`test_names`]).
+
+mod test_names;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,10 +26,22 @@ const VALUES: [&str; 9] = [
 /// First words of metrics of our services.
 const METRICS: [&str; 5] =
     ["dapr_operator_", "dapr_sentry_", "dapr_placement_", "dapr_injector_", "trilby_"];
-/// Folders with the sources of all names in the documentation.
+/// Folders with our sources.
 pub(crate) fn sources() -> impl Iterator<Item = &'static str> {
-    PRODUCT.into_iter().chain(["tests", "xtask"])
+    PRODUCT.into_iter().chain(["tests", "bench", "fuzz", "xtask"])
 }
+
+/// Documents, and folders of documents. The change log is history: it may name what is gone.
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs",
+    "deploy",
+    "fuzz/README.md",
+    "charts/dapr/README.md",
+];
 
 /// A word with at least this many underscores and this length names a test.
 const TEST_UNDERSCORES: usize = 4;
@@ -38,6 +52,7 @@ struct Known {
     values: Value,
     schema: Value,
     source: String,
+    tests: BTreeSet<String>,
     tasks: BTreeSet<String>,
 }
 
@@ -47,16 +62,19 @@ pub(crate) fn check(root: &Path, tasks: BTreeSet<String>) -> Result<()> {
     let values = serde_saphyr::from_str(&values).context("read the chart's values")?;
     let schema = std::fs::read_to_string(root.join("charts/dapr/values.schema.json"))?;
     let schema = serde_json::from_str(&schema).context("read the schema of the chart's values")?;
-    let mut source = String::new();
+    let (mut source, mut tests) = (String::new(), BTreeSet::new());
     for folder in sources() {
         gather(&root.join(folder), "rs", &mut |file| {
-            source.push_str(&std::fs::read_to_string(file)?);
+            let text = std::fs::read_to_string(file)?;
+            test_names::collect(&text, &mut tests)
+                .with_context(|| format!("parse {}", file.display()))?;
+            source.push_str(&text);
             Ok(())
         })?;
     }
-    let known = Known { root: root.to_path_buf(), values, schema, source, tasks };
+    let known = Known { root: root.to_path_buf(), values, schema, source, tests, tasks };
     let mut offences = Vec::new();
-    for place in ["README.md", "ARCHITECTURE.md", "docs", "deploy", "charts/dapr/README.md"] {
+    for place in DOCUMENTS {
         gather(&root.join(place), "md", &mut |file| {
             let text = std::fs::read_to_string(file)?;
             let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
@@ -109,17 +127,23 @@ impl Known {
             {
                 offences.push(format!("{word} is not a metric"));
             }
-            if is_test(word) && !self.source.contains(&format!("fn {word}(")) {
+            if is_test(word) && !self.tests.contains(word) {
                 offences.push(format!("{word} is not a test"));
             }
             let path = word.starts_with("tests/") || word.starts_with("deploy/samples/");
-            if path && !self.root.join(word.trim_end_matches('.')).exists() {
+            let here = file.parent().unwrap_or(&self.root);
+            let exists = |folder: &Path| folder.join(word.trim_end_matches('.')).exists();
+            if path && !exists(&self.root) && !exists(here) {
                 offences.push(format!("{word} does not exist"));
             }
         }
+        for word in cells_of_tests(text).flat_map(words) {
+            if is_name(word) && !is_test(word) && !self.tests.contains(word) {
+                offences.push(format!("{word} is not a test, and stands where tests are listed"));
+            }
+        }
         for line in invariants(text) {
-            let names_a_test = words(line).any(|word| self.source.contains(&format!("fn {word}(")));
-            if !names_a_test {
+            if !words(line).any(|word| self.tests.contains(word)) {
                 offences.push(format!("no test holds the invariant: {line}"));
             }
         }
@@ -174,9 +198,14 @@ fn is_value(word: &str) -> bool {
     VALUES.contains(&first) && !rest.is_empty()
 }
 
-fn is_test(word: &str) -> bool {
+/// Whether a word is written as the name of a function of two words or more.
+fn is_name(word: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    word.chars().all(plain)
+    word.chars().all(plain) && word.contains('_')
+}
+
+fn is_test(word: &str) -> bool {
+    is_name(word)
         && word.matches('_').count() >= TEST_UNDERSCORES
         && !word.starts_with("dapr_")
         && !word.starts_with("trilby_")
@@ -188,6 +217,23 @@ fn invariants(text: &str) -> impl Iterator<Item = &str> {
     chapter.unwrap_or_default().lines().filter(|line| {
         let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
         rest.len() < line.len() && rest.starts_with(". ")
+    })
+}
+
+/// The cells of the columns of tables that are headed `test` or `tests`.
+fn cells_of_tests(text: &str) -> impl Iterator<Item = &str> {
+    let mut table = None;
+    text.lines().filter_map(move |line| {
+        let Some(row) = line.strip_prefix('|') else {
+            table = None;
+            return None;
+        };
+        let mut cells = row.split('|').map(str::trim);
+        if let Some(column) = table {
+            return cells.nth(column?);
+        }
+        table = Some(cells.position(|head| matches!(head, "test" | "tests")));
+        None
     })
 }
 
@@ -231,7 +277,8 @@ mod tests {
             root: PathBuf::from("/nowhere"),
             values: json!({"global": {"tag": "x", "labels": {}}}),
             schema: json!({"properties": {"global": {"properties": {"domain": {}}}}}),
-            source: "const X: &str = \"dapr_sentry_up\"; fn a_test_that_is_there()".to_owned(),
+            source: "const X: &str = \"dapr_sentry_up\"; fn no_test_of_that_name()".to_owned(),
+            tests: ["a_test_that_is_there", "short_name"].map(str::to_owned).into(),
             tasks: ["demo".to_owned()].into(),
         };
         known.offences(Path::new("/nowhere/README.md"), text)
@@ -242,7 +289,9 @@ mod tests {
         let text = "# The Way, here\n[a](#the-way-here) [b](https://example.com)\n\
                     `global.tag=1` `global.labels.any` `global.domain` `dapr_sentry_up{kind}` \
                     `a_test_that_is_there` `cargo xtask demo`\n## Invariants\n\
-                    1. It is there. — `a_test_that_is_there`";
+                    1. It is there. — `a_test_that_is_there`\n\
+                    \n| what | test |\n|---|---|\n| `other_name` | `short_name`, `docs/a` |\n\
+                    \n| what | where |\n|---|---|\n| test | `other_name` |";
         assert_eq!(offences(text), Vec::<String>::new());
     }
 
@@ -254,6 +303,11 @@ mod tests {
             ("`--set global.tags=1`", "global.tags is not a value of the chart"),
             ("`dapr_sentry_down`", "dapr_sentry_down is not a metric"),
             ("`a_test_that_was_there_once`", "a_test_that_was_there_once is not a test"),
+            ("`no_test_of_that_name`", "no_test_of_that_name is not a test"),
+            (
+                "| # | tests |\n|---|---|\n| 1 | `short_name`, `gone_name` |",
+                "gone_name is not a test, and stands where tests are listed",
+            ),
             ("`tests/no.rs`", "tests/no.rs does not exist"),
             ("`cargo xtask damo`", "cargo xtask damo does not exist"),
             (
