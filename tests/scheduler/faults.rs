@@ -7,6 +7,7 @@ mod lost_member;
 mod wrong_clock;
 
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{http, soon, until};
@@ -26,7 +27,7 @@ fn members_that_are_killed_or_cut_from_the_store_lose_no_job() -> Result<()> {
     let mut cluster = Cluster::start(Kind::Ours, 3, &[])?;
     let Cluster { members, crowd, .. } = &mut cluster;
     let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
-    under_load(crowd, &ports, || {
+    under_load(crowd, &ports, Duration::ZERO, || {
         members[0].process.kill();
         crowd.wait_for_hosts(&members[1..], 2)?;
         members[0].restart(Kind::Ours)?;
@@ -50,7 +51,7 @@ fn a_leader_that_is_killed_and_started_at_once_loses_no_job() -> Result<()> {
     let mut cluster = Cluster::start(Kind::Ours, 3, &[])?;
     let Cluster { members, crowd, .. } = &mut cluster;
     let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
-    under_load(crowd, &ports, || {
+    under_load(crowd, &ports, Duration::ZERO, || {
         for _ in 0..2 {
             let leader = leader(members)?;
             members[leader].process.kill();
@@ -68,7 +69,7 @@ fn two_of_three_form_and_the_third_joins_under_load() -> Result<()> {
     let mut cluster = Cluster::start_first(Kind::Ours, 2, 3, &[])?;
     let Cluster { members, crowd, clients } = &mut cluster;
     let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
-    under_load(crowd, &ports, || {
+    under_load(crowd, &ports, Duration::ZERO, || {
         members.push(Cluster::next(Kind::Ours, members, clients)?);
         crowd.watch(members[2].port);
         crowd.wait_for_hosts(&*members, 3)

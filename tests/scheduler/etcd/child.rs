@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::processes::cluster::{Cluster, child_of};
-use crate::processes::load::under_load;
+use crate::processes::load::{DAPR_EARLY, under_load};
 use crate::processes::member::{Kind, Member, every, names, once};
 use crate::processes::wait_for_health;
 
@@ -132,7 +132,7 @@ fn members_of_both_kinds_form_one_etcd() -> Result<()> {
     cluster.schedule(&ticks, &every("1s"))?;
     let Cluster { members, crowd, .. } = &mut cluster;
     let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
-    under_load(crowd, &ports, || {
+    under_load(crowd, &ports, DAPR_EARLY, || {
         for kind in [Kind::Ours, Kind::Reference] {
             for number in 0..3 {
                 members[number].stop()?;

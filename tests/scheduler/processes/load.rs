@@ -11,8 +11,8 @@ use super::member::{Crowd, Delivery, once};
 
 /// From the call to the due time of a job.
 const AHEAD: Duration = Duration::from_secs(2);
-/// How much earlier Dapr's own scheduler may deliver a job. Source: Dapr 1.18.
-const EARLY: Duration = Duration::from_micros(500);
+/// How much earlier Dapr's own scheduler may deliver a job: seen of 1.18.3, 80 µs under load.
+pub(crate) const DAPR_EARLY: Duration = Duration::from_micros(500);
 /// The pause between two calls to one member.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -23,10 +23,11 @@ struct Accepted {
 }
 
 /// Schedules jobs at each of these ports while `faults` runs, then waits until each accepted one was
-/// delivered; fails when one was delivered before its due time.
+/// delivered; fails when one was delivered more than `early` before its due time.
 pub(crate) fn under_load(
     crowd: &Crowd,
     ports: &[u16],
+    early: Duration,
     faults: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let (stop, accepted) = (AtomicBool::new(false), Mutex::new(Vec::new()));
@@ -39,7 +40,7 @@ pub(crate) fn under_load(
         outcome
     });
     outcome?;
-    check(crowd, &accepted.into_inner().unwrap())
+    check(crowd, &accepted.into_inner().unwrap(), early)
 }
 
 fn schedule(crowd: &Crowd, port: u16, stop: &AtomicBool, accepted: &Mutex<Vec<Accepted>>) {
@@ -56,15 +57,15 @@ fn schedule(crowd: &Crowd, port: u16, stop: &AtomicBool, accepted: &Mutex<Vec<Ac
     }
 }
 
-fn check(crowd: &Crowd, accepted: &[Accepted]) -> Result<()> {
+fn check(crowd: &Crowd, accepted: &[Accepted], early: Duration) -> Result<()> {
     ensure!(accepted.len() > 10, "only {} jobs were accepted", accepted.len());
     let names: Vec<String> = accepted.iter().map(|job| job.name.clone()).collect();
     crowd.wait_for(&names, 1).context("lost jobs")?;
     let seen = crowd.seen();
     for job in accepted {
-        let early = |seen: &&Delivery| seen.name == job.name && seen.at + EARLY < job.due;
-        let early = seen.iter().find(early);
-        ensure!(early.is_none(), "{early:?} was due at {:?}", job.due);
+        let too_early = |seen: &&Delivery| seen.name == job.name && seen.at + early < job.due;
+        let found = seen.iter().find(too_early);
+        ensure!(found.is_none(), "{found:?} was due at {:?}", job.due);
     }
     Ok(())
 }
