@@ -71,6 +71,23 @@ mod tests {
         }
     }
 
+    /// Every command, flag and default.
+    #[test]
+    fn help_is_as_committed() {
+        fn add(command: &mut clap::Command, text: &mut String) {
+            text.push_str(&command.render_long_help().to_string());
+            text.push('\n');
+            for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+                add(sub, text);
+            }
+        }
+        let mut command = Command::command().term_width(100);
+        command.build();
+        let mut text = String::new();
+        add(&mut command, &mut text);
+        insta::assert_snapshot!(text.replace(runtime::VERSION, "VERSION"));
+    }
+
     #[test]
     fn the_definition_of_flags_is_consistent() {
         Command::command().debug_assert();

@@ -78,6 +78,22 @@ fn sarif_output() {
 }
 
 #[test]
+fn github_output() {
+    insta::assert_snapshot!(output::print(LintOutput::Github, &found(), 1).unwrap());
+}
+
+/// What is printed about files without a finding.
+#[test]
+fn output_without_findings() {
+    let formats = [LintOutput::Text, LintOutput::Json, LintOutput::Sarif, LintOutput::Github];
+    let printed = formats.map(|format| {
+        let text = output::print(format, &[], 2).unwrap();
+        format!("== {format:?}\n{}", text.replace(runtime::VERSION, "VERSION"))
+    });
+    insta::assert_snapshot!(printed.concat());
+}
+
+#[test]
 fn github_output_stays_on_one_line_each() {
     let mut found = found();
     found[0].text = "a\n::set-output name=x::y%".to_owned();
