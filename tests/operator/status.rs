@@ -155,7 +155,7 @@ metadata: {name: a}
 ";
 
 /// Kind, headings and the row of its object, both without name and age; HTTPEndpoints are
-/// [`FOREIGN`].
+/// [`FOREIGN`] at first.
 const TABLES: [(&str, &str, &str); 7] = [
     ("components", "TYPE VERSION SCOPES", r#"state.in-memory v1 ["orders"]"#),
     ("configurations.dapr.io", "TRACING METRICS", "0.5 false"),
@@ -244,6 +244,9 @@ fn kubectl_shows_the_columns_of_every_kind() {
     let foreign = api.kubectl(&["get", FOREIGN, "-n", NAMESPACE]).unwrap();
     let foreign: Vec<&str> = foreign.split_whitespace().collect();
     assert_eq!(foreign, ["NAME", "OWNER", "a", NAMESPACE]);
+    // Without those of the other author the definition gets its own.
+    set_columns(api, FOREIGN, &json!([]));
+    wait_for_table(api, FOREIGN, "URL", "https://a.example");
     assert_eq!(proxy.forbidden(), [""; 0]);
     drop(operator);
 
