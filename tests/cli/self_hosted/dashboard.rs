@@ -1,6 +1,7 @@
 //! `dapr dashboard` without a cluster shows the sidecars of this machine and their objects.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
@@ -11,6 +12,10 @@ use serde_json::Value;
 
 use super::{TIMEOUT, background, start, stop};
 
+/// Words of the dashboard before its port.
+const ADDRESS: &str = "Dashboard is at http://127.0.0.1:";
+/// The port that the CLI asks for without `-p`.
+const DEFAULT_PORT: u16 = 8080;
 /// In a Component: on no page.
 const PLANTED: &str = "pl4nted-s3cret-0815";
 const OBJECTS: &str = "
@@ -34,14 +39,18 @@ struct Dashboard {
 }
 
 impl Dashboard {
-    fn start(cli: &DaprCli, files: &Scratch) -> Result<Self> {
-        let port = environment::free_port()?;
-        let spawn = background(cli, files, "dapr-dashboard")?;
-        let spawn = spawn.env_remove("KUBERNETES_SERVICE_HOST");
-        let mut cli = spawn.args(["dashboard", "-p", &port.to_string()]).start()?;
-        cli.wait_for_http(port, "/apps", Deadline::seconds(TIMEOUT))?;
+    fn start(cli: &DaprCli, files: &Scratch, name: &str, args: &[&str]) -> Result<Self> {
+        let spawn = background(cli, files, name)?.env_remove("KUBERNETES_SERVICE_HOST");
+        let mut cli = spawn.arg("dashboard").args(args).start()?;
+        cli.wait_for_log(ADDRESS, Deadline::seconds(TIMEOUT))?;
+        let log = cli.log();
+        let port =
+            log.split_once(ADDRESS).and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+        let port = port.with_context(|| format!("no port in {log}"))?;
         let program = child(cli.pid())?.context("the CLI started no dashboard")?;
-        Ok(Self { cli, program, port })
+        let mut started = Self { cli, program, port };
+        started.cli.wait_for_http(port, "/apps", Deadline::seconds(TIMEOUT))?;
+        Ok(started)
     }
 
     fn json(&self, path: &str) -> Result<Value> {
@@ -87,7 +96,11 @@ pub(super) fn shows_this_machine(cli: &DaprCli, files: &Scratch, app: &str) -> R
     let flags = ["--placement-host-address", "", "--scheduler-host-address", ""];
     let mut run = start(cli, files, app, port, &flags)?;
     run.wait_for_http(port, "/v1.0/healthz", Deadline::seconds(TIMEOUT))?;
-    let mut dashboard = Dashboard::start(cli, files)?;
+    let asked = environment::free_port()?;
+    let mut dashboard =
+        Dashboard::start(cli, files, "dapr-dashboard", &["-p", &asked.to_string()])?;
+    ensure!(dashboard.port == asked, "asked for {asked}, got {}", dashboard.port);
+    without_a_port(cli, files)?;
 
     let listed = cli.run(&["list"])?;
     ensure!(listed.contains(app), "{listed}");
@@ -118,6 +131,19 @@ pub(super) fn shows_this_machine(cli: &DaprCli, files: &Scratch, app: &str) -> R
     until(Deadline::seconds(TIMEOUT), "dapr dashboard to end", || {
         Ok(dashboard.cli.exit_status().map(drop))
     })
+}
+
+/// Without `-p` the CLI 1.16.5 asks for port 8080, and says what to do if it is in use; port 0 is a
+/// free one.
+fn without_a_port(cli: &DaprCli, files: &Scratch) -> Result<()> {
+    // It fails if another program has the port, which is the same for the CLI.
+    let _taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT));
+    let output = cli.command()?.arg("dashboard").output()?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(said.contains("8080") && said.contains("\"-p\""), "{said}");
+    let dashboard = Dashboard::start(cli, files, "dapr-dashboard-free-port", &["-p", "0"])?;
+    ensure!(dashboard.port != DEFAULT_PORT, "it is at {}", dashboard.port);
+    Ok(())
 }
 
 /// The first page in a browser, and one that needs a cluster.
