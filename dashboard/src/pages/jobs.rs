@@ -89,6 +89,8 @@ pub(crate) struct Jobs {
     armed: Option<f64>,
     /// The next due job; absent if none waits for its time, and for Dapr's scheduler.
     next: Option<Time>,
+    /// Whether the scheduler says when the next job is due, as Dapr's does not.
+    says_next: bool,
     /// Due jobs without a connected sidecar of their application.
     staged: Option<f64>,
     /// Due jobs that wait for a limit or for a sidecar that reads.
@@ -205,6 +207,7 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], now: Timestamp) -> J
         in_flight: sums.gauge("dapr_scheduler_inflight"),
         unreadable: sums.gauge("dapr_scheduler_corrupt_records"),
         streams: sums.gauge("dapr_scheduler_sidecars_connected"),
+        says_next: sums.gauge(NEXT_DUE).is_some(),
         next: times(answers, NEXT_DUE).map(|(_, at)| at).min().map(|at| Time::of(at, now)),
         types: if error.is_none() { ["job", "actor"].map(row).into() } else { vec![] },
         limits,
@@ -226,10 +229,15 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
         Some(value) if value > 0.0 => badge(level, &format!("{value:.0}")),
         other => number(other),
     };
+    let next = match &view.next {
+        Some(next) => next.words.as_str(),
+        None if view.says_next => "none",
+        None => "not known",
+    };
     let now = facts([
         ("Jobs and reminders", number(view.stored)),
         ("Not due yet", number(view.armed)),
-        ("Next run", text(view.next.as_ref().map_or("not known", |next| next.words.as_str()))),
+        ("Next run", text(next)),
         ("Due, no sidecar of the application is connected", alarm(view.staged, Level::Warning)),
         ("Due, waiting for a limit or a busy sidecar", number(view.waiting)),
         ("Delivered, without an answer yet", number(view.in_flight)),
@@ -374,7 +382,8 @@ mod tests {
         assert!(page(&all).contains("in 2 minutes"));
         let none = view(&cluster(1), &[of(0, 0)]);
         assert_eq!(none.next, None);
-        assert!(page(&none).contains("not known"));
+        assert!(page(&none).contains("<dd>none</dd>"));
+        assert!(page(&view(&cluster(1), &answers(METRICS, 1))).contains("not known"));
         assert_eq!(view(&cluster(1), &[of(1_000, 0)]).next.unwrap().words, "now");
     }
 
