@@ -3,6 +3,8 @@
 //! One cluster serves the whole file, so it is one test with named steps. It needs root.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
+mod dashboard;
+
 use anyhow::{Context as _, Result, ensure};
 use blackbox::demo::{
     self, CONTROL_PLANE, Demo, SERVICES,
@@ -20,6 +22,8 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     let profile = image_profile();
     step("make and import images", || demo::import_images(&node, &profile))?;
     step("make and import the image of the tour", || demo::import_tour_image(&node))?;
+    let import = || demo::dashboard::import_image(&node, &profile);
+    step("make and import the image of the dashboard", import)?;
     let demo = demo::on_cluster(cluster, environment::workspace(), "hello");
 
     step("install the chart", || demo.install())?;
@@ -37,6 +41,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("a reminder survives the loss of the scheduler", || demo.reminder_survives())?;
     step("daprctl reads the jobs by a port-forward", || jobs_by_port_forward(&demo))?;
     step("the check command finds nothing wrong", || checked(&demo))?;
+    step("the dashboard in a browser", || dashboard::shows_the_cluster(&demo))?;
     step("every building block", || every_building_block_works(&demo, &node))?;
     for service in SERVICES {
         step(&format!("the sample works without {service}"), || survives_loss(&demo, service))?;

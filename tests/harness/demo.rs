@@ -2,6 +2,7 @@
 //! demo` prints it; the end-to-end suite asserts it.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
+pub mod dashboard;
 mod images;
 mod jobs;
 pub mod tour;
@@ -34,6 +35,8 @@ const APPS: [&str; 3] = ["node", "python", "actor"];
 pub fn on_cluster(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
     Demo { overlay: "local", ..Demo::new(cluster, root, namespace) }
         .value(format!("global.controlPlane.registry={LOCAL}"))
+        // The dashboard shows the actor hosts and the owner of an actor.
+        .value("dapr_placement.metadataEnabled=true")
         .value(format!("dapr_sidecar_injector.image.name={}", daprd_image()))
 }
 
@@ -160,6 +163,7 @@ impl Demo {
     /// # Errors
     /// What kubectl or helm says.
     pub fn remove(&self) -> Result<()> {
+        self.remove_dashboard()?;
         let sample = self.sample();
         self.kubectl(&["delete", "-k", path(&sample)?, "--ignore-not-found", "--timeout=2m"])?;
         if self.namespace != CONTROL_PLANE {

@@ -9,7 +9,7 @@ use blackbox::demo::{
     tour::{self, Observers, Tour},
 };
 use blackbox::progress::{elapsed, say, step};
-use blackbox::{Cluster, NodeCluster, environment};
+use blackbox::{Cluster, NodeCluster, build_daprctl, environment};
 use clap::{Args, ValueEnum};
 
 use crate::output::print;
@@ -98,7 +98,10 @@ fn on_existing(flags: &Flags, context: &str) -> Result<()> {
     demo = demo.value(format!("global.controlPlane.registry={registry}"));
     let shown = show(&demo, flags, None);
     if flags.keep || shown.is_err() {
-        print("left as it is; `cargo xtask demo --down` with the same --context removes it")?;
+        print(
+            "left as it is; `daprctl dashboard` opens the dashboard, and `cargo xtask demo --down` \
+             with the same --context removes everything",
+        )?;
         return shown;
     }
     step("remove the sample and the chart", || remove(&demo))
@@ -123,7 +126,10 @@ fn on_cluster(flags: &Flags) -> Result<()> {
         Observers::provide()?;
     }
     let outcome = bring_up(&node, &flags.profile).and_then(|cluster| {
-        step("make and import images", || demo::import_images(&node, &flags.profile))?;
+        step("make and import images", || {
+            demo::import_images(&node, &flags.profile)?;
+            demo::dashboard::import_image(&node, &flags.profile)
+        })?;
         if flags.tour {
             step("make and import the image of the tour", || demo::import_tour_image(&node))?;
         }
@@ -132,12 +138,17 @@ fn on_cluster(flags: &Flags) -> Result<()> {
     });
     if flags.keep {
         print(&format!(
-            "\nleft running. To look around:\n  export KUBECONFIG={}\n  alias k='nsenter --net={} kubectl'\n  \
-             k -n {} get pods; k -n {} get pods\nRemove it with: cargo xtask demo --down",
+            "\nleft running. To look around:\n  export KUBECONFIG={}\n  alias k='nsenter --net={net} kubectl'\n  \
+             k -n {} get pods; k -n {} get pods\nThe dashboard, at http://127.0.0.1:{port}/ in that network:\n  \
+             nsenter --net={net} {} dashboard --no-browser --port {port} &\n  \
+             nsenter --net={net} chromium --no-sandbox http://127.0.0.1:{port}/\n\
+             Remove it with: cargo xtask demo --down",
             node.cluster().kubeconfig().unwrap_or_else(|| "".as_ref()).display(),
-            node.network_handle().display(),
             demo::CONTROL_PLANE,
             if flags.tour { tour::NAMESPACE } else { &flags.namespace },
+            build_daprctl()?.display(),
+            net = node.network_handle().display(),
+            port = demo::dashboard::PORT,
         ))?;
         return outcome;
     }
@@ -170,6 +181,7 @@ fn show(demo: &Demo, flags: &Flags, node: Option<&NodeCluster>) -> Result<()> {
     } else {
         show_sample(demo, flags.mode)?;
     }
+    step("install the dashboard", || demo.install_dashboard())?;
     say(format_args!("everything works ({:.0} s)", elapsed().as_secs_f64()));
     Ok(())
 }

@@ -23,10 +23,7 @@ impl Demo {
     /// # Errors
     /// It comes too early, or not in time.
     pub fn job_arrives(&self, due: &str, milliseconds: i64) -> Result<i64> {
-        let body = json!({ "dueTime": due }).to_string();
-        until(Deadline::seconds(SECONDS), "the job to be accepted", || {
-            Ok(self.raw(&["create"], "/jobs/hello", Some(&body)).ok())
-        })?;
+        self.schedule_job("hello", due)?;
         let job = until(Deadline::seconds(SECONDS), "the job to arrive", || {
             let Ok(answer) = self.raw(&["get"], "/jobs/hello", None) else { return Ok(None) };
             let job: Value = serde_json::from_str(&answer)?;
@@ -36,6 +33,16 @@ impl Demo {
         let late = time("arrived")? - time("asked")? - milliseconds;
         ensure!(late >= 0, "the job for in {due} came {} ms early", -late);
         Ok(late)
+    }
+
+    /// Lets the order service schedule a job for `due`, a duration as Dapr writes it.
+    ///
+    /// # Errors
+    /// No scheduler accepts it in time.
+    pub fn schedule_job(&self, name: &str, due: &str) -> Result<()> {
+        let body = json!({ "dueTime": due }).to_string();
+        let accepted = || Ok(self.raw(&["create"], &format!("/jobs/{name}"), Some(&body)).ok());
+        until(Deadline::seconds(SECONDS), "the job to be accepted", accepted).map(drop)
     }
 
     /// An actor registers a reminder of each second; the scheduler's pod is deleted, and the

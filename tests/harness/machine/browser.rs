@@ -56,9 +56,21 @@ pub fn open_inside(cluster: &Cluster, url: &str) -> Result<Opened> {
 /// # Errors
 /// As [`open`], or when there is no file afterwards.
 pub fn draw(url: &str, width: u32, file: &Path) -> Result<()> {
+    draw_by(Command::new("timeout"), url, width, file)
+}
+
+/// The same in the network namespace of that cluster.
+///
+/// # Errors
+/// As [`draw`].
+pub fn draw_inside(cluster: &Cluster, url: &str, width: u32, file: &Path) -> Result<()> {
+    draw_by(cluster.command("timeout"), url, width, file)
+}
+
+fn draw_by(timeout: Command, url: &str, width: u32, file: &Path) -> Result<()> {
     let picture = format!("--screenshot={}", file.display());
     let size = format!("--window-size={width},900");
-    run(Command::new("timeout"), &[&picture, &size, "--hide-scrollbars", url])?;
+    run(timeout, &[&picture, &size, "--hide-scrollbars", url])?;
     ensure!(file.is_file(), "Chromium drew no {}", file.display());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use blackbox::{Scratch, browser};
+use blackbox::{Scratch, axe, browser};
 use runtime::Scope;
 use tokio::net::TcpListener;
 use tokio::time::{Duration, timeout};
@@ -116,4 +116,14 @@ async fn a_browser_draws_500_applications() {
     let found = found.split_once("</output>").unwrap().0;
     println!("500 applications, 1,500 calls: {found}");
     assert!(found.starts_with("dots 500, labels 500, "), "{found}");
+}
+
+#[tokio::test]
+#[ignore = "needs root: installs Chromium"]
+async fn the_graph_of_500_applications_has_no_serious_fault() {
+    let site = large_site(&Scope::for_test()).await;
+    let page = graph(&site).await;
+    let (_, style) = ask(&site, "/assets/style.css", "text/css").await;
+    let found = axe::serious_faults(&page, &style).unwrap();
+    assert!(found.is_empty(), "{found:#?}");
 }
