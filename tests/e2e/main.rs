@@ -50,6 +50,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("a Component whose Secret is missing", || missing_secret(&demo))?;
     step("a pod with an invalid app id", || invalid_app_id(&demo))?;
     step("the sample still works", || demo.orders_go_on())?;
+    step("jobs outlive an uninstall", || jobs_outlive_an_uninstall(&demo))?;
     Ok(())
 }
 
@@ -88,6 +89,22 @@ fn jobs_by_port_forward(demo: &Demo) -> Result<()> {
     let output = missing.args(["jobs", "get", "app/nodeapp/none"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && said.contains("no such job"), "{said}");
+    Ok(())
+}
+
+/// The volume of the scheduler stays when the chart is removed, and the next one finds it.
+fn jobs_outlive_an_uninstall(demo: &Demo) -> Result<()> {
+    demo.schedule_job("kept", "24h")?;
+    let uninstall = ["uninstall", "dapr", "--namespace", CONTROL_PLANE, "--wait"];
+    demo.cluster().helm(&uninstall)?;
+    until(Deadline::seconds(120), "the scheduler to be gone", || {
+        Ok(names(demo, "app=dapr-scheduler-server")?.is_empty().then_some(()))
+    })?;
+    demo.install()?;
+    demo.control_plane()?;
+    let mut get = demo.cluster().command(build_daprctl()?);
+    let output = get.args(["jobs", "get", "app/nodeapp/kept", "-n", "hello"]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
