@@ -55,7 +55,8 @@ pub(crate) enum LogError {
 
 /// First parts of the targets that follow `--log-level`: the scopes of the services, and the crates
 /// of this workspace that run in a service. All others are logged from `warn` on.
-const OUR_TARGETS: [&str; 13] = [
+const OUR_TARGETS: [&str; 14] = [
+    "actor_ring",
     "dapr",
     "dashboard",
     "identity",
