@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use blackbox::injector_fixture::NAMESPACE;
 use blackbox::progress::step;
 use blackbox::{
-    Deadline, Process, Scratch, Spawn, build_binary, build_daprctl, environment, http, process,
-    until,
+    Deadline, KINDS, Process, Scratch, Spawn, build_binary, build_daprctl, environment, http,
+    process, until,
 };
 use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::scheduler_client::SchedulerClient;
@@ -22,16 +22,6 @@ use crate::{Fixture, PLANTED, START};
 
 /// The bearer token of a kubeconfig and of a request.
 const TOKEN: &str = "pl4nted-t0ken-4711";
-/// Plurals of the kinds of dapr.io, which are paths of pages.
-const PLURALS: [&str; 7] = [
-    "components",
-    "configurations",
-    "subscriptions",
-    "resiliencies",
-    "httpendpoints",
-    "workflowaccesspolicies",
-    "mcpservers",
-];
 /// The pages beside those of objects.
 const PAGES: [&str; 11] = [
     "/",
@@ -177,8 +167,8 @@ fn plant(all: &Fixture) -> Result<()> {
             let accept = [("Accept", "application/json")];
             Ok(http::request(all.port, "GET", path, &accept, None)?.status == 200)
         };
-        let objects = PLURALS.iter().filter(|plural| **plural != "workflowaccesspolicies");
-        let mut paths = objects.map(|plural| format!("/{plural}/shop/planted"));
+        let objects = KINDS.iter().filter(|kind| **kind != "workflowaccesspolicies");
+        let mut paths = objects.map(|kind| format!("/{kind}/shop/planted"));
         let events = http::get(all.port, "/components/shop/planted")?.body.contains("harmless");
         let service = http::get(all.port, "/control-plane")?.body;
         Ok((events
@@ -190,8 +180,8 @@ fn plant(all: &Fixture) -> Result<()> {
 }
 
 fn pages(all: &Fixture) -> Result<()> {
-    let lists = PLURALS.map(|plural| format!("/{plural}"));
-    let objects = PLURALS.map(|plural| format!("/{plural}/shop/planted"));
+    let lists = KINDS.map(|kind| format!("/{kind}"));
+    let objects = KINDS.map(|kind| format!("/{kind}/shop/planted"));
     let (mut hidden, bearer) = (0, format!("Bearer {TOKEN}"));
     let fixed = PAGES.map(str::to_owned);
     for path in fixed.iter().chain(&lists).chain(&objects) {

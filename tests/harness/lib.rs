@@ -43,7 +43,7 @@ pub use machine::{
     environment, http, packages,
     ports::Ports,
     process::{self, Lifetime, Process, Spawn},
-    progress,
+    procfs, progress,
     scratch::Scratch,
     wait::{Deadline, soon, until},
     web,
@@ -61,7 +61,7 @@ pub use peers::{
 };
 pub use programs::{
     axe, module_folder,
-    operator_commands::{apply_crds, operator_command},
+    operator_commands::{KINDS, apply_crds, operator_command},
     sdks,
     service::{
         Service, build_binary, build_daprctl, build_daprctl_for_windows, build_daprctl_static,

@@ -8,6 +8,7 @@ pub mod http;
 pub mod packages;
 pub(crate) mod ports;
 pub mod process;
+pub mod procfs;
 pub mod progress;
 pub(crate) mod scratch;
 pub(crate) mod wait;

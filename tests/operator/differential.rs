@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use blackbox::{environment, until};
+use blackbox::{KINDS, environment, until};
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, HttpEndpointUpdateRequest,
     McpServerUpdateRequest, ResiliencyUpdateRequest, ResourceEventType, SubscriptionUpdateRequest,
@@ -45,16 +45,6 @@ type Event = (ResourceEventType, Value);
 /// The events that one app received in one step.
 type Received = BTreeMap<Key, Vec<Event>>;
 
-/// The kinds that have streams.
-pub(crate) const KINDS: [&str; 7] = [
-    "components",
-    "configurations",
-    "subscriptions",
-    "resiliencies",
-    "httpendpoints",
-    "mcpservers",
-    "workflowaccesspolicies",
-];
 /// The kinds that have scopes.
 const SCOPED: [&str; 6] = [
     "components",

@@ -2,14 +2,13 @@
 //! serve cached objects, and each change arrives once.
 use std::{thread, time::Duration};
 
-use blackbox::{ApiCluster, until};
+use blackbox::{ApiCluster, KINDS, until};
 use proto::operator::ResourceEventType::{self, Created, Deleted, Updated};
 use serde_json::Value;
 use tonic::Code;
 
 use crate::{
     component, component_with_secret,
-    differential::KINDS,
     fixture::proxy::{Fault, Proxy, RequestInfo},
     fixture::{Fixture, Operator, Sidecar},
     name, pod_of,

@@ -10,13 +10,13 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{http, soon, until};
+use blackbox::{http, procfs::child_of, soon, until};
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use proto::etcd::etcdserverpb::{PutRequest, RangeRequest};
 use rustix::process::{Signal, kill_process};
 use tonic::transport::Endpoint;
 
-use crate::processes::cluster::{Cluster, child_of};
+use crate::processes::cluster::Cluster;
 use crate::processes::etcd_server::EtcdServer;
 use crate::processes::load::under_load;
 use crate::processes::member::{Crowd, Kind, Member, every, names, once};

@@ -2,15 +2,14 @@
 //! several on an etcd. It can be killed and started again on its data.
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::fs::{MetadataExt as _, symlink},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result};
-use blackbox::{Ports, Scratch, Service, Tool, environment, process};
+use blackbox::{Ports, Scratch, Service, Tool, environment, process, tools::path_with_etcd};
 use runtime::clock::monotonic;
 use serde_json::Value;
 
@@ -59,7 +58,6 @@ impl Scheduler {
         let member = |number| {
             let mut member = Self::new(programs, side, number, cluster.clone())?;
             member.ports = Some(Ports::free()?);
-            symlink(Tool::ETCD_3_5.path()?, member.folder.path().join("etcd"))?;
             member.launch()?;
             anyhow::Ok(member)
         };
@@ -157,7 +155,7 @@ impl Scheduler {
             Some(ports) => {
                 let address = format!("127.0.0.1:{}", ports.main);
                 Start::at(ports, name, Service::Scheduler, &self.program, folder)
-                    .env("PATH", &path_with(folder)?.to_string_lossy())
+                    .env("PATH", &path_with_etcd(folder)?.to_string_lossy())
                     .args(&[&format!("--override-broadcast-host-port={address}")])
             }
         };
@@ -179,13 +177,6 @@ fn entries(count: usize) -> Result<String> {
         anyhow::Ok(format!("{}=http://127.0.0.1:{}", id(number), environment::free_port()?))
     };
     Ok((0..count).map(entry).collect::<Result<Vec<_>>>()?.join(","))
-}
-
-/// `PATH` with a folder before it.
-fn path_with(folder: &Path) -> Result<OsString> {
-    let path = environment::var("PATH").unwrap_or_default();
-    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
-    Ok(std::env::join_paths(folders)?)
 }
 
 /// Bytes of the blocks of all files below a folder.

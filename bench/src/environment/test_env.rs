@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use blackbox::{
     ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http,
-    injector_fixture::registration_without_rules, process,
+    injector_fixture::registration_without_rules, process, procfs,
 };
 use runtime::clock::monotonic;
 
@@ -325,6 +325,16 @@ impl Running {
     /// Its process id, as in `/proc`.
     pub fn pid(&self) -> i32 {
         self.process.pid().as_raw_nonzero().get()
+    }
+
+    /// The process id of the program of this name that it started.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn child(&self, name: &str) -> Result<i32> {
+        let child = procfs::child_of(self.process.pid(), name)?;
+        let child = child.with_context(|| format!("it runs no {name}"))?;
+        Ok(child.as_raw_nonzero().get())
     }
 
     /// CPU time used so far.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 /// Ticks of `/proc/<pid>/stat` in a second. Linux has used 100 for user space on every
 /// architecture we ship for.
@@ -46,29 +46,6 @@ pub fn memory(pid: i32) -> Result<Memory> {
     let field =
         |name| status_field(&status, name).with_context(|| format!("no {name} in its status"));
     Ok(Memory { rss: field("VmRSS:")?, anonymous: field("RssAnon:")? })
-}
-
-/// The child of a process that runs a program of this name.
-///
-/// # Errors
-/// When there is none.
-pub fn child(parent: i32, name: &str) -> Result<i32> {
-    for entry in fs::read_dir("/proc")? {
-        // A process may end meanwhile.
-        let Ok(status) = fs::read_to_string(entry?.path().join("status")) else { continue };
-        if is_child(&status, parent, name) {
-            let pid = status.lines().find_map(|line| line.strip_prefix("Pid:"));
-            return pid.and_then(|pid| pid.trim().parse().ok()).context("no Pid in its status");
-        }
-    }
-    bail!("process {parent} has no child {name}")
-}
-
-fn is_child(status: &str, parent: i32, name: &str) -> bool {
-    let is = |field: &str, want: &str| {
-        status.lines().any(|line| line.strip_prefix(field).is_some_and(|is| is.trim() == want))
-    };
-    is("PPid:", &parent.to_string()) && is("Name:", name)
 }
 
 fn parse_cpu(stat: &str) -> Option<Duration> {
@@ -150,13 +127,6 @@ mod tests {
         let status = "Name:\tx\nVmRSS:\t   12 kB\nRssAnon:\t    3 kB\n";
         assert_eq!(status_field(status, "VmRSS:"), Some(12 * 1024));
         assert_eq!(status_field(status, "VmSwap:"), None);
-    }
-
-    #[test]
-    fn a_child_is_known_by_its_parent_and_its_name() {
-        let status = "Name:\tetcd\nPid:\t12\nPPid:\t7\n";
-        assert!(is_child(status, 7, "etcd"));
-        assert!(!is_child(status, 12, "etcd") && !is_child(status, 7, "etc"));
     }
 
     #[test]

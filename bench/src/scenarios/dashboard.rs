@@ -3,7 +3,7 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Service, build_dashboard_alone};
+use blackbox::{KINDS, Service, build_dashboard_alone};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Request, header};
@@ -33,19 +33,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// The measured pages and their names in readings. They need no answer of a sidecar.
 const PAGES: [(&str, &str); 3] =
     [("/", "first page"), ("/apps", "applications"), ("/components", "components")];
-/// What the dashboard watches, in the API server's metrics; and Secrets, which it never reads.
-const WATCHED: [&str; 10] = [
-    "pods",
-    "events",
-    "components",
-    "configurations",
-    "subscriptions",
-    "resiliencies",
-    "httpendpoints",
-    "workflowaccesspolicies",
-    "mcpservers",
-    "secrets",
-];
+/// What the dashboard watches beside the kinds of `dapr.io`, in the API server's metrics; and Secrets,
+/// which it never reads.
+const WATCHED: [&str; 3] = ["pods", "events", "secrets"];
 
 /// Memory and pages of the dashboard.
 #[derive(Debug)]
@@ -161,7 +151,8 @@ impl Prepared for Cluster {
 impl Cluster {
     /// Reads each page again and again.
     async fn read(&self, dashboard: &Running) -> Result<Vec<Reading>> {
-        let calls = async || self.api.requests(&["GET", "LIST"], &WATCHED).await;
+        let watched: Vec<_> = WATCHED.into_iter().chain(KINDS).collect();
+        let calls = async || self.api.requests(&["GET", "LIST"], &watched).await;
         let (before, mut views, mut readings) = (calls().await?, 0.0, Vec::new());
         for (path, what) in PAGES {
             let reader = Reader::connect(&dashboard.address(), path).await?;

@@ -1,9 +1,21 @@
-//! The commands of the operator's image that the chart's hooks run before an upgrade.
+//! The kinds of `dapr.io`, and the commands of the operator's image that the chart's hooks run before an
+//! upgrade.
 use std::{ffi::OsStr, path::Path};
 
 use anyhow::Result;
 
 use crate::{Deadline, Scratch, Spawn, build_binary, environment, until};
+
+/// Plurals of the kinds of `dapr.io`. Source: Dapr 1.18.
+pub const KINDS: [&str; 7] = [
+    "components",
+    "configurations",
+    "subscriptions",
+    "resiliencies",
+    "httpendpoints",
+    "mcpservers",
+    "workflowaccesspolicies",
+];
 
 /// Time limit in seconds, far more than it takes.
 const SECONDS: u64 = 120;

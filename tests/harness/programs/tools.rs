@@ -3,7 +3,9 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs::{self, File},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
@@ -23,6 +25,21 @@ pub const KUBERNETES: &str = "v1.34.4";
 pub const DAPR: &str = "v1.18.3";
 /// The oldest kubectl that works with our API server.
 const KUBECTL_MIN_MINOR: u32 = 30;
+
+/// `PATH` with a folder before it in which the etcd of the scheduler's image is, unless it has one
+/// already.
+///
+/// # Errors
+/// When etcd does not compile, or the folder cannot be written.
+pub fn path_with_etcd(folder: &Path) -> Result<OsString> {
+    let etcd = folder.join("etcd");
+    if !etcd.exists() {
+        symlink(Tool::ETCD_3_5.path()?, &etcd)?;
+    }
+    let path = environment::var("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(folders)?)
+}
 
 /// How a program is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

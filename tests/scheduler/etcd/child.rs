@@ -2,11 +2,11 @@
 //! its directories.
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Tool, http, soon, until};
+use blackbox::{Tool, http, procfs::child_of, soon, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::processes::cluster::{Cluster, child_of};
+use crate::processes::cluster::Cluster;
 use crate::processes::load::{DAPR_EARLY, under_load};
 use crate::processes::member::{Kind, Member, every, names, once};
 use crate::processes::wait_for_health;

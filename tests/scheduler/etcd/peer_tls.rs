@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use blackbox::{
-    Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http, soon, until,
+    Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
+    procfs::child_of, soon, tools::path_with_etcd, until,
 };
 use rustix::process::Signal;
 use testkit::ca::Ca;
 
-use crate::processes::cluster::child_of;
-use crate::processes::member::{Kind, path_with_etcd};
+use crate::processes::member::Kind;
 
 const NAMESPACE: &str = "jobs";
 
@@ -97,7 +97,7 @@ impl Member {
             .arg(format!("--sentry-address=127.0.0.1:{}", sentry.port))
             .args(["--tls-enabled", "--trust-domain=cluster.local", "--listen-address=127.0.0.1"])
             .env("NAMESPACE", NAMESPACE)
-            .env("PATH", path_with_etcd(&folder)?)
+            .env("PATH", path_with_etcd(folder.path())?)
             .start()?;
         Ok(Self { process, health, client, identity, folder })
     }

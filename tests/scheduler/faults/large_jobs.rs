@@ -1,9 +1,7 @@
 //! Jobs of megabytes, from many callers: one list has them all, and neither costs much memory.
 
-use std::fs;
-
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::Pid;
+use blackbox::procfs::peak_memory;
 
 use crate::processes::Scheduler;
 use crate::processes::member::{Crowd, names, once};
@@ -13,15 +11,7 @@ const BYTES: usize = 2 << 20;
 const CALLERS: usize = 10;
 /// What the process may add to its memory for lists: half of what one has. The store still rewrites
 /// its files meanwhile.
-const MEMORY: usize = JOBS * BYTES / 2;
-
-/// The most memory that a process ever had.
-fn peak(pid: Pid) -> Result<usize> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("its peak")?;
-    let kib: usize = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib << 10)
-}
+const MEMORY: u64 = (JOBS * BYTES / 2) as u64;
 
 #[test]
 fn a_list_of_many_large_jobs_is_complete_and_takes_little_memory() -> Result<()> {
@@ -35,7 +25,7 @@ fn a_list_of_many_large_jobs_is_complete_and_takes_little_memory() -> Result<()>
     let jobs = names("large", JOBS);
     let load = jobs.iter().cloned().enumerate().map(|(number, name)| (name, large(number)));
     crowd.schedule_all(scheduler.port, CALLERS, load)?;
-    let before = peak(scheduler.process.pid())?;
+    let before = peak_memory(scheduler.process.pid())?;
     let listed = crowd.list(scheduler.port)?;
     ensure!(listed.len() == JOBS, "{} of {JOBS} jobs", listed.len());
     for (number, (found, name)) in listed.iter().zip(&jobs).enumerate() {
@@ -44,7 +34,7 @@ fn a_list_of_many_large_jobs_is_complete_and_takes_little_memory() -> Result<()>
         let whole = data.value.len() == BYTES;
         ensure!(whole && usize::from(data.value[0]) == number, "{name} has other data");
     }
-    let grown = peak(scheduler.process.pid())?.saturating_sub(before);
+    let grown = peak_memory(scheduler.process.pid())?.saturating_sub(before);
     ensure!(grown < MEMORY, "lists took {grown} bytes");
     Ok(())
 }

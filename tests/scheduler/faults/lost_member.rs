@@ -1,9 +1,9 @@
 //! A member of three whose directory is lost: it does not start by itself, and says how it joins.
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{http, soon, until};
+use blackbox::{http, procfs::child_of, soon, until};
 
-use crate::processes::cluster::{Cluster, child_of};
+use crate::processes::cluster::Cluster;
 use crate::processes::member::{Kind, every, names, once};
 use crate::processes::wait_for_health;
 

@@ -1,11 +1,9 @@
 //! Schedulers that run an etcd of their own.
 
-use std::collections::BTreeMap;
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result};
 use blackbox::{environment, soon, until};
-use rustix::process::Pid;
 use serde_json::Value;
 
 use super::etcd_server::etcdctl;
@@ -100,21 +98,4 @@ impl Cluster {
             Ok(TcpStream::connect(("127.0.0.1", port)).is_err().then_some(()))
         })
     }
-}
-
-/// The child of a process that runs a program of that name.
-pub(crate) fn child_of(parent: Pid, name: &str) -> Result<Option<Pid>> {
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        // A process may end meanwhile.
-        let Ok(status) = std::fs::read_to_string(path.join("status")) else { continue };
-        let fields: BTreeMap<&str, &str> =
-            status.lines().filter_map(|line| line.split_once(':')).collect();
-        let is = |field: &str, want: &str| fields.get(field).is_some_and(|is| is.trim() == want);
-        if is("PPid", &parent.as_raw_nonzero().to_string()) && is("Name", name) {
-            let pid = fields.get("Pid").and_then(|pid| pid.trim().parse().ok());
-            return Ok(pid.and_then(Pid::from_raw));
-        }
-    }
-    Ok(None)
 }

@@ -2,7 +2,6 @@
 //! delivery.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
 use blackbox::{
-    Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon, until,
+    Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon,
+    tools::path_with_etcd, until,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use proto::scheduler::job_target_metadata::Type;
@@ -185,20 +185,9 @@ fn spawn(
         .arg(format!("--override-broadcast-host-port=127.0.0.1:{port}"))
         .arg("--listen-address=127.0.0.1")
         .args(flags)
-        .env("PATH", path_with_etcd(folder)?)
+        .env("PATH", path_with_etcd(folder.path())?)
         .env_remove("NAMESPACE")
         .start()
-}
-
-/// `PATH` with a folder before it in which the etcd of the image is.
-pub(crate) fn path_with_etcd(folder: &Scratch) -> Result<OsString> {
-    let etcd = folder.path().join("etcd");
-    if !etcd.exists() {
-        symlink(Tool::ETCD_3_5.path()?, &etcd)?;
-    }
-    let path = environment::var("PATH").unwrap_or_default();
-    let folders = std::iter::once(folder.path().to_owned()).chain(std::env::split_paths(&path));
-    Ok(std::env::join_paths(folders)?)
 }
 
 /// One delivery.

@@ -206,7 +206,7 @@ impl Team<'_> {
     fn processes(&self, running: &Running) -> Result<(i32, Option<i32>)> {
         let etcd = match self.side {
             Side::Reference => None,
-            Side::Trilby | Side::Baseline => Some(usage::child(running.pid(), "etcd")?),
+            Side::Trilby | Side::Baseline => Some(running.child("etcd")?),
         };
         Ok((running.pid(), etcd))
     }
