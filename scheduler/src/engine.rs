@@ -87,7 +87,6 @@ pub(crate) struct Engine {
     loading: usize,
     writing: usize,
     leaving: usize,
-    in_flight: usize,
     /// Jobs whose counter a full store refused.
     unsaved: VecDeque<JobId>,
     unsaved_at: Option<Timestamp>,
@@ -131,7 +130,6 @@ impl Default for Engine {
             loading: 0,
             writing: 0,
             leaving: 0,
-            in_flight: 0,
             unsaved: VecDeque::new(),
             unsaved_at: None,
             scan: None,
@@ -192,9 +190,9 @@ impl Engine {
         [self.armed.first(), far, self.unsaved_at].into_iter().flatten().min()
     }
 
-    /// Deliveries without an answer.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
+    /// Whether a delivery has no answer. Looks at streams until it finds one.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        self.streams.values().any(|stream| !stream.outstanding.is_empty())
     }
 
     /// Numbers for metrics, counted on demand.
@@ -208,7 +206,7 @@ impl Engine {
             armed: self.armed.len() + self.far.len(),
             staged: waiting(true),
             waiting: waiting(false),
-            in_flight: self.in_flight,
+            in_flight: self.streams.values().map(|stream| stream.outstanding.len()).sum(),
             next_due: {
                 let far = self.far.first().map(|load_at| later(load_at, LOOK_AHEAD));
                 [self.armed.first(), far].into_iter().flatten().min()

@@ -57,7 +57,6 @@ impl Engine {
             }
         }
         let mut returned: Vec<(Timestamp, JobId)> = Vec::new();
-        self.in_flight -= stream.outstanding.len();
         for outstanding in stream.outstanding.into_values() {
             self.effects.push(Effect::Observe(Observation::Undelivered(outstanding.kind)));
             if !self.depart(outstanding.job, None)
@@ -108,7 +107,6 @@ impl Engine {
         let stream = self.streams.get_mut(&id)?;
         let was_full = !stream.has_room();
         let outstanding = stream.settle(delivery)?;
-        self.in_flight -= 1;
         if was_full {
             self.list_pools_of(id);
         }
@@ -203,7 +201,6 @@ impl Engine {
         self.pools.refer(id);
         let Some(stream_state) = self.streams.get_mut(&stream) else { return false };
         let id = stream_state.deliver(outstanding);
-        self.in_flight += 1;
         self.effects.push(Effect::Deliver { stream, id, key, revision, shard });
         true
     }

@@ -156,11 +156,11 @@ impl Task {
     pub(super) fn check_release(&mut self) {
         let now = clock::monotonic();
         let Some(mut releasing) = self.releasing.take() else { return };
-        let unanswered = match releasing.what {
-            What::Shards(_) => self.engine.leaving(),
-            What::All { .. } => self.engine.in_flight(),
+        let answered = match releasing.what {
+            What::Shards(_) => self.engine.leaving() == 0,
+            What::All { .. } => !self.engine.awaits_answers(),
         };
-        if releasing.answers.is_some_and(|until| unanswered == 0 || now >= until) {
+        if releasing.answers.is_some_and(|until| answered || now >= until) {
             releasing.answers = None;
             if let What::Shards(shards) = &releasing.what {
                 self.give_up(shards);
@@ -204,7 +204,7 @@ impl Task {
         self.fence.end();
         self.heed_fence();
         let answered = async {
-            while self.owner.is_some() && self.engine.in_flight() > 0 {
+            while self.owner.is_some() && self.engine.awaits_answers() {
                 self.writes.send(&self.store);
                 tokio::select! {
                     Some(message) = inbox.recv() => self.take(message),
