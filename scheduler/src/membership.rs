@@ -7,7 +7,6 @@
 //! is the process that a crash ended.
 
 pub(crate) mod address;
-mod complaint;
 pub(crate) mod epoch;
 pub(crate) mod fence;
 pub(crate) mod leadership;
@@ -15,6 +14,7 @@ pub(crate) mod member;
 pub(crate) mod ownership;
 pub(crate) mod predecessor;
 pub(crate) mod quorum;
+mod repeated_warning;
 pub(crate) mod shards;
 
 pub(crate) use address::broadcast;

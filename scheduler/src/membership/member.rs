@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::LOG;
-use super::complaint::Complaint;
 use super::fence::Fence;
 use super::ownership::Part;
 use super::predecessor::Predecessor;
 use super::quorum::{self, Mode, NATIVE, Own, Step, Team};
+use super::repeated_warning::RepeatedWarning;
 use super::shards::{self, Claims};
 use crate::engine::event::Share;
 use crate::engine::shard::{SHARDS, Shard};
@@ -131,7 +131,7 @@ impl Member {
     /// Participates until the process stops.
     pub(crate) async fn run(self, token: CancellationToken) {
         let mut changes = self.store.table_changes();
-        let mut no_lease = Complaint::default();
+        let mut no_lease = RepeatedWarning::default();
         while !token.is_cancelled() {
             let sent = clock::monotonic();
             let lease = match token.run_until_cancelled(self.store.grant(Mode::Native.ttl())).await
@@ -140,14 +140,14 @@ impl Member {
                 Some(Ok(lease)) => lease,
                 Some(Err(error)) => {
                     no_lease
-                        .about(&format!("Cannot get a lease from etcd, retrying: {}", why(&error)));
+                        .warn(&format!("Cannot get a lease from etcd, retrying: {}", why(&error)));
                     token.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                     continue;
                 }
             };
-            no_lease.over();
-            self.succeed().await;
-            self.note(lease);
+            no_lease.reset();
+            self.end_predecessor().await;
+            self.note_lease(lease);
             self.fence.renew(sent, Mode::Native.valid());
             let (id, address) = (self.id.clone(), self.address.clone());
             let uid = runtime::random::bits();
@@ -168,7 +168,7 @@ impl Member {
 
     /// Ends the lease of an earlier process of this member that is dead for certain. The keys of any
     /// other process stay until its lease expires.
-    async fn succeed(&self) {
+    async fn end_predecessor(&self) {
         let Some(lease) = self.predecessor.as_ref().and_then(Predecessor::lease) else { return };
         if self.holds_own_key(lease).await && self.store.revoke(lease).await.is_ok() {
             tracing::info!(target: LOG,
@@ -176,7 +176,7 @@ impl Member {
         }
     }
 
-    fn note(&self, lease: i64) {
+    fn note_lease(&self, lease: i64) {
         if let Some(predecessor) = &self.predecessor {
             predecessor.note(lease);
         }
@@ -185,7 +185,7 @@ impl Member {
     /// Takes part, in either mode, until the lease or the own key is lost; returns why.
     async fn take_part(&self, own: &mut Own, changes: &mut Changes) -> &'static str {
         let mut mode = Mode::Native;
-        let mut unchanged = Complaint::default();
+        let mut unchanged = RepeatedWarning::default();
         loop {
             let lease = own.lease;
             let left = tokio::select! {
@@ -199,11 +199,11 @@ impl Member {
                     match self.enter(own, next, total, replaces).await {
                         Ok(true) => {
                             mode = next;
-                            unchanged.over();
+                            unchanged.reset();
                         }
                         Ok(false) => {} // the keys have changed
                         Err(error) => {
-                            unchanged.about(&format!("Cannot change the lease, retrying: {error}"));
+                            unchanged.warn(&format!("Cannot change the lease, retrying: {error}"));
                             tokio::time::sleep(RETRY).await;
                         }
                     }
@@ -215,7 +215,7 @@ impl Member {
     /// Renews the lease until it no longer exists.
     async fn renew(&self, lease: i64, mode: Mode) {
         let mut wait = mode.renewal();
-        let mut late = Complaint::default();
+        let mut late = RepeatedWarning::default();
         loop {
             tokio::time::sleep(wait).await;
             let sent = clock::monotonic();
@@ -223,16 +223,16 @@ impl Member {
             wait = match renewed {
                 Ok(Ok(true)) => {
                     self.fence.renew(sent, mode.valid());
-                    late.over();
+                    late.reset();
                     mode.renewal()
                 }
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
-                    late.about(&format!("Cannot renew the lease, retrying: {error}"));
+                    late.warn(&format!("Cannot renew the lease, retrying: {error}"));
                     RETRY
                 }
                 Err(_) => {
-                    late.about("etcd does not renew the lease, retrying");
+                    late.warn("etcd does not renew the lease, retrying");
                     Duration::ZERO
                 }
             };
@@ -250,14 +250,14 @@ impl Member {
     ) -> Result<bool, StoreError> {
         let sent = clock::monotonic();
         let lease = self.store.grant(mode.ttl()).await?;
-        self.note(lease);
+        self.note_lease(lease);
         let written = self.write(&Own { lease, ..own.clone() }, total, Some(replaces)).await;
         let is_written = matches!(written, Ok(true));
         if is_written {
             self.fence.renew(sent, mode.valid());
         }
         let unused = if is_written { std::mem::replace(&mut own.lease, lease) } else { lease };
-        self.note(own.lease);
+        self.note_lease(own.lease);
         // It ends by itself.
         let _ = self.store.revoke(unused).await;
         written
@@ -269,16 +269,16 @@ impl Member {
         let mut running = Running::Nothing;
         // Start of the wait for a member that has not written its key since another one joined.
         let mut unconfirmed: Option<Instant> = None;
-        let [mut unread, mut unwritten] = [(); 2].map(|()| Complaint::default());
+        let [mut unread, mut unwritten] = [(); 2].map(|()| RepeatedWarning::default());
         loop {
             let settled = unconfirmed.is_some_and(|since| since.elapsed() >= LEASE);
             let table = match self.store.table().await {
                 Ok(table) => {
-                    unread.over();
+                    unread.reset();
                     table
                 }
                 Err(error) => {
-                    unread.about(&format!("Cannot list the members, retrying: {error}"));
+                    unread.warn(&format!("Cannot list the members, retrying: {error}"));
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -309,16 +309,15 @@ impl Member {
                 Step::Divide(team) => self.divide(own, &table, team, &mut running).await,
             };
             if written.is_ok() {
-                unwritten.over();
+                unwritten.reset();
             }
             match written {
                 Ok(true) => {} // read it with the others
                 Ok(false) => drop(tokio::time::timeout(LOOK, changes.next()).await),
                 Err(error) => {
                     let why = why(&error);
-                    unwritten.about(&format!(
-                        "Cannot write the keys of this scheduler, retrying: {why}"
-                    ));
+                    unwritten
+                        .warn(&format!("Cannot write the keys of this scheduler, retrying: {why}"));
                     tokio::time::sleep(RETRY).await;
                     // An attempt may have been applied without an answer.
                     own.joined |= self.holds_own_key(own.lease).await;

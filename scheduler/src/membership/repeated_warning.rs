@@ -10,18 +10,18 @@ const AGAIN: Duration = Duration::from_mins(1);
 
 /// What failed last.
 #[derive(Debug, Default)]
-pub(super) struct Complaint(Option<(String, Instant)>);
+pub(super) struct RepeatedWarning(Option<(String, Instant)>);
 
-impl Complaint {
+impl RepeatedWarning {
     /// Logs a failure as a warning, unless it was logged lately.
-    pub(super) fn about(&mut self, failure: &str) {
+    pub(super) fn warn(&mut self, failure: &str) {
         if self.is_due(failure, clock::monotonic()) {
             tracing::warn!(target: super::LOG, "{failure}");
         }
     }
 
     /// It no longer fails.
-    pub(super) fn over(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.0 = None;
     }
 
@@ -45,15 +45,15 @@ mod tests {
     fn a_failure_is_logged_at_its_begin_at_a_change_and_rarely_while_it_lasts() {
         let start = clock::monotonic();
         let after = |passed: Duration| start + passed;
-        let mut complaint = Complaint::default();
+        let mut warning = RepeatedWarning::default();
         let almost = AGAIN.checked_sub(Duration::from_millis(1)).unwrap();
-        assert!(complaint.is_due("full", start));
-        assert!(!complaint.is_due("full", after(almost)));
-        assert!(complaint.is_due("full", after(AGAIN)));
-        assert!(!complaint.is_due("full", after(AGAIN + almost)));
-        assert!(complaint.is_due("away", after(AGAIN + almost)), "another one");
-        assert!(complaint.is_due("full", after(AGAIN + almost)));
-        complaint.over();
-        assert!(complaint.is_due("full", after(AGAIN + almost)), "it begins again");
+        assert!(warning.is_due("full", start));
+        assert!(!warning.is_due("full", after(almost)));
+        assert!(warning.is_due("full", after(AGAIN)));
+        assert!(!warning.is_due("full", after(AGAIN + almost)));
+        assert!(warning.is_due("away", after(AGAIN + almost)), "another one");
+        assert!(warning.is_due("full", after(AGAIN + almost)));
+        warning.reset();
+        assert!(warning.is_due("full", after(AGAIN + almost)), "it begins again");
     }
 }
