@@ -40,17 +40,21 @@ const MAX_KEPT: usize = 1_024;
 /// Bytes of the answers that are kept together.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
-/// In place of a path: the certificate chain that the port presents in a TLS handshake. The answer is
-/// PEM, leaf first, and not verified.
-pub(crate) const SVID: &str = "SVID";
+/// What an address is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// The answer to a GET of this path over plain HTTP.
+    Get(&'static str),
+    /// The certificate chain that the port presents in a TLS handshake: PEM, leaf first, not verified.
+    Svid,
+}
 
-/// A question: address and path.
+/// A question to an address.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Question {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
-    /// Path of a GET over plain HTTP, or [`SVID`].
-    pub(crate) path: &'static str,
+    pub(crate) wanted: Wanted,
 }
 
 /// Why a question has no answer.
@@ -134,7 +138,7 @@ impl Peers {
     }
 
     async fn fetch(&self, question: &Question) -> Answer {
-        let Question { address, port, path } = *question;
+        let Question { address, port, wanted } = *question;
         if !self.reach.admits(address) {
             return Err(AskError::Address(address));
         }
@@ -142,11 +146,14 @@ impl Peers {
         let call = async {
             let stream = TcpStream::connect(SocketAddr::new(address, port)).await;
             let stream = stream.map_err(|e| silent(e.to_string()))?;
-            if path == SVID {
-                let chain = transport::presented(stream).await;
-                let chain = CertChain::from_der(chain.map_err(|e| silent(e.to_string()))?);
-                return Ok(chain.map_err(|e| silent(e.to_string()))?.to_pem().into());
-            }
+            let path = match wanted {
+                Wanted::Get(path) => path,
+                Wanted::Svid => {
+                    let chain = transport::presented(stream).await;
+                    let chain = CertChain::from_der(chain.map_err(|e| silent(e.to_string()))?);
+                    return Ok(chain.map_err(|e| silent(e.to_string()))?.to_pem().into());
+                }
+            };
             let stream = TokioIo::new(stream);
             let connected = hyper::client::conn::http1::handshake(stream).await;
             let (mut sender, connection) = connected.map_err(|e| silent(e.to_string()))?;
@@ -268,7 +275,7 @@ mod tests {
     }
 
     fn question(port: u16) -> Question {
-        Question { address: [127, 0, 0, 1].into(), port, path: "/v1.0/metadata" }
+        Question { address: [127, 0, 0, 1].into(), port, wanted: Wanted::Get("/v1.0/metadata") }
     }
 
     /// Asks this many sidecars that take this long: how many answered, and after how long the page

@@ -11,7 +11,7 @@ use super::parts::{Filter, filter_text, hint, options, section, table};
 use crate::html::{Html, el, leaf, text};
 use crate::model::{PLACEMENT, Snapshot};
 use crate::peers::answers::{Host, PLACEMENT_STATE, PlacementState, Table, json};
-use crate::peers::{Answer, AskError, Question};
+use crate::peers::{Answer, AskError, Question, Wanted};
 
 /// Health port of placement, which serves the tables (Dapr 1.18, chart).
 const HEALTH_PORT: u16 = 8080;
@@ -101,7 +101,8 @@ pub(crate) struct Actors {
 
 /// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let ask = |address| Question { address, port: HEALTH_PORT, path: PLACEMENT_STATE };
+    let ask =
+        |address| Question { address, port: HEALTH_PORT, wanted: Wanted::Get(PLACEMENT_STATE) };
     snapshot.ready_addresses(PLACEMENT).take(MAX_ASKED).map(ask).collect()
 }
 

@@ -431,7 +431,7 @@ mod tests {
         };
         let with = of(&["--enable-mtls"]);
         let svid = with.svid.unwrap();
-        assert_eq!((svid.port, svid.path), (50002, crate::peers::SVID));
+        assert_eq!((svid.port, svid.wanted), (50002, crate::peers::Wanted::Svid));
         assert!(with.metadata.is_some());
         let without = of(&[]);
         assert!(without.svid.is_none() && without.metadata.is_some());

@@ -14,7 +14,7 @@ use crate::html::{Html, el, leaf, text};
 use crate::model::Snapshot;
 use crate::peers::answers::METRICS;
 use crate::peers::samples::samples;
-use crate::peers::{Answer, Question};
+use crate::peers::{Answer, Question, Wanted};
 
 /// Metrics port of the scheduler (chart).
 const METRICS_PORT: u16 = 9090;
@@ -174,7 +174,7 @@ fn times<'a>(
 
 /// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let ask = |address| Question { address, port: METRICS_PORT, path: METRICS };
+    let ask = |address| Question { address, port: METRICS_PORT, wanted: Wanted::Get(METRICS) };
     snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED).map(ask).collect()
 }
 

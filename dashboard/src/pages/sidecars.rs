@@ -9,7 +9,7 @@ use crate::html::Html;
 use crate::model::Snapshot;
 use crate::model::pod::Pod;
 use crate::peers::answers::{METADATA, METRICS};
-use crate::peers::{AskError, Question};
+use crate::peers::{AskError, Question, Wanted};
 
 /// Applications whose sidecars a page asks, unless it has a limit of its own; a filter chooses
 /// others.
@@ -44,7 +44,7 @@ pub(crate) fn question(pod: &Pod, subject: Subject) -> Option<Question> {
         Subject::Metadata => (pod.ports.public, METADATA),
         Subject::Metrics => (pod.ports.metrics?, METRICS),
     };
-    Some(Question { address: pod.address?, port, path })
+    Some(Question { address: pod.address?, port, wanted: Wanted::Get(path) })
 }
 
 /// One sidecar of each application that the filter admits, in the order of namespace and app id;

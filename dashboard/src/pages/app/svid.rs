@@ -9,7 +9,7 @@ use crate::model::Snapshot;
 use crate::model::pod::Pod;
 use crate::pages::parts::{Level, badge};
 use crate::pages::{certificates, words};
-use crate::peers::{Answer, Question, SVID};
+use crate::peers::{Answer, Question, Wanted};
 
 /// The SVID of one pod's sidecar.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -26,7 +26,7 @@ pub(super) struct Svid {
 /// The question to a sidecar; `None` without mTLS.
 pub(super) fn question(pod: &Pod) -> Option<Question> {
     let port = pod.ports.internal.filter(|_| pod.arguments.has_mtls)?;
-    Some(Question { address: pod.address?, port, path: SVID })
+    Some(Question { address: pod.address?, port, wanted: Wanted::Svid })
 }
 
 impl Svid {
