@@ -134,8 +134,7 @@ fn containers(pod: &Value) -> Vec<Container> {
 
 fn has_mtls(container: &Value) -> bool {
     let arguments = container.get("args").and_then(Value::as_array).into_iter().flatten();
-    let mut arguments = arguments.filter_map(Value::as_str);
-    arguments.any(|argument| matches!(argument, "--enable-mtls" | "--enable-mtls=true"))
+    dashboard::has_mtls(arguments.filter_map(Value::as_str))
 }
 
 /// A member as string; empty if it is absent or of another type.
@@ -173,6 +172,16 @@ mod tests {
         let pod = json!({"metadata": {"name": "p", "annotations": annotations},
             "spec": {"containers": containers}, "status": {"phase": phase}});
         assert_eq!(Pod::read(&pod).lacks_sidecar(), want);
+    }
+
+    #[rstest]
+    #[case(json!(["--mode", "kubernetes"]), false)]
+    #[case(json!(["--enable-mtls"]), true)]
+    #[case(json!(["--enable-mtls=1"]), true)]
+    #[case(json!(["--enable-mtls=false"]), false)]
+    #[case(json!(["--enable-mtls", "--enable-mtls=false"]), false)]
+    fn a_sidecar_uses_mtls_as_its_arguments_say(#[case] arguments: Value, #[case] want: bool) {
+        assert_eq!(has_mtls(&json!({"name": "daprd", "args": arguments})), want);
     }
 
     #[test]

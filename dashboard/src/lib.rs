@@ -65,6 +65,11 @@ pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
     model::resource::Kind::ALL.into_iter().map(|kind| (kind.plural(), kind.version()))
 }
 
+/// Whether a sidecar with these arguments, without the name of the program, uses mTLS.
+pub fn has_mtls<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
+    model::arguments::Arguments::read(arguments).has_mtls
+}
+
 /// The text, or its replacement if it may hold a secret.
 pub fn without_secrets(text: &str) -> &str {
     if is_secret_text(text) { model::redaction::HIDDEN } else { text }
