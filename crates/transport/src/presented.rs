@@ -118,3 +118,27 @@ impl ServerCertVerifier for Recorder {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_certificates_are_kept_as_may_be_and_no_more() {
+        let kept = |count: u8| {
+            let recorder = Recorder {
+                chain: Mutex::default(),
+                algorithms: provider().signature_verification_algorithms,
+            };
+            let chain: Vec<_> = (0..count).map(|n| CertificateDer::from(vec![n])).collect();
+            let (leaf, others) = chain.split_first().unwrap();
+            let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+            let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+            recorder.verify_server_cert(leaf, others, &name, &[], now).unwrap();
+            let kept = recorder.lock().chain.len();
+            assert!(recorder.take().is_none(), "the key is not proven");
+            kept
+        };
+        assert_eq!([15, 16, 17].map(kept), [15, MAX_CERTIFICATES, MAX_CERTIFICATES]);
+    }
+}
