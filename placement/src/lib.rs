@@ -51,7 +51,8 @@ const STREAMS: u32 = 16;
 
 /// Streams on one connection without mTLS. A proxy of a service mesh may join the streams of as many
 /// sidecars as this service is built for.
-const STREAMS_PLAIN_TEXT: u32 = 25_000;
+#[expect(clippy::cast_possible_truncation, reason = "tens of thousands")]
+const STREAMS_PLAIN_TEXT: u32 = Limits::CONNECTIONS_OF_ALL_SIDECARS as u32;
 
 /// Gets an identity, if mTLS is on, and serves; returns when the port is open.
 ///
