@@ -1,8 +1,9 @@
 //! Every call to the API server. Decides nothing.
 //!
 //! [`watch`] passes on the events of a watch, [`report`] records Events and
-//! [`leader`] runs what only the leader does.
+//! [`leader`] runs what only the leader does, [`pauses`] times what is repeated.
 pub(crate) mod leader;
+pub(crate) mod pauses;
 pub(crate) mod report;
 mod templates;
 pub(crate) mod watch;

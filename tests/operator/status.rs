@@ -1,5 +1,5 @@
 //! Status conditions of Components and the columns of every kind, which must be enabled.
-use std::fs;
+use std::{collections::BTreeSet, fs, sync::Mutex};
 
 use blackbox::{ApiCluster, environment, until};
 use proto::operator::ResourceEventType;
@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::{
     component, deployment,
-    fixture::Fixture,
+    fixture::{
+        Fixture,
+        proxy::{Fault, Proxy},
+    },
     name,
     rights::{as_the_charts_operator, whole_operator},
     timeout,
@@ -113,6 +116,33 @@ fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     });
     back.unwrap();
     drop(second);
+}
+
+/// As while the API server installs the status subresource, or is overloaded.
+#[test]
+fn a_status_that_could_not_be_written_is_written_within_seconds() {
+    const REFUSED: [(&str, u16); 3] =
+        [("/components.dapr.io", 500), ("/absent/status", 404), ("/busy/status", 429)];
+    let fixture = Fixture::shared();
+    let namespace = fixture.api.namespace("refused-status").unwrap();
+    fixture.apply(&namespace, &(component("absent", "") + &component("busy", "")));
+    let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();
+    let once = Mutex::new(BTreeSet::new());
+    proxy.rule(move |request| {
+        let refused = REFUSED.iter().find(|(path, _)| request.path.ends_with(path));
+        match refused {
+            Some((path, code)) if once.lock().unwrap().insert(*path) => Fault::Refused(*code),
+            _ => Fault::Pass,
+        }
+    });
+    let kubeconfig = proxy.kubeconfig().to_str().unwrap();
+    let flags = ["--kubeconfig", kubeconfig, "--component-status", "--disable-service-reconciler"];
+    let mut operator = fixture.spawn("refused-status").args(flags).start_operator().unwrap();
+    operator.wait_ready().unwrap();
+    // The regular checks are a minute apart.
+    wait_for(fixture, &namespace, "absent", "True", "Ready");
+    wait_for(fixture, &namespace, "busy", "True", "Ready");
+    assert_eq!(proxy.spoiled(), REFUSED.len());
 }
 
 /// An object of each kind.

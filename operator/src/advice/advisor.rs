@@ -21,14 +21,15 @@ use crate::{
     },
     api::context::Context,
     cache::{objects::Entry, store::Store},
-    cluster::leader::while_leading,
+    cluster::{leader::while_leading, pauses::Pauses},
     secrets::resolution::{FetchError, Fetched, ServedKind},
 };
 use kubernetes::ObjectKey;
 
 /// Delay between a change and the checks: related objects are rarely applied at the same moment.
 const SETTLE: Duration = Duration::from_secs(3);
-/// Interval between checks without a change of a Component: pods start and stop.
+/// Interval between checks without a change of a Component: pods start and stop. The next check is
+/// sooner if a status could not be written.
 const RESYNC: Duration = Duration::from_mins(1);
 /// Interval after which Secrets without findings are read again.
 const REREAD: Duration = Duration::from_mins(10);
@@ -45,6 +46,7 @@ async fn run_term(context: &Context, status: bool) {
     let mut changes = components.changes();
     let mut writer =
         status.then(|| StatusWriter::new(context.cluster.clone(), context.metrics.clone()));
+    let mut pauses = Pauses::new(RESYNC);
     let (mut verified, mut read) = (VerifiedSecrets::default(), clock::monotonic());
     components.wait_synced().await;
     context.stores.configurations.wait_synced().await;
@@ -71,9 +73,10 @@ async fn run_term(context: &Context, status: bool) {
         pass.check_kind(&stores.workflow_access_policies).await;
         pass.end();
         check_references(context).await;
+        let written = writer.as_ref().is_none_or(StatusWriter::succeeded);
         tokio::select! {
             ended = changes.changed() => if ended.is_err() { break },
-            () = sleep(RESYNC) => {}
+            () = sleep(pauses.after(written)) => {}
         }
     }
     std::future::pending::<()>().await; // the process is ending

@@ -23,15 +23,18 @@ pub(crate) struct StatusWriter {
     checked: Option<Instant>,
     /// Whether the CRD has the status subresource.
     usable: bool,
+    /// Whether a write of the current pass failed.
+    failed: bool,
 }
 
 impl StatusWriter {
     pub(crate) fn new(cluster: Cluster, metrics: Metrics) -> Self {
-        Self { cluster, metrics, checked: None, usable: false }
+        Self { cluster, metrics, checked: None, usable: false, failed: false }
     }
 
-    /// Adds the status subresource to the CRD, if it is absent.
+    /// Begins a pass: adds the status subresource to the CRD, if it is absent.
     pub(crate) async fn prepare(&mut self) {
+        self.failed = false;
         let now = clock::monotonic();
         if self.checked.is_some_and(|at| now.saturating_duration_since(at) < CHECK_INTERVAL) {
             return;
@@ -43,11 +46,17 @@ impl StatusWriter {
         self.usable = match outcome {
             Ok(_) => true,
             Err(error) => {
+                self.checked = None;
                 tracing::warn!(target: "dapr.operator", "failed to add the status subresource to CRD {}: {}",
                     status::CRD, api_text(&error));
                 false
             }
         };
+    }
+
+    /// Whether everything of the current pass could be written.
+    pub(crate) const fn succeeded(&self) -> bool {
+        self.usable && !self.failed
     }
 
     async fn ensure_crd(&self) -> kube::Result<CrdCheck> {
@@ -63,11 +72,13 @@ impl StatusWriter {
         let generation = entry.object.metadata.generation;
         let status = status::status(&entry.status, generation, findings, clock::now());
         let Some(status) = status.filter(|_| self.usable) else { return };
-        match self.cluster.apply_status(&entry.object, &status).await {
-            Ok(()) => {}
-            // The Component was deleted, or the CRD has no status subresource.
-            Err(kube::Error::Api(answer)) if answer.code == 404 => self.checked = None,
-            Err(error) => {
+        let Err(error) = self.cluster.apply_status(&entry.object, &status).await else { return };
+        self.failed = true;
+        match error {
+            // The Component was deleted, or the API server does not serve the status subresource: it
+            // was removed, or added a moment ago.
+            kube::Error::Api(answer) if answer.code == 404 => self.checked = None,
+            error => {
                 let name = entry.name();
                 tracing::warn!(target: "dapr.operator", name, "failed to write status: {}", api_text(&error));
             }

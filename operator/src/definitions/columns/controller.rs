@@ -6,12 +6,13 @@ use runtime::random;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    cluster::{Cluster, leader::while_leading},
+    cluster::{Cluster, leader::while_leading, pauses::Pauses},
     definitions::columns::{CrdColumns, EnabledColumns},
     metrics::{CrdCheck, Metrics},
 };
 
-/// Interval between checks of the CRDs: applying the upstream files removes the columns.
+/// Interval between checks of the CRDs: applying the upstream files removes the columns. After a
+/// failure the next check is sooner.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Reconciles the columns of the CRDs.
@@ -28,21 +29,24 @@ impl ColumnsController {
     }
 
     async fn reconcile_forever(&self) {
+        let mut pauses = Pauses::new(CHECK_INTERVAL);
         loop {
+            let mut succeeded = true;
             for crd in self.enabled.crds() {
-                self.reconcile(crd).await;
+                succeeded &= self.reconcile(crd).await;
             }
-            sleep(random::jittered(CHECK_INTERVAL, 0.1)).await;
+            sleep(random::jittered(pauses.after(succeeded), 0.1)).await;
         }
     }
 
-    async fn reconcile(&self, crd: &CrdColumns) {
+    /// Returns whether the CRD is as wanted.
+    async fn reconcile(&self, crd: &CrdColumns) -> bool {
         let name = crd.name;
         let outcome = self.cluster.reconcile_crd(name, |live| crd.patch(live, self.enabled)).await;
         let result = match outcome {
             Ok(result) => result,
             // The kind is not installed.
-            Err(kube::Error::Api(answer)) if answer.code == 404 => return,
+            Err(kube::Error::Api(answer)) if answer.code == 404 => return true,
             Err(error) => {
                 tracing::warn!(target: "dapr.operator", "failed to add the printer columns to CRD {name}: {}",
                     api_text(&error));
@@ -53,5 +57,6 @@ impl ColumnsController {
             tracing::info!(target: "dapr.operator", "added the printer columns to CRD {name}");
         }
         self.metrics.crd_checked(name, result);
+        result != CrdCheck::Failed
     }
 }
