@@ -101,7 +101,7 @@ pub async fn run(config: Config, scope: Scope) -> Result<(), RunError> {
         reports: reports.clone(),
         metrics: metrics.clone(),
         missed_updates: MissedUpdates::default(),
-        gated_rules: GatedRules::new(config.withhold_gated_rules),
+        gated_rules: GatedRules::new(config.withhold_gated_rules, cluster.clone(), reports.clone()),
         budget: budget(ApiLimits::DEFAULT, &scope),
         requests: requests(ApiLimits::DEFAULT, &scope),
         streams: streams(ApiLimits::DEFAULT, &scope),

@@ -11,8 +11,9 @@ use resources::{CustomResource as _, WorkflowAccessPolicy, images, json};
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::{
-    api::{access::Caller, cluster::sidecar_images, context::Context, error::ApiError},
+    api::{access::Caller, cluster::sidecar_images, error::ApiError},
     cache::objects::Entry,
+    cluster::{Cluster, report::Reports},
 };
 
 /// First version of sidecars that enforce `requires`.
@@ -29,6 +30,8 @@ const REASON: &str = "RequiresNotEnforced";
 /// Withholds gated rules from sidecars that cannot enforce them.
 pub(crate) struct GatedRules {
     enabled: bool,
+    cluster: Cluster,
+    reports: Reports,
     reads: Semaphore,
 }
 
@@ -37,24 +40,22 @@ pub(crate) struct GatedRules {
 pub(crate) type OutdatedSidecar = OnceCell<Option<String>>;
 
 impl GatedRules {
-    pub(crate) fn new(enabled: bool) -> Self {
-        Self { enabled, reads: Semaphore::new(MAX_READS) }
+    pub(crate) fn new(enabled: bool, cluster: Cluster, reports: Reports) -> Self {
+        Self { enabled, cluster, reports, reads: Semaphore::new(MAX_READS) }
     }
-}
 
-impl Context {
     /// The JSON of a policy for the caller: `body` unless it contains rules that must be withheld.
     /// A policy without rules remains, because it denies everything.
     ///
     /// # Errors
     /// [`ApiError::SidecarVersion`]: the caller's pod cannot be read.
-    pub(crate) async fn withhold_gated_rules(
+    pub(crate) async fn withhold(
         &self,
         caller: &Caller,
         outdated: &OutdatedSidecar,
         body: Bytes,
     ) -> Result<Bytes, ApiError> {
-        if !self.gated_rules.enabled || !body.windows(GATE.len()).any(|part| part == GATE) {
+        if !self.enabled || !body.windows(GATE.len()).any(|part| part == GATE) {
             return Ok(body);
         }
         let mut policy: WorkflowAccessPolicy = serde_json::from_slice(&body)?;
@@ -85,7 +86,7 @@ impl Context {
     /// The image of the caller's sidecar if it is outdated. If several pods can be the caller, one
     /// outdated sidecar is sufficient.
     async fn outdated_sidecar(&self, caller: &Caller) -> Result<Option<String>, ApiError> {
-        let _permit = self.gated_rules.reads.acquire().await; // never closed
+        let _permit = self.reads.acquire().await; // never closed
         let images = sidecar_images(self.cluster.client(), caller).await;
         let images = images.map_err(|error| {
             let Caller { namespace, app_id, .. } = caller;

@@ -204,7 +204,7 @@ impl wire::operator_server::Operator for OperatorApi {
             let outdated = OutdatedSidecar::new();
             for policy in &mut policies {
                 let body = std::mem::take(policy);
-                *policy = self.0.withhold_gated_rules(&caller, &outdated, body).await?;
+                *policy = self.0.gated_rules.withhold(&caller, &outdated, body).await?;
             }
             Ok(wire::ListWorkflowAccessPolicyResponse { policies })
         };

@@ -152,7 +152,7 @@ impl<K: ServedKind> EventStream<K> {
         if K::KIND != WorkflowAccessPolicy::KIND || event.event == ResourceEventType::Deleted {
             return Some(body);
         }
-        self.context.withhold_gated_rules(&self.caller, &self.outdated, body).await.ok()
+        self.context.gated_rules.withhold(&self.caller, &self.outdated, body).await.ok()
     }
 
     /// The JSON for all sidecars. Secrets of a deleted object are not resolved: sidecars read its name only,

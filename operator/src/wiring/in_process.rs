@@ -50,13 +50,14 @@ impl InProcessApi {
     ) -> prometheus::Result<Self> {
         let cluster = Cluster::new(client.clone(), None, namespace.to_owned());
         let recorder = Recorder::new(client, "dapr-operator", "in-process".to_owned());
+        let reports = Reports::new(recorder, scope.clone());
         Ok(Self(Arc::new(Context {
             stores: Stores::default(),
-            cluster,
-            reports: Reports::new(recorder, scope.clone()),
+            cluster: cluster.clone(),
+            reports: reports.clone(),
             metrics: Metrics::register(scope.metrics())?,
             missed_updates: MissedUpdates::default(),
-            gated_rules: GatedRules::new(true),
+            gated_rules: GatedRules::new(true, cluster, reports),
             budget: budget(limits, scope),
             requests: requests(limits, scope),
             streams: streams(limits, scope),
