@@ -18,6 +18,7 @@ pub(crate) mod own_certificate;
 pub(crate) mod record;
 pub(crate) mod settings;
 pub(crate) mod store;
+pub(crate) mod store_error;
 
 pub(crate) use authority::{Authority, IssueFailure, LeafSpec};
 pub(crate) use controller::{CaController, CaPolicy};

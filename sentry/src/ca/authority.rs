@@ -7,7 +7,7 @@ use identity::{Bundle, Csr, IssueError, IssuedLeaf, LeafRequest, SpiffeId};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::settings::Settings;
+use super::settings::{Settings, SettingsError};
 
 /// Certificates with at least this lifetime get a random reduction of it. Clients renew without
 /// jitter, so those that started together would otherwise renew together each time.
@@ -53,13 +53,25 @@ impl Authority {
         }
     }
 
-    /// Applies other settings from the next certificate on; `false` if they are unchanged.
-    pub(crate) fn configure(&self, settings: Settings) -> bool {
-        self.settings.send_if_modified(|current| {
-            let changed = *current != settings;
-            *current = settings;
-            changed
-        })
+    /// Applies settings that were read again, from the next certificate on; invalid ones leave the
+    /// current ones in use.
+    pub(crate) fn configure(&self, read: Result<Settings, SettingsError>) {
+        match read {
+            Ok(settings) => {
+                let changed = self.settings.send_if_modified(|current| {
+                    let changed = *current != settings;
+                    *current = settings;
+                    changed
+                });
+                if changed {
+                    tracing::info!(target: "dapr.sentry", ttl = ?settings.ttl, clock_skew = ?settings.clock_skew,
+                        "the Configuration changed; new certificates use it");
+                }
+            }
+            Err(e) => {
+                tracing::error!(target: "dapr.sentry", "the changed Configuration is invalid, the previous one stays in use: {}", runtime::chain(&e));
+            }
+        }
     }
 
     /// Replaces the CA that signs.

@@ -16,7 +16,7 @@ use runtime::Scope;
 
 use super::authority::Authority;
 use super::record::{BundleNames, Keys};
-use super::settings::{self, Settings, SettingsError};
+use super::settings::{Settings, SettingsError};
 
 use events::Events;
 use objects::BundleObjects;
@@ -93,7 +93,7 @@ impl CaCluster {
             let mut events = pin!(events);
             while let Some(event) = events.next().await {
                 if let WatchEvent::Apply(object) | WatchEvent::InitApply(object) = event {
-                    settings::apply(settings_of(&object), &authority);
+                    authority.configure(settings_of(&object));
                 }
             }
         });

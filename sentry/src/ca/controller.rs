@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::authority::Authority;
 use super::cluster::events::{Events, Reason};
 use super::record::ANNOTATION_ROTATE;
-use super::store::{CaStore, StoreError, StoredState};
+use super::store::{CaStore, StoredState};
+use super::store_error::StoreError;
 use crate::metrics::{Metrics, RotationGauges};
 use crate::rotation::{
     self, Action, NextCa, Progress, RotationError, SecretUpdate, Stage, StaleSidecars, State, Step,

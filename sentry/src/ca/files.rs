@@ -13,7 +13,7 @@ use resources::names::{KEY_TLS_CHAIN, KEY_TLS_KEY};
 use transport::file_watch::FileWatch;
 
 use super::record::BundleNames;
-use super::store::StoreError;
+use super::store_error::StoreError;
 
 /// Read and write for the owner only: one of the files is a private key.
 const PRIVATE: u32 = 0o600;

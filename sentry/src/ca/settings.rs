@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use resources::{Mtls, go_duration};
 
-use super::authority::Authority;
-
 const DEFAULT_TTL: Duration = Duration::from_hours(24);
 const DEFAULT_CLOCK_SKEW: Duration = Duration::from_mins(15);
 
@@ -83,21 +81,6 @@ pub(crate) fn mtls_from_yaml(
     let file: Option<File> =
         serde_saphyr::from_str(&expand(text, variable)).map_err(SettingsError::Yaml)?;
     Ok(file.and_then(|file| file.spec).and_then(|spec| spec.mtls).unwrap_or_default())
-}
-
-/// Applies settings that changed at run time; invalid ones leave the current ones in use.
-pub(crate) fn apply(read: Result<Settings, SettingsError>, authority: &Authority) {
-    match read {
-        Ok(settings) => {
-            if authority.configure(settings) {
-                tracing::info!(target: "dapr.sentry", ttl = ?settings.ttl, clock_skew = ?settings.clock_skew,
-                    "the Configuration changed; new certificates use it");
-            }
-        }
-        Err(e) => {
-            tracing::error!(target: "dapr.sentry", "the changed Configuration is invalid, the previous one stays in use: {}", runtime::chain(&e));
-        }
-    }
 }
 
 fn duration(field: &'static str, text: &str, default: Duration) -> Result<Duration, SettingsError> {

@@ -9,14 +9,20 @@ use kube::api::PostParams;
 use zeroize::Zeroizing;
 
 use super::plan::{GeneratedJwt, StoredJwt};
-use super::store::Snapshot;
 use super::svid::JwtConfig;
 use crate::ca::cluster::objects::api;
 use crate::ca::record::{BundleNames, NAME};
-use crate::ca::store::StoreError;
+use crate::ca::store_error::StoreError;
 
 pub(super) const SECRET: &str = "Secret";
 const CONFIG_MAP: &str = "ConfigMap";
+
+/// The stored keys with the resource version that was read.
+pub(crate) struct Snapshot {
+    /// The key and the key set.
+    pub(crate) stored: StoredJwt,
+    pub(super) secret: Option<Secret>,
+}
 
 /// Access to the Secret and the `ConfigMap` of the CA.
 pub(crate) struct JwtObjects {

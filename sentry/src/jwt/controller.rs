@@ -12,7 +12,7 @@ use transport::file_watch::FileWatch;
 use super::plan::{self, JwtAuthority, JwtPlan, StoredKeyError};
 use super::store::JwtStore;
 use super::svid::JwtConfig;
-use crate::ca::store::StoreError;
+use crate::ca::store_error::StoreError;
 
 /// The store is read at least this often.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);

@@ -4,15 +4,14 @@
 
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::Secret;
 use transport::file_watch::FileWatch;
 use zeroize::Zeroizing;
 
-use super::cluster::{self, JwtObjects};
+use super::cluster::{self, JwtObjects, Snapshot};
 use super::plan::{GeneratedJwt, StoredJwt};
 use super::svid::JwtConfig;
 use crate::ca::files;
-use crate::ca::store::StoreError;
+use crate::ca::store_error::StoreError;
 
 /// A store for the key and the key set.
 pub(crate) enum JwtStore {
@@ -20,13 +19,6 @@ pub(crate) enum JwtStore {
     Files { key: PathBuf, jwks: PathBuf },
     /// In the Secret and the `ConfigMap` of the CA.
     Objects(Box<JwtObjects>),
-}
-
-/// The stored keys with the resource version that was read.
-pub(crate) struct Snapshot {
-    /// The key and the key set.
-    pub(crate) stored: StoredJwt,
-    pub(super) secret: Option<Secret>,
 }
 
 impl JwtStore {

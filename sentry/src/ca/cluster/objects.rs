@@ -10,7 +10,7 @@ use kubernetes::{WatchOptions, Watcher, api_text};
 use super::events::Events;
 use super::sidecar_counter::SidecarCounter;
 use crate::ca::record::{Keys, NAME, Snapshot};
-use crate::ca::store::StoreError;
+use crate::ca::store_error::StoreError;
 use crate::rotation::SecretUpdate;
 
 /// Access to the two objects.

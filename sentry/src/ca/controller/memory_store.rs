@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 
 use crate::ca::cluster::events::Events;
 use crate::ca::record::{Keys, Snapshot};
-use crate::ca::store::{CaStore, StoreError, StoredState};
+use crate::ca::store::{CaStore, StoredState};
+use crate::ca::store_error::StoreError;
 use crate::rotation::{SecretUpdate, StaleSidecars};
 
 /// A crash of sentry around a write.
