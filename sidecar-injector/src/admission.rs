@@ -16,11 +16,12 @@ mod server;
 mod warnings;
 
 pub use allow_list::AllowList;
+pub use allow_list::AllowedUsers;
 pub(crate) use allow_list::BadPattern;
 pub(crate) use body::MAX_BODY_BYTES;
 pub use caller::CallerProof;
 pub(crate) use caller::{BadPathToken, PathToken};
 pub use decision::{AdmissionDecision, Outcome};
 pub use metrics::AdmissionMetrics;
-pub use review::{AllowedUsers, Review};
+pub use review::Review;
 pub use server::{AdmissionPolicy, Webhook, router};

@@ -22,9 +22,8 @@ mod validation;
 
 pub use addresses::{Actors, ControlPlane};
 pub(crate) use addresses::{BadServiceAddress, cluster_domain, reminders};
-pub use components::ComponentContainer;
-pub use context::InjectionContext;
 pub(crate) use context::mtls_enabled;
+pub use context::{ComponentContainer, InjectionContext};
 pub(crate) use mutate::skip_reason;
 pub use mutate::{Change, InjectError, Mutation, Rejection, SkipReason, mutate};
 pub use platform::{Platform, Version};

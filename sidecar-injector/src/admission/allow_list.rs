@@ -135,6 +135,17 @@ fn pattern(entry: &str) -> Result<(Glob, Glob), BadPattern> {
     Ok((glob(namespace)?, glob(name)?))
 }
 
+/// The users that are allowed to inject.
+#[derive(Debug, Clone, Copy)]
+pub struct AllowedUsers<'a> {
+    /// Patterns of service accounts.
+    pub allowed: &'a AllowList,
+    /// UIDs of service accounts on the list, if they were read.
+    pub uids: &'a [String],
+    /// Whether pods that are deliberately not injected get `dapr.io/injection-skipped`.
+    pub mark_skipped: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

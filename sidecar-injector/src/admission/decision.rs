@@ -1,11 +1,10 @@
-//! The decision about a review, and the Event that reports it.
+//! The decision about a review.
 
-use crate::cluster::{EventReason, InjectionEvent};
 use crate::pod::{PatchWriter, PodView, Warning};
 use crate::sidecar::{Change, Mutation, Rejection, SkipReason};
 use resources::annotations::ANNOTATION_INJECTION_SKIPPED;
 
-use super::review::{AllowedUsers, Review};
+use super::allow_list::AllowedUsers;
 
 /// The outcome of a request, for metrics, logs and Events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,43 +91,5 @@ impl AdmissionDecision {
             }
         }
         decision
-    }
-
-    /// The Event for the owner of a pod. `None` for dry runs, because the webhook declares
-    /// `sideEffects: NoneOnDryRun`, for pods without owner, and for pods that request no sidecar.
-    pub fn event(&self, review: &Review) -> Option<InjectionEvent> {
-        if review.is_dry_run() {
-            return None;
-        }
-        let owner = review.owner()?;
-        let message = match &self.outcome {
-            Outcome::Refused(message) => message.as_str(),
-            _ => "",
-        };
-        let texts = self.warnings.iter().map(|w| w.text.as_str());
-        // The message of a rejection can contain warnings.
-        let texts: Vec<&str> = texts.filter(|text| !message.contains(text)).collect();
-        let warnings = texts.join("; ");
-        let (reason, is_warning, note) = match &self.outcome {
-            Outcome::Injected { .. } if warnings.is_empty() => {
-                (EventReason::Injected, false, format!("sidecar of app {} injected", self.app))
-            }
-            Outcome::Injected { .. } => {
-                let note =
-                    format!("sidecar of app {} injected with warnings: {warnings}", self.app);
-                (EventReason::Injected, true, note)
-            }
-            Outcome::NotAllowed { .. } if !warnings.is_empty() => {
-                (EventReason::Skipped, true, warnings)
-            }
-            Outcome::Refused(_) if warnings.is_empty() => {
-                (EventReason::Denied, true, message.to_owned())
-            }
-            Outcome::Refused(_) => (EventReason::Denied, true, format!("{message}; {warnings}")),
-            Outcome::NotAllowed { .. } | Outcome::Skipped(_) | Outcome::WrongKind { .. } => {
-                return None;
-            }
-        };
-        Some(InjectionEvent::new(owner, review.namespace(), reason, is_warning, &note))
     }
 }

@@ -7,10 +7,11 @@ use resources::labels::LABEL_INJECTION;
 use resources::names;
 use serde_json::{Value, json};
 
-use super::allow_list::{AllowList, UserInfo};
+use super::allow_list::{AllowedUsers, UserInfo};
 use super::decision::{AdmissionDecision, Outcome};
 use super::error::BadRequest;
 use super::warnings;
+use crate::cluster::{EventReason, InjectionEvent};
 use crate::pod::{self, Owner, PodView, Warning, quoted};
 use crate::sidecar::{InjectionContext, SkipReason, mutate, skip_reason};
 
@@ -72,17 +73,6 @@ impl From<BadReview> for BadRequest {
             BadReview::TooManyValues => Self::TooManyValues,
         }
     }
-}
-
-/// The users that are allowed to inject.
-#[derive(Debug, Clone, Copy)]
-pub struct AllowedUsers<'a> {
-    /// Patterns of service accounts.
-    pub allowed: &'a AllowList,
-    /// UIDs of service accounts on the list, if they were read.
-    pub uids: &'a [String],
-    /// Whether pods that are deliberately not injected get `dapr.io/injection-skipped`.
-    pub mark_skipped: bool,
 }
 
 impl Review {
@@ -194,6 +184,45 @@ impl Review {
         decision.warnings.push(Warning { about: "namespace", text });
         decision.annotate_skipped(pod, SKIPPED_NAMESPACE, users);
         decision
+    }
+
+    /// The Event that reports a decision to the owner of the pod. `None` for dry runs, because the
+    /// webhook declares `sideEffects: NoneOnDryRun`, for pods without owner, and for pods that request
+    /// no sidecar.
+    pub fn event(&self, decision: &AdmissionDecision) -> Option<InjectionEvent> {
+        if self.is_dry_run() {
+            return None;
+        }
+        let owner = self.owner()?;
+        let message = match &decision.outcome {
+            Outcome::Refused(message) => message.as_str(),
+            _ => "",
+        };
+        let texts = decision.warnings.iter().map(|w| w.text.as_str());
+        // The message of a rejection can contain warnings.
+        let texts: Vec<&str> = texts.filter(|text| !message.contains(text)).collect();
+        let warnings = texts.join("; ");
+        let (reason, is_warning, note) = match &decision.outcome {
+            Outcome::Injected { .. } if warnings.is_empty() => {
+                (EventReason::Injected, false, format!("sidecar of app {} injected", decision.app))
+            }
+            Outcome::Injected { .. } => {
+                let note =
+                    format!("sidecar of app {} injected with warnings: {warnings}", decision.app);
+                (EventReason::Injected, true, note)
+            }
+            Outcome::NotAllowed { .. } if !warnings.is_empty() => {
+                (EventReason::Skipped, true, warnings)
+            }
+            Outcome::Refused(_) if warnings.is_empty() => {
+                (EventReason::Denied, true, message.to_owned())
+            }
+            Outcome::Refused(_) => (EventReason::Denied, true, format!("{message}; {warnings}")),
+            Outcome::NotAllowed { .. } | Outcome::Skipped(_) | Outcome::WrongKind { .. } => {
+                return None;
+            }
+        };
+        Some(InjectionEvent::new(owner, self.namespace(), reason, is_warning, &note))
     }
 
     /// The review with the answer.

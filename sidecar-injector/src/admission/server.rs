@@ -12,13 +12,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use identity::TrustAnchors;
 use tokio::sync::{mpsc, watch};
 
-use super::allow_list::AllowList;
+use super::allow_list::{AllowList, AllowedUsers};
 use super::body::{BodyBudget, ReceivedBody};
 use super::caller::{Caller, CallerProof};
 use super::decision::{AdmissionDecision, Outcome};
 use super::error::BadRequest;
 use super::metrics::AdmissionMetrics;
-use super::review::{AllowedUsers, Review};
+use super::review::Review;
 use crate::cluster::{ClusterSnapshot, InjectionEvent};
 use crate::pod::NamespacePolicy;
 use crate::sidecar::{InjectionContext, Settings};
@@ -141,7 +141,7 @@ impl Webhook {
         log(review, &decision);
         if caller == Caller::Verified
             && let Some(events) = &self.events
-            && let Some(event) = decision.event(review)
+            && let Some(event) = review.event(&decision)
         {
             // With a full queue the Event is dropped; the next pod of this owner yields another.
             let _ = events.try_send(event);

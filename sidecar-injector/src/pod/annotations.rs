@@ -6,6 +6,7 @@
 use resources::annotations::is_truthy;
 
 use super::defaults::DefaultLayers;
+use super::quantity::is_quantity;
 use super::view::PodView;
 
 /// An annotation value that is wrong or has no effect.
@@ -47,6 +48,23 @@ impl<'a> AnnotationReader<'a> {
             text.push_str(" (set by the defaults of the namespace or the cluster, not by the pod)");
         }
         self.problems.push(Problem { annotation, text });
+    }
+
+    /// Whether the text of an annotation is a quantity. Records a problem with this consequence if it
+    /// is not.
+    pub(crate) fn check_quantity(
+        &mut self,
+        annotation: &'static str,
+        text: &str,
+        consequence: &str,
+    ) -> bool {
+        let valid = is_quantity(text);
+        if !valid {
+            let text = quoted(text);
+            let text = format!("{text} is not a quantity such as 100m or 64Mi and {consequence}");
+            self.problem(annotation, text);
+        }
+        valid
     }
 
     /// A boolean: a truthy value is true, any other value is false.

@@ -6,19 +6,9 @@ use resources::names;
 use serde_json::{Map, Value, json};
 
 use super::container::{SOCKETS_FOLDER_VARIABLE, sockets_mount};
+use super::context::ComponentContainer;
 use super::options::ComponentOptions;
 use crate::pod::{AppId, ContainerList, PatchWriter, PodList, PodView, name_of, quoted};
-
-/// A Component that defines a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ComponentContainer {
-    /// Name of the Component.
-    pub name: String,
-    /// App ids that can use it; empty for all.
-    pub scopes: Vec<String>,
-    /// Value of its annotation: a core/v1 Container as JSON.
-    pub container: String,
-}
 
 /// The containers to add to a pod.
 #[derive(Debug, Default, PartialEq)]

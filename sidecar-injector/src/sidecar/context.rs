@@ -2,10 +2,20 @@
 
 use serde_json::Value;
 
-use super::components::ComponentContainer;
 use super::platform::Platform;
 use super::settings::Settings;
 use crate::pod::{DefaultLayers, NamespacePolicy};
+
+/// A Component that defines a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentContainer {
+    /// Name of the Component.
+    pub name: String,
+    /// App ids that can use it; empty for all.
+    pub scopes: Vec<String>,
+    /// Value of its annotation: a core/v1 Container as JSON.
+    pub container: String,
+}
 
 /// Settings and cluster state that the sidecar of a pod depends on.
 #[derive(Debug, Clone, Copy)]

@@ -11,6 +11,7 @@ use super::components::{self, ComponentContainers};
 use super::container::Sidecar;
 use super::context::InjectionContext;
 use super::options::{Options, Position};
+use super::validation::checked_options;
 use crate::pod::{
     AppId, AppIdError, BadShape, Injection, NamespacePolicy, PatchWriter, PodList, PodView,
     UNKNOWN_ANNOTATION, Warning, unknown_annotations,
@@ -152,7 +153,7 @@ fn plan(
         warnings.clear();
         return Ok(completion(pod, cx).unwrap_or(Change::Nothing(SkipReason::AlreadyPresent)));
     }
-    let (options, problems) = Options::parse(pod, cx);
+    let (options, problems) = checked_options(pod, cx);
     let app_id = AppId::of(pod, cx.namespace)?;
     if cx.settings.strict_annotations && !problems.is_empty() {
         let pod = format!("{}/{}", cx.namespace, pod.display_name());
@@ -261,7 +262,7 @@ fn completion(pod: &PodView<'_>, cx: &InjectionContext<'_>) -> Option<Change> {
         return None;
     }
     let app_id = AppId::of(pod, cx.namespace).ok()?;
-    let (options, _) = Options::parse(pod, cx);
+    let (options, _) = Options::read(pod, cx);
     let sidecar = Sidecar { pod, options: &options, id: &app_id, with_components: false };
     let mut patch = PatchWriter::new(pod);
     for (key, value) in sidecar.labels() {

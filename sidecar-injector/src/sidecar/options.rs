@@ -6,10 +6,9 @@ use resources::ports;
 
 use super::context::InjectionContext;
 use super::settings::{NativeDefault, Settings};
-use super::validation;
 use crate::pod::{
-    API_TOKEN_DIRECTORY, AnnotationReader, PlainVar, PodView, Problem, SecretVar,
-    parse_from_secret, parse_plain, quoted,
+    API_TOKEN_DIRECTORY, AnnotationReader, PlainVar, PodView, SecretVar, parse_from_secret,
+    parse_plain, quoted,
 };
 
 /// The sidecar that a pod requests. Numbers are checked for their type, not for their range.
@@ -167,8 +166,12 @@ pub(crate) struct ComponentOptions {
 }
 
 impl Options {
-    /// Reads the annotations of a pod. An invalid value yields the default and a problem.
-    pub(crate) fn parse(pod: &PodView<'_>, cx: &InjectionContext<'_>) -> (Self, Vec<Problem>) {
+    /// Reads the annotations of a pod. One that cannot be read yields the default and a problem of the
+    /// reader.
+    pub(crate) fn read<'a>(
+        pod: &PodView<'a>,
+        cx: &InjectionContext<'a>,
+    ) -> (Self, AnnotationReader<'a>) {
         let settings = cx.settings;
         let mut r = AnnotationReader::new(*pod, cx.defaults());
         let debug = r.boolean(key::ANNOTATION_ENABLE_DEBUG, false);
@@ -204,8 +207,7 @@ impl Options {
             let text = format!("variable {name} is dropped; use the form {name}=secret:key");
             r.problem(key::ANNOTATION_ENV_FROM_SECRET, text);
         }
-        validation::values(&options, pod, &mut r);
-        (options, r.into_problems())
+        (options, r)
     }
 }
 
@@ -334,9 +336,8 @@ fn no_builtin_secret_store(r: &mut AnnotationReader<'_>, pod: &PodView<'_>) -> b
 
 impl ResourceOptions {
     fn read(r: &mut AnnotationReader<'_>) -> Self {
-        let mut quantity = |key| {
-            r.filled_text(key).filter(|text| validation::quantity(r, key, text, "is ignored"))
-        };
+        let mut quantity =
+            |key| r.filled_text(key).filter(|text| r.check_quantity(key, text, "is ignored"));
         Self {
             cpu_request: quantity(key::ANNOTATION_CPU_REQUEST),
             cpu_limit: quantity(key::ANNOTATION_CPU_LIMIT),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use resources::annotations as key;
 use resources::ports;
 
+use super::context::InjectionContext;
 use super::options::Options;
-use crate::pod::{AnnotationReader, PodView, is_quantity, quoted};
+use crate::pod::{AnnotationReader, PodView, Problem, quoted};
 
 /// Variables that the injector sets. A variable of the user with the same name has precedence.
 const RESERVED: [&str; 6] = [
@@ -21,8 +22,19 @@ const RESERVED: [&str; 6] = [
     "DAPR_HOST_IP",
 ];
 
+/// Reads the annotations of a pod and checks their values. An annotation that cannot be read yields the
+/// default and a problem, an invalid value is passed on with a problem.
+pub(crate) fn checked_options(
+    pod: &PodView<'_>,
+    cx: &InjectionContext<'_>,
+) -> (Options, Vec<Problem>) {
+    let (options, mut r) = Options::read(pod, cx);
+    values(&options, pod, &mut r);
+    (options, r.into_problems())
+}
+
 /// Records a problem for each invalid value.
-pub(crate) fn values(options: &Options, pod: &PodView<'_>, r: &mut AnnotationReader<'_>) {
+fn values(options: &Options, pod: &PodView<'_>, r: &mut AnnotationReader<'_>) {
     words(options, r);
     durations(options, r);
     sizes(options, r);
@@ -38,23 +50,6 @@ pub(crate) fn values(options: &Options, pod: &PodView<'_>, r: &mut AnnotationRea
             format!("{} is not an absolute path; the API server rejects the pod", quoted(path));
         r.problem(key::ANNOTATION_UNIX_DOMAIN_SOCKET_PATH, text);
     }
-}
-
-/// Whether a text is a quantity. Records a problem with this consequence if it is not.
-pub(crate) fn quantity(
-    r: &mut AnnotationReader<'_>,
-    key: &'static str,
-    text: &str,
-    consequence: &str,
-) -> bool {
-    let valid = is_quantity(text);
-    if !valid {
-        r.problem(
-            key,
-            format!("{} is not a quantity such as 100m or 64Mi and {consequence}", quoted(text)),
-        );
-    }
-    valid
 }
 
 fn words(options: &Options, r: &mut AnnotationReader<'_>) {
@@ -111,7 +106,7 @@ fn sizes(options: &Options, r: &mut AnnotationReader<'_>) {
     ];
     for (key, text) in texts {
         if let Some(text) = text {
-            quantity(r, key, text, "daprd does not start");
+            r.check_quantity(key, text, "daprd does not start");
         }
     }
 }

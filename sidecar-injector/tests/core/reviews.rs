@@ -208,7 +208,7 @@ fn owned(annotations: &Value) -> Value {
 fn event(review: &Value) -> Option<[String; 3]> {
     let (decision, _) = decide(review);
     let review = Review::parse(review.to_string().as_bytes()).unwrap();
-    let event = decision.event(&review)?;
+    let event = review.event(&decision)?;
     let (owner, event) = event.into_event();
     assert_eq!(owner.uid.as_deref(), Some("o-1"));
     Some([event.reason.to_owned(), format!("{:?}", event.type_), event.note])
