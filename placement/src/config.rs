@@ -11,7 +11,7 @@ use transport::flags::{IdentityFlags, TrustDomainError};
 use transport::svid;
 
 use crate::election::{Cluster, Elector};
-use crate::rounds::membership::Rules;
+use crate::rounds::event::Rules;
 
 /// App id in placement's own SPIFFE id; sidecars expect it.
 const APP_ID: &str = "dapr-placement";

@@ -7,7 +7,8 @@ use proto::placement::{Host, PlacementOrder};
 use crate::{
     rounds::{
         encoding::Encoding,
-        membership::{Effect, Event, Membership, Rules},
+        event::{Effect, Event, Rules},
+        membership::Membership,
         message::{Message, StreamId},
         table::{MAX_TABLE_BYTES, ORDER_OVERHEAD},
     },

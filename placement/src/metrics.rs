@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
-use crate::rounds::membership::{Counts, Outcome};
+use crate::rounds::event::{Counts, Outcome};
 
 // Source: Dapr 1.18; the two that end in `_total` are gauges there too.
 const RUNTIMES: &str = "dapr_placement_runtimes_total";

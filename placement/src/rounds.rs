@@ -2,6 +2,7 @@
 //! Nothing here does I/O or reads a clock. Start reading at [`membership`], then `group.rs`.
 
 pub(crate) mod encoding;
+pub mod event;
 mod group;
 pub mod membership;
 pub mod message;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::rounds::membership::{Effect, Outcome, Rules};
+use crate::rounds::event::{Counts, Effect, Outcome, Rules};
 use crate::rounds::message::{Host, Message, Operation, Step, StreamId};
 use crate::rounds::outbox::Order;
 use crate::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
@@ -105,17 +105,6 @@ impl HoldOff {
     fn extend(&mut self, now: Instant) {
         self.due = self.due.max(now + self.window).min(self.latest);
     }
-}
-
-/// Numbers of streams of a namespace, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Streams that are members of rounds.
-    pub members: usize,
-    /// Those of them that host actor types.
-    pub hosts: usize,
-    /// Streams that wait for the end of a round or a hold-off.
-    pub waiting: usize,
 }
 
 impl Group {

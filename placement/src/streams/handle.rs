@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::election::Role;
 use crate::metrics::Metrics;
-use crate::rounds::membership::{Counts, Effect, Event, Membership, Outcome, Rules};
+use crate::rounds::event::{Counts, Effect, Event, Outcome, Rules};
+use crate::rounds::membership::Membership;
 use crate::rounds::message::{Message, Step, StreamId};
 use crate::rounds::outbox::Order;
 use crate::rounds::table::Table;

@@ -23,7 +23,7 @@ use transport::Peer;
 
 use crate::election::Role;
 use crate::rounds::encoding::Encoding;
-use crate::rounds::membership::{Event, Rules};
+use crate::rounds::event::{Event, Rules};
 use crate::rounds::message::{Message, StreamId};
 use crate::streams::admit::{Access, Admission};
 use crate::streams::error::End;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use placement::rounds::membership::{Effect, Event, Membership, Outcome, Rules};
+use placement::rounds::event::{Effect, Event, Outcome, Rules};
+use placement::rounds::membership::Membership;
 use placement::rounds::message::{Host, Message, Operation, Step, StreamId};
 use placement::rounds::outbox::{Order, Outbox};
 

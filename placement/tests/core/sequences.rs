@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::fixture::{Dialect, Fixture, TIMEOUT, table};
-use placement::rounds::membership::Outcome;
+use placement::rounds::event::Outcome;
 use placement::rounds::message::Step::{Lock, Unlock, Update};
 use rstest::rstest;
 

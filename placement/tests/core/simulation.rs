@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use placement::rounds::membership::{Effect, Event, Membership, Rules};
+use placement::rounds::event::{Effect, Event, Rules};
+use placement::rounds::membership::Membership;
 use placement::rounds::message::{Host, Message, Operation, Step, StreamId};
 use placement::rounds::outbox::{Order, Outbox};
 use testkit::Choice;
@@ -287,7 +288,7 @@ impl Simulation {
                 }
                 Effect::RoundEnded { outcome, .. } => {
                     self.completed +=
-                        usize::from(outcome == placement::rounds::membership::Outcome::Complete);
+                        usize::from(outcome == placement::rounds::event::Outcome::Complete);
                 }
                 Effect::TableFull { stream, .. } => {
                     panic!("stream {stream} was refused although the table is nearly empty")
