@@ -10,10 +10,7 @@
 //! The dispatcher never waits for a stream: what a stream has not read is a list of keys in its
 //! mailbox, whose length the engine limits.
 
-mod control;
 pub(crate) mod dispatcher;
-mod feed;
-mod gain;
 pub(crate) mod mailbox;
 mod scan;
 pub(crate) mod stream;

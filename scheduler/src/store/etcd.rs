@@ -18,6 +18,7 @@ pub(crate) mod lease;
 pub(crate) mod maintenance;
 mod once;
 mod requests;
+mod session;
 mod snapshot;
 
 use std::sync::Arc;

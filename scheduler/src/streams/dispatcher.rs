@@ -1,5 +1,9 @@
 //! The task that owns the engine: it passes every event to the engine and applies the effects.
 
+mod control;
+mod feed;
+mod gain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +15,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use super::control::{Control, Releasing};
-use super::gain::Gain;
+use self::control::{Control, Releasing};
+use self::gain::Gain;
 use super::mailbox::{Delivery, Mailbox};
 use super::writes::{self, Wanted, Writes};
 use crate::engine::Engine;

@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use proto::etcd::etcdserverpb::auth_client::AuthClient;
-use proto::etcd::etcdserverpb::kv_client::KvClient;
 use proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
-use proto::etcd::etcdserverpb::watch_client::WatchClient;
 use proto::etcd::etcdserverpb::{
     AlarmRequest, AlarmResponse, AuthenticateRequest, DefragmentRequest, DefragmentResponse,
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
@@ -19,18 +17,15 @@ use proto::etcd::etcdserverpb::{
 };
 use runtime::clock;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::endpoints::Endpoints;
 use super::once::{self, Put};
 use super::requests;
+use super::session::{MAX_MESSAGE_BYTES, Session};
 use crate::store::{Committed, Revision, StoreError};
 
-/// Largest message in either direction. etcd limits requests itself.
-const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 /// Shortest and longest pause between attempts, before jitter; each pause is twice the last.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// Time after the start of a call in which attempts may begin. The last attempt may end later, by
@@ -64,17 +59,6 @@ pub(super) struct Client {
     obstacle: Arc<ArcSwapOption<String>>,
     /// The highest revision that etcd has reported.
     latest: AtomicU64,
-}
-
-/// A channel with the token that its calls carry.
-#[derive(Clone)]
-pub(super) struct Session {
-    /// Counts sessions, so that one failure replaces a session once.
-    number: u64,
-    pub(super) channel: Channel,
-    token: Option<AsciiMetadataValue>,
-    /// The user has been authenticated, or etcd has no users.
-    authenticated: bool,
 }
 
 /// The consequence of a failed call.
@@ -362,34 +346,6 @@ impl Client {
         if current.number == seen.number {
             change(&mut current);
         }
-    }
-}
-
-impl Session {
-    pub(super) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("token", token.clone());
-        }
-        request
-    }
-
-    pub(super) fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
-    /// A stream of watches.
-    pub(super) async fn watch(
-        &self,
-        requests: mpsc::Receiver<WatchRequest>,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        let mut request = self.request(ReceiverStream::new(requests));
-        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
-        let client = WatchClient::new(self.channel.clone());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(client.watch(request).await?.into_inner())
     }
 }
 

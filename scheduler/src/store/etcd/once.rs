@@ -26,8 +26,8 @@ use proto::etcd::etcdserverpb::{
 use tokio::sync::mpsc;
 use tonic::{Response, Status};
 
-use super::client::Session;
 use super::requests::{self, number};
+use super::session::Session;
 use crate::store::{Committed, Condition, Op, Revision, Txn, keys};
 
 /// Interval in which etcd is asked how far it has sent the history. It does not answer while it has

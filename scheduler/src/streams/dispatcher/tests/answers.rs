@@ -9,7 +9,7 @@ use crate::membership::member::{Stop, Triggers as _};
 use crate::membership::ownership::Part;
 use crate::membership::shards;
 use crate::store::keys;
-use crate::streams::control::ANSWERS;
+use crate::streams::dispatcher::control::ANSWERS;
 
 const EPOCH: u64 = 7;
 

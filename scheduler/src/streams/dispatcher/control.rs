@@ -8,13 +8,13 @@ use futures::future::BoxFuture;
 use runtime::clock;
 use tokio::sync::{mpsc, oneshot};
 
-use super::dispatcher::{Dispatcher, Message, Task};
-use super::writes::Writes;
+use super::{Dispatcher, Message, Task};
 use crate::engine::event::{Event, Share};
 use crate::engine::shard::Shard;
 use crate::membership::member::{Stop, Triggers};
 use crate::membership::ownership::{Ownership, Part};
 use crate::membership::shards::Claims;
+use crate::streams::writes::Writes;
 
 /// Time limit for answers of sidecars that are under way when jobs move to other members, or the
 /// process ends. Jobs that are not answered then are delivered again. Sidecars whose apps answer at

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use runtime::chain;
 use tokio::sync::mpsc;
 
-use super::dispatcher::{SCAN_RETRY, ScanError, Task};
-use super::scan::{self, Found};
+use super::{SCAN_RETRY, ScanError, Task};
 use crate::engine::event::{Event, Origin};
 use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::streams::scan::{self, Found};
 
 /// Jobs that were deleted since the read began. Beyond it no change of the store is taken before
 /// the read ends.

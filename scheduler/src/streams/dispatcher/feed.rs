@@ -6,13 +6,13 @@ use bytes::Bytes;
 use runtime::chain;
 
 use super::control::Releasing;
-use super::dispatcher::{ScanError, Task};
-use super::scan::{self, Found};
+use super::{ScanError, Task};
 use crate::engine::event::{Event, Origin};
 use crate::engine::shard::Shard;
 use crate::membership::epoch::Epoch;
 use crate::store::{Change, Revision, Source, StoreEvent, keys};
 use crate::stored;
+use crate::streams::scan::{self, Found};
 
 impl Task {
     pub(super) async fn take_feed(&mut self, feed: StoreEvent) {
