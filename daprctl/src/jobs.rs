@@ -3,6 +3,7 @@
 
 mod client;
 mod file;
+mod file_error;
 mod flags;
 mod gob;
 mod import;
@@ -20,7 +21,7 @@ use proto::cron;
 use proto::etcd::mvccpb::KeyValue;
 
 use self::client::Client;
-pub use self::file::FileError;
+pub use self::file_error::FileError;
 pub use self::flags::JobsFlags;
 use self::flags::{Action, DeleteFlags, ExportFlags, GetFlags, ImportFlags, ListFlags};
 use self::record::Job;

@@ -23,8 +23,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::model::event::Event;
+use crate::model::kind::Kind;
 use crate::model::pod::Pod;
-use crate::model::resource::{Kind, Resource};
+use crate::model::resource::Resource;
 use crate::model::{Key, Mode, Snapshot, Watched};
 
 /// Largest number of kept objects of one kind; others are left out, with a warning in the log.

@@ -57,12 +57,12 @@ pub use model::redaction::is_secret_text;
 /// An object of `dapr.io` as pages show it: names, references and public settings. `None` for a plural
 /// that is not a kind of `dapr.io`. Support bundles use it too.
 pub fn redacted(plural: &str, object: &serde_json::Value) -> Option<serde_json::Value> {
-    model::resource::Kind::parse(plural).map(|kind| model::redaction::object(kind, object))
+    model::kind::Kind::parse(plural).map(|kind| model::redaction::object(kind, object))
 }
 
 /// Plural and version of each kind of `dapr.io`.
 pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
-    model::resource::Kind::ALL.into_iter().map(|kind| (kind.plural(), kind.version()))
+    model::kind::Kind::ALL.into_iter().map(|kind| (kind.plural(), kind.version()))
 }
 
 /// Whether a sidecar with these arguments, without the name of the program, uses mTLS.

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 pub(crate) mod arguments;
 pub(crate) mod event;
+pub(crate) mod kind;
 pub(crate) mod log;
 pub(crate) mod pod;
 pub(crate) mod process;
@@ -22,8 +23,9 @@ use serde_json::Value;
 
 use crate::model::access::{Right, Visible};
 use event::Event;
+use kind::Kind;
 use pod::Pod;
-use resource::{Kind, Resource};
+use resource::Resource;
 
 /// Label `app` of the pods of placement (Dapr 1.18, chart).
 pub(crate) const PLACEMENT: &str = "dapr-placement-server";

@@ -22,7 +22,7 @@ pub(crate) mod words;
 use self::parts::{alert, notice};
 use crate::html::{Html, el, leaf, link, path, text};
 use crate::model::access::MAX_NAMESPACES;
-use crate::model::resource::Kind;
+use crate::model::kind::Kind;
 use crate::model::{Mode, Snapshot};
 
 /// State shared by all pages.

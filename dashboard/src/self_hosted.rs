@@ -14,9 +14,10 @@ use resources::annotations::ANNOTATION_CONFIG;
 use runtime::ReadyGuard;
 
 use crate::cluster::Cluster;
+use crate::model::kind::Kind;
 use crate::model::pod::Pod;
 use crate::model::process::Sidecar;
-use crate::model::resource::{Kind, Resource};
+use crate::model::resource::Resource;
 use crate::model::{Key, Watched};
 use files::Objects;
 

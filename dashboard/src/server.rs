@@ -25,7 +25,7 @@ use crate::cluster::Cluster;
 use crate::cluster::logs::Logs;
 use crate::cluster::reviews::Reviews;
 use crate::html::Html;
-use crate::model::resource::Kind;
+use crate::model::kind::Kind;
 use crate::model::{Mode, Snapshot};
 use crate::pages::parts::Filter;
 use crate::pages::sidecars::Subject;

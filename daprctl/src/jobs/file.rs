@@ -9,6 +9,7 @@ use proto::etcd::mvccpb::KeyValue;
 use proto::job_file;
 use sha2::{Digest as _, Sha256};
 
+use super::file_error::FileError;
 use super::flags::Format;
 use super::{COUNTERS, JOBS, JobsError, gob};
 use crate::output::private_file;
@@ -17,23 +18,6 @@ use crate::output::private_file;
 pub(super) const MAX_FILE_BYTES: u64 = 2 << 30;
 /// Upper limit of jobs and counters of an export.
 pub(super) const MAX_PAIRS: usize = 4_000_000;
-
-/// Why a file is not imported, or not written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FileError {
-    /// Another program wrote it.
-    #[error("it is no export of `daprctl jobs export` or `dapr scheduler export`")]
-    Foreign,
-    /// Bytes are missing or changed.
-    #[error("it was cut off or changed")]
-    Damaged,
-    /// Contains the limit.
-    #[error("it has more than {0} jobs and counters")]
-    TooManyPairs(usize),
-    /// Contains the limit in bytes.
-    #[error("it has more than {0} bytes: delete jobs that are no longer needed and export again")]
-    TooLarge(u64),
-}
 
 /// The pairs of a file in either format, jobs before counters, each in the order of keys.
 ///

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use proto::etcd::mvccpb::KeyValue;
 
-use super::file::FileError;
+use super::file_error::FileError;
 use super::{COUNTERS, JOBS};
 
 /// Definitions of the struct (id 64) and of its map type (id 65), as the Dapr CLI writes them.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use resources::{GROUP, names};
 use serde_json::{Value, json};
 
-use crate::model::resource::Kind;
+use crate::model::kind::Kind;
 use crate::model::{Snapshot, Watched};
 
 /// Longest token in bytes; those of large identity providers have 4 to 8 KiB.

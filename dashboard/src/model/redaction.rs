@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use resources::annotations::{ANNOTATION_APPLIED_DEFAULTS, ANNOTATION_ENV};
 use serde_json::{Map, Value, json};
 
+use super::kind::Kind;
 use super::public_metadata;
-use super::resource::Kind;
 
 /// Replacement of a hidden value.
 pub(crate) const HIDDEN: &str = "(hidden)";

@@ -17,8 +17,8 @@ use super::parts::{
 use super::sidecars::{self, Subject};
 use super::{Site, words};
 use crate::html::{Html, el, leaf, text};
+use crate::model::kind::Kind;
 use crate::model::pod::{Owner, Pod};
-use crate::model::resource::Kind;
 use crate::model::{Mode, Snapshot};
 use crate::peers::answers::{Metadata, json};
 use crate::peers::{Answer, Question};

@@ -15,7 +15,7 @@ use super::words;
 use super::{Site, apps};
 use crate::html::{Html, el, leaf, link, text};
 use crate::model::Snapshot;
-use crate::model::resource::Kind;
+use crate::model::kind::Kind;
 
 /// The view model.
 #[derive(Debug, Serialize)]

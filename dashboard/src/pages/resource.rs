@@ -12,7 +12,8 @@ use super::parts::{
 use super::sidecars::{self, Subject};
 use super::{Site, words};
 use crate::html::{Html, el, text};
-use crate::model::resource::{Kind, Resource};
+use crate::model::kind::Kind;
+use crate::model::resource::Resource;
 use crate::model::{Mode, Snapshot};
 use crate::peers::answers::{Metadata, json};
 use crate::peers::{Answer, Question};

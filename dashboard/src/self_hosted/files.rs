@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use resources::GROUP;
 use serde_json::Value;
 
+use crate::model::kind::Kind;
 use crate::model::process::{NAMESPACE, Sidecar};
-use crate::model::resource::{Kind, Resource};
+use crate::model::resource::Resource;
 use crate::model::{Key, Watched};
 
 /// Files of one folder that are read.
