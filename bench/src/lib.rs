@@ -20,3 +20,6 @@ pub mod report;
 pub mod runner;
 pub mod scenario;
 pub mod scenarios;
+pub mod side;
+pub mod size;
+pub mod target;

@@ -6,7 +6,7 @@ use runtime::clock::monotonic;
 
 use crate::{
     environment::programs::Programs,
-    flags::{Flags, Run, Target, Task},
+    flags::{Flags, Run, Task},
     report::growth,
     report::machine::Machine,
     report::merge,
@@ -15,6 +15,7 @@ use crate::{
     report::text::{self, Rows},
     scenario::{Description, Prepared, Reading, Scenario, Side, Size},
     scenarios::registry,
+    target::Target,
 };
 
 /// Runs the task of the command line.
@@ -52,7 +53,7 @@ fn load(target: &Target) -> Result<()> {
     let scenario =
         scenario.with_context(|| format!("no row {:?}; see the list", target.scenario))?;
     for Reading { metric, unit, value } in scenario.load(target)? {
-        results::line(&format!("{metric:<60} {} {}", results::number(value), unit.symbol()));
+        results::line(&format!("{metric:<60} {} {}", stats::number(value), unit.symbol()));
     }
     Ok(())
 }

@@ -4,49 +4,8 @@ use anyhow::{Result, bail};
 use blackbox::Service;
 use serde::{Deserialize, Serialize};
 
-use crate::{environment::programs::Programs, flags::Target};
-
-/// The control plane that is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// The reference.
-    Reference,
-    /// Programs of an older commit of this repository, in place of the reference.
-    Baseline,
-    /// This repository.
-    Trilby,
-}
-
-impl Side {
-    /// Its name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Reference => "reference",
-            Self::Baseline => "baseline",
-            Self::Trilby => "trilby",
-        }
-    }
-}
-
-/// Size of the loads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// As the descriptions of the rows say.
-    Full,
-    /// About a tenth, for a quick look.
-    Quick,
-}
-
-impl Size {
-    /// `full` or `quick`, by size.
-    pub fn pick<T>(self, full: T, quick: T) -> T {
-        match self {
-            Self::Full => full,
-            Self::Quick => quick,
-        }
-    }
-}
+use crate::{environment::programs::Programs, target::Target};
+pub use crate::{side::Side, size::Size};
 
 /// The unit of a reading; it decides whether more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, path::PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use blackbox::Service;
 
-use crate::scenario::Side;
+use crate::side::Side;
 
 /// Where each side's programs are.
 #[derive(Clone, Debug)]

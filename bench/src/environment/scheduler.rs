@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, Start},
-    scenario::Side,
+    side::Side,
 };
 
 /// A scheduler with its own directory; both are removed on drop.

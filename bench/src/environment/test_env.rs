@@ -19,7 +19,7 @@ use crate::{
     environment::authority::Authority,
     environment::programs::Programs,
     environment::usage::{self, Memory},
-    scenario::Side,
+    side::Side,
 };
 
 /// The control plane's namespace.

@@ -1,7 +1,10 @@
 //! The aims of the product, which the report and the pictures mark. Rows measure more
 //! than there are aims for, and a cut run has none.
 
-use crate::{report::results::number, report::stats::Figure, scenario::Unit};
+use crate::{
+    report::stats::{Figure, number},
+    scenario::Unit,
+};
 
 /// The bound of a figure of a row: a minimum where more is better, else a maximum.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,8 +4,8 @@
 use std::{cmp::Ordering, fmt::Write as _};
 
 use crate::{
-    report::results::number,
     report::stats::Figure,
+    report::stats::number,
     scenario::{Reading, Unit},
 };
 

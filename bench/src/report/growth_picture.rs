@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::{
     report::growth::{self, PowerLaw, Series, grouped},
     report::picture::escaped,
-    report::results::number,
+    report::stats::number,
 };
 
 const COLUMNS: usize = 3;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::{
     report::aims::Aim,
     report::results::{self, ScenarioResults},
-    report::stats::{Figure, Spread},
+    report::stats::{self, Figure, Spread},
 };
 
 const WIDTH: f64 = 900.0;
@@ -139,7 +139,7 @@ fn bar(out: &mut String, spread: Option<Spread>, y: f64, scale: f64, colour: &st
         median * scale,
         to + 6.0,
         y + BAR - 2.0,
-        results::number(median)
+        stats::number(median)
     );
 }
 

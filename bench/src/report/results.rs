@@ -9,7 +9,7 @@ use crate::{
     flags::Run,
     report::aims::Aim,
     report::machine::{Machine, Origin},
-    report::stats::{Figure, Spread},
+    report::stats::{Figure, Spread, number},
     scenario::Side,
 };
 
@@ -157,17 +157,6 @@ fn spread(spread: Option<Spread>) -> String {
     )
 }
 
-/// A value with three significant digits.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        v if v >= 99.95 => format!("{value:.0}"),
-        v if v >= 9.995 => format!("{value:.1}"),
-        v if v >= 0.0995 => format!("{value:.2}"),
-        0.0 => "0".to_owned(),
-        _ => format!("{value:.3}"),
-    }
-}
-
 /// Prints a line of results to standard output; progress goes to standard error.
 pub fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}"); // a closed pipe is the reader's choice
@@ -212,11 +201,5 @@ mod tests {
         assert!(baseline.starts_with("start baseline trilby"), "{baseline}");
         assert!(baseline.contains("20.0x ≥ 0.95x: reached"), "{baseline}");
         assert_eq!(squeeze(&times(&[scenario])), "start 1 min 01 s all rows 1 min 01 s");
-    }
-
-    #[test]
-    fn numbers_have_three_significant_digits() {
-        let shown = [1234.5, 100.0, 12.34, 1.234, 0.1234, 0.01234, 0.0].map(number);
-        assert_eq!(shown, ["1234", "100", "12.3", "1.23", "0.12", "0.012", "0"]);
     }
 }

@@ -27,6 +27,17 @@ impl Spread {
     }
 }
 
+/// A value with three significant digits.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        v if v >= 99.95 => format!("{value:.0}"),
+        v if v >= 9.995 => format!("{value:.1}"),
+        v if v >= 0.0995 => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.3}"),
+    }
+}
+
 /// One line of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
@@ -130,5 +141,11 @@ mod tests {
         let figures = figures(&rounds.map(|(side, metric)| reading(side, metric)));
         let names: Vec<_> = figures.iter().map(|figure| figure.metric.as_str()).collect();
         assert_eq!(names, ["small", "large", "end"]);
+    }
+
+    #[test]
+    fn numbers_have_three_significant_digits() {
+        let shown = [1234.5, 100.0, 12.34, 1.234, 0.1234, 0.01234, 0.0].map(number);
+        assert_eq!(shown, ["1234", "100", "12.3", "1.23", "0.12", "0.012", "0"]);
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{NAMESPACE, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
-    flags::Target,
     scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
+    target::Target,
 };
 
 /// Numbers of concurrent callers.

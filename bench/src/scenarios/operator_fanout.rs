@@ -18,8 +18,8 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::TestEnv,
     environment::usage::milliseconds,
-    flags::Target,
     scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
+    target::Target,
 };
 
 /// Namespace of all objects.

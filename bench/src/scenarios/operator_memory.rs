@@ -17,8 +17,8 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, TestEnv},
     environment::usage::{Peak, megabytes, milliseconds},
-    flags::Target,
     scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
+    target::Target,
 };
 
 /// Namespace of all objects.

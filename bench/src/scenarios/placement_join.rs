@@ -14,8 +14,8 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{Running, Start},
     environment::usage::{kilobytes, megabytes, milliseconds},
-    flags::Target,
     scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
+    target::Target,
 };
 
 /// Time limit of each step, timeouts of rounds included.

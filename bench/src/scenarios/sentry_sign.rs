@@ -23,8 +23,8 @@ use crate::{
     environment::programs::Programs,
     environment::test_env::{NAMESPACE, Running, TRUST_DOMAIN, TestEnv},
     environment::usage::milliseconds,
-    flags::Target,
     scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
+    target::Target,
 };
 
 /// Namespaces that the sidecars are spread over.
