@@ -13,7 +13,7 @@ mod release;
 mod soak;
 mod test;
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -65,7 +65,8 @@ enum Task {
     Reproducible(release::reproducible::Flags),
 }
 
-fn task_names() -> std::collections::BTreeSet<String> {
+/// The names of all tasks.
+fn task_names() -> BTreeSet<String> {
     let command = <Flags as clap::CommandFactory>::command();
     command.get_subcommands().map(|task| task.get_name().to_owned()).collect()
 }
@@ -73,8 +74,8 @@ fn task_names() -> std::collections::BTreeSet<String> {
 fn main() -> ExitCode {
     let done = match Flags::parse().task {
         Task::Demo(flags) => demo::run(&flags),
-        Task::Test(flags) => test::run(&flags),
-        Task::Check(flags) => check::run(&flags),
+        Task::Test(flags) => test::run(&flags, task_names()),
+        Task::Check(flags) => check::run(&flags, task_names()),
         Task::Layering(flags) => check::layering::run(&flags),
         Task::Bench(flags) => bench::run(&flags),
         Task::Chart(flags) => release::chart::run(&flags),

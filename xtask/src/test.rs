@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test, set-up included.
 
-use std::{path::PathBuf, process::Command};
+use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
@@ -63,10 +63,11 @@ const PEERS: [Tool; 15] = [
 /// programs of a test live for seconds: an API server that starts then uses a fifth less CPU time.
 const GOGC: &str = "400";
 
-pub(crate) fn run(flags: &Flags) -> Result<()> {
+/// `tasks` are the names of all tasks.
+pub(crate) fn run(flags: &Flags, tasks: BTreeSet<String>) -> Result<()> {
     let on_a_node = environment::is_root() && !flags.no_e2e && !flags.quick;
     if !flags.no_check {
-        check::quick()?;
+        check::quick(tasks)?;
     }
     let runner = CargoTool::NEXTEST.provide()?;
     if !flags.quick {

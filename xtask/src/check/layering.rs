@@ -1,5 +1,4 @@
-//! Dependency rules: between packages ([`packages`]), between the top-level modules of a package
-//! ([`rooms`]), and which crates a source file may name ([`confined`]). Source files are parsed,
+//! Dependency rules: between packages ([`packages`]), between the modules of a package ([`rooms`]), and which crates a source file may name ([`confined`]). Source files are parsed,
 //! not searched, so a nested `use` or a path inside a macro counts as well.
 
 mod confined;
@@ -26,6 +25,9 @@ pub(crate) const PRODUCT: [&str; 8] = [
     "daprctl",
     "dashboard",
 ];
+
+/// Packages beside the product whose modules form no circle either.
+const TOOLS: [&str; 2] = ["bench", "xtask"];
 
 /// The layering check alone: between packages, between modules, and which crates a file names.
 #[derive(Debug, Args)]
@@ -56,6 +58,9 @@ fn offences(root: &Path) -> Result<Vec<String>> {
         let files = source_files(root, &package.join("src"))?;
         offences.extend(files.iter().flat_map(confined::offences));
         offences.extend(rooms::offences(&files));
+    }
+    for package in TOOLS {
+        offences.extend(rooms::offences(&source_files(root, &root.join(package).join("src"))?));
     }
     Ok(offences)
 }

@@ -4,7 +4,8 @@
 use anyhow::Result;
 use proc_macro2::{TokenStream, TokenTree};
 use syn::{
-    Attribute, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, ItemUse, Macro, UseTree,
+    Attribute, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, ItemUse, Macro, Meta, Token, UseTree,
+    punctuated::Punctuated,
     spanned::Spanned as _,
     visit::{self, Visit},
 };
@@ -155,12 +156,23 @@ impl<'ast> Visit<'ast> for Collector {
     }
 }
 
-/// Whether an item or a file is compiled for tests only.
+/// Whether an item or a file is compiled for tests only: `test`, alone or in `all`.
 fn is_test_only(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let arguments = attribute.parse_args::<syn::Path>();
-        attribute.path().is_ident("cfg") && arguments.is_ok_and(|only| only.is_ident("test"))
+        let condition = attribute.parse_args::<Meta>();
+        attribute.path().is_ident("cfg") && condition.is_ok_and(|condition| needs_test(&condition))
     })
+}
+
+fn needs_test(condition: &Meta) -> bool {
+    match condition {
+        Meta::Path(path) => path.is_ident("test"),
+        Meta::List(list) if list.path.is_ident("all") => {
+            let all = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
+            all.is_ok_and(|all| all.iter().any(needs_test))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -189,8 +201,9 @@ mod tests {
     #[test]
     fn what_is_compiled_for_tests_only_does_not_count() {
         let text = "#[cfg(test)] use a::b; #[cfg(test)] mod tests { use c::d; }
-            #[cfg(test)] fn f() { e::f() } #[cfg(not(test))] use g::h;";
-        assert_eq!(paths(text), ["g::h"]);
+            #[cfg(test)] fn f() { e::f() } #[cfg(not(test))] use g::h;
+            #[cfg(all(unix, test))] use i::j; #[cfg(any(unix, test))] use k::l;";
+        assert_eq!(paths(text), ["g::h", "k::l"]);
     }
 
     #[test]
