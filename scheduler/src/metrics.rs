@@ -40,12 +40,18 @@ const ARMED: &str = "dapr_scheduler_armed_jobs";
 const STAGED: &str = "dapr_scheduler_staged_jobs";
 const WAITING: &str = "dapr_scheduler_waiting_jobs";
 const IN_FLIGHT: &str = "dapr_scheduler_inflight";
+const DUE_LAG: &str = "dapr_scheduler_due_lag_ms";
+const RESYNCS: &str = "dapr_scheduler_watch_resync_total";
 const REBALANCES: &str = "dapr_scheduler_rebalance_total";
 const NEXT_DUE: &str = "dapr_scheduler_next_due_timestamp_seconds";
 const LAST_ANSWER: &str = "dapr_scheduler_last_answer_timestamp_seconds";
 
 /// Upper bounds of [`LATENCY`] in milliseconds (Dapr 1.18).
 const LATENCY_BUCKETS: [f64; 5] = [100.0, 500.0, 1_000.0, 5_000.0, 10_000.0];
+/// Upper bounds of [`DUE_LAG`] in milliseconds.
+const LAG_BUCKETS: [f64; 10] =
+    [1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 5_000.0, 10_000.0, 60_000.0];
+
 /// The metrics. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -58,6 +64,7 @@ pub(crate) struct Metrics {
     failed: IntCounterVec,
     undelivered: IntCounterVec,
     latency: HistogramVec,
+    due_lag: HistogramVec,
     throttled: IntCounterVec,
     gate_in_flight: IntGaugeVec,
     gate_pending: IntGaugeVec,
@@ -68,6 +75,7 @@ pub(crate) struct Metrics {
     sidecar_errors: IntCounterVec,
     store_serves: IntGauge,
     corrupt: IntGauge,
+    resyncs: IntCounter,
 }
 
 /// Where jobs are stored.
@@ -139,6 +147,13 @@ impl Metrics {
                 kind,
                 &LATENCY_BUCKETS,
             )?,
+            due_lag: histograms(
+                r,
+                DUE_LAG,
+                "Milliseconds from the due time to the first delivery",
+                kind,
+                &LAG_BUCKETS,
+            )?,
             throttled: counters(r, THROTTLED, "Triggers that waited for a limit", gate)?,
             gate_in_flight: gauges(r, GATE_IN_FLIGHT, "Triggers without an answer", gate)?,
             gate_pending: gauges(r, GATE_PENDING, "Triggers that wait for a limit", gate)?,
@@ -163,6 +178,7 @@ impl Metrics {
             sidecar_errors: counters(r, SIDECAR_ERRORS, "Failures of sidecars", &["reason"])?,
             store_serves: gauge(r, STORE_SERVES, "1 while the job store, of any kind, serves")?,
             corrupt: gauge(r, CORRUPT, "Stored jobs that could not be decoded")?,
+            resyncs: counter(r, RESYNCS, "Times that all jobs were read again after lost changes")?,
         })
     }
 
@@ -207,6 +223,11 @@ impl Metrics {
         self.corrupt.inc();
     }
 
+    /// All jobs are read again, because changes of the store were lost.
+    pub(crate) fn resync(&self) {
+        self.resyncs.inc();
+    }
+
     /// Records whether the store serves.
     pub(crate) fn store_serves(&self, serves: bool) {
         self.store_serves.set(i64::from(serves));
@@ -232,13 +253,16 @@ impl Metrics {
 
     /// Counts an observation of the engine.
     pub(crate) fn observe(&self, observation: &Observation) {
+        let milliseconds = |took: Duration| took.as_secs_f64() * 1_000.0;
         let ended = |metric: &IntCounterVec, kind: TargetKind, took: Duration| {
             metric.with_label_values(&[label(kind)]).inc();
-            let milliseconds = took.as_secs_f64() * 1_000.0;
-            self.latency.with_label_values(&[label(kind)]).observe(milliseconds);
+            self.latency.with_label_values(&[label(kind)]).observe(milliseconds(took));
             self.last_answer.with_label_values(&[label(kind)]).set(clock::now().as_second());
         };
         match observation {
+            Observation::Delivered(kind, lag) => {
+                self.due_lag.with_label_values(&[label(*kind)]).observe(milliseconds(*lag));
+            }
             Observation::Succeeded(kind, took) => ended(&self.triggered, *kind, *took),
             Observation::Failed(kind, took) => ended(&self.failed, *kind, *took),
             Observation::Overflowed(kind) => {

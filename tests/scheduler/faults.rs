@@ -196,6 +196,8 @@ fn changes_that_were_compacted_before_the_watch_saw_them_are_read_again() -> Res
     let log = member.process.log();
     ensure!(log.contains("Changes of etcd were missed"), "{log}");
     ensure!(log.matches("Sidecar connected").count() == 1, "the stream was kept: {log}");
+    let resyncs = http::metric(member.metrics, "dapr_scheduler_watch_resync_total")?;
+    ensure!(resyncs == Some(1.0), "the read is counted: {resyncs:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use super::pool::PoolId;
 use super::pools::QUANTUM;
 use super::stream::{Outstanding, Stream};
 use super::table::State;
-use super::{Engine, MAX_DELIVERIES_PER_STEP, MAX_WRITING};
+use super::{Engine, MAX_DELIVERIES_PER_STEP, MAX_WRITING, elapsed};
 
 impl Engine {
     /// Registers a stream with its pools. Its limits are in force before it gets a delivery.
@@ -138,7 +138,7 @@ impl Engine {
         } else if let Some(gate) = pool.full_gate(plan.name.as_ref(), self.share) {
             self.effects.push(Effect::Observe(Observation::Throttled(gate.into(), 1)));
         }
-        plan.since = now;
+        (plan.since, plan.is_repeated) = (now, false);
         plan.order = pool.push_back(id, plan.name.as_ref(), self.share);
         entry.state = State::Waiting;
         self.pools.list(plan.pool, self.share);
@@ -148,7 +148,7 @@ impl Engine {
         let Some(entry) = self.jobs.get_mut(id) else { return };
         let Some(plan) = entry.plan.as_mut() else { return };
         let Some(pool) = self.pools.get_mut(plan.pool) else { return };
-        plan.since = now;
+        (plan.since, plan.is_repeated) = (now, true);
         plan.order = pool.push_front(id, plan.name.as_ref(), self.share);
         entry.state = State::Waiting;
         self.pools.list(plan.pool, self.share);
@@ -188,7 +188,7 @@ impl Engine {
         let Some(entry) = self.jobs.get_mut(job) else { return false };
         let Some(plan) = entry.plan.as_ref() else { return false };
         let name = plan.name.clone();
-        let planned = plan.progress.planned();
+        let (planned, is_repeated) = (plan.progress.planned(), plan.is_repeated);
         if planned > now {
             // The clock was set back while the job waited.
             pool.release(name.as_ref(), self.share);
@@ -202,6 +202,10 @@ impl Engine {
         let Some(stream_state) = self.streams.get_mut(&stream) else { return false };
         let id = stream_state.deliver(outstanding);
         self.effects.push(Effect::Deliver { stream, id, key, revision, shard });
+        if !is_repeated {
+            let lag = elapsed(planned, now);
+            self.effects.push(Effect::Observe(Observation::Delivered(kind, lag)));
+        }
         true
     }
 }

@@ -265,6 +265,8 @@ pub(crate) enum Effect {
 /// An observation for metrics and logs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Observation {
+    /// The first delivery of a due job began so long after its time: `due_lag_ms`.
+    Delivered(TargetKind, Duration),
     /// A delivery was answered SUCCESS: `jobs_triggered_total`, `trigger_latency`.
     Succeeded(TargetKind, Duration),
     /// A delivery was answered FAILED: `jobs_failed_total`, `trigger_latency`.

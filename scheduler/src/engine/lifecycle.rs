@@ -66,7 +66,16 @@ impl Engine {
         let planned = progress.planned();
         let name = job.concurrency_key.filter(|_| matches!(job.target, Target::ActorType(_)));
         let pool = self.pools.acquire(&job.namespace, job.target);
-        let plan = Plan { progress, pool, name, order: 0, since: now, writes: 0, unsaved: false };
+        let plan = Plan {
+            progress,
+            pool,
+            name,
+            order: 0,
+            since: now,
+            is_repeated: false,
+            writes: 0,
+            unsaved: false,
+        };
         if let Some(entry) = self.jobs.get_mut(id) {
             entry.plan = Some(Box::new(plan));
         }

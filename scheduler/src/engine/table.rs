@@ -55,6 +55,8 @@ pub(super) struct Plan {
     pub(super) order: i64,
     /// When the job began to wait in the pool.
     pub(super) since: Timestamp,
+    /// The stream of the delivery before ended without an answer.
+    pub(super) is_repeated: bool,
     /// Counter writes that the store has not answered.
     pub(super) writes: u32,
     /// The store was full at the last counter write.

@@ -1,3 +1,4 @@
+mod lag;
 mod leaving;
 mod limits;
 
@@ -131,14 +132,13 @@ fn deliveries(effects: &[Effect]) -> Vec<(u64, u64, &str)> {
     found
 }
 
+/// What was observed, without deliveries.
 fn observed(effects: &[Effect]) -> Vec<&Observation> {
-    let mut found = Vec::new();
-    for effect in effects {
-        if let Effect::Observe(observation) = effect {
-            found.push(observation);
-        }
-    }
-    found
+    let observations = effects.iter().filter_map(|effect| match effect {
+        Effect::Observe(observation) => Some(observation),
+        _ => None,
+    });
+    observations.filter(|observation| !matches!(observation, Observation::Delivered(..))).collect()
 }
 
 #[test]

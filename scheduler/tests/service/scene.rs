@@ -114,6 +114,7 @@ async fn every_metric_counts_what_happened() {
             "gauge store{engine=embedded} 1",
             "gauge store_serves{} 1",
             "gauge waiting_jobs{} 0",
+            "counter watch_resync_total{} 0",
         ],
     )
     .await;
@@ -160,6 +161,8 @@ async fn every_metric_counts_what_happened() {
             "gauge armed_jobs{} 0",
             "counter concurrency_throttled_total{concurrency_key=cat} 1",
             "gauge corrupt_records{} 0",
+            "histogram due_lag_ms{type=actor} 2",
+            "histogram due_lag_ms{type=job} 2",
             "gauge inflight{} 0",
             "gauge jobs{} 0",
             "counter jobs_bulk_deleted_total{} 2",
@@ -187,6 +190,7 @@ async fn every_metric_counts_what_happened() {
             "histogram trigger_latency{type=actor} 2",
             "histogram trigger_latency{type=job} 2",
             "gauge waiting_jobs{} 0",
+            "counter watch_resync_total{} 0",
         ],
     )
     .await;

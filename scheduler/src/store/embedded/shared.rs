@@ -22,6 +22,8 @@ pub(crate) enum StoreEvent {
     /// The backend was reopened after a failed write, whose changes may be stored: the whole store
     /// must be read again.
     Reopened,
+    /// Changes are missing: the whole store must be read again.
+    Lost,
 }
 
 /// Whether the store serves.

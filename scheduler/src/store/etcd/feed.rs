@@ -137,7 +137,7 @@ pub(super) async fn run(client: Arc<Client>, echo: Arc<Echo>, feed: mpsc::Sender
                 echo.clear();
                 tracing::warn!(target: "dapr.scheduler.store",
                     "Changes of etcd were missed; all jobs are read again");
-                feed.send(StoreEvent::Reopened).await
+                feed.send(StoreEvent::Lost).await
             }
             WatchEvent::Events(events) => send(&echo, &feed, events).await,
         };

@@ -31,6 +31,10 @@ impl Task {
                 self.heed_fence();
             }
             StoreEvent::Reopened => self.scan_again().await,
+            StoreEvent::Lost => {
+                self.metrics.resync();
+                self.scan_again().await;
+            }
         }
     }
 
