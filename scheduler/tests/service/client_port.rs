@@ -198,10 +198,12 @@ async fn a_record_that_is_put_is_armed_and_one_that_is_deleted_is_not() {
 /// As the command line imports: many jobs in one transaction, then their counters.
 #[tokio::test]
 async fn an_import_arms_every_job_and_keeps_counts() {
-    const JOBS: usize = 120;
+    const JOBS: usize = 998;
+    /// Puts of one transaction.
+    const TOGETHER: usize = 128;
     let mut fixture = Fixture::start(&[]).await;
     let mut sidecar = Sidecar::open(fixture.server.channel(), initial("app", &[])).await;
-    let once = record(&mut fixture, "x", "1s").await;
+    let once = record(&mut fixture, "x", "3s").await;
     let mut twice = cron::Job::decode(&once[..]).unwrap();
     let spec = twice.job.as_mut().unwrap();
     (spec.schedule, spec.repeats, spec.due_time) = (Some("@every 1s".into()), Some(2), None);
@@ -213,16 +215,19 @@ async fn an_import_arms_every_job_and_keeps_counts() {
     let counter = |count| {
         cron::Counter { job_partition_id, count, last_trigger, attempts: 0 }.encode_to_vec()
     };
-    let name = |number: usize| format!("app||ns||app||{number:03}");
+    let name = |number: usize| format!("app||ns||app||{number:04}");
     let put = |key: String, value: Vec<u8>| op(Op::RequestPut(put(&key, value)));
     let mut jobs: Vec<_> =
         (0..JOBS).map(|number| put(format!("dapr/jobs/{}", name(number)), once.clone())).collect();
-    jobs.push(put(format!("dapr/jobs/{}", name(900)), twice.encode_to_vec()));
-    jobs.push(put(format!("dapr/jobs/{}", name(901)), twice.encode_to_vec()));
+    jobs.push(put(format!("dapr/jobs/{}", name(9_000)), twice.encode_to_vec()));
+    jobs.push(put(format!("dapr/jobs/{}", name(9_001)), twice.encode_to_vec()));
     // The counter of one in the same transaction, of the other in the next: one tick and none left.
-    jobs.push(put(format!("dapr/counters/{}", name(900)), counter(1)));
-    fixture.etcd.txn(TxnRequest { success: jobs, ..TxnRequest::default() }).await.unwrap();
-    let counters = vec![put(format!("dapr/counters/{}", name(901)), counter(2))];
+    jobs.push(put(format!("dapr/counters/{}", name(9_000)), counter(1)));
+    for jobs in jobs.chunks(TOGETHER) {
+        let request = TxnRequest { success: jobs.to_vec(), ..TxnRequest::default() };
+        fixture.etcd.txn(request).await.unwrap();
+    }
+    let counters = vec![put(format!("dapr/counters/{}", name(9_001)), counter(2))];
     fixture.etcd.txn(TxnRequest { success: counters, ..TxnRequest::default() }).await.unwrap();
     let mut names = std::collections::BTreeSet::new();
     for _ in 0..=JOBS {
@@ -230,7 +235,7 @@ async fn an_import_arms_every_job_and_keeps_counts() {
         sidecar.answer(trigger.id, SUCCESS).await;
         assert!(names.insert(trigger.name), "each one once");
     }
-    assert!(names.contains("900") && !names.contains("901"), "{names:?}");
+    assert!(names.contains("9000") && !names.contains("9001"), "{names:?}");
     testkit::until("all have ended", async || fixture.names().await.is_empty()).await;
     fixture.server.stop().await;
 }
