@@ -11,7 +11,7 @@ use proto::scheduler::job_target_metadata::Type;
 use runtime::clock;
 use runtime::metrics::{counter, counters, gauge, gauges, histograms};
 
-pub(crate) use self::store::StoreMetrics;
+pub(crate) use self::store::{StoreMetrics, register_batch_size};
 
 use crate::engine::Gauges;
 use crate::engine::event::{Observation, TargetKind};

@@ -156,16 +156,28 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Runs a transaction; returns when it is durable.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, StoreError>>;
 
-    /// The most transactions of one call of [`Self::commit_each`]. More than one wait for each other,
-    /// which pays only where they share work.
-    fn batch(&self) -> usize {
-        1
+    /// How transactions are given to [`Self::commit_each`].
+    fn batching(&self) -> Batching {
+        Batching { size: 1, calls: usize::MAX, apart: Duration::ZERO }
     }
 
     /// Runs transactions of which none depends on another; the outcome of each, in their order.
     fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {
         join_all(txns.iter().map(|txn| self.commit(txn.clone()))).boxed()
     }
+}
+
+/// How many transactions go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Batching {
+    /// The most transactions of one call. More than one wait for each other, which pays only where
+    /// they share work.
+    pub(crate) size: usize,
+    /// Calls without an answer. While there are so many, further transactions wait, unless they are
+    /// enough for one call.
+    pub(crate) calls: usize,
+    /// The time between two calls, for which further transactions wait likewise.
+    pub(crate) apart: Duration,
 }
 
 /// The store at one moment.

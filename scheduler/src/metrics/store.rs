@@ -1,4 +1,4 @@
-//! Metrics of the embedded store. Those with names of etcd are read by dashboards; an external etcd
+//! Metrics of the embedded store, and the sizes of batches of any store. Those with names of etcd are read by dashboards; an external etcd
 //! has its own.
 
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl StoreMetrics {
                 "Seconds until a batch is written and synced",
                 &COMMIT_BUCKETS,
             )?,
-            batch_size: histogram(r, BATCH_SIZE, "Transactions of one batch", &BATCH_BUCKETS)?,
+            batch_size: register_batch_size(r)?,
         };
         metrics.quota.set(quota_bytes.map_or(i64::MAX, whole));
         Ok(metrics)
@@ -92,6 +92,14 @@ impl Observer for StoreMetrics {
     fn on_disk(&self, bytes: u64) {
         self.db_size.set(whole(bytes));
     }
+}
+
+/// Registers the sizes of batches.
+///
+/// # Errors
+/// The name is taken.
+pub(crate) fn register_batch_size(r: &Registry) -> prometheus::Result<Histogram> {
+    histogram(r, BATCH_SIZE, "Transactions of one batch", &BATCH_BUCKETS)
 }
 
 fn whole(bytes: u64) -> i64 {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prometheus::Histogram;
 use runtime::Scope;
 use tokio::sync::mpsc;
 use transport::file_client::{FileClient, FileClientError};
@@ -34,6 +35,7 @@ impl ExternalError {
 /// An endpoint is not an address, or the files for TLS cannot be used.
 pub(super) fn connect(
     external: &ExternalEtcd,
+    batches: Histogram,
     scope: &Scope,
 ) -> Result<(Etcd, mpsc::Receiver<StoreEvent>), ExternalError> {
     let tls = etcd::with_tls(&external.endpoints)
@@ -46,5 +48,5 @@ pub(super) fn connect(
         user: user.clone(),
         password: password.reveal().to_owned(),
     });
-    Ok(Etcd::start(endpoints, credentials, Arc::default(), scope))
+    Ok(Etcd::start(endpoints, credentials, Arc::default(), batches, scope))
 }

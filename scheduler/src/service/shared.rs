@@ -13,7 +13,9 @@ use crate::config::{ChildEtcd, Config, ExternalEtcd};
 use crate::membership::fence::Fence;
 use crate::membership::member::Member;
 use crate::membership::predecessor::Predecessor;
-use crate::metrics::{Metrics, StoreKind, register_rebalances, register_store};
+use crate::metrics::{
+    Metrics, StoreKind, register_batch_size, register_rebalances, register_store,
+};
 use crate::service::child::{self, program};
 use crate::store::etcd::{Endpoints, Etcd};
 use crate::store::{Store, StoreEvent};
@@ -24,7 +26,8 @@ pub(super) async fn start_external(
     context: Context<'_>,
     etcd: &ExternalEtcd,
 ) -> Result<Bound, RunError> {
-    let (store, feed) = external::connect(etcd, context.scope)?;
+    let batches = register_batch_size(context.scope.metrics()).map_err(RunError::Metrics)?;
+    let (store, feed) = external::connect(etcd, batches, context.scope)?;
     let refusal = left_behind::look(context.config, etcd, &store, context.scope).await?;
     match refusal {
         Some(sentence) => refuse(&context, sentence).await,
@@ -57,7 +60,8 @@ pub(super) async fn start_child(
         Err(error) => return refuse(&context, runtime::chain(&error)).await,
     };
     let endpoints = Endpoints::parse(&[url], None).map_err(external::ExternalError::endpoint)?;
-    let (store, feed) = Etcd::start(endpoints, None, obstacle, scope);
+    let batches = register_batch_size(scope.metrics()).map_err(RunError::Metrics)?;
+    let (store, feed) = Etcd::start(endpoints, None, obstacle, batches, scope);
     let (stop, own) = (scope.token().clone(), store.clone());
     let defragmentation = child::defragmentation(child);
     scope.spawn("scheduler-etcd-defragmentation", async move {

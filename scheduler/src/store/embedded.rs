@@ -31,7 +31,9 @@ use super::history::History;
 use super::kv::{KeyValue, KvError, LeaseInfo, Outcome, Status, Transaction};
 use super::query::{Query, Selected, Selection};
 use super::range::KeyRange;
-use super::{Committed, Entry, Record, Revision, STUCK, Scan, Snapshot, Store, StoreError, Txn};
+use super::{
+    Batching, Committed, Entry, Record, Revision, STUCK, Scan, Snapshot, Store, StoreError, Txn,
+};
 
 pub(crate) use lease::MAX_TTL;
 
@@ -170,8 +172,8 @@ impl<B: Backend> Store for Embedded<B> {
         self.ask(|reply| Request::Txn(txn, reply)).boxed()
     }
 
-    fn batch(&self) -> usize {
-        BATCH
+    fn batching(&self) -> Batching {
+        Batching { size: BATCH, calls: usize::MAX, apart: Duration::ZERO }
     }
 
     fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {

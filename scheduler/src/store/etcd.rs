@@ -9,6 +9,7 @@
 //! transaction has at most one put below `dapr/jobs/`: Dapr 1.18 tells running jobs apart by
 //! `mod_revision` alone, and loses those that share one.
 
+mod batch;
 mod client;
 mod echo;
 mod endpoints;
@@ -27,7 +28,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
+use prometheus::Histogram;
 use proto::etcd::mvccpb::KeyValue;
 use runtime::Scope;
 use tokio::sync::{mpsc, watch};
@@ -38,7 +40,8 @@ use self::once::Put;
 use self::snapshot::{Latest, Pages};
 use super::range::KeyRange;
 use super::{
-    Committed, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError, StoreEvent, Txn, keys,
+    Batching, Committed, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError, StoreEvent,
+    Txn, keys,
 };
 
 pub(crate) use client::Credentials;
@@ -47,6 +50,11 @@ pub(crate) use requests::MAX_OPS;
 
 /// Changes that the engine has not seen yet; etcd keeps them beyond it.
 const FEED: usize = 4_096;
+/// Batches of the engine that etcd has not answered. Each costs a round of its members and a write to
+/// the disk of each, so that more at a time are slower than larger ones.
+const CALLS: usize = 2;
+/// The time between two batches. A job that fires again at once, back to back, does so no faster.
+const APART: Duration = Duration::from_millis(10);
 /// The pause before the check for existing jobs is repeated.
 const USED_RETRY: Duration = Duration::from_secs(1);
 
@@ -56,6 +64,8 @@ pub(crate) struct Etcd {
     client: Arc<Client>,
     echo: Arc<Echo>,
     state: Arc<watch::Sender<State>>,
+    /// Sizes of batches of the engine.
+    batches: Histogram,
     /// Keeps the feed open longer than its readers: tasks of a process that stops end in any order.
     _feed: mpsc::Sender<StoreEvent>,
 }
@@ -67,6 +77,7 @@ impl Etcd {
         endpoints: Endpoints,
         credentials: Option<Credentials>,
         obstacle: Arc<ArcSwapOption<String>>,
+        batches: Histogram,
         scope: &Scope,
     ) -> (Self, mpsc::Receiver<StoreEvent>) {
         let client = Arc::new(Client::new(Arc::new(endpoints), credentials, obstacle));
@@ -84,7 +95,7 @@ impl Etcd {
         scope.spawn_detached("scheduler-etcd-watch", async move {
             token.run_until_cancelled(follow).await;
         });
-        (Self { client, echo, state, _feed: feed }, changes)
+        (Self { client, echo, state, batches, _feed: feed }, changes)
     }
 
     /// Whether etcd answers and takes puts.
@@ -126,6 +137,33 @@ impl Etcd {
             noted.forget(&self.echo);
         }
         done
+    }
+
+    /// Runs the transactions at these positions together; the outcome of each.
+    async fn run_group(&self, txns: &[Txn], group: &[usize]) -> Vec<Result<Committed, StoreError>> {
+        let txns = || group.iter().filter_map(|position| txns.get(*position));
+        #[expect(clippy::cast_precision_loss, reason = "at most a hundred")]
+        self.batches.observe(group.len() as f64);
+        if group.len() > 1 {
+            let noted: Vec<_> = txns().map(|txn| self.echo.note(txn)).collect();
+            let answer = self.client.txn(batch::request(txns())).await;
+            let is_full = matches!(answer, Err(StoreError::NoSpace));
+            let done = answer.ok().and_then(|answer| batch::outcomes(answer, group.len()));
+            for (position, noted) in noted.iter().enumerate() {
+                let outcome = done.as_ref().and_then(|done| done.get(position));
+                if is_full || outcome.is_some_and(|outcome| !outcome.succeeded) {
+                    noted.forget(&self.echo);
+                }
+            }
+            if let Some(done) = done {
+                return done.into_iter().map(Ok).collect();
+            }
+            if is_full {
+                return vec![Err(StoreError::NoSpace); group.len()];
+            }
+        }
+        // One of them may be what etcd refuses.
+        join_all(txns().map(|txn| self.run(txn))).await
     }
 
     /// Deletes the jobs below a prefix that pass the filter, each with its counter, page by page.
@@ -177,6 +215,22 @@ impl Store for Etcd {
                 return self.delete_filtered(prefix, filter).await;
             }
             self.run(&txn).await
+        }
+        .boxed()
+    }
+
+    fn batching(&self) -> Batching {
+        Batching { size: batch::MAX_WRITES, calls: CALLS, apart: APART }
+    }
+
+    fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {
+        async move {
+            let groups = batch::groups(&txns);
+            let done = join_all(groups.iter().map(|group| self.run_group(&txns, group))).await;
+            let positions = groups.into_iter().flatten();
+            let mut done: Vec<_> = positions.zip(done.into_iter().flatten()).collect();
+            done.sort_unstable_by_key(|(position, _)| *position);
+            done.into_iter().map(|(_, outcome)| outcome).collect()
         }
         .boxed()
     }

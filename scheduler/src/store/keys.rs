@@ -14,6 +14,10 @@ pub(crate) const MEMBERS: &str = "dapr/rs/member/";
 /// Owners of shards, by number. Each key has the lease of its member.
 pub(crate) const SHARDS: &str = "dapr/rs/shard-epoch/";
 
+/// Put with counters, for the quota of etcd. After all other keys of members, whose watch does not
+/// see it.
+pub(crate) const WRITTEN: &str = "dapr/rs/written";
+
 /// The key of a job.
 pub(crate) fn job(name: &[u8]) -> Bytes {
     join(JOBS, name)

@@ -245,19 +245,13 @@ impl Task {
         loop {
             self.beat();
             self.load_wanted();
-            self.writes.send(&self.store);
+            self.writes.send(&self.store, clock::monotonic());
             self.check_release();
             if measured.elapsed() >= MEASURE {
                 self.metrics.engine_holds(&self.engine.gauges());
                 measured = clock::monotonic();
             }
-            let wake_at = self.engine.wake_at().filter(|_| self.owner.is_some() && !self.unread);
-            let mut sleep = until(wake_at, clock::now());
-            if let Some(releasing) = &self.releasing {
-                let left = releasing.wake_at().saturating_duration_since(clock::monotonic());
-                sleep = sleep.min(left);
-            }
-            let sleep = tokio::time::sleep(sleep);
+            let sleep = tokio::time::sleep(self.idle());
             tokio::select! {
                 Some(control) = control.recv() => {
                     self.take_arrived(inbox);
@@ -295,6 +289,16 @@ impl Task {
                 () = tokio::time::sleep(SCAN_RETRY), if self.unread => self.scan_again().await,
             }
         }
+    }
+
+    /// How long nothing is to be done without an event.
+    fn idle(&self) -> Duration {
+        let wake_at = self.engine.wake_at().filter(|_| self.owner.is_some() && !self.unread);
+        let releasing = self.releasing.as_ref().map(Releasing::wake_at);
+        let now = clock::monotonic();
+        let others = releasing.into_iter().chain(self.writes.wake_at(&self.store));
+        let others = others.map(|at| at.saturating_duration_since(now));
+        others.fold(until(wake_at, clock::now()), Duration::min)
     }
 
     /// Results that have arrived count before their jobs move.

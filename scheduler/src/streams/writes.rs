@@ -1,7 +1,7 @@
 //! The engine's writes and reads: retried until the store answers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -10,7 +10,7 @@ use futures::stream::FuturesUnordered;
 use crate::engine::event::{Event, LoadOutcome, WriteOutcome};
 use crate::engine::job::{Counter, JobId};
 use crate::metrics::Metrics;
-use crate::store::{Committed, Condition, Op, Source, Store, StoreError, Txn, keys};
+use crate::store::{Batching, Committed, Condition, Op, Source, Store, StoreError, Txn, keys};
 use crate::stored;
 
 use super::scan;
@@ -49,6 +49,8 @@ fn conditional(key: &str, mod_revision: u64, owner: Option<Condition>, then: Vec
 pub(super) struct Writes {
     /// For the next batches.
     waiting: Vec<(JobId, Txn)>,
+    /// When the next batch may go.
+    next_at: Option<Instant>,
     sent: FuturesUnordered<BoxFuture<'static, Written>>,
     unanswered: usize,
     /// Counts the marks.
@@ -65,7 +67,7 @@ impl Writes {
 
     /// Distinguishes the writes up to now from those that follow.
     pub(super) fn mark(&mut self, store: &Arc<dyn Store>) {
-        self.send(store);
+        self.send_all(store);
         self.round += 1;
         self.before = self.unanswered;
     }
@@ -81,15 +83,38 @@ impl Writes {
         self.waiting.push((job, txn));
     }
 
-    /// Sends the added writes.
-    pub(super) fn send(&mut self, store: &Arc<dyn Store>) {
-        let mut waiting = self.waiting.drain(..).peekable();
-        while waiting.peek().is_some() {
-            let (jobs, txns): (_, Vec<_>) = waiting.by_ref().take(store.batch()).unzip();
-            let (store, round) = (store.clone(), self.round);
-            let batch = Batch { store, jobs, txns: txns.into(), wait: RETRY[0], round };
-            self.sent.push(Box::pin(batch.write()));
+    /// Sends the added writes that need not wait for those before.
+    pub(super) fn send(&mut self, store: &Arc<dyn Store>, now: Instant) {
+        let Batching { size, calls, apart } = store.batching();
+        while !self.waiting.is_empty() {
+            let is_free = self.sent.len() < calls && self.next_at.is_none_or(|at| now >= at);
+            if !is_free && self.waiting.len() < size {
+                return;
+            }
+            self.send_batch(store);
+            self.next_at = Some(now + apart);
         }
+    }
+
+    /// When writes wait for a time; `None` when they do not, or wait for an outcome.
+    pub(super) fn wake_at(&self, store: &Arc<dyn Store>) -> Option<Instant> {
+        let waits = !self.waiting.is_empty() && self.sent.len() < store.batching().calls;
+        self.next_at.filter(|_| waits)
+    }
+
+    /// Sends all added writes.
+    pub(super) fn send_all(&mut self, store: &Arc<dyn Store>) {
+        while !self.waiting.is_empty() {
+            self.send_batch(store);
+        }
+    }
+
+    fn send_batch(&mut self, store: &Arc<dyn Store>) {
+        let count = self.waiting.len().min(store.batching().size);
+        let (jobs, txns): (_, Vec<_>) = self.waiting.drain(..count).unzip();
+        let (store, round) = (store.clone(), self.round);
+        let batch = Batch { store, jobs, txns: txns.into(), wait: RETRY[0], round };
+        self.sent.push(Box::pin(batch.write()));
     }
 
     /// The outcome of some sent writes; `None` when none is in flight. Dropping the future loses
@@ -212,9 +237,15 @@ mod tests {
 
     /// Writes that go to the store together.
     const TOGETHER: usize = 256;
+    /// The time between two batches.
+    const APART: Duration = Duration::from_millis(10);
 
     /// Answers transactions with these outcomes, then with success.
-    struct Scripted(Mutex<Vec<Result<Committed, StoreError>>>);
+    struct Scripted(Mutex<Vec<Result<Committed, StoreError>>>, usize);
+
+    fn store(script: Vec<Result<Committed, StoreError>>) -> Arc<dyn Store> {
+        Arc::new(Scripted(Mutex::new(script), usize::MAX))
+    }
 
     fn committed(succeeded: bool) -> Committed {
         Committed { succeeded, revision: 1, deleted: 0 }
@@ -235,8 +266,8 @@ mod tests {
             futures::future::ready(next).boxed()
         }
 
-        fn batch(&self) -> usize {
-            TOGETHER
+        fn batching(&self) -> Batching {
+            Batching { size: TOGETHER, calls: self.1, apart: APART }
         }
     }
 
@@ -257,10 +288,10 @@ mod tests {
         let lost = Err(StoreError::Unavailable("it is away".to_owned()));
         let full = Err(StoreError::NoSpace);
         let script = vec![Ok(committed(true)), lost, Ok(committed(false)), full];
-        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::new(script)));
+        let store = store(script);
         let mut writes = Writes::default();
         (0..4).for_each(|index| writes.push(job(index), Txn::default()));
-        writes.send(&store);
+        writes.send_all(&store);
         let known = outcomes(writes.next().await.unwrap());
         let want =
             [(0, WriteOutcome::Stored), (2, WriteOutcome::Superseded), (3, WriteOutcome::Full)];
@@ -273,12 +304,12 @@ mod tests {
     async fn writes_from_before_a_mark_are_counted_apart() {
         let lost = Err(StoreError::Unavailable("it is away".to_owned()));
         let script = vec![Ok(committed(true)), lost];
-        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::new(script)));
+        let store = store(script);
         let mut writes = Writes::default();
         (0..2).for_each(|index| writes.push(job(index), Txn::default()));
         writes.mark(&store);
         writes.push(job(2), Txn::default());
-        writes.send(&store);
+        writes.send_all(&store);
         assert_eq!(writes.before_mark(), 2);
         let mut left = Vec::new();
         while let Some(events) = writes.next().await {
@@ -290,16 +321,56 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_writes_go_together() {
-        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::default()));
+        let store = store(Vec::new());
         let mut writes = Writes::default();
         (0..=TOGETHER)
             .for_each(|index| writes.push(job(index.try_into().unwrap()), Txn::default()));
-        writes.send(&store);
+        writes.send_all(&store);
         let mut sizes = Vec::new();
         while let Some(events) = writes.next().await {
             sizes.push(events.len());
         }
         sizes.sort_unstable();
         assert_eq!(sizes, [1, TOGETHER]);
+    }
+
+    #[tokio::test]
+    async fn writes_wait_for_so_many_batches_and_a_full_one_does_not() {
+        let store: Arc<dyn Store> = Arc::new(Scripted(Mutex::default(), 2));
+        let (mut writes, mut now) = (Writes::default(), runtime::clock::monotonic());
+        let mut push = |writes: &mut Writes, count: usize| {
+            (0..count)
+                .for_each(|index| writes.push(job(index.try_into().unwrap()), Txn::default()));
+            now += APART;
+            writes.send(&store, now);
+            writes.sent.len()
+        };
+        assert_eq!([1, 1, 1].map(|count| push(&mut writes, count)), [1, 2, 2]);
+        assert_eq!([TOGETHER - 2, 1].map(|count| push(&mut writes, count)), [2, 3]);
+        assert_eq!(push(&mut writes, 5), 3, "they wait");
+        assert_eq!(writes.wake_at(&store), None, "for an outcome");
+        writes.mark(&store);
+        assert_eq!((writes.sent.len(), writes.before_mark()), (4, TOGETHER + 7));
+        while writes.next().await.is_some() {}
+        assert_eq!((writes.len(), writes.before_mark()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn batches_are_so_far_apart_and_a_full_one_does_not_wait() {
+        let store = store(Vec::new());
+        let (mut writes, begun) = (Writes::default(), runtime::clock::monotonic());
+        let push = |writes: &mut Writes, count: usize, now: Instant| {
+            (0..count)
+                .for_each(|index| writes.push(job(index.try_into().unwrap()), Txn::default()));
+            writes.send(&store, now);
+            (writes.sent.len(), writes.wake_at(&store))
+        };
+        let just_before = begun + APART - Duration::from_nanos(1);
+        assert_eq!(push(&mut writes, 1, begun), (1, None));
+        assert_eq!(push(&mut writes, 1, just_before), (1, Some(begun + APART)));
+        assert_eq!(push(&mut writes, 1, begun + APART), (2, None));
+        assert_eq!(push(&mut writes, TOGETHER, begun + APART), (3, None));
+        while writes.next().await.is_some() {}
+        assert_eq!(writes.len(), 0);
     }
 }

@@ -205,7 +205,7 @@ impl Task {
         self.heed_fence();
         let answered = async {
             while self.owner.is_some() && self.engine.awaits_answers() {
-                self.writes.send(&self.store);
+                self.writes.send_all(&self.store);
                 tokio::select! {
                     Some(message) = inbox.recv() => self.take(message),
                     Some(events) = self.writes.next(), if self.writes.len() > 0 => {
@@ -222,7 +222,7 @@ impl Task {
     pub(super) async fn await_writes(&mut self) {
         let written = async {
             loop {
-                self.writes.send(&self.store);
+                self.writes.send_all(&self.store);
                 let Some(events) = self.writes.next().await else { return };
                 self.step_all(events);
             }

@@ -45,6 +45,7 @@ impl Task {
         if !self.unread {
             return;
         }
+        self.writes.send_all(&self.store);
         match self.scan().await {
             Ok(()) => {
                 self.unread = false;
