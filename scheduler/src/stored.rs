@@ -75,6 +75,18 @@ pub(crate) fn counter_record(counter: &Counter) -> Bytes {
     record.encode_to_vec().into()
 }
 
+/// The first field of a stored job. All others are skipped.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Partition {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+}
+
+/// The partition id of a stored job, without the rest of it; `None` when it cannot be decoded.
+pub(crate) fn partition_id(record: &[u8]) -> Option<u64> {
+    Some(Partition::decode(record).ok()?.id)
+}
+
 /// A stored job for the engine.
 pub(crate) fn engine_job(record: &[u8]) -> Result<Job, Corrupt> {
     let record = cron::Job::decode(record)?;
@@ -313,6 +325,16 @@ mod tests {
         let at = |second| Timestamp::new(second, 0).unwrap();
         assert_eq!(job.timetable.begin(), Begin::DueTime(at(10)));
         assert_eq!(job.timetable.expiration(), Some(at(30)));
+    }
+
+    #[test]
+    fn the_partition_id_is_read_alone() {
+        assert_eq!(partition_id(&stored()), Some(7));
+        // Fields may come in any order, and the last one counts.
+        let job = cron::Job { partition_id: 9, ..cron::Job::decode(stored()).unwrap() };
+        let twice = [stored().as_ref(), &job.encode_to_vec()].concat();
+        assert_eq!(partition_id(&twice), Some(9));
+        assert_eq!((partition_id(b""), partition_id(b"\xff")), (Some(0), None));
     }
 
     #[test]

@@ -28,10 +28,11 @@ pub(super) fn pages() -> (mpsc::Sender<Vec<Found>>, mpsc::Receiver<Vec<Found>>) 
     mpsc::channel(PAGES_AHEAD)
 }
 
-/// Sends pages of jobs until all are read or the receiver is dropped. Blocks. Records that cannot
-/// be decoded are logged and counted.
+/// Sends pages of the jobs whose partition id is wanted until all are read or the receiver is
+/// dropped. Blocks. Others are not decoded; records that cannot be decoded are logged and counted.
 pub(super) fn read(
     snapshot: &dyn Snapshot,
+    wanted: &dyn Fn(u64) -> bool,
     metrics: &Metrics,
     pages: &mpsc::Sender<Vec<Found>>,
 ) -> Result<(), StoreError> {
@@ -41,6 +42,9 @@ pub(super) fn read(
     let mut page = Vec::with_capacity(PAGE);
     while let Some(entry) = jobs.next()? {
         let Some(name) = keys::job_name(&entry.key) else { continue };
+        if stored::partition_id(&entry.record.value).is_some_and(|id| !wanted(id)) {
+            continue;
+        }
         let mut own = None;
         while let Some(other) = &counter {
             match keys::counter_name(&other.key) {
@@ -114,5 +118,64 @@ impl<'a> Reader<'a> {
             self.scan.after = page.last().map(|entry| entry.key.clone());
             self.page = page.into_iter();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Revision;
+    use crate::store::query::{Query, Selected};
+    use prometheus::Registry;
+
+    /// A store with these records.
+    struct Shelf(Vec<Entry>);
+
+    impl Snapshot for Shelf {
+        fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, StoreError> {
+            let after = scan.after.as_ref();
+            let wanted = |entry: &&Entry| {
+                entry.key.starts_with(&scan.prefix) && after.is_none_or(|after| entry.key > *after)
+            };
+            Ok(self.0.iter().filter(wanted).take(scan.limit).cloned().collect())
+        }
+
+        fn select(&self, _: &Query) -> Result<Selected, StoreError> {
+            Err(StoreError::NoSpace)
+        }
+
+        fn revision(&self) -> Revision {
+            1
+        }
+    }
+
+    /// A job with this partition id, after which the record may go on.
+    fn job(name: &str, partition_id: u8, rest: &[u8]) -> Entry {
+        let mut record = stored::job_due("1h");
+        // The first field of the record is the partition id 1, in two bytes.
+        record.value = [&[8, partition_id], &record.value[2..], rest].concat().into();
+        Entry { key: keys::job(name.as_bytes()), record }
+    }
+
+    #[test]
+    fn only_jobs_that_are_wanted_are_decoded() {
+        let broken = [0x2a, 2, 0xff, 0xff]; // in the field `job`
+        let shelf = Shelf(vec![
+            job("a", 1, b""),
+            job("b", 2, b""),
+            job("c", 2, &broken),
+            job("d", 3, &broken),
+            job("e", 3, b""),
+        ]);
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let (sender, mut found) = pages();
+        read(&shelf, &|id| id != 2, &metrics, &sender).unwrap();
+        let names: Vec<_> = found.try_recv().unwrap().into_iter().map(|job| job.key).collect();
+        assert_eq!(names, ["a".into(), "e".into()] as [Arc<str>; 2]);
+        let families = registry.gather();
+        let corrupt = families.iter().find(|one| one.name() == "dapr_scheduler_corrupt_records");
+        let corrupt = corrupt.unwrap().get_metric()[0].get_gauge().value();
+        assert!((corrupt - 1.0).abs() < f64::EPSILON, "{corrupt}");
     }
 }

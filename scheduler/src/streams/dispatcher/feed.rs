@@ -98,7 +98,12 @@ impl Task {
 
     async fn take_job(&mut self, source: Source, name: &Bytes, change: &Change) {
         let revision = change.revision;
-        let job = change.new.as_ref().and_then(|new| scan::decode(name, &new.value, &self.metrics));
+        let new = change.new.as_ref().map(|new| &new.value);
+        // Those of others are not decoded.
+        let new = new.filter(|record| {
+            stored::partition_id(record).is_none_or(|id| self.epoch(id).is_some())
+        });
+        let job = new.and_then(|record| scan::decode(name, record, &self.metrics));
         let owned = job.and_then(|(key, job)| {
             let epoch = self.epoch(job.partition_id)?;
             Some((key, job, epoch))
@@ -130,9 +135,10 @@ impl Task {
     pub(super) async fn scan(&mut self) -> Result<(), ScanError> {
         let snapshot = self.store.snapshot()?;
         let (pages, mut found) = scan::pages();
-        let metrics = self.metrics.clone();
+        let (metrics, owner) = (self.metrics.clone(), self.owner.clone());
         let read = tokio::task::spawn_blocking(move || {
-            scan::read(&*snapshot, &metrics, &pages).map(|()| snapshot.revision())
+            let wanted = |id| owner.as_ref().is_some_and(|owner| owner.epoch(id).is_some());
+            scan::read(&*snapshot, &wanted, &metrics, &pages).map(|()| snapshot.revision())
         });
         self.step(Event::ScanBegun);
         while let Some(page) = found.recv().await {

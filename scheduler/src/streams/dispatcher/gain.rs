@@ -58,9 +58,10 @@ impl Task {
     /// Reads the jobs of these shards, and of those whose read has not ended.
     pub(super) fn read_shards(&mut self, shards: impl Iterator<Item = Shard>) {
         let before = self.gain.take().map(|gain| gain.shards);
-        let shards = before.into_iter().flatten().chain(shards).collect();
+        let shards: BTreeSet<Shard> = before.into_iter().flatten().chain(shards).collect();
         let (sender, pages) = scan::pages();
-        let read = read_all(self.store.clone(), self.metrics.clone(), sender);
+        let wanted = Arc::new(shards.clone());
+        let read = read_all(self.store.clone(), wanted, self.metrics.clone(), sender);
         let token = self.scope.token().clone();
         self.scope.spawn_detached("scheduler-shards", async move {
             token.run_until_cancelled(read).await;
@@ -83,9 +84,14 @@ impl Task {
     }
 }
 
-/// Sends all jobs, from the first when the store has not answered.
-async fn read_all(store: Arc<dyn Store>, metrics: Metrics, pages: mpsc::Sender<Vec<Found>>) {
-    while let Err(error) = read(&*store, metrics.clone(), pages.clone()).await {
+/// Sends the jobs of these shards, from the first when the store has not answered.
+async fn read_all(
+    store: Arc<dyn Store>,
+    shards: Arc<BTreeSet<Shard>>,
+    metrics: Metrics,
+    pages: mpsc::Sender<Vec<Found>>,
+) {
+    while let Err(error) = read(&*store, shards.clone(), metrics.clone(), pages.clone()).await {
         tracing::warn!(target: "dapr.scheduler.store", "{}", chain(&error));
         tokio::time::sleep(SCAN_RETRY).await;
     }
@@ -93,11 +99,15 @@ async fn read_all(store: Arc<dyn Store>, metrics: Metrics, pages: mpsc::Sender<V
 
 async fn read(
     store: &dyn Store,
+    shards: Arc<BTreeSet<Shard>>,
     metrics: Metrics,
     pages: mpsc::Sender<Vec<Found>>,
 ) -> Result<(), ScanError> {
     let snapshot = store.snapshot()?;
-    let read = move || scan::read(&*snapshot, &metrics, &pages);
+    let read = move || {
+        let wanted = |id| shards.contains(&Shard::of(id));
+        scan::read(&*snapshot, &wanted, &metrics, &pages)
+    };
     Ok(tokio::task::spawn_blocking(read).await??)
 }
 
