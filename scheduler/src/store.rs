@@ -149,6 +149,12 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// The record of a key.
     fn get(&self, key: Bytes) -> BoxFuture<'_, Result<Option<Record>, StoreError>>;
 
+    /// The value of a key of this revision without a read, where reads are slow. As new as the feed:
+    /// a later change was not reported yet.
+    fn at_hand(&self, _key: &Bytes, _revision: Revision) -> Option<Bytes> {
+        None
+    }
+
     /// A view on the store as it is now, for reads that belong together. It costs disk space while
     /// it lives, because what it sees cannot be compacted.
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>, StoreError>;

@@ -18,6 +18,7 @@ mod health;
 pub(crate) mod lease;
 pub(crate) mod maintenance;
 mod once;
+mod recent;
 mod requests;
 mod session;
 mod snapshot;
@@ -35,13 +36,14 @@ use runtime::Scope;
 use tokio::sync::{mpsc, watch};
 
 use self::client::Client;
-use self::echo::Echo;
+use self::echo::{Echo, Noted};
 use self::once::Put;
+use self::recent::Recent;
 use self::snapshot::{Latest, Pages};
 use super::range::KeyRange;
 use super::{
-    Batching, Committed, Entry, Filter, Op, Record, Snapshot, State, Store, StoreError, StoreEvent,
-    Txn, keys,
+    Batching, Committed, Entry, Filter, Op, Record, Revision, Snapshot, State, Store, StoreError,
+    StoreEvent, Txn, keys,
 };
 
 pub(crate) use client::Credentials;
@@ -63,11 +65,13 @@ const USED_RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Etcd {
     client: Arc<Client>,
     echo: Arc<Echo>,
+    recent: Arc<Recent>,
     state: Arc<watch::Sender<State>>,
     /// Sizes of batches of the engine.
     batches: Histogram,
-    /// Keeps the feed open longer than its readers: tasks of a process that stops end in any order.
-    _feed: mpsc::Sender<StoreEvent>,
+    /// Also keeps the feed open longer than its readers: tasks of a process that stops end in any
+    /// order.
+    feed: mpsc::Sender<StoreEvent>,
 }
 
 impl Etcd {
@@ -81,7 +85,7 @@ impl Etcd {
         scope: &Scope,
     ) -> (Self, mpsc::Receiver<StoreEvent>) {
         let client = Arc::new(Client::new(Arc::new(endpoints), credentials, obstacle));
-        let echo = Arc::new(Echo::default());
+        let (echo, recent) = (Arc::new(Echo::default()), Arc::new(Recent::default()));
         let connecting = State::Reopening("connecting to etcd".to_owned());
         let state = Arc::new(watch::Sender::new(connecting));
         let (feed, changes) = mpsc::channel(FEED);
@@ -91,11 +95,11 @@ impl Etcd {
         scope.spawn_detached("scheduler-etcd-health", async move {
             stop.run_until_cancelled(health).await;
         });
-        let follow = feed::run(client.clone(), echo.clone(), feed.clone());
+        let follow = feed::run(client.clone(), echo.clone(), recent.clone(), feed.clone());
         scope.spawn_detached("scheduler-etcd-watch", async move {
             token.run_until_cancelled(follow).await;
         });
-        (Self { client, echo, state, batches, _feed: feed }, changes)
+        (Self { client, echo, recent, state, batches, feed }, changes)
     }
 
     /// Whether etcd answers and takes puts.
@@ -136,7 +140,25 @@ impl Etcd {
         if !is_put {
             noted.forget(&self.echo);
         }
+        if let Ok(Committed { succeeded: true, revision, .. }) = done {
+            self.recent.applied(txn, revision);
+            if let [Op::Put { key, value }] = txn.then.as_slice() {
+                self.pass_on(&noted, key, value, revision);
+            }
+        }
         done
+    }
+
+    /// Passes the put of a job by a call on, which the watch shows later.
+    fn pass_on(&self, noted: &Noted, key: &Bytes, value: &Bytes, revision: Revision) {
+        if keys::job_name(key).is_none() {
+            return;
+        }
+        // Without room the watch shows it.
+        if let Ok(place) = self.feed.try_reserve() {
+            let put = StoreEvent::JobPut { key: key.clone(), value: value.clone(), revision };
+            noted.hand_over(&self.echo, || place.send(put));
+        }
     }
 
     /// Runs the transactions at these positions together; the outcome of each.
@@ -149,10 +171,12 @@ impl Etcd {
             let answer = self.client.txn(batch::request(txns())).await;
             let is_full = matches!(answer, Err(StoreError::NoSpace));
             let done = answer.ok().and_then(|answer| batch::outcomes(answer, group.len()));
-            for (position, noted) in noted.iter().enumerate() {
-                let outcome = done.as_ref().and_then(|done| done.get(position));
-                if is_full || outcome.is_some_and(|outcome| !outcome.succeeded) {
-                    noted.forget(&self.echo);
+            for ((position, noted), txn) in noted.iter().enumerate().zip(txns()) {
+                match done.as_ref().and_then(|done| done.get(position)) {
+                    Some(done) if done.succeeded => self.recent.applied(txn, done.revision),
+                    Some(_) => noted.forget(&self.echo),
+                    None if is_full => noted.forget(&self.echo),
+                    None => {}
                 }
             }
             if let Some(done) = done {
@@ -199,8 +223,13 @@ impl Etcd {
 impl Store for Etcd {
     fn get(&self, key: Bytes) -> BoxFuture<'_, Result<Option<Record>, StoreError>> {
         async move {
-            let answer = self.client.range(requests::one(key)).await?;
-            Ok(answer.kvs.into_iter().next().map(|pair| entry(pair).record))
+            let answer = self.client.range(requests::one(key.clone())).await?;
+            let record = answer.kvs.into_iter().next().map(|pair| entry(pair).record);
+            if let Some(record) = &record {
+                let at = requests::revision_of(answer.header.as_ref());
+                self.recent.insert(&key, record.mod_revision, &record.value, at);
+            }
+            Ok(record)
         }
         .boxed()
     }
@@ -217,6 +246,10 @@ impl Store for Etcd {
             self.run(&txn).await
         }
         .boxed()
+    }
+
+    fn at_hand(&self, key: &Bytes, revision: Revision) -> Option<Bytes> {
+        self.recent.find(key, revision)
     }
 
     fn batching(&self) -> Batching {

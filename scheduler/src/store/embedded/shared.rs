@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::lease::Leases;
@@ -17,6 +18,8 @@ use crate::store::{Revision, Source};
 pub(crate) enum StoreEvent {
     /// All changes of one revision. A store may leave out those that the engine made.
     Changes { source: Source, changes: Changes },
+    /// A call of this process put a job, which is left out of the changes that follow.
+    JobPut { key: Bytes, value: Bytes, revision: Revision },
     /// A write failed: reads fail until [`Self::Reopened`].
     Failed,
     /// The backend was reopened after a failed write, whose changes may be stored: the whole store

@@ -59,6 +59,18 @@ impl Echo {
 }
 
 impl Noted {
+    /// Passes the put of a call on before the watch shows it, which is then the engine's. Not if the
+    /// watch has shown it.
+    pub(super) fn hand_over(&self, echo: &Echo, pass_on: impl FnOnce()) {
+        let mut noted = echo.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(hash) = self.0.first() else { return };
+        if let Some(source) = noted.get_mut(hash).filter(|source| **source == Source::Api) {
+            *source = Source::Engine;
+            // Before any later change of the key, because the watch waits for the lock.
+            pass_on();
+        }
+    }
+
     /// The transaction put nothing.
     pub(super) fn forget(&self, echo: &Echo) {
         let mut noted = echo.noted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,6 +99,25 @@ mod tests {
         assert_eq!(source("1"), Source::Member, "imported later");
         echo.note(&counter("3")).forget(&echo);
         assert_eq!(source("3"), Source::Member);
+    }
+
+    #[test]
+    fn a_put_is_handed_over_before_the_watch_shows_it_or_not_at_all() {
+        let echo = Echo::default();
+        let put = |value: &'static str| Txn { source: Source::Api, ..counter(value) };
+        let source = |value: &'static str| echo.source(&"dapr/counters/a".into(), &value.into());
+        let is_handed_over = |noted: &Noted| {
+            let mut passed_on = false;
+            noted.hand_over(&echo, || passed_on = true);
+            passed_on
+        };
+        let noted = echo.note(&put("1"));
+        assert!(is_handed_over(&noted) && !is_handed_over(&noted));
+        assert_eq!(source("1"), Source::Engine);
+        let noted = echo.note(&put("2"));
+        assert_eq!(source("2"), Source::Api);
+        assert!(!is_handed_over(&noted));
+        assert!(!is_handed_over(&echo.note(&counter("3"))), "the engine's own");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tonic::Streaming;
 
 use super::client::Client;
 use super::echo::Echo;
+use super::recent::Recent;
 use super::requests::{self, number};
 use crate::store::{Change, Revision, Source, StoreError, StoreEvent, keys};
 
@@ -27,6 +28,8 @@ pub(super) struct Watch {
     /// The revision of the next change; 0 before the first connection.
     next: Revision,
     open: Option<Open>,
+    /// Pause before it is opened.
+    waits: bool,
 }
 
 struct Open {
@@ -39,6 +42,8 @@ struct Open {
 pub(super) enum WatchEvent {
     /// It is open, and has every change from now on.
     Open,
+    /// It ended, and is opened again after its last change.
+    Closed,
     /// Changes in the order of their revisions.
     Events(Vec<Event>),
     /// Changes are missing: etcd has compacted them, or has been restored from a backup.
@@ -48,31 +53,37 @@ pub(super) enum WatchEvent {
 impl Watch {
     /// Everything from `key` up to `range_end`, from now on.
     pub(super) fn new(client: Arc<Client>, key: Bytes, range_end: Bytes) -> Self {
-        Self { client, key, range_end, next: 0, open: None }
+        Self { client, key, range_end, next: 0, open: None, waits: false }
     }
 
     /// The next change. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> WatchEvent {
         loop {
             let Some(open) = self.open.as_mut() else {
-                match self.connect().await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        tracing::debug!(target: "dapr.scheduler.store", "watch etcd: {error}");
-                        tokio::time::sleep(RETRY).await;
-                        continue;
-                    }
+                if self.waits {
+                    tokio::time::sleep(RETRY).await;
                 }
+                self.waits = false;
+                if let Err(error) = self.connect().await {
+                    tracing::debug!(target: "dapr.scheduler.store", "watch etcd: {error}");
+                    self.waits = true;
+                }
+                continue;
             };
             if let Ok(Some(answer)) = open.answers.message().await {
                 if let Some(seen) = self.take(answer) {
                     return seen;
                 }
             } else {
-                self.open = None;
-                tokio::time::sleep(RETRY).await;
+                (self.open, self.waits) = (None, true);
+                return WatchEvent::Closed;
             }
         }
+    }
+
+    /// The revision up to which every change has been shown.
+    fn seen(&self) -> Revision {
+        self.next.saturating_sub(1)
     }
 
     async fn connect(&mut self) -> Result<(), StoreError> {
@@ -99,7 +110,7 @@ impl Watch {
                 self.next = 0;
                 return Some(WatchEvent::Lost);
             }
-            return None;
+            return Some(WatchEvent::Closed);
         }
         if answer.created {
             let restored = self.next > revision + 1;
@@ -120,19 +131,35 @@ impl Watch {
 }
 
 /// Passes on every change of jobs and counters until the engine ends.
-pub(super) async fn run(client: Arc<Client>, echo: Arc<Echo>, feed: mpsc::Sender<StoreEvent>) {
+pub(super) async fn run(
+    client: Arc<Client>,
+    echo: Arc<Echo>,
+    recent: Arc<Recent>,
+    feed: mpsc::Sender<StoreEvent>,
+) {
     // Counters and jobs are neighbours.
     let end = crate::store::range::KeyRange::prefix(keys::JOBS.into());
     let (_, end) = requests::bounds(end);
     let mut watch = Watch::new(client, keys::COUNTERS.into(), end);
     let mut opened = false;
     loop {
-        let sent = match watch.next().await {
+        let event = watch.next().await;
+        match &event {
+            WatchEvent::Open => recent.resume(watch.seen()),
+            WatchEvent::Closed => recent.pause(),
+            WatchEvent::Lost => recent.clear(),
+            WatchEvent::Events(events) => {
+                for pair in events.iter().filter_map(|event| event.kv.as_ref()) {
+                    recent.changed(&pair.key, pair.mod_revision.cast_unsigned());
+                }
+            }
+        }
+        let sent = match event {
             // A reader of the store before the watch began may have missed a change.
             WatchEvent::Open if !std::mem::replace(&mut opened, true) => {
                 feed.send(StoreEvent::Reopened).await
             }
-            WatchEvent::Open => Ok(()),
+            WatchEvent::Open | WatchEvent::Closed => Ok(()),
             WatchEvent::Lost => {
                 echo.clear();
                 tracing::warn!(target: "dapr.scheduler.store",

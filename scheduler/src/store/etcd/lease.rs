@@ -129,7 +129,7 @@ impl Changes {
     /// open. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) {
         match self.0.next().await {
-            WatchEvent::Open | WatchEvent::Events(_) | WatchEvent::Lost => {}
+            WatchEvent::Open | WatchEvent::Closed | WatchEvent::Events(_) | WatchEvent::Lost => {}
         }
     }
 }

@@ -25,6 +25,14 @@ impl Task {
                     self.take_changes(source, &changes).await;
                 }
             }
+            StoreEvent::JobPut { key, value, revision } => {
+                if let Some(name) = keys::job_name(&key)
+                    && revision > self.scanned
+                    && self.owner.is_some()
+                {
+                    self.take_job(Source::Api, &name, revision, Some(&value)).await;
+                }
+            }
             // Deliveries need their records, which cannot be read.
             StoreEvent::Failed => {
                 self.unread = true;
@@ -61,7 +69,8 @@ impl Task {
     async fn take_changes(&mut self, source: Source, changes: &[Change]) {
         for change in changes {
             if let Some(name) = keys::job_name(&change.key) {
-                self.take_job(source, &name, change).await;
+                let new = change.new.as_ref().map(|new| &new.value);
+                self.take_job(source, &name, change.revision, new).await;
             }
         }
         if !matches!(source, Source::ClientPort | Source::Member) {
@@ -96,9 +105,13 @@ impl Task {
         self.step(Event::JobDeleted { key, revision });
     }
 
-    async fn take_job(&mut self, source: Source, name: &Bytes, change: &Change) {
-        let revision = change.revision;
-        let new = change.new.as_ref().map(|new| &new.value);
+    async fn take_job(
+        &mut self,
+        source: Source,
+        name: &Bytes,
+        revision: Revision,
+        new: Option<&Bytes>,
+    ) {
         // Those of others are not decoded.
         let new = new.filter(|record| {
             stored::partition_id(record).is_none_or(|id| self.epoch(id).is_some())
