@@ -42,7 +42,8 @@ pub enum Task {
 /// Options of a run.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Only the row of this name, or the rows whose name contains it; may be repeated
+    /// Only the row of this name, or the rows whose name contains it; `ROW/PART` for those parts of
+    /// the row whose names contain PART, as `attacks/unfinished`; may be repeated
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
     /// Rounds of each side, which take turns [default: 3, of a cut run 1]
@@ -57,7 +58,8 @@ pub struct Run {
     /// Compares with the programs in this folder, built from an older commit, instead of the reference
     #[arg(long, value_name = "DIR", conflicts_with = "report")]
     pub baseline: Option<PathBuf>,
-    /// Also writes docs/performance.md and its pictures; with `--only` its other rows stay
+    /// Also writes docs/performance.md and its pictures; with `--only` its other rows stay. Not with
+    /// a part of a row
     #[arg(long)]
     pub report: bool,
     /// Cargo's profile for our own services

@@ -1,6 +1,6 @@
 //! A run: rows one after the other, sides taking turns, round by round.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use blackbox::progress::{say, step};
 use runtime::clock::monotonic;
 
@@ -60,6 +60,8 @@ fn load(target: &Target) -> Result<()> {
 
 fn run_scenarios(run: &Run) -> Result<()> {
     let scenarios = registry::chosen(&run.only)?;
+    let has_part = run.only.iter().any(|word| word.contains(registry::PART));
+    ensure!(!(run.report && has_part), "the report has whole rows only");
     let mut results = Results::new(Machine::of_this_run(run.baseline.as_deref()), run);
     let docs = blackbox::environment::workspace().join("docs");
     let rows = if run.only.is_empty() { Rows::OfTheRun } else { Rows::WithStored };

@@ -104,6 +104,12 @@ pub trait Scenario {
     /// What the row is.
     fn description(&self) -> Description;
 
+    /// The row with only those of its parts whose names contain one of the words; `None` when no
+    /// part's name does, or the row has no parts.
+    fn parts(&self, _words: &[&str]) -> Option<Box<dyn Scenario>> {
+        None
+    }
+
     /// Sets up what both sides share. Not measured.
     ///
     /// # Errors

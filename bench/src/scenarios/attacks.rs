@@ -26,15 +26,36 @@ const COUNT: usize = 4;
 /// Time limit for an attack to reach its size, before victims are measured.
 const RISE: Duration = Duration::from_secs(30);
 
-/// Memory and latencies under attack.
-#[derive(Debug)]
-pub struct Attacks;
+/// Memory and latencies under attack. Its parts are the attacks.
+pub struct Attacks(Vec<Case>);
 
 struct Attacked {
+    cases: Vec<Case>,
     env: TestEnv,
     programs: Programs,
     measured: Duration,
     runtime: Runtime,
+}
+
+impl Attacks {
+    /// All attacks.
+    pub fn all() -> Self {
+        Self(cases::all())
+    }
+
+    /// The services that are attacked and the authority, or all when several are attacked.
+    fn services(&self) -> &'static [Service] {
+        use Service::{Injector, Operator, Placement, Scheduler, Sentry};
+        let alone = |one: Service| self.0.iter().all(|case| case.service == one);
+        match Service::ALL.into_iter().find(|one| alone(*one)) {
+            None => &Service::ALL,
+            Some(Sentry) => &[Sentry],
+            Some(Injector) => &[Sentry, Injector],
+            Some(Operator) => &[Sentry, Operator],
+            Some(Placement) => &[Sentry, Placement],
+            Some(Scheduler) => &[Sentry, Scheduler],
+        }
+    }
 }
 
 impl Scenario for Attacks {
@@ -46,9 +67,15 @@ impl Scenario for Attacks {
                  requests/s (placement: join and wait for the table, 20 a second) before the \
                  attack and during it. Memory is compared with twice the idle memory and the \
                  budget in docs/limits.md",
-            services: &Service::ALL,
+            services: self.services(),
             ..Description::OURS
         }
+    }
+
+    fn parts(&self, words: &[&str]) -> Option<Box<dyn Scenario>> {
+        let named = |case: &&Case| words.iter().any(|word| case.name.contains(word));
+        let cases: Vec<_> = self.0.iter().filter(named).cloned().collect();
+        if cases.is_empty() { None } else { Some(Box::new(Self(cases))) }
     }
 
     fn prepare(&self, programs: &Programs, size: Size) -> Result<Box<dyn Prepared>> {
@@ -56,16 +83,17 @@ impl Scenario for Attacks {
         cases::prepare(&env)?;
         let measured = size.pick(Duration::from_secs(10), Duration::from_secs(3));
         let (programs, runtime) = (programs.clone(), load::runtime()?);
-        Ok(Box::new(Attacked { env, programs, measured, runtime }))
+        let cases = self.0.clone();
+        Ok(Box::new(Attacked { cases, env, programs, measured, runtime }))
     }
 }
 
 impl Prepared for Attacked {
     fn round(&mut self, side: Side) -> Result<Vec<Reading>> {
         let mut readings = Vec::new();
-        for case in cases::all() {
+        for case in &self.cases {
             say(format_args!("attacks: {}", case.name));
-            let measured = self.runtime.block_on(self.attack(side, &case));
+            let measured = self.runtime.block_on(self.attack(side, case));
             readings.extend(measured.with_context(|| case.name)?);
         }
         Ok(readings)

@@ -36,7 +36,7 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
         Box::new(SchedulerRestart),
         Box::new(SchedulerMembers),
         Box::new(SchedulerWorkflow),
-        Box::new(Attacks),
+        Box::new(Attacks::all()),
         Box::new(ScaleOperator),
         Box::new(ScalePlacement),
         Box::new(ScaleSentry),
@@ -46,31 +46,53 @@ pub fn all() -> Vec<Box<dyn Scenario>> {
     ]
 }
 
+/// Between the name of a row and a part of it, in a word of [`chosen`].
+pub const PART: char = '/';
+
 /// The rows that a word names or, if it is no row's name, whose names contain it; without words
-/// all that do not have to be named. Of these the name begins with the word.
+/// all that do not have to be named. Of these the name begins with the word. A row of which only
+/// parts are named has no others.
 ///
 /// # Errors
-/// When a word fits no row.
+/// When a word fits no row, or no part of its row.
 pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     let scenarios = all();
     let names: Vec<_> = scenarios.iter().map(|scenario| scenario.description().name).collect();
-    let fits = |scenario: &dyn Scenario, word: &String| {
+    let words: Vec<_> = words.iter().map(|word| row_and_part(word)).collect();
+    let fits = |scenario: &dyn Scenario, word: &str| {
         let name = scenario.description().name;
-        match word.as_str() {
+        match word {
             word if names.contains(&word) => name == word,
             word if scenario.description().is_only_named => name.starts_with(word),
             word => name.contains(word),
         }
     };
-    for word in words {
-        let known = scenarios.iter().any(|scenario| fits(scenario.as_ref(), word));
-        ensure!(known, "no row {word:?}: there are {}", names.join(", "));
+    for (row, part) in &words {
+        let mut named = scenarios.iter().filter(|scenario| fits(scenario.as_ref(), row)).peekable();
+        ensure!(named.peek().is_some(), "no row {row:?}: there are {}", names.join(", "));
+        let has_part = |part| named.all(|scenario| scenario.parts(&[part]).is_some());
+        ensure!(
+            part.is_none_or(has_part),
+            "row {row:?} has no part {:?}",
+            part.unwrap_or_default()
+        );
     }
-    let wanted = |scenario: &dyn Scenario| {
-        let is_asked_for = words.iter().any(|word| fits(scenario, word));
-        is_asked_for || (words.is_empty() && !scenario.description().is_only_named)
-    };
-    Ok(scenarios.into_iter().filter(|scenario| wanted(scenario.as_ref())).collect())
+    let mut wanted = Vec::new();
+    for scenario in scenarios {
+        let named = words.iter().filter(|(row, _)| fits(scenario.as_ref(), row));
+        let parts: Option<Vec<_>> = named.clone().map(|(_, part)| *part).collect();
+        let is_asked_for = match named.count() {
+            0 => words.is_empty() && !scenario.description().is_only_named,
+            _ => true,
+        };
+        let cut = parts.and_then(|parts| scenario.parts(&parts));
+        wanted.extend(is_asked_for.then(|| cut.unwrap_or(scenario)));
+    }
+    Ok(wanted)
+}
+
+fn row_and_part(word: &str) -> (&str, Option<&str>) {
+    word.split_once(PART).map_or((word, None), |(row, part)| (row, Some(part)))
 }
 
 #[cfg(test)]
@@ -107,6 +129,23 @@ mod tests {
         assert_eq!(names("start"), ["start"]); // as in scheduler-restart
         assert_eq!(names("operator-memory"), ["operator-memory"]);
         assert_eq!(names("memory"), ["operator-memory", "operator-memory-large"]);
+    }
+
+    #[test]
+    fn a_part_of_a_row_is_named_after_it() {
+        let services = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            let rows = chosen(&words).unwrap();
+            rows.iter().map(|row| row.description().services.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(services(&["attacks"]), [5]);
+        assert_eq!(services(&["attacks/unfinished"]), [1]);
+        assert_eq!(services(&["attacks/unfinished", "attacks/placement"]), [5]);
+        assert_eq!(services(&["attacks/unfinished", "attacks"]), [5], "the whole row");
+        for (word, text) in [("attacks/nonsense", "no part"), ("start/any", "no part")] {
+            let error = chosen(&[word.to_owned()]).err().map(|e| e.to_string());
+            assert!(error.is_some_and(|error| error.contains(text)), "{word}");
+        }
     }
 
     #[test]

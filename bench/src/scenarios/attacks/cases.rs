@@ -21,6 +21,10 @@ pub(super) const VICTIMS: &str = "victims";
 /// Components of the attackers: together nearly the largest list that the operator answers.
 const COMPONENTS: usize = 9;
 const COMPONENT_BYTES: usize = 400_000;
+/// Largest message that sentry reads: it waits for the end of one. A larger one is refused as soon as
+/// its length was read, and then the next follows at once: a flood.
+const SENTRY_BYTES: u32 = 64 * 1024;
+const REFUSED_BYTES: u32 = 4 * 1024 * 1024;
 /// Hosts of the attackers, and actor types of each: ten times the largest table of a namespace.
 const HOSTS: usize = 200;
 const TYPES: usize = 1000;
@@ -29,6 +33,7 @@ const TYPE_BYTES: usize = 200;
 const ZEROS: usize = 4_000_000;
 
 /// An attack on a service.
+#[derive(Clone)]
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) service: Service,
@@ -71,7 +76,12 @@ pub(super) fn all() -> Vec<Case> {
         Case {
             connections: 64,
             budget: 68.0,
-            ..case("sentry, unfinished requests", Service::Sentry, unfinished_request())
+            ..case("sentry, unfinished requests", Service::Sentry, lacking_a_byte(SENTRY_BYTES))
+        },
+        Case {
+            connections: 64,
+            budget: 68.0,
+            ..case("sentry, refused requests", Service::Sentry, lacking_a_byte(REFUSED_BYTES))
         },
         Case {
             port: Port::Metrics,
@@ -105,13 +115,12 @@ pub(super) fn all() -> Vec<Case> {
     ]
 }
 
-/// As many streams as HTTP/2 has by default, each with a message of 4 MiB that lacks a byte.
-fn unfinished_request() -> Attack {
-    const MESSAGE: usize = 4 * 1024 * 1024;
+/// As many streams as HTTP/2 has by default, each with a message of so many bytes that lacks one.
+fn lacking_a_byte(message: u32) -> Attack {
     let mut body = BytesMut::new();
     body.put_u8(0);
-    body.put_u32(4 * 1024 * 1024);
-    body.put_bytes(0, MESSAGE - 1);
+    body.put_u32(message);
+    body.put_bytes(0, message as usize - 1);
     Attack::Requests(Requests {
         path: "/dapr.proto.sentry.v1.CA/SignCertificate",
         content_type: GRPC,
