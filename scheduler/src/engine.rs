@@ -31,18 +31,18 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use self::due::DueQueue;
-use self::event::{Effect, Event, Share, StreamId};
+use self::event::{Effect, Event, Found, Origin, Share, StreamId};
 use self::job::JobId;
 pub(crate) use self::pool::GateGauge;
 use self::pools::Pools;
 use self::stream::Stream;
-use self::table::JobTable;
+use self::table::{JobTable, Marks};
 
 /// A job that is due later than this is not kept in memory, except for its key and time.
 const LOOK_AHEAD: SignedDuration = SignedDuration::from_secs(30);
@@ -91,7 +91,7 @@ pub(crate) struct Engine {
     unsaved: VecDeque<JobId>,
     unsaved_at: Option<Timestamp>,
     /// The running scan: jobs without a put since it began are deleted.
-    scan: Option<HashSet<JobId>>,
+    scan: Option<Marks>,
     last_now: Timestamp,
     /// The last step stopped at one of its limits.
     behind: bool,
@@ -152,6 +152,11 @@ impl Engine {
             Event::JobPut { key, revision, job, counter, origin } => {
                 self.put(key, revision, job, counter, origin, now);
             }
+            Event::JobsFound(found) => {
+                for Found { key, revision, job, counter } in found {
+                    self.put(key, revision, job, counter, Origin::Scan, now);
+                }
+            }
             Event::JobDeleted { key, revision } => self.delete_at(&key, revision),
             Event::ShardsLeaving(shards) => self.leave(&shards),
             Event::ShardsLost(shards) => self.forget(&shards),
@@ -165,7 +170,7 @@ impl Engine {
             }
             Event::Persisted { job, outcome } => self.persisted(job, outcome, now),
             Event::Loaded { job, outcome } => self.loaded(job, outcome, now),
-            Event::ScanBegun => self.scan = Some(HashSet::new()),
+            Event::ScanBegun => self.scan = Some(Marks::default()),
             Event::ScanEnded => self.end_scan(),
             Event::Share(share) => {
                 self.share = share;

@@ -1,7 +1,8 @@
 //! Conversions between messages of the API, records of the store and jobs of the engine. [`names`]
-//! has the names of stored jobs.
+//! has the names of stored jobs, [`timing`] what the engine reads of a record.
 
 pub(crate) mod names;
+mod timing;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::engine::job::{Counter, FailurePolicy, Job, Target};
 use crate::schedule::{Begin, ScheduleError, Timetable};
 
 use self::names::target;
+use self::timing::StoredJob;
 
 /// The type of a record's metadata. Source: Dapr 1.18.
 const METADATA_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata";
@@ -26,6 +28,8 @@ const METADATA_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.JobMeta
 pub(crate) enum Corrupt {
     #[error("the record cannot be decoded")]
     Record(#[from] prost::DecodeError),
+    #[error("a text of the record is no UTF-8")]
+    Text(#[from] std::str::Utf8Error),
     #[error("the record has no {0}")]
     Missing(&'static str),
     #[error("a point in time is out of range")]
@@ -88,14 +92,15 @@ pub(crate) fn partition_id(record: &[u8]) -> Option<u64> {
 }
 
 /// A stored job for the engine.
-pub(crate) fn engine_job(record: &[u8]) -> Result<Job, Corrupt> {
-    let record = cron::Job::decode(record)?;
+pub(crate) fn engine_job(record: Bytes) -> Result<Job, Corrupt> {
+    let record = StoredJob::decode(record)?;
     let begin = match record.begin.ok_or(Corrupt::Missing("begin"))? {
         cron::job::Begin::Start(at) => Begin::Start(instant(at)?),
         cron::job::Begin::DueTime(at) => Begin::DueTime(instant(at)?),
     };
     let spec = record.job.ok_or(Corrupt::Missing("job"))?;
-    let metadata = stored_metadata(&spec)?;
+    let schedule = spec.checked_schedule()?;
+    let metadata = spec.metadata()?;
     let known = metadata.known();
     let target = match target(known).ok_or(Corrupt::Missing("target"))? {
         Type::Job(_) => Target::App(known.app_id.as_str().into()),
@@ -104,7 +109,7 @@ pub(crate) fn engine_job(record: &[u8]) -> Result<Job, Corrupt> {
     let expiration = record.expiration.map(instant).transpose()?;
     Ok(Job {
         partition_id: record.partition_id,
-        timetable: Timetable::restore(begin, expiration, spec.schedule.as_deref(), spec.repeats)?,
+        timetable: Timetable::restore(begin, expiration, schedule, spec.repeats)?,
         policy: spec.failure_policy.map_or_else(FailurePolicy::default, engine_policy),
         namespace: known.namespace.as_str().into(),
         target,
@@ -318,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_engine_gets_absolute_times() {
-        let job = engine_job(&stored()).unwrap();
+        let job = engine_job(stored()).unwrap();
         assert_eq!(job.partition_id, 7);
         assert_eq!(job.target, Target::ActorType("cat".into()));
         assert_eq!(job.policy, FailurePolicy::default());
@@ -352,8 +357,21 @@ mod tests {
 
     #[test]
     fn records_that_are_none_are_named() {
-        assert!(matches!(engine_job(b"\xff"), Err(Corrupt::Record(_))));
-        assert!(matches!(engine_job(b""), Err(Corrupt::Missing("begin"))));
+        assert!(matches!(engine_job(Bytes::from_static(b"\xff")), Err(Corrupt::Record(_))));
+        assert!(matches!(engine_job(Bytes::new()), Err(Corrupt::Missing("begin"))));
+    }
+
+    /// What the engine takes for a job must be one for sidecars, too.
+    #[test]
+    fn a_text_that_is_none_makes_a_record_corrupt_for_all() {
+        let whole = stored();
+        for text in ["@every 1s", "10s", "20s", "any", METADATA_TYPE, "app", "cat"] {
+            let at = whole.windows(text.len()).position(|part| part == text.as_bytes()).unwrap();
+            let mut damaged = whole.to_vec();
+            damaged[at] = 0xff;
+            assert!(engine_job(damaged.clone().into()).is_err(), "{text}");
+            assert!(named_job(NAME, &damaged).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) enum Event {
         /// How the record came into the store.
         origin: Origin,
     },
+    /// Jobs were read from the store: each as a [`Event::JobPut`] with [`Origin::Scan`].
+    JobsFound(Vec<Found>),
     /// A job key was deleted, but not by the engine, or is another member's. An unknown key is
     /// ignored.
     JobDeleted {
@@ -96,7 +98,7 @@ pub(crate) enum Event {
     },
     /// The store is about to be read as a whole: at start, or after its feed was lost.
     ScanBegun,
-    /// Every job of the store had its [`Event::JobPut`] since [`Event::ScanBegun`]. Jobs without
+    /// Every job of the store was in an [`Event::JobsFound`] since [`Event::ScanBegun`]. Jobs without
     /// one are gone.
     ScanEnded,
     /// The replicas among which concurrency limits are shared have changed.
@@ -108,6 +110,19 @@ pub(crate) enum Event {
     Resume,
     /// [`super::Engine::wake_at`] has passed, or the wall clock was set.
     Tick,
+}
+
+/// A job of the store.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Key without `dapr/jobs/`.
+    pub(crate) key: Arc<str>,
+    /// `mod_revision` of the job record.
+    pub(crate) revision: u64,
+    /// The record.
+    pub(crate) job: Job,
+    /// The counter record of the key, of any version of the job.
+    pub(crate) counter: Option<Counter>,
 }
 
 /// How a job record came into the store.

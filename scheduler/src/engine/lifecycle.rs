@@ -64,6 +64,10 @@ impl Engine {
             return;
         };
         let planned = progress.planned();
+        if stale.is_none() && is_far(planned, now) {
+            self.park(id, planned);
+            return;
+        }
         let name = job.concurrency_key.filter(|_| matches!(job.target, Target::ActorType(_)));
         let pool = self.pools.acquire(&job.namespace, job.target);
         let plan = Plan {
@@ -91,16 +95,20 @@ impl Engine {
         // The records do not contain a planned retry.
         let unlike_store =
             plan.is_some_and(|plan| plan.unsaved || plan.writes > 0 || plan.progress.is_retry());
-        if planned <= later(now, LOOK_AHEAD) || unlike_store {
+        if unlike_store || !is_far(planned, now) {
             self.arm(id, planned);
             return;
         }
         self.drop_plan(id);
+        self.park(id, planned);
+    }
+
+    /// Keeps a job without a plan until it is due soon.
+    fn park(&mut self, id: JobId, planned: Timestamp) {
         let load_at = planned.saturating_sub(LOOK_AHEAD).unwrap_or(Timestamp::MIN);
-        if let Some(entry) = self.jobs.get_mut(id) {
-            entry.state = State::Far(load_at);
-            self.far.insert(load_at, id);
-        }
+        let Some(entry) = self.jobs.get_mut(id) else { return };
+        entry.state = State::Far(load_at);
+        self.far.insert(load_at, id);
     }
 
     /// Lets a job with a plan wait for a time.
@@ -384,10 +392,15 @@ impl Engine {
     /// Forgets the jobs that the scan did not find.
     pub(super) fn end_scan(&mut self) {
         let Some(seen) = self.scan.take() else { return };
-        for key in self.jobs.keys_except(&seen) {
+        for key in self.jobs.keys_without(&seen) {
             self.delete(&key);
         }
     }
+}
+
+/// Whether a job is kept out of memory until it is due sooner.
+fn is_far(planned: Timestamp, now: Timestamp) -> bool {
+    planned > later(now, LOOK_AHEAD)
 }
 
 impl Target {

@@ -12,8 +12,8 @@ use testkit::Choice;
 use self::oracle::{Done, Recipe, instant, small};
 use super::Engine;
 use super::event::{
-    AckResult, ConcurrencyLimit, Effect, Event, LoadOutcome, Origin, Registration, Share, StreamId,
-    Undeliverable, WriteOutcome,
+    AckResult, ConcurrencyLimit, Effect, Event, Found, LoadOutcome, Origin, Registration, Share,
+    StreamId, Undeliverable, WriteOutcome,
 };
 use super::job::{Counter, Job, Target};
 use super::shard::Shard;
@@ -178,6 +178,23 @@ impl Simulation {
     }
 
     fn show(&mut self, key: String, record: &Record, origin: Origin) {
+        let Found { key, revision, job, counter } = self.found(key, record);
+        self.step(Event::JobPut { key, revision, job, counter, origin });
+    }
+
+    /// Shows jobs as pages of a read.
+    fn show_pages(&mut self, jobs: Vec<(String, Record)>) {
+        let mut page = Vec::new();
+        for (key, record) in jobs {
+            page.push(self.found(key, &record));
+            if self.choice.chance(30) {
+                self.step(Event::JobsFound(std::mem::take(&mut page)));
+            }
+        }
+        self.step(Event::JobsFound(page));
+    }
+
+    fn found(&mut self, key: String, record: &Record) -> Found {
         let counter = self.counters.get(&key).copied();
         if self.versions.get(&key).is_none_or(|version| version.revision < record.revision) {
             let stored = counter.filter(|counter| counter.job_partition_id == record.revision);
@@ -189,8 +206,7 @@ impl Simulation {
             let version = Version { revision: record.revision, done, delivered: false };
             self.versions.insert(key.clone(), version);
         }
-        let (key, revision, job) = (key.into(), record.revision, record.job());
-        self.step(Event::JobPut { key, revision, job, counter, origin });
+        Found { key: key.into(), revision: record.revision, job: record.job(), counter }
     }
 
     /// Serves the oldest request of the engine, or refuses it.
@@ -303,9 +319,7 @@ impl Simulation {
 
     fn scan(&mut self) {
         self.step(Event::ScanBegun);
-        for (key, record) in self.jobs.clone() {
-            self.show(key, &record, Origin::Scan);
-        }
+        self.show_pages(self.jobs.clone().into_iter().collect());
         self.step(Event::ScanEnded);
     }
 
@@ -345,11 +359,9 @@ impl Simulation {
             }
         }
         self.step(Event::ShardsLost(lost.clone()));
-        for (key, record) in self.jobs.clone() {
-            if lost.contains(&Shard::of(record.revision)) {
-                self.show(key, &record, Origin::Scan);
-            }
-        }
+        let mut back = self.jobs.clone();
+        back.retain(|_, record| lost.contains(&Shard::of(record.revision)));
+        self.show_pages(back.into_iter().collect());
     }
 
     fn act(&mut self) {

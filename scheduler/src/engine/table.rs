@@ -1,6 +1,6 @@
 //! All jobs, by key and by id.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -134,11 +134,9 @@ impl JobTable {
         slots.filter_map(|slot| Some(Arc::clone(&slot.entry.as_ref()?.key))).collect()
     }
 
-    /// The keys of all jobs that are not in the set.
-    pub(super) fn keys_except(&self, kept: &HashSet<JobId>) -> Vec<Arc<str>> {
-        let id = |index: u32, slot: &Slot| JobId { index, generation: slot.generation };
-        let slots =
-            (0..).zip(&self.slots).filter(|(index, slot)| !kept.contains(&id(*index, slot)));
+    /// The keys of all jobs that have no mark.
+    pub(super) fn keys_without(&self, marks: &Marks) -> Vec<Arc<str>> {
+        let slots = (0..).zip(&self.slots).filter(|(index, _)| !marks.contains(*index));
         slots.filter_map(|(_, slot)| Some(Arc::clone(&slot.entry.as_ref()?.key))).collect()
     }
 
@@ -147,7 +145,49 @@ impl JobTable {
     }
 }
 
+/// A set of jobs of a table: a bit for each slot. A job in the slot of a marked one is marked.
+#[derive(Debug, Default)]
+pub(super) struct Marks(Vec<u64>);
+
+impl Marks {
+    pub(super) fn insert(&mut self, job: JobId) {
+        let (word, bit) = Self::place(job.index);
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(bits) = self.0.get_mut(word) {
+            *bits |= bit;
+        }
+    }
+
+    fn contains(&self, index: u32) -> bool {
+        let (word, bit) = Self::place(index);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn place(index: u32) -> (usize, u64) {
+        ((index / u64::BITS) as usize, 1 << (index % u64::BITS))
+    }
+}
+
 /// The key in a slot of the index.
 fn key_of(slots: &[Slot], index: u32) -> &str {
     slots.get(index as usize).and_then(|slot| slot.entry.as_ref()).map_or("", |entry| &entry.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_of_single_slots() {
+        let mut marks = Marks::default();
+        let marked = [0, 63, 64, 130];
+        for index in marked {
+            marks.insert(JobId { index, generation: 7 });
+        }
+        for index in 0..300 {
+            assert_eq!(marks.contains(index), marked.contains(&index), "{index}");
+        }
+    }
 }

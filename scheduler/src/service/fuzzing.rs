@@ -42,7 +42,7 @@ pub fn record(data: &[u8]) {
     let _ = stored::actor_id(data);
     let _ = stored::named_job("job", data);
     let _ = stored::trigger("job", 1, data);
-    let _ = stored::engine_job(data);
+    let _ = stored::engine_job(bytes::Bytes::copy_from_slice(data));
 }
 
 /// Operations of a transaction, as `--etcd-max-txn-ops` allows by default.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::engine::job::{Counter, Job};
+use crate::engine::event::Found;
+use crate::engine::job::Job;
 use crate::metrics::Metrics;
 use crate::store::{Entry, Scan, Snapshot, StoreError, keys};
 use crate::stored;
@@ -14,14 +15,6 @@ use crate::stored;
 const PAGE: usize = 1_000;
 /// Pages that are decoded ahead of the engine.
 const PAGES_AHEAD: usize = 2;
-
-/// A job of the store.
-pub(super) struct Found {
-    pub(super) key: Arc<str>,
-    pub(super) revision: u64,
-    pub(super) job: Job,
-    pub(super) counter: Option<Counter>,
-}
 
 /// The channel of the pages of one read.
 pub(super) fn pages() -> (mpsc::Sender<Vec<Found>>, mpsc::Receiver<Vec<Found>>) {
@@ -72,9 +65,9 @@ pub(super) fn read(
 }
 
 /// Decodes a stored job, or logs why it cannot.
-pub(super) fn decode(name: &Bytes, record: &[u8], metrics: &Metrics) -> Option<(Arc<str>, Job)> {
+pub(super) fn decode(name: &Bytes, record: &Bytes, metrics: &Metrics) -> Option<(Arc<str>, Job)> {
     let text = std::str::from_utf8(name).ok();
-    let job = text.map(|text| (text, stored::engine_job(record)));
+    let job = text.map(|text| (text, stored::engine_job(record.clone())));
     match job {
         Some((text, Ok(job))) => Some((text.into(), job)),
         failed => {

@@ -7,12 +7,12 @@ use runtime::chain;
 
 use super::control::Releasing;
 use super::{ScanError, Task};
-use crate::engine::event::{Event, Origin};
+use crate::engine::event::{Event, Found, Origin};
 use crate::engine::shard::Shard;
 use crate::membership::epoch::Epoch;
 use crate::store::{Change, Revision, Source, StoreEvent, keys};
 use crate::stored;
-use crate::streams::scan::{self, Found};
+use crate::streams::scan;
 
 impl Task {
     pub(super) async fn take_feed(&mut self, feed: StoreEvent) {
@@ -156,12 +156,9 @@ impl Task {
         self.step(Event::ScanBegun);
         while let Some(page) = found.recv().await {
             self.beat();
-            for Found { key, revision, job, counter } in page {
-                if self.epoch(job.partition_id).is_none() {
-                    continue;
-                }
-                self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });
-            }
+            let own = |found: &Found| self.epoch(found.job.partition_id).is_some();
+            let page = page.into_iter().filter(own).collect();
+            self.step(Event::JobsFound(page));
         }
         self.scanned = read.await??;
         self.step(Event::ScanEnded);

@@ -8,11 +8,11 @@ use runtime::chain;
 use tokio::sync::mpsc;
 
 use super::{SCAN_RETRY, ScanError, Task};
-use crate::engine::event::{Event, Origin};
+use crate::engine::event::{Event, Found};
 use crate::engine::shard::Shard;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::streams::scan::{self, Found};
+use crate::streams::scan;
 
 /// Jobs that were deleted since the read began. Beyond it no change of the store is taken before
 /// the read ends.
@@ -76,11 +76,10 @@ impl Task {
             self.gain = None;
             return;
         };
-        for Found { key, revision, job, counter } in page {
-            if self.gain.as_ref().is_some_and(|gain| gain.wants(&key, job.partition_id)) {
-                self.step(Event::JobPut { key, revision, job, counter, origin: Origin::Scan });
-            }
-        }
+        let Some(gain) = &self.gain else { return };
+        let wanted = |found: &Found| gain.wants(&found.key, found.job.partition_id);
+        let page = page.into_iter().filter(wanted).collect();
+        self.step(Event::JobsFound(page));
     }
 }
 
