@@ -13,7 +13,8 @@ use runtime::clock;
 use serde_json::Value;
 
 use self::archive::Archive;
-use crate::cluster::{Ask, Cluster, ClusterFlags};
+use crate::cluster::{Cluster, ClusterFlags};
+use crate::facts::answers::Ask;
 use crate::facts::{Fact, Mode};
 use crate::sidecars;
 
@@ -64,7 +65,7 @@ pub(crate) async fn run(flags: BundleFlags) -> Result<String, BundleError> {
     let cluster = flags.cluster.connect(flags.namespace.clone()).await?;
     let mut archive = Archive::default();
     let (report, found) = tokio::join!(
-        cluster.report(Mode::Installed),
+        cluster.report(Mode::Installed(Ask::Sidecars)),
         Box::pin(cluster.sidecars(None, Ask::Sidecars)),
     );
     let report = serde_json::to_value(report).map_err(BundleError::Json)?;

@@ -14,6 +14,7 @@ mod injection;
 mod nodes;
 mod report;
 pub(crate) mod rights;
+mod sidecars;
 
 use finding::Finding;
 pub(crate) use report::Report;
@@ -36,6 +37,7 @@ pub(crate) fn findings(facts: &Facts) -> Vec<Finding> {
             all.extend(identity::findings(facts));
             all.extend(injection::findings(facts, probe));
             all.extend(data_plane::findings(facts));
+            all.extend(sidecars::findings(facts));
         }
     }
     all

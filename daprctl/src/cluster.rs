@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::checks::{self, Report, rights};
 use crate::definitions;
+use crate::facts::answers::{self, Ask};
 use crate::facts::{
     Account, ClusterWide, Fact, Facts, Mode, NamespaceFacts, Queries, ReadError, Right, Trust,
     argument, named,
@@ -26,7 +27,6 @@ use crate::pods::{Pod, strings, text};
 pub use connection::ClusterFlags;
 pub use port_forward::PortForwardError;
 use reader::{DryRun, Reader};
-pub(crate) use sidecars::Ask;
 
 /// Client of the API server.
 pub(crate) struct Cluster {
@@ -67,8 +67,25 @@ impl Cluster {
         let (cluster, own, definitions, queries) =
             tokio::join!(self.cluster_wide(), self.own(), self.definitions(), self.queries(mode));
         let trust = self.trust(own.workloads.as_deref().unwrap_or_default()).await;
-        let (namespace, here) = (self.namespace.clone(), clock::now());
-        Ok(Facts { namespace, here, version, there, cluster, own, trust, definitions, queries })
+        let answers = match mode {
+            Mode::Installed(Ask::Sidecars) => {
+                let pods = cluster.pods.as_deref().unwrap_or_default();
+                Some(self.answers(answers::sample(pods, answers::MAX_ASKED)).await)
+            }
+            Mode::Installed(Ask::Nobody) | Mode::PreInstall => None,
+        };
+        Ok(Facts {
+            namespace: self.namespace.clone(),
+            here: clock::now(),
+            version,
+            there,
+            cluster,
+            own,
+            trust,
+            definitions,
+            queries,
+            answers,
+        })
     }
 
     async fn cluster_wide(&self) -> ClusterWide {
@@ -235,7 +252,7 @@ impl Cluster {
                     rights.map(|right| async move { (*right, self.may(right, None).await) });
                 Queries::PreInstall(join_all(permissions).await)
             }
-            Mode::Installed => {
+            Mode::Installed(_) => {
                 let accounts = rights::ACCOUNTS.iter().map(|(name, rights)| async move {
                     let rights = rights
                         .iter()

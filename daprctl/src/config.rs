@@ -8,6 +8,7 @@ use resources::go_duration;
 use crate::bundle::BundleFlags;
 use crate::cluster::ClusterFlags;
 use crate::facts::Mode;
+use crate::facts::answers::Ask;
 use crate::jobs::JobsFlags;
 use crate::lint::output::LintOutput;
 
@@ -16,7 +17,8 @@ use crate::lint::output::LintOutput;
 #[command(name = "daprctl", version = runtime::VERSION)]
 pub enum Command {
     /// Check a cluster before the installation, or an installation, and print a remedy for each
-    /// problem. Nothing is changed: the command reads objects and creates two as dry runs
+    /// problem. Nothing is changed: the command reads objects, asks sidecars and creates two objects as
+    /// dry runs
     Check(Flags),
     /// List the sidecars: version, readiness, what each loaded and what not
     Sidecars(SidecarFlags),
@@ -129,6 +131,9 @@ pub struct Flags {
     /// Namespace of the control plane
     #[arg(short, long, value_name = "NAME", default_value = "dapr-system")]
     namespace: String,
+    /// Do not ask the sidecars for their certificates and connections
+    #[arg(long)]
+    offline: bool,
     /// Output format: table or json
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
@@ -163,8 +168,12 @@ pub struct Config {
 impl Flags {
     /// Converts the flags. Every combination is valid.
     pub fn into_config(self) -> Config {
-        let Self { pre, namespace, output, wait, kubeconfig, context } = self;
-        let mode = if pre { Mode::PreInstall } else { Mode::Installed };
+        let Self { pre, namespace, offline, output, wait, kubeconfig, context } = self;
+        let mode = match (pre, offline) {
+            (true, _) => Mode::PreInstall,
+            (false, true) => Mode::Installed(Ask::Nobody),
+            (false, false) => Mode::Installed(Ask::Sidecars),
+        };
         Config { mode, namespace, output, wait, kubeconfig, context }
     }
 }

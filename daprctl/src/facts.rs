@@ -1,4 +1,6 @@
-//! The facts about a cluster that the checks evaluate.
+//! The facts about a cluster that the checks evaluate. `answers` is what sidecars say.
+
+pub(crate) mod answers;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +10,7 @@ use resources::images::tag;
 use serde::Serialize;
 use serde_json::Value;
 
+use self::answers::{Answers, Ask};
 use crate::pods::Pod;
 
 /// The set of checks.
@@ -16,7 +19,7 @@ pub enum Mode {
     /// Checks of a cluster before the installation.
     PreInstall,
     /// Checks of an installation.
-    Installed,
+    Installed(Ask),
 }
 
 /// A value, or why it could not be read.
@@ -181,6 +184,8 @@ pub(crate) struct Facts {
     /// The custom resource definitions, by name.
     pub(crate) definitions: BTreeMap<String, Fact<Option<Value>>>,
     pub(crate) queries: Queries,
+    /// Answers of sidecars; `None` if none was to be asked.
+    pub(crate) answers: Option<Answers>,
 }
 
 impl Facts {

@@ -38,14 +38,14 @@ pub use config::{
 };
 pub use documents::ManError;
 pub use error::CommandError;
-pub use facts::Mode;
+pub use facts::{Mode, answers::Ask};
 pub use jobs::{FileError, JobsError, JobsFlags};
 
 use std::time::Duration;
 
 use runtime::clock;
 
-use cluster::{Ask, Cluster};
+use cluster::Cluster;
 
 /// Pause between two runs with `--wait`.
 const PAUSE: Duration = Duration::from_secs(2);

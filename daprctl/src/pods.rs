@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dashboard::Arguments;
 use jiff::Timestamp;
 use resources::annotations::{
     ANNOTATION_APP_ID, ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, PREFIX, is_truthy,
@@ -39,8 +40,8 @@ pub(crate) struct Container {
     pub(crate) image: String,
     /// Whether it is ready.
     pub(crate) ready: bool,
-    /// Whether it has the flag by which a sidecar uses mTLS (Dapr 1.18, `--enable-mtls`).
-    pub(crate) mtls: bool,
+    /// What its arguments say about a sidecar.
+    pub(crate) arguments: Arguments,
     /// Reason and message of the waiting state.
     pub(crate) waiting: Option<(String, String)>,
 }
@@ -124,7 +125,7 @@ fn containers(pod: &Value) -> Vec<Container> {
         Container {
             image: text(container.get("image")),
             ready: status.and_then(|s| s.get("ready")).and_then(Value::as_bool) == Some(true),
-            mtls: has_mtls(container),
+            arguments: arguments(container),
             waiting: waiting.map(|w| (text(w.get("reason")), text(w.get("message")))),
             name,
         }
@@ -132,9 +133,9 @@ fn containers(pod: &Value) -> Vec<Container> {
     .collect()
 }
 
-fn has_mtls(container: &Value) -> bool {
+fn arguments(container: &Value) -> Arguments {
     let arguments = container.get("args").and_then(Value::as_array).into_iter().flatten();
-    dashboard::has_mtls(arguments.filter_map(Value::as_str))
+    Arguments::read(arguments.filter_map(Value::as_str))
 }
 
 /// A member as string; empty if it is absent or of another type.
@@ -181,7 +182,8 @@ mod tests {
     #[case(json!(["--enable-mtls=false"]), false)]
     #[case(json!(["--enable-mtls", "--enable-mtls=false"]), false)]
     fn a_sidecar_uses_mtls_as_its_arguments_say(#[case] arguments: Value, #[case] want: bool) {
-        assert_eq!(has_mtls(&json!({"name": "daprd", "args": arguments})), want);
+        let container = json!({"name": "daprd", "args": arguments});
+        assert_eq!(super::arguments(&container).has_mtls, want);
     }
 
     #[test]

@@ -1,37 +1,14 @@
 //! `daprctl sidecars`: versions and skew of sidecars, their certificates, and the Components that they
 //! did not load. Pure.
 
-use std::collections::BTreeMap;
-
-use identity::expiry_step;
 use jiff::Timestamp;
 use resources::images::{minor, tag};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::facts::Fact;
+use crate::facts::answers::{Answers, Metadata, Presented};
 use crate::output::{table, words};
 use crate::pods::{Pod, text};
-
-/// The metadata of a sidecar, `GET /v1.0/metadata` (Dapr 1.18).
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Metadata {
-    components: Vec<Named>,
-    actor_runtime: ActorRuntime,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    name: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ActorRuntime {
-    placement: String,
-}
 
 /// The facts.
 #[derive(Debug, Clone)]
@@ -42,21 +19,9 @@ pub(crate) struct SidecarFacts {
     pub(crate) pods: Vec<Pod>,
     /// Components of the same namespaces.
     pub(crate) components: Vec<Value>,
-    /// Metadata by namespace and name of the pod; absent for sidecars that were not asked.
-    pub(crate) metadata: BTreeMap<String, Fact<Metadata>>,
-    /// Certificates in the same way; absent for sidecars without mTLS.
-    pub(crate) certificates: BTreeMap<String, Fact<Presented>>,
+    pub(crate) answers: Answers,
     /// When they were read.
     pub(crate) now: Timestamp,
-}
-
-/// The certificate that a sidecar presents to others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Presented {
-    /// SPIFFE id; `None` if it has none.
-    pub(crate) id: Option<String>,
-    pub(crate) not_before: Timestamp,
-    pub(crate) not_after: Timestamp,
 }
 
 /// The certificate of a sidecar, and how it is.
@@ -93,6 +58,10 @@ pub(crate) struct Row {
     components_missing: Option<Vec<String>>,
     /// Its connection to placement.
     placement: Option<String>,
+    /// Schedulers that it is connected to.
+    schedulers: Option<Vec<String>>,
+    /// Services that it has an address of, and no connection to.
+    disconnected: Vec<&'static str>,
     /// Why it did not answer.
     error: Option<String>,
     /// `null` without mTLS, and if it was not asked or presented none.
@@ -111,14 +80,10 @@ pub(crate) fn rows(facts: &SidecarFacts) -> Vec<Row> {
 fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
     let sidecar = pod.sidecar();
     let version = sidecar.map(|sidecar| tag(&sidecar.image)).unwrap_or_default();
-    let said = facts.metadata.get(&pod.id());
-    let presented = facts.certificates.get(&pod.id());
+    let said = facts.answers.metadata.get(&pod.id());
+    let presented = facts.answers.certificates.get(&pod.id());
     let metadata = said.and_then(|said| said.as_ref().ok());
-    let loaded = metadata.map(|metadata| {
-        let mut names: Vec<_> = metadata.components.iter().map(|c| c.name.clone()).collect();
-        names.sort_unstable();
-        names
-    });
+    let loaded = metadata.map(Metadata::components);
     let missing = loaded.as_ref().map(|loaded| {
         let mut wanted = in_scope(pod, &facts.components);
         wanted.retain(|name| !loaded.contains(name));
@@ -134,9 +99,12 @@ fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
         waiting: sidecar.and_then(|s| s.waiting.as_ref()).map(|(reason, _)| reason.clone()),
         components_loaded: loaded,
         components_missing: missing,
-        placement: metadata.map(|metadata| {
-            metadata.actor_runtime.placement.trim_start_matches("placement: ").to_owned()
-        }),
+        placement: metadata.map(|metadata| metadata.placement().to_owned()),
+        schedulers: metadata.map(|metadata| metadata.schedulers().to_vec()),
+        disconnected: metadata
+            .zip(sidecar)
+            .map(|(metadata, sidecar)| metadata.disconnected(sidecar.arguments))
+            .unwrap_or_default(),
         error: said.and_then(|said| said.as_ref().err()).map(ToString::to_string),
         certificate: presented
             .and_then(|own| own.as_ref().ok())
@@ -150,8 +118,8 @@ impl Certificate {
         Self {
             id: said.id.clone(),
             expires: said.not_after,
-            is_late: expiry_step(said.not_before, said.not_after, now).is_some(),
-            seconds_left: now.duration_until(said.not_after).as_secs().max(0),
+            is_late: said.is_late(now),
+            seconds_left: said.seconds_left(now),
         }
     }
 }
@@ -214,6 +182,9 @@ fn remarks(row: &Row) -> String {
     if let Some(missing) = row.components_missing.as_ref().filter(|missing| !missing.is_empty()) {
         remarks.push(format!("not loaded: {}", missing.join(", ")));
     }
+    if !row.disconnected.is_empty() {
+        remarks.push(format!("not connected to {}", row.disconnected.join(" and ")));
+    }
     match &row.certificate {
         Some(own) if own.seconds_left == 0 => {
             remarks.push("its certificate has expired: look at its log and at sentry".to_owned());
@@ -235,6 +206,8 @@ pub(crate) fn to_value(facts: &SidecarFacts, rows: &[Row]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use rstest::rstest;
 
     use super::*;
@@ -271,14 +244,16 @@ mod tests {
                 component("bus", &["cart"]),
                 component("other", &["web"]),
             ],
-            metadata: BTreeMap::from([
-                ("shop/cart-1".to_owned(), Ok(serde_json::from_value(answer).unwrap())),
-                ("shop/web-1".to_owned(), Err(silent)),
-            ]),
-            certificates: BTreeMap::from([
-                ("shop/cart-1".to_owned(), Ok(presented(0, 86_400))),
-                ("shop/web-1".to_owned(), Err(ReadError::Forbidden(FORWARD.to_owned()))),
-            ]),
+            answers: Answers {
+                metadata: BTreeMap::from([
+                    ("shop/cart-1".to_owned(), Ok(serde_json::from_value(answer).unwrap())),
+                    ("shop/web-1".to_owned(), Err(silent)),
+                ]),
+                certificates: BTreeMap::from([
+                    ("shop/cart-1".to_owned(), Ok(presented(0, 86_400))),
+                    ("shop/web-1".to_owned(), Err(ReadError::Forbidden(FORWARD.to_owned()))),
+                ]),
+            },
             now: Timestamp::constant(3_600, 0),
         }
     }
@@ -288,7 +263,8 @@ mod tests {
     fn presented(not_before: i64, not_after: i64) -> Presented {
         let at = |second| Timestamp::from_second(second).unwrap();
         let id = Some("spiffe://cluster.local/ns/shop/cart".to_owned());
-        Presented { id, not_before: at(not_before), not_after: at(not_after) }
+        let (not_before, not_after) = (at(not_before), at(not_after));
+        Presented { id, not_before, not_after, chain: Vec::new() }
     }
 
     /// Column and remarks about a certificate of 10,000 seconds after this many.
@@ -301,10 +277,11 @@ mod tests {
         #[case] left: &str,
         #[case] remark: &str,
     ) {
-        let own = BTreeMap::from([("shop/cart-1".to_owned(), Ok(presented(0, 10_000)))]);
+        let certificates = BTreeMap::from([("shop/cart-1".to_owned(), Ok(presented(0, 10_000)))]);
+        let answers = Answers { certificates, ..Answers::default() };
         let now = Timestamp::from_second(now).unwrap();
         let pods = vec![pod("cart", "1.18.3", true)];
-        let facts = SidecarFacts { certificates: own, now, pods, components: vec![], ..facts() };
+        let facts = SidecarFacts { answers, now, pods, components: vec![], ..facts() };
         let [row] = &rows(&facts)[..] else { unreachable!("one pod") };
         let cells = cells(row);
         assert_eq!((cells[6].as_str(), cells[7].as_str()), (left, remark));

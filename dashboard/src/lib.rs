@@ -51,6 +51,7 @@ use peers::{Peers, Reach};
 use server::guard::Guard;
 
 pub use config::{Auth, Config, ConfigError, Flags, Mode, Source};
+pub use model::arguments::Arguments;
 pub use model::log::checked_lines;
 pub use model::redaction::is_secret_text;
 
@@ -63,11 +64,6 @@ pub fn redacted(plural: &str, object: &serde_json::Value) -> Option<serde_json::
 /// Plural and version of each kind of `dapr.io`.
 pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
     model::kind::Kind::ALL.into_iter().map(|kind| (kind.plural(), kind.version()))
-}
-
-/// Whether a sidecar with these arguments, without the name of the program, uses mTLS.
-pub fn has_mtls<'a>(arguments: impl IntoIterator<Item = &'a str>) -> bool {
-    model::arguments::Arguments::read(arguments).has_mtls
 }
 
 /// The text, or its replacement if it may hold a secret.

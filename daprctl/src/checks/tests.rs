@@ -1,6 +1,7 @@
 //! Findings by table: a healthy installation with one change.
 
 mod facts;
+mod sidecars;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -181,7 +182,8 @@ type Change = fn(&mut Facts);
     &[("components", Status::Warning)])]
 #[case::pods_forbidden(|f: &mut Facts| f.cluster.pods = forbidden("list pods"), &[
     ("images-pulled", Status::Unknown), ("sidecars-missing", Status::Unknown), ("sidecars-ready", Status::Unknown),
-    ("sidecar-versions", Status::Unknown), ("app-ids", Status::Unknown)])]
+    ("sidecar-versions", Status::Unknown), ("app-ids", Status::Unknown),
+    ("workload-certificates", Status::Unknown), ("sidecar-connections", Status::Unknown)])]
 #[case::workloads_forbidden(|f: &mut Facts| f.own.workloads = forbidden("list deployments"), &[
     ("operator-ready", Status::Unknown), ("sentry-ready", Status::Unknown), ("versions", Status::Unknown)])]
 #[case::no_control_plane(|f: &mut Facts| f.own.workloads = Ok(vec![]), &[("installed", Status::Error)])]

@@ -1,7 +1,6 @@
 //! Reads the facts about sidecars: Pods, Components, and through the API server the metadata of each
 //! sidecar (its proxy to pods) and the certificate (a port-forward).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -16,9 +15,10 @@ use runtime::clock;
 
 use super::Cluster;
 
+use crate::facts::answers::{self, Answers, Ask, Metadata, Presented};
 use crate::facts::{Fact, ReadError};
 use crate::pods::{Pod, text};
-use crate::sidecars::{Metadata, Presented, SidecarFacts};
+use crate::sidecars::SidecarFacts;
 
 /// Status of a request without the right.
 const FORBIDDEN: u16 = 403;
@@ -26,15 +26,6 @@ const FORBIDDEN: u16 = 403;
 const CONCURRENT: usize = 16;
 /// Time for the answer of one sidecar.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Whether sidecars are asked in addition to the API server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// Each sidecar that is ready, for its metadata and its certificate.
-    Sidecars,
-    /// No sidecar.
-    Nobody,
-}
 
 impl Cluster {
     /// Reads the sidecars of a namespace, or of all.
@@ -52,30 +43,35 @@ impl Cluster {
         );
         let mut pods = pods?;
         pods.retain(|pod| pod.is_alive() && pod.sidecar().is_some());
-        let (mut metadata, mut certificates) = (BTreeMap::new(), BTreeMap::new());
-        if ask == Ask::Sidecars {
-            let ready =
-                pods.iter().filter_map(|pod| Some((pod, pod.sidecar().filter(|s| s.ready)?)));
-            let asked = ready.map(|(pod, sidecar)| async move {
-                let certificate =
-                    async { if sidecar.mtls { Some(self.certificate(pod).await) } else { None } };
-                let (metadata, certificate) = tokio::join!(self.metadata(pod), certificate);
-                (pod.id(), metadata, certificate)
-            });
-            let mut asked = stream::iter(asked).buffer_unordered(CONCURRENT);
-            while let Some((id, said, certificate)) = asked.next().await {
-                certificates.extend(certificate.map(|certificate| (id.clone(), certificate)));
-                metadata.insert(id, said);
-            }
-        }
+        let answers = match ask {
+            Ask::Sidecars => self.answers(pods.iter().filter(|pod| answers::is_ready(pod))).await,
+            Ask::Nobody => Answers::default(),
+        };
         Ok(SidecarFacts {
             version: version.ok().flatten(),
             pods,
             components: components?,
-            metadata,
-            certificates,
+            answers,
             now: clock::now(),
         })
+    }
+
+    /// Asks the sidecars of these pods.
+    pub(super) async fn answers(&self, pods: impl IntoIterator<Item = &Pod>) -> Answers {
+        let asked = pods.into_iter().map(|pod| async move {
+            let has_mtls = pod.sidecar().is_some_and(|sidecar| sidecar.arguments.has_mtls);
+            let certificate =
+                async { if has_mtls { Some(self.certificate(pod).await) } else { None } };
+            let (metadata, certificate) = tokio::join!(self.metadata(pod), certificate);
+            (pod.id(), metadata, certificate)
+        });
+        let mut asked = stream::iter(asked).buffer_unordered(CONCURRENT);
+        let mut answers = Answers::default();
+        while let Some((id, metadata, certificate)) = asked.next().await {
+            answers.certificates.extend(certificate.map(|found| (id.clone(), found)));
+            answers.metadata.insert(id, metadata);
+        }
+        answers
     }
 
     /// The certificate that a sidecar presents on its internal port, by a port-forward.
@@ -101,7 +97,8 @@ impl Cluster {
         let chain = tokio::time::timeout(ANSWER, presented).await;
         let chain = chain.map_err(|_| failed("no answer within 5 s".to_owned()))??;
         let id = chain.leaf_id().ok().map(|id| id.to_string());
-        Ok(Presented { id, not_before: chain.not_before(), not_after: chain.not_after() })
+        let (not_before, not_after) = (chain.not_before(), chain.not_after());
+        Ok(Presented { id, not_before, not_after, chain: chain.certs().to_vec() })
     }
 
     /// Version of the control plane: the tag of the operator's image.

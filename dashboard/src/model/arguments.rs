@@ -4,16 +4,21 @@ use runtime::flags::go_bool;
 
 /// Facts from the arguments of the containers of a pod, or of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// Whether the sidecar uses mTLS (Dapr 1.18, `--enable-mtls`).
-    pub(crate) has_mtls: bool,
+    pub has_mtls: bool,
+    /// Whether the sidecar has an address of placement (Dapr 1.18, `--placement-host-address`,
+    /// `--actors-service`).
+    pub has_placement: bool,
+    /// Whether the sidecar has an address of the scheduler (Dapr 1.18, `--scheduler-host-address`).
+    pub has_scheduler: bool,
     /// Virtual nodes of each actor host, of placement (Dapr 1.18, `--replicationFactor`).
     pub(crate) virtual_nodes: Option<u32>,
 }
 
 impl Arguments {
     /// Reads words, without the name of the program.
-    pub(crate) fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         Self::of(&flags(words))
     }
 
@@ -21,8 +26,11 @@ impl Arguments {
     pub(crate) fn of(flags: &[(&str, &str)]) -> Self {
         let value = |name: &str| flags.iter().rfind(|(own, _)| *own == name).map(|(_, v)| *v);
         let is_on = |text: &str| go_bool(text) != Ok(false);
+        let is_set = |name: &str| value(name).is_some_and(|text| !text.is_empty());
         Self {
             has_mtls: value("enable-mtls").is_some_and(is_on),
+            has_placement: is_set("placement-host-address") || is_set("actors-service"),
+            has_scheduler: is_set("scheduler-host-address"),
             virtual_nodes: value("replicationFactor").and_then(|text| text.parse().ok()),
         }
     }
@@ -72,7 +80,21 @@ mod tests {
         #[case] has_mtls: bool,
         #[case] virtual_nodes: Option<u32>,
     ) {
-        let want = Arguments { has_mtls, virtual_nodes };
+        let want = Arguments { has_mtls, virtual_nodes, ..Arguments::default() };
         assert_eq!(Arguments::read(words.split_whitespace()), want);
+    }
+
+    #[rstest]
+    #[case(&["--mode", "kubernetes"], false, false)]
+    #[case(&["--placement-host-address", "p:50005", "--scheduler-host-address", "s:50006"], true, true)]
+    #[case(&["--actors-service=placement:p:50005"], true, false)]
+    #[case(&["--placement-host-address", "", "--scheduler-host-address="], false, false)]
+    fn an_empty_address_is_none(
+        #[case] words: &[&str],
+        #[case] has_placement: bool,
+        #[case] has_scheduler: bool,
+    ) {
+        let want = Arguments { has_placement, has_scheduler, ..Arguments::default() };
+        assert_eq!(Arguments::read(words.iter().copied()), want);
     }
 }

@@ -7,10 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use identity::stored::Stored;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use testkit::ca::Ca;
+use testkit::ca::{Ca, TestSvid};
 
 use crate::checks::rights;
 use crate::definitions;
+use crate::facts::answers::{Answers, Metadata, Presented};
 use crate::facts::{Account, ClusterWide, Facts, NamespaceFacts, Probe, Queries, Trust};
 use crate::pods::Pod;
 
@@ -47,7 +48,42 @@ pub(super) fn asking(app: &str) -> Value {
 }
 
 pub(super) fn with_sidecar(version: &str) -> Value {
-    json!([{"name": "app"}, {"name": "daprd", "image": format!("ghcr.io/dapr/daprd:{version}")}])
+    let args = [
+        "--enable-mtls",
+        "--placement-host-address",
+        "p:50005",
+        "--scheduler-host-address=s:50006",
+    ];
+    json!([{"name": "app"},
+        {"name": "daprd", "image": format!("ghcr.io/dapr/daprd:{version}"), "args": args}])
+}
+
+/// The certificate that the sidecar of `shop/cart` presents.
+pub(super) fn presented(svid: &TestSvid) -> Presented {
+    let chain = &svid.chain;
+    Presented {
+        id: chain.leaf_id().ok().map(|id| id.to_string()),
+        not_before: chain.not_before(),
+        not_after: chain.not_after(),
+        chain: chain.certs().to_vec(),
+    }
+}
+
+/// As daprd 1.18.3 answers with actors and a scheduler.
+pub(super) fn metadata(placement: &str, schedulers: &[&str]) -> Metadata {
+    let answer = json!({"id": "cart", "runtimeVersion": "1.18.3",
+        "actorRuntime": {"runtimeStatus": "RUNNING", "placement": placement},
+        "scheduler": {"connected_addresses": schedulers}});
+    serde_json::from_value(answer).unwrap()
+}
+
+pub(super) fn answers(ca: &Ca) -> Answers {
+    let cart = "shop/cart-1".to_owned();
+    let connected = metadata("placement: connected", &["10.0.0.1:50006"]);
+    Answers {
+        metadata: [(cart.clone(), Ok(connected))].into(),
+        certificates: [(cart, Ok(presented(&ca.svid("shop", "cart"))))].into(),
+    }
 }
 
 pub(super) fn webhook(ca: &Ca) -> Value {
@@ -201,6 +237,7 @@ pub(super) fn healthy(ca: &Ca) -> Facts {
             conversion: Ok(Ok(())),
             probe: Ok(Probe::Injected("ghcr.io/dapr/daprd:1.18.3".to_owned())),
         },
+        answers: Some(answers(ca)),
     }
 }
 
@@ -209,6 +246,7 @@ pub(super) fn empty(ca: &Ca) -> Facts {
     let permissions = rights::INSTALLER.iter().map(|right| (*right, Ok(true)));
     let mut facts = healthy(ca);
     facts.queries = Queries::PreInstall(permissions.collect());
+    facts.answers = None;
     facts.own = NamespaceFacts { workloads: Ok(Vec::new()), ..own() };
     facts.cluster.pods = Ok(Vec::new());
     facts.cluster.webhook = Ok(None);
