@@ -167,11 +167,22 @@ fn joined(entries: Vec<Entry>) -> Vec<Job> {
 
 async fn listed(client: &mut Client, flags: &ListFlags) -> Result<String, JobsError> {
     let mut jobs = joined(client.snapshot(MAX_LISTED, |pair| entry(&pair)).await?);
-    jobs.retain(|job| {
-        flags.kind.is_none_or(|kind| kind == job.kind)
-            && flags.namespace.as_ref().is_none_or(|namespace| *namespace == job.namespace)
-    });
+    jobs.retain(|job| is_wanted(job, flags));
     output::print(&jobs, flags.output)
+}
+
+/// Whether the list has this entry.
+fn is_wanted(job: &Job, flags: &ListFlags) -> bool {
+    let is = |wanted: &Option<String>, own: &str| wanted.as_deref().is_none_or(|w| w == own);
+    let contains = |wanted: &str| {
+        let wanted = wanted.to_lowercase();
+        let mut names = std::iter::once(&job.name).chain(&job.actor_id);
+        names.any(|name| name.to_lowercase().contains(&wanted))
+    };
+    flags.kind.is_none_or(|kind| kind == job.kind)
+        && is(&flags.namespace, &job.namespace)
+        && is(&flags.app, &job.app_id)
+        && flags.name.as_deref().is_none_or(contains)
 }
 
 fn stored_keys(keys: &[String], namespace: &str) -> Result<Vec<String>, JobsError> {

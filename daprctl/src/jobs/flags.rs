@@ -85,6 +85,12 @@ pub(super) struct ListFlags {
     /// Only entries of this kind. Default: all
     #[arg(long, value_name = "KIND")]
     pub(super) kind: Option<Kind>,
+    /// Only entries that this app scheduled. Default: all
+    #[arg(long, value_name = "APP-ID")]
+    pub(super) app: Option<String>,
+    /// Only entries whose name, or the id of whose actor, contains this, in any case
+    #[arg(long, value_name = "TEXT")]
+    pub(super) name: Option<String>,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(super) output: Output,

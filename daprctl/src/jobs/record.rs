@@ -22,6 +22,8 @@ pub(super) struct Job {
     partition_id: Option<u64>,
     pub(super) kind: Kind,
     pub(super) namespace: String,
+    /// The app that scheduled it.
+    pub(super) app_id: String,
     /// App id, or type of the actor.
     pub(super) target: String,
     /// Id of the actor.
@@ -104,6 +106,7 @@ impl Job {
             partition_id: Some(record.partition_id),
             kind,
             namespace,
+            app_id: known.app_id.clone(),
             target,
             actor_id,
             name: key.strip_prefix(&prefix).unwrap_or(key).to_owned(),
@@ -125,6 +128,7 @@ impl Job {
             partition_id: None,
             kind: Kind::Unreadable,
             namespace: String::new(),
+            app_id: String::new(),
             target: String::new(),
             actor_id: None,
             name: key.to_owned(),

@@ -90,6 +90,27 @@ fn a_list_in_each_format(#[case] name: &str, #[case] format: flags::Output) {
     insta::assert_snapshot!(name, text);
 }
 
+#[rstest]
+#[case::all(&[], "damaged once tick timer")]
+#[case::app(&["--app", "cart"], "once tick timer")]
+#[case::other_app(&["--app", "car"], "")]
+#[case::name(&["--name", "TI"], "tick timer")]
+#[case::actor_id(&["--name", "1"], "timer")]
+#[case::all_at_once(&["--app", "cart", "--name", "i", "--kind", "job", "-n", "shop"], "tick")]
+fn a_list_of_some_jobs(#[case] args: &[&str], #[case] want: &str) {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        list: ListFlags,
+    }
+    let args = std::iter::once(&"list").chain(args);
+    let flags = <Command as clap::Parser>::parse_from(args).list;
+    let names: Vec<_> =
+        jobs().into_iter().filter(|job| is_wanted(job, &flags)).map(|job| job.name).collect();
+    let names: Vec<_> = names.iter().map(|name| name.trim_end_matches('\u{1b}')).collect();
+    assert_eq!(names.join(" "), want);
+}
+
 #[test]
 fn a_payload_is_shown_on_request() {
     let spec = cron::Spec {
