@@ -129,6 +129,14 @@ impl<S: Sync> FromRequestParts<S> for Filter {
     }
 }
 
+impl<S: Sync> FromRequestParts<S> for apps::Order {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for actors::Asked {
     type Rejection = Infallible;
 
@@ -197,13 +205,14 @@ async fn list_apps(
     State(pages): State<Pages>,
     Permitted(snapshot): Permitted,
     filter: Filter,
+    order: apps::Order,
     headers: HeaderMap,
 ) -> Response {
     let metadata = match snapshot.mode {
         Mode::Kubernetes => BTreeMap::new(),
         Mode::SelfHosted => ask_apps(&pages, &snapshot, &filter, Subject::Metadata).await,
     };
-    let view = apps::view(&snapshot, &metadata, filter, clock::now());
+    let view = apps::view(&snapshot, &metadata, (filter, order), clock::now());
     Request::new(&pages, &snapshot, &headers).answer("apps", "Applications", &view, apps::render)
 }
 

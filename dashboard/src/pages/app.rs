@@ -376,9 +376,17 @@ fn sidecar(said: &Said, remedy: &str) -> Html {
         ("Version", text(&said.runtime_version)),
         ("Features", text(said.enabled_features.join(", "))),
         ("Placement", text(&said.actor_runtime.placement)),
+        ("Scheduler", scheduler(&said.scheduler.connected_addresses)),
         ("Workflow workers", text(said.workflows.connected_workers.to_string())),
     ]);
     [facts, subscriptions, actors].into_iter().collect()
+}
+
+fn scheduler(addresses: &[String]) -> Html {
+    if addresses.is_empty() {
+        return text("not connected");
+    }
+    text(format!("connected: {}", addresses.join(", ")))
 }
 
 #[cfg(test)]

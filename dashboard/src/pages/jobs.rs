@@ -287,7 +287,7 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
         &[("class", "remedy")],
         [
             text("Names, next triggers and counts of single jobs: "),
-            leaf("code", "daprctl jobs list"),
+            leaf("code", "daprctl jobs list --namespace NAMESPACE --app APP-ID --name TEXT"),
         ],
     );
     let all_limits = view.limits.len() + view.more_limits;

@@ -32,7 +32,7 @@ impl LogFilter {
 
     fn form(&self) -> Html {
         let options = LogLevel::ALL.map(|level| (level.name(), level.name()));
-        filter_form(("At least", "level", self.level.name()), options, &self.q)
+        filter_form(("At least", "level", self.level.name()), options, &self.q, None)
     }
 }
 

@@ -22,13 +22,23 @@ pub(crate) fn table(
     rows: impl IntoIterator<Item = Vec<Html>>,
     empty: &str,
 ) -> Html {
+    let headings = headings.iter().map(|heading| el("th", &[("scope", "col")], [text(heading)]));
+    headed_table(caption, headings, rows, empty)
+}
+
+/// A table whose headings are elements `th`.
+pub(crate) fn headed_table(
+    caption: &str,
+    headings: impl IntoIterator<Item = Html>,
+    rows: impl IntoIterator<Item = Vec<Html>>,
+    empty: &str,
+) -> Html {
     let mut rows = rows.into_iter();
     let shown: Vec<_> = rows.by_ref().take(MAX_ROWS).collect();
     if shown.is_empty() {
         return hint(empty);
     }
     let more = rows.count();
-    let headings = headings.iter().map(|heading| el("th", &[("scope", "col")], [text(heading)]));
     let body = shown
         .into_iter()
         .map(|cells| el("tr", &[], cells.into_iter().map(|cell| el("td", &[], [cell]))));
@@ -66,11 +76,12 @@ pub(crate) fn alert(words: impl AsRef<str>) -> Html {
 }
 
 /// A filter of one choice, whose options have value and title, and a text; it works without
-/// JavaScript.
+/// JavaScript. It keeps other parameters of the URL.
 pub(crate) fn filter_form<'a>(
     (label, name, chosen): (&str, &str, &str),
     options: impl IntoIterator<Item = (&'a str, &'a str)>,
     q: &str,
+    kept: Option<(&str, &str)>,
 ) -> Html {
     let select = el("select", &[("name", name)], self::options(options, chosen));
     let input = [("name", "q"), ("type", "search"), ("value", q)];
@@ -79,6 +90,10 @@ pub(crate) fn filter_form<'a>(
         el("label", &[], [text("Contains "), el("input", &input, [])]),
         el("button", &[("type", "submit")], [text("Filter")]),
     ];
+    let kept = kept.map(|(name, value)| {
+        el("input", &[("type", "hidden"), ("name", name), ("value", value)], [])
+    });
+    let content = content.into_iter().chain(kept);
     el("form", &[("method", "get"), ("role", "search")], content)
 }
 
@@ -172,12 +187,21 @@ impl Filter {
 
     /// The form.
     pub(crate) fn form<'a>(&self, namespaces: impl IntoIterator<Item = &'a str>) -> Html {
+        self.form_with(namespaces, None)
+    }
+
+    /// The form, which keeps another parameter of the URL.
+    pub(crate) fn form_with<'a>(
+        &self,
+        namespaces: impl IntoIterator<Item = &'a str>,
+        kept: Option<(&str, &str)>,
+    ) -> Html {
         let mut names: Vec<_> = namespaces.into_iter().collect();
         names.sort_unstable();
         names.dedup();
         let options =
             std::iter::once(("", "all")).chain(names.into_iter().map(|name| (name, name)));
-        filter_form(("Namespace", "namespace", &self.namespace), options, &self.q)
+        filter_form(("Namespace", "namespace", &self.namespace), options, &self.q, kept)
     }
 }
 

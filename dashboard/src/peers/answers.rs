@@ -22,6 +22,7 @@ pub(crate) struct Metadata {
     pub(crate) subscriptions: Vec<LoadedSubscription>,
     pub(crate) http_endpoints: Vec<Named>,
     pub(crate) actor_runtime: ActorRuntime,
+    pub(crate) scheduler: Scheduler,
     pub(crate) workflows: Workflows,
 }
 
@@ -71,6 +72,13 @@ pub(crate) struct ActorRuntime {
     pub(crate) host_ready: bool,
     pub(crate) placement: String,
     pub(crate) active_actors: Vec<ActiveActors>,
+}
+
+/// The connections of a sidecar to the scheduler.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Scheduler {
+    pub(crate) connected_addresses: Vec<String>,
 }
 
 /// Actors of one type that a sidecar keeps in memory.
@@ -143,6 +151,7 @@ mod tests {
         "appConnectionProperties":{"port":8080,"protocol":"http","channelAddress":"127.0.0.1"},
         "actorRuntime":{"runtimeStatus":"RUNNING","hostReady":true,"placement":"placement: connected",
             "activeActors":[{"type":"Cart","count":2}]},
+        "scheduler":{"connected_addresses":["10.0.0.5:50006"]},
         "workflows":{"connectedWorkers":1}}"#;
 
     #[test]
@@ -151,6 +160,7 @@ mod tests {
         assert_eq!(metadata.components[0].name, "state");
         assert_eq!(metadata.subscriptions[0].rules[0].path, "/orders");
         assert_eq!(metadata.actor_runtime.active_actors[0].count, 2);
+        assert_eq!(metadata.scheduler.connected_addresses, ["10.0.0.5:50006"]);
         assert!(!serde_json::to_string(&metadata).unwrap().contains("abc"));
     }
 
