@@ -27,16 +27,22 @@ const PLANTED: &str = "pl4nted-s3cret-0815";
 const REGISTRY: &str = "global.controlPlane.registry=registry.example/trilby";
 
 /// Pages, and words that each must show.
-const PAGES: [(&str, &[&str]); 12] = [
+const PAGES: [(&str, &[&str]); 18] = [
     ("/", &["Needs attention", "Component shop/state: redisHost is missing", "1.18.3"]),
     ("/apps", &["cart", "shop", "Deployment cart", "1 of 1 ready"]),
+    ("/apps?namespace=shop&sort=-age", &["cart", "aria-sort=\"descending\""]),
     ("/apps/shop/cart", &["Deployment cart", "dapr.io/app-port", "TOKEN=(hidden)", "tracing"]),
     ("/components", &["state.redis v1", "1 warning"]),
     ("/components/shop/state", &["redisPassword", "(hidden)", "redis:6379", "cart"]),
     ("/configurations/shop/tracing", &["samplingRate", "cart"]),
     ("/subscriptions", &["orders from bus"]),
+    ("/resiliencies", &["No Resiliency matches"]),
+    ("/httpendpoints", &["No HTTPEndpoint matches"]),
+    ("/workflowaccesspolicies", &["No WorkflowAccessPolicy matches"]),
+    ("/mcpservers", &["No MCPServer matches"]),
     ("/topics", &["orders", "bus", "no application that answered", "/orders"]),
     ("/graph", &["No calls since the sidecars started"]),
+    ("/actors", &["No pod of placement is ready"]),
     ("/jobs", &["No pod of the scheduler is ready"]),
     ("/control-plane", &["dapr-operator-", "registry.example/operator:1.18.3"]),
     ("/certificates", &["BEGIN CERTIFICATE", "Root"]),
