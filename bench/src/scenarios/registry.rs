@@ -68,9 +68,10 @@ pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
         }
     };
     for (row, part) in &words {
-        let mut named = scenarios.iter().filter(|scenario| fits(scenario.as_ref(), row)).peekable();
-        ensure!(named.peek().is_some(), "no row {row:?}: there are {}", names.join(", "));
-        let has_part = |part| named.all(|scenario| scenario.parts(&[part]).is_some());
+        let mut fitting =
+            scenarios.iter().filter(|scenario| fits(scenario.as_ref(), row)).peekable();
+        ensure!(fitting.peek().is_some(), "no row {row:?}: there are {}", names.join(", "));
+        let has_part = |part| fitting.all(|scenario| scenario.parts(&[part]).is_some());
         ensure!(
             part.is_none_or(has_part),
             "row {row:?} has no part {:?}",
@@ -79,9 +80,9 @@ pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     }
     let mut wanted = Vec::new();
     for scenario in scenarios {
-        let named = words.iter().filter(|(row, _)| fits(scenario.as_ref(), row));
-        let parts: Option<Vec<_>> = named.clone().map(|(_, part)| *part).collect();
-        let is_asked_for = match named.count() {
+        let by = words.iter().filter(|(row, _)| fits(scenario.as_ref(), row));
+        let parts: Option<Vec<_>> = by.clone().map(|(_, part)| *part).collect();
+        let is_asked_for = match by.count() {
             0 => words.is_empty() && !scenario.description().is_only_named,
             _ => true,
         };

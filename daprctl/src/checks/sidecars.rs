@@ -21,7 +21,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 }
 
 /// How the certificate of a sidecar is.
-enum Verdict {
+enum Validity {
     Valid,
     /// It should have been renewed; the text is about the time left.
     Late(String),
@@ -29,22 +29,22 @@ enum Verdict {
     Rejected(String),
 }
 
-fn verdict(pod: &Pod, own: &Presented, anchors: Option<&TrustAnchors>, facts: &Facts) -> Verdict {
+fn validity(pod: &Pod, own: &Presented, anchors: Option<&TrustAnchors>, facts: &Facts) -> Validity {
     let now = facts.now();
     let path = format!("/ns/{}/{}", pod.namespace, pod.app_id());
     if own.not_after <= now {
-        return Verdict::Rejected(format!("expired on {}", own.not_after));
+        return Validity::Rejected(format!("expired on {}", own.not_after));
     }
     if !own.id.as_deref().is_some_and(|id| id.ends_with(&path)) {
         let id = own.id.as_deref().unwrap_or("no SPIFFE id");
-        return Verdict::Rejected(format!("is that of another app, {id}"));
+        return Validity::Rejected(format!("is that of another app, {id}"));
     }
     match anchors.map(|anchors| verify_svid(&own.chain, anchors, now)) {
-        Some(Err(error)) => Verdict::Rejected(runtime::chain(&error)),
+        Some(Err(error)) => Validity::Rejected(runtime::chain(&error)),
         Some(Ok(_)) | None if own.is_late(now) => {
-            Verdict::Late(format!("expires in {}", words::span(own.seconds_left(now))))
+            Validity::Late(format!("expires in {}", words::span(own.seconds_left(now))))
         }
-        Some(Ok(_)) | None => Verdict::Valid,
+        Some(Ok(_)) | None => Validity::Valid,
     }
 }
 
@@ -59,10 +59,10 @@ fn certificates(facts: &Facts, answers: &Answers) -> Finding {
         let asked = answered(pods, &answers.certificates);
         for (pod, own) in &asked.answers {
             let with = |why: String| format!("{}: {why}", pod.id());
-            match verdict(pod, own, anchors.as_ref(), facts) {
-                Verdict::Valid => valid += 1,
-                Verdict::Late(why) => late.push(with(why)),
-                Verdict::Rejected(why) => rejected.push(with(why)),
+            match validity(pod, own, anchors.as_ref(), facts) {
+                Validity::Valid => valid += 1,
+                Validity::Late(why) => late.push(with(why)),
+                Validity::Rejected(why) => rejected.push(with(why)),
             }
         }
         let number = asked.number(pods.iter().filter(|pod| has_mtls(pod)));

@@ -284,6 +284,7 @@ fn unpublished_trust_anchors_are_an_error() {
         ("conversion-webhook", Status::Warning),
         ("trust-bundle", Status::Error),
         ("webhook-ca", Status::Warning),
+        ("workload-certificates", Status::Error),
     ];
     assert_eq!(ids, older, "{found:#?}");
 }

@@ -64,7 +64,7 @@ struct ResourceRow {
 #[derive(Debug, Serialize)]
 enum Said {
     #[serde(rename = "metadata")]
-    Metadata(Metadata),
+    Metadata(Box<Metadata>),
     #[serde(rename = "error")]
     Error(String),
 }
@@ -143,7 +143,7 @@ pub(crate) fn view(
         Some(Err(error)) => Said::Error(error.to_string()),
         Some(Ok(body)) => json(&body).map_or_else(
             || Said::Error("the answer is no metadata of a sidecar".to_owned()),
-            Said::Metadata,
+            |said| Said::Metadata(Box::new(said)),
         ),
     };
     let configuration = first.configuration().map(|name| {

@@ -135,7 +135,7 @@ pub(crate) fn view(
         let ordering = a.compare(b, sort.column);
         if sort.is_descending { ordering.reverse() } else { ordering }
     });
-    AppList { apps, filter, sort, namespaces }
+    AppList { filter, sort, apps, namespaces }
 }
 
 /// The page.

@@ -42,7 +42,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Interval of updates of gauges.
 const MEASURE: Duration = Duration::from_secs(1);
 /// The pause before a read of all jobs that failed is repeated.
-pub(super) const SCAN_RETRY: Duration = Duration::from_secs(1);
+const SCAN_RETRY: Duration = Duration::from_secs(1);
 
 /// Why the stored jobs cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ enum Ended {
 #[derive(Clone)]
 pub(crate) struct Dispatcher {
     messages: mpsc::Sender<Message>,
-    pub(super) control: mpsc::Sender<Control>,
+    control: mpsc::Sender<Control>,
     closing: CancellationToken,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Metrics,
 }
 
-pub(super) enum Message {
+enum Message {
     Opened(Registration, Arc<Mailbox>),
     Event(Event),
     /// Results of one stream, or records that were loaded.
@@ -154,34 +154,34 @@ struct Inboxes {
     control: mpsc::Receiver<Control>,
 }
 
-pub(super) struct Task {
-    pub(super) engine: Engine,
-    pub(super) store: Arc<dyn Store>,
+struct Task {
+    engine: Engine,
+    store: Arc<dyn Store>,
     mailboxes: HashMap<StreamId, Arc<Mailbox>>,
-    pub(super) writes: Writes,
-    pub(super) wanted: Vec<Wanted>,
-    pub(super) fence: Arc<Fence>,
+    writes: Writes,
+    wanted: Vec<Wanted>,
+    fence: Arc<Fence>,
     /// The jobs in the engine; `None` while they may be another member's. The engine then gets no
     /// event: messages of streams wait.
-    pub(super) owner: Option<Ownership>,
+    owner: Option<Ownership>,
     /// The store has changes that the engine does not know.
-    pub(super) unread: bool,
+    unread: bool,
     /// The engine starts no delivery.
-    pub(super) paused: bool,
+    paused: bool,
     /// Revision of the last whole read: changes of the feed up to it are known.
-    pub(super) scanned: Revision,
+    scanned: Revision,
     /// The jobs of new shards are being read.
-    pub(super) gain: Option<Gain>,
+    gain: Option<Gain>,
     /// Jobs that other members wait for.
-    pub(super) releasing: Option<Releasing>,
+    releasing: Option<Releasing>,
     /// Once the first scan is done.
     heartbeat: Option<Heartbeat>,
-    pub(super) leadership: Arc<Notify>,
+    leadership: Arc<Notify>,
     closing: CancellationToken,
     /// For reads; does not keep the dispatcher alive.
     sender: mpsc::WeakSender<Message>,
-    pub(super) metrics: Metrics,
-    pub(super) scope: Scope,
+    metrics: Metrics,
+    scope: Scope,
 }
 
 impl Task {
@@ -232,7 +232,7 @@ impl Task {
     }
 
     /// Beats with each round, at least every [`LONGEST_SLEEP`], and with each page of a scan.
-    pub(super) fn beat(&self) {
+    fn beat(&self) {
         if let Some(heartbeat) = &self.heartbeat {
             heartbeat.beat();
         }
@@ -312,7 +312,7 @@ impl Task {
         }
     }
 
-    pub(super) fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message) {
         match message {
             Message::Opened(registration, mailbox) => {
                 self.mailboxes.insert(registration.stream, mailbox);
@@ -331,20 +331,20 @@ impl Task {
         }
     }
 
-    pub(super) fn step_all(&mut self, events: Vec<Event>) {
+    fn step_all(&mut self, events: Vec<Event>) {
         for event in events {
             self.step(event);
         }
     }
 
-    pub(super) fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Event) {
         self.heed_fence();
         for effect in self.engine.step(event, clock::now()) {
             self.apply(effect);
         }
     }
 
-    pub(super) fn apply(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Deliver { stream, id, key, revision, shard } => {
                 // The end of a stream follows as an event.

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(names, ["a".into(), "e".into()] as [Arc<str>; 2]);
         let families = registry.gather();
         let corrupt = families.iter().find(|one| one.name() == "dapr_scheduler_corrupt_records");
-        let corrupt = corrupt.unwrap().get_metric()[0].get_gauge().value();
+        let corrupt = corrupt.unwrap().get_metric()[0].get_gauge().get_value();
         assert!((corrupt - 1.0).abs() < f64::EPSILON, "{corrupt}");
     }
 }

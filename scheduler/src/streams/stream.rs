@@ -212,13 +212,12 @@ impl Stream {
 
     async fn load(&self, delivery: &Delivery) -> Result<WatchJobsResponse, Undeliverable> {
         let key = keys::job(delivery.key.as_bytes());
-        let value = match self.store.at_hand(&key, delivery.revision) {
-            Some(value) => value,
-            None => {
-                let record = self.store.get(key).await.map_err(|_| Undeliverable::Failed)?;
-                let current = record.filter(|record| record.mod_revision == delivery.revision);
-                current.ok_or(Undeliverable::Superseded)?.value
-            }
+        let value = if let Some(value) = self.store.at_hand(&key, delivery.revision) {
+            value
+        } else {
+            let record = self.store.get(key).await.map_err(|_| Undeliverable::Failed)?;
+            let current = record.filter(|record| record.mod_revision == delivery.revision);
+            current.ok_or(Undeliverable::Superseded)?.value
         };
         // The engine has decoded the same bytes.
         stored::trigger(&delivery.key, delivery.id, &value).map_err(|_| Undeliverable::Superseded)

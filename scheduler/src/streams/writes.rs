@@ -365,7 +365,7 @@ mod tests {
             writes.send(&store, now);
             (writes.sent.len(), writes.wake_at(&store))
         };
-        let just_before = begun + APART - Duration::from_nanos(1);
+        let just_before = begun + APART.saturating_sub(Duration::from_nanos(1));
         assert_eq!(push(&mut writes, 1, begun), (1, None));
         assert_eq!(push(&mut writes, 1, just_before), (1, Some(begun + APART)));
         assert_eq!(push(&mut writes, 1, begun + APART), (2, None));

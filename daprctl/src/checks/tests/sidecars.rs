@@ -121,7 +121,9 @@ fn the_number_of_sidecars_that_were_not_asked_is_said() {
     let second = pod("shop", "cart-2", &asking("cart"), &with_sidecar("1.18.3"));
     let mut pods = facts.cluster.pods.clone().unwrap();
     pods.push(second);
-    pods.iter_mut().for_each(|pod| pod.owner = "cart".to_owned());
+    for pod in &mut pods {
+        pod.owner = "cart".to_owned();
+    }
     facts.cluster.pods = Ok(pods);
     for id in ["workload-certificates", "sidecar-connections"] {
         let finding = found(&facts, id);

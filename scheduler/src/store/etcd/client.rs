@@ -23,7 +23,7 @@ use tonic::{Code, Response, Status, Streaming};
 use super::endpoints::Endpoints;
 use super::once::{self, Put};
 use super::requests;
-use super::session::{MAX_MESSAGE_BYTES, Session};
+use super::session::Session;
 use crate::store::{Committed, Revision, StoreError};
 
 /// Shortest and longest pause between attempts, before jitter; each pause is twice the last.

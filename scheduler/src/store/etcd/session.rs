@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 /// Largest message in either direction. etcd limits requests itself.
-pub(super) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
+const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 
 /// A channel with the token that its calls carry.
 #[derive(Clone)]

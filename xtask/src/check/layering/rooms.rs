@@ -44,7 +44,8 @@ pub(super) fn offences(files: &[SourceFile]) -> Vec<String> {
 /// The module that a file is, and those that it declares.
 fn declared(file: &SourceFile) -> Vec<Module> {
     let Some(module) = module_of(&file.name) else { return Vec::new() };
-    let inside = file.modules.iter().map(|name| [module.as_slice(), &[name.clone()]].concat());
+    let inside =
+        file.modules.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat());
     inside.chain([module.clone()]).collect()
 }
 
