@@ -12,8 +12,11 @@
 mod services;
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use blackbox::{http, soon, until};
@@ -83,6 +86,9 @@ fn a_full_log_disk_stops_no_service(
     assert!(service.process.is_running());
 }
 
+/// Threads that send lines at a time: each alone is slow on a busy machine.
+const SENDERS: usize = 4;
+
 #[rstest]
 fn a_log_without_a_reader_delays_no_service(
     #[values(What::Sentry, What::Placement, What::Scheduler)] what: What,
@@ -90,13 +96,22 @@ fn a_log_without_a_reader_delays_no_service(
     // Opens the pipe for reading too, so that it fills up instead of breaking.
     let script = "mkfifo pipe; exec 3<>pipe; exec \"$@\" --log-level=debug >pipe";
     let mut service = Running::start_with(what, script);
-    until(soon(), "lines to be dropped", || {
-        for _ in 0..500 {
-            service.nonsense();
+    // Each connection is a line, and thousands fit into the queue.
+    let (address, enough) = (service.address(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    nonsense(address);
+                }
+            });
         }
-        Ok((service.metric("trilby_log_lines_dropped_total") > 0.0).then_some(()))
-    })
-    .unwrap();
+        let dropped = until(soon(), "lines to be dropped", || {
+            Ok((service.metric("trilby_log_lines_dropped_total") > 0.0).then_some(()))
+        });
+        enough.store(true, Ordering::Relaxed);
+        dropped.unwrap();
+    });
     assert!(http::get(service.ports.healthz, "/healthz").unwrap().is_success());
     assert!(service.accepts());
     assert!(service.process.is_running());
@@ -139,9 +154,12 @@ fn of_an_early_clock(what: What) -> Option<&'static str> {
     }
 }
 
-/// Sends what no service understands.
+/// Sends what no service understands, and waits until the service ends the connection: clients that do
+/// not wait fill the queue of connections to accept, and then wait for a second each.
 fn nonsense(address: SocketAddr) {
     if let Ok(mut stream) = TcpStream::connect(address) {
         let _ = stream.write_all(b"\x16\x03\x01\xff\xffnonsense\r\n\r\n");
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let _ = io::copy(&mut stream, &mut io::sink());
     }
 }

@@ -161,7 +161,7 @@ impl Running {
         stream.read(&mut [0]).is_ok_and(|read| read > 0)
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports.main))
     }
 
@@ -176,11 +176,6 @@ impl Running {
             let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
         }
         stream.read(&mut [0; 9]).is_ok_and(|read| read > 0)
-    }
-
-    /// Sends what it does not understand.
-    pub(crate) fn nonsense(&self) {
-        crate::nonsense(self.address());
     }
 
     /// The sum of a metric over its series.
