@@ -19,6 +19,7 @@ use crate::schedule::{Begin, ScheduleError, Timetable};
 
 use self::names::target;
 use self::timing::StoredJob;
+pub(crate) use self::timing::partition_id;
 
 /// The type of a record's metadata. Source: Dapr 1.18.
 const METADATA_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata";
@@ -77,18 +78,6 @@ pub(crate) fn counter_record(counter: &Counter) -> Bytes {
         attempts: counter.attempts,
     };
     record.encode_to_vec().into()
-}
-
-/// The first field of a stored job. All others are skipped.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-struct Partition {
-    #[prost(uint64, tag = "1")]
-    id: u64,
-}
-
-/// The partition id of a stored job, without the rest of it; `None` when it cannot be decoded.
-pub(crate) fn partition_id(record: &[u8]) -> Option<u64> {
-    Some(Partition::decode(record).ok()?.id)
 }
 
 /// A stored job for the engine.

@@ -15,9 +15,8 @@ mod review;
 mod server;
 mod warnings;
 
-pub use allow_list::AllowList;
-pub use allow_list::AllowedUsers;
 pub(crate) use allow_list::BadPattern;
+pub use allow_list::{AllowList, AllowedUsers};
 pub(crate) use body::MAX_BODY_BYTES;
 pub use caller::CallerProof;
 pub(crate) use caller::{BadPathToken, PathToken};

@@ -80,9 +80,9 @@ pub fn chosen(words: &[String]) -> Result<Vec<Box<dyn Scenario>>> {
     }
     let mut wanted = Vec::new();
     for scenario in scenarios {
-        let by = words.iter().filter(|(row, _)| fits(scenario.as_ref(), row));
-        let parts: Option<Vec<_>> = by.clone().map(|(_, part)| *part).collect();
-        let is_asked_for = match by.count() {
+        let choices = words.iter().filter(|(row, _)| fits(scenario.as_ref(), row));
+        let parts: Option<Vec<_>> = choices.clone().map(|(_, part)| *part).collect();
+        let is_asked_for = match choices.count() {
             0 => words.is_empty() && !scenario.description().is_only_named,
             _ => true,
         };

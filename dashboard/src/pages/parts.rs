@@ -185,6 +185,12 @@ impl Filter {
             && (wanted.is_empty() || texts.iter().any(|t| t.to_lowercase().contains(&wanted)))
     }
 
+    /// The parameters of a URL with this filter, as [`Filter::parse`] reads them.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [("namespace", self.namespace.as_str()), ("q", self.q.as_str())];
+        all.into_iter().filter(|(_, value)| !value.is_empty())
+    }
+
     /// The form.
     pub(crate) fn form<'a>(&self, namespaces: impl IntoIterator<Item = &'a str>) -> Html {
         self.form_with(namespaces, None)

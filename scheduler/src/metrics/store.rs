@@ -1,5 +1,5 @@
-//! Metrics of the embedded store, and the sizes of batches of any store. Those with names of etcd are read by dashboards; an external etcd
-//! has its own.
+//! Metrics of the embedded store, and the sizes of batches of any store. Those with names of etcd are
+//! read by dashboards; an external etcd has its own.
 
 use std::time::Duration;
 

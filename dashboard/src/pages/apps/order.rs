@@ -84,12 +84,8 @@ impl Order {
         let is_current = self.column == column;
         let next = Self { column, is_descending: is_current && !self.is_descending };
         let mut query = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in [("namespace", &filter.namespace), ("q", &filter.q)] {
-            if !value.is_empty() {
-                query.append_pair(name, value);
-            }
-        }
-        let href = format!("?{}", query.append_pair(PARAMETER, &next.value()).finish());
+        query.extend_pairs(filter.parameters()).append_pair(PARAMETER, &next.value());
+        let href = format!("?{}", query.finish());
         let link = el("a", &[("href", &href)], [text(title)]);
         let mut attributes = vec![("scope", "col")];
         if is_current {
