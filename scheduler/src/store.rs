@@ -151,7 +151,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// The value of a key of this revision without a read, where reads are slow. As new as the feed:
     /// a later change was not reported yet.
-    fn at_hand(&self, _key: &Bytes, _revision: Revision) -> Option<Bytes> {
+    fn cached(&self, _key: &Bytes, _revision: Revision) -> Option<Bytes> {
         None
     }
 
@@ -164,7 +164,7 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     /// How transactions are given to [`Self::commit_each`].
     fn batching(&self) -> Batching {
-        Batching { size: 1, calls: usize::MAX, apart: Duration::ZERO }
+        Batching { size: 1, calls: usize::MAX, interval: Duration::ZERO }
     }
 
     /// Runs transactions of which none depends on another; the outcome of each, in their order.
@@ -183,7 +183,7 @@ pub(crate) struct Batching {
     /// enough for one call.
     pub(crate) calls: usize,
     /// The time between two calls, for which further transactions wait likewise.
-    pub(crate) apart: Duration,
+    pub(crate) interval: Duration,
 }
 
 /// The store at one moment.

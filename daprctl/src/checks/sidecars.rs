@@ -20,7 +20,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     vec![certificates(facts, answers), connections(facts, answers)]
 }
 
-/// How the certificate of a sidecar is.
+/// The state of a sidecar's certificate.
 enum Validity {
     Valid,
     /// It should have been renewed; the text is about the time left.

@@ -173,7 +173,7 @@ impl<B: Backend> Store for Embedded<B> {
     }
 
     fn batching(&self) -> Batching {
-        Batching { size: BATCH, calls: usize::MAX, apart: Duration::ZERO }
+        Batching { size: BATCH, calls: usize::MAX, interval: Duration::ZERO }
     }
 
     fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {

@@ -54,9 +54,9 @@ pub(crate) use requests::MAX_OPS;
 const FEED: usize = 4_096;
 /// Batches of the engine that etcd has not answered. Each costs a round of its members and a write to
 /// the disk of each, so that more at a time are slower than larger ones.
-const CALLS: usize = 2;
+const MAX_CALLS: usize = 2;
 /// The time between two batches. A job that fires again at once, back to back, does so no faster.
-const APART: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(10);
 /// The pause before the check for existing jobs is repeated.
 const USED_RETRY: Duration = Duration::from_secs(1);
 
@@ -248,12 +248,12 @@ impl Store for Etcd {
         .boxed()
     }
 
-    fn at_hand(&self, key: &Bytes, revision: Revision) -> Option<Bytes> {
+    fn cached(&self, key: &Bytes, revision: Revision) -> Option<Bytes> {
         self.recent.find(key, revision)
     }
 
     fn batching(&self) -> Batching {
-        Batching { size: batch::MAX_WRITES, calls: CALLS, apart: APART }
+        Batching { size: batch::MAX_WRITES, calls: MAX_CALLS, interval: INTERVAL }
     }
 
     fn commit_each(&self, txns: Arc<[Txn]>) -> BoxFuture<'_, Vec<Result<Committed, StoreError>>> {

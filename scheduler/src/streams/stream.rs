@@ -212,7 +212,7 @@ impl Stream {
 
     async fn load(&self, delivery: &Delivery) -> Result<WatchJobsResponse, Undeliverable> {
         let key = keys::job(delivery.key.as_bytes());
-        let value = if let Some(value) = self.store.at_hand(&key, delivery.revision) {
+        let value = if let Some(value) = self.store.cached(&key, delivery.revision) {
             value
         } else {
             let record = self.store.get(key).await.map_err(|_| Undeliverable::Failed)?;

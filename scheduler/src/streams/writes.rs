@@ -85,14 +85,14 @@ impl Writes {
 
     /// Sends the added writes that need not wait for those before.
     pub(super) fn send(&mut self, store: &Arc<dyn Store>, now: Instant) {
-        let Batching { size, calls, apart } = store.batching();
+        let Batching { size, calls, interval } = store.batching();
         while !self.waiting.is_empty() {
             let is_free = self.sent.len() < calls && self.next_at.is_none_or(|at| now >= at);
             if !is_free && self.waiting.len() < size {
                 return;
             }
             self.send_batch(store);
-            self.next_at = Some(now + apart);
+            self.next_at = Some(now + interval);
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
     /// Writes that go to the store together.
     const TOGETHER: usize = 256;
     /// The time between two batches.
-    const APART: Duration = Duration::from_millis(10);
+    const INTERVAL: Duration = Duration::from_millis(10);
 
     /// Answers transactions with these outcomes, then with success.
     struct Scripted(Mutex<Vec<Result<Committed, StoreError>>>, usize);
@@ -267,7 +267,7 @@ mod tests {
         }
 
         fn batching(&self) -> Batching {
-            Batching { size: TOGETHER, calls: self.1, apart: APART }
+            Batching { size: TOGETHER, calls: self.1, interval: INTERVAL }
         }
     }
 
@@ -341,7 +341,7 @@ mod tests {
         let mut push = |writes: &mut Writes, count: usize| {
             (0..count)
                 .for_each(|index| writes.push(job(index.try_into().unwrap()), Txn::default()));
-            now += APART;
+            now += INTERVAL;
             writes.send(&store, now);
             writes.sent.len()
         };
@@ -365,11 +365,11 @@ mod tests {
             writes.send(&store, now);
             (writes.sent.len(), writes.wake_at(&store))
         };
-        let just_before = begun + APART.saturating_sub(Duration::from_nanos(1));
+        let just_before = begun + INTERVAL.saturating_sub(Duration::from_nanos(1));
         assert_eq!(push(&mut writes, 1, begun), (1, None));
-        assert_eq!(push(&mut writes, 1, just_before), (1, Some(begun + APART)));
-        assert_eq!(push(&mut writes, 1, begun + APART), (2, None));
-        assert_eq!(push(&mut writes, TOGETHER, begun + APART), (3, None));
+        assert_eq!(push(&mut writes, 1, just_before), (1, Some(begun + INTERVAL)));
+        assert_eq!(push(&mut writes, 1, begun + INTERVAL), (2, None));
+        assert_eq!(push(&mut writes, TOGETHER, begun + INTERVAL), (3, None));
         while writes.next().await.is_some() {}
         assert_eq!(writes.len(), 0);
     }
