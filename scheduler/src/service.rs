@@ -279,9 +279,13 @@ fn server(
     body_bytes: usize,
     streaming_paths: &'static [&'static str],
 ) -> Server {
+    // The largest message leaves room for those of others.
+    let unfinished_bytes = Limits::default().unfinished_bytes.saturating_add(body_bytes);
     let limits = Limits {
         connections: Limits::CONNECTIONS_OF_ALL_SIDECARS,
         body_bytes,
+        unfinished_bytes,
+        unfinished_bytes_per_address: unfinished_bytes,
         streams: STREAMS,
         streams_unauthenticated: STREAMS,
         request: CALL,

@@ -40,6 +40,10 @@ const MAX_WAITING: usize = 8192;
 /// Maximum size of a request. The largest legitimate one, with an RSA-4096 CSR, a token and 32
 /// audiences, has about 10 KiB.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Bytes of requests that are not complete yet, and of those from one address: 1,024 requests of usual
+/// size, each complete in milliseconds.
+const MAX_UNFINISHED_BYTES: usize = 32 * 1024 * 1024;
+const MAX_UNFINISHED_BYTES_PER_ADDRESS: usize = 16 * 1024 * 1024;
 /// Length of the header of a gRPC message.
 const GRPC_HEADER_BYTES: usize = 5;
 /// Deadline of a request from its headers to its response, its body included.
@@ -54,6 +58,8 @@ const ADMISSION_TIMEOUT: Duration = Duration::from_millis(2400);
 pub(crate) fn limits() -> Limits {
     Limits {
         body_bytes: MAX_REQUEST_BYTES + GRPC_HEADER_BYTES,
+        unfinished_bytes: MAX_UNFINISHED_BYTES,
+        unfinished_bytes_per_address: MAX_UNFINISHED_BYTES_PER_ADDRESS,
         request: REQUEST_DEADLINE,
         ..Limits::default()
     }

@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::any;
 use prometheus::{Encoder as _, TextEncoder};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tower::ServiceExt as _;
 
 use crate::clock;
@@ -54,6 +54,11 @@ pub(crate) enum StartError {
     Listen(#[from] ListenError),
 }
 
+/// Connections that a listener has not accepted yet. The kernel drops further ones, and each of their
+/// clients tries again after a second; thousands of sidecars may start at once. The kernel takes
+/// `net.core.somaxconn` where that is less, 4,096 by default.
+const BACKLOG: u32 = 1024;
+
 /// Binds a listener. An empty address means all interfaces of both IP versions, and of IPv4 alone
 /// where the machine has no IPv6.
 ///
@@ -63,18 +68,37 @@ pub async fn listen(address: &str, port: u16) -> Result<TcpListener, ListenError
     if address.is_empty() {
         let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         let any4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-        return match TcpListener::bind(any6).await {
-            Err(e) if e.kind() != std::io::ErrorKind::AddrInUse => TcpListener::bind(any4).await,
+        return match bind(any6) {
+            Err(e) if e.kind() != std::io::ErrorKind::AddrInUse => bind(any4),
             bound => bound,
         }
         .map_err(|cause| ListenError::AllInterfaces { port, cause });
     }
     let host = address.trim_start_matches('[').trim_end_matches(']');
-    TcpListener::bind((host, port)).await.map_err(|cause| ListenError::Address {
+    bind_any(host, port).await.map_err(|cause| ListenError::Address {
         address: address.to_owned(),
         port,
         cause,
     })
+}
+
+/// Binds the first address of a name that can be bound.
+async fn bind_any(host: &str, port: u16) -> std::io::Result<TcpListener> {
+    let mut failed = std::io::Error::other("the name has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match bind(address) {
+            Ok(listener) => return Ok(listener),
+            Err(e) => failed = e,
+        }
+    }
+    Err(failed)
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // as TcpListener::bind does: a restart binds the same port
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Starts the health and, unless switched off, the metrics server.
@@ -190,6 +214,23 @@ mod tests {
     async fn listens_on_the_given_address_alone(#[case] address: &str, #[case] want: IpAddr) {
         let bound = listen(address, 0).await.unwrap().local_addr().unwrap().ip();
         assert!(bound == want || address == "localhost" && bound.is_loopback(), "{bound}");
+    }
+
+    /// A cold start: none is accepted yet, and no client has to connect again.
+    #[tokio::test]
+    async fn as_many_connections_as_the_backlog_wait_to_be_accepted() {
+        crate::descriptors::raise();
+        let listener = listen("127.0.0.1", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = async || {
+            let mut open = Vec::new();
+            for _ in 0..BACKLOG {
+                open.push(TcpStream::connect(address).await.unwrap());
+            }
+            open.len()
+        };
+        let open = tokio::time::timeout(Duration::from_mins(1), connect()).await;
+        assert_eq!(open.map_err(|_| "a client had to connect again"), Ok(BACKLOG as usize));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //! enforces the [limits](Limits) of connections and requests.
 
 mod activity;
+mod bodies;
 mod connection;
 mod limits;
 mod request;
@@ -35,6 +36,7 @@ pub use connection::{Connection, Keepalive};
 pub use limits::Limits;
 pub use request::Outgoing;
 
+use bodies::Bodies;
 use connection::{New, Shared};
 use slots::{Full, Occupant, Slots};
 
@@ -141,6 +143,7 @@ impl<H: Handshake> Server<H> {
             limits,
             meter: meter.clone(),
             identities: Slots::new(usize::MAX, limits.connections_per_identity),
+            bodies: Bodies::new(limits.unfinished_bytes, limits.unfinished_bytes_per_address),
             keepalive: self.keepalive,
         });
         let last = CancellationToken::new();

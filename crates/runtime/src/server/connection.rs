@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Next};
+use super::bodies::Bodies;
 use super::limits::Limits;
+use super::request::Rules;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
 use super::{Accepted, Handshake, request};
@@ -83,6 +85,7 @@ pub(super) struct Shared<H: Handshake> {
     pub(super) limits: Limits,
     pub(super) meter: Meter,
     pub(super) identities: Slots<H::Identity>,
+    pub(super) bodies: Bodies,
     pub(super) keepalive: Option<Keepalive>,
 }
 
@@ -167,23 +170,20 @@ impl<H: Handshake> Shared<H> {
         let Accepted { io, identity, authenticated } = peer;
         let (addr, last) = (handle.addr, handle.last.clone());
         let activity = Activity::new(self.limits, occupant, accepted);
-        let streams = self.streams(authenticated) as usize;
         let extension = self.handshake.peer(identity, handle);
-        let service = {
-            let (router, activity) = (self.router.clone(), activity.clone());
-            let (limits, meter) = (self.limits, self.meter.clone());
-            service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(extension.clone());
-                request::serve(
-                    router.clone(),
-                    request,
-                    activity.clone(),
-                    limits,
-                    streams,
-                    meter.clone(),
-                )
-            })
+        let rules = Rules {
+            address: addr.ip().to_canonical(),
+            activity: activity.clone(),
+            bodies: self.bodies.clone(),
+            limits: self.limits,
+            streams: self.streams(authenticated) as usize,
+            meter: self.meter.clone(),
         };
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(extension.clone());
+            request::serve(router.clone(), request, rules.clone())
+        });
         let io = WriteStall::new(io, self.limits.write_stall, self.meter.clone());
         let builder = self.builder(authenticated);
         let connection = builder.serve_connection(TokioIo::new(io), service);

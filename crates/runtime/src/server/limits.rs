@@ -43,6 +43,14 @@ pub struct Limits {
     /// Bytes of the body of one request, streams excepted; 4 MiB by default. Services with smaller
     /// requests should lower it.
     pub body_bytes: usize,
+    /// Bytes of bodies that have not ended, over all connections, streams excepted; 64 MiB by default.
+    /// A body counts in steps of 16 KiB, so that 4,096 requests can be on their way at once. Beyond
+    /// it the oldest such body of the address that sends most is refused for one of an address that
+    /// sends less, and others wait. One body may exceed it.
+    pub unfinished_bytes: usize,
+    /// The same of one peer address, whose further bodies are not read until others have ended; 32 MiB
+    /// by default.
+    pub unfinished_bytes_per_address: usize,
     /// Open requests of an HTTP/2 connection whose peer has proved its identity by a certificate;
     /// 256 by default. Sidecars hold a handful.
     pub streams: u32,
@@ -93,6 +101,8 @@ impl Limits {
         handshakes: 64,
         handshakes_per_address: 64,
         body_bytes: 64 * 1024,
+        unfinished_bytes: 1024 * 1024,
+        unfinished_bytes_per_address: 512 * 1024,
         streams: 16,
         handshake: Duration::from_secs(5),
         first_request: Duration::from_secs(5),
@@ -108,6 +118,8 @@ impl Limits {
         handshakes_per_address: 2_560,
         header_bytes: 16 * 1024,
         body_bytes: 4 * 1024 * 1024,
+        unfinished_bytes: 64 * 1024 * 1024,
+        unfinished_bytes_per_address: 32 * 1024 * 1024,
         streams: 256,
         streams_unauthenticated: 16,
         stream_window_bytes: 64 * 1024,

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 use super::activity::{Activity, OpenRequest};
+use super::bodies::{Account, Bodies, CHUNK};
 use super::limits::Limits;
 use crate::metrics::server::Limit;
 use crate::metrics::server::Meter;
@@ -24,16 +26,29 @@ use crate::metrics::server::Meter;
 /// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
 const DEADLINE_EXCEEDED: &str = "4";
 const RESOURCE_EXHAUSTED: &str = "8";
+/// [`CHUNK`] for a sum that may be negative.
+#[expect(clippy::cast_possible_wrap, reason = "far below the limits of both types")]
+const ROOM: i64 = CHUNK as i64;
+
+/// What the requests of a connection share.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) address: IpAddr,
+    pub(super) activity: Arc<Activity>,
+    pub(super) bodies: Bodies,
+    pub(super) limits: Limits,
+    /// Requests that the connection may have open.
+    pub(super) streams: usize,
+    pub(super) meter: Meter,
+}
 
 /// Serves one request with the router.
 pub(super) async fn serve(
     router: Router,
     mut request: hyper::Request<Incoming>,
-    activity: Arc<Activity>,
-    limits: Limits,
-    streams: usize,
-    meter: Meter,
+    rules: Rules,
 ) -> Result<Response<Body>, Infallible> {
+    let Rules { address, activity, bodies, limits, streams, meter } = rules;
     let outgoing = Outgoing::default();
     request.extensions_mut().insert(outgoing.clone());
     if limits.is_streaming(request.uri().path()) {
@@ -54,8 +69,11 @@ pub(super) async fn serve(
         );
         return Ok(tracked(response, open, outgoing));
     }
+    let account = (!request.body().is_end_stream()).then(|| bodies.open(address));
+    let evicted = account.as_ref().map(Account::evicted).unwrap_or_default();
     let counter = meter.clone();
     let request = request.map(|body| {
+        let body = Unfinished { body, account, room: 0, waited: false, meter: counter.clone() };
         let body = Limited::new(body, limits.body_bytes);
         Body::new(body.map_err(move |error| {
             if error.is::<LengthLimitError>() {
@@ -64,13 +82,70 @@ pub(super) async fn serve(
             error
         }))
     });
-    let answered = tokio::time::timeout_at(deadline, router.oneshot(request)).await;
-    let response = answered.unwrap_or_else(|_| {
-        meter.hit(Limit::Request);
-        let text = "the request was not complete, or not answered, in time";
-        Ok(refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text))
-    })?;
+    let answered = tokio::time::timeout_at(deadline, router.oneshot(request));
+    let response = match evicted.run_until_cancelled(answered).await {
+        Some(Ok(response)) => response?,
+        Some(Err(_)) => {
+            meter.hit(Limit::Request);
+            let text = "the request was not complete, or not answered, in time";
+            refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text)
+        }
+        None => {
+            meter.hit(Limit::UnfinishedBytes);
+            let text = "the server has no room for this request at the moment";
+            refusal(grpc, StatusCode::SERVICE_UNAVAILABLE, RESOURCE_EXHAUSTED, text)
+        }
+    };
     Ok(tracked(response, open, outgoing))
+}
+
+/// A body that takes room for its bytes until it ends.
+struct Unfinished {
+    body: Incoming,
+    /// None once the body has ended.
+    account: Option<Account>,
+    /// Bytes that may be read, less those that were read; the last frame may exceed it.
+    room: i64,
+    waited: bool,
+    meter: Meter,
+}
+
+impl hyper::body::Body for Unfinished {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        while let Some(account) = self.account.as_ref().filter(|_| self.room <= 0) {
+            if account.poll_room(cx).is_ready() {
+                self.room += ROOM;
+                continue;
+            }
+            if !std::mem::replace(&mut self.waited, true) {
+                self.meter.hit(Limit::UnfinishedBytes);
+            }
+            return Poll::Pending;
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.room -= i64::try_from(bytes).unwrap_or(i64::MAX);
+        }
+        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
+            self.account = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Opens a request. The client of the last possible one opens another connection, or waits.
