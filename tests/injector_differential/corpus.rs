@@ -104,6 +104,11 @@ impl Corpus {
         Self { cases: cases.collect() }
     }
 
+    /// Whether a case of that name is generated, and therefore recorded.
+    pub(crate) fn is_generated(name: &str) -> bool {
+        name.starts_with("generated")
+    }
+
     pub(crate) fn push(
         &mut self,
         name: &str,
@@ -112,7 +117,7 @@ impl Corpus {
         question: &Question,
         answer: Decision,
     ) {
-        if name.starts_with("generated") {
+        if Self::is_generated(name) {
             let differences = question.differences.clone();
             let (name, request) = (name.to_owned(), request.clone());
             self.cases.push(Case { name, setting, request, differences, answer });

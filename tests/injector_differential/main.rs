@@ -28,6 +28,9 @@ use testkit::Choice;
 
 /// Minimum number of generated pods.
 const PODS: usize = 600;
+/// Of so many generated pods one goes to the processes, and each that shows a difference first. All
+/// are compared with the recording.
+const SAMPLE: usize = 4;
 
 #[test]
 fn answers_as_dapr_recorded_but_for_the_listed_differences() {
@@ -56,16 +59,21 @@ fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
     let pairs: Vec<Processes> = SETTINGS.iter().map(|s| Processes::start(&api, s)).collect();
     let (mut wrong, mut telling) = (Vec::new(), BTreeSet::new());
     let mut recorded = Corpus::default();
-    for (name, setting, request) in corpus::requests(PODS) {
+    let records = environment::var("TRILBY_RECORD").is_some();
+    for (number, (name, setting, request)) in corpus::requests(PODS).into_iter().enumerate() {
         let question = Question::new(&request);
+        let is_known = question.differences.iter().all(|difference| telling.contains(difference));
+        if Corpus::is_generated(&name) && is_known && !records && number % SAMPLE != 0 {
+            continue;
+        }
         let pair = &pairs[setting];
         let ours = sides::without_anchors(&pair.ours.decide(&request).unwrap(), &anchors);
         let ours = Outcome::of(&request, &ours).without_token();
-        let answer = pair.reference.decide(&question.rewritten).unwrap();
+        let answer = pair.reference_decides(&question.rewritten);
         let answer = sides::without_anchors(&answer, &anchors);
         if !question.differences.is_empty() {
             // An entry of the list without effect is no difference.
-            let plain = pair.reference.decide(&request).unwrap();
+            let plain = pair.reference_decides(&request);
             let plain = sides::without_anchors(&plain, &anchors);
             let plain = Outcome::of(&request, &plain).normal();
             if plain != question.restored(&answer).normal() {
@@ -75,7 +83,7 @@ fn answers_as_daprs_own_injector_does_but_for_the_listed_differences() {
         wrong.extend(compare(&name, &question, &answer, ours));
         recorded.push(&name, setting, &request, &question, answer);
     }
-    if environment::var("TRILBY_RECORD").is_some() {
+    if records {
         recorded.write();
     }
     assert!(wrong.is_empty(), "{} pods differ:\n{}", wrong.len(), wrong.join("\n"));

@@ -65,7 +65,7 @@ pub(crate) const SETTINGS: [Setting; 2] = [
 #[derive(Debug)]
 pub(crate) struct Processes {
     pub(crate) ours: AdmissionClient,
-    pub(crate) reference: AdmissionClient,
+    reference: AdmissionClient,
     _injectors: [Injector; 2],
 }
 
@@ -82,6 +82,16 @@ impl Processes {
             reference: api.admission_client(&reference).unwrap(),
             _injectors: [ours, reference],
         }
+    }
+
+    /// The decision of Dapr's injector. It asks the API server for each pod and does not answer at
+    /// all when that is slow (seen once, for 30 s); kube-apiserver would send the request again too.
+    pub(crate) fn reference_decides(&self, request: &Value) -> Decision {
+        let again = |e| {
+            eprintln!("Dapr's injector did not answer, it is asked again: {e:#}");
+            self.reference.decide(request)
+        };
+        self.reference.decide(request).or_else(again).unwrap()
     }
 }
 
