@@ -289,10 +289,13 @@ async fn topics(
 async fn jobs(
     State(pages): State<Pages>,
     Permitted(snapshot): Permitted,
+    filter: Filter,
     headers: HeaderMap,
 ) -> Response {
-    let answers = pages.peers.ask_all(jobs::questions(&snapshot)).await;
-    let view = jobs::view(&snapshot, &answers, clock::now());
+    let [metrics, groups] = jobs::questions(&snapshot);
+    let peers = &pages.peers;
+    let (metrics, groups) = tokio::join!(peers.ask_all(metrics), peers.ask_all(groups));
+    let view = jobs::view(&snapshot, &jobs::Answers { metrics, groups }, filter, clock::now());
     let request = Request::new(&pages, &snapshot, &headers);
     request.answer("jobs", "Jobs and workflows", &view, jobs::render)
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// Upper bound of jobs that are dispatched at once.
     pub workers: u32,
+    /// Whether the health port counts jobs by application.
+    pub metadata_enabled: bool,
     /// The etcd API of the embedded engine.
     pub client: ClientPort,
     /// Where the jobs are stored.
@@ -124,6 +126,7 @@ impl Flags {
             port: self.port,
             broadcast: self.override_broadcast_host_port,
             workers: self.workers,
+            metadata_enabled: self.metadata_enabled,
         })
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod shard;
 #[cfg(test)]
 mod simulation;
 mod stream;
+pub(crate) mod summary;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod left_behind;
 mod open;
 mod shared;
+mod summary;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -195,6 +196,7 @@ async fn start_embedded(context: Context<'_>, peer_url: &str) -> Result<Bound, R
     };
     let dispatcher = Dispatcher::start(parts, scope).await;
     let dispatcher = dispatcher.map_err(|error| RunError::Store(error.into()))?;
+    serve_summary(config, &dispatcher, scope);
     announce(config);
     let hosts = Arc::new(watch::Sender::new(vec![address]));
     let api = api(store, dispatcher, fence, hosts, metrics, svid, scope);
@@ -221,6 +223,13 @@ async fn refuse(context: &Context<'_>, sentence: String) -> Result<Bound, RunErr
     }
     serve_api(listener, refusing, *svid, scope)?;
     Ok(Bound { api: bound, client: client_address })
+}
+
+/// Serves counts of jobs on the health port, if that is switched on.
+fn serve_summary(config: &Config, dispatcher: &Dispatcher, scope: &Scope) {
+    if config.metadata_enabled {
+        scope.serve_with_health(summary::router(dispatcher.clone()));
+    }
 }
 
 /// Deletes the jobs of deleted Namespaces, in Kubernetes mode.

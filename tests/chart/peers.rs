@@ -34,6 +34,7 @@ fn our_programs_take_every_argument(#[case] program: &str, #[case] workload: &st
         "dapr_sentry.caRotateAt=0",
         "dapr_sentry.caKeepRetired=48h",
         "dapr_placement.metadataEnabled=true",
+        "dapr_scheduler.metadataEnabled=true",
         "dapr_scheduler.storeEngine=embedded",
         "dapr_scheduler.etcdSpaceQuota=2147483648",
         "dapr_scheduler.overrideBroadcastHostPort=scheduler.example:50006",

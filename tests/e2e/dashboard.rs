@@ -70,7 +70,8 @@ fn owners(demo: &Demo, pages: &Dashboard) -> Result<()> {
 /// A job of tomorrow is the next; the reminder of before was answered.
 fn jobs(demo: &Demo, pages: &Dashboard) -> Result<()> {
     demo.schedule_job("tomorrow", "24h")?;
-    let wanted = ["in 23 hours", "<td>Actor reminders and workflows</td>", " ago"];
+    // The link is that of its application, in the counts that the scheduler's pod gives.
+    let wanted = ["in 23 hours", "<td>Actor reminders and workflows</td>", " ago", "/apps/hello/"];
     pages.open("/jobs", &wanted).map(drop)
 }
 

@@ -35,8 +35,9 @@ const APPS: [&str; 3] = ["node", "python", "actor"];
 pub fn on_cluster(cluster: Cluster, root: impl Into<PathBuf>, namespace: &str) -> Demo {
     Demo { overlay: "local", ..Demo::new(cluster, root, namespace) }
         .value(format!("global.controlPlane.registry={LOCAL}"))
-        // The dashboard shows the actor hosts and the owner of an actor.
+        // The dashboard shows the actor hosts, the owner of an actor, and jobs by application.
         .value("dapr_placement.metadataEnabled=true")
+        .value("dapr_scheduler.metadataEnabled=true")
         .value(format!("dapr_sidecar_injector.image.name={}", daprd_image()))
 }
 

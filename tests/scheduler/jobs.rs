@@ -163,3 +163,25 @@ fn a_scheduler_that_does_not_answer_is_named() {
     let said = refusal(&daprctl(free, &["list"]));
     assert!(said.contains(&format!("127.0.0.1:{free}")), "{said}");
 }
+
+/// `GET /scheduler/jobs` on the health port, which the dashboard reads.
+#[test]
+fn jobs_are_counted_by_application_where_that_is_switched_on() {
+    let counting =
+        Scheduler::start_with(environment::free_port().unwrap(), &["--metadata-enabled"]);
+    let app = TriggerApp::start(&[]).unwrap();
+    let sidecar = Sidecar::start(Tool::DAPRD, "app", &app, &counting, None);
+    for name in ["a", "b", "c"] {
+        schedule(&sidecar, name, &json!({"dueTime": "24h"}));
+    }
+    let counts = http::get(counting.health, "/scheduler/jobs").unwrap().json().unwrap();
+    let group = &counts["groups"][0];
+    assert_eq!(
+        (&group["kind"], &group["name"], &group["jobs"]),
+        (&json!("job"), &json!("app"), &json!(3))
+    );
+    assert_eq!((counts["groups"].as_array().unwrap().len(), &counts["omitted"]), (1, &json!(0)));
+    assert!(group["nextDue"].as_str().unwrap() > "2026", "{counts}");
+    let silent = Scheduler::start();
+    assert_eq!(http::get(silent.health, "/scheduler/jobs").unwrap().status, 404);
+}

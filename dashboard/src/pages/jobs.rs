@@ -1,6 +1,8 @@
 //! Jobs, actor reminders and workflows: counts of the scheduler. Names and payloads of jobs are not
 //! read: the client port would show those of every namespace to each user of the page.
 
+mod groups;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -8,13 +10,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Site;
-use super::parts::{Level, badge, facts, hint, notice, section, table};
+use super::parts::{Filter, Level, badge, facts, hint, notice, section, table};
 use super::words;
-use crate::html::{Html, el, leaf, text};
+use crate::html::{Html, text};
 use crate::model::Snapshot;
 use crate::peers::answers::METRICS;
 use crate::peers::samples::samples;
 use crate::peers::{Answer, Question, Wanted};
+
+use groups::Groups;
 
 /// Metrics port of the scheduler (chart).
 const METRICS_PORT: u16 = 9090;
@@ -103,6 +107,13 @@ pub(crate) struct Jobs {
     limits: Vec<LimitRow>,
     /// Number of limits that are not shown.
     more_limits: usize,
+    groups: Groups,
+}
+
+/// Answers of the scheduler's replicas.
+pub(crate) struct Answers {
+    pub(crate) metrics: Vec<Answer>,
+    pub(crate) groups: Vec<Answer>,
 }
 
 /// Series of the scheduler, summed over its replicas: by name, and by the type of job or the
@@ -172,14 +183,17 @@ fn times<'a>(
     })
 }
 
-/// The questions of this page.
-pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
+/// The questions of this page: for metrics and for groups.
+pub(crate) fn questions(snapshot: &Snapshot) -> [Vec<Question>; 2] {
     let ask = |address| Question { address, port: METRICS_PORT, wanted: Wanted::Get(METRICS) };
-    snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED).map(ask).collect()
+    let metrics = snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED).map(ask).collect();
+    [metrics, groups::questions(snapshot)]
 }
 
 /// Builds the view model. Counts of several replicas are added.
-pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], now: Timestamp) -> Jobs {
+pub(crate) fn view(snapshot: &Snapshot, answers: &Answers, filter: Filter, now: Timestamp) -> Jobs {
+    let groups = groups::view(snapshot, &answers.groups, filter, now);
+    let answers = answers.metrics.as_slice();
     let answered = answers.iter().flatten().count();
     let error = if answers.is_empty() {
         Some("No pod of the scheduler is ready. Applications without jobs, actor reminders and workflows do not need it.".to_owned())
@@ -212,12 +226,13 @@ pub(crate) fn view(snapshot: &Snapshot, answers: &[Answer], now: Timestamp) -> J
         types: if error.is_none() { ["job", "actor"].map(row).into() } else { vec![] },
         limits,
         more_limits,
+        groups,
         error,
     }
 }
 
 /// The page.
-pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
+pub(crate) fn render(site: &Site<'_>, view: &Jobs) -> Html {
     if let Some(error) = &view.error {
         return hint(error);
     }
@@ -282,14 +297,6 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
     });
     let empty = "No limit is in use. A workflow or an activity sets one by a Configuration.";
     let limits = table("Concurrency limits", &["Limit", "Running", "Waiting"], limits, empty);
-    let names = el(
-        "p",
-        &[("class", "remedy")],
-        [
-            text("Names, next triggers and counts of single jobs: "),
-            leaf("code", "daprctl jobs list --namespace NAMESPACE --app APP-ID --name TEXT"),
-        ],
-    );
     let all_limits = view.limits.len() + view.more_limits;
     let limits_title = format!("{} in use", words::count(all_limits, "concurrency limit"));
     let silent = (view.answered < view.replicas).then(|| {
@@ -302,8 +309,8 @@ pub(crate) fn render(_site: &Site<'_>, view: &Jobs) -> Html {
         silent.unwrap_or_default(),
         section("Now", now),
         section("Since the scheduler started", types),
+        section("By application and actor type", groups::render(site, &view.groups)),
         section(&limits_title, [Some(limits), more].into_iter().flatten().collect()),
-        names,
     ]
     .into_iter()
     .collect()
@@ -324,7 +331,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::constant(1_000, 0);
 
     fn view(snapshot: &Snapshot, answers: &[Answer]) -> Jobs {
-        super::view(snapshot, answers, NOW)
+        let answers = Answers { metrics: answers.to_vec(), groups: Vec::new() };
+        super::view(snapshot, &answers, Filter::default(), NOW)
     }
 
     /// Answers of this many replicas.
@@ -391,8 +399,8 @@ mod tests {
     fn replicas_have_a_limit_and_the_page_says_how_many_answered() {
         for (replicas, is_cut) in [(MAX_ASKED, false), (MAX_ASKED + 1, true)] {
             let cluster = cluster(replicas);
-            let asked = questions(&cluster);
-            assert_eq!(asked.len(), MAX_ASKED);
+            let [asked, groups] = questions(&cluster);
+            assert_eq!([asked.len(), groups.len()], [MAX_ASKED; 2]);
             let page = page(&view(&cluster, &answers(METRICS, asked.len())));
             assert_eq!(page.contains("9 of 10 replicas"), is_cut, "{page}");
         }

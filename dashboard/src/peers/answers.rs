@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Path of a sidecar's metadata on its public port (Dapr 1.18).
 pub(crate) const METADATA: &str = "/v1.0/metadata";
 /// Path of placement's tables on its health port (Dapr 1.18).
 pub(crate) const PLACEMENT_STATE: &str = "/placement/state";
+/// Path of the counts of jobs on the health port of our scheduler.
+pub(crate) const SCHEDULER_JOBS: &str = "/scheduler/jobs";
 /// Path of metrics.
 pub(crate) const METRICS: &str = "/metrics";
 
@@ -123,6 +126,35 @@ pub(crate) struct Host {
     pub(crate) id: String,
     /// Actor types.
     pub(crate) entities: Vec<String>,
+}
+
+/// Counts of the jobs of one scheduler, `GET /scheduler/jobs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct JobCounts {
+    pub(crate) groups: Vec<JobGroup>,
+    /// Jobs of further groups.
+    pub(crate) omitted: u64,
+}
+
+/// The jobs of an application, or the reminders of an actor type.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct JobGroup {
+    pub(crate) namespace: String,
+    /// `job` or `actor`.
+    pub(crate) kind: String,
+    /// App id or actor type.
+    pub(crate) name: String,
+    pub(crate) jobs: u64,
+    /// Due, without a sidecar that could take them.
+    pub(crate) staged: u64,
+    /// Due, wait for a limit or for a sidecar that reads.
+    pub(crate) waiting: u64,
+    /// Delivered, without an answer.
+    pub(crate) in_flight: u64,
+    /// When the next one is due.
+    pub(crate) next_due: Option<Timestamp>,
 }
 
 /// Reads an answer as JSON; `None` if it is invalid.

@@ -35,6 +35,10 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
     pub tls_enabled: bool,
+    /// Serve /scheduler/jobs on the health port: counts by application, without names of jobs
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value_t = false, value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub metadata_enabled: bool,
     /// The own identity.
     #[command(flatten)]
     pub identity: IdentityFlags,

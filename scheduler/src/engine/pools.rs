@@ -66,6 +66,10 @@ impl Pools {
         self.free.push(id);
     }
 
+    pub(super) fn get(&self, id: PoolId) -> Option<&Pool> {
+        self.slots.get(id.0 as usize)?.as_ref()
+    }
+
     pub(super) fn get_mut(&mut self, id: PoolId) -> Option<&mut Pool> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }

@@ -123,6 +123,16 @@ impl JobTable {
         slot.entry.as_mut().filter(|_| slot.generation == id.generation)
     }
 
+    /// The jobs in so many slots from that one on.
+    pub(super) fn entries(&self, from: usize, slots: usize) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().skip(from).take(slots).filter_map(|slot| slot.entry.as_ref())
+    }
+
+    /// Whether there is a slot of that number.
+    pub(super) fn has_slot(&self, number: usize) -> bool {
+        number < self.slots.len()
+    }
+
     /// The shard of a job that is in the table.
     pub(super) fn shard(&self, id: JobId) -> Shard {
         self.slots.get(id.index as usize).map_or_else(Shard::default, |slot| slot.shard)

@@ -1,6 +1,7 @@
 mod lag;
 mod leaving;
 mod limits;
+mod summary;
 
 use std::sync::Arc;
 

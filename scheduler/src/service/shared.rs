@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Bound, Context, RunError, announce, api, clean_up, external, left_behind, own_address, refuse,
-    serve_api, watch_state,
+    serve_api, serve_summary, watch_state,
 };
 use crate::config::{ChildEtcd, Config, ExternalEtcd};
 use crate::membership::fence::Fence;
@@ -108,6 +108,7 @@ async fn start(
     scope.spawn("scheduler-etcd", state);
     let store: Arc<dyn Store> = Arc::new(store);
     clean_up(cluster, store.clone(), scope);
+    serve_summary(config, &dispatcher, scope);
     announce(config);
     let api = api(store, dispatcher, fence, hosts, metrics, svid, scope);
     targets.server.set_ready();

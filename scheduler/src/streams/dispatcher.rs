@@ -1,6 +1,7 @@
 //! The task that owns the engine: it passes every event to the engine and applies the effects.
 
 mod control;
+mod count;
 mod feed;
 mod gain;
 
@@ -11,17 +12,19 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use runtime::{Heartbeat, Scope, clock};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use self::control::{Control, Releasing};
+use self::count::{Caller, Count};
 use self::gain::Gain;
 use super::mailbox::{Delivery, Mailbox};
 use super::writes::{self, Wanted, Writes};
 use crate::engine::Engine;
 use crate::engine::event::{Effect, Event, Observation, Registration, StreamId};
 use crate::engine::shard::Shard;
+use crate::engine::summary::Summary;
 use crate::membership::fence::Fence;
 use crate::membership::ownership::Ownership;
 use crate::metrics::Metrics;
@@ -86,6 +89,7 @@ enum Message {
     Event(Event),
     /// Results of one stream, or records that were loaded.
     Events(Vec<Event>),
+    Count(Caller),
 }
 
 impl Dispatcher {
@@ -122,6 +126,14 @@ impl Dispatcher {
     /// Passes an event on.
     pub(crate) async fn send(&self, event: Event) {
         self.send_message(Message::Event(event)).await;
+    }
+
+    /// Counts the jobs of this member by application; `None` when the process stops. Waits while the
+    /// member has no jobs of its own.
+    pub(crate) async fn count(&self) -> Option<Arc<Summary>> {
+        let (caller, counted) = oneshot::channel();
+        self.send_message(Message::Count(caller)).await;
+        counted.await.ok()
     }
 
     /// Waits for a place for events.
@@ -174,6 +186,7 @@ struct Task {
     gain: Option<Gain>,
     /// Jobs that other members wait for.
     releasing: Option<Releasing>,
+    count: Count,
     /// Once the first scan is done.
     heartbeat: Option<Heartbeat>,
     leadership: Arc<Notify>,
@@ -203,6 +216,7 @@ impl Task {
             scanned: 0,
             gain: None,
             releasing: None,
+            count: Count::default(),
             leadership,
             closing: closing.clone(),
             sender: sender.downgrade(),
@@ -247,6 +261,7 @@ impl Task {
             self.load_wanted();
             self.writes.send(&self.store, clock::monotonic());
             self.check_release();
+            self.count.go_on(&self.engine);
             if measured.elapsed() >= MEASURE {
                 self.metrics.engine_holds(&self.engine.gauges());
                 measured = clock::monotonic();
@@ -293,6 +308,9 @@ impl Task {
 
     /// How long nothing is to be done without an event.
     fn idle(&self) -> Duration {
+        if self.count.is_under_way() {
+            return Duration::ZERO;
+        }
         let wake_at = self.engine.wake_at().filter(|_| self.owner.is_some() && !self.unread);
         let releasing = self.releasing.as_ref().map(Releasing::wake_at);
         let now = clock::monotonic();
@@ -328,6 +346,7 @@ impl Task {
                 self.step(event);
             }
             Message::Events(events) => self.step_all(events),
+            Message::Count(caller) => self.count.answer(caller),
         }
     }
 

@@ -48,6 +48,9 @@ empty, which is every address of both families. */}}
 - --etcd-initial-cluster
 - {{ include "dapr.scheduler.cluster" . }}
 - --etcd-embed={{ include "dapr.scheduler.externalEtcd" . | empty }}
+{{- if $scheduler.metadataEnabled }}
+- --metadata-enabled
+{{- end }}
 {{- if include "dapr.scheduler.externalEtcd" . }}
 - --etcd-client-endpoints
 - {{ join "," $scheduler.etcdClientEndpoints | quote }}
