@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use crate::chart;
 
+/// The port that `dapr dashboard` opens without `-p`.
+const CLI_PORT: u16 = 8080;
 /// Enough for a pod to start on a machine that others use too.
 const START: u64 = 180;
 
@@ -40,8 +42,12 @@ fn a_port_forward_reaches_the_pages_and_nothing_else_does() -> Result<()> {
     let node = NodeCluster::temporary()?;
     let cluster = step("bring up a cluster", || node.up())?;
     step("install the dashboard", || install(&node, &cluster))?;
+    let cli = DaprCli::new(cluster.clone())?;
     step("the official CLI opens it", || {
-        let cli = DaprCli::new(cluster.clone())?;
+        let _forward = Running::start(cli.command()?.args(["dashboard", "-k"]))?;
+        opens(&cluster, CLI_PORT)
+    })?;
+    step("the official CLI opens it on another port", || {
         let _forward = Running::start(cli.command()?.args(["dashboard", "-k", "-p", "18080"]))?;
         opens(&cluster, 18080)
     })?;
