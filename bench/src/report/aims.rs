@@ -63,6 +63,7 @@ const AIMS: &[Aim] = &[
     aim("dashboard", "first page: p99", 100.0),
     aim("dashboard", "API calls per page view", 0.0),
     aim("install", "helm install to all Ready", 3000.0),
+    aim("install", "dashboard: image", 10.0),
     aim("placement-join", "500 hosts: rounds", 5.0),
     aim("placement-join", "500 hosts: table after the last join", 300.0),
     aim("placement-join", "500 hosts: sent", 20.0),
@@ -229,13 +230,14 @@ mod tests {
 
     #[test]
     fn an_aim_without_its_figure_is_named() {
-        assert_eq!(without_figure("install", &[]), ["helm install to all Ready"]);
+        let install = ["helm install to all Ready", "dashboard: image"];
+        assert_eq!(without_figure("install", &[]), install);
         let figure = Figure {
             metric: "helm install to all Ready".into(),
             unit: Unit::Milliseconds,
             reference: None,
             trilby: None,
         };
-        assert!(without_figure("install", &[figure]).is_empty());
+        assert_eq!(without_figure("install", &[figure]), install[1..]);
     }
 }

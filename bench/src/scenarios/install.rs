@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use blackbox::{
-    Cluster, Deadline, NodeCluster, Service, environment, node_cluster::TemporaryNode, peer_images,
-    progress::step, reference, until,
+    Architecture, Cluster, Deadline, NodeCluster, Service, environment,
+    node_cluster::TemporaryNode, peer_images, progress::step, reference, until,
 };
 use flate2::{Compression, write::GzEncoder};
 use runtime::clock::monotonic;
@@ -76,8 +76,8 @@ fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading
         anyhow::Ok(archive)
     };
     let mut sizes = Vec::new();
-    let mut record = |side, service: Service, archive: PathBuf| {
-        let metric = format!("{}: image", service.binary());
+    let mut record = |side, program: &str, archive: PathBuf| {
+        let metric = format!("{program}: image");
         let size = megabytes(compressed(&archive)?);
         sizes.push((side, Reading::new(metric, Unit::Megabytes, size)));
         anyhow::Ok(())
@@ -85,10 +85,13 @@ fn import_images(node: &NodeCluster, profile: &str) -> Result<Vec<(Side, Reading
     for service in Service::ALL {
         let binary = service.binary();
         let ours = peer_images::service(service, &image(Side::Trilby, service), profile)?;
-        record(Side::Trilby, service, import(&format!("trilby-{binary}"), ours)?)?;
+        record(Side::Trilby, binary, import(&format!("trilby-{binary}"), ours)?)?;
         let theirs = reference::image(service, &image(Side::Reference, service))?;
-        record(Side::Reference, service, import(&format!("reference-{binary}"), theirs)?)?;
+        record(Side::Reference, binary, import(&format!("reference-{binary}"), theirs)?)?;
     }
+    let dashboard =
+        peer_images::dashboard(Architecture::here()?, "localhost/trilby/dashboard", profile)?;
+    record(Side::Trilby, "dashboard", import("trilby-dashboard", dashboard)?)?;
     import("daprd", peer_images::daprd(DAPRD)?)?;
     import("app", peer_images::redis(APP_IMAGE)?)?;
     Ok(sizes)
