@@ -25,7 +25,6 @@ pub use self::file_error::FileError;
 pub use self::flags::JobsFlags;
 use self::flags::{Action, DeleteFlags, ExportFlags, GetFlags, ImportFlags, ListFlags};
 use self::record::Job;
-use crate::output::words::count;
 
 /// Prefixes of the store (Dapr 1.18).
 const JOBS: &[u8] = b"dapr/jobs/";
@@ -228,24 +227,10 @@ async fn exported(client: &mut Client, flags: &ExportFlags) -> Result<String, Jo
     let file = file::encode(flags.format, &pairs, file::MAX_FILE_BYTES);
     let path = flags.file.clone();
     file::save(&flags.file, &file.map_err(|source| JobsError::Export { path, source })?)?;
-    let jobs = pairs.iter().filter(|pair| pair.key.starts_with(JOBS)).count();
-    let (counters, hash) = (pairs.len() - jobs, file::content_hash(&pairs));
-    let path = flags.file.display();
-    let (jobs, counters) = (count(jobs, "job"), count(counters, "counter"));
-    Ok(format!("exported {jobs} and {counters} to {path}\ncontent SHA-256 {hash}\n"))
+    Ok(output::exported(&pairs, &flags.file))
 }
 
 async fn imported(client: &mut Client, flags: &ImportFlags) -> Result<String, JobsError> {
     let done = import::run(client, &flags.file, flags.overwrite).await?;
-    let path = flags.file.display();
-    let (jobs, counters) = (count(done.jobs, "job"), count(done.counters, "counter"));
-    let mut text = format!("imported {jobs} and {counters} from {path}");
-    if done.earlier > 0 {
-        let _ = write!(text, ", {} of them by an earlier run", done.earlier);
-    }
-    if done.present > 0 {
-        let _ = write!(text, ", {} of them were there with the same content", done.present);
-    }
-    let _ = writeln!(text, "\nread back and equal: content SHA-256 {}", done.content);
-    Ok(text)
+    Ok(output::imported(&done, &flags.file))
 }

@@ -11,7 +11,7 @@ use blackbox::demo::{
     tour::{Observers, Tour},
 };
 use blackbox::progress::{say, step};
-use blackbox::{Deadline, NodeCluster, build_daprctl, environment, image_profile, until};
+use blackbox::{DaprCli, Deadline, NodeCluster, build_daprctl, environment, image_profile, until};
 use serde_json::Value;
 
 #[test]
@@ -40,6 +40,7 @@ fn hello_kubernetes_works_and_survives_the_loss_of_any_control_plane_pod() -> Re
     step("a job arrives on time", || demo.job_arrives("2s", 2_000))?;
     step("a reminder survives the loss of the scheduler", || demo.reminder_survives())?;
     step("daprctl reads the jobs by a port-forward", || jobs_by_port_forward(&demo))?;
+    step("the official CLI reads and deletes jobs", || jobs_of_the_official_cli(&demo))?;
     step("the check command finds nothing wrong", || checked(&demo))?;
     step("the dashboard in a browser", || dashboard::shows_the_cluster(&demo))?;
     step("every building block", || every_building_block_works(&demo, &node))?;
@@ -89,6 +90,21 @@ fn jobs_by_port_forward(demo: &Demo) -> Result<()> {
     let output = missing.args(["jobs", "get", "app/nodeapp/none"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && said.contains("no such job"), "{said}");
+    Ok(())
+}
+
+/// `dapr scheduler -k`, which forwards the port of the scheduler's first pod.
+fn jobs_of_the_official_cli(demo: &Demo) -> Result<()> {
+    let cli = DaprCli::new(demo.cluster().clone())?;
+    let dapr = |args: &[&str]| cli.run(&[&["scheduler"], args, &["-k", "-n", "hello"]].concat());
+    demo.schedule_job("listed", "24h")?;
+    for args in [&["list", "-o", "json"][..], &["get", "app/nodeapp/listed"]] {
+        let said = dapr(args)?;
+        ensure!(said.contains("listed"), "{args:?}: {said}");
+    }
+    dapr(&["delete", "app/nodeapp/listed"])?;
+    let left = dapr(&["list"])?;
+    ensure!(!left.contains("listed"), "{left}");
     Ok(())
 }
 

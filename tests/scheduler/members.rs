@@ -41,6 +41,33 @@ fn one_member_keeps_its_jobs_in_an_external_etcd() -> Result<()> {
     crowd.wait_for(&["tick".to_owned()], before + 2)
 }
 
+/// As Dapr's own: each address as it was given, equal ones as often as they were.
+#[test]
+fn addresses_that_are_given_are_announced_equal_ones_too() -> Result<()> {
+    let announced = |kind: Kind, addresses: [&str; 3]| -> Result<Vec<String>> {
+        let etcd = EtcdServer::start()?;
+        let mut members = Vec::new();
+        for (number, address) in addresses.into_iter().enumerate() {
+            let flag = format!("--override-broadcast-host-port={address}");
+            members.push(Member::start_with(kind, number, &etcd.endpoint(), &[flag])?);
+        }
+        let crowd = Crowd::start(&[members[0].port])?;
+        until(soon(), "all three to be announced", || {
+            let hosts = crowd.hosts(members[0].port)?;
+            Ok((hosts.len() == 3).then_some(hosts))
+        })
+    };
+    let different = ["10.0.0.1:1", "10.0.0.2:2", "scheduler.example:3"];
+    for addresses in [different, ["10.0.0.1:1"; 3]] {
+        for kind in [Kind::Reference, Kind::Ours] {
+            let mut hosts = announced(kind, addresses)?;
+            hosts.sort();
+            ensure!(hosts == addresses, "{kind:?}: {hosts:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn streams_and_jobs_outlive_an_outage_of_etcd() -> Result<()> {
     let mut etcd = EtcdServer::start()?;

@@ -4,10 +4,11 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Daprd, Process, Redis, Scratch, Spawn, http, sdks, soon, until};
+use blackbox::{Daprd, Process, Redis, Scratch, Spawn, Tool, http, sdks, soon, until};
 use serde_json::{Value, json};
 
 use crate::processes::{Placement, Scheduler};
+use crate::versions;
 
 /// The application, in Python.
 struct App {
@@ -49,6 +50,7 @@ fn run(folder: &Scratch, grpc_port: u16) -> Result<Process> {
 
 /// A sidecar whose workflows outlive it and the application: their state is in Redis.
 fn sidecar(
+    version: Tool,
     redis: &Redis,
     scheduler: &Scheduler,
     placement: &Placement,
@@ -56,6 +58,7 @@ fn sidecar(
 ) -> Result<Daprd> {
     folder.write("store.yaml", redis.actor_state())?;
     let mut daprd = Daprd::builder("orders")
+        .version(version)
         .arg(format!("--resources-path={}", folder.path().display()))
         .arg(format!("--scheduler-host-address={}", scheduler.address()))
         .arg(format!("--placement-host-address={}", placement.address()))
@@ -114,11 +117,24 @@ impl Instance<'_> {
 
 #[test]
 fn a_workflow_completes_although_scheduler_and_app_are_killed() -> Result<()> {
+    completes(Tool::DAPRD)
+}
+
+/// Those that keep reminders in the scheduler.
+#[test]
+fn workflows_of_older_sidecars_complete_too() -> Result<()> {
+    for version in versions::sidecars().filter(|version| *version != Tool::DAPRD) {
+        completes(version).with_context(|| format!("{version:?}"))?;
+    }
+    Ok(())
+}
+
+fn completes(version: Tool) -> Result<()> {
     let redis = Redis::start(None)?;
     let mut scheduler = Scheduler::start();
     let placement = Placement::start();
     let resources = Scratch::new("resources")?;
-    let daprd = sidecar(&redis, &scheduler, &placement, &resources)?;
+    let daprd = sidecar(version, &redis, &scheduler, &placement, &resources)?;
     let mut app = App::start(daprd.grpc_port)?;
     let instance = Instance { daprd: &daprd, id: "order-1" };
 

@@ -1,12 +1,18 @@
-//! Jobs as a table, JSON or YAML. Pure.
+//! Jobs as a table, JSON or YAML, and what an export and an import say. Pure.
+
+use std::fmt::Write as _;
+use std::path::Path;
 
 use jiff::Timestamp;
+use proto::etcd::mvccpb::KeyValue;
 use serde::Serialize;
 
-use super::JobsError;
 use super::flags::Output;
+use super::import::Summary;
 use super::record::Job;
+use super::{JOBS, JobsError, file};
 use crate::output::table;
+use crate::output::words::count;
 
 /// The jobs in this format.
 ///
@@ -64,4 +70,26 @@ fn row(job: &Job) -> [String; 8] {
 fn time(at: Option<Timestamp>) -> String {
     let whole = at.and_then(|at| Timestamp::from_second(at.as_second()).ok());
     whole.map_or_else(|| "-".to_owned(), |at| at.to_string())
+}
+
+/// What was written to a file.
+pub(super) fn exported(pairs: &[KeyValue], file: &Path) -> String {
+    let jobs = pairs.iter().filter(|pair| pair.key.starts_with(JOBS)).count();
+    let (counters, hash) = (pairs.len() - jobs, file::content_hash(pairs));
+    let (jobs, counters) = (count(jobs, "job"), count(counters, "counter"));
+    format!("exported {jobs} and {counters} to {}\ncontent SHA-256 {hash}\n", file.display())
+}
+
+/// What came out of a file.
+pub(super) fn imported(done: &Summary, file: &Path) -> String {
+    let (jobs, counters) = (count(done.jobs, "job"), count(done.counters, "counter"));
+    let mut text = format!("imported {jobs} and {counters} from {}", file.display());
+    if done.earlier > 0 {
+        let _ = write!(text, ", {} by an earlier run", done.earlier);
+    }
+    if done.present > 0 {
+        let _ = write!(text, ", {} there already with the same content", done.present);
+    }
+    let _ = writeln!(text, "\nread back and equal: content SHA-256 {}", done.content);
+    text
 }

@@ -2,6 +2,8 @@
 
 mod store;
 
+use std::path::Path;
+
 use prost_types::{Any, Timestamp};
 use proto::cron;
 use proto::scheduler::{
@@ -88,6 +90,21 @@ fn a_list_in_each_format(#[case] name: &str, #[case] format: flags::Output) {
     assert!(!text.contains("secret"), "a payload is not listed");
     assert!(!text.contains('\u{1b}'), "no control character reaches the terminal");
     insta::assert_snapshot!(name, text);
+}
+
+#[test]
+fn an_export_says_what_it_has() {
+    let text = output::exported(&pairs(), Path::new("jobs.export"));
+    insta::assert_snapshot!("export", text);
+}
+
+#[rstest]
+#[case("import", import::Summary::default())]
+#[case("import_that_goes_on", import::Summary { earlier: 120, ..import::Summary::default() })]
+#[case("import_over_jobs", import::Summary { present: 1, ..import::Summary::default() })]
+fn an_import_says_what_it_did(#[case] name: &str, #[case] done: import::Summary) {
+    let done = import::Summary { jobs: 200, counters: 1, content: "ab12".to_owned(), ..done };
+    insta::assert_snapshot!(name, output::imported(&done, Path::new("jobs.export")));
 }
 
 #[rstest]
