@@ -18,7 +18,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    ApiCluster, InjectorFixture, Scratch, environment, injector_fixture::Rights, progress::say,
+    ApiCluster, InjectorFixture, OperatorFixture, Scratch, environment, injector_fixture::Rights,
+    progress::say,
 };
 
 /// The variable with the socket of the [`Host`].
@@ -37,16 +38,19 @@ pub(crate) enum Common {
     Injector,
     /// The same with the admission guard in force.
     GuardedInjector,
+    /// [`OperatorFixture::common`].
+    Operator,
 }
 
 impl Common {
-    const ALL: [Self; 3] = [Self::Api, Self::Injector, Self::GuardedInjector];
+    const ALL: [Self; 4] = [Self::Api, Self::Injector, Self::GuardedInjector, Self::Operator];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
             Self::Injector => "injector",
             Self::GuardedInjector => "guarded-injector",
+            Self::Operator => "operator",
         }
     }
 
@@ -59,6 +63,7 @@ impl Common {
                 fixture.guard()?;
                 Started::Injector(Box::new(fixture))
             }
+            Self::Operator => Started::Operator(Box::new(OperatorFixture::start()?)),
         })
     }
 
@@ -92,6 +97,7 @@ impl Common {
 enum Started {
     Api(Box<ApiCluster>),
     Injector(Box<InjectorFixture>),
+    Operator(Box<OperatorFixture>),
 }
 
 impl Started {
@@ -99,6 +105,7 @@ impl Started {
         match self {
             Self::Api(api) => api.state(),
             Self::Injector(fixture) => fixture.folder(),
+            Self::Operator(fixture) => fixture.folder(),
         }
     }
 }

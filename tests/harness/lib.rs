@@ -20,6 +20,7 @@ pub mod demo;
 mod images;
 pub mod injector_fixture;
 mod machine;
+pub mod operator_fixture;
 mod peers;
 mod programs;
 
@@ -48,6 +49,7 @@ pub use machine::{
     wait::{Deadline, soon, until},
     web,
 };
+pub use operator_fixture::OperatorFixture;
 pub use peers::{
     accounts,
     actor_app::{ActorApp, Executions},

@@ -82,8 +82,8 @@ fn findings_are_recorded_as_events_on_components() {
 
 #[test]
 fn conversion_is_repaired_after_the_upstream_file_is_applied() {
-    let _alone = Fixture::subscription_definition();
     let fixture = Fixture::shared();
+    let _alone = fixture.subscription_definition();
     let namespace = fixture.api.namespace("reapplied").unwrap();
     let subscription = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: s}\n\
                         spec: {pubsubname: p, topic: t, route: /r}\n";

@@ -328,7 +328,7 @@ impl Audience<'_> {
 #[test]
 fn streams_equal_those_of_the_reference() {
     let fixture = Fixture::shared();
-    let _alone = Fixture::subscription_definition();
+    let _alone = fixture.subscription_definition();
     let namespace = fixture.api.namespace("streams-of-both").unwrap();
     let elsewhere = fixture.api.namespace("streams-without-apps").unwrap();
     let samples = environment::workspace().join("tests/fixtures/operator/samples.yaml");
@@ -369,7 +369,7 @@ fn streams_equal_those_of_the_reference() {
         all.kubectl(&["patch", "secret", "redis", "-p", r#"{"stringData": {"password": "new"}}"#]);
         // Secrets and the fence have separate watches.
         until(timeout(), "the updates to be published", || {
-            let log = fixture.operator.process.log();
+            let log = fixture.operator.log();
             let logged = log.lines().filter(|line| {
                 line.contains("a referenced Secret changed") && line.contains(&all.namespace)
             });

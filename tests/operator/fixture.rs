@@ -2,12 +2,14 @@
 pub(crate) mod proxy;
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs::{self, File},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use anyhow::{Context as _, Result};
+pub(crate) use blackbox::operator_fixture::SYSTEM;
+use blackbox::operator_fixture::{self, OperatorFixture, install};
 use blackbox::{
     ApiCluster, ApiClusterOptions, Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary,
     environment, http,
@@ -20,19 +22,33 @@ use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use transport::{Svid, anchors::AnchorSource, svid};
 
-/// Namespace of the control plane.
-pub(crate) const SYSTEM: &str = "dapr-system";
 /// Timeout of every wait.
 pub(crate) const TIMEOUT: u64 = 60;
 
-/// The programs that all tests share.
+/// The programs that all tests of a run share, and the folder of this process.
 pub(crate) struct Fixture {
     pub(crate) api: &'static ApiCluster,
     pub(crate) sentry_port: u16,
-    pub(crate) operator: Operator,
+    pub(crate) operator: SharedOperator,
     pub(crate) anchors: String,
     folder: Scratch,
-    _sentry: Process,
+}
+
+/// The operator that all tests share.
+pub(crate) struct SharedOperator {
+    common: &'static OperatorFixture,
+    pub(crate) port: u16,
+}
+
+impl SharedOperator {
+    /// The value of a series; 0 if it does not exist.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        metric(self.common.ports.metrics, series)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.common.log()
+    }
 }
 
 /// An operator as a process.
@@ -50,27 +66,18 @@ impl Fixture {
     }
 
     fn new() -> Result<Self> {
-        let api = ApiCluster::shared()?;
+        let common = OperatorFixture::common()?;
         let folder = Scratch::new("operator-suite")?;
-        let sentry_port = environment::free_port()?;
-        let webhook_port = environment::free_port()?;
-        install(api, sentry_port, webhook_port)?;
-        let sentry = start_sentry(&folder, sentry_port)?;
-        let anchors = folder.path().join("credentials/ca.crt");
-        let mut operator = spawn_operator(&folder, &api.kubeconfig().to_path_buf(), "operator")?
-            .args(["--webhook-server-port", &webhook_port.to_string()])
-            .args(["--watch-secrets", "--enable-daemonset-service-reconciler"])
-            .start_operator()?;
-        operator.wait_ready()?;
-        let anchors = fs::read_to_string(anchors).context("read the root of sentry")?;
-        Ok(Self { api, sentry_port, operator, anchors, folder, _sentry: sentry })
+        let anchors =
+            fs::read_to_string(common.anchors_file()).context("read the root of sentry")?;
+        let operator = SharedOperator { common, port: common.ports.main };
+        Ok(Self { api: &common.api, sentry_port: common.sentry_port, operator, anchors, folder })
     }
 
     /// Held by a test that breaks the definition of Subscriptions: conversion fails for all tests until
     /// the operator repairs it.
-    pub(crate) fn subscription_definition() -> MutexGuard<'static, ()> {
-        static HELD: Mutex<()> = Mutex::new(());
-        HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn subscription_definition(&self) -> File {
+        self.operator.common.turn("subscription-definition").expect("wait for the definition")
     }
 
     /// Starts another operator, which reconciles neither Services nor the CRD.
@@ -86,8 +93,8 @@ impl Fixture {
     /// An operator that is not started.
     pub(crate) fn spawn(&self, name: &str) -> OperatorSpawn {
         let kubeconfig = self.api.kubeconfig().to_path_buf();
-        let mut spawn =
-            spawn_operator(&self.folder, &kubeconfig, name).expect("build the operator");
+        let program = build_binary("operator").expect("build the operator");
+        let mut spawn = self.operator_args(program, &kubeconfig, name).expect("take ports");
         spawn.spawn = spawn.spawn.env("ENABLE_WEBHOOKS", "false");
         spawn
     }
@@ -96,13 +103,26 @@ impl Fixture {
     pub(crate) fn reference_operator(&self) -> Operator {
         let kubeconfig = self.api.kubeconfig().to_path_buf();
         let program = Tool::REFERENCE_OPERATOR.path().expect("find the reference operator");
-        let spawn = operator_args(&self.folder, program, &kubeconfig, "reference")
+        let spawn = self
+            .operator_args(program, &kubeconfig, "reference")
             .expect("take ports")
             .arg("--disable-service-reconciler");
         let spawn = OperatorSpawn { spawn: spawn.spawn.env("ENABLE_WEBHOOKS", "false"), ..spawn };
         let mut operator = spawn.start_operator().expect("start the reference operator");
         operator.wait_ready().expect("the reference operator is ready");
         operator
+    }
+
+    fn operator_args(
+        &self,
+        program: PathBuf,
+        kubeconfig: &Path,
+        name: &str,
+    ) -> Result<OperatorSpawn> {
+        let (ports, logs) = (Ports::free()?, self.folder.path());
+        let anchors = self.operator.common.anchors_file();
+        let spawn = operator_fixture::spawn(name, program, logs, ports, kubeconfig, &anchors);
+        Ok(OperatorSpawn { spawn, ports })
     }
 
     /// A sidecar with a certificate from sentry.
@@ -159,56 +179,6 @@ impl Fixture {
     }
 }
 
-/// Namespace, CRDs and the control plane's Configuration.
-fn install(api: &ApiCluster, sentry_port: u16, webhook_port: u16) -> Result<()> {
-    let mut manifests = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {SYSTEM}}}\n");
-    for entry in fs::read_dir(environment::workspace().join("crds"))? {
-        // The API server reaches the webhook through the Service below, at our port.
-        let with_port = format!("          path: /convert\n          port: {webhook_port}");
-        let definition = fs::read_to_string(entry?.path())?;
-        manifests += "\n---\n";
-        manifests += &definition.replace("          path: /convert", &with_port);
-    }
-    api.apply(&manifests)?;
-    let names = ["crd", "--all", "--for=condition=Established", "--timeout=60s"];
-    api.kubectl(&[&["wait"], names.as_slice()].concat())?;
-    api.apply(&format!(
-        "
-apiVersion: dapr.io/v1alpha1
-kind: Configuration
-metadata: {{name: daprsystem, namespace: {SYSTEM}}}
-spec: {{mtls: {{enabled: true, controlPlaneTrustDomain: cluster.local, sentryAddress: '127.0.0.1:{sentry_port}'}}}}
----
-apiVersion: v1
-kind: Service
-metadata: {{name: dapr-webhook, namespace: {SYSTEM}}}
-spec: {{type: ExternalName, externalName: 127.0.0.1, ports: [{{port: {webhook_port}}}]}}
-"
-    ))?;
-    Ok(())
-}
-
-fn start_sentry(folder: &Scratch, port: u16) -> Result<Process> {
-    let config = folder.write(
-        "sentry.yaml",
-        "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: daprsystem}\nspec: {mtls: {enabled: true}}\n",
-    )?;
-    let credentials = folder.path().join("credentials");
-    fs::create_dir_all(&credentials)?;
-    let ports = Ports::with_main(port)?;
-    let mut sentry = Spawn::new("sentry", build_binary("sentry")?, folder.path())
-        .args(["--mode", "standalone", "--trust-domain", "cluster.local", "--enable-metrics=false"])
-        .arg("--config")
-        .arg(config)
-        .arg("--issuer-credentials")
-        .arg(credentials)
-        .service_at(ports)
-        .env("NAMESPACE", SYSTEM)
-        .start()?;
-    sentry.wait_for_http(ports.healthz, "/healthz", Deadline::seconds(TIMEOUT))?;
-    Ok(sentry)
-}
-
 /// An operator that is not started.
 pub(crate) struct OperatorSpawn {
     pub(crate) spawn: Spawn,
@@ -239,31 +209,12 @@ impl Operator {
 
     /// The value of a series; 0 if it does not exist.
     pub(crate) fn metric(&self, series: &str) -> f64 {
-        http::metric(self.ports.metrics, series).expect("read the metrics").unwrap_or_default()
+        metric(self.ports.metrics, series)
     }
 }
 
-fn spawn_operator(folder: &Scratch, kubeconfig: &PathBuf, name: &str) -> Result<OperatorSpawn> {
-    operator_args(folder, build_binary("operator")?, kubeconfig, name)
-}
-
-fn operator_args(
-    folder: &Scratch,
-    program: PathBuf,
-    kubeconfig: &PathBuf,
-    name: &str,
-) -> Result<OperatorSpawn> {
-    let ports = Ports::free()?;
-    let spawn = Spawn::new(name, program, folder.path())
-        .service_at(ports)
-        // One dash, as in manifests written for Go programs.
-        .arg("-kubeconfig")
-        .arg(kubeconfig)
-        .arg("--disable-leader-election")
-        .arg("--trust-anchors-file")
-        .arg(folder.path().join("credentials/ca.crt"))
-        .env("NAMESPACE", SYSTEM);
-    Ok(OperatorSpawn { spawn, ports })
+fn metric(port: u16, series: &str) -> f64 {
+    http::metric(port, series).expect("read the metrics").unwrap_or_default()
 }
 
 /// A certificate and a connection to the operator, with blocking methods.

@@ -304,8 +304,8 @@ fn changes_reach_open_streams_according_to_scopes() {
 
 #[test]
 fn subscriptions_are_converted_both_ways_and_the_crd_is_repaired() {
-    let _alone = Fixture::subscription_definition();
     let fixture = Fixture::shared();
+    let _alone = fixture.subscription_definition();
     let namespace = fixture.api.namespace("conversion").unwrap();
     let written = "apiVersion: dapr.io/v1alpha1\nkind: Subscription\nmetadata: {name: old}\n\
         spec: {pubsubname: p, topic: t, route: /r}\n---\n\

@@ -229,7 +229,7 @@ fn reload_components(version: Tool) {
 
 #[test]
 fn official_sidecars_reload_subscriptions_of_both_versions() {
-    let _alone = Fixture::subscription_definition();
+    let _alone = Fixture::shared().subscription_definition();
     with_each_version(reload_subscriptions);
 }
 
