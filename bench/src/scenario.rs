@@ -59,7 +59,7 @@ pub struct Reading {
     pub metric: String,
     /// Unit of the value.
     pub unit: Unit,
-    /// The value.
+    /// Measured in that unit.
     pub value: f64,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
-    /// The reference.
+    /// Dapr's own programs.
     Reference,
     /// Programs of an older commit of this repository, in place of the reference.
     Baseline,

@@ -72,7 +72,7 @@ impl Pod {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// The sidecar.
+    /// The container `daprd`, a native sidecar too.
     pub(crate) fn sidecar(&self) -> Option<&Container> {
         self.containers.iter().find(|c| c.name == names::SIDECAR_CONTAINER)
     }

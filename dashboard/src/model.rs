@@ -36,7 +36,7 @@ pub(crate) type Key = (String, String);
 /// The state of one watch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Watched<T> {
-    /// The objects.
+    /// By namespace and name.
     pub(crate) objects: Arc<BTreeMap<Key, Arc<T>>>,
     /// Whether the first list is complete.
     pub(crate) is_synced: bool,

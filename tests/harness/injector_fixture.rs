@@ -67,7 +67,7 @@ impl Deref for InjectorFixture {
 /// An injector as a process, ours or the reference's.
 #[derive(Debug)]
 pub struct Injector {
-    /// The process.
+    /// Ends with this value.
     pub process: Process,
     /// Port of the webhook.
     pub port: u16,

@@ -3,6 +3,7 @@
 
 mod chart_readme;
 pub(crate) mod docs;
+mod empty_docs;
 pub(crate) mod layering;
 mod names;
 mod schemas;
@@ -63,6 +64,7 @@ pub(crate) fn quick(tasks: BTreeSet<String>) -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("layering", || layering::check(&environment::workspace()))?;
     step("names", || names::check(&environment::workspace(), docs::sources()))?;
+    step("empty documentation", || empty_docs::check(&environment::workspace(), docs::sources()))?;
     step("sizes", || sizes::check(&environment::workspace(), docs::sources()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;

@@ -306,7 +306,7 @@ impl Start {
 /// A running service; stopped on drop.
 #[derive(Debug)]
 pub struct Running {
-    /// The process.
+    /// Measured by its id; its log has what it said.
     pub process: Process,
     /// Its main port on 127.0.0.1.
     pub port: u16,

@@ -40,7 +40,7 @@ impl Series {
 /// A power law: `factor * size ^ exponent`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PowerLaw {
-    /// The exponent.
+    /// 1 for a cost that grows as the size does.
     pub exponent: f64,
     /// The value at size 1.
     pub factor: f64,

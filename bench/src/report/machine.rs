@@ -19,7 +19,7 @@ pub struct Machine {
     pub cores: usize,
     /// Memory in gigabytes of 1,000,000,000 bytes.
     pub memory_gigabytes: u64,
-    /// The kernel.
+    /// Release of Linux, as `uname -r` says it.
     pub kernel: String,
     /// Our version.
     pub trilby: String,

@@ -43,7 +43,7 @@ pub struct ScenarioResults {
     /// The run that the row is from, if it is another than that of the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// The figures.
+    /// One for each metric, in the order of its readings.
     pub figures: Vec<Figure>,
 }
 

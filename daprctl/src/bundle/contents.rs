@@ -75,7 +75,7 @@ pub(super) fn workload(workload: &Value) -> Value {
     })
 }
 
-/// An Event.
+/// What maintainers need of an Event.
 pub(super) fn event(event: &Value) -> Value {
     let mut shown =
         only(event, &["type", "reason", "count", "firstTimestamp", "lastTimestamp", "eventTime"]);

@@ -80,7 +80,7 @@ impl Cluster {
 
 /// Pod whose client port every command of Dapr asks (Dapr 1.18).
 const SCHEDULER: &str = "dapr-scheduler-server-0";
-/// Its client port.
+/// Port of its etcd API (Dapr 1.18).
 const CLIENT_PORT: u16 = 2379;
 
 impl Cluster {

@@ -16,7 +16,7 @@ pub enum ReadError {
     /// A file cannot be read, or is not UTF-8.
     #[error("read {name}")]
     Read {
-        /// Its name.
+        /// As on the command line.
         name: String,
         /// Cause.
         source: std::io::Error,
@@ -43,7 +43,7 @@ pub(crate) struct File {
 pub(crate) struct Document {
     /// Its first line that is neither empty nor a comment, counted from 1.
     pub(crate) line: usize,
-    /// Its text.
+    /// YAML between two separators.
     pub(crate) text: String,
     /// The object, or those of a `List`; the error if it is not YAML.
     pub(crate) objects: Result<Vec<Value>, String>,

@@ -131,7 +131,7 @@ impl Pod {
         self.labels.get("app").map_or("", String::as_str)
     }
 
-    /// The sidecar.
+    /// The container `daprd`, a native sidecar too.
     pub(crate) fn sidecar(&self) -> Option<&Container> {
         self.containers.iter().find(|container| container.name == names::SIDECAR_CONTAINER)
     }

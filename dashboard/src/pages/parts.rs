@@ -191,7 +191,7 @@ impl Filter {
         all.into_iter().filter(|(_, value)| !value.is_empty())
     }
 
-    /// The form.
+    /// Fields by which a browser asks for the page again, with the values of this filter.
     pub(crate) fn form<'a>(&self, namespaces: impl IntoIterator<Item = &'a str>) -> Html {
         self.form_with(namespaces, None)
     }

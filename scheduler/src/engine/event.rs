@@ -53,20 +53,15 @@ pub(crate) enum Event {
     /// The first message of a stream was authorised and checked.
     StreamOpened(Registration),
     /// A stream ended, for any reason. Idempotent.
-    StreamClosed {
-        /// The stream.
-        stream: StreamId,
-    },
+    StreamClosed { stream: StreamId },
     /// The transport took all deliveries of a stream up to and including this id.
     Taken {
-        /// The stream.
         stream: StreamId,
         /// The highest id that left the process.
         through: u64,
     },
     /// A stream answered a delivery.
     Ack {
-        /// The stream.
         stream: StreamId,
         /// `WatchJobsRequestResult.id`.
         id: u64,
@@ -75,7 +70,6 @@ pub(crate) enum Event {
     },
     /// A delivery did not leave the process.
     Undeliverable {
-        /// The stream.
         stream: StreamId,
         /// The id of the delivery.
         id: u64,
@@ -142,7 +136,6 @@ pub(crate) enum Origin {
 /// `WatchJobsRequestInitial`, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
-    /// The stream.
     pub(crate) stream: StreamId,
     /// Namespace of the sidecar.
     pub(crate) namespace: Arc<str>,
@@ -240,7 +233,6 @@ pub(crate) enum Effect {
     /// Put the counter record if the job key still has this revision. The shell answers with
     /// [`Event::Persisted`].
     Persist {
-        /// The job.
         job: JobId,
         /// Key without prefix.
         key: Arc<str>,
@@ -254,7 +246,6 @@ pub(crate) enum Effect {
     /// The job is finished: delete the job record and the counter record if the job key still has
     /// this revision, else nothing. The shell answers with [`Event::Persisted`].
     Finish {
-        /// The job.
         job: JobId,
         /// Key without prefix.
         key: Arc<str>,
@@ -266,7 +257,6 @@ pub(crate) enum Effect {
     /// Read the job record and its counter record, shortly before the job is due. The shell answers
     /// with [`Event::Loaded`].
     Load {
-        /// The job.
         job: JobId,
         /// Key without prefix.
         key: Arc<str>,

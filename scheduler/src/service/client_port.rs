@@ -15,7 +15,7 @@ use crate::store::kv::KeyValue;
 /// Clients dial either loopback address under this name.
 const LOCALHOST: &str = "localhost";
 
-/// The listeners.
+/// Both loopback addresses where there are two, else one.
 pub(super) struct Listeners {
     first: TcpListener,
     /// The other loopback address, where it exists.

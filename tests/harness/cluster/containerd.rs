@@ -37,7 +37,7 @@ impl Containerd {
         Self { root: state.join("containerd"), run: run.to_path_buf(), network: name.to_owned() }
     }
 
-    /// Its socket.
+    /// Where it listens for the kubelet and `ctr`.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run.join("containerd.sock")
     }

@@ -244,7 +244,7 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Its log file.
+    /// Where its standard output and error go.
     pub fn log_file(&self) -> &Path {
         &self.log
     }

@@ -91,7 +91,7 @@ impl ActorApp {
         Ok(Self { port, active })
     }
 
-    /// Its port.
+    /// On 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -169,7 +169,7 @@ impl Daprd {
         self.process.log()
     }
 
-    /// Its process.
+    /// For tests that stop or kill it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -182,7 +182,7 @@ impl Daprd {
         Tool::DAPRD.path()
     }
 
-    /// Its log file.
+    /// Where its standard output and error go.
     pub fn log_file(&self) -> &Path {
         self.process.log_file()
     }

@@ -53,12 +53,12 @@ impl Redis {
         component.to_string()
     }
 
-    /// Its port.
+    /// On 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process.
+    /// For tests that stop or kill it.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

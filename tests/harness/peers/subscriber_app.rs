@@ -32,7 +32,7 @@ impl SubscriberApp {
         Ok(Self { port, received })
     }
 
-    /// Its port.
+    /// On 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -51,7 +51,7 @@ impl TriggerApp {
         Ok(Self { port, shared })
     }
 
-    /// Its port.
+    /// On 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }

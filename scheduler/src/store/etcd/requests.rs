@@ -24,7 +24,7 @@ pub(super) fn txn(txn: &Txn) -> TxnRequest {
     }
 }
 
-/// A compare.
+/// A condition of a transaction in etcd's terms.
 pub(super) fn compare(condition: &Condition) -> Compare {
     let (key, target, union) = match condition {
         Condition::Absent(key) => (key, CompareTarget::Create, TargetUnion::CreateRevision(0)),
