@@ -53,9 +53,12 @@ function serve(http, port, handle) {
       else reply(response, 500, { message: error.message });
     });
   });
+  // Node closes a connection after 5 idle seconds, which a sidecar may be about to use.
+  server.keepAliveTimeout = 120_000;
   server.listen(port, () => console.log(`Listening on port ${port}`));
   for (const signal of ['SIGTERM', 'SIGINT']) {
     process.on(signal, () => {
+      server.keepAliveTimeout = 1; // of requests that are being answered
       server.close(() => process.exit(0));
       server.closeIdleConnections();
     });
