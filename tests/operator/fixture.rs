@@ -80,6 +80,11 @@ impl Fixture {
         self.operator.common.turn("subscription-definition").expect("wait for the definition")
     }
 
+    /// Held by a test whose operator writes the status of Components, in all namespaces.
+    pub(crate) fn component_status(&self) -> File {
+        self.operator.common.turn("component-status").expect("wait for the status")
+    }
+
     /// Starts another operator, which reconciles neither Services nor the CRD.
     pub(crate) fn another_operator(&self) -> Operator {
         let mut operator =

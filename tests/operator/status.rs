@@ -43,6 +43,7 @@ fn set_type(fixture: &Fixture, namespace: &str, component: &str, type_: &str) {
 #[test]
 fn findings_become_status_conditions_that_are_not_sent_to_sidecars() {
     let fixture = Fixture::shared();
+    let _alone = fixture.component_status();
     let namespace = fixture.api.namespace("status").unwrap();
     let mut app = fixture.sidecar(&namespace, "orders", fixture.operator.port);
     let mut events = app.open_components();
@@ -124,6 +125,7 @@ fn a_status_that_could_not_be_written_is_written_within_seconds() {
     const REFUSED: [(&str, u16); 3] =
         [("/components.dapr.io", 500), ("/absent/status", 404), ("/busy/status", 429)];
     let fixture = Fixture::shared();
+    let _alone = fixture.component_status();
     let namespace = fixture.api.namespace("refused-status").unwrap();
     fixture.apply(&namespace, &(component("absent", "") + &component("busy", "")));
     let proxy = Proxy::start(fixture.api.kubeconfig()).unwrap();

@@ -37,6 +37,9 @@ use crate::{
 const NAME_PREFIX: &str = "trilby-";
 /// The node's own address, where the API server and DNS listen.
 pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
+/// Port of the cluster's etcd. Not 2379: a command line that forwards the scheduler's port of that
+/// number would read it instead.
+const ETCD_PORT: u16 = 12379;
 /// The name of the only node.
 pub const NODE_NAME: &str = "node1";
 /// Addresses of Pods.
@@ -238,7 +241,7 @@ impl NodeCluster {
             network: Some(self.network.handle().to_path_buf()),
             address: NODE_ADDRESS,
             api_port: 6443,
-            etcd_port: 2379,
+            etcd_port: ETCD_PORT,
             users: vec![KUBELET, KUBE_PROXY, DNS],
         }
     }
