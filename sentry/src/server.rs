@@ -44,6 +44,10 @@ const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// size, each complete in milliseconds.
 const MAX_UNFINISHED_BYTES: usize = 32 * 1024 * 1024;
 const MAX_UNFINISHED_BYTES_PER_ADDRESS: usize = 16 * 1024 * 1024;
+/// What a peer may send before it is read: a usual request on a stream, and on a connection as little as
+/// HTTP/2 allows (RFC 9113 §6.9.2). Peers that wait for room hold as much of each connection.
+const STREAM_WINDOW_BYTES: u32 = 16 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024;
 /// Length of the header of a gRPC message.
 const GRPC_HEADER_BYTES: usize = 5;
 /// Deadline of a request from its headers to its response, its body included.
@@ -54,12 +58,14 @@ const RESPONSE_DEADLINE: Duration = Duration::from_millis(2800);
 const ADMISSION_TIMEOUT: Duration = Duration::from_millis(2400);
 
 /// The limits of the gRPC port. Clients have no certificate, so the limits of unauthenticated peers
-/// apply: a connection holds 16 requests, and 256 KiB that are not processed yet.
+/// apply: a connection holds 16 requests, and 64 KiB that are not read yet.
 pub(crate) fn limits() -> Limits {
     Limits {
         body_bytes: MAX_REQUEST_BYTES + GRPC_HEADER_BYTES,
         unfinished_bytes: MAX_UNFINISHED_BYTES,
         unfinished_bytes_per_address: MAX_UNFINISHED_BYTES_PER_ADDRESS,
+        stream_window_bytes: STREAM_WINDOW_BYTES,
+        connection_window_bytes: CONNECTION_WINDOW_BYTES,
         request: REQUEST_DEADLINE,
         ..Limits::default()
     }

@@ -75,7 +75,7 @@ pub(super) fn all() -> Vec<Case> {
         Case { budget: 66.0, ..case("sentry, idle connections", Service::Sentry, Attack::Idle) },
         Case {
             connections: 64,
-            budget: 34.0,
+            budget: 42.0,
             ..case("sentry, unfinished requests", Service::Sentry, lacking_a_byte(SENTRY_BYTES))
         },
         Case {
