@@ -57,6 +57,17 @@ pub(crate) struct Question {
     pub(crate) wanted: Wanted,
 }
 
+impl Question {
+    /// For the answer to a GET of this path, to each of these addresses.
+    pub(crate) fn to_each(
+        addresses: impl Iterator<Item = IpAddr>,
+        port: u16,
+        path: &'static str,
+    ) -> Vec<Self> {
+        addresses.map(|address| Self { address, port, wanted: Wanted::Get(path) }).collect()
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AskError {
@@ -71,6 +82,13 @@ pub(crate) enum AskError {
     Status { address: IpAddr, port: u16, path: &'static str, status: u16 },
     #[error("{address}:{port}{path} answers with more than {MAX_BYTES} bytes, or breaks off")]
     Body { address: IpAddr, port: u16, path: &'static str },
+}
+
+impl AskError {
+    /// Whether something answers that does not serve the path.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
 }
 
 /// Bodies of answers.

@@ -11,14 +11,12 @@ use super::parts::{Filter, filter_text, hint, options, section, table};
 use crate::html::{Html, el, leaf, text};
 use crate::model::{PLACEMENT, Snapshot};
 use crate::peers::answers::{Host, PLACEMENT_STATE, PlacementState, Table, json};
-use crate::peers::{Answer, AskError, Question, Wanted};
+use crate::peers::{Answer, AskError, Question};
 
 /// Health port of placement, which serves the tables (Dapr 1.18, chart).
 const HEALTH_PORT: u16 = 8080;
 /// Replicas that are asked; one of them leads.
 const MAX_ASKED: usize = 9;
-/// Status of a placement that does not serve its tables.
-const NOT_FOUND: u16 = 404;
 /// Longest actor id that is looked up, in bytes. One that was cut off would have another owner.
 const MAX_ID_BYTES: usize = 1_024;
 /// Virtual nodes of one ring, and of all shares of a page: 6 MB and a tenth of a second.
@@ -101,9 +99,8 @@ pub(crate) struct Actors {
 
 /// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let ask =
-        |address| Question { address, port: HEALTH_PORT, wanted: Wanted::Get(PLACEMENT_STATE) };
-    snapshot.ready_addresses(PLACEMENT).take(MAX_ASKED).map(ask).collect()
+    let replicas = snapshot.ready_addresses(PLACEMENT).take(MAX_ASKED);
+    Question::to_each(replicas, HEALTH_PORT, PLACEMENT_STATE)
 }
 
 /// Builds the view model from the answers. It computes up to [`MAX_NODES`] hashes twice, so it does
@@ -254,14 +251,13 @@ fn lookup(
 }
 
 fn why_not(answers: &[Answer]) -> String {
-    let closed =
-        |answer: &Answer| matches!(answer, Err(AskError::Status { status: NOT_FOUND, .. }));
+    let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
     if answers.is_empty() {
         "No pod of placement is ready. Applications without actors and workflows do not need it."
             .to_owned()
-    } else if answers.iter().any(closed) {
+    } else if errors.clone().any(AskError::is_not_found) {
         "Placement does not serve its tables: set the chart value dapr_placement.metadataEnabled=true.".to_owned()
-    } else if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+    } else if let Some(error) = errors.next() {
         format!("Placement cannot be asked: {error}")
     } else {
         "No replica of placement leads at present.".to_owned()

@@ -11,7 +11,7 @@ use super::words;
 use crate::html::{Html, el, leaf, text};
 use crate::model::Snapshot;
 use crate::peers::answers::{METRICS, metric};
-use crate::peers::{Answer, Question, Wanted};
+use crate::peers::{Answer, Question};
 
 /// Metrics port of the control plane (Dapr 1.18, chart).
 const METRICS_PORT: u16 = 9090;
@@ -88,8 +88,8 @@ pub(crate) struct TrustView {
 
 /// The questions of this page.
 pub(crate) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let ask = |address| Question { address, port: METRICS_PORT, wanted: Wanted::Get(METRICS) };
-    snapshot.ready_addresses("dapr-sentry").take(MAX_ASKED).map(ask).collect()
+    let replicas = snapshot.ready_addresses("dapr-sentry").take(MAX_ASKED);
+    Question::to_each(replicas, METRICS_PORT, METRICS)
 }
 
 /// Builds the view model from the answers.

@@ -14,9 +14,9 @@ use super::parts::{Filter, Level, badge, facts, hint, notice, section, table};
 use super::words;
 use crate::html::{Html, text};
 use crate::model::Snapshot;
-use crate::peers::answers::METRICS;
+use crate::peers::answers::{METRICS, SCHEDULER_JOBS};
 use crate::peers::samples::samples;
-use crate::peers::{Answer, Question, Wanted};
+use crate::peers::{Answer, Question};
 
 use groups::Groups;
 
@@ -185,9 +185,10 @@ fn times<'a>(
 
 /// The questions of this page: for metrics and for groups.
 pub(crate) fn questions(snapshot: &Snapshot) -> [Vec<Question>; 2] {
-    let ask = |address| Question { address, port: METRICS_PORT, wanted: Wanted::Get(METRICS) };
-    let metrics = snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED).map(ask).collect();
-    [metrics, groups::questions(snapshot)]
+    [(METRICS_PORT, METRICS), (groups::HEALTH_PORT, SCHEDULER_JOBS)].map(|(port, path)| {
+        let replicas = snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED);
+        Question::to_each(replicas, port, path)
+    })
 }
 
 /// Builds the view model. Counts of several replicas are added.

@@ -109,7 +109,6 @@ impl Engine {
     /// Counts further jobs; returns the summary when all are counted.
     pub(crate) fn count(&self, mut walk: Walk) -> Result<Summary, Walk> {
         for entry in self.jobs.entries(walk.next, STEP) {
-            let staged = self.is_staged(entry);
             let Some(counts) = walk.summary.counts(&entry.key) else {
                 walk.summary.omitted += 1;
                 continue;
@@ -119,7 +118,8 @@ impl Engine {
                 State::Far(load_at) => Some(later(load_at, LOOK_AHEAD)),
                 State::Armed(at) => Some(at),
                 State::Waiting => {
-                    *if staged { &mut counts.staged } else { &mut counts.waiting } += 1;
+                    let is_staged = self.is_staged(entry);
+                    *if is_staged { &mut counts.staged } else { &mut counts.waiting } += 1;
                     None
                 }
                 State::Delivered | State::Leaving => {

@@ -6,19 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{MAX_ASKED, SCHEDULER, Time};
+use super::Time;
 use crate::html::{Html, el, leaf, text};
 use crate::model::Snapshot;
 use crate::pages::Site;
 use crate::pages::parts::{Filter, Level, badge, hint, notice, table};
 use crate::pages::words;
-use crate::peers::answers::{JobCounts, JobGroup, SCHEDULER_JOBS, json};
-use crate::peers::{Answer, AskError, Question, Wanted};
+use crate::peers::answers::{JobCounts, JobGroup, json};
+use crate::peers::{Answer, AskError};
 
 /// Health port of the scheduler, which serves the counts (chart).
-const HEALTH_PORT: u16 = 8080;
-/// Status of a scheduler that does not serve them.
-const NOT_FOUND: u16 = 404;
+pub(super) const HEALTH_PORT: u16 = 8080;
 /// Begin of the actor types of workflows, `dapr.internal.NAMESPACE.APP-ID.KIND` (Dapr 1.18).
 const INTERNAL: &str = "dapr.internal.";
 
@@ -49,13 +47,6 @@ pub(super) struct Groups {
     error: Option<String>,
     #[serde(skip)]
     namespaces: BTreeSet<String>,
-}
-
-/// The questions about them.
-pub(super) fn questions(snapshot: &Snapshot) -> Vec<Question> {
-    let ask =
-        |address| Question { address, port: HEALTH_PORT, wanted: Wanted::Get(SCHEDULER_JOBS) };
-    snapshot.ready_addresses(SCHEDULER).take(MAX_ASKED).map(ask).collect()
 }
 
 /// Builds the view model. Each replica counts its own jobs, so that counts are added.
@@ -108,12 +99,11 @@ fn kind_and_name(namespace: &str, kind: &str, name: String) -> (&'static str, St
 }
 
 fn why_not(answers: &[Answer]) -> String {
-    let closed =
-        |answer: &Answer| matches!(answer, Err(AskError::Status { status: NOT_FOUND, .. }));
-    if answers.iter().any(closed) {
+    let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+    if errors.clone().any(AskError::is_not_found) {
         "The scheduler does not count jobs by application: set the chart value dapr_scheduler.metadataEnabled=true."
             .to_owned()
-    } else if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+    } else if let Some(error) = errors.next() {
         format!("The scheduler cannot be asked: {error}")
     } else {
         "The scheduler gave no counts that can be read.".to_owned()
@@ -176,6 +166,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::peers::answers::SCHEDULER_JOBS;
 
     const NOW: Timestamp = Timestamp::constant(1_700_000_000, 0);
 
