@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::pins::Pins;
-use self::shared::{Observer, Shared, Space, State, StoreEvent};
+use self::shared::{DiskFull, Observer, Shared, Space, State, StoreEvent};
 use self::totals::Totals;
 use self::writer::{Reply, Request, Writer, read_meta};
 use super::backend::{Backend, BackendError, Page, View as _};
@@ -86,7 +86,7 @@ impl<B: Backend> Embedded<B> {
         let (totals, leases) = read_meta(&backend)?;
         let shared = Arc::new(Shared {
             backend: ArcSwapOption::from_pointee(backend),
-            disk_full: AtomicBool::new(false),
+            disk_full: DiskFull::default(),
             no_space: AtomicBool::new(false),
             state: watch::Sender::new(State::Serving),
             observer: options.observer,
@@ -96,7 +96,7 @@ impl<B: Backend> Embedded<B> {
             history: Arc::new(History::new(totals.revision)),
             newest: watch::Sender::new(totals.revision),
         });
-        shared.set_disk_full(shared.space.look());
+        shared.look();
         shared.set_no_space(totals.no_space);
         let (requests, inbox) = mpsc::channel(QUEUE);
         let (feed, changes) = mpsc::channel(FEED);
@@ -284,11 +284,10 @@ async fn look<B: Backend>(shared: Arc<Shared<B>>, stop: CancellationToken) {
                 if let Some(Ok(bytes)) = looking.backend.load_full().map(|disk| disk.disk_bytes()) {
                     looking.observer.on_disk(bytes);
                 }
-                looking.space.look()
+                looking.look();
             };
             // Fails only when the runtime stops.
-            let Ok(full) = tokio::task::spawn_blocking(look).await else { return };
-            shared.set_disk_full(full);
+            let Ok(()) = tokio::task::spawn_blocking(look).await else { return };
             tokio::time::sleep(LOOK).await;
         }
     };

@@ -4,7 +4,7 @@ mod damage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,19 +32,30 @@ impl Observer for Quiet {
 
 /// A disk that is full once a write failed for lack of room, until it is emptied.
 #[derive(Default)]
-struct Room(AtomicBool);
+struct Room {
+    full: AtomicBool,
+    /// Looks that have begun.
+    looks: AtomicUsize,
+    /// Looks take until this is over.
+    slow: AtomicBool,
+}
 
 impl Space for Room {
     fn give_up(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.full.store(true, Ordering::SeqCst);
     }
 
     fn look(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        let full = self.full.load(Ordering::SeqCst);
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        while self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        full
     }
 
     fn free_bytes(&self) -> u64 {
-        if self.look() { 0 } else { u64::MAX }
+        if self.full.load(Ordering::SeqCst) { 0 } else { u64::MAX }
     }
 }
 
@@ -384,9 +395,30 @@ async fn without_room_puts_are_refused_and_deletes_go_on() {
     while !matches!(store.feed.recv().await, Some(StoreEvent::Reopened)) {}
     assert_eq!(store.commit(put("l", "1")).await, Err(StoreError::NoSpace));
     assert_eq!(store.commit(delete(&["k"])).await.unwrap().deleted, 1);
-    fixture.room.0.store(false, Ordering::Relaxed);
+    fixture.room.full.store(false, Ordering::SeqCst);
     testkit::until("puts are taken again", async || store.commit(put("l", "1")).await.is_ok())
         .await;
+}
+
+#[tokio::test]
+async fn room_that_was_seen_before_a_write_failed_for_lack_of_it_takes_no_put() {
+    let fixture = Fixture::new(Kind::Memory);
+    let mut store = fixture.open();
+    let looks = || fixture.room.looks.load(Ordering::SeqCst);
+    fixture.room.slow.store(true, Ordering::SeqCst);
+    let before = looks();
+    testkit::until("a look begins", async || looks() > before).await;
+    fixture.memory.fail(&[Fault::NoRoom]);
+    assert!(store.commit(put("k", "1")).await.is_err());
+    while !matches!(store.feed.recv().await, Some(StoreEvent::Reopened)) {}
+
+    let before = looks();
+    fixture.room.slow.store(false, Ordering::SeqCst);
+    testkit::until("the next look begins", async || {
+        assert_eq!(store.commit(put("k", "1")).await, Err(StoreError::NoSpace));
+        looks() > before
+    })
+    .await;
 }
 
 /// Random transactions against a map, over several lives of the store.

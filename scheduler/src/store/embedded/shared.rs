@@ -1,6 +1,6 @@
 //! State shared by the writer and the handles of the store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,11 +62,41 @@ pub(crate) trait Space: Send + Sync + 'static {
     fn free_bytes(&self) -> u64;
 }
 
+/// Whether the disk is full: what the last look found, unless a write has failed since it began.
+#[derive(Debug, Default)]
+pub(super) struct DiskFull(AtomicU64);
+
+impl DiskFull {
+    /// The lowest bit; the others count failed writes.
+    const FULL: u64 = 1;
+    const FAILURE: u64 = 2;
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & Self::FULL != 0
+    }
+
+    /// A write failed for lack of room.
+    pub(super) fn write_failed(&self) {
+        self.0.update(Ordering::Relaxed, Ordering::Relaxed, |state| {
+            state.wrapping_add(Self::FAILURE) | Self::FULL
+        });
+    }
+
+    /// Records what `look` finds, unless a write fails meanwhile, and returns it if it is new.
+    fn look(&self, look: impl FnOnce() -> bool) -> Option<bool> {
+        let before = self.0.load(Ordering::Relaxed);
+        let full = look();
+        let now = (before & !Self::FULL) | u64::from(full);
+        let recorded = self.0.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed);
+        (recorded.is_ok() && now != before).then_some(full)
+    }
+}
+
 /// State shared by the writer and the handles.
 pub(super) struct Shared<B> {
     /// `None` while it is being reopened.
     pub(super) backend: ArcSwapOption<B>,
-    pub(super) disk_full: AtomicBool,
+    pub(super) disk_full: DiskFull,
     pub(super) no_space: AtomicBool,
     pub(super) state: watch::Sender<State>,
     pub(super) observer: Box<dyn Observer>,
@@ -79,9 +109,10 @@ pub(super) struct Shared<B> {
 }
 
 impl<B> Shared<B> {
-    /// Records whether the disk is full. A backend that is being reopened stays so.
-    pub(super) fn set_disk_full(&self, full: bool) {
-        if self.disk_full.swap(full, Ordering::Relaxed) != full {
+    /// Looks whether the disk is full. A backend that is being reopened stays so. Blocks on the
+    /// disk.
+    pub(super) fn look(&self) {
+        if let Some(full) = self.disk_full.look(|| self.space.look()) {
             let free = if full { "is full: new jobs are refused" } else { "has room again" };
             tracing::warn!(target: "dapr.scheduler.store", "The file system of the job store {free}");
         }
@@ -103,7 +134,7 @@ impl<B> Shared<B> {
 
     /// The state of an open backend.
     pub(super) fn open_state(&self) -> State {
-        if self.disk_full.load(Ordering::Relaxed) {
+        if self.disk_full.get() {
             State::DiskFull
         } else if self.no_space.load(Ordering::Relaxed) {
             State::NoSpace

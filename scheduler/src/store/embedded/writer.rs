@@ -246,10 +246,7 @@ impl<B: Backend> Writer<B> {
     }
 
     pub(super) fn room(&self) -> Room {
-        Room {
-            quota_bytes: self.quota_bytes,
-            disk_full: self.shared.disk_full.load(Ordering::Relaxed),
-        }
+        Room { quota_bytes: self.quota_bytes, disk_full: self.shared.disk_full.get() }
     }
 
     /// After a failure the backend accepts nothing more: it is reopened.
@@ -259,7 +256,7 @@ impl<B: Backend> Writer<B> {
         tracing::error!(target: "dapr.scheduler.store", "The job store failed and is opened again: {error}");
         if *error == BackendError::NoRoom {
             self.shared.space.give_up();
-            self.shared.disk_full.store(true, Ordering::Relaxed);
+            self.shared.disk_full.write_failed();
         }
         self.shared.pins().clear();
         self.shared.backend.store(None);
