@@ -38,3 +38,5 @@ await server.pubsub.subscribe('pubsub', 'orders', async (order) => {
 });
 
 await server.start();
+// Node closes a connection after 5 idle seconds, which a sidecar may be about to use.
+server.daprServer.serverInstance.keepAliveTimeout = 120_000;

@@ -88,4 +88,6 @@ http.createServer((request, response) => {
     entry.gapMs = Math.max(entry.gapMs, now - entry.lastDone);
   }
   return response.end(JSON.stringify(seen));
-}).listen(3000);
+}).listen(3000)
+  // Node closes a connection after 5 idle seconds, which a sidecar may be about to use.
+  .keepAliveTimeout = 120_000;

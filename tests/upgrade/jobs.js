@@ -90,4 +90,6 @@ http.createServer(async (request, response) => {
     response.statusCode = 500;
     return response.end(`${error}`);
   }
-}).listen(3000);
+}).listen(3000)
+  // Node closes a connection after 5 idle seconds, which a sidecar may be about to use.
+  .keepAliveTimeout = 120_000;
