@@ -11,6 +11,7 @@ mod activity;
 mod bodies;
 mod connection;
 mod limits;
+mod refusals;
 mod request;
 mod slots;
 mod stall;
@@ -38,6 +39,7 @@ pub use request::Outgoing;
 
 use bodies::Bodies;
 use connection::{New, Shared};
+use refusals::Refusals;
 use slots::{Full, Occupant, Slots};
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
@@ -144,6 +146,7 @@ impl<H: Handshake> Server<H> {
             meter: meter.clone(),
             identities: Slots::new(usize::MAX, limits.connections_per_identity),
             bodies: Bodies::new(limits.unfinished_bytes, limits.unfinished_bytes_per_address),
+            refusals: Arc::new(Refusals::new(limits.refusals_per_second)),
             keepalive: self.keepalive,
         });
         let last = CancellationToken::new();

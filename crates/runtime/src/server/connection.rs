@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Next};
 use super::bodies::Bodies;
 use super::limits::Limits;
+use super::refusals::Refusals;
 use super::request::Rules;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
@@ -86,6 +87,7 @@ pub(super) struct Shared<H: Handshake> {
     pub(super) meter: Meter,
     pub(super) identities: Slots<H::Identity>,
     pub(super) bodies: Bodies,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) keepalive: Option<Keepalive>,
 }
 
@@ -175,6 +177,7 @@ impl<H: Handshake> Shared<H> {
             address: addr.ip().to_canonical(),
             activity: activity.clone(),
             bodies: self.bodies.clone(),
+            refusals: self.refusals.clone(),
             limits: self.limits,
             streams: self.streams(authenticated) as usize,
             meter: self.meter.clone(),

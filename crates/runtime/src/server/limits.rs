@@ -51,6 +51,10 @@ pub struct Limits {
     /// The same of one peer address, whose further bodies are not read until others have ended; 32 MiB
     /// by default.
     pub unfinished_bytes_per_address: usize,
+    /// Refusals of one peer address that are answered in a second: 256 by default, and 4 seconds of
+    /// them at once. Further ones wait, at most [`Limits::request`]. Refused are requests that are too
+    /// large, malformed, unknown or not permitted; a failure of the service is no refusal.
+    pub refusals_per_second: u32,
     /// Open requests of an HTTP/2 connection whose peer has proved its identity by a certificate;
     /// 256 by default. Sidecars hold a handful.
     pub streams: u32,
@@ -120,6 +124,7 @@ impl Limits {
         body_bytes: 4 * 1024 * 1024,
         unfinished_bytes: 64 * 1024 * 1024,
         unfinished_bytes_per_address: 32 * 1024 * 1024,
+        refusals_per_second: 256,
         streams: 256,
         streams_unauthenticated: 16,
         stream_window_bytes: 64 * 1024,

@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 use super::activity::{Activity, OpenRequest};
 use super::bodies::{Account, Bodies, CHUNK};
 use super::limits::Limits;
+use super::refusals::{Refusals, is_refusal};
 use crate::metrics::server::Limit;
 use crate::metrics::server::Meter;
 
@@ -36,6 +37,7 @@ pub(super) struct Rules {
     pub(super) address: IpAddr,
     pub(super) activity: Arc<Activity>,
     pub(super) bodies: Bodies,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) limits: Limits,
     /// Requests that the connection may have open.
     pub(super) streams: usize,
@@ -48,28 +50,41 @@ pub(super) async fn serve(
     mut request: hyper::Request<Incoming>,
     rules: Rules,
 ) -> Result<Response<Body>, Infallible> {
-    let Rules { address, activity, bodies, limits, streams, meter } = rules;
+    let Rules { activity, limits, streams, meter, .. } = &rules;
     let outgoing = Outgoing::default();
     request.extensions_mut().insert(outgoing.clone());
-    if limits.is_streaming(request.uri().path()) {
-        let open = begin(&activity, None, streams, &meter);
-        let response = router.oneshot(request.map(Body::new)).await?;
-        return Ok(tracked(response, open, outgoing));
+    let latest = Instant::now() + limits.request;
+    let is_streaming = limits.is_streaming(request.uri().path());
+    let open = begin(activity, (!is_streaming).then_some(latest), *streams, meter);
+    let response = if is_streaming {
+        router.oneshot(request.map(Body::new)).await?
+    } else {
+        answer(router, request, &rules, latest).await?
+    };
+    if is_refusal(response.status(), response.headers())
+        && let Some(turn) = rules.refusals.turn(rules.address, Instant::now())
+    {
+        meter.hit(Limit::Refusals);
+        tokio::time::sleep_until(turn.min(latest)).await;
     }
-    let deadline = Instant::now() + limits.request;
-    let open = begin(&activity, Some(deadline), streams, &meter);
+    Ok(tracked(response, open, outgoing))
+}
+
+/// The answer to a request that is no stream, at that deadline at the latest.
+async fn answer(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    rules: &Rules,
+    deadline: Instant,
+) -> Result<Response<Body>, Infallible> {
+    let Rules { address, bodies, limits, meter, .. } = rules;
     let grpc = is_grpc(request.headers());
     if request.body().size_hint().lower() > limits.body_bytes as u64 {
         meter.hit(Limit::BodyBytes);
-        let response = refusal(
-            grpc,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            RESOURCE_EXHAUSTED,
-            "the request is larger than this server accepts",
-        );
-        return Ok(tracked(response, open, outgoing));
+        let text = "the request is larger than this server accepts";
+        return Ok(refusal(grpc, StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, text));
     }
-    let account = (!request.body().is_end_stream()).then(|| bodies.open(address));
+    let account = (!request.body().is_end_stream()).then(|| bodies.open(*address));
     let evicted = account.as_ref().map(Account::evicted).unwrap_or_default();
     let counter = meter.clone();
     let request = request.map(|body| {
@@ -83,20 +98,19 @@ pub(super) async fn serve(
         }))
     });
     let answered = tokio::time::timeout_at(deadline, router.oneshot(request));
-    let response = match evicted.run_until_cancelled(answered).await {
-        Some(Ok(response)) => response?,
+    match evicted.run_until_cancelled(answered).await {
+        Some(Ok(response)) => response,
         Some(Err(_)) => {
             meter.hit(Limit::Request);
             let text = "the request was not complete, or not answered, in time";
-            refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text)
+            Ok(refusal(grpc, StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED, text))
         }
         None => {
             meter.hit(Limit::UnfinishedBytes);
             let text = "the server has no room for this request at the moment";
-            refusal(grpc, StatusCode::SERVICE_UNAVAILABLE, RESOURCE_EXHAUSTED, text)
+            Ok(refusal(grpc, StatusCode::SERVICE_UNAVAILABLE, RESOURCE_EXHAUSTED, text))
         }
-    };
-    Ok(tracked(response, open, outgoing))
+    }
 }
 
 /// A body that takes room for its bytes until it ends.

@@ -8,6 +8,7 @@
     reason = "a test fails loudly"
 )]
 
+mod refusals;
 mod unfinished;
 
 use std::net::SocketAddr;
