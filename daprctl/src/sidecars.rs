@@ -1,12 +1,13 @@
 //! `daprctl sidecars`: versions and skew of sidecars, their certificates, and the Components that they
 //! did not load. Pure.
 
+use dashboard::Metadata;
 use jiff::Timestamp;
 use resources::images::{minor, tag};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::facts::answers::{Answers, Metadata, Presented};
+use crate::facts::answers::{Answers, Presented, disconnected};
 use crate::output::{table, words};
 use crate::pods::{Pod, text};
 
@@ -103,7 +104,7 @@ fn row(pod: &Pod, facts: &SidecarFacts) -> Row {
         schedulers: metadata.map(|metadata| metadata.schedulers().to_vec()),
         disconnected: metadata
             .zip(sidecar)
-            .map(|(metadata, sidecar)| metadata.disconnected(sidecar.arguments))
+            .map(|(metadata, sidecar)| disconnected(metadata, sidecar.arguments))
             .unwrap_or_default(),
         error: said.and_then(|said| said.as_ref().err()).map(ToString::to_string),
         certificate: presented

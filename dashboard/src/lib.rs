@@ -53,6 +53,7 @@ use server::guard::Guard;
 pub use config::{Auth, Config, ConfigError, Flags, Mode, Source};
 pub use model::arguments::Arguments;
 pub use model::log::checked_lines;
+pub use model::metadata::Metadata;
 pub use model::redaction::is_secret_text;
 
 /// An object of `dapr.io` as pages show it: names, references and public settings. `None` for a plural

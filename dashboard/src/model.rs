@@ -8,6 +8,7 @@ pub(crate) mod arguments;
 pub(crate) mod event;
 pub(crate) mod kind;
 pub(crate) mod log;
+pub(crate) mod metadata;
 pub(crate) mod pod;
 pub(crate) mod process;
 pub(crate) mod public_metadata;

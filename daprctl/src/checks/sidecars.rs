@@ -115,7 +115,7 @@ fn connections(facts: &Facts, answers: &Answers) -> Finding {
     about(GROUP, id, &facts.cluster.pods, |pods| {
         let asked = answered(pods, &answers.metadata);
         let lost = asked.answers.iter().filter_map(|(pod, metadata)| {
-            let lost = metadata.disconnected(pod.sidecar()?.arguments);
+            let lost = answers::disconnected(metadata, pod.sidecar()?.arguments);
             (!lost.is_empty()).then(|| format!("{} to {}", pod.id(), lost.join(" and ")))
         });
         let lost: Vec<_> = lost.collect();

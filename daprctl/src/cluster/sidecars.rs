@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use dashboard::Metadata;
 use futures::StreamExt as _;
 use futures::stream;
 use identity::CertChain;
@@ -15,7 +16,7 @@ use runtime::clock;
 
 use super::Cluster;
 
-use crate::facts::answers::{self, Answers, Ask, Metadata, Presented};
+use crate::facts::answers::{self, Answers, Ask, Presented};
 use crate::facts::{Fact, ReadError};
 use crate::pods::{Pod, text};
 use crate::sidecars::SidecarFacts;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dashboard::Arguments;
+use dashboard::{Arguments, Metadata};
 use identity::expiry_step;
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
-use serde::Deserialize;
 
 use super::Fact;
 use crate::pods::Pod;
@@ -35,58 +34,12 @@ pub(crate) struct Answers {
     pub(crate) certificates: BTreeMap<String, Fact<Presented>>,
 }
 
-/// The metadata of a sidecar, `GET /v1.0/metadata` (Dapr 1.18).
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Metadata {
-    components: Vec<Named>,
-    actor_runtime: ActorRuntime,
-    scheduler: Scheduler,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    name: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ActorRuntime {
-    placement: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Scheduler {
-    connected_addresses: Vec<String>,
-}
-
-impl Metadata {
-    /// Names of the Components that it loaded, sorted.
-    pub(crate) fn components(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.components.iter().map(|c| c.name.clone()).collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// The state of its connection to placement, `connected` if it has one.
-    pub(crate) fn placement(&self) -> &str {
-        self.actor_runtime.placement.trim_start_matches("placement: ")
-    }
-
-    /// Services that a sidecar with these arguments has an address of, and no connection to.
-    pub(crate) fn disconnected(&self, arguments: Arguments) -> Vec<&'static str> {
-        let placement = arguments.has_placement && self.placement() != CONNECTED;
-        let scheduler = arguments.has_scheduler && self.schedulers().is_empty();
-        let services = [(placement, "placement"), (scheduler, "the scheduler")];
-        services.into_iter().filter_map(|(is_lost, name)| is_lost.then_some(name)).collect()
-    }
-
-    /// Addresses of the schedulers that it is connected to.
-    pub(crate) fn schedulers(&self) -> &[String] {
-        &self.scheduler.connected_addresses
-    }
+/// Services that a sidecar with these arguments has an address of, and no connection to.
+pub(crate) fn disconnected(said: &Metadata, arguments: Arguments) -> Vec<&'static str> {
+    let placement = arguments.has_placement && said.placement() != CONNECTED;
+    let scheduler = arguments.has_scheduler && said.schedulers().is_empty();
+    let services = [(placement, "placement"), (scheduler, "the scheduler")];
+    services.into_iter().filter_map(|(is_lost, name)| is_lost.then_some(name)).collect()
 }
 
 /// The certificate that a sidecar presents to others.

@@ -18,9 +18,10 @@ use super::sidecars::{self, Subject};
 use super::{Site, words};
 use crate::html::{Html, el, leaf, text};
 use crate::model::kind::Kind;
+use crate::model::metadata::Metadata;
 use crate::model::pod::{Owner, Pod};
 use crate::model::{Mode, Snapshot};
-use crate::peers::answers::{Metadata, json};
+use crate::peers::answers::json;
 use crate::peers::{Answer, Question};
 
 /// Pods that are shown, those with a sidecar that is ready first. The page counts the others.
@@ -375,8 +376,8 @@ fn sidecar(said: &Said, remedy: &str) -> Html {
     let facts = facts([
         ("Version", text(&said.runtime_version)),
         ("Features", text(said.enabled_features.join(", "))),
-        ("Placement", text(&said.actor_runtime.placement)),
-        ("Scheduler", scheduler(&said.scheduler.connected_addresses)),
+        ("Placement", text(said.placement())),
+        ("Scheduler", scheduler(said.schedulers())),
         ("Workflow workers", text(said.workflows.connected_workers.to_string())),
     ]);
     [facts, subscriptions, actors].into_iter().collect()

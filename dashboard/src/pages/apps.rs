@@ -16,10 +16,11 @@ use super::parts::{Filter, Level, badge, headed_table, readiness};
 use super::sidecars::App;
 use super::{Site, words};
 use crate::html::{Html, text};
+use crate::model::metadata::Metadata;
 use crate::model::pod::{Owner, Pod};
 use crate::model::{Mode, Snapshot};
 use crate::peers::Answer;
-use crate::peers::answers::{Metadata, json};
+use crate::peers::answers::json;
 
 /// An application of one workload. Two workloads may share an app id during a migration.
 #[derive(Debug, Serialize)]

@@ -13,9 +13,10 @@ use super::sidecars::{self, Subject};
 use super::{Site, words};
 use crate::html::{Html, el, text};
 use crate::model::kind::Kind;
+use crate::model::metadata::Metadata;
 use crate::model::resource::Resource;
 use crate::model::{Mode, Snapshot};
-use crate::peers::answers::{Metadata, json};
+use crate::peers::answers::json;
 use crate::peers::{Answer, Question};
 
 /// Applications whose sidecars are asked for one page.

@@ -10,10 +10,11 @@ use super::parts::{Filter, section, table};
 use super::sidecars::{App, Coverage, coverage, coverage_notice};
 use crate::html::{Html, text};
 use crate::model::kind::Kind;
+use crate::model::metadata::{LoadedSubscription, Metadata};
 use crate::model::resource::Resource;
 use crate::model::{Snapshot, string};
 use crate::peers::Answer;
-use crate::peers::answers::{LoadedSubscription, Metadata, json};
+use crate::peers::answers::json;
 use crate::peers::samples::samples;
 
 /// Messages that a sidecar published (Dapr 1.18).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use dashboard::Metadata;
 use identity::stored::Stored;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use testkit::ca::{Ca, TestSvid};
 
 use crate::checks::rights;
 use crate::definitions;
-use crate::facts::answers::{Answers, Metadata, Presented};
+use crate::facts::answers::{Answers, Presented};
 use crate::facts::{Account, ClusterWide, Facts, NamespaceFacts, Probe, Queries, Trust};
 use crate::pods::Pod;
 
