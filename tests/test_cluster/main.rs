@@ -9,7 +9,7 @@ use std::{
 };
 
 use blackbox::{
-    ApiCluster, Cluster, Daprd, Deadline, NodeCluster, Redis, Scratch, peer_images, until,
+    ApiCluster, Cluster, Daprd, Deadline, NodeCluster, Redis, Scratch, peer_images, process, until,
 };
 
 const DEPLOYMENT: &str = r#"
@@ -36,6 +36,15 @@ fn a_deployment_becomes_a_pod_with_a_service_account() {
     let pod = pod.unwrap();
     assert_eq!(pod["status"]["phase"], "Pending");
     assert_eq!(pod["spec"]["serviceAccountName"], "default");
+}
+
+#[test]
+fn kubectl_leaves_nothing_in_the_home_folder() {
+    let (api, home) = (ApiCluster::common().unwrap(), Scratch::new("home").unwrap());
+    let mut kubectl = api.cluster().kubectl_command().unwrap();
+    process::output(kubectl.args(["get", "configmaps"]).env("HOME", home.path())).unwrap();
+    let left: Vec<_> = fs::read_dir(home.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::{Tool, process};
 
+/// Memory from which kubectl collects garbage.
+const KUBECTL_MEMORY: &str = "256MiB";
+
 /// A Kubernetes cluster and how to reach it.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
@@ -42,7 +45,9 @@ impl Cluster {
         self.kubeconfig.as_deref()
     }
 
-    /// A command with `KUBECONFIG` set, in the network namespace of the cluster.
+    /// A command with `KUBECONFIG` set, in the network namespace of the cluster. What clients of
+    /// Kubernetes keep for their next run is beside that file: in the home folder it would stay, and
+    /// answer for the next cluster on the same port.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let program = program.as_ref();
         let mut command = match &self.network {
@@ -55,6 +60,7 @@ impl Cluster {
         };
         if let Some(kubeconfig) = &self.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
+            command.env("KUBECACHEDIR", kubeconfig.with_extension("cache"));
         }
         command
     }
@@ -65,6 +71,8 @@ impl Cluster {
     /// When there is no kubectl and none can be built.
     pub fn kubectl_command(&self) -> Result<Command> {
         let mut command = self.command(Tool::KUBECTL.path()?);
+        // It ends before its garbage collector is worth its time.
+        command.env("GOGC", "off").env("GOMEMLIMIT", KUBECTL_MEMORY);
         if let Some(context) = &self.context {
             command.args(["--context", context]);
         }

@@ -81,6 +81,9 @@ fn run(mut command: Command, args: &[&str]) -> Result<Opened> {
     let scratch = Scratch::new("browser")?;
     command.arg(LIMIT.as_secs().to_string()).arg("chromium");
     command.arg(format!("--user-data-dir={}", scratch.path().display()));
+    for folder in ["HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR"] {
+        command.env(folder, scratch.path());
+    }
     // Its own sandbox needs rights that root in a container lacks; the pages are ours.
     command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
     command.args(["--no-first-run", "--disable-background-networking", "--disable-sync"]);
