@@ -3,8 +3,6 @@
 
 mod dashboard;
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{
     ACTOR_STATE, ActorApp, DaprCli, Deadline, Process, Scratch, Service, Spawn, Tool,
@@ -142,24 +140,16 @@ fn scheduler(cli: &DaprCli, files: &Scratch) -> Result<Scheduler> {
     Ok(Scheduler { address: format!("127.0.0.1:{port}"), _process: process })
 }
 
-/// The CLI in the background.
-fn background(cli: &DaprCli, files: &Scratch, name: &str) -> Result<Spawn> {
-    let command = cli.command()?;
-    let mut spawn = Spawn::new(name, PathBuf::from(command.get_program()), files.path());
-    for (name, value) in command.get_envs() {
-        spawn = match value {
-            Some(value) => spawn.env(name, value),
-            None => spawn.env_remove(name),
-        };
-    }
-    Ok(spawn.folder(cli.home()))
-}
-
 /// `dapr run` in the background, once it has found its sidecar: if it is stopped earlier, it
 /// continues to search.
 fn start(cli: &DaprCli, files: &Scratch, app: &str, port: u16, flags: &[&str]) -> Result<Process> {
-    let mut spawn = background(cli, files, app)?;
-    spawn = spawn.args(["run", "--app-id", app, "--dapr-http-port", &port.to_string()]);
+    let mut spawn = cli.background(app, files.path())?.args([
+        "run",
+        "--app-id",
+        app,
+        "--dapr-http-port",
+        &port.to_string(),
+    ]);
     for flag in ["--dapr-grpc-port", "--dapr-internal-grpc-port", "--metrics-port"] {
         spawn = spawn.arg(flag).arg(environment::free_port()?.to_string());
     }

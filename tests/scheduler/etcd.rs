@@ -4,7 +4,7 @@
 
 mod child;
 pub(crate) mod client_port;
-mod command_line;
+pub(crate) mod command_line;
 pub(crate) mod external;
 mod foreign_data;
 mod peer_tls;

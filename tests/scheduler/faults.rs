@@ -1,6 +1,6 @@
 //! Members and their etcd fail under load: no job is lost, none is early, and streams stay.
 
-mod full_disk;
+pub(crate) mod full_disk;
 mod large_jobs;
 mod lost_answer;
 mod lost_member;
@@ -13,13 +13,14 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::{http, procfs::child_of, soon, until};
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use proto::etcd::etcdserverpb::{PutRequest, RangeRequest};
+use proto::scheduler::{KnownMetadata, ScheduleJobRequest};
 use rustix::process::{Signal, kill_process};
 use tonic::transport::Endpoint;
 
 use crate::processes::cluster::Cluster;
 use crate::processes::etcd_server::EtcdServer;
 use crate::processes::load::under_load;
-use crate::processes::member::{Crowd, Kind, Member, every, names, once};
+use crate::processes::member::{Crowd, Kind, Member, every, metadata, names, once};
 use crate::processes::wait_for_health;
 
 #[test]
@@ -69,11 +70,25 @@ fn two_of_three_form_and_the_third_joins_under_load() -> Result<()> {
     let mut cluster = Cluster::start_first(Kind::Ours, 2, 3, &[])?;
     let Cluster { members, crowd, clients } = &mut cluster;
     let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
+    for port in &ports {
+        crowd.watch_hosts(*port, 250);
+    }
+    crowd.wait_for_known_hosts(2)?;
+    let absent = KnownMetadata { app_id: "absent".to_owned(), ..metadata() };
+    let overdue = names("overdue", 400).into_iter().map(|name| ScheduleJobRequest {
+        name,
+        job: Some(once("0s")),
+        metadata: Some(absent.clone().into()),
+        overwrite: false,
+    });
+    crowd.send_all(ports[0], 16, overdue)?;
     under_load(crowd, &ports, Duration::ZERO, || {
         members.push(Cluster::next(Kind::Ours, members, clients)?);
         crowd.watch(members[2].port);
-        crowd.wait_for_hosts(&*members, 3)
+        crowd.wait_for_hosts(&*members, 3)?;
+        crowd.wait_for_known_hosts(3)
     })?;
+    ensure!(cluster.keys(2, "dapr/jobs/app||default||absent||")?.len() == 400, "they wait");
     let later = names("later", 3);
     cluster.schedule(&later, &once("24h"))?;
     for number in 0..3 {

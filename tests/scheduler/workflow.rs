@@ -1,10 +1,16 @@
 //! Workflows of an official SDK, on our scheduler and placement, while both the scheduler and the
-//! application are killed.
+//! application are killed, the store of the scheduler is full ([`full_store`]), and the command line
+//! removes them ([`purge`]).
+
+mod full_store;
+mod purge;
 
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Daprd, Process, Redis, Scratch, Spawn, Tool, http, sdks, soon, until};
+use blackbox::{
+    Daprd, DaprdBuilder, Process, Redis, Scratch, Spawn, Tool, http, sdks, soon, until,
+};
 use serde_json::{Value, json};
 
 use crate::processes::{Placement, Scheduler};
@@ -48,46 +54,82 @@ fn run(folder: &Scratch, grpc_port: u16) -> Result<Process> {
         .start()
 }
 
-/// A sidecar whose workflows outlive it and the application: their state is in Redis.
-fn sidecar(
-    version: Tool,
-    redis: &Redis,
-    scheduler: &Scheduler,
-    placement: &Placement,
-    folder: &Scratch,
-) -> Result<Daprd> {
-    folder.write("store.yaml", redis.actor_state())?;
-    let mut daprd = Daprd::builder("orders")
-        .version(version)
-        .arg(format!("--resources-path={}", folder.path().display()))
-        .arg(format!("--scheduler-host-address={}", scheduler.address()))
-        .arg(format!("--placement-host-address={}", placement.address()))
-        .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-        .env("DAPR_HOST_IP", "127.0.0.1")
-        .start()?;
-    daprd.wait_ready(soon())?;
-    Ok(daprd)
+/// An application with workflows on our placement and a scheduler. Their state is in Redis.
+struct Fixture {
+    app: App,
+    daprd: Daprd,
+    scheduler: Scheduler,
+    redis: Redis,
+    _placement: Placement,
+    _resources: Scratch,
+}
+
+impl Fixture {
+    fn start(scheduler: Scheduler, version: Tool, app_id: &str) -> Result<Self> {
+        Self::start_by(scheduler, Daprd::builder(app_id).version(version))
+    }
+
+    /// The same with a sidecar that is configured further.
+    fn start_by(scheduler: Scheduler, sidecar: DaprdBuilder) -> Result<Self> {
+        let (redis, placement) = (Redis::start(None)?, Placement::start());
+        let resources = Scratch::new("resources")?;
+        resources.write("store.yaml", redis.actor_state())?;
+        let mut daprd = sidecar
+            .arg(format!("--resources-path={}", resources.path().display()))
+            .arg(format!("--scheduler-host-address={}", scheduler.address()))
+            .arg(format!("--placement-host-address={}", placement.address()))
+            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
+            .env("DAPR_HOST_IP", "127.0.0.1")
+            .start()?;
+        daprd.wait_ready(soon())?;
+        let app = App::start(daprd.grpc_port)?;
+        Ok(Self { app, daprd, scheduler, redis, _placement: placement, _resources: resources })
+    }
+
+    fn instance(&self, id: &'static str) -> Instance {
+        Instance { port: self.daprd.http_port, id }
+    }
+
+    /// Waits until an instance has completed, each of its activities executed as often as it should.
+    fn completes(&self, instance: &Instance) -> Result<()> {
+        let state = until(soon(), "the workflow to complete", || {
+            let state = instance.state()?;
+            Ok((state["runtimeStatus"] == "COMPLETED").then_some(state))
+        })
+        .with_context(|| format!("{:?}\n{}", instance.state(), self.app.process.log()))?;
+        let want = ["first", "inner", "flaky", "flaky", "flaky", "last"];
+        ensure!(self.app.executions()? == want, "{:?}", self.app.executions()?);
+        let output = state["properties"]["dapr.workflow.output"].as_str().context("no output")?;
+        let want = json!(["first done", "approved", "inner done", "flaky done", "last done"]);
+        ensure!(serde_json::from_str::<Value>(output)? == want, "{output}");
+        Ok(())
+    }
 }
 
 /// What `workflow.py` says of its progress, in this order.
 const STATUSES: [&str; 4] = ["timer", "event", "child", "retries"];
 
 /// One instance of the workflow.
-struct Instance<'a> {
-    daprd: &'a Daprd,
+struct Instance {
+    /// Of the sidecar's HTTP API.
+    port: u16,
     id: &'static str,
 }
 
-impl Instance<'_> {
+impl Instance {
     fn post(&self, path: &str, body: &Value) -> Result<()> {
-        let answer = http::post(self.daprd.http_port, path, body)?;
+        let answer = http::post(self.port, path, body)?;
         ensure!(answer.is_success(), "{path}: {} {}", answer.status, answer.body);
         Ok(())
     }
 
-    fn start(&self) -> Result<()> {
+    fn try_start(&self) -> Result<()> {
         let path = format!("/v1.0/workflows/dapr/order/start?instanceID={}", self.id);
-        until(soon(), "the workflow to be taken", || Ok(self.post(&path, &json!("")).ok()))
+        self.post(&path, &json!(""))
+    }
+
+    fn start(&self) -> Result<()> {
+        until(soon(), "the workflow to be taken", || Ok(self.try_start().ok()))
     }
 
     fn approve(&self) -> Result<()> {
@@ -96,7 +138,7 @@ impl Instance<'_> {
     }
 
     fn state(&self) -> Result<Value> {
-        let answer = http::get(self.daprd.http_port, &format!("/v1.0/workflows/dapr/{}", self.id))?;
+        let answer = http::get(self.port, &format!("/v1.0/workflows/dapr/{}", self.id))?;
         ensure!(answer.is_success(), "{}: {}", answer.status, answer.body);
         answer.json()
     }
@@ -130,37 +172,20 @@ fn workflows_of_older_sidecars_complete_too() -> Result<()> {
 }
 
 fn completes(version: Tool) -> Result<()> {
-    let redis = Redis::start(None)?;
-    let mut scheduler = Scheduler::start();
-    let placement = Placement::start();
-    let resources = Scratch::new("resources")?;
-    let daprd = sidecar(version, &redis, &scheduler, &placement, &resources)?;
-    let mut app = App::start(daprd.grpc_port)?;
-    let instance = Instance { daprd: &daprd, id: "order-1" };
-
+    let mut fixture = Fixture::start(Scheduler::start(), version, "orders")?;
+    let instance = fixture.instance("order-1");
     instance.start()?;
     instance.reaches("timer")?;
-    ensure!(app.executions()? == ["first"], "{:?}", app.executions()?);
-    scheduler.crash();
-    app.crash()?;
+    ensure!(fixture.app.executions()? == ["first"], "{:?}", fixture.app.executions()?);
+    fixture.scheduler.crash();
+    fixture.app.crash()?;
     instance.reaches("event")?;
-    scheduler.crash();
+    fixture.scheduler.crash();
     instance.approve()?;
     instance.reaches("child")?;
-    app.crash()?;
-    scheduler.crash();
+    fixture.app.crash()?;
+    fixture.scheduler.crash();
     instance.reaches("retries")?;
-    scheduler.crash();
-    let state = until(soon(), "the workflow to complete", || {
-        let state = instance.state()?;
-        Ok((state["runtimeStatus"] == "COMPLETED").then_some(state))
-    })
-    .with_context(|| format!("{:?}\n{}", instance.state(), app.process.log()))?;
-
-    let want = ["first", "inner", "flaky", "flaky", "flaky", "last"];
-    ensure!(app.executions()? == want, "{:?}", app.executions()?);
-    let output = state["properties"]["dapr.workflow.output"].as_str().context("no output")?;
-    let want = json!(["first done", "approved", "inner done", "flaky done", "last done"]);
-    ensure!(serde_json::from_str::<Value>(output)? == want, "{output}");
-    Ok(())
+    fixture.scheduler.crash();
+    fixture.completes(&instance)
 }

@@ -10,7 +10,7 @@ use blackbox::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{TIMEOUT, background, start, stop};
+use super::{TIMEOUT, start, stop};
 
 /// Words of the dashboard before its port.
 const ADDRESS: &str = "Dashboard is at http://127.0.0.1:";
@@ -40,7 +40,7 @@ struct Dashboard {
 
 impl Dashboard {
     fn start(cli: &DaprCli, files: &Scratch, name: &str, args: &[&str]) -> Result<Self> {
-        let spawn = background(cli, files, name)?.env_remove("KUBERNETES_SERVICE_HOST");
+        let spawn = cli.background(name, files.path())?.env_remove("KUBERNETES_SERVICE_HOST");
         let mut cli = spawn.arg("dashboard").args(args).start()?;
         cli.wait_for_log(ADDRESS, Deadline::seconds(TIMEOUT))?;
         let log = cli.log();

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{Cluster, Scratch, Tool, chart_repo, environment, process, web};
+use crate::{Cluster, Scratch, Spawn, Tool, chart_repo, environment, process, web};
 
 /// Prefixes of the user's variables that could change the CLI's behaviour.
 const INHERITED: [&str; 10] = [
@@ -101,6 +101,22 @@ impl DaprCli {
         let own = self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         command.envs(own).env("HOME", self.home.path()).current_dir(self.home.path());
         Ok(command)
+    }
+
+    /// The CLI without arguments, to run in the background with its log in the folder `logs`.
+    ///
+    /// # Errors
+    /// As [`DaprCli::command`].
+    pub fn background(&self, name: &str, logs: &Path) -> Result<Spawn> {
+        let command = self.command()?;
+        let mut spawn = Spawn::new(name, command.get_program(), logs);
+        for (name, value) in command.get_envs() {
+            spawn = match value {
+                Some(value) => spawn.env(name, value),
+                None => spawn.env_remove(name),
+            };
+        }
+        Ok(spawn.folder(self.home()))
     }
 
     /// Runs it and returns its output. It exits with 0 after many failures, so a line that it

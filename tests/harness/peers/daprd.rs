@@ -29,6 +29,8 @@ pub struct DaprdBuilder {
     app_id: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    listed: bool,
+    addresses: Vec<String>,
 }
 
 impl DaprdBuilder {
@@ -60,6 +62,20 @@ impl DaprdBuilder {
         self
     }
 
+    /// Runs it under the name `daprd`, by which `dapr list` and other commands of the CLI find it.
+    #[must_use]
+    pub fn listed(mut self) -> Self {
+        self.listed = true;
+        self
+    }
+
+    /// Serves its APIs at one more address.
+    #[must_use]
+    pub fn address(mut self, address: &str) -> Self {
+        self.addresses.push(address.to_owned());
+        self
+    }
+
     /// Starts it without waiting.
     ///
     /// # Errors
@@ -71,8 +87,14 @@ impl DaprdBuilder {
             *port = environment::free_port()?;
         }
         let [http_port, grpc_port, internal_port, public_port, metrics_port] = ports;
+        let mut program = self.tool.path()?;
+        if self.listed {
+            let link = scratch.path().join("daprd");
+            std::os::unix::fs::symlink(program, &link)?;
+            program = link;
+        }
         // Go's flag package lets the last one win.
-        let mut spawn = Spawn::new("daprd", self.tool.path()?, scratch.path())
+        let mut spawn = Spawn::new("daprd", program, scratch.path())
             .args(self.args)
             .args(["--app-id", &self.app_id])
             .arg(format!("--dapr-http-port={http_port}"))
@@ -80,7 +102,7 @@ impl DaprdBuilder {
             .arg(format!("--dapr-internal-grpc-port={internal_port}"))
             .arg(format!("--dapr-public-port={public_port}"))
             .arg(format!("--metrics-port={metrics_port}"))
-            .arg("--dapr-listen-addresses=127.0.0.1")
+            .arg(format!("--dapr-listen-addresses={}", self.addresses.join(",")))
             .folder(scratch.path());
         for name in INHERITED {
             spawn = spawn.env_remove(name);
@@ -128,6 +150,8 @@ impl Daprd {
             app_id: app_id.to_owned(),
             args: vec!["--enable-metrics=true".to_owned()],
             env: Vec::new(),
+            listed: false,
+            addresses: vec!["127.0.0.1".to_owned()],
         }
     }
 

@@ -18,30 +18,31 @@ use crate::processes::{Scheduler, Sidecar};
 use crate::{schedule, wait_for};
 
 /// The port that the command line dials.
-const PORT: u16 = 2379;
+pub(crate) const PORT: u16 = 2379;
 /// When the jobs of [`fill`] are due: an instant, so that two schedulers store the same.
 const DUE: &str = "2099-01-02T03:04:05Z";
 
 /// A loopback address of this process.
-fn own_address(second: u8) -> String {
+pub(crate) fn own_address(second: u8) -> String {
     let [.., third, fourth] = std::process::id().to_be_bytes();
     format!("127.{second}.{third}.{}", fourth | 1)
 }
 
 /// The command line dials `localhost:2379`: for it, that name is an address of this test alone.
-struct Cli {
-    cli: DaprCli,
+pub(crate) struct Cli {
+    pub(crate) cli: DaprCli,
     hosts: PathBuf,
 }
 
 impl Cli {
-    fn new(address: &str, folder: &Path) -> Self {
+    pub(crate) fn new(address: &str, folder: &Path) -> Self {
         let hosts = folder.join("hosts");
         std::fs::write(&hosts, format!("{address} localhost\n")).unwrap();
         Self { cli: DaprCli::self_hosted().unwrap(), hosts }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// `dapr <group> <args>`.
+    fn command(&self, group: &str, args: &[&str]) -> Command {
         let dapr = self.cli.command().unwrap();
         let mut command = Command::new("unshare");
         command
@@ -49,7 +50,7 @@ impl Cli {
             .arg("sh")
             .arg(&self.hosts)
             .arg(dapr.get_program())
-            .arg("scheduler")
+            .arg(group)
             .args(args);
         for (name, value) in dapr.get_envs() {
             match value {
@@ -61,12 +62,17 @@ impl Cli {
     }
 
     fn run(&self, args: &[&str]) -> String {
-        process::output(&mut self.command(args)).unwrap()
+        process::output(&mut self.command("scheduler", args)).unwrap()
     }
 
-    /// All that it says, and whether it succeeds.
+    /// All that `dapr scheduler` says, and whether it succeeds.
     fn says(&self, args: &[&str]) -> (bool, String) {
-        let done = self.command(args).output().unwrap();
+        self.group_says("scheduler", args)
+    }
+
+    /// All that `dapr <group>` says, and whether it succeeds.
+    pub(crate) fn group_says(&self, group: &str, args: &[&str]) -> (bool, String) {
+        let done = self.command(group, args).output().unwrap();
         let said = [done.stdout, done.stderr].concat();
         (done.status.success(), String::from_utf8(said).unwrap())
     }
@@ -120,12 +126,13 @@ fn the_official_command_line_exports_and_imports_every_job() {
     wait_for(&app, JOBS);
 }
 
+pub(crate) fn actor(kind: &str, id: &str) -> Type {
+    let (r#type, id) = (kind.to_owned(), id.to_owned());
+    Type::Actor(TargetActorReminder { r#type, id })
+}
+
 /// Jobs, reminders, and those of a workflow, in two namespaces.
 fn fill(runtime: &Runtime, scheduler: &Scheduler) {
-    let actor = |kind: &str, id: &str| {
-        let (r#type, id) = (kind.to_owned(), id.to_owned());
-        Type::Actor(TargetActorReminder { r#type, id })
-    };
     let job = || Type::Job(TargetJob {});
     let all = [
         ("default", "app", job(), "once", None),
@@ -157,20 +164,32 @@ fn fill(runtime: &Runtime, scheduler: &Scheduler) {
             None,
         ),
     ];
+    for (namespace, app, target, name, period) in all {
+        put_far(runtime, scheduler, namespace, app, target, name, period);
+    }
+}
+
+/// Schedules a job that is due in 2099.
+pub(crate) fn put_far(
+    runtime: &Runtime,
+    scheduler: &Scheduler,
+    namespace: &str,
+    app: &str,
+    target: Type,
+    name: &str,
+    period: Option<&str>,
+) {
+    let target = Some(JobTargetMetadata { r#type: Some(target) });
+    let (namespace, app_id) = (namespace.to_owned(), app.to_owned());
+    let metadata = KnownMetadata { app_id, namespace, target, concurrency_key: None };
+    let schedule = period.map(str::to_owned);
+    let job = Job { due_time: Some(DUE.to_owned()), schedule, ..Job::default() };
+    let (name, metadata) = (name.to_owned(), Some(metadata.into()));
+    let request = ScheduleJobRequest { name, job: Some(job), metadata, overwrite: true };
     runtime.block_on(async {
         let address = format!("http://127.0.0.1:{}", scheduler.port);
         let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
-        let mut client = SchedulerClient::new(channel);
-        for (namespace, app, target, name, period) in all {
-            let target = Some(JobTargetMetadata { r#type: Some(target) });
-            let (namespace, app_id) = (namespace.to_owned(), app.to_owned());
-            let metadata = KnownMetadata { app_id, namespace, target, concurrency_key: None };
-            let schedule = period.map(str::to_owned);
-            let job = Job { due_time: Some(DUE.to_owned()), schedule, ..Job::default() };
-            let (name, metadata) = (name.to_owned(), Some(metadata.into()));
-            let request = ScheduleJobRequest { name, job: Some(job), metadata, overwrite: true };
-            client.schedule_job(request).await.unwrap();
-        }
+        SchedulerClient::new(channel).schedule_job(request).await.unwrap();
     });
 }
 

@@ -14,10 +14,10 @@ use crate::processes::member::{Kind, every, names};
 use crate::processes::{Scheduler, wait_for_health};
 
 /// A file system of its own, until the end of the test.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         fs::create_dir(folder).unwrap();
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(folder);
@@ -25,14 +25,16 @@ impl Mount {
         Self(folder.to_owned())
     }
 
-    fn fill(&self) {
+    /// Takes all room that is left, to the last byte.
+    pub(crate) fn fill(&self) {
         let mut file = File::create(self.0.join("fill")).unwrap();
         let zeros = vec![0; 1 << 16];
         while file.write_all(&zeros).is_ok() {}
         while file.write_all(&[0]).is_ok() {}
     }
 
-    fn empty(&self) {
+    /// Gives it back.
+    pub(crate) fn empty(&self) {
         fs::remove_file(self.0.join("fill")).unwrap();
     }
 }

@@ -213,6 +213,8 @@ struct CrowdState {
     held: BTreeSet<u16>,
     /// How long an app takes for each job.
     work: Duration,
+    /// Hosts that each stream of hosts has seen last.
+    hosts: Vec<usize>,
 }
 
 impl Crowd {
@@ -292,14 +294,24 @@ impl Crowd {
         callers: usize,
         jobs: impl IntoIterator<Item = (String, Job)>,
     ) -> Result<()> {
+        let request = |(name, job): (String, Job)| schedule_request(&name, job, false);
+        self.send_all(port, callers, jobs.into_iter().map(request))
+    }
+
+    /// Makes calls that schedule jobs, on one connection, so many at a time.
+    pub(crate) fn send_all(
+        &self,
+        port: u16,
+        callers: usize,
+        requests: impl IntoIterator<Item = ScheduleJobRequest>,
+    ) -> Result<()> {
         self.runtime.block_on(async {
             let client = SchedulerClient::new(channel(port));
-            let call = async |(name, job): (String, Job)| {
-                let request = schedule_request(&name, job, false);
+            let call = async |request| {
                 tokio::time::timeout(CALL, client.clone().schedule_job(request)).await??;
                 anyhow::Ok(())
             };
-            let calls = stream::iter(jobs).map(call).buffer_unordered(callers);
+            let calls = stream::iter(requests).map(call).buffer_unordered(callers);
             calls.try_collect().await
         })
     }
@@ -332,6 +344,25 @@ impl Crowd {
             let mut lists = client.watch_hosts(WatchHostsRequest {}).await?.into_inner();
             let list = tokio::time::timeout(Duration::from_secs(30), lists.message()).await??;
             Ok(list.unwrap_or_default().hosts.into_iter().map(|host| host.address).collect())
+        })
+    }
+
+    /// So many streams of hosts, each on a connection of its own.
+    pub(crate) fn watch_hosts(&self, port: u16, count: usize) {
+        for _ in 0..count {
+            let mut state = self.seen.lock().unwrap();
+            let number = state.hosts.len();
+            state.hosts.push(0);
+            self.runtime.spawn(watch_hosts(port, number, self.seen.clone()));
+        }
+    }
+
+    /// Waits until each of these streams knows so many hosts. A stream that has ended never does.
+    pub(crate) fn wait_for_known_hosts(&self, count: usize) -> Result<()> {
+        until(soon(), &format!("{count} hosts on every stream"), || {
+            let known = self.seen.lock().unwrap().hosts.clone();
+            ensure!(!known.is_empty(), "no stream was opened");
+            Ok(known.iter().all(|known| *known == count).then_some(()))
         })
     }
 
@@ -391,6 +422,19 @@ pub(crate) fn metadata() -> KnownMetadata {
     let target = JobTargetMetadata { r#type: Some(Type::Job(TargetJob {})) };
     let (app_id, namespace) = ("app".to_owned(), "default".to_owned());
     KnownMetadata { app_id, namespace, target: Some(target), concurrency_key: None }
+}
+
+/// Keeps the number of hosts that one stream has seen last; 0 once it has ended.
+async fn watch_hosts(port: u16, number: usize, seen: Arc<Mutex<CrowdState>>) {
+    let know = |count| seen.lock().unwrap().hosts[number] = count;
+    let mut client = SchedulerClient::new(channel(port));
+    if let Ok(lists) = client.watch_hosts(WatchHostsRequest {}).await {
+        let mut lists = lists.into_inner();
+        while let Ok(Some(list)) = lists.message().await {
+            know(list.hosts.len());
+        }
+    }
+    know(0);
 }
 
 /// Keeps a stream to one scheduler.
