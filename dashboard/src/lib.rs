@@ -176,7 +176,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<SocketAddr, RunError>
         connections: CONNECTIONS,
         connections_per_address: CONNECTIONS,
         body_bytes: BODY_BYTES,
-        streaming_paths: vec![changes].leak(),
+        streaming_answers: vec![changes].leak(),
         ..Limits::default()
     };
     let server = Server::new("dashboard", listener, router).limits(limits);

@@ -60,7 +60,12 @@ const LEASE: &str = "operator.dapr.io";
 /// HTTP/2 pings that detect dead sidecars.
 pub const KEEPALIVE: Keepalive =
     Keepalive { interval: Duration::from_secs(30), timeout: Duration::from_secs(10) };
-/// Calls that stay open for the lifetime of a sidecar.
+/// Bytes of one request. A request names a namespace, a pod and an object, each of at most 253
+/// bytes.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Length of the header of a gRPC message.
+const GRPC_HEADER_BYTES: usize = 5;
+/// Calls whose answers stay open for the lifetime of a sidecar.
 const STREAMS: [&str; 7] = [
     "/dapr.proto.operator.v1.Operator/ComponentUpdate",
     "/dapr.proto.operator.v1.Operator/SubscriptionUpdate",
@@ -224,7 +229,8 @@ pub(crate) fn serve_api(
     keepalive: Keepalive,
     scope: &Scope,
 ) -> Result<(), TlsError> {
-    let service = OperatorServer::new(OperatorApi::new(context));
+    let service =
+        OperatorServer::new(OperatorApi::new(context)).max_decoding_message_size(MAX_REQUEST_BYTES);
     let router = tonic::service::Routes::new(service).into_axum_router();
     let server = Server::new(API, listener, router)
         .tls(tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?)
@@ -261,7 +267,12 @@ pub(crate) fn too_large(scope: &Scope) -> LimitMeter {
 /// A sidecar holds seven update streams on its connection, and a list while it starts. What it does
 /// not read costs memory for each open request.
 fn api_limits() -> Limits {
-    Limits { streams: 32, streaming_paths: &STREAMS, ..Limits::default() }
+    Limits {
+        streams: 32,
+        body_bytes: MAX_REQUEST_BYTES + GRPC_HEADER_BYTES,
+        streaming_answers: &STREAMS,
+        ..Limits::default()
+    }
 }
 
 async fn start_webhook(

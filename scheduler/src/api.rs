@@ -44,11 +44,15 @@ use self::access::Caller;
 /// Largest message in either direction; payloads of jobs have no limit of their own. Dapr 1.18.
 pub(crate) const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 
-/// Calls that stay open by design.
-pub(crate) const STREAMING: [&str; 2] = [
-    "/dapr.proto.scheduler.v1.Scheduler/WatchJobs",
-    "/dapr.proto.scheduler.v1.Scheduler/WatchHosts",
-];
+/// Largest message that a sidecar sends on its stream of jobs: an app id, a namespace and its actor
+/// types, of which placement takes 1,000 of 512 bytes. Answers have 20 bytes.
+const MAX_STREAM_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// The call whose messages in both directions stay open by design.
+const WATCH_JOBS: &str = "/dapr.proto.scheduler.v1.Scheduler/WatchJobs";
+pub(crate) const STREAMING: [&str; 1] = [WATCH_JOBS];
+/// The call whose answer stays open by design.
+pub(crate) const STREAMING_ANSWERS: [&str; 1] = ["/dapr.proto.scheduler.v1.Scheduler/WatchHosts"];
 
 /// The call by which a sidecar of Dapr 1.19 requests placement from a scheduler; after a refusal it
 /// uses the placement service.
@@ -76,7 +80,8 @@ impl Api {
     /// The routes of the gRPC port. Lists are written piece by piece, which needs a body of its
     /// own; everything else is tonic's.
     pub(crate) fn router(self) -> Router {
-        let lists = self.clone();
+        let (lists, jobs) = (self.clone(), self.clone());
+        let jobs = SchedulerServer::new(jobs).max_decoding_message_size(MAX_STREAM_MESSAGE_BYTES);
         let service = SchedulerServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -86,6 +91,7 @@ impl Api {
         // The exact path wins over tonic's, which is one for all methods.
         tonic::service::Routes::new(service)
             .into_axum_router()
+            .route_service(WATCH_JOBS, jobs)
             .route(list::METHOD, list)
             .route(REPORT_ACTOR_TYPES, no_placement)
     }

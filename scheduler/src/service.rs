@@ -271,7 +271,13 @@ fn serve_api(
     scope: &Scope,
 ) -> Result<(), RunError> {
     let bound = listener.local_addr().map_err(RunError::Address)?;
-    let mut server = server("scheduler", listener, api, api::MAX_MESSAGE_BYTES, &api::STREAMING);
+    let limits = Limits {
+        body_bytes: api::MAX_MESSAGE_BYTES,
+        streaming_paths: &api::STREAMING,
+        streaming_answers: &api::STREAMING_ANSWERS,
+        ..Limits::default()
+    };
+    let mut server = server("scheduler", listener, api, limits);
     if let Some(svid) = svid {
         server = server.tls(transport::tls::server(svid, ClientAuth::Spiffe, Alpn::Grpc)?);
     }
@@ -280,26 +286,19 @@ fn serve_api(
     Ok(())
 }
 
-/// The server of a port: both have the same limits except for the size of a request.
-fn server(
-    name: &'static str,
-    listener: TcpListener,
-    router: Router,
-    body_bytes: usize,
-    streaming_paths: &'static [&'static str],
-) -> Server {
+/// The server of a port: both have the same limits except for the size of a request and for what
+/// stays open.
+fn server(name: &'static str, listener: TcpListener, router: Router, limits: Limits) -> Server {
     // The largest message leaves room for those of others.
-    let unfinished_bytes = Limits::default().unfinished_bytes.saturating_add(body_bytes);
+    let unfinished_bytes = limits.unfinished_bytes.saturating_add(limits.body_bytes);
     let limits = Limits {
         connections: Limits::CONNECTIONS_OF_ALL_SIDECARS,
-        body_bytes,
         unfinished_bytes,
         unfinished_bytes_per_address: unfinished_bytes,
         streams: STREAMS,
         streams_unauthenticated: STREAMS,
         request: CALL,
-        streaming_paths,
-        ..Limits::default()
+        ..limits
     };
     Server::new(name, listener, router).keepalive(KEEPALIVE).limits(limits).drain(DRAIN)
 }

@@ -15,6 +15,7 @@ mod refusals;
 mod request;
 mod slots;
 mod stall;
+mod status;
 
 use std::fmt::Display;
 use std::io;

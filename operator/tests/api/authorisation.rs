@@ -102,6 +102,25 @@ async fn sidecar_of_another_namespace_is_refused_by_name() {
     }
 }
 
+/// The names of the longest requests fit exactly, one byte more is too much for the shortest.
+#[tokio::test]
+async fn a_request_is_as_large_as_it_may_be() {
+    let fixture = fixture().await;
+    let mut client = fixture.client("shop", "orders");
+    let (name, rest) = ("x".len() + 2, 4);
+    let longest = 64 * 1024 - rest - name;
+    for (method, code, message) in call_all(&mut client, &"n".repeat(longest)).await {
+        assert_eq!(code, Code::PermissionDenied, "{method}: {message}");
+        assert!(message.len() <= 4 * 1024, "{method}: {}", message.len());
+    }
+    for (method, code, message) in call_all(&mut client, &"n".repeat(longest + name + 1)).await {
+        let none = method == "list_subscriptions";
+        let want = if none { Code::PermissionDenied } else { Code::OutOfRange };
+        assert_eq!(code, want, "{method}: {message}");
+    }
+    assert_served(&call_all(&mut client, "shop").await);
+}
+
 #[tokio::test]
 async fn control_plane_id_has_no_more_rights_than_its_namespace() {
     let fixture = fixture().await;

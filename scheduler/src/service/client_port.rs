@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use runtime::Scope;
 use tokio::net::TcpListener;
+use transport::Limits;
 
 use super::{RunError, server};
 use crate::config::{ClientPort, Config};
@@ -43,10 +44,14 @@ pub(super) async fn listen(config: &ClientPort) -> Result<Listeners, RunError> {
 impl Listeners {
     /// Serves until the process stops.
     pub(super) fn serve(self, router: &Router, scope: &Scope) {
-        let (body_bytes, streaming) = (etcd_api::MAX_MESSAGE_BYTES, &etcd_api::STREAMING);
+        let limits = Limits {
+            body_bytes: etcd_api::MAX_MESSAGE_BYTES,
+            streaming_paths: &etcd_api::STREAMING,
+            ..Limits::default()
+        };
         for listener in [Some(self.first), self.second].into_iter().flatten() {
             let router = router.clone();
-            let server = server("scheduler-etcd", listener, router, body_bytes, streaming);
+            let server = server("scheduler-etcd", listener, router, limits);
             scope.spawn("scheduler-etcd", server.run(scope.clone()));
         }
     }

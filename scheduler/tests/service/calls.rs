@@ -15,7 +15,7 @@ use proto::scheduler::watch_jobs_request::WatchJobRequestType;
 use proto::scheduler::{
     DeleteByMetadataRequest, DeleteByNamePrefixRequest, DeleteJobRequest, Job, JobMetadata,
     KnownMetadata, ListJobsRequest, ScheduleJobRequest, TargetJob, WatchHostsRequest,
-    WatchJobsRequestResult,
+    WatchJobsRequest, WatchJobsRequestResult,
 };
 use rstest::rstest;
 use testkit::ca::Ca;
@@ -433,4 +433,25 @@ async fn data_of_another_engine_are_left_alone() {
 fn entries(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_message_on_a_stream_of_jobs_is_as_large_as_it_may_be() {
+    const LARGEST: usize = 1024 * 1024;
+    let dir = temporary();
+    let server = Server::start(dir.path()).await;
+    let first = |filling: usize| initial("app", &["", &"x".repeat(filling)]);
+    let length = |filling| {
+        let first = WatchJobRequestType::Initial(first(filling));
+        WatchJobsRequest { watch_job_request_type: Some(first) }.encoded_len()
+    };
+    let filling = LARGEST - (length(LARGEST / 2) - LARGEST / 2);
+    assert_eq!(length(filling), LARGEST);
+
+    let mut sidecar = Sidecar::open(server.channel(), first(filling)).await;
+    schedule(&server, of_app("app"), "x", once("0s")).await;
+    assert_eq!(sidecar.next().await.unwrap().name, "x");
+    let mut refused = Sidecar::open(server.channel(), first(filling + 1)).await;
+    assert_eq!(refused.next().await.unwrap_err().code(), Code::OutOfRange);
+    server.stop().await;
 }

@@ -81,9 +81,12 @@ pub struct Limits {
     pub request: Duration,
     /// How long a peer may accept no bytes of its answers; 30 s by default.
     pub write_stall: Duration,
-    /// Paths of requests that stay open by design, for example `/package.Service/Watch`: neither
-    /// [`Limits::request`] nor [`Limits::body_bytes`] apply. None by default.
+    /// Paths of requests whose body stays open by design, for example `/package.Service/Talk`:
+    /// neither [`Limits::request`] nor [`Limits::body_bytes`] apply. None by default.
     pub streaming_paths: &'static [&'static str],
+    /// Paths of requests whose answer alone stays open by design, for example
+    /// `/package.Service/Watch`: the limits of other requests apply until it begins. None by default.
+    pub streaming_answers: &'static [&'static str],
 }
 
 impl Limits {
@@ -136,6 +139,7 @@ impl Limits {
         request: Duration::from_secs(30),
         write_stall: Duration::from_secs(30),
         streaming_paths: &[],
+        streaming_answers: &[],
     };
 
     /// The same limits, with as many connections and handshakes as the descriptors allow.
@@ -150,9 +154,14 @@ impl Limits {
         }
     }
 
-    /// Whether requests of this path stay open by design.
+    /// Whether bodies of requests of this path stay open by design.
     pub(super) fn is_streaming(&self, path: &str) -> bool {
         self.streaming_paths.contains(&path)
+    }
+
+    /// Whether answers to requests of this path stay open by design.
+    pub(super) fn has_streaming_answer(&self, path: &str) -> bool {
+        self.is_streaming(path) || self.streaming_answers.contains(&path)
     }
 }
 

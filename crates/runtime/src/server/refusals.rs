@@ -10,17 +10,12 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 /// The burst of an address, as a time of the rate.
 const BURST: Duration = Duration::from_secs(4);
 /// Addresses that are remembered before those without recent refusals are looked for.
 const REMEMBERED: usize = 1_024;
-/// Codes of gRPC by which a request is refused for what it is or whose it is: `INVALID_ARGUMENT`,
-/// `PERMISSION_DENIED`, `RESOURCE_EXHAUSTED`, `OUT_OF_RANGE`, `UNIMPLEMENTED`, `INTERNAL` (of messages
-/// that cannot be decoded), `UNAUTHENTICATED`. Others are answers, such as `NOT_FOUND`.
-const CODES: [&str; 7] = ["3", "7", "8", "11", "12", "13", "16"];
 
 /// The turns of all addresses.
 #[derive(Debug)]
@@ -56,12 +51,6 @@ impl Refusals {
         }
         end.checked_sub(BURST).filter(|turn| *turn > now)
     }
-}
-
-/// Whether an answer refuses its request. A gRPC error that follows messages does not.
-pub(super) fn is_refusal(status: StatusCode, headers: &HeaderMap) -> bool {
-    let code = headers.get("grpc-status").and_then(|code| code.to_str().ok());
-    status.is_client_error() || code.is_some_and(|code| CODES.contains(&code))
 }
 
 #[cfg(test)]
@@ -122,23 +111,5 @@ mod tests {
             busy.turn(other(number), now);
         }
         assert_eq!(busy.table.lock().unwrap().ends.len(), REMEMBERED + 1, "none is free yet");
-    }
-
-    #[test]
-    fn what_is_asked_for_and_absent_is_no_refusal() {
-        let with = |code: &str| {
-            HeaderMap::from_iter([(
-                axum::http::HeaderName::from_static("grpc-status"),
-                axum::http::HeaderValue::from_str(code).unwrap(),
-            )])
-        };
-        for code in ["0", "5", "6", "9", "10", "14"] {
-            assert!(!is_refusal(StatusCode::OK, &with(code)), "{code}");
-        }
-        for code in CODES {
-            assert!(is_refusal(StatusCode::OK, &with(code)), "{code}");
-        }
-        assert!(is_refusal(StatusCode::PAYLOAD_TOO_LARGE, &HeaderMap::new()));
-        assert!(!is_refusal(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()));
     }
 }

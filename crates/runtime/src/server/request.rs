@@ -20,7 +20,8 @@ use tower::ServiceExt as _;
 use super::activity::{Activity, OpenRequest};
 use super::bodies::{Account, Bodies, CHUNK};
 use super::limits::Limits;
-use super::refusals::{Refusals, is_refusal};
+use super::refusals::Refusals;
+use super::status::{is_refusal, shorten};
 use crate::metrics::server::Limit;
 use crate::metrics::server::Meter;
 
@@ -54,13 +55,15 @@ pub(super) async fn serve(
     let outgoing = Outgoing::default();
     request.extensions_mut().insert(outgoing.clone());
     let latest = Instant::now() + limits.request;
-    let is_streaming = limits.is_streaming(request.uri().path());
-    let open = begin(activity, (!is_streaming).then_some(latest), *streams, meter);
-    let response = if is_streaming {
+    let path = request.uri().path();
+    let (is_streaming, stays_open) = (limits.is_streaming(path), limits.has_streaming_answer(path));
+    let open = begin(activity, (!stays_open).then_some(latest), *streams, meter);
+    let mut response = if is_streaming {
         router.oneshot(request.map(Body::new)).await?
     } else {
         answer(router, request, &rules, latest).await?
     };
+    shorten(response.headers_mut());
     if is_refusal(response.status(), response.headers())
         && let Some(turn) = rules.refusals.turn(rules.address, Instant::now())
     {
@@ -70,7 +73,7 @@ pub(super) async fn serve(
     Ok(tracked(response, open, outgoing))
 }
 
-/// The answer to a request that is no stream, at that deadline at the latest.
+/// The answer to a request whose body is no stream; it begins at that deadline at the latest.
 async fn answer(
     router: Router,
     request: hyper::Request<Incoming>,
@@ -268,7 +271,13 @@ impl hyper::body::Body for Tracked {
             let (open, kept) = (self.open.clone(), self.outgoing.take());
             Bytes::from_owner(Chunk { bytes, _open: open, _kept: kept })
         };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(wrap))))
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = frame?.map_data(wrap);
+            if let Some(trailers) = frame.trailers_mut() {
+                shorten(trailers);
+            }
+            Ok(frame)
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

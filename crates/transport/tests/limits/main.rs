@@ -11,14 +11,18 @@
 mod refusals;
 mod unfinished;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::routing::{any, post};
+use hyper::body::Frame;
 use identity::{SpiffeId, TrustAnchors, TrustDomain};
 use runtime::Scope;
 use rustls::pki_types::ServerName;
@@ -51,8 +55,24 @@ fn router() -> Router {
         .route("/echo", post(async |body: Bytes| body.len().to_string()))
         .route("/never", any(std::future::pending::<StatusCode>))
         .route("/stream", any(std::future::pending::<StatusCode>))
+        .route("/feed", post(async |_: Bytes| Body::new(Feed)))
         .route("/huge", any(async || vec![0; HUGE]))
         .route("/panic", any(async || panicking()))
+}
+
+/// An answer that begins and never ends.
+struct Feed;
+
+impl hyper::body::Body for Feed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
 }
 
 fn panicking() -> StatusCode {
@@ -288,6 +308,34 @@ async fn a_request_that_takes_too_long_is_answered_in_the_clients_terms() {
     }
     assert!(answer.contains("grpc-status: 4\r\n"), "{answer}");
     assert_eq!(fixture.hits("request_deadline"), 2);
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_stays_open_has_the_limits_of_others_until_then() {
+    let limits = Limits {
+        body_bytes: 10,
+        request: SHORT,
+        idle: SHORT,
+        streaming_answers: &["/feed"],
+        ..Limits::default()
+    };
+    let fixture = Fixture::plain(limits).await;
+    let head =
+        |length| format!("POST /feed HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+    let too_large = head(11) + "01234567890";
+    assert_eq!(request_status(&mut fixture.connect().await, &too_large).await, 413);
+    let unfinished = head(10) + "012345678";
+    assert_eq!(request_status(&mut fixture.connect().await, &unfinished).await, 408);
+
+    let mut open = fixture.connect().await;
+    assert_eq!(request_status(&mut open, &(head(10) + "0123456789")).await, 200);
+    // A request and an idle connection that come later are ended.
+    assert_eq!(request_status(&mut fixture.connect().await, &get("/never")).await, 408);
+    let mut idle = fixture.connect().await;
+    assert!(is_served(&mut idle).await);
+    ended(&mut idle).await;
+    let none = open.try_read(&mut [0]).unwrap_err();
+    assert_eq!(none.kind(), std::io::ErrorKind::WouldBlock, "the answer stays open");
 }
 
 #[tokio::test]
