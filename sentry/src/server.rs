@@ -40,6 +40,8 @@ const MAX_WAITING: usize = 8192;
 /// Maximum size of a request. The largest legitimate one, with an RSA-4096 CSR, a token and 32
 /// audiences, has about 10 KiB.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Open requests of one address: one on each connection that it may have.
+const MAX_OPEN_PER_ADDRESS: usize = 5_120;
 /// Bytes of requests that are not complete yet, and of those from one address: 1,024 requests of usual
 /// size, each complete in milliseconds.
 const MAX_UNFINISHED_BYTES: usize = 32 * 1024 * 1024;
@@ -62,6 +64,7 @@ const ADMISSION_TIMEOUT: Duration = Duration::from_millis(2400);
 pub(crate) fn limits() -> Limits {
     Limits {
         body_bytes: MAX_REQUEST_BYTES + GRPC_HEADER_BYTES,
+        requests_per_peer: MAX_OPEN_PER_ADDRESS,
         unfinished_bytes: MAX_UNFINISHED_BYTES,
         unfinished_bytes_per_address: MAX_UNFINISHED_BYTES_PER_ADDRESS,
         stream_window_bytes: STREAM_WINDOW_BYTES,

@@ -49,5 +49,7 @@ mod tests {
         assert!(limits.app_requests >= replicas && limits.app_streams >= 7 * replicas);
         assert_eq!(transport::Limits::default().connections_per_identity, 2 * REPLICAS);
         assert!(limits.app_bytes * 2 <= limits.namespace_bytes);
+        let all = limits.app_requests + limits.app_streams;
+        assert!(all <= transport::Limits::default().requests_per_peer, "the port takes them");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
@@ -115,9 +116,13 @@ impl<H: Handshake> Shared<H> {
             let _ = stream.set_nodelay(true);
             let Some(peer) = self.shake_hands(stream, addr, accepted).await else { return };
             drop(handshake_slot);
-            let Ok(_identity_slot) = self.identify(&peer, &occupant, addr) else { return };
+            let Ok(identity_slot) = self.identify(&peer, &occupant, addr) else { return };
+            let requests = match &identity_slot {
+                Some(slot) => slot.requests.clone(),
+                None => slot.requests.clone(),
+            };
             let connection = Connection { addr, cut: cut.clone(), last };
-            self.http(peer, connection, accepted, occupant).await;
+            self.http(peer, connection, accepted, occupant, requests).await;
         };
         if cut.run_until_cancelled(work).await.is_none() {
             tracing::debug!(server = self.name, %addr, "connection was cut");
@@ -168,6 +173,7 @@ impl<H: Handshake> Shared<H> {
         handle: Connection,
         accepted: Instant,
         occupant: Arc<Occupant>,
+        requests: Arc<AtomicUsize>,
     ) {
         let Accepted { io, identity, authenticated } = peer;
         let (addr, last) = (handle.addr, handle.last.clone());
@@ -176,6 +182,7 @@ impl<H: Handshake> Shared<H> {
         let rules = Rules {
             address: addr.ip().to_canonical(),
             activity: activity.clone(),
+            requests,
             bodies: self.bodies.clone(),
             refusals: self.refusals.clone(),
             limits: self.limits,

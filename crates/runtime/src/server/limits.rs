@@ -37,6 +37,9 @@ pub struct Limits {
     /// TLS handshakes under way of one peer address; 2,560 by default: 2,000 sidecars that start
     /// at once behind one address, with a quarter for retries.
     pub handshakes_per_address: usize,
+    /// Open requests of one SPIFFE id over all its connections, or of one peer address where peers have
+    /// none; 20,480 by default: eight of each of 2,560 replicas of an application. Each takes some KiB.
+    pub requests_per_peer: usize,
     /// Bytes of the headers of one request; 16 KiB by default. The peers send less than 1 KiB. Counted
     /// when it is hit in HTTP/1.1; HTTP/2 answers 431 below our code.
     pub header_bytes: u32,
@@ -123,6 +126,7 @@ impl Limits {
         connections_per_identity: 5_120,
         handshakes: 4_096,
         handshakes_per_address: 2_560,
+        requests_per_peer: 20_480,
         header_bytes: 16 * 1024,
         body_bytes: 4 * 1024 * 1024,
         unfinished_bytes: 64 * 1024 * 1024,

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -37,6 +38,8 @@ const ROOM: i64 = CHUNK as i64;
 pub(super) struct Rules {
     pub(super) address: IpAddr,
     pub(super) activity: Arc<Activity>,
+    /// Open requests of the peer over all its connections.
+    pub(super) requests: Arc<AtomicUsize>,
     pub(super) bodies: Bodies,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: Limits,
@@ -58,7 +61,13 @@ pub(super) async fn serve(
     let path = request.uri().path();
     let (is_streaming, stays_open) = (limits.is_streaming(path), limits.has_streaming_answer(path));
     let open = begin(activity, (!stays_open).then_some(latest), *streams, meter);
-    let mut response = if is_streaming {
+    let mut counted = Counted::new(&rules.requests, limits.requests_per_peer);
+    let mut response = if counted.is_none() {
+        meter.hit(Limit::RequestsPerPeer);
+        let text = "this peer has as many requests open as it may";
+        let grpc = is_grpc(request.headers());
+        refusal(grpc, StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED, text)
+    } else if is_streaming {
         router.oneshot(request.map(Body::new)).await?
     } else {
         answer(router, request, &rules, latest).await?
@@ -68,9 +77,35 @@ pub(super) async fn serve(
         && let Some(turn) = rules.refusals.turn(rules.address, Instant::now())
     {
         meter.hit(Limit::Refusals);
+        counted = None; // what waits keeps no other request out
         tokio::time::sleep_until(turn.min(latest)).await;
     }
-    Ok(tracked(response, open, outgoing))
+    let open = Arc::new(Open { _request: open, _counted: counted });
+    Ok(response.map(|body| Body::new(Tracked { body, open, outgoing })))
+}
+
+/// One of the open requests of a peer; dropping it ends it.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// None beyond the limit.
+    fn new(open: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let before = open.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(open.clone());
+        (before < limit).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request until the peer has taken its answer.
+struct Open {
+    _request: OpenRequest,
+    _counted: Option<Counted>,
 }
 
 /// The answer to a request whose body is no stream; it begins at that deadline at the latest.
@@ -202,10 +237,6 @@ fn refusal(
     response
 }
 
-fn tracked(response: Response<Body>, open: OpenRequest, outgoing: Outgoing) -> Response<Body> {
-    response.map(|body| Body::new(Tracked { body, open: Arc::new(open), outgoing }))
-}
-
 /// An extension of every request: memory that its answer occupies until the peer has taken the
 /// bytes. Cheap to clone.
 ///
@@ -241,7 +272,7 @@ impl std::fmt::Debug for Outgoing {
 /// A frame of an answer. The request is open until the peer has taken it.
 struct Chunk {
     bytes: Bytes,
-    _open: Arc<OpenRequest>,
+    _open: Arc<Open>,
     _kept: Kept,
 }
 
@@ -254,7 +285,7 @@ impl AsRef<[u8]> for Chunk {
 /// The body of an answer. The request is open until it and its frames are dropped.
 struct Tracked {
     body: Body,
-    open: Arc<OpenRequest>,
+    open: Arc<Open>,
     outgoing: Outgoing,
 }
 

@@ -45,10 +45,17 @@ struct Table<K> {
     limit_per_peer: usize,
     total: usize,
     next: u64,
-    /// By peer and age.
-    peers: BTreeMap<K, BTreeMap<u64, Arc<Occupant>>>,
+    peers: BTreeMap<K, Peer>,
     /// Peers by number of slots.
     ranking: BTreeSet<(usize, K)>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// By age.
+    slots: BTreeMap<u64, Arc<Occupant>>,
+    /// Open requests of all.
+    requests: Arc<AtomicUsize>,
 }
 
 /// A slot that is held; dropping it frees it.
@@ -57,6 +64,8 @@ pub(super) struct Slot<K: Ord + Clone> {
     slots: Slots<K>,
     key: K,
     number: u64,
+    /// Open requests of the peer over all its connections.
+    pub(super) requests: Arc<AtomicUsize>,
     /// A connection was closed for this one.
     pub(super) evicted: bool,
 }
@@ -91,9 +100,9 @@ impl<K: Ord + Clone> Slots<K> {
         if evicted && !table.evict(held) {
             return Err(Full::Total);
         }
-        let number = table.insert(key.clone(), occupant);
+        let (number, requests) = table.insert(key.clone(), occupant);
         drop(table);
-        Ok(Slot { slots: self.clone(), key, number, evicted })
+        Ok(Slot { slots: self.clone(), key, number, requests, evicted })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table<K>> {
@@ -103,23 +112,23 @@ impl<K: Ord + Clone> Slots<K> {
 
 impl<K: Ord + Clone> Table<K> {
     fn held(&self, key: &K) -> usize {
-        self.peers.get(key).map_or(0, BTreeMap::len)
+        self.peers.get(key).map_or(0, |peer| peer.slots.len())
     }
 
-    fn insert(&mut self, key: K, occupant: Arc<Occupant>) -> u64 {
+    fn insert(&mut self, key: K, occupant: Arc<Occupant>) -> (u64, Arc<AtomicUsize>) {
         let number = self.next;
         self.next += 1;
         self.total += 1;
-        let slots = self.peers.entry(key.clone()).or_default();
+        let Peer { slots, requests } = self.peers.entry(key.clone()).or_default();
         slots.insert(number, occupant);
         self.ranking.remove(&(slots.len() - 1, key.clone()));
         self.ranking.insert((slots.len(), key));
-        number
+        (number, requests.clone())
     }
 
     /// Frees a slot; no effect if it is free already.
     fn remove(&mut self, key: &K, number: u64) {
-        let Some(slots) = self.peers.get_mut(key) else { return };
+        let Some(Peer { slots, .. }) = self.peers.get_mut(key) else { return };
         if slots.remove(&number).is_none() {
             return;
         }
@@ -137,7 +146,7 @@ impl<K: Ord + Clone> Table<K> {
     /// none.
     fn evict(&mut self, held: usize) -> bool {
         let idle = |key: &K| {
-            let slots = self.peers.get(key)?;
+            let slots = &self.peers.get(key)?.slots;
             let (number, occupant) = slots.iter().find(|(_, occupant)| occupant.is_idle())?;
             Some((key.clone(), *number, occupant.clone()))
         };
@@ -229,7 +238,7 @@ mod tests {
                 let table = slots.lock();
                 prop_assert_eq!(table.total, held.len());
                 prop_assert!(table.total <= 8);
-                let counted: BTreeSet<(usize, u8)> = table.peers.iter().map(|(k, s)| (s.len(), *k)).collect();
+                let counted: BTreeSet<(usize, u8)> = table.peers.iter().map(|(k, peer)| (peer.slots.len(), *k)).collect();
                 prop_assert!(counted.iter().all(|(count, _)| (1..=4).contains(count)));
                 prop_assert_eq!(&counted, &table.ranking);
             }

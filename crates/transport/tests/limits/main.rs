@@ -9,6 +9,7 @@
 )]
 
 mod refusals;
+mod requests;
 mod unfinished;
 
 use std::convert::Infallible;
