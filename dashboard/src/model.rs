@@ -30,6 +30,8 @@ use resource::Resource;
 
 /// Label `app` of the pods of placement (Dapr 1.18, chart).
 pub(crate) const PLACEMENT: &str = "dapr-placement-server";
+/// The same of the scheduler.
+pub(crate) const SCHEDULER: &str = "dapr-scheduler-server";
 
 /// Namespace and name.
 pub(crate) type Key = (String, String);

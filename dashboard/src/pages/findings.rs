@@ -1,20 +1,31 @@
 //! Findings, worst first, each with its remedy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use identity::{TrustAnchors, expiry_step};
 use jiff::Timestamp;
+use resources::images::minor;
+use resources::names;
 use serde::Serialize;
 
 use super::parts::Level;
 use super::words;
-use resources::images::minor;
-
-use crate::model::Snapshot;
-use resources::names;
+use crate::model::event::Event;
+use crate::model::pod::Pod;
+use crate::model::{PLACEMENT, SCHEDULER, Snapshot};
 
 /// Names that one finding lists.
 const NAMED: usize = 5;
+/// Services of the control plane, and whether every installation has pods of them: placement and the
+/// scheduler can be switched off.
+const SERVICES: [(&str, bool); 5] = [
+    ("dapr-operator", true),
+    ("dapr-sentry", true),
+    ("dapr-sidecar-injector", true),
+    (PLACEMENT, false),
+    (SCHEDULER, false),
+];
 
 /// Something that needs attention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,16 +54,16 @@ fn control_plane(snapshot: &Snapshot) -> Vec<Finding> {
     if !snapshot.pods.is_synced {
         return all;
     }
-    for service in ["dapr-operator", "dapr-sentry", "dapr-sidecar-injector"] {
+    for (service, is_required) in SERVICES {
         let pods: Vec<_> =
             snapshot.control_plane().filter(|p| p.app() == service && p.is_alive()).collect();
         let namespace = &snapshot.namespace;
-        if pods.is_empty() {
+        if pods.is_empty() && is_required {
             let remedy = format!(
                 "kubectl get deployment {service} -n {namespace}; install the chart if it is missing, and set --namespace if the control plane is elsewhere"
             );
             all.push(finding(Level::Error, format!("no pod of {service} in {namespace}"), remedy));
-        } else if !pods.iter().any(|pod| pod.is_ready()) {
+        } else if !pods.is_empty() && !pods.iter().any(|pod| pod.is_ready()) {
             let reason =
                 pods.iter().flat_map(|pod| &pod.containers).find_map(|c| c.waiting.clone());
             let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -97,7 +108,7 @@ fn root(snapshot: &Snapshot, now: Timestamp) -> Option<Finding> {
 
 fn sidecars(snapshot: &Snapshot) -> Vec<Finding> {
     let mut all = Vec::new();
-    let named = |wanted: &dyn Fn(&crate::model::pod::Pod) -> bool| {
+    let named = |wanted: &dyn Fn(&Pod) -> bool| {
         let pods = snapshot.app_pods().filter(|pod| pod.is_alive() && wanted(pod));
         pods.map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect::<Vec<_>>()
     };
@@ -143,7 +154,7 @@ fn resources(snapshot: &Snapshot) -> Vec<Finding> {
     let mut all = Vec::new();
     for (kind, watched) in &snapshot.resources {
         for resource in watched.iter() {
-            let about = |event: &&std::sync::Arc<crate::model::event::Event>| {
+            let about = |event: &&Arc<Event>| {
                 event.is_warning && event.is_about(kind.name(), &resource.namespace, &resource.name)
             };
             for event in snapshot.events.iter().filter(about) {
@@ -161,5 +172,46 @@ fn some(names: &[String]) -> String {
     match names.len().saturating_sub(NAMED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A pod of the control plane.
+    fn pod(service: &str, is_ready: bool) -> Value {
+        json!({
+            "metadata": {"namespace": "dapr-system", "name": format!("{service}-0"),
+                "labels": {"app": service, "app.kubernetes.io/part-of": "dapr"}},
+            "spec": {"containers": [{"name": service, "image": "dapr:1.18.3"}]},
+            "status": {"phase": "Running", "containerStatuses": [{"name": service, "ready": is_ready}]},
+        })
+    }
+
+    fn found(ready: &[(&str, bool)]) -> Vec<String> {
+        let pods = ready.iter().map(|(service, is_ready)| pod(service, *is_ready));
+        let found = findings(&Snapshot::of_pods(pods), Timestamp::UNIX_EPOCH);
+        found.into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn a_service_without_a_ready_pod_needs_attention() {
+        let all = SERVICES.map(|(service, _)| (service, true));
+        assert_eq!(found(&all), [""; 0]);
+        for lost in 0..all.len() {
+            let mut all = all;
+            all[lost].1 = false;
+            assert_eq!(found(&all), [format!("{} is not ready", all[lost].0)]);
+        }
+    }
+
+    #[test]
+    fn placement_and_the_scheduler_may_be_absent() {
+        let all = SERVICES.map(|(service, _)| (service, true));
+        assert_eq!(found(&all[..3]), [""; 0]);
+        assert_eq!(found(&all[1..]), ["no pod of dapr-operator in dapr-system"]);
     }
 }

@@ -13,7 +13,7 @@ use super::Site;
 use super::parts::{Filter, Level, badge, facts, hint, notice, section, table};
 use super::words;
 use crate::html::{Html, text};
-use crate::model::Snapshot;
+use crate::model::{SCHEDULER, Snapshot};
 use crate::peers::answers::{METRICS, SCHEDULER_JOBS};
 use crate::peers::samples::samples;
 use crate::peers::{Answer, Question};
@@ -24,8 +24,6 @@ use groups::Groups;
 const METRICS_PORT: u16 = 9090;
 /// Prefix of the names of the scheduler's own metrics (Dapr 1.18).
 const PREFIX: &str = "dapr_scheduler_";
-/// Label `app` of the scheduler's pods (Dapr 1.18, chart).
-const SCHEDULER: &str = "dapr-scheduler-server";
 /// Replicas that are asked; the page says how many answered.
 const MAX_ASKED: usize = 9;
 /// Gauges of times in seconds since 1970, of our scheduler.
