@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{size::Size, target::Target};
+use crate::size::Size;
+use crate::target::Target;
 
 /// Measures the services against the reference control plane.
 #[derive(Debug, Parser)]

@@ -4,19 +4,15 @@ use anyhow::{Context as _, Result, ensure};
 use blackbox::progress::{say, step};
 use runtime::clock::monotonic;
 
-use crate::{
-    environment::programs::Programs,
-    flags::{Flags, Run, Task},
-    report::growth,
-    report::machine::Machine,
-    report::merge,
-    report::results::{self, Results, ScenarioResults},
-    report::stats,
-    report::text::{self, Rows},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size},
-    scenarios::registry,
-    target::Target,
-};
+use crate::environment::programs::Programs;
+use crate::flags::{Flags, Run, Task};
+use crate::report::machine::Machine;
+use crate::report::results::{self, Results, ScenarioResults};
+use crate::report::text::{self, Rows};
+use crate::report::{growth, merge, stats};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size};
+use crate::scenarios::registry;
+use crate::target::Target;
 
 /// Runs the task of the command line.
 ///

@@ -4,8 +4,10 @@ use anyhow::{Result, bail};
 use blackbox::Service;
 use serde::{Deserialize, Serialize};
 
-use crate::{environment::programs::Programs, target::Target};
-pub use crate::{side::Side, size::Size};
+use crate::environment::programs::Programs;
+pub use crate::side::Side;
+pub use crate::size::Size;
+use crate::target::Target;
 
 /// The unit of a reading; it decides whether more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,14 +1,13 @@
 //! A service that runs already, for the load of one row.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::{environment::authority::Authority, size::Size};
+use crate::environment::authority::Authority;
+use crate::size::Size;
 
 /// A running service and how to reach it.
 #[derive(Clone, Debug, Args)]

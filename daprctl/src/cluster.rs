@@ -12,7 +12,8 @@ use futures::future::{join_all, try_join};
 use http::HeaderMap;
 use identity::stored::{PartNames, Stored};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use resources::{GROUP, annotations::ANNOTATION_ROTATION_STAGE, names};
+use resources::annotations::ANNOTATION_ROTATION_STAGE;
+use resources::{GROUP, names};
 use runtime::clock;
 use serde_json::{Value, json};
 

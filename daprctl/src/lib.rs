@@ -38,7 +38,8 @@ pub use config::{
 };
 pub use documents::ManError;
 pub use error::CommandError;
-pub use facts::{Mode, answers::Ask};
+pub use facts::Mode;
+pub use facts::answers::Ask;
 pub use jobs::{FileError, JobsError, JobsFlags};
 
 use std::time::Duration;

@@ -1,18 +1,17 @@
 //! Runs a target on its seeds and on mutations of them.
-use std::{
-    collections::hash_map::DefaultHasher,
-    fs,
-    hash::{Hash as _, Hasher as _},
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
 use testkit::Choice;
 
-use crate::{mutation::mutate, targets::Target};
+use crate::mutation::mutate;
+use crate::targets::Target;
 
 /// The end of a run.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! An installation with the chart's defaults, for the targets of the injector.
+use sidecar_injector::offline::{Offline, PodResult, Remark, Source};
 use sidecar_injector::{
     Actors, AllowList, AllowedUsers, ControlPlane, Defaults, InjectionContext, NamespacePolicy,
     NativeDefault, Platform, Review, Security, Settings,
-    offline::{Offline, PodResult, Remark, Source},
 };
 
 const ANCHORS: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";

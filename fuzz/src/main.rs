@@ -1,5 +1,6 @@
 //! Runs the fuzz targets for a time. Exit code 1 when one panicked.
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;

@@ -1,9 +1,9 @@
 //! The fuzz targets.
 use std::time::Duration;
 
+use identity::stored::{Published, Stored, plan};
 use identity::{
     BundlePem, CertChain, Csr, Expected, JwkSet, PrivateKey, SpiffeId, TrustAnchors, TrustDomain,
-    stored::{Published, Stored, plan},
     verify_svid, verify_token,
 };
 use jiff::Timestamp;

@@ -8,33 +8,25 @@ pub(crate) mod report;
 mod templates;
 pub(crate) mod watch;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::{
-    api::core::v1::{Pod, Secret, Service},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+    Preconditions,
 };
-use kube::{
-    Api, Client, Resource,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
-        Preconditions,
-    },
-    core::{NamespaceResourceScope, ObjectMeta, PartialObjectMeta},
-};
-use kubernetes::{FIELD_MANAGER, WatchEvent, WatchOptions, Watcher, api_text};
+use kube::core::{NamespaceResourceScope, ObjectMeta, PartialObjectMeta};
+use kube::{Api, Client, Resource};
+use kubernetes::{FIELD_MANAGER, ObjectKey, WatchEvent, WatchOptions, Watcher, api_text};
 use resources::{Configuration, CustomResource, GROUP, names};
 use serde_json::Value;
 
-use crate::{
-    metrics::CrdCheck,
-    secrets::{
-        reads::{Outcome, SecretReads},
-        resolution::{FetchError, Fetched},
-    },
-};
-use kubernetes::ObjectKey;
+use crate::metrics::CrdCheck;
+use crate::secrets::reads::{Outcome, SecretReads};
+use crate::secrets::resolution::{FetchError, Fetched};
 
 /// Objects of one page of a list: a workload has some kilobytes.
 const LIST_PAGE: u32 = 500;

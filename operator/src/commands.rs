@@ -7,7 +7,9 @@ pub mod self_test;
 
 use clap::{Parser, Subcommand};
 
-use self::{apply_crds::ApplyFlags, scheduler_check::SchedulerFlags, self_test::SelfTestFlags};
+use self::apply_crds::ApplyFlags;
+use self::scheduler_check::SchedulerFlags;
+use self::self_test::SelfTestFlags;
 
 /// The names of the commands; without one the image runs the operator.
 pub const WORDS: [&str; 3] = ["apply-crds", "check-scheduler", "self-test"];

@@ -1,17 +1,14 @@
 //! Flags and environment of the operator, raw and checked.
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use kubernetes::KubeFlags;
-use runtime::{
-    ProcessFlags,
-    flags::{go_bool, go_duration},
-};
+use runtime::ProcessFlags;
+use runtime::flags::{go_bool, go_duration};
 
-use crate::{
-    services::workload::WorkloadKind,
-    watchdog::{Options, OwnerKinds, OwnerKindsError, WatchInterval},
-};
+use crate::services::workload::WorkloadKind;
+use crate::watchdog::{Options, OwnerKinds, OwnerKindsError, WatchInterval};
 
 /// Shortest interval of the watchdog (Dapr 1.18).
 const SHORTEST_WATCH_INTERVAL: Duration = Duration::from_secs(1);

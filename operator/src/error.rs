@@ -2,9 +2,11 @@
 use std::io;
 
 use identity::SpiffeError;
-use kubernetes::{ClientError, lease::LeaseError};
+use kubernetes::ClientError;
+use kubernetes::lease::LeaseError;
 use runtime::{ListenError, RootUserError};
-use transport::{svid, tls::TlsError};
+use transport::svid;
+use transport::tls::TlsError;
 
 /// Why the operator does not start.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,11 @@
 //! The operator's process, and the commands that the chart runs from its image.
 use std::process::ExitCode;
 
-use operator::{
-    Environment, Flags,
-    commands::{
-        self, Command,
-        apply_crds::{self, ApplyFlags},
-        scheduler_check::{self, SchedulerFlags},
-        self_test::{self, SelfTestFlags},
-    },
-    namespace,
-};
+use operator::commands::apply_crds::{self, ApplyFlags};
+use operator::commands::scheduler_check::{self, SchedulerFlags};
+use operator::commands::self_test::{self, SelfTestFlags};
+use operator::commands::{self, Command};
+use operator::{Environment, Flags, namespace};
 
 #[global_allocator]
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,5 +1,6 @@
 //! The metrics of the operator, except those of the caches.
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use proto::operator::ResourceEventType;

@@ -18,10 +18,8 @@ pub(crate) mod pod_state;
 pub(crate) mod pod_tracker;
 pub(crate) mod rate_limiter;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::{DynamicObject, ObjectMeta};
@@ -30,20 +28,15 @@ use resources::injection::{self, Selection};
 use runtime::clock;
 use tokio::sync::{Notify, watch};
 
+use self::cluster::{InjectionUnverified, PodClient};
 pub(crate) use self::owner_kinds::{OwnerKinds, OwnerKindsError};
-use self::{
-    cluster::{InjectionUnverified, PodClient},
-    pod_state::{PodState, classify},
-    pod_tracker::{Candidate, NextStep, PodOwner, PodTracker},
-    rate_limiter::RateLimiter,
-};
-use crate::{
-    cache::store::SyncState,
-    cluster::Cluster,
-    cluster::leader,
-    cluster::report::Reports,
-    metrics::{Metrics, Pass},
-};
+use self::pod_state::{PodState, classify};
+use self::pod_tracker::{Candidate, NextStep, PodOwner, PodTracker};
+use self::rate_limiter::RateLimiter;
+use crate::cache::store::SyncState;
+use crate::cluster::report::Reports;
+use crate::cluster::{Cluster, leader};
+use crate::metrics::{Metrics, Pass};
 
 /// Delay before a failed pass is retried (Dapr 1.18).
 const RETRY: Duration = Duration::from_secs(5);

@@ -3,53 +3,46 @@
 pub mod fuzzing;
 pub(crate) mod in_process;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use identity::{KeyKind, TrustDomain};
-use kubernetes::{
-    Precedence, Recorder, WatchEvent, api_text,
-    lease::{self, LeaseError, LeaseOptions, Timing},
-};
+use kubernetes::lease::{self, LeaseError, LeaseOptions, Timing};
+use kubernetes::{ObjectKey, Precedence, Recorder, WatchEvent, api_text};
 use proto::operator::operator_server::OperatorServer;
 use resources::Configuration;
 use runtime::{LimitMeter, ReadyGuard, Scope};
-use tokio::{net::TcpListener, sync::watch};
-use transport::{
-    Keepalive, Limits, Server, Svid,
-    anchors::AnchorSource,
-    svid::{self, Mode},
-    tls::{self, Alpn, ClientAuth, TlsError},
-};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use transport::anchors::AnchorSource;
+use transport::svid::{self, Mode};
+use transport::tls::{self, Alpn, ClientAuth, TlsError};
+use transport::{Keepalive, Limits, Server, Svid};
 
-use crate::{
-    advice::advisor,
-    api::{
-        budget::Budget,
-        cache_gauges,
-        context::{Context, Stores},
-        gated_rules::GatedRules,
-        limits::ApiLimits,
-        missed_updates::MissedUpdates,
-        open_calls::OpenCalls,
-        secret_push,
-        server::OperatorApi,
-    },
-    cache::store::{Store, SyncState},
-    cluster::Cluster,
-    cluster::report::Reports,
-    cluster::watch::handle_events,
-    config::Config,
-    definitions::{
-        columns::{EnabledColumns, controller::ColumnsController},
-        subscriptions::{crd_controller::CrdController, webhook},
-    },
-    error::{ConfigurationError, RunError},
-    metrics::Metrics,
-    secrets::resolution::ServedKind,
-    services::{mtls, reconciler::Reconciler},
-    watchdog::{WatchInterval, Watchdog},
-};
-use kubernetes::ObjectKey;
+use crate::advice::advisor;
+use crate::api::budget::Budget;
+use crate::api::context::{Context, Stores};
+use crate::api::gated_rules::GatedRules;
+use crate::api::limits::ApiLimits;
+use crate::api::missed_updates::MissedUpdates;
+use crate::api::open_calls::OpenCalls;
+use crate::api::server::OperatorApi;
+use crate::api::{cache_gauges, secret_push};
+use crate::cache::store::{Store, SyncState};
+use crate::cluster::Cluster;
+use crate::cluster::report::Reports;
+use crate::cluster::watch::handle_events;
+use crate::config::Config;
+use crate::definitions::columns::EnabledColumns;
+use crate::definitions::columns::controller::ColumnsController;
+use crate::definitions::subscriptions::crd_controller::CrdController;
+use crate::definitions::subscriptions::webhook;
+use crate::error::{ConfigurationError, RunError};
+use crate::metrics::Metrics;
+use crate::secrets::resolution::ServedKind;
+use crate::services::mtls;
+use crate::services::reconciler::Reconciler;
+use crate::watchdog::{WatchInterval, Watchdog};
 
 /// App id in the operator's SPIFFE id (Dapr 1.18).
 const APP_ID: &str = "dapr-operator";

@@ -6,9 +6,8 @@ use std::time::Duration;
 use resources::annotations::is_truthy;
 use runtime::flags::{go_bool, go_duration};
 use runtime::{ProcessFlags, environment};
-use transport::Keepalive;
 use transport::flags::{IdentityFlags, TrustDomainError};
-use transport::svid;
+use transport::{Keepalive, svid};
 
 use crate::election::{Cluster, Elector};
 use crate::rounds::event::Rules;
@@ -223,10 +222,11 @@ fn peers(entries: &[String]) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
     use rstest::rstest;
     use transport::svid::Mode;
+
+    use super::*;
 
     fn flags(args: &[&str]) -> Flags {
         Flags::try_parse_from(std::iter::once("placement").chain(args.iter().copied())).unwrap()

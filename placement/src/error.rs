@@ -3,7 +3,8 @@
 use std::io;
 
 use runtime::{ListenError, RootUserError};
-use transport::{svid, tls::TlsError};
+use transport::svid;
+use transport::tls::TlsError;
 
 use crate::election::ElectionError;
 

@@ -4,20 +4,14 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use proto::placement::{Host, PlacementOrder};
 
-use crate::{
-    rounds::{
-        encoding::Encoding,
-        event::{Effect, Event, Rules},
-        membership::Membership,
-        message::{Message, StreamId},
-        table::{MAX_TABLE_BYTES, ORDER_OVERHEAD},
-    },
-    streams::{
-        admit::{Access, Admission},
-        limits::MAX_MESSAGE_BYTES,
-        wire::{self, Format},
-    },
-};
+use crate::rounds::encoding::Encoding;
+use crate::rounds::event::{Effect, Event, Rules};
+use crate::rounds::membership::Membership;
+use crate::rounds::message::{Message, StreamId};
+use crate::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD};
+use crate::streams::admit::{Access, Admission};
+use crate::streams::limits::MAX_MESSAGE_BYTES;
+use crate::streams::wire::{self, Format};
 
 /// Streams that take part.
 const STREAMS: usize = 4;

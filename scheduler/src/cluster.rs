@@ -3,13 +3,15 @@
 
 mod namespaces;
 
-use std::{future::Future, sync::Arc};
+use std::future::Future;
+use std::sync::Arc;
 
 use kubernetes::{BundleReader, ClientError, Precedence};
 use runtime::{BoxError, ReadyGuard};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, store::Store};
+use crate::config::Config;
+use crate::store::Store;
 
 /// The connection to the API server.
 pub(crate) struct Cluster {

@@ -187,9 +187,10 @@ fn ensure(holds: bool, error: ConfigError) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
     use rstest::rstest;
+
+    use super::*;
 
     fn flags(args: &[&str]) -> Flags {
         Flags::try_parse_from(std::iter::once("scheduler").chain(args.iter().copied())).unwrap()

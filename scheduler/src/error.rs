@@ -76,9 +76,10 @@ impl From<Refusal> for Status {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use tonic::Code;
+
+    use super::*;
 
     #[rstest]
     #[case(Refusal::Incomplete, Code::InvalidArgument, "missing namespace or appID in request")]

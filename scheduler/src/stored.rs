@@ -247,9 +247,10 @@ pub(crate) fn job_due(due_time: &str) -> crate::store::Record {
 
 #[cfg(test)]
 mod tests {
+    use scheduler::{JobTargetMetadata, KnownMetadata, TargetActorReminder};
+
     use super::*;
     use crate::schedule::{self, Spec};
-    use scheduler::{JobTargetMetadata, KnownMetadata, TargetActorReminder};
 
     fn metadata() -> JobMetadata {
         let actor = TargetActorReminder { id: "a||b".into(), r#type: "cat".into() };

@@ -237,12 +237,13 @@ fn key_kind(name: &str) -> Result<KeyKind, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::path::Path;
 
     use clap::Parser as _;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn config(args: &[&str]) -> Result<Config, ConfigError> {
         Flags::try_parse_from(["sentry"].iter().chain(args)).unwrap().into_config()

@@ -93,8 +93,9 @@ fn authn_status(e: &AuthnError) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tonic::Code;
+
+    use super::*;
 
     #[test]
     fn transient_failures_are_retried_by_clients() {

@@ -4,11 +4,9 @@ use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use prost::Message as _;
 use proto::sentry::SignCertificateRequest;
 
-use crate::authn::{
-    EnabledValidators,
-    pod_identity::{TokenOwner, claims_json},
-    request::SignRequest,
-};
+use crate::authn::EnabledValidators;
+use crate::authn::pod_identity::{TokenOwner, claims_json};
+use crate::authn::request::SignRequest;
 
 /// A `SignCertificateRequest` and the signing request in it.
 pub fn sign_request(data: &[u8]) {

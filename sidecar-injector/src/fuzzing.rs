@@ -1,8 +1,7 @@
 //! Entry point of the fuzz target for small texts in annotations and flags.
-use crate::{
-    admission::glob::Glob,
-    pod::{quantity::is_quantity, user_env},
-};
+use crate::admission::glob::Glob;
+use crate::pod::quantity::is_quantity;
+use crate::pod::user_env;
 
 /// Quantities, `dapr.io/env`, `dapr.io/env-from-secret` and globs.
 pub fn texts(text: &str) {

@@ -18,8 +18,7 @@ mod view;
 mod warning;
 
 pub(crate) use annotations::{AnnotationReader, Problem, quoted};
-pub(crate) use app_id::AppId;
-pub(crate) use app_id::AppIdError;
+pub(crate) use app_id::{AppId, AppIdError};
 pub(crate) use decode::{MAX_VALUES, deserialize, has_too_many_values};
 pub use defaults::Defaults;
 pub(crate) use defaults::{BadDefaults, DefaultLayers};
@@ -30,6 +29,5 @@ pub(crate) use quantity::is_quantity;
 pub(crate) use spelling::{UNKNOWN_ANNOTATION, unknown_annotations};
 pub(crate) use user_env::{PlainVar, SecretVar, parse_from_secret, parse_plain};
 pub use view::PodView;
-pub(crate) use view::{API_TOKEN_DIRECTORY, BadShape};
-pub(crate) use view::{ContainerView, Owner};
+pub(crate) use view::{API_TOKEN_DIRECTORY, BadShape, ContainerView, Owner};
 pub use warning::Warning;

@@ -2,15 +2,14 @@
 //! with the chart's roles and policies, and whether it leads to the key of the CA.
 
 use anyhow::{Result, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use blackbox::{ApiCluster, Deadline, until};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::{
-    cluster::{alone, api, clean},
-    helm::{NAMESPACE, Objects, REGISTRY, template_with},
-};
+use crate::cluster::{alone, api, clean};
+use crate::helm::{NAMESPACE, Objects, REGISTRY, template_with};
 
 /// A certificate that the API server accepts in a caBundle.
 const CA: &str = include_str!("../fixtures/chart/webhook-ca.pem");

@@ -2,9 +2,8 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{
-    ApiCluster, ApiClusterOptions, Deadline, Scratch, accounts::kubeconfig, apply_crds, until,
-};
+use blackbox::accounts::kubeconfig;
+use blackbox::{ApiCluster, ApiClusterOptions, Deadline, Scratch, apply_crds, until};
 use serde_json::{Value, json};
 
 use crate::helm::{NAMESPACE, Objects, folder};

@@ -5,10 +5,8 @@ use anyhow::{Context as _, Result};
 use blackbox::{ApiCluster, Deadline, until};
 use serde_json::{Value, json};
 
-use crate::{
-    cluster::{alone, api},
-    helm::{REGISTRY, template},
-};
+use crate::cluster::{alone, api};
+use crate::helm::{REGISTRY, template};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Decision {

@@ -1,6 +1,8 @@
 //! Rendering with the real Helm, and access to the result.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{Tool, environment, process};

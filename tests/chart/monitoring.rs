@@ -1,6 +1,8 @@
 //! Alerts and dashboard use metrics that the services export.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{Service, environment};

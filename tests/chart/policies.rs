@@ -8,10 +8,8 @@ use anyhow::Result;
 use blackbox::{ApiCluster, Deadline, until};
 use serde_json::{Value, json};
 
-use crate::{
-    cluster::{alone, api},
-    helm::{Objects, REGISTRY, template},
-};
+use crate::cluster::{alone, api};
+use crate::helm::{Objects, REGISTRY, template};
 
 fn object(kind: &str, version: &str, spec: &Value) -> Value {
     json!({"apiVersion": format!("dapr.io/{version}"), "kind": kind,

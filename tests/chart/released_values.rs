@@ -1,12 +1,10 @@
 //! The default values of each release of Dapr's chart (`tests/fixtures/released-values`), which
 //! `helm upgrade --reuse-values` brings to ours.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{Scratch, Tool, environment, module_folder, process, tools};

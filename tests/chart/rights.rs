@@ -3,13 +3,13 @@
 //! exception is listed here.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::accounts::{bound_token, kubeconfig};
 use blackbox::{
-    ApiCluster, Deadline, Process, Scratch, Service, Spawn,
-    accounts::{bound_token, kubeconfig},
-    build_binary, environment, until,
+    ApiCluster, Deadline, Process, Scratch, Service, Spawn, build_binary, environment, until,
 };
 use rstest::rstest;
 use serde_json::{Value, json};

@@ -4,7 +4,8 @@ mod examples;
 pub(crate) mod foreign_values;
 mod gitops;
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use blackbox::{Scratch, environment};

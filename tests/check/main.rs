@@ -4,6 +4,9 @@
 
 mod fixture;
 
+use std::process::Command;
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,8 +18,6 @@ use blackbox::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::process::Command;
-use std::time::Duration;
 use testkit::ca::Ca;
 
 use fixture::{Installed, Run, START, beat, node, run};

@@ -4,9 +4,10 @@
 mod dashboard;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::bundle::Bundle;
 use blackbox::{
     ACTOR_STATE, ActorApp, DaprCli, Deadline, Process, Scratch, Service, Spawn, Tool,
-    build_dashboard, bundle::Bundle, environment, http, process, until,
+    build_dashboard, environment, http, process, until,
 };
 
 /// Enough for a process to start on a busy machine.

@@ -5,7 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use blackbox::demo::{CONTROL_PLANE, Demo, dashboard::Dashboard};
+use blackbox::demo::dashboard::Dashboard;
+use blackbox::demo::{CONTROL_PLANE, Demo};
 use blackbox::{Scratch, build_daprctl, environment, process};
 use serde_json::json;
 

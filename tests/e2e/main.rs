@@ -6,10 +6,8 @@
 mod dashboard;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::demo::{
-    self, CONTROL_PLANE, Demo, SERVICES,
-    tour::{Observers, Tour},
-};
+use blackbox::demo::tour::{Observers, Tour};
+use blackbox::demo::{self, CONTROL_PLANE, Demo, SERVICES};
 use blackbox::progress::{say, step};
 use blackbox::{DaprCli, Deadline, NodeCluster, build_daprctl, environment, image_profile, until};
 use serde_json::Value;

@@ -11,13 +11,11 @@
 
 mod services;
 
-use std::{
-    io::{self, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use blackbox::{http, soon, until};
 use rstest::rstest;

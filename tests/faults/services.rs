@@ -1,16 +1,15 @@
 //! The services as processes in a shell of their own. Operator and injector have an API server and a
 //! sentry beside them, which no fault meets.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    time::Duration,
-};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
 
+use blackbox::injector_fixture::registration_without_rules;
 use blackbox::{
-    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http,
-    injector_fixture::registration_without_rules, movable_clock, soon, until,
+    ApiCluster, Ports, Process, Scratch, Spawn, build_binary, environment, http, movable_clock,
+    soon, until,
 };
 
 /// Time in which a process that is not stopped answers.

@@ -5,22 +5,19 @@
 //! A test that shares a fixture writes only into namespaces of its own and stops nothing. A test that
 //! is run by itself starts the fixture in its own process.
 
-use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, BufReader, ErrorKind, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
-    process::{Child, ExitStatus},
-    thread,
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
-    ApiCluster, InjectorFixture, OperatorFixture, Scratch, environment, injector_fixture::Rights,
-    progress::say,
-};
+use crate::injector_fixture::Rights;
+use crate::progress::say;
+use crate::{ApiCluster, InjectorFixture, OperatorFixture, Scratch, environment};
 
 /// The variable with the socket of the [`Host`].
 pub const SOCKET: &str = "TRILBY_COMMON";

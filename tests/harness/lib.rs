@@ -24,50 +24,35 @@ pub mod operator_fixture;
 mod peers;
 mod programs;
 
-pub use cluster::{
-    api_cluster::{ApiCluster, ApiClusterOptions, Backup},
-    client::Cluster,
-    control_plane,
-    local_api::LocalApi,
-    node_cluster::{self, NodeCluster},
-};
+pub use cluster::api_cluster::{ApiCluster, ApiClusterOptions, Backup};
+pub use cluster::client::Cluster;
+pub use cluster::control_plane;
+pub use cluster::local_api::LocalApi;
+pub use cluster::node_cluster::{self, NodeCluster};
+pub use images::architecture::Architecture;
+pub use images::image::{self, Image};
 pub use images::{
-    architecture::Architecture,
-    bundle, chart_repo,
-    image::{self, Image},
-    krew, peer_images, provenance, registry, reproducible, sbom, signing,
+    bundle, chart_repo, krew, peer_images, provenance, registry, reproducible, sbom, signing,
 };
 pub use injector_fixture::InjectorFixture;
-pub use machine::{
-    browser,
-    clock::movable_clock,
-    environment, http, packages,
-    ports::Ports,
-    process::{self, Lifetime, Process, Spawn},
-    procfs, progress,
-    scratch::Scratch,
-    wait::{Deadline, soon, until},
-    web,
-};
+pub use machine::clock::movable_clock;
+pub use machine::ports::Ports;
+pub use machine::process::{self, Lifetime, Process, Spawn};
+pub use machine::scratch::Scratch;
+pub use machine::wait::{Deadline, soon, until};
+pub use machine::{browser, environment, http, packages, procfs, progress, web};
 pub use operator_fixture::OperatorFixture;
-pub use peers::{
-    accounts,
-    actor_app::{ActorApp, Executions},
-    admission,
-    dapr_cli::DaprCli,
-    daprd::{ACTOR_STATE, Daprd, DaprdBuilder},
-    redis::Redis,
-    reference,
-    subscriber_app::SubscriberApp,
-    trigger_app::{Trigger, TriggerApp},
+pub use peers::actor_app::{ActorApp, Executions};
+pub use peers::dapr_cli::DaprCli;
+pub use peers::daprd::{ACTOR_STATE, Daprd, DaprdBuilder};
+pub use peers::redis::Redis;
+pub use peers::subscriber_app::SubscriberApp;
+pub use peers::trigger_app::{Trigger, TriggerApp};
+pub use peers::{accounts, admission, reference};
+pub use programs::operator_commands::{KINDS, apply_crds, operator_command};
+pub use programs::service::{
+    Service, build_binary, build_daprctl, build_daprctl_for_windows, build_daprctl_static,
+    build_dashboard, build_dashboard_alone, build_dashboard_static, image_profile,
 };
-pub use programs::{
-    axe, module_folder,
-    operator_commands::{KINDS, apply_crds, operator_command},
-    sdks,
-    service::{
-        Service, build_binary, build_daprctl, build_daprctl_for_windows, build_daprctl_static,
-        build_dashboard, build_dashboard_alone, build_dashboard_static, image_profile,
-    },
-    tools::{self, Tool},
-};
+pub use programs::tools::{self, Tool};
+pub use programs::{axe, module_folder, sdks};

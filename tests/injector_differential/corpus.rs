@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use blackbox::admission::Decision;
 use blackbox::environment;
 use serde_json::{Map, Value, json};
+use testkit::Choice;
 
 use crate::compare::Outcome;
 use crate::differences::DIFFERENCES;
-use testkit::Choice;
-
 use crate::generator;
 use crate::sides::SETTINGS;
 

@@ -19,12 +19,12 @@ use blackbox::injector_fixture::Rights;
 use blackbox::{InjectorFixture, environment};
 use resources::annotations::POD;
 use serde_json::json;
+use testkit::Choice;
 
 use compare::{Outcome, compare};
 use corpus::{Corpus, Question};
 use differences::DIFFERENCES;
 use sides::{Processes, SETTINGS};
-use testkit::Choice;
 
 /// Minimum number of generated pods.
 const PODS: usize = 600;

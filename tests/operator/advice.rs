@@ -4,7 +4,8 @@ use std::fs;
 use blackbox::{environment, until};
 use serde_json::{Value, json};
 
-use crate::{component, fixture::Fixture, timeout, warnings};
+use crate::fixture::Fixture;
+use crate::{component, timeout, warnings};
 
 fn about(name: &str, spec: &Value, more: &Value) -> String {
     let mut object = json!({"apiVersion": "dapr.io/v1alpha1", "kind": "Component",

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use blackbox::until;
 use serde_json::{Value, json};
 
-use crate::{fixture::Fixture, timeout};
+use crate::fixture::Fixture;
+use crate::timeout;
 
 macro_rules! case {
     ($path:literal) => {

@@ -4,7 +4,8 @@ use blackbox::until;
 use proto::operator::{HttpEndpointUpdateRequest, ListHttpEndpointsRequest, ResourceEventType};
 use serde_json::{Value, json};
 
-use crate::{component, component_with_secret, fixture::Fixture, name, secret, timeout};
+use crate::fixture::Fixture;
+use crate::{component, component_with_secret, name, secret, timeout};
 
 fn endpoint(name: &str, secret: &str) -> String {
     format!(

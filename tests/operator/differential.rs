@@ -15,11 +15,9 @@
 //!
 //! Two cases are tested against this operator only, because the reference fails: a missing Secret (its
 //! stream stops) and an undecodable object (its whole kind stops).
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use blackbox::{KINDS, environment, until};
@@ -31,11 +29,8 @@ use proto::operator::{
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::{
-    comparable,
-    fixture::{Fixture, Sidecar, TIMEOUT},
-    name, pod_of, timeout,
-};
+use crate::fixture::{Fixture, Sidecar, TIMEOUT};
+use crate::{comparable, name, pod_of, timeout};
 use ResourceEventType::{Created, Deleted, Updated};
 
 /// Plural and name of an object.

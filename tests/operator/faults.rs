@@ -1,20 +1,17 @@
 //! The operator with an API server that is slow, unavailable, restored or limited: it continues to
 //! serve cached objects, and each change arrives once.
-use std::{thread, time::Duration};
+use std::thread;
+use std::time::Duration;
 
 use blackbox::{ApiCluster, KINDS, until};
 use proto::operator::ResourceEventType::{self, Created, Deleted, Updated};
 use serde_json::Value;
 use tonic::Code;
 
-use crate::{
-    component, component_with_secret,
-    fixture::proxy::{Fault, Proxy, RequestInfo},
-    fixture::{Fixture, Operator, Sidecar},
-    name, pod_of,
-    rights::{does_its_work, whole_operator},
-    secret, timeout,
-};
+use crate::fixture::proxy::{Fault, Proxy, RequestInfo};
+use crate::fixture::{Fixture, Operator, Sidecar};
+use crate::rights::{does_its_work, whole_operator};
+use crate::{component, component_with_secret, name, pod_of, secret, timeout};
 
 /// An operator that reaches the API server through this proxy.
 fn operator(fixture: &Fixture, name: &str, proxy: &Proxy) -> Operator {

@@ -1,11 +1,9 @@
 //! An API server, sentry and the operator, shared by the tests of this suite.
 pub(crate) mod proxy;
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 pub(crate) use blackbox::operator_fixture::SYSTEM;
@@ -20,7 +18,8 @@ use runtime::Scope;
 use testkit::ca::Ca;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use transport::{Svid, anchors::AnchorSource, svid};
+use transport::anchors::AnchorSource;
+use transport::{Svid, svid};
 
 /// Timeout of every wait.
 pub(crate) const TIMEOUT: u64 = 60;

@@ -3,7 +3,8 @@ use blackbox::until;
 use proto::operator::{ResourceEventType, WorkflowAccessPolicyUpdateRequest};
 use serde_json::{Value, json};
 
-use crate::{Sidecar, fixture::Fixture, timeout, warnings};
+use crate::fixture::Fixture;
+use crate::{Sidecar, timeout, warnings};
 
 /// A pod as the injector makes it.
 fn pod(app: &str, version: &str) -> Value {

@@ -3,16 +3,14 @@
 use std::collections::BTreeSet;
 
 use blackbox::{ApiCluster, soon, until};
-use proto::operator::{ComponentUpdateEvent, ResourceEventType::Created};
+use proto::operator::ComponentUpdateEvent;
+use proto::operator::ResourceEventType::Created;
 use serde_json::Value;
 use tonic::Streaming;
 
-use crate::{
-    deployment,
-    fixture::proxy::{Fault, Proxy},
-    fixture::{Fixture, Operator, Sidecar},
-    name, timeout,
-};
+use crate::fixture::proxy::{Fault, Proxy};
+use crate::fixture::{Fixture, Operator, Sidecar};
+use crate::{deployment, name, timeout};
 
 const LEASE: &str = "operator.dapr.io";
 const LEADER: &str = "dapr_operator_leader";

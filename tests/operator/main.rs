@@ -17,7 +17,8 @@ mod start;
 mod status;
 mod stored;
 
-use std::{fs, time::Duration};
+use std::fs;
+use std::time::Duration;
 
 use blackbox::{Deadline, environment, until};
 use bytes::Bytes;

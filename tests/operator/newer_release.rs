@@ -5,12 +5,9 @@ use blackbox::{ApiCluster, ApiClusterOptions, Scratch, apply_crds, environment, 
 use proto::operator::{ResourceEventType, WorkflowAccessPolicyUpdateRequest};
 use serde_json::{Map, Value, json};
 
-use crate::{
-    Sidecar,
-    fixture::{Fixture, SYSTEM},
-    gated_rules::rules,
-    timeout,
-};
+use crate::fixture::{Fixture, SYSTEM};
+use crate::gated_rules::rules;
+use crate::{Sidecar, timeout};
 
 const NAMESPACE: &str = "shop";
 /// A member of a future release, in the definition of every kind.

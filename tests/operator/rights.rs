@@ -6,12 +6,9 @@ use proto::operator::ResourceEventType::{Created, Updated};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::{
-    component, component_with_secret, deployment,
-    fixture::proxy::{Fault, Proxy},
-    fixture::{Fixture, Operator, SYSTEM},
-    name, secret, timeout,
-};
+use crate::fixture::proxy::{Fault, Proxy};
+use crate::fixture::{Fixture, Operator, SYSTEM};
+use crate::{component, component_with_secret, deployment, name, secret, timeout};
 
 /// The rights that the chart of Dapr 1.18.3 grants.
 const DAPR: &str = "

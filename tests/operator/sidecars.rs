@@ -5,11 +5,8 @@ use anyhow::Context as _;
 use blackbox::{Daprd, DaprdBuilder, Redis, SubscriberApp, Tool, http, soon, until};
 use serde_json::json;
 
-use crate::{
-    component, component_with_secret,
-    fixture::{self, Fixture, Operator},
-    pod_of, secret, timeout,
-};
+use crate::fixture::{self, Fixture, Operator};
+use crate::{component, component_with_secret, pod_of, secret, timeout};
 
 /// The official sidecar in Kubernetes mode, with the arguments of the injector.
 fn daprd(fixture: &Fixture, namespace: &str, operator_port: u16) -> DaprdBuilder {

@@ -1,22 +1,23 @@
 //! Flags, ports, readiness and trust anchors.
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use blackbox::{ApiCluster, Scratch, admission::AdmissionClient, environment, http, until};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use blackbox::admission::AdmissionClient;
+use blackbox::{ApiCluster, Scratch, environment, http, until};
+use proto::operator::ResourceEventType::{self, Created, Updated};
 use proto::operator::{
     ConfigurationUpdateEvent, McpServerUpdateEvent, McpServerUpdateRequest,
-    ResourceEventType::{self, Created, Updated},
     SubscriptionUpdateEvent, SubscriptionUpdateRequest,
 };
 use testkit::ca::Ca;
 use tonic::{Code, Streaming};
 
-use crate::{
-    component,
-    fixture::proxy::{Fault, Proxy},
-    fixture::{Fixture, Operator, SYSTEM, Sidecar},
-    name, pod_of, timeout,
-};
+use crate::fixture::proxy::{Fault, Proxy};
+use crate::fixture::{Fixture, Operator, SYSTEM, Sidecar};
+use crate::{component, name, pod_of, timeout};
 
 /// `rsaEncryption` in DER (RFC 8017).
 const RSA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];

@@ -1,20 +1,16 @@
 //! Status conditions of Components and the columns of every kind, which must be enabled.
-use std::{collections::BTreeSet, fs, sync::Mutex};
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Mutex;
 
 use blackbox::{ApiCluster, environment, until};
 use proto::operator::ResourceEventType;
 use serde_json::{Value, json};
 
-use crate::{
-    component, deployment,
-    fixture::{
-        Fixture,
-        proxy::{Fault, Proxy},
-    },
-    name,
-    rights::{as_the_charts_operator, whole_operator},
-    timeout,
-};
+use crate::fixture::Fixture;
+use crate::fixture::proxy::{Fault, Proxy};
+use crate::rights::{as_the_charts_operator, whole_operator};
+use crate::{component, deployment, name, timeout};
 
 /// The status of the condition `Ready` and its reason, for the generation that is stored.
 fn ready(fixture: &Fixture, namespace: &str, component: &str) -> Option<(String, String)> {

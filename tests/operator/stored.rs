@@ -4,11 +4,10 @@ use std::fs;
 use blackbox::{environment, until};
 use serde_json::json;
 
-use crate::{
-    fixture::{Fixture, proxy::Proxy},
-    rights::whole_operator,
-    timeout,
-};
+use crate::fixture::Fixture;
+use crate::fixture::proxy::Proxy;
+use crate::rights::whole_operator;
+use crate::timeout;
 
 const DEFINITION: &str = "subscriptions.dapr.io";
 

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use actor_ring::Ring;
 use blackbox::{Scratch, Spawn, Tool, build_binary, http, soon, until};
-use fixture::{Placement, Sentry, Sidecar};
 use proto::placement::Host;
 use proto::placement::placement_client::PlacementClient;
 use rustix::process::Signal;
 use tonic::Code;
 use tonic::transport::Endpoint;
+
+use fixture::{Placement, Sentry, Sidecar};
 
 /// Enough that each of a few hosts owns some.
 const ACTORS: usize = 24;

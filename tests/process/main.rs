@@ -1,11 +1,9 @@
 //! Behaviour shared by the programs of all services.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use std::{
-    fs,
-    net::{IpAddr, TcpListener, TcpStream},
-    path::Path,
-};
+use std::fs;
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::path::Path;
 
 use blackbox::{Deadline, Scratch, Service, Spawn, environment};
 use serde_json::Value;

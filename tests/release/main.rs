@@ -1,20 +1,17 @@
 //! What a release consists of, pushed to a registry of the test's own: one name for both
 //! processors, the same bytes each time, and values that pin them.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::krew::{self, Platform};
+use blackbox::signing::Signer;
 use blackbox::{
     Architecture, Deadline, Image, Process, Scratch, Service, Spawn, Tool, chart_repo, environment,
-    krew::{self, Platform},
-    process, provenance, registry,
-    signing::Signer,
-    until,
+    process, provenance, registry, until,
 };
 use serde_json::Value;
 

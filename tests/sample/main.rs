@@ -1,7 +1,8 @@
 //! The sample `deploy/samples/hello-kubernetes` without a cluster: its unmodified applications,
 //! each with an official sidecar, a real Redis with a password, and our placement.
 
-use std::{fs, path::PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{

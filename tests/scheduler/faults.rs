@@ -10,7 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{http, procfs::child_of, soon, until};
+use blackbox::procfs::child_of;
+use blackbox::{http, soon, until};
 use proto::etcd::etcdserverpb::kv_client::KvClient;
 use proto::etcd::etcdserverpb::{PutRequest, RangeRequest};
 use proto::scheduler::{KnownMetadata, ScheduleJobRequest};

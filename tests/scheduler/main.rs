@@ -20,9 +20,10 @@ mod workflow;
 use std::time::{Duration, SystemTime};
 
 use blackbox::{Tool, TriggerApp, http, soon, until};
-use processes::{Placement, Scheduler, Sidecar};
 use rustix::process::Signal;
 use serde_json::json;
+
+use processes::{Placement, Scheduler, Sidecar};
 
 fn schedule(sidecar: &Sidecar, name: &str, body: &serde_json::Value) {
     let path = format!("/v1.0-alpha1/jobs/{name}");

@@ -1,7 +1,8 @@
 //! CAs in the shapes that cert-manager stores (`tests/fixtures/cases/27-cert-manager-shapes`).
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-use std::{fs, process::Command};
+use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{Deadline, Scratch, environment, process, soon, until};

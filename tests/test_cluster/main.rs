@@ -1,12 +1,10 @@
 //! The test cluster itself: what the other suites rely on.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use blackbox::{
     ApiCluster, Cluster, Daprd, Deadline, NodeCluster, Redis, Scratch, peer_images, process, until,

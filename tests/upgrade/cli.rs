@@ -5,7 +5,8 @@ use blackbox::demo::{self, CONTROL_PLANE, Demo};
 use blackbox::progress::step;
 use blackbox::{DaprCli, Deadline, NodeCluster, until};
 
-use crate::{SCHEDULER, Side, TIMEOUT, settings, snapshot::Snapshot, wait_rolled_out};
+use crate::snapshot::Snapshot;
+use crate::{SCHEDULER, Side, TIMEOUT, settings, wait_rolled_out};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

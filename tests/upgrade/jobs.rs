@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::demo::Demo;
 use blackbox::progress::say;
-use blackbox::{Deadline, demo::Demo, until};
+use blackbox::{Deadline, until};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -18,7 +18,9 @@ use blackbox::progress::{say, step};
 use blackbox::{Deadline, NodeCluster, environment, image_profile, reference, until};
 use serde_json::{Value, json};
 
-use crate::{client::Report, snapshot::Snapshot, workflow::Workflow};
+use crate::client::Report;
+use crate::snapshot::Snapshot;
+use crate::workflow::Workflow;
 
 /// Seconds for a pod on a busy machine: its image is present, its sidecar needs a certificate.
 const TIMEOUT: u64 = 180;

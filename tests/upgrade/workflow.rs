@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::demo::Demo;
 use blackbox::progress::say;
-use blackbox::{Deadline, demo::Demo, until};
+use blackbox::{Deadline, until};
 use serde_json::{Value, json};
 
 use crate::TIMEOUT;

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: builds the benchmark with optimisation and replaces this process by it.
 
-use std::{os::unix::process::CommandExt as _, process::Command};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::environment;

@@ -1,14 +1,13 @@
 //! Programs that extend cargo, in the version that this workspace expects: from `PATH`, from the
 //! cache, or built into the cache on first use.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{environment, process, progress::step};
+use blackbox::progress::step;
+use blackbox::{environment, process};
 
 /// A package of crates.io with one program.
 #[derive(Debug, Clone, Copy)]

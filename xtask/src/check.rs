@@ -4,6 +4,7 @@
 mod chart_readme;
 pub(crate) mod docs;
 mod empty_docs;
+mod imports;
 pub(crate) mod layering;
 mod names;
 mod schemas;
@@ -18,7 +19,8 @@ use blackbox::progress::{say, step};
 use blackbox::{Service, Tool, environment};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, component_types};
+use crate::cargo_tool::CargoTool;
+use crate::component_types;
 
 const CHART_README: &str = "charts/dapr/README.md";
 
@@ -65,6 +67,7 @@ pub(crate) fn quick(tasks: BTreeSet<String>) -> Result<()> {
     step("layering", || layering::check(&environment::workspace()))?;
     step("names", || names::check(&environment::workspace(), docs::sources()))?;
     step("empty documentation", || empty_docs::check(&environment::workspace(), docs::sources()))?;
+    step("imports", || imports::check(&environment::workspace(), docs::sources()))?;
     step("sizes", || sizes::check(&environment::workspace(), docs::sources()))?;
     step("the chart's custom resources are those of crds/", chart_crds)?;
     step("the chart's README has its values", chart_readme)?;

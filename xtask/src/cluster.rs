@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use blackbox::{
-    Cluster, LocalApi, NodeCluster, Tool, environment,
-    progress::{say, step},
-    tools,
-};
+use blackbox::progress::{say, step};
+use blackbox::{Cluster, LocalApi, NodeCluster, Tool, environment, tools};
 use clap::{Args, Subcommand};
 
 use crate::output::print;

@@ -4,10 +4,8 @@ use std::fmt::Write as _;
 use std::{panic, thread};
 
 use anyhow::{Result, bail, ensure};
-use blackbox::demo::{
-    self, Demo,
-    tour::{self, Observers, Tour},
-};
+use blackbox::demo::tour::{self, Observers, Tour};
+use blackbox::demo::{self, Demo};
 use blackbox::progress::{elapsed, say, step};
 use blackbox::{Cluster, NodeCluster, build_daprctl, environment};
 use clap::{Args, ValueEnum};

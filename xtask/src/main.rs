@@ -13,7 +13,8 @@ mod release;
 mod soak;
 mod test;
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::collections::BTreeSet;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 

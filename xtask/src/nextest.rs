@@ -1,6 +1,7 @@
 //! The report of the test runner.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 

@@ -9,7 +9,8 @@ mod growth;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use blackbox::{Deadline, progress::say};
+use blackbox::Deadline;
+use blackbox::progress::say;
 use clap::Args;
 
 use churn::Fixture;

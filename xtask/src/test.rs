@@ -1,19 +1,18 @@
 //! `cargo xtask test`: every test, set-up included.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Command};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{
-    Tool,
-    common::{self, Host},
-    demo::tour::Observers,
-    environment, node_cluster, packages,
-    progress::{say, step},
-    sdks, tools,
-};
+use blackbox::common::{self, Host};
+use blackbox::demo::tour::Observers;
+use blackbox::progress::{say, step};
+use blackbox::{Tool, environment, node_cluster, packages, sdks, tools};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, check, nextest};
+use crate::cargo_tool::CargoTool;
+use crate::{check, nextest};
 
 /// Every test: static checks, unit and package tests, black-box suites against a real
 /// kube-apiserver and the official daprd, and, as root, the demo on a cluster with real pods.

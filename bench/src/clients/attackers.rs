@@ -2,36 +2,28 @@
 //! they are disconnected. In a cluster they have machines of their own: here they use what service and
 //! victims leave of the cores, once all connections were opened.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures::{StreamExt as _, future, stream};
 use http::{Request, header};
-use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
-use hyper::{
-    body::Frame,
-    client::conn::http2::{self, SendRequest},
-};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use runtime::random;
-use rustix::{
-    process::{Pid, setpriority_process},
-    thread::gettid,
-};
-use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
-    net::TcpSocket,
-    runtime::{Builder, Runtime},
-};
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::gettid;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::net::TcpSocket;
+use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsConnector;
 
 /// The address of all attackers; victims have another.
@@ -240,8 +232,10 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
-    use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
     #[tokio::test]
     async fn a_closed_connection_is_opened_again_from_the_address_ofattackers() {

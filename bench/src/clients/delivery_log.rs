@@ -1,9 +1,7 @@
 //! The fate of jobs that are numbered from 0: acknowledged or not, delivered when and how often.
 
-use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;

@@ -1,9 +1,7 @@
 //! Pauses of recurring jobs of several schedulers, and which of these had each job.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::tick_log::PERIOD;
 
@@ -100,8 +98,9 @@ fn lock(rhythm: &Mutex<Rhythm>) -> std::sync::MutexGuard<'_, Rhythm> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use runtime::clock::monotonic;
+
+    use super::*;
 
     #[test]
     fn pauses_are_those_beyond_the_period_of_each_part() {

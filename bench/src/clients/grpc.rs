@@ -8,14 +8,15 @@ use anyhow::{Context as _, Result};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use http::{HeaderMap, Request, Response, header};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{
-    body::{Frame, Incoming},
-    client::conn::http2::{self, SendRequest},
-};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// A gRPC frame begins with the compression flag and the length of its message.
@@ -198,8 +199,9 @@ fn status(headers: &HeaderMap) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::scheduler::{DeleteByNamePrefixRequest, WatchJobsRequestResult};
+
+    use super::*;
 
     #[test]
     fn frames_come_out_whole_and_in_order_however_they_are_cut() {

@@ -1,28 +1,23 @@
 //! `WatchJobs` streams of one app, each on a connection of its own, which acknowledge every trigger
 //! at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use proto::scheduler::{
-    WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
-    watch_jobs_request::WatchJobRequestType,
-};
+use proto::scheduler::watch_jobs_request::WatchJobRequestType;
+use proto::scheduler::{WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult};
 use runtime::clock::monotonic;
 use tokio::task::JoinSet;
 
-use crate::{
-    clients::{
-        delivery_log::DeliveryLog,
-        gap_log::GapLog,
-        grpc::{Connection, Stream, put_frame},
-        jobs::{NAMESPACE, number},
-        tick_log::TickLog,
-    },
-    environment::test_env::Running,
-};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::gap_log::GapLog;
+use crate::clients::grpc::{Connection, Stream, put_frame};
+use crate::clients::jobs::{NAMESPACE, number};
+use crate::clients::tick_log::TickLog;
+use crate::environment::test_env::Running;
 
 /// Streams of a sidecar. Source: Dapr 1.18, daprd's default.
 const STREAMS: u8 = 3;
@@ -147,8 +142,9 @@ fn request(kind: WatchJobRequestType) -> WatchJobsRequest {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::scheduler::WatchJobsResponse;
+
+    use super::*;
 
     #[test]
     fn every_trigger_is_acknowledged_by_its_id_and_jobs_by_number() {

@@ -1,26 +1,22 @@
 //! Calls of the scheduler's API: many callers on a few connections.
 
-use std::{
-    ops::Range,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use prost::Message;
 use prost_types::Any;
+use proto::scheduler::job_target_metadata::Type;
 use proto::scheduler::{
     Job, JobMetadata, JobTargetMetadata, KnownMetadata, ListJobsRequest, ScheduleJobRequest,
     ScheduleJobResponse, TargetJob, WatchHostsRequest, WatchHostsResponse,
-    job_target_metadata::Type,
 };
 
-use crate::clients::{
-    delivery_log::DeliveryLog,
-    grpc::Connection,
-    load::{self, Caller, Outcome},
-};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::grpc::Connection;
+use crate::clients::load::{self, Caller, Outcome};
 
 /// Namespace of all apps.
 pub const NAMESPACE: &str = "bench";

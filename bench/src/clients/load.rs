@@ -1,21 +1,18 @@
 //! Loads: concurrent callers, as fast as answers come (closed loop) or at a fixed rate whatever
 //! the answers do (open loop, so that a slow server cannot hide its queue).
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use runtime::clock::monotonic;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::scenario::{Reading, Unit};
 

@@ -2,37 +2,30 @@
 //! bytes are counted. Tables are not decoded on receipt: to decompress and decode each of thousands
 //! would cost more than the measured server.
 
-use std::{
-    convert::Infallible,
-    io::{self, Read as _},
-    net::Ipv4Addr,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
-};
+use std::convert::Infallible;
+use std::io::{self, Read as _};
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use anyhow::{Result, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::read::GzDecoder;
 use futures::StreamExt as _;
 use http::{Request, header};
-use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
-use hyper::{
-    body::{Frame, Incoming},
-    client::conn::http2::{self, SendRequest},
-};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use proto::placement::{Host, PlacementTables};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpSocket, TcpStream},
-    sync::mpsc,
-    task::JoinHandle,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::clients::grpc::{FRAME_HEAD, frame};

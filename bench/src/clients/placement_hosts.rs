@@ -1,18 +1,15 @@
 //! Hosts of actors for row `placement-join`: each is one stream on a connection of its own, which
 //! acknowledges every order at once and tries the replicas in turn, as official sidecars do.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use proto::placement::Host;
-use runtime::{clock::monotonic, random};
+use runtime::clock::monotonic;
+use runtime::random;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::clients::order_stream::{Order, OrderStream, RawTable};

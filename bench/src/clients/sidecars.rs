@@ -1,32 +1,29 @@
 //! Many sidecars of an operator: each with its own connection and the certificate of its app,
 //! making the requests of daprd.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use identity::KeyKind;
+use proto::operator::operator_client::OperatorClient;
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, ListComponentsRequest,
-    ListResiliencyRequest, operator_client::OperatorClient,
+    ListResiliencyRequest,
 };
-use runtime::{Scope, clock::monotonic};
+use runtime::Scope;
+use runtime::clock::monotonic;
 use rustls::ClientConfig;
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{sleep, timeout_at},
-};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout_at};
 use tonic::transport::Channel;
-use transport::{
-    anchors::AnchorSource,
-    svid::{self, Svid},
-};
+use transport::anchors::AnchorSource;
+use transport::svid::{self, Svid};
 
-use crate::{clients::load::Caller, environment::authority::Authority};
+use crate::clients::load::Caller;
+use crate::environment::authority::Authority;
 
 /// Concurrent requests while sidecars connect or list.
 const PARALLEL: usize = 8;

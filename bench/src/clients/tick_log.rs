@@ -1,13 +1,9 @@
 //! Lag of recurring jobs: each is due at its first instant and then every second, and a
 //! scheduler delivers its ticks in order, so the number of a tick is its count.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;

@@ -1,10 +1,8 @@
 //! Cgroups with the memory limit of a container, version 1 or 2.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use blackbox::{Service, environment};

@@ -1,6 +1,7 @@
 //! The programs of both sides.
 
-use std::{collections::HashMap, path::Path, path::PathBuf};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::Service;

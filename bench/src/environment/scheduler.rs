@@ -1,23 +1,20 @@
 //! A scheduler of either side as a process, in plain text: one member with its own store, or one of
 //! several on an etcd. It can be killed and started again on its data.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use blackbox::{Ports, Scratch, Service, Tool, environment, process, tools::path_with_etcd};
+use blackbox::tools::path_with_etcd;
+use blackbox::{Ports, Scratch, Service, Tool, environment, process};
 use runtime::clock::monotonic;
 use serde_json::Value;
 
-use crate::{
-    environment::programs::Programs,
-    environment::test_env::{Running, Start},
-    side::Side,
-};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, Start};
+use crate::side::Side;
 
 /// A scheduler with its own directory; both are removed on drop.
 #[derive(Debug)]
@@ -197,8 +194,9 @@ fn bytes_below(folder: &Path) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeSet;
+
+    use super::*;
 
     #[test]
     fn each_member_has_an_entry_with_its_own_port() {

@@ -1,26 +1,22 @@
 //! The environment of a row: a real API server with the custom resources, an authority that gives
 //! both sides their certificates, and either side's services as processes with the same flags.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use anyhow::{Context as _, Result, bail};
+use blackbox::injector_fixture::registration_without_rules;
 use blackbox::{
-    ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http,
-    injector_fixture::registration_without_rules, process, procfs,
+    ApiCluster, Deadline, Ports, Process, Scratch, Service, Spawn, environment, http, process,
+    procfs,
 };
 use runtime::clock::monotonic;
 
-use crate::{
-    environment::authority::Authority,
-    environment::programs::Programs,
-    environment::usage::{self, Memory},
-    side::Side,
-};
+use crate::environment::authority::Authority;
+use crate::environment::programs::Programs;
+use crate::environment::usage::{self, Memory};
+use crate::side::Side;
 
 /// The control plane's namespace.
 pub const NAMESPACE: &str = "dapr-system";

@@ -1,10 +1,8 @@
 //! The aims of the product, which the report and the pictures mark. Rows measure more
 //! than there are aims for, and a cut run has none.
 
-use crate::{
-    report::stats::{Figure, number},
-    scenario::Unit,
-};
+use crate::report::stats::{Figure, number};
+use crate::scenario::Unit;
 
 /// The bound of a figure of a row: a minimum where more is better, else a maximum.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -175,7 +173,8 @@ pub fn without_figure(scenario: &str, figures: &[Figure]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{report::stats::Spread, scenarios::registry};
+    use crate::report::stats::Spread;
+    use crate::scenarios::registry;
 
     fn figure(unit: Unit, reference: Option<f64>, trilby: Option<f64>) -> Figure {
         let one = |median| Spread { median, min: median, max: median };

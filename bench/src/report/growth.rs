@@ -1,13 +1,11 @@
 //! How a quantity grows with size: a line through the logarithms of both, by least squares. Its slope
 //! is the exponent, so 1 is linear and 2 quadratic.
 
-use std::{cmp::Ordering, fmt::Write as _};
+use std::cmp::Ordering;
+use std::fmt::Write as _;
 
-use crate::{
-    report::stats::Figure,
-    report::stats::number,
-    scenario::{Reading, Unit},
-};
+use crate::report::stats::{Figure, number};
+use crate::scenario::{Reading, Unit};
 
 /// A reading of a quantity at a size: `5000 sidecars: RSS`.
 pub fn reading(size: usize, of: &str, quantity: &str, unit: Unit, value: f64) -> Reading {

@@ -3,11 +3,9 @@
 
 use std::fmt::Write as _;
 
-use crate::{
-    report::growth::{self, PowerLaw, Series, grouped},
-    report::picture::escaped,
-    report::stats::number,
-};
+use crate::report::growth::{self, PowerLaw, Series, grouped};
+use crate::report::picture::escaped;
+use crate::report::stats::number;
 
 const COLUMNS: usize = 3;
 const PANEL_WIDTH: f64 = 300.0;

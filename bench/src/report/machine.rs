@@ -1,6 +1,8 @@
 //! The machine and the versions that figures belong to.
 
-use std::{fs, path::Path, process::Command, thread};
+use std::path::Path;
+use std::process::Command;
+use std::{fs, thread};
 
 use blackbox::{environment, tools};
 use serde::{Deserialize, Serialize};

@@ -5,10 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::report::{
-    machine::Origin,
-    results::{self, Results},
-};
+use crate::report::machine::Origin;
+use crate::report::results::{self, Results};
 
 impl Results {
     /// The run that rows without an origin of their own are from.
@@ -92,7 +90,8 @@ pub fn into_stored(file: &Path, run: Results) -> Result<Results> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{machine::Machine, results::ScenarioResults};
+    use crate::report::machine::Machine;
+    use crate::report::results::ScenarioResults;
 
     fn run(date: &str, commit: &str, rows: &[&str]) -> Results {
         let row = |name: &&str| ScenarioResults {

@@ -3,11 +3,9 @@
 
 use std::fmt::Write as _;
 
-use crate::{
-    report::aims::Aim,
-    report::results::{self, ScenarioResults},
-    report::stats::{self, Figure, Spread},
-};
+use crate::report::aims::Aim;
+use crate::report::results::{self, ScenarioResults};
+use crate::report::stats::{self, Figure, Spread};
 
 const WIDTH: f64 = 900.0;
 const LABELS: f64 = 330.0;

@@ -1,17 +1,17 @@
 //! Results of a run, as a table and as JSON.
 
-use std::{fs, io::Write as _, path::Path};
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    flags::Run,
-    report::aims::Aim,
-    report::machine::{Machine, Origin},
-    report::stats::{Figure, Spread, number},
-    scenario::Side,
-};
+use crate::flags::Run;
+use crate::report::aims::Aim;
+use crate::report::machine::{Machine, Origin};
+use crate::report::stats::{Figure, Spread, number};
+use crate::scenario::Side;
 
 /// A run, or several: then it describes the run that most rows are from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,11 +1,14 @@
 //! `docs/performance-scale.md` and its pictures: the rows about size, which have no other side.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use blackbox::progress::say;
 
-use crate::{report::growth, report::growth_picture, report::results::Results};
+use crate::report::results::Results;
+use crate::report::{growth, growth_picture};
 
 /// The stored results of these rows, in the folder of pictures.
 pub const STORED: &str = "scale.json";
@@ -89,13 +92,11 @@ fn page(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        report::machine::Machine,
-        report::results::{self, ScenarioResults},
-        report::stats::{Figure, Spread},
-        report::text::{self, Rows},
-        scenario::Unit,
-    };
+    use crate::report::machine::Machine;
+    use crate::report::results::{self, ScenarioResults};
+    use crate::report::stats::{Figure, Spread};
+    use crate::report::text::{self, Rows};
+    use crate::scenario::Unit;
 
     fn scenario(name: &str) -> ScenarioResults {
         let spread = |value| Some(Spread { median: value, min: value, max: value });

@@ -1,17 +1,14 @@
 //! `docs/performance.md` and its pictures, from the results of a run.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use blackbox::progress::say;
 
-use crate::{
-    report::aims,
-    report::merge,
-    report::picture,
-    report::results::{self, PICTURES, Results, ScenarioResults},
-    report::scale_page,
-};
+use crate::report::results::{self, PICTURES, Results, ScenarioResults};
+use crate::report::{aims, merge, picture, scale_page};
 
 /// The page, in the folder of the report.
 const PAGE: &str = "performance.md";
@@ -154,11 +151,9 @@ fn section(out: &mut String, scenario: &ScenarioResults, report: &Results) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        report::machine::Machine,
-        report::stats::{Figure, Spread},
-        scenario::Unit,
-    };
+    use crate::report::machine::Machine;
+    use crate::report::stats::{Figure, Spread};
+    use crate::scenario::Unit;
 
     #[test]
     fn a_report_can_be_written_again_from_its_own_json() {

@@ -7,18 +7,17 @@ mod victims;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 use tokio::runtime::Runtime;
 
-use crate::{
-    clients::attackers::{self, Door},
-    clients::load::{self, Caller, Outcome},
-    environment::memory_group::MemoryGroup,
-    environment::programs::Programs,
-    environment::test_env::{Running, TestEnv},
-    environment::usage::{Peak, megabytes},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::attackers::{self, Door};
+use crate::clients::load::{self, Caller, Outcome};
+use crate::environment::memory_group::MemoryGroup;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, TestEnv};
+use crate::environment::usage::{Peak, megabytes};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 use cases::Case;
 
 /// Victims, who share the requests.

@@ -1,6 +1,8 @@
 //! Scenario `dashboard`: memory of the dashboard of a large cluster, and how long its pages take.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{KINDS, Service, build_dashboard_alone};
@@ -11,18 +13,18 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, runtime::Runtime, task::JoinHandle};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
-use crate::{
-    clients::cluster::ApiServer,
-    clients::load::{self, Caller},
-    clients::sidecars::app_id,
-    environment::programs::Programs,
-    environment::test_env::{Running, Start, TestEnv},
-    environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    scenarios::operator_memory::{component_of, settings, variables},
-};
+use crate::clients::cluster::ApiServer;
+use crate::clients::load::{self, Caller};
+use crate::clients::sidecars::app_id;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, Start, TestEnv};
+use crate::environment::usage::{Peak, megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::scenarios::operator_memory::{component_of, settings, variables};
 
 /// Namespace of all objects.
 const SPACE: &str = "bench";

@@ -1,6 +1,8 @@
 //! Scenario `injector`: admission reviews of different pods over TLS.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use blackbox::Service;
@@ -8,15 +10,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{
-    clients::https::{Connection, Server},
-    clients::load::{self, Caller},
-    environment::programs::Programs,
-    environment::test_env::{NAMESPACE, TestEnv},
-    environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    target::Target,
-};
+use crate::clients::https::{Connection, Server};
+use crate::clients::load::{self, Caller};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{NAMESPACE, TestEnv};
+use crate::environment::usage::{Peak, megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::target::Target;
 
 /// Numbers of concurrent callers.
 const CONCURRENCY: [usize; 3] = [1, 8, 64];

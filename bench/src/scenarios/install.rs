@@ -1,28 +1,27 @@
 //! Scenario `install`: Helm installs each side's own chart on a node with real pods; then a
 //! Deployment that asks for a sidecar is applied.
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use blackbox::node_cluster::TemporaryNode;
+use blackbox::progress::step;
 use blackbox::{
-    Architecture, Cluster, Deadline, NodeCluster, Service, environment,
-    node_cluster::TemporaryNode, peer_images, progress::step, reference, until,
+    Architecture, Cluster, Deadline, NodeCluster, Service, environment, peer_images, reference,
+    until,
 };
-use flate2::{Compression, write::GzEncoder};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use runtime::clock::monotonic;
 use serde_json::Value;
 
-use crate::{
-    environment::programs::Programs,
-    environment::test_env::NAMESPACE,
-    environment::usage::{megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::NAMESPACE;
+use crate::environment::usage::{megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// The application's namespace; gone after each round.
 const APPLICATION: &str = "bench";

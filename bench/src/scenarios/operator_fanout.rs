@@ -1,9 +1,7 @@
 //! Scenario `operator-fanout`: a component changes, and all sidecars of its namespace receive it.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use blackbox::Service;
@@ -11,16 +9,14 @@ use runtime::clock::monotonic;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::{
-    clients::cluster::ApiServer,
-    clients::load,
-    clients::sidecars::{Heard, Sidecars},
-    environment::programs::Programs,
-    environment::test_env::TestEnv,
-    environment::usage::milliseconds,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    target::Target,
-};
+use crate::clients::cluster::ApiServer;
+use crate::clients::load;
+use crate::clients::sidecars::{Heard, Sidecars};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::TestEnv;
+use crate::environment::usage::milliseconds;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::target::Target;
 
 /// Namespace of all objects.
 const SPACE: &str = "bench";

@@ -1,25 +1,25 @@
 //! Scenarios `operator-memory` and `operator-memory-large`: memory of the operator, and the cost of
 //! changing pods.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use blackbox::Service;
 use runtime::clock::monotonic;
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::{
-    clients::cluster::ApiServer,
-    clients::load,
-    clients::sidecars::{Sidecars, app_id},
-    environment::programs::Programs,
-    environment::test_env::{Running, TestEnv},
-    environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    target::Target,
-};
+use crate::clients::cluster::ApiServer;
+use crate::clients::load;
+use crate::clients::sidecars::{Sidecars, app_id};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, TestEnv};
+use crate::environment::usage::{Peak, megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::target::Target;
 
 /// Namespace of all objects.
 const SPACE: &str = "bench";

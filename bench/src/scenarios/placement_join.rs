@@ -4,19 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, Service, environment, progress::say};
+use blackbox::progress::say;
+use blackbox::{Scratch, Service, environment};
 use runtime::clock::monotonic;
 use rustix::process::Signal;
 
-use crate::{
-    clients::load,
-    clients::placement_hosts::Hosts,
-    environment::programs::Programs,
-    environment::test_env::{Running, Start},
-    environment::usage::{kilobytes, megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    target::Target,
-};
+use crate::clients::load;
+use crate::clients::placement_hosts::Hosts;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, Start};
+use crate::environment::usage::{kilobytes, megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::target::Target;
 
 /// Time limit of each step, timeouts of rounds included.
 const LIMIT: Duration = Duration::from_mins(1);

@@ -2,20 +2,28 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    scenario::Scenario, scenarios::attacks::Attacks, scenarios::dashboard::Dashboard,
-    scenarios::injector::Injector, scenarios::install::Install,
-    scenarios::operator_fanout::OperatorFanout, scenarios::operator_memory::OperatorMemory,
-    scenarios::placement_join::PlacementJoin, scenarios::scale::operator::ScaleOperator,
-    scenarios::scale::placement::ScalePlacement, scenarios::scale::scheduler::ScaleScheduler,
-    scenarios::scale::sentry::ScaleSentry, scenarios::scheduler::herd::SchedulerHerd,
-    scenarios::scheduler::members::SchedulerMembers,
-    scenarios::scheduler::oneshot::SchedulerOneshot,
-    scenarios::scheduler::restart::SchedulerRestart,
-    scenarios::scheduler::schedule::SchedulerSchedule, scenarios::scheduler::ticks::SchedulerTicks,
-    scenarios::scheduler::workflow::SchedulerWorkflow, scenarios::sentry_sign::SentrySign,
-    scenarios::start::Start, scenarios::webhook_path::WebhookPath,
-};
+use crate::scenario::Scenario;
+use crate::scenarios::attacks::Attacks;
+use crate::scenarios::dashboard::Dashboard;
+use crate::scenarios::injector::Injector;
+use crate::scenarios::install::Install;
+use crate::scenarios::operator_fanout::OperatorFanout;
+use crate::scenarios::operator_memory::OperatorMemory;
+use crate::scenarios::placement_join::PlacementJoin;
+use crate::scenarios::scale::operator::ScaleOperator;
+use crate::scenarios::scale::placement::ScalePlacement;
+use crate::scenarios::scale::scheduler::ScaleScheduler;
+use crate::scenarios::scale::sentry::ScaleSentry;
+use crate::scenarios::scheduler::herd::SchedulerHerd;
+use crate::scenarios::scheduler::members::SchedulerMembers;
+use crate::scenarios::scheduler::oneshot::SchedulerOneshot;
+use crate::scenarios::scheduler::restart::SchedulerRestart;
+use crate::scenarios::scheduler::schedule::SchedulerSchedule;
+use crate::scenarios::scheduler::ticks::SchedulerTicks;
+use crate::scenarios::scheduler::workflow::SchedulerWorkflow;
+use crate::scenarios::sentry_sign::SentrySign;
+use crate::scenarios::start::Start;
+use crate::scenarios::webhook_path::WebhookPath;
 
 /// All rows, in this order.
 pub fn all() -> Vec<Box<dyn Scenario>> {

@@ -14,12 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::{
-    environment::test_env::Running,
-    environment::usage::{megabytes, milliseconds},
-    report::growth::reading,
-    scenario::{Reading, Unit},
-};
+use crate::environment::test_env::Running;
+use crate::environment::usage::{megabytes, milliseconds};
+use crate::report::growth::reading;
+use crate::scenario::{Reading, Unit};
 
 /// Readings of one size.
 struct Readings {

@@ -15,14 +15,10 @@ use anyhow::{Result, bail};
 use blackbox::progress::say;
 use runtime::clock::monotonic;
 
-use crate::{
-    clients::{
-        delivery_log::{Deliveries, DeliveryLog},
-        load,
-    },
-    environment::programs::Programs,
-    scenario::{Prepared, Reading, Side, Size, Unit},
-};
+use crate::clients::delivery_log::{Deliveries, DeliveryLog};
+use crate::clients::load;
+use crate::environment::programs::Programs;
+use crate::scenario::{Prepared, Reading, Side, Size, Unit};
 
 /// Interval between polls of the log.
 const POLL: Duration = Duration::from_millis(1);

@@ -1,31 +1,33 @@
 //! Scenario `sentry-sign`: certificates for sidecars, with each of the three ways to prove an
 //! identity.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use blackbox::Service;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Method;
 use identity::{JwtAlgorithm, JwtClaims, JwtSigner, KeyKind, PrivateKey, SpiffeId, TrustAnchors};
-use proto::sentry::{
-    SignCertificateRequest, ca_client::CaClient, sign_certificate_request::TokenValidator,
-};
+use proto::sentry::SignCertificateRequest;
+use proto::sentry::ca_client::CaClient;
+use proto::sentry::sign_certificate_request::TokenValidator;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::{
-    clients::cluster::ApiServer,
-    clients::load::{self, Caller, Outcome},
-    environment::authority::Authority,
-    environment::programs::Programs,
-    environment::test_env::{NAMESPACE, Running, TRUST_DOMAIN, TestEnv},
-    environment::usage::milliseconds,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    target::Target,
-};
+use crate::clients::cluster::ApiServer;
+use crate::clients::load::{self, Caller, Outcome};
+use crate::environment::authority::Authority;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{NAMESPACE, Running, TRUST_DOMAIN, TestEnv};
+use crate::environment::usage::milliseconds;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::target::Target;
 
 /// Namespaces that the sidecars are spread over.
 const NAMESPACES: usize = 10;

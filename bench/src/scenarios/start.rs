@@ -1,17 +1,16 @@
 //! Scenario `start`: time from the start of the process to ready, memory of an idle service, size
 //! of its program.
 
-use std::{fs, thread, time::Duration};
+use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::Result;
 use blackbox::Service;
 
-use crate::{
-    environment::programs::Programs,
-    environment::test_env::TestEnv,
-    environment::usage::{megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::TestEnv;
+use crate::environment::usage::{megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Start time, idle memory and program size of each service.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Scenario `webhook-path`: time that the webhook adds to the creation of a pod.
 
-use std::{fs, time::Duration};
+use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{Deadline, Service};
@@ -10,13 +11,11 @@ use runtime::clock::monotonic;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{
-    clients::https::{Connection, Server},
-    clients::load,
-    environment::programs::Programs,
-    environment::test_env::{NAMESPACE, TestEnv},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::https::{Connection, Server};
+use crate::clients::load;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{NAMESPACE, TestEnv};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Label of the pods for which the webhook is called.
 const CALLED: &str = "bench.trilby/call";

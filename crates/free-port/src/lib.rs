@@ -1,12 +1,11 @@
 //! Ports for the servers that tests start as processes.
 
-use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::process;
 use std::sync::{Mutex, PoisonError};
+use std::{io, process};
 
 /// Below the ports that Linux gives to outgoing connections (from 32768) and Kubernetes to Services
 /// (from 30000). A port of those could be taken between the choice and the bind.

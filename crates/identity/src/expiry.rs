@@ -14,8 +14,9 @@ pub fn expiry_step(not_before: Timestamp, not_after: Timestamp, now: Timestamp) 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::fresh(0, None)]

@@ -79,9 +79,10 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn labels(text: &str) -> Vec<String> {
         blocks(text.as_bytes()).into_iter().map(|b| b.label).collect()

@@ -218,9 +218,10 @@ fn check_segment(segment: &str) -> Result<(), SpiffeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::name("cluster.local", Ok("cluster.local"))]

@@ -6,9 +6,8 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::pem;
 use crate::spiffe_id::{SpiffeError, SpiffeId};
-use crate::x509;
+use crate::{pem, x509};
 
 const CERTIFICATE: &str = "CERTIFICATE";
 

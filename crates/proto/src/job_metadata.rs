@@ -128,9 +128,10 @@ fn copy_value(
 
 #[cfg(test)]
 mod tests {
+    use job_target_metadata::Type;
+
     use super::*;
     use crate::scheduler::{GetJobRequest, TargetActorReminder, job_target_metadata};
-    use job_target_metadata::Type;
 
     fn known() -> KnownMetadata {
         let actor = TargetActorReminder { id: "1".into(), r#type: "cat".into() };

@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 
 use prost::Message as _;
+use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
     ServiceDescriptorProto,
-    field_descriptor_proto::{Label, Type},
 };
 
 #[test]

@@ -196,8 +196,9 @@ pub fn is_falsy(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("true", true)]

@@ -1,6 +1,8 @@
 //! The common part of all custom resources, and the macro that defines one.
 use kube_core::{NamespaceResourceScope, ObjectMeta, Resource};
-use serde::{Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
+use serde::de::DeserializeOwned;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// API group of all kinds (Dapr 1.18).

@@ -1,8 +1,12 @@
 //! Compares the types with `crds/*.yaml`, and pins the schemas.
-use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
 
 use rstest::rstest;
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use crate::*;

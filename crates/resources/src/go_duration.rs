@@ -188,8 +188,9 @@ impl<'de> Deserialize<'de> for GoDuration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::compound("1h2m3.5s", Ok(Duration::from_millis(3_723_500)))]

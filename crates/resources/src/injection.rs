@@ -8,10 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_core::{Expression, ParseExpressionError, Selector, SelectorExt as _};
 use serde_json::{Value, json};
 
-use crate::{
-    annotations::{ANNOTATION_APP_ID, ANNOTATION_ENABLED},
-    names,
-};
+use crate::annotations::{ANNOTATION_APP_ID, ANNOTATION_ENABLED};
+use crate::names;
 
 /// Label that the API server puts on each namespace (Kubernetes, well-known labels).
 pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";

@@ -168,9 +168,10 @@ pub fn go_duration(text: &str) -> Result<Duration, go_duration::GoDurationError>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
     use rstest::rstest;
+
+    use super::*;
 
     #[derive(Debug, clap::Parser)]
     struct Probe {

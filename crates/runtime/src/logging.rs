@@ -345,9 +345,10 @@ fn json_line(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::fields::{MAX_FIELD_BYTES, MAX_MESSAGE_BYTES};
     use super::*;
-    use std::io::Write;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);

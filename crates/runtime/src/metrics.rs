@@ -6,9 +6,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, Result, core::Collector,
+    Opts, Registry, Result,
 };
 
 /// Metrics of another program in the text format, read whenever the metrics port is.

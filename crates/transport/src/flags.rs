@@ -74,8 +74,9 @@ fn mode(text: &str) -> Result<Mode, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
+
+    use super::*;
 
     #[derive(clap::Parser)]
     struct Flags {

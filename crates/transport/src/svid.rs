@@ -162,8 +162,9 @@ async fn renew(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::middle(0.5, 45_000)]

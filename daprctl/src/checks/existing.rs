@@ -1,6 +1,7 @@
 //! Objects that prevent an installation.
 
-use resources::{injection::Selection, names};
+use resources::injection::Selection;
+use resources::names;
 
 use crate::checks::finding::{Finding, Group, about, some_of};
 use crate::definitions::{UPDATE, missing_members, unserved};

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use dashboard::Metadata;
-use futures::StreamExt as _;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use identity::CertChain;
 use k8s_openapi::api::core::v1;
 use kube::Api;

@@ -6,8 +6,7 @@ use proto::etcd::mvccpb::KeyValue;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Put};
-use super::file;
-use super::{COUNTERS, JOBS, JobsError};
+use super::{COUNTERS, JOBS, JobsError, file};
 
 /// Upper limit of the journal, which holds a hash and two numbers.
 const MAX_PROGRESS_BYTES: u64 = 4 << 10;

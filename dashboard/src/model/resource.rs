@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{kind::Kind, redaction, string};
+use super::kind::Kind;
+use super::{redaction, string};
 
 /// Largest number of kept scopes of one object; more are a mistake.
 const MAX_SCOPES: usize = 1_000;

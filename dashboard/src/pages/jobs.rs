@@ -9,9 +9,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Site;
 use super::parts::{Filter, Level, badge, facts, hint, notice, section, table};
-use super::words;
+use super::{Site, words};
 use crate::html::{Html, text};
 use crate::model::{SCHEDULER, Snapshot};
 use crate::peers::answers::{METRICS, SCHEDULER_JOBS};

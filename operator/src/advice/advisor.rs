@@ -1,30 +1,28 @@
 //! Runs the checks over all Components and the objects of the other kinds, and records the findings as
 //! Events and, for Components, as status conditions if enabled. No response to a sidecar depends on it.
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
-    sync::Arc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{Resource as _, core::ObjectMeta};
+use kube::Resource as _;
+use kube::core::ObjectMeta;
+use kubernetes::ObjectKey;
 use resources::Component;
 use runtime::{clock, random};
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use crate::{
-    advice::{
-        checks::{self, CheckContext, Finding, Reason},
-        other_kinds,
-        references::{self, References},
-        status_writer::StatusWriter,
-    },
-    api::context::Context,
-    cache::{objects::Entry, store::Store},
-    cluster::{leader::while_leading, pauses::Pauses},
-    secrets::resolution::{FetchError, Fetched, ServedKind},
-};
-use kubernetes::ObjectKey;
+use crate::advice::checks::{self, CheckContext, Finding, Reason};
+use crate::advice::other_kinds;
+use crate::advice::references::{self, References};
+use crate::advice::status_writer::StatusWriter;
+use crate::api::context::Context;
+use crate::cache::objects::Entry;
+use crate::cache::store::Store;
+use crate::cluster::leader::while_leading;
+use crate::cluster::pauses::Pauses;
+use crate::secrets::resolution::{FetchError, Fetched, ServedKind};
 
 /// Delay between a change and the checks: related objects are rarely applied at the same moment.
 const SETTLE: Duration = Duration::from_secs(3);

@@ -3,13 +3,14 @@
 //! Pure. Findings are advisory: a Component with findings is served like any other. A check reports
 //! only what a sidecar would reject or use differently than intended; where the data about official
 //! components may be incomplete, it reports nothing.
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use resources::annotations::ANNOTATION_COMPONENT_CONTAINER;
+use resources::component_types::{self, ComponentType};
 use resources::{
-    Component, CustomResource, NameValuePair, SECRET_STORE_KUBERNETES, SecretKeyRef,
-    annotations::ANNOTATION_COMPONENT_CONTAINER,
-    component_types::{self, ComponentType},
-    go_duration, is_kubernetes_store, spelling,
+    Component, CustomResource, NameValuePair, SECRET_STORE_KUBERNETES, SecretKeyRef, go_duration,
+    is_kubernetes_store, spelling,
 };
 use serde_json::Value;
 

@@ -28,7 +28,8 @@ pub(crate) fn check<K: ServedKind>(object: &K, context: &CheckContext<'_>) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
 
     use resources::{Component, HTTPEndpoint, MCPServer};
     use rstest::rstest;

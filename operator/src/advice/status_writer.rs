@@ -5,12 +5,11 @@ use kubernetes::api_text;
 use resources::Component;
 use runtime::clock;
 
-use crate::{
-    advice::{checks::Finding, status},
-    cache::objects::Entry,
-    cluster::Cluster,
-    metrics::{CrdCheck, Metrics},
-};
+use crate::advice::checks::Finding;
+use crate::advice::status;
+use crate::cache::objects::Entry;
+use crate::cluster::Cluster;
+use crate::metrics::{CrdCheck, Metrics};
 
 /// Interval between checks of the CRD: applying the upstream file removes the status subresource.
 const CHECK_INTERVAL: Duration = Duration::from_mins(1);

@@ -1,8 +1,6 @@
 //! The Configuration that each app uses, from the annotations of its pods.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::ObjectMeta;

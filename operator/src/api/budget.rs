@@ -4,20 +4,18 @@
 //! client that does not read therefore costs memory: the messages of one namespace share a budget, of
 //! which one app gets a part, and a client that holds a part of it for too long is disconnected. Other
 //! namespaces are not affected, and other apps of the namespace have the rest.
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use runtime::LimitMeter;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, interval, timeout},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, interval, timeout};
 use transport::Peer;
 
-use crate::api::{access::Caller, error::ApiError, limits::ApiLimits};
+use crate::api::access::Caller;
+use crate::api::error::ApiError;
+use crate::api::limits::ApiLimits;
 
 /// Largest message that a sidecar reads, in bytes: the default of its gRPC library (Dapr 1.18).
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -1,15 +1,14 @@
 //! Metrics of the caches and streams, collected at each scrape.
 use std::sync::Arc;
 
-use prometheus::{
-    IntCounterVec, IntGaugeVec, Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use resources::CustomResource;
 use runtime::clock;
 
-use crate::{api::context::Stores, cache::store::Store};
+use crate::api::context::Stores;
+use crate::cache::store::Store;
 
 const OBJECTS: &str = "dapr_operator_objects";
 const STREAMS: &str = "dapr_operator_streams";

@@ -2,12 +2,12 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, ListParams},
-    core::ObjectMeta,
-};
-use resources::{annotations::ANNOTATION_APP_ID, labels::LABEL_APP_ID, names::SIDECAR_CONTAINER};
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::ObjectMeta;
+use kube::{Api, Client};
+use resources::annotations::ANNOTATION_APP_ID;
+use resources::labels::LABEL_APP_ID;
+use resources::names::SIDECAR_CONTAINER;
 use serde_json::Value;
 
 use crate::api::access::Caller;

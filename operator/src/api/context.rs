@@ -1,5 +1,6 @@
 //! What the gRPC methods share: lists and gets of any kind, with Secrets resolved.
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,25 +11,19 @@ use resources::{
 use runtime::LimitMeter;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    api::{
-        access::Caller,
-        assignment::Assignments,
-        budget::{Budget, MAX_MESSAGE_BYTES, Share, field_bytes},
-        error::ApiError,
-        gated_rules::GatedRules,
-        missed_updates::MissedUpdates,
-        open_calls::OpenCalls,
-    },
-    cache::{
-        objects::{Entry, Undecodable},
-        store::{Store, SyncState},
-    },
-    cluster::Cluster,
-    cluster::report::Reports,
-    metrics::Metrics,
-    secrets::resolution::{Fetched, FillError, ServedKind},
-};
+use crate::api::access::Caller;
+use crate::api::assignment::Assignments;
+use crate::api::budget::{Budget, MAX_MESSAGE_BYTES, Share, field_bytes};
+use crate::api::error::ApiError;
+use crate::api::gated_rules::GatedRules;
+use crate::api::missed_updates::MissedUpdates;
+use crate::api::open_calls::OpenCalls;
+use crate::cache::objects::{Entry, Undecodable};
+use crate::cache::store::{Store, SyncState};
+use crate::cluster::Cluster;
+use crate::cluster::report::Reports;
+use crate::metrics::Metrics;
+use crate::secrets::resolution::{Fetched, FillError, ServedKind};
 
 /// Bytes of an event besides its object.
 const EVENT_TYPE_BYTES: usize = 2;

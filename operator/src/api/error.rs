@@ -1,5 +1,6 @@
 //! Errors of the gRPC API and their mapping to gRPC status codes.
-use crate::{cache::store::NotListed, secrets::resolution::FillError};
+use crate::cache::store::NotListed;
+use crate::secrets::resolution::FillError;
 
 /// Why a call fails. The texts are those of Dapr 1.18. The codes are more specific where sidecars do
 /// not distinguish them: a sidecar retries only after `Unavailable`, `ResourceExhausted` and its own

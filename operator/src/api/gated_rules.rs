@@ -10,11 +10,12 @@ use kubernetes::api_text;
 use resources::{CustomResource as _, WorkflowAccessPolicy, images, json};
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::{
-    api::{access::Caller, cluster::sidecar_images, error::ApiError},
-    cache::objects::Entry,
-    cluster::{Cluster, report::Reports},
-};
+use crate::api::access::Caller;
+use crate::api::cluster::sidecar_images;
+use crate::api::error::ApiError;
+use crate::cache::objects::Entry;
+use crate::cluster::Cluster;
+use crate::cluster::report::Reports;
 
 /// First version of sidecars that enforce `requires`.
 const ENFORCED_SINCE: (u32, u32) = (1, 19);

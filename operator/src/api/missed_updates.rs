@@ -4,12 +4,10 @@
 //! its Configuration and Resiliencies: it would miss their changes until the next one (Dapr 1.18). An
 //! operator therefore sends each sidecar once the objects of these kinds that were written shortly
 //! before it started. A sidecar ignores an object that equals its own copy.
-use std::{
-    collections::HashSet,
-    hash::{BuildHasher as _, RandomState},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use runtime::clock;

@@ -3,14 +3,13 @@
 //! The replicas of an app share its identity, so that limits of a connection do not limit the app. A
 //! call that waits or whose answer is not read costs memory and processor time of its own, besides the
 //! bytes that [`super::budget`] limits.
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use runtime::LimitMeter;
 
-use crate::api::{access::Caller, error::ApiError};
+use crate::api::access::Caller;
+use crate::api::error::ApiError;
 
 /// The open calls of all apps. Cheap to clone.
 #[derive(Clone)]

@@ -8,10 +8,8 @@
 //! nothing until an object that references it was sent, and a change of labels or of unused keys
 //! publishes nothing. Only Components and MCPServers are updated: a sidecar restarts when it receives
 //! a Configuration or an HTTPEndpoint with Secrets (Dapr 1.18).
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::core::ObjectMeta;
 use kubernetes::WatchEvent;
@@ -20,10 +18,10 @@ use tokio::sync::Notify;
 
 use kubernetes::ObjectKey;
 
-use crate::{
-    api::context::Context, cache::store::Store, cluster::watch::handle_events,
-    secrets::resolution::ServedKind,
-};
+use crate::api::context::Context;
+use crate::cache::store::Store;
+use crate::cluster::watch::handle_events;
+use crate::secrets::resolution::ServedKind;
 
 /// The Secrets that changed since the last push.
 #[derive(Default)]

@@ -1,24 +1,22 @@
 //! The methods of the gRPC service: each authorizes its caller and delegates to [`Context`].
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
 use proto::operator as wire;
 use resources::CustomResource as _;
-use runtime::{clock, server::Outgoing};
+use runtime::clock;
+use runtime::server::Outgoing;
 use tonic::{Request, Response, Status};
 use transport::Peer;
 
-use crate::{
-    api::{
-        access::{Caller, authorize},
-        context::Context,
-        error::ApiError,
-        gated_rules::OutdatedSidecar,
-        stream::Event,
-    },
-    cache::store::Store,
-    secrets::resolution::ServedKind,
-};
+use crate::api::access::{Caller, authorize};
+use crate::api::context::Context;
+use crate::api::error::ApiError;
+use crate::api::gated_rules::OutdatedSidecar;
+use crate::api::stream::Event;
+use crate::cache::store::Store;
+use crate::secrets::resolution::ServedKind;
 
 /// The service `dapr.proto.operator.v1.Operator`.
 #[derive(Clone)]

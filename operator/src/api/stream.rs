@@ -1,5 +1,7 @@
 //! One update stream of a sidecar.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
@@ -9,18 +11,16 @@ use resources::{Configuration, CustomResource as _, WorkflowAccessPolicy};
 use runtime::{clock, random};
 use tokio::time::{Instant, sleep_until};
 
-use crate::{
-    api::{
-        access::Caller, budget::Share, context::Context, error::ApiError,
-        gated_rules::OutdatedSidecar, open_calls::OpenCall,
-    },
-    cache::{
-        broadcaster::{self, ResolvedEvent, StreamEvent},
-        objects::Entry,
-        store::Store,
-    },
-    secrets::resolution::{FillError, ServedKind},
-};
+use crate::api::access::Caller;
+use crate::api::budget::Share;
+use crate::api::context::Context;
+use crate::api::error::ApiError;
+use crate::api::gated_rules::OutdatedSidecar;
+use crate::api::open_calls::OpenCall;
+use crate::cache::broadcaster::{self, ResolvedEvent, StreamEvent};
+use crate::cache::objects::Entry;
+use crate::cache::store::Store;
+use crate::secrets::resolution::{FillError, ServedKind};
 
 /// Interval between attempts to send an event whose Secrets could not be resolved, or that depends on
 /// the version of a sidecar whose pod could not be read.

@@ -2,20 +2,16 @@
 //!
 //! Each stream holds at most one pending event per object. A slow sidecar therefore costs memory in
 //! proportion to the number of changed objects, and receives the latest state of each.
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use proto::operator::ResourceEventType;
 use resources::CustomResource;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::{
-    cache::objects::{Change, Entry},
-    secrets::resolution::FillError,
-};
+use crate::cache::objects::{Change, Entry};
+use crate::secrets::resolution::FillError;
 
 /// One state of an object and its JSON, resolved once and shared by all streams.
 pub(crate) struct ResolvedEvent<K> {

@@ -3,14 +3,10 @@
 //! Pure. The type of a change results from the comparison with the cached object, not from the verb
 //! of the watch event. A relist without differences changes nothing (Dapr 1.18), nor does a write
 //! that changes only members which sidecars do not receive.
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hasher as _},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;

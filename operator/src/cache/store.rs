@@ -1,8 +1,6 @@
 //! The store of one kind: its objects, its streams, and whether it has been listed.
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::core::DynamicObject;
 use kubernetes::{FailureKind, WatchEvent};
@@ -10,10 +8,8 @@ use resources::CustomResource;
 use runtime::clock;
 use tokio::sync::watch;
 
-use crate::cache::{
-    broadcaster::{Broadcaster, Subscription},
-    objects::{Cache, Change, Entry, Undecodable},
-};
+use crate::cache::broadcaster::{Broadcaster, Subscription};
+use crate::cache::objects::{Cache, Change, Entry, Undecodable};
 
 /// How long a call waits for the first list. A sidecar limits each attempt to 5 s and uses up its
 /// attempts quickly when errors return at once (Dapr 1.18).

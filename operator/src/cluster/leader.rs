@@ -25,10 +25,8 @@ async fn lost(leading: &mut watch::Receiver<bool>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        cell::Cell,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::FutureExt as _;
 

@@ -2,7 +2,8 @@
 use std::collections::BTreeSet;
 
 use kube::core::DynamicObject;
-use resources::{annotations::ANNOTATION_APP_ID, labels::LABEL_APP_ID};
+use resources::annotations::ANNOTATION_APP_ID;
+use resources::labels::LABEL_APP_ID;
 
 /// Group, version, kind and plural of objects with a pod template, and of pods. A Knative revision
 /// has a Deployment.

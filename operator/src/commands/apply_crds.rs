@@ -1,21 +1,20 @@
 //! `operator apply-crds`: upgrades the custom resource definitions of a cluster to this version,
 //! which Helm does not do. The chart runs it before an upgrade. Members that a newer release or the
 //! CLI added to a definition remain, see `crd_merge`.
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use kube::{ResourceExt, api::DynamicObject};
+use kube::ResourceExt;
+use kube::api::DynamicObject;
 use kubernetes::{ClientError, KubeFlags, Precedence};
 use runtime::{BoxError, ProcessFlags};
 use serde_json::{Value, json};
 
-use crate::{
-    commands::{
-        cluster::{CallError, Definitions, crd_events::CrdEvents},
-        crd_merge::{self, Plan},
-    },
-    definitions::subscriptions::crd_patch,
-};
+use crate::commands::cluster::crd_events::CrdEvents;
+use crate::commands::cluster::{CallError, Definitions};
+use crate::commands::crd_merge::{self, Plan};
+use crate::definitions::subscriptions::crd_patch;
 
 /// The definitions as they are installed, `crds/` of the source tree.
 pub(crate) const DEFINITIONS: [&str; 7] = [

@@ -4,11 +4,9 @@ pub(super) mod crd_events;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
-};
+use kube::api::{ApiResource, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
 use kubernetes::api_text;
 use serde_json::{Value, json};
 

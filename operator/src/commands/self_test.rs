@@ -1,22 +1,24 @@
 //! `operator self-test`: tests an installation from inside the cluster, as `helm test` does. It
 //! creates objects as dry runs only.
-use std::{future::Future, io, time::Duration};
+use std::future::Future;
+use std::io;
+use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use kubernetes::{ClientError, Precedence};
-use runtime::{Scope, chain, flags::go_bool};
+use runtime::flags::go_bool;
+use runtime::{Scope, chain};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use transport::svid;
 
-use crate::{
-    cluster::Cluster,
-    commands::cluster::{CallError, CommandCluster},
-    config::{Config, Flags},
-    error::ConfigurationError,
-    watchdog::cluster::{InjectionUnverified, PodClient},
-    wiring::{control_plane_configuration, security},
-};
+use crate::cluster::Cluster;
+use crate::commands::cluster::{CallError, CommandCluster};
+use crate::config::{Config, Flags};
+use crate::error::ConfigurationError;
+use crate::watchdog::cluster::{InjectionUnverified, PodClient};
+use crate::wiring::{control_plane_configuration, security};
 
 /// Timeout of each check except the one for an identity.
 const TIMEOUT: Duration = Duration::from_secs(15);

@@ -3,21 +3,17 @@
 //! When many sidecars start together, their lists need the same Secrets. Callers that wait for the
 //! same Secret share one read. A caller that arrives while a read is in progress waits for the next
 //! one, so a result is never older than its request. Results are not cached.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures::{
-    FutureExt as _, StreamExt as _,
-    future::{BoxFuture, Shared, WeakShared},
-    stream,
-};
-use tokio::{sync::Semaphore, time::timeout};
+use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::{FutureExt as _, StreamExt as _, stream};
+use kubernetes::ObjectKey;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::secrets::resolution::{FetchError, Fetched, SecretData};
-use kubernetes::ObjectKey;
 
 /// Timeout of one read, including the wait for a permit. A sidecar waits 5 s for a response (Dapr
 /// 1.18).
@@ -143,10 +139,8 @@ impl Reads {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::{
-        sync::Notify,
-        task::{JoinSet, yield_now},
-    };
+    use tokio::sync::Notify;
+    use tokio::task::{JoinSet, yield_now};
 
     use super::*;
 

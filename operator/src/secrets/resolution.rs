@@ -2,9 +2,11 @@
 //!
 //! Pure: the caller reads the Secrets. Cached objects are not modified; a resolved copy exists for one
 //! response. The rules and texts are those of Dapr 1.18, operator API.
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use resources::{
     Component, Configuration, CustomResource, HTTPEndpoint, MCPServer, McpEndpoint, McpHttp,
     NameValuePair, Resiliency, SecretKeyRef, Subscription, TlsDocument, WorkflowAccessPolicy,

@@ -2,20 +2,15 @@
 //!
 //! Pure. A watch event queues the Services that it may affect; the decision depends on the current
 //! state only, never on the event.
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Service;
-use kubernetes::{ListChange, ListDiff, WatchEvent};
+use kubernetes::{ListChange, ListDiff, ObjectKey, WatchEvent};
 
-use crate::services::{
-    plan::{Invalid, Plan, owned_by, plan, service_name},
-    work_queue::WorkQueue,
-    workload::{Workload, WorkloadKey, WorkloadKind},
-};
-use kubernetes::ObjectKey;
+use crate::services::plan::{Invalid, Plan, owned_by, plan, service_name};
+use crate::services::work_queue::WorkQueue;
+use crate::services::workload::{Workload, WorkloadKey, WorkloadKind};
 
 /// The workloads and Services as last observed, and the Services to reconcile.
 #[derive(Default)]

@@ -8,22 +8,16 @@
 //! owners, so it exists as long as one of them does.
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{Service, ServicePort, ServiceSpec},
-    apimachinery::pkg::{
-        apis::meta::v1::{ObjectMeta, OwnerReference},
-        util::intstr::IntOrString,
-    },
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use resources::annotations::{
+    ANNOTATION_APP_ID, ANNOTATION_ENABLE_METRICS, ANNOTATION_ENABLED, ANNOTATION_GRPC_PORT,
+    ANNOTATION_INTERNAL_GRPC_PORT, ANNOTATION_METRICS_PORT, ANNOTATION_SIDECAR_SERVICE_ANNOTATIONS,
+    is_truthy,
 };
-use resources::{
-    annotations::{
-        ANNOTATION_APP_ID, ANNOTATION_ENABLE_METRICS, ANNOTATION_ENABLED, ANNOTATION_GRPC_PORT,
-        ANNOTATION_INTERNAL_GRPC_PORT, ANNOTATION_METRICS_PORT,
-        ANNOTATION_SIDECAR_SERVICE_ANNOTATIONS, is_truthy,
-    },
-    labels::LABEL_APP_ID,
-    names, ports,
-};
+use resources::labels::LABEL_APP_ID;
+use resources::{names, ports};
 
 use crate::services::workload::Workload;
 

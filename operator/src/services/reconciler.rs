@@ -2,30 +2,23 @@
 //!
 //! Watches fill the [`ServiceIndex`]. One loop pops the Services that are ready, plans and writes
 //! them; a change and the resync timer take the same path.
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, future::join_all, stream};
+use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
-use kubernetes::{WatchEvent, api_text};
+use kubernetes::{ObjectKey, WatchEvent, api_text};
 use runtime::{clock, random};
 use tokio::sync::{Notify, watch};
 
-use crate::{
-    cluster::Cluster,
-    cluster::leader,
-    cluster::report::Reports,
-    cluster::watch::handle_events,
-    metrics::Metrics,
-    services::{
-        index::{Decision, ServiceIndex},
-        plan::Plan,
-        workload::{Workload, WorkloadKind},
-    },
-};
-use kubernetes::ObjectKey;
+use crate::cluster::report::Reports;
+use crate::cluster::watch::handle_events;
+use crate::cluster::{Cluster, leader};
+use crate::metrics::Metrics;
+use crate::services::index::{Decision, ServiceIndex};
+use crate::services::plan::Plan;
+use crate::services::workload::{Workload, WorkloadKind};
 
 /// Interval between reconciliations of all Services, independent of watch events.
 const RESYNC: Duration = Duration::from_mins(5);

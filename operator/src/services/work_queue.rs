@@ -1,8 +1,6 @@
 //! The queue of Services to reconcile: deduplicated, with back-off after failures.
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use kubernetes::ObjectKey;
 

@@ -1,19 +1,16 @@
 //! The watchdog's calls to the API server.
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::{
-    Api, Client,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
-    },
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
 };
+use kube::{Api, Client};
 use kubernetes::api_text;
-use resources::{
-    injection::{BadRegistration, Selection, has_sidecar, probe},
-    labels::LABEL_WATCHDOG_PATCHED,
-    names,
-};
+use resources::injection::{BadRegistration, Selection, has_sidecar, probe};
+use resources::labels::LABEL_WATCHDOG_PATCHED;
+use resources::names;
 use serde_json::json;
 
 use kubernetes::ObjectKey;

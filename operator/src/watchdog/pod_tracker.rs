@@ -3,19 +3,15 @@
 //! Pure. It shares the watch of pod metadata with the Configuration assignments and keeps candidates
 //! only. One pod per owner is deleted at a time, the next one only after the replacement received its
 //! sidecar: an injector that fails costs one pod.
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ObjectMeta;
 use kubernetes::{ListChange, ListDiff, WatchEvent};
-use resources::{
-    annotations::{ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, is_truthy},
-    labels::{LABEL_SIDECAR_INJECTED, LABEL_WATCHDOG_PATCHED},
-};
+use resources::annotations::{ANNOTATION_ENABLED, ANNOTATION_INJECTION_SKIPPED, is_truthy};
+use resources::labels::{LABEL_SIDECAR_INJECTED, LABEL_WATCHDOG_PATCHED};
 
 use kubernetes::ObjectKey;
 

@@ -1,10 +1,8 @@
 //! The gRPC API without watches and the conversion webhook without TLS, for tests in process.
 use std::sync::Arc;
 
-use kube::{
-    Client,
-    core::{DynamicObject, ObjectMeta},
-};
+use kube::Client;
+use kube::core::{DynamicObject, ObjectMeta};
 use kubernetes::{FailureKind, Recorder, WatchEvent, WatchFailure};
 use resources::{
     Component, Configuration, CustomResource as _, HTTPEndpoint, MCPServer, Resiliency,
@@ -12,21 +10,18 @@ use resources::{
 };
 use runtime::Scope;
 use tokio::net::TcpListener;
-use transport::{Keepalive, Svid, tls::TlsError};
+use transport::tls::TlsError;
+use transport::{Keepalive, Svid};
 
-use crate::{
-    api::{
-        context::{Context, Stores},
-        gated_rules::GatedRules,
-        limits::ApiLimits,
-        missed_updates::MissedUpdates,
-    },
-    cluster::Cluster,
-    cluster::report::Reports,
-    definitions::subscriptions::webhook,
-    metrics::Metrics,
-    wiring::{budget, requests, serve_api, streams, too_large},
-};
+use crate::api::context::{Context, Stores};
+use crate::api::gated_rules::GatedRules;
+use crate::api::limits::ApiLimits;
+use crate::api::missed_updates::MissedUpdates;
+use crate::cluster::Cluster;
+use crate::cluster::report::Reports;
+use crate::definitions::subscriptions::webhook;
+use crate::metrics::Metrics;
+use crate::wiring::{budget, requests, serve_api, streams, too_large};
 
 /// The HTTP routes of the conversion webhook.
 pub fn conversion_webhook() -> axum::Router {

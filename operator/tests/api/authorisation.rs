@@ -1,14 +1,15 @@
 //! Every RPC for every kind of caller.
+use proto::operator::operator_client::OperatorClient;
 use proto::operator::{
     ComponentUpdateRequest, ConfigurationUpdateRequest, GetConfigurationRequest,
     GetResiliencyRequest, HttpEndpointUpdateRequest, ListComponentsRequest,
     ListHttpEndpointsRequest, ListMcpServersRequest, ListResiliencyRequest,
     ListSubscriptionsRequest, ListWorkflowAccessPolicyRequest, McpServerUpdateRequest,
     ResiliencyUpdateRequest, SubscriptionUpdateRequest, WorkflowAccessPolicyUpdateRequest,
-    operator_client::OperatorClient,
 };
 use serde_json::json;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::fixture::{Fixture, object};
 

@@ -5,10 +5,8 @@ use std::time::Duration;
 use operator::ApiLimits;
 use proto::operator::ResourceEventType::{Created, Deleted, Updated};
 use serde_json::json;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transport::Keepalive;
 

@@ -4,32 +4,34 @@
     clippy::indexing_slicing,
     reason = "the test fails when its fixture cannot be set up"
 )]
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use identity::SpiffeId;
-use kube::{Client, client::Body, core::DynamicObject};
+use kube::Client;
+use kube::client::Body;
+use kube::core::DynamicObject;
 use kubernetes::WatchEvent;
 use operator::{ApiLimits, InProcessApi};
+use proto::operator::operator_client::OperatorClient;
 use proto::operator::{
     ComponentUpdateEvent, ComponentUpdateRequest, ConfigurationUpdateEvent,
-    ConfigurationUpdateRequest, ResourceEventType, operator_client::OperatorClient,
+    ConfigurationUpdateRequest, ResourceEventType,
 };
 use runtime::{Scope, TaskError};
 use serde_json::{Value, json};
 use testkit::ca::{Ca, SvidOptions, TestSvid};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
-use tonic::{
-    Status, Streaming,
-    transport::{Channel, Endpoint},
-};
-use transport::{DialError, Keepalive, Svid, svid::CertifiedSvid};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use transport::svid::CertifiedSvid;
+use transport::{DialError, Keepalive, Svid};
 
 /// The kinds that the API serves.
 pub(crate) const KINDS: [&str; 7] = [

@@ -8,7 +8,8 @@ use proto::operator::{
     ResourceEventType,
 };
 use serde_json::json;
-use tonic::{Code, Request, Status, Streaming, transport::Channel};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::fixture::{Fixture, component};

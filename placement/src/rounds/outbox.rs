@@ -106,8 +106,9 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn order(step: u8, version: u64) -> Order {
         match step {

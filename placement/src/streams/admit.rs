@@ -120,9 +120,10 @@ fn is_allowed(entity: &str, namespace: &str, app_id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use tonic::{Code, Status};
+
+    use super::*;
 
     fn message(app_id: &str, namespace: &str, entity: &str) -> Message {
         let host = Host {

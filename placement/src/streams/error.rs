@@ -141,8 +141,9 @@ impl From<End> for Status {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[test]
     fn a_follower_refuses_with_the_text_that_sidecars_match() {

@@ -142,14 +142,16 @@ fn entry(host: &crate::rounds::message::Host) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::rounds::message::StreamId;
-    use crate::rounds::table::{ORDER_OVERHEAD, charge};
+    use std::io::Read as _;
+    use std::sync::Arc;
+
     use flate2::read::GzDecoder;
     use proto::placement::PlacementOrder;
     use rstest::rstest;
-    use std::io::Read as _;
-    use std::sync::Arc;
+
+    use super::*;
+    use crate::rounds::message::StreamId;
+    use crate::rounds::table::{ORDER_OVERHEAD, charge};
 
     const PLAIN: Format = Format { replication_factor: 100, encoding: Encoding::Identity };
     const GZIP: Format = Format { encoding: Encoding::Gzip, ..PLAIN };

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use crate::fixture::{Dialect, Fixture, TIMEOUT, table};
 use placement::rounds::event::Outcome;
 use placement::rounds::message::Step::{Lock, Unlock, Update};
 use rstest::rstest;
+
+use crate::fixture::{Dialect, Fixture, TIMEOUT, table};
 
 const NO_HOLD_OFF: Duration = Duration::ZERO;
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::fixture::{Fixture, table};
 use placement::rounds::message::Host;
 use placement::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, charge};
+
+use crate::fixture::{Fixture, table};
 
 const NO_HOLD_OFF: Duration = Duration::ZERO;
 

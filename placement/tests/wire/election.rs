@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use crate::client::{LIMIT, Server, Sidecar, host, svid};
 use proto::placement::placement_client::PlacementClient;
 use testkit::ca::Ca;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,6 +9,8 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use transport::Svid;
+
+use crate::client::{LIMIT, Server, Sidecar, host, svid};
 
 /// Replicas `p0`, `p1`, ..., each with its election port.
 struct Replicas {

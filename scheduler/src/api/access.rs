@@ -81,10 +81,11 @@ pub(crate) fn check_type(namespace: &str, app_id: &str, actor_type: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::scheduler::{JobTargetMetadata, TargetActorReminder};
     use rstest::rstest;
     use tonic::{Code, Status};
+
+    use super::*;
 
     fn metadata(actor_type: &str) -> KnownMetadata {
         let actor = TargetActorReminder { id: "1".into(), r#type: actor_type.into() };

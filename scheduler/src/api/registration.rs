@@ -73,9 +73,10 @@ pub(crate) fn prefixes(registration: &Registration) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::scheduler::ConcurrencyLimitActor;
     use rstest::rstest;
+
+    use super::*;
 
     fn initial(accept: &[i32]) -> WatchJobsRequestInitial {
         WatchJobsRequestInitial {

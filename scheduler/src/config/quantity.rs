@@ -60,8 +60,9 @@ fn factor(suffix: &str) -> Result<i128, NotAQuantity> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("0", Ok(0))]

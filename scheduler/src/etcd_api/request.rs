@@ -207,8 +207,9 @@ fn revision(number: i64) -> Revision {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn op(one: One) -> RequestOp {
         RequestOp { request: Some(one) }

@@ -104,8 +104,9 @@ fn is_transition(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(Some("a:1"), "", "a:1")]

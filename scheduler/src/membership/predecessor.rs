@@ -65,8 +65,9 @@ impl Predecessor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     const HERE: &str = "5f2d3c1e-0000-4000-8000-000000000001";
     const ELSEWHERE: &str = "5f2d3c1e-0000-4000-8000-000000000002";

@@ -103,9 +103,10 @@ fn weight(shard: Shard, id: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::store::Record;
-    use rstest::rstest;
 
     const LEASE: i64 = 5;
 

@@ -140,8 +140,9 @@ fn without_own_jobs(found: &Found) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     const ABSENT: EtcdData = EtcdData::Absent;
     const UNKNOWN: EtcdData = EtcdData::Member(None);

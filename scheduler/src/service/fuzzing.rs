@@ -3,11 +3,9 @@ use jiff::Timestamp;
 use prost::Message as _;
 use proto::etcd::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
 
-use crate::{
-    etcd_api::request,
-    schedule::{self, Spec},
-    stored,
-};
+use crate::etcd_api::request;
+use crate::schedule::{self, Spec};
+use crate::stored;
 
 /// Ticks that are computed of one schedule.
 const TICKS: u32 = 8;

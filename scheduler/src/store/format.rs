@@ -120,8 +120,9 @@ fn private() -> OpenOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[test]
     fn a_directory_belongs_to_one_process_at_a_time() {

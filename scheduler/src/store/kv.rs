@@ -230,8 +230,9 @@ pub(crate) trait KeyValue: Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn record() -> Record {
         Record { create_revision: 2, mod_revision: 5, version: 3, lease: 7, value: "v".into() }

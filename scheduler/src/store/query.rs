@@ -140,9 +140,10 @@ fn sort(entries: &mut [Entry], by: SortBy, descending: Descending) {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::store::Record;
-    use rstest::rstest;
 
     fn select(query: &Query) -> (Vec<String>, bool, u64) {
         let mut selection = Selection::new(query);

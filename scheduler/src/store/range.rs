@@ -62,8 +62,9 @@ impl KeyRange {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("b", "", &["b"])]

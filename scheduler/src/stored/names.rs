@@ -90,9 +90,10 @@ pub(crate) fn short<'a>(metadata: &KnownMetadata, composed: &'a str) -> &'a str 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::scheduler::{JobTargetMetadata, TargetActorReminder, TargetJob};
     use rstest::rstest;
+
+    use super::*;
 
     fn of_app() -> KnownMetadata {
         KnownMetadata {

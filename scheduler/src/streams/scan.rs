@@ -116,10 +116,11 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
     use super::*;
     use crate::store::Revision;
     use crate::store::query::{Query, Selected};
-    use prometheus::Registry;
 
     /// A store with these records.
     struct Shelf(Vec<Entry>);

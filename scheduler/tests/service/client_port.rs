@@ -1,8 +1,6 @@
 //! The etcd API over real connections, in this process: a full store, snapshots, and the effect of
 //! writes on jobs and on the leadership key.
 
-use crate::client::{SUCCESS, Server, Sidecar, get, initial, of_app, once, request};
-use crate::etcd::{Etcd, Fixture, op, put, range, refused};
 use prost::Message as _;
 use proto::cron;
 use proto::etcd::etcdserverpb::alarm_request::AlarmAction;
@@ -18,6 +16,9 @@ use proto::etcd::etcdserverpb::{
 use proto::scheduler::DeleteByMetadataRequest;
 use rstest::rstest;
 use tonic::Code;
+
+use crate::client::{SUCCESS, Server, Sidecar, get, initial, of_app, once, request};
+use crate::etcd::{Etcd, Fixture, op, put, range, refused};
 
 #[tokio::test]
 async fn names_revisions_leases_and_the_alarm_outlive_a_restart() {

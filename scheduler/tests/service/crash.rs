@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use crate::process::{Process, metadata};
 use proto::scheduler::scheduler_client::SchedulerClient;
 use proto::scheduler::{DeleteJobRequest, Job, ScheduleJobRequest};
 use testkit::Choice;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
+
+use crate::process::{Process, metadata};
 
 /// Callers that schedule and delete at once.
 const CALLERS: usize = 8;

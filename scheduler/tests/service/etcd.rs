@@ -5,10 +5,11 @@ use proto::etcd::etcdserverpb::lease_client::LeaseClient;
 use proto::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcd::etcdserverpb::request_op::Request as Op;
 use proto::etcd::etcdserverpb::watch_client::WatchClient;
+use proto::etcd::etcdserverpb::watch_request::RequestUnion;
 use proto::etcd::etcdserverpb::{
     DeleteRangeRequest, LeaseGrantRequest, LeaseLeasesRequest, PutRequest, RangeRequest,
     RangeResponse, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest,
-    WatchResponse, watch_request::RequestUnion,
+    WatchResponse,
 };
 use proto::etcd::mvccpb::KeyValue;
 use tokio::sync::mpsc;

@@ -1,6 +1,5 @@
 //! The etcd API over real connections, in this process: keys, transactions, leases, watches.
 
-use crate::etcd::{Fixture, Watch, op, put, range, refused, watch};
 use proto::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use proto::etcd::etcdserverpb::request_op::Request as Op;
 use proto::etcd::etcdserverpb::response_op::Response as Answer;
@@ -12,6 +11,8 @@ use proto::etcd::etcdserverpb::{
 };
 use rstest::rstest;
 use tonic::Code;
+
+use crate::etcd::{Fixture, Watch, op, put, range, refused, watch};
 
 #[tokio::test]
 async fn each_request_that_changes_something_makes_one_revision() {

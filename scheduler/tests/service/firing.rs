@@ -3,10 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::client::{
-    FAILED, SUCCESS, Server, Sidecar, get, initial, metadata, of_actor, of_app, once, request,
-};
-use crate::etcd::Fixture;
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use prost::Message as _;
@@ -22,6 +18,11 @@ use proto::scheduler::{
 };
 use rstest::rstest;
 use runtime::clock;
+
+use crate::client::{
+    FAILED, SUCCESS, Server, Sidecar, get, initial, metadata, of_actor, of_app, once, request,
+};
+use crate::etcd::Fixture;
 
 async fn schedule(server: &Server, name: &str, job: Job) {
     server.client().schedule_job(request(of_app("app"), name, job)).await.unwrap();

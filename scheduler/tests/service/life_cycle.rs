@@ -3,13 +3,14 @@
 
 use std::net::IpAddr;
 
-use crate::client::{Sidecar, initial, once};
-use crate::process::{Process, endpoint, metadata};
 use proto::scheduler::scheduler_client::SchedulerClient;
 use proto::scheduler::{Job, ScheduleJobRequest, WatchHostsRequest, WatchJobsRequestInitial};
 use rstest::rstest;
 use rustix::process::Signal;
 use tonic::transport::Channel;
+
+use crate::client::{Sidecar, initial, once};
+use crate::process::{Process, endpoint, metadata};
 
 const OWN_KEY: &str = "dapr/leadership/dapr-scheduler-server-0";
 

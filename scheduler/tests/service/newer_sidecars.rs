@@ -1,10 +1,11 @@
 //! Behaviour that sidecars since Dapr 1.18.4 rely on, over real connections in this process.
 
+use tonic::codegen::{Service, http};
+use tonic::{Code, Status};
+
 use crate::client::{
     LIMIT, SUCCESS, Server, Sidecar, initial, names, of_app, once, schedule, temporary,
 };
-use tonic::codegen::{Service, http};
-use tonic::{Code, Status};
 
 /// A sidecar of Dapr 1.19 then uses the placement service.
 #[tokio::test]

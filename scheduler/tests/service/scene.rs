@@ -1,8 +1,5 @@
 //! Every metric after a scripted scene, and what is left of a load.
 
-use crate::client::{
-    FAILED, SUCCESS, Server, Sidecar, initial, names, of_actor, of_app, once, request,
-};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use proto::common::job_failure_policy::Policy;
 use proto::common::{JobFailurePolicy, JobFailurePolicyDrop};
@@ -12,6 +9,10 @@ use proto::scheduler::{
     DeleteJobRequest, Job, KnownMetadata, WatchJobsRequestInitial,
 };
 use tokio::runtime::Handle;
+
+use crate::client::{
+    FAILED, SUCCESS, Server, Sidecar, initial, names, of_actor, of_app, once, request,
+};
 
 /// The series of the scheduler's own metrics, each as type, name, labels and value; of histograms
 /// the number of samples, of times whether there is one.

@@ -142,9 +142,10 @@ fn array_len(parts: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn container(name: &str, image: &str, restart_policy: Option<&str>) -> Container {
         Container {

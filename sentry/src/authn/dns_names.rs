@@ -46,9 +46,10 @@ pub(crate) fn cluster_domain(resolv_conf: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use identity::TrustDomain;
     use rstest::rstest;
+
+    use super::*;
 
     fn identity(app_id: &str, namespace: &str, control_plane: bool) -> Identity {
         Identity {

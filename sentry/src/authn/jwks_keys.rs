@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use identity::{JwkSet, JwksError};
 use runtime::{Scope, random};
 use transport::fetch::{Fetcher, Roots};
@@ -177,8 +176,9 @@ fn inline(source: &str) -> Result<JwkSet, JwksSourceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     const SET: &str = r#"{"keys":[{"kty":"x","kid":"a"}]}"#;
 

@@ -114,9 +114,10 @@ fn duration(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     fn read(validators: &Value) -> Result<Option<JwksOptions>, String> {
         let mtls: Mtls = serde_json::from_value(json!({"tokenValidators": validators})).unwrap();

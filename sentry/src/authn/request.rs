@@ -148,8 +148,9 @@ fn broken_rules(raw: &SignCertificateRequest) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn raw(id: &str, namespace: &str, csr: &str, trust_domain: &str) -> SignCertificateRequest {
         SignCertificateRequest {

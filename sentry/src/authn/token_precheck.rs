@@ -87,12 +87,13 @@ fn is_past(exp: f64, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
     use rstest::rstest;
     use serde_json::{Value, json};
+
+    use super::*;
 
     const NOW: i64 = 1_800_000_000;
 

@@ -155,8 +155,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
 
     fn owner(pod: &str) -> Arc<TokenOwner> {
         Arc::new(TokenOwner {

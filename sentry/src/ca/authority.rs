@@ -135,9 +135,10 @@ fn jittered(ttl: Duration, draw: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use identity::{KeyKind, PrivateKey, TrustDomain};
     use testkit::ca::Ca;
+
+    use super::*;
 
     fn csr() -> Csr {
         let key = PrivateKey::generate(KeyKind::Ed25519).unwrap();

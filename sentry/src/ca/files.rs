@@ -134,10 +134,12 @@ fn create(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use identity::stored::{Plan, Published, plan};
     use std::os::unix::fs::PermissionsExt as _;
+
+    use identity::stored::{Plan, Published, plan};
     use testkit::ca::Ca;
+
+    use super::*;
 
     #[test]
     fn a_written_ca_is_read_back_and_private() {

@@ -176,8 +176,9 @@ fn set(data: &mut BTreeMap<String, ByteString>, keys: [&str; 3], ca: &BundlePem)
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use testkit::ca::Ca;
+
+    use super::*;
 
     fn keys() -> Keys {
         let key = str::to_owned;

@@ -113,8 +113,9 @@ fn expand(text: &str, variable: impl Fn(&str) -> Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn read(text: &str) -> Result<Settings, String> {
         let variable = |name: &str| (name == "TTL").then(|| "10m".to_owned());

@@ -173,9 +173,10 @@ fn prefix(given: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::Parser as _;
     use rstest::rstest;
+
+    use super::*;
 
     #[derive(Debug, clap::Parser)]
     struct Probe {

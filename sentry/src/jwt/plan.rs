@@ -127,10 +127,12 @@ pub(crate) fn generate(config: &JwtConfig) -> Result<GeneratedJwt, KeyError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use identity::JwtAlgorithm;
     use rstest::rstest;
-    use std::time::Duration;
+
+    use super::*;
 
     fn config(algorithm: &str, key_id: Option<&str>) -> JwtConfig {
         JwtConfig {

@@ -117,8 +117,9 @@ pub(crate) fn issue(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use identity::{Expected, JwkSet, JwtAlgorithm, PrivateKey, TrustDomain, verify_token};
+
+    use super::*;
 
     fn signer() -> (JwtSigner, JwkSet) {
         let key = PrivateKey::generate_for(JwtAlgorithm::Es256).unwrap();

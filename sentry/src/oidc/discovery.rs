@@ -167,11 +167,13 @@ fn without_port(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use identity::JwtAlgorithm;
     use rstest::rstest;
     use serde_json::Value;
-    use std::time::Duration;
+
+    use super::*;
 
     const SET: &str = "{\"keys\":[]}";
 

@@ -205,11 +205,13 @@ impl<T> FairQueue<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use rstest::rstest;
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
 
     fn key(peer: u8, namespace: &str) -> QueueKey {
         let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, peer));

@@ -195,9 +195,10 @@ fn after(at: Timestamp, by: Duration) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use testkit::ca::Ca;
+
+    use super::*;
 
     const HOUR: i64 = 3600;
     const DAY: i64 = 24 * HOUR;

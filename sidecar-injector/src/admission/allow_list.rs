@@ -148,8 +148,9 @@ pub struct AllowedUsers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn account(namespace: &str, name: &str) -> UserInfo {
         UserInfo { username: format!("{SERVICE_ACCOUNT}{namespace}:{name}"), ..UserInfo::default() }

@@ -108,9 +108,10 @@ async fn acquire(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures::StreamExt as _;
     use rstest::rstest;
+
+    use super::*;
 
     fn announcing(length: usize) -> HeaderMap {
         HeaderMap::from_iter([(CONTENT_LENGTH, length.into())])

@@ -79,8 +79,9 @@ impl CallerProof {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(MIN_TOKEN_CHARS - 1, false)]

@@ -1,10 +1,10 @@
 //! The decision about a review.
 
-use crate::pod::{PatchWriter, PodView, Warning};
-use crate::sidecar::{Change, Mutation, Rejection, SkipReason};
 use resources::annotations::ANNOTATION_INJECTION_SKIPPED;
 
 use super::allow_list::AllowedUsers;
+use crate::pod::{PatchWriter, PodView, Warning};
+use crate::sidecar::{Change, Mutation, Rejection, SkipReason};
 
 /// The outcome of a request, for metrics, logs and Events.
 #[derive(Debug, Clone, PartialEq, Eq)]

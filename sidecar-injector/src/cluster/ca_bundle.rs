@@ -98,9 +98,10 @@ pub(crate) fn desired(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::Value;
     use testkit::ca::Ca;
+
+    use super::*;
 
     fn configuration(webhooks: &Value) -> MutatingWebhookConfiguration {
         let value = json!({"metadata": {"name": "dapr-sidecar-injector"}, "webhooks": webhooks});

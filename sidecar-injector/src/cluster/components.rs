@@ -138,8 +138,9 @@ fn container(component: &DynamicObject) -> Option<ComponentContainer> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn component(namespace: &str, name: &str, container: Option<&str>) -> DynamicObject {
         let annotations =

@@ -119,9 +119,10 @@ impl NamespaceIndex {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::pod::Injection;
-    use serde_json::json;
 
     fn namespace(name: &str, injection: Option<&str>) -> PartialObjectMeta<Namespace> {
         let labels = injection.map_or(json!({}), |value| json!({"dapr.io/injection": value}));

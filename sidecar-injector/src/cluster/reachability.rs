@@ -114,8 +114,9 @@ fn lacks_sidecar(pod: &PartialObjectMeta<Pod>, since: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn counts_new_pods_that_request_a_sidecar() {

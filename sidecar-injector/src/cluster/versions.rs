@@ -81,8 +81,9 @@ fn version(node: &Node) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn parses_a_node() {

@@ -65,8 +65,9 @@ impl ControlPlane {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn reads_the_settings_of_an_installation() {

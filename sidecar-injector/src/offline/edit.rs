@@ -277,9 +277,10 @@ fn dash_indent(text: &str, node: &Node) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     /// Applies a JSON Patch to a text.
     fn patched(text: &str, patch: Value) -> (String, bool) {

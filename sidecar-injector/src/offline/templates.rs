@@ -155,9 +155,10 @@ fn is_template(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     fn template() -> Value {
         json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}})

@@ -11,9 +11,10 @@ pub(crate) fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     /// The values are those of `kubectl apply --dry-run=client -o json`.
     #[rstest]

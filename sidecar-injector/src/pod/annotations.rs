@@ -150,9 +150,10 @@ pub(crate) fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::{Value, json};
+
+    use super::*;
 
     const KEY: &str = "dapr.io/key";
 

@@ -122,9 +122,10 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     #[rstest]
     #[case("nodeapp", None)]

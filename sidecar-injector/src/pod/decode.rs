@@ -196,10 +196,11 @@ impl<'de> Visitor<'de> for Pruned<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::pod::PodView;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
+    use crate::pod::PodView;
 
     fn decode(text: &str) -> serde_json::Result<Value> {
         deserialize(&mut serde_json::Deserializer::from_str(text))

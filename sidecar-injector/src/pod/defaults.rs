@@ -144,8 +144,9 @@ impl<'a> DefaultLayers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[test]
     fn every_key_is_a_pod_annotation() {

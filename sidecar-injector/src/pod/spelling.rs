@@ -65,9 +65,10 @@ fn nearest(key: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     #[rstest]
     #[case("dapr.io/sidecar-listen-address", Some("dapr.io/sidecar-listen-addresses"))]

@@ -79,8 +79,9 @@ fn starts_entry(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("A=1 , B=2", &[("A", "1"), ("B", "2")])]

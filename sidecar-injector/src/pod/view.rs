@@ -302,9 +302,10 @@ fn check_spec(spec: &Map<String, Value>) -> Result<(), BadShape> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
     use serde_json::json;
+
+    use super::*;
 
     #[rstest]
     #[case::no_object(json!([]), "object is not a pod")]

@@ -132,8 +132,9 @@ pub(crate) fn cluster_domain(resolv_conf: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     fn here() -> ControlPlane {
         ControlPlane::new("ns", "example.org")

@@ -5,8 +5,7 @@
 
 use std::fmt::Display;
 
-use resources::annotations as key;
-use resources::ports;
+use resources::{annotations as key, ports};
 
 use super::addresses::Actors;
 use super::context::InjectionContext;

@@ -1,7 +1,6 @@
 //! The container of the sidecar. Source of members and order: Dapr 1.18.3, injector.
 
-use resources::annotations as key;
-use resources::{names, ports};
+use resources::{annotations as key, names, ports};
 use serde_json::{Map, Value, json};
 
 use super::arguments::{SOCKET_DIRECTORY, arguments};

@@ -50,8 +50,9 @@ pub(crate) fn mtls_enabled(configuration: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn mtls_is_on_by_default() {

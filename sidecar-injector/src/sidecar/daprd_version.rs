@@ -69,8 +69,9 @@ impl DaprdVersion {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("ghcr.io/dapr/daprd:1.18.3", Some((1, 18, 3)))]

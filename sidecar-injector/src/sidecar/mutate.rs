@@ -3,8 +3,7 @@
 use std::fmt;
 
 use json_patch::Patch;
-use resources::annotations as key;
-use resources::{labels, names};
+use resources::{annotations as key, labels, names};
 
 use super::app;
 use super::components::{self, ComponentContainers};

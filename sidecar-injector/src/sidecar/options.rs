@@ -1,8 +1,7 @@
 //! The annotations of a pod that configure its sidecar, as typed values.
 //! Source of keys, types and defaults: Dapr 1.18.3, annotations of the sidecar injector.
 
-use resources::annotations as key;
-use resources::ports;
+use resources::{annotations as key, ports};
 
 use super::context::InjectionContext;
 use super::settings::{NativeDefault, Settings};

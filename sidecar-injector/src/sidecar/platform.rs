@@ -55,8 +55,9 @@ impl Platform {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("v1.34.4", Some((1, 34)))]

@@ -1,7 +1,6 @@
 //! Ports of the sidecar, and conflicts with other processes.
 
-use resources::annotations as key;
-use resources::{names, ports};
+use resources::{annotations as key, names, ports};
 
 use super::options::Options;
 use crate::pod::PodView;

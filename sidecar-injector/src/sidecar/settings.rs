@@ -126,8 +126,9 @@ impl Toleration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn parses_tolerations_with_and_without_additional_escapes() {

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use resources::annotations as key;
-use resources::ports;
+use resources::{annotations as key, ports};
 
 use super::context::InjectionContext;
 use super::options::Options;

@@ -1,11 +1,9 @@
 //! The examples for deployment tools: the chart renders with the values of each.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use blackbox::{Scratch, Tool, environment, process};

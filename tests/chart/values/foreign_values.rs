@@ -1,7 +1,8 @@
 //! Foreign values: of Dapr's own charts, of parent charts, and keys that never had an effect.
 //! Known keys keep their meaning, unknown ones are listed in the notes, misspelt ones are refused.
 
-use std::{fs, process::Command};
+use std::fs;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use blackbox::{Scratch, Tool, environment, process};

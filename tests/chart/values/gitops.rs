@@ -2,13 +2,12 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value yields null, no panic")]
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Scratch, accounts::kubeconfig, apply_crds};
+use blackbox::accounts::kubeconfig;
+use blackbox::{Scratch, apply_crds};
 use serde_json::Value;
 
-use crate::{
-    helm::{NAMESPACE, REGISTRY, template},
-    rights::Installed,
-};
+use crate::helm::{NAMESPACE, REGISTRY, template};
+use crate::rights::Installed;
 
 /// Kind, name and version of everything that the chart renders.
 fn versions(installed: &Installed) -> Result<Vec<String>> {

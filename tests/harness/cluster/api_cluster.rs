@@ -4,26 +4,21 @@
 //! Pods stay Pending, there is no node; but they are admitted, mutated and defaulted for real,
 //! Deployments become Pods, and service account tokens can be asked for and reviewed.
 
-use std::{
-    fs,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
-use crate::{
-    Cluster, Deadline, Lifetime, Process, Scratch,
-    common::Common,
-    control_plane::{
-        ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
-        wait_for_api_server, wait_for_etcd, wait_for_service_account, wait_until_created,
-    },
-    environment,
-    progress::say,
+use crate::common::Common;
+use crate::control_plane::{
+    ADMIN, ApiServerKind, Layout, start_api_server, start_controller_manager, start_etcd,
+    wait_for_api_server, wait_for_etcd, wait_for_service_account, wait_until_created,
 };
+use crate::progress::say;
+use crate::{Cluster, Deadline, Lifetime, Process, Scratch, environment};
 
 /// Another process may take a port between our check and the server's start.
 const ATTEMPTS: u32 = 3;

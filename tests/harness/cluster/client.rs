@@ -1,10 +1,8 @@
 //! kubectl and helm against a test cluster or an existing cluster.
 
-use std::{
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;

@@ -1,16 +1,15 @@
 //! containerd with its own root, state and socket.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::host;
-use crate::{Process, control_plane::Layout, environment, process};
+use crate::control_plane::Layout;
+use crate::{Process, environment, process};
 
 /// Debian's folder of the CNI plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";

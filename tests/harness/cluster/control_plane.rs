@@ -1,13 +1,11 @@
 //! Kubernetes' own control plane as processes: etcd, kube-apiserver, kube-controller-manager,
 //! kube-scheduler. Both clusters start theirs here.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;

@@ -1,12 +1,14 @@
 //! The API-only cluster that runs until it is taken down: `cargo xtask cluster up
 //! --api-only`, to run a service against by hand.
 
-use std::{fs, path::PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use super::roster::{Entry, Roster};
-use crate::{ApiCluster, ApiClusterOptions, Cluster, Lifetime, control_plane::ADMIN, environment};
+use crate::control_plane::ADMIN;
+use crate::{ApiCluster, ApiClusterOptions, Cluster, Lifetime, environment};
 
 /// The API-only cluster of this state folder.
 #[derive(Debug)]

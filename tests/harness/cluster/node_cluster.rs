@@ -5,33 +5,26 @@
 //! folder, so `up` after a crash cleans up first and `down` leaves no process, mount, namespace,
 //! cgroup or file behind.
 
-use std::{
-    fs::{self, File},
-    net::Ipv4Addr,
-    os::unix::{fs::MetadataExt as _, net::UnixStream},
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    containerd::Containerd,
-    host::{self, Cgroups, Network},
-    node_image, node_parts, node_storage,
-    roster::{Entry, Owner, Roster},
+use super::containerd::Containerd;
+use super::host::{self, Cgroups, Network};
+use super::roster::{Entry, Owner, Roster};
+use super::{node_image, node_parts, node_storage};
+use crate::control_plane::{
+    self, Layout, User, start_api_server, start_controller_manager, start_etcd, start_scheduler,
+    wait_for_api_server, wait_for_etcd, wait_for_service_account,
 };
-use crate::{
-    Cluster, Deadline, Image, Process, Tool,
-    control_plane::{
-        self, Layout, User, start_api_server, start_controller_manager, start_etcd,
-        start_scheduler, wait_for_api_server, wait_for_etcd, wait_for_service_account,
-    },
-    environment, packages,
-    process::Lifetime,
-    progress::{say, step},
-    tools, until,
-};
+use crate::process::Lifetime;
+use crate::progress::{say, step};
+use crate::{Cluster, Deadline, Image, Process, Tool, environment, packages, tools, until};
 
 /// How the names of cgroups and folders start.
 const NAME_PREFIX: &str = "trilby-";
@@ -396,7 +389,8 @@ fn remove_empty_folders() {
 
 #[cfg(test)]
 mod tests {
-    use std::{thread, time::Duration};
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
     use crate::Scratch;

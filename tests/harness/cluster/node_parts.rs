@@ -1,15 +1,14 @@
 //! The programs of a node: kubelet, kube-proxy, and `coredns` as a host process.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use crate::{
-    Cluster, Process, Tool,
-    control_plane::Layout,
-    node_cluster::{DNS, KUBE_PROXY, KUBELET, NODE_ADDRESS, NODE_NAME, POD_CIDR},
-};
+use crate::control_plane::Layout;
+use crate::node_cluster::{DNS, KUBE_PROXY, KUBELET, NODE_ADDRESS, NODE_NAME, POD_CIDR};
+use crate::{Cluster, Process, Tool};
 
 /// Where Pods expect DNS.
 const DNS_SERVICE: &str = "10.96.0.10";

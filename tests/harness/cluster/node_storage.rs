@@ -1,7 +1,8 @@
 //! Volumes of the node: folders of its state, in the cluster's default `StorageClass`. Nothing
 //! provisions more: a test cluster has as many as either control plane needs.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};

@@ -1,10 +1,8 @@
 //! Records the programs of a test cluster that outlives its command, so that a later command finds
 //! exactly these and nothing else, even after a crash.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};

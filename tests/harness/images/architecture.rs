@@ -1,6 +1,7 @@
 //! The architectures of images, and cross compilation.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 

@@ -1,6 +1,7 @@
 //! Archives of programs, byte for byte the same for the same content.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::Result;
 

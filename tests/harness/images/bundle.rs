@@ -9,12 +9,10 @@
 //! Source of the layout: Dapr CLI 1.16.5, `dapr init --slim --from-dir`. That version insists on a
 //! scheduler (since Dapr 1.14) and on a dashboard, which `dapr dashboard` starts.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;

@@ -1,11 +1,9 @@
 //! A Helm repository: a folder with the chart and its index, as any web server can serve it. The
 //! official CLI installs from one (`DAPR_HELM_REPO_URL`).
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 

@@ -1,6 +1,7 @@
 //! The part of a Go program in a bill of materials: what its file says that it was built from.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};

@@ -1,14 +1,12 @@
 //! Container images without a container daemon: docker-archive files, byte for byte the same for
 //! the same input.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufWriter, Read, Seek as _, Write},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek as _, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;

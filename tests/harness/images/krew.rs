@@ -3,17 +3,16 @@
 //!
 //! Source of the layout: krew's developer guide, `krew.googlecontainertools.github.com/v1alpha2`.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::archive::tar_gz;
-use crate::{Architecture, Scratch, environment, reproducible::sha256};
+use crate::reproducible::sha256;
+use crate::{Architecture, Scratch, environment};
 
 /// The operating systems of archives, as Go names them.
 const SYSTEMS: [&str; 3] = ["linux", "darwin", "windows"];

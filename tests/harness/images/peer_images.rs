@@ -1,6 +1,7 @@
 //! The images of the test cluster: our services, and the programs of other Pods.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;

@@ -1,6 +1,7 @@
 //! Images in a registry: one name for all architectures, identified by its digest.
 
-use std::{path::PathBuf, process::Command};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 

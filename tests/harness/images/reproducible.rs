@@ -1,10 +1,8 @@
 //! Builds a service from a copy of the sources, to check whether its bytes depend on the path.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};

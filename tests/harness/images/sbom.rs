@@ -1,10 +1,8 @@
 //! A software bill of materials of each service: every third-party package in the program,
 //! in `CycloneDX`'s JSON. The same sources give the same bytes: no date, no serial number.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use cargo_metadata::{

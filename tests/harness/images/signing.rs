@@ -1,10 +1,8 @@
 //! Signatures of images and files, by `cosign`: with a private key, or without one by the
 //! identity of the forge's workflow.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;

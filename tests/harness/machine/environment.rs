@@ -1,13 +1,11 @@
 //! Variables, folders, free ports and randomness of this machine.
 
-use std::{
-    env,
-    fmt::Write as _,
-    fs::{self, File},
-    io::Read as _,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
+use std::env;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 pub use free_port::free_port;

@@ -1,10 +1,8 @@
 //! Plain HTTP/1.0 requests to processes of this machine: health checks, daprd's API, metrics.
 
-use std::{
-    fmt::Write as _,
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 

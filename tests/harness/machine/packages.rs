@@ -1,10 +1,12 @@
 //! Programs that come from the distribution's packages.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{environment, process, progress::step};
+use crate::progress::step;
+use crate::{environment, process};
 
 /// A file that has to be there, and the Debian package that brings it.
 #[derive(Clone, Copy, Debug)]

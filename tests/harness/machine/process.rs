@@ -1,16 +1,14 @@
 //! One program of a test: started with a log file, polled until it serves, stopped by its process
 //! id.
 
-use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, File},
-    os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{OnceLock, mpsc},
-    thread,
-    time::Duration,
-};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};

@@ -1,6 +1,8 @@
 //! Progress of long work as plain lines on standard error, each with the time since the start.
 
-use std::{fmt::Display, sync::OnceLock, time::Duration};
+use std::fmt::Display;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::Result;
 

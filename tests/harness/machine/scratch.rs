@@ -1,12 +1,10 @@
 //! Folders that do not outlive the process that created them, however it ends.
 
-use std::{
-    env, fs,
-    io::Write as _,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 

@@ -1,9 +1,7 @@
 //! Waiting for a condition with a deadline, never for a time.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 

@@ -1,13 +1,11 @@
 //! A minimal web server of the files of a folder, for programs under test that fetch them.
 
-use std::{
-    fs::{self, File},
-    io::{BufRead as _, BufReader, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd as _,
-    path::{Component, Path},
-    thread,
-};
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::path::{Component, Path};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{ApiCluster, Scratch, injector_fixture::NAMESPACE};
+use crate::injector_fixture::NAMESPACE;
+use crate::{ApiCluster, Scratch};
 
 /// Audience of the tokens that sentry accepts.
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";

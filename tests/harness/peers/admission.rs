@@ -1,11 +1,13 @@
 //! Admission reviews sent to a webhook as kube-apiserver sends them: over HTTPS, the server's name
 //! verified.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 

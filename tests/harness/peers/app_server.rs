@@ -1,11 +1,9 @@
 //! The HTTP server of the small applications that run behind a sidecar.
 
-use std::{
-    io::{BufRead, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
-    sync::Arc,
-    thread,
-};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
 
 use anyhow::Result;
 

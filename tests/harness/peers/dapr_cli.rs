@@ -1,6 +1,8 @@
 //! The official `dapr` CLI with its own home folder.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{Deadline, Process, Scratch, Spawn, environment, programs::servers};
+use crate::programs::servers;
+use crate::{Deadline, Process, Scratch, Spawn, environment};
 
 /// Seconds until it must serve.
 const START_SECONDS: u64 = 30;

@@ -1,6 +1,8 @@
 //! axe-core, which finds accessibility faults in a page; from the npm registry, pinned by hash.
 
-use std::{fs, path::Path, process::Command};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;

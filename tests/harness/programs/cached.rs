@@ -1,14 +1,13 @@
 //! Folders of the cache that are filled from a registry on first use.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
 use super::tools;
-use crate::{environment, progress::step};
+use crate::environment;
+use crate::progress::step;
 
 /// The folder `name` of the cache. On first use `fill` fills it in another place, so that it is
 /// there only when it is complete.

@@ -1,22 +1,17 @@
 //! Builds a Go program from its published module, in a module of our own that requires it and
 //! repeats its replace lines: Go ignores those of a dependency, and `go install` refuses them.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
-};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::{
-    Architecture, Deadline, Scratch, environment, process,
-    progress::say,
-    tools::{self, Recipe, Tool},
-    until,
-};
+use crate::progress::say;
+use crate::tools::{self, Recipe, Tool};
+use crate::{Architecture, Deadline, Scratch, environment, process, until};
 
 /// Modules that the checksum database does not serve.
 const NO_SUM_DB: &str = "github.com/dapr/*,github.com/diagridio/*";

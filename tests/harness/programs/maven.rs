@@ -1,6 +1,7 @@
 //! Maven, which downloads artifacts of Java; it leaves nothing in the home folder.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 

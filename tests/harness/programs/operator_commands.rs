@@ -1,6 +1,7 @@
 //! The kinds of `dapr.io`, and the commands of the operator's image that the chart's hooks run before an
 //! upgrade.
-use std::{ffi::OsStr, path::Path};
+use std::ffi::OsStr;
+use std::path::Path;
 
 use anyhow::Result;
 

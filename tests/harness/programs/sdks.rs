@@ -1,11 +1,9 @@
 //! Dapr's official SDKs, each in its own folder of the cache. The files beside this one pin the
 //! versions of everything that is installed, with checksums.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};

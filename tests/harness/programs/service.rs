@@ -1,11 +1,9 @@
 //! Our services, and their programs built by cargo.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::PathBuf,
-    process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 

@@ -1,23 +1,19 @@
 //! The programs of the test cluster: from this machine, from the cache of earlier builds, or by a
 //! build of their Go module. Nothing is downloaded ready-made, no registry is needed.
 
-use std::{
-    collections::HashMap,
-    ffi::OsString,
-    fs::{self, File},
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::gobuild;
-use crate::{
-    Architecture, environment, process,
-    progress::{say, step},
-};
+use crate::progress::{say, step};
+use crate::{Architecture, environment, process};
 
 /// The Kubernetes of the test cluster. 1.34, because kubelet 1.35 refuses cgroup v1 by default.
 pub const KUBERNETES: &str = "v1.34.4";

@@ -2,7 +2,8 @@
 //! its directories.
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Tool, http, procfs::child_of, soon, until};
+use blackbox::procfs::child_of;
+use blackbox::{Tool, http, soon, until};
 use rustix::process::Signal;
 use serde_json::Value;
 

@@ -1,17 +1,17 @@
 //! The etcd of three schedulers, whose members know each other by certificates of sentry.
 
-use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Result, ensure};
+use blackbox::procfs::child_of;
+use blackbox::tools::path_with_etcd;
 use blackbox::{
-    Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http,
-    procfs::child_of, soon, tools::path_with_etcd, until,
+    Deadline, Ports, Process, Scratch, Spawn, Tool, build_binary, environment, http, soon, until,
 };
 use rustix::process::Signal;
 use testkit::ca::Ca;

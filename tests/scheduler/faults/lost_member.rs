@@ -1,7 +1,8 @@
 //! A member of three whose directory is lost: it does not start by itself, and says how it joins.
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{http, procfs::child_of, soon, until};
+use blackbox::procfs::child_of;
+use blackbox::{http, soon, until};
 
 use crate::processes::cluster::Cluster;
 use crate::processes::member::{Kind, every, names, once};

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
+use blackbox::tools::path_with_etcd;
 use blackbox::{
-    Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon,
-    tools::path_with_etcd, until,
+    Process, Scratch, Spawn, Tool, build_binary, environment, movable_clock, soon, until,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use proto::scheduler::job_target_metadata::Type;

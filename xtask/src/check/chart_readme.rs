@@ -1,7 +1,8 @@
 //! The tables of values in the chart's README: keys and defaults from `values.yaml`, their meaning
 //! from the descriptions of `values.schema.json`.
 
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value};
@@ -95,8 +96,9 @@ fn resolve<'a>(schema: &'a Value, root: &'a Value) -> Result<&'a Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_value_without_description_is_no_value() {

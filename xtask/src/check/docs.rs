@@ -269,8 +269,9 @@ fn tasks(text: &str) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     fn offences(text: &str) -> Vec<String> {
         let known = Known {

@@ -2,13 +2,11 @@
 //! registers, and which metadata it requires. `tests/fixtures/components/README.md` describes the
 //! experiment.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use blackbox::{Deadline, Scratch, Tool, environment, until};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use blackbox::{
-    Service, Tool, build_dashboard_static, bundle::Bundle, environment, progress::step,
-};
+use blackbox::bundle::Bundle;
+use blackbox::progress::step;
+use blackbox::{Service, Tool, build_dashboard_static, environment};
 use clap::Args;
 
 use crate::output::print;

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use blackbox::{
-    Architecture, build_daprctl_for_windows, build_daprctl_static, environment,
-    krew::{self, Platform},
-    progress::step,
-};
+use blackbox::krew::{self, Platform};
+use blackbox::progress::step;
+use blackbox::{Architecture, build_daprctl_for_windows, build_daprctl_static, environment};
 use clap::Args;
 
 use crate::output::print;

@@ -1,16 +1,11 @@
 //! `cargo xtask image`: container images without a container daemon.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use blackbox::{
-    Architecture, Image, NodeCluster, Service, environment, peer_images,
-    progress::{say, step},
-    registry,
-};
+use blackbox::progress::{say, step};
+use blackbox::{Architecture, Image, NodeCluster, Service, environment, peer_images, registry};
 use clap::{Args, ValueEnum};
 
 use crate::output::print;

@@ -3,7 +3,8 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use blackbox::{Scratch, Service, progress::step, reproducible};
+use blackbox::progress::step;
+use blackbox::{Scratch, Service, reproducible};
 use clap::Args;
 
 use crate::output::print;

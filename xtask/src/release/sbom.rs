@@ -1,6 +1,7 @@
 //! `cargo xtask sbom`: the contents of each program.
 
-use std::{fs, path::PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use blackbox::{Architecture, Service, environment, sbom};

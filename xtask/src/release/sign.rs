@@ -1,14 +1,12 @@
 //! `cargo xtask sign`: signatures and provenance for what was pushed.
 
-use std::{fs, path::PathBuf};
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{
-    Service, environment,
-    progress::{say, step},
-    provenance, registry,
-    signing::Signer,
-};
+use blackbox::progress::{say, step};
+use blackbox::signing::Signer;
+use blackbox::{Service, environment, provenance, registry};
 use clap::Args;
 
 use crate::output::print;

@@ -1,14 +1,15 @@
 //! What a round changes, and the services that see it.
 
-use std::{num::NonZeroI32, path::PathBuf, time::Duration};
+use std::num::NonZeroI32;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use blackbox::accounts::bound_token;
+use blackbox::injector_fixture::{NAMESPACE, Rights};
 use blackbox::{
     ACTOR_STATE, Daprd, Deadline, InjectorFixture, Ports, Process, Scratch, Spawn, TriggerApp,
-    accounts::bound_token,
-    build_binary, environment, http,
-    injector_fixture::{NAMESPACE, Rights},
-    until,
+    build_binary, environment, http, until,
 };
 use serde_json::{Value, json};
 

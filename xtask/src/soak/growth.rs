@@ -1,6 +1,8 @@
 //! What a process holds, and whether it holds more and more.
 
-use std::{fmt, fs, num::NonZeroI32, time::Duration};
+use std::num::NonZeroI32;
+use std::time::Duration;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result};
 

@@ -3,15 +3,13 @@
 use anyhow::Result;
 use blackbox::Service;
 use bytes::{BufMut as _, BytesMut};
-use proto::{operator::ListComponentsRequest, placement::Host};
+use proto::operator::ListComponentsRequest;
+use proto::placement::Host;
 use serde_json::json;
 
-use crate::{
-    clients::attackers::{Attack, Lacks, Requests},
-    clients::grpc,
-    clients::order_stream,
-    environment::test_env::TestEnv,
-};
+use crate::clients::attackers::{Attack, Lacks, Requests};
+use crate::clients::{grpc, order_stream};
+use crate::environment::test_env::TestEnv;
 
 /// The content type of gRPC.
 const GRPC: &str = "application/grpc";

@@ -1,34 +1,28 @@
 //! The attacked services and their victims.
 
-use std::{
-    fs,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use blackbox::{Service, admission, environment};
-use proto::{placement::Host, sentry::sign_certificate_request::TokenValidator};
-use rustls::{ClientConfig, pki_types::ServerName};
+use proto::placement::Host;
+use proto::sentry::sign_certificate_request::TokenValidator;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
-use super::{
-    Attacked, COUNT,
-    cases::{ATTACKERS, Case, Port, VICTIMS},
-};
-use crate::{
-    clients::attackers::Door,
-    clients::https::Server,
-    clients::jobs::{Calls, Due, Load, Record},
-    clients::load::Caller,
-    clients::order_stream::{Order, OrderStream},
-    clients::sidecars::Sidecars,
-    environment::scheduler::Scheduler,
-    environment::test_env::{NAMESPACE, Running, Start},
-    scenario::{Reading, Side},
-    scenarios::{injector, sentry_sign},
-};
+use super::cases::{ATTACKERS, Case, Port, VICTIMS};
+use super::{Attacked, COUNT};
+use crate::clients::attackers::Door;
+use crate::clients::https::Server;
+use crate::clients::jobs::{Calls, Due, Load, Record};
+use crate::clients::load::Caller;
+use crate::clients::order_stream::{Order, OrderStream};
+use crate::clients::sidecars::Sidecars;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::{NAMESPACE, Running, Start};
+use crate::scenario::{Reading, Side};
+use crate::scenarios::{injector, sentry_sign};
 
 /// Requests per second; a join of placement takes a whole round.
 const PER_SECOND: f64 = 50.0;

@@ -1,24 +1,24 @@
 //! Row `scale-operator`: a cluster with many pods, a tenth of which are connected sidecars.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 use runtime::clock::monotonic;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{Readings, needs_descriptors};
-use crate::{
-    clients::cluster::ApiServer,
-    clients::load,
-    clients::sidecars::{Heard, Sidecars, app_id},
-    environment::programs::Programs,
-    environment::test_env::{Running, TestEnv},
-    environment::usage::{Peak, megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    scenarios::operator_memory::{component_of, settings, variables},
-};
+use crate::clients::cluster::ApiServer;
+use crate::clients::load;
+use crate::clients::sidecars::{Heard, Sidecars, app_id};
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, TestEnv};
+use crate::environment::usage::{Peak, megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::scenarios::operator_memory::{component_of, settings, variables};
 
 /// Namespace of all objects: the worst case of a change, which every sidecar receives.
 const SPACE: &str = "bench";

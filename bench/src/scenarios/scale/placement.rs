@@ -1,6 +1,7 @@
 //! Row `scale-placement`: many hosts of actors, in many namespaces and in one.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Result;
 use blackbox::{Scratch, Service, environment};
@@ -8,14 +9,12 @@ use futures::future::{join_all, try_join_all};
 use runtime::clock::monotonic;
 
 use super::{Readings, needs_descriptors, number};
-use crate::{
-    clients::load,
-    clients::placement_hosts::Hosts,
-    environment::programs::Programs,
-    environment::test_env::{Running, Start},
-    environment::usage::{megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::load;
+use crate::clients::placement_hosts::Hosts;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{Running, Start};
+use crate::environment::usage::{megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Time limit until all hosts of a namespace have one table.
 const LIMIT: Duration = Duration::from_mins(5);

@@ -1,21 +1,20 @@
 //! Row `scale-scheduler`: many jobs that are due tomorrow, in the embedded store.
 
-use std::{thread, time::Duration};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use blackbox::Service;
 use runtime::clock::monotonic;
 
 use super::Readings;
-use crate::{
-    clients::jobs::{Calls, Due, Load, Record},
-    clients::load,
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::usage::{megabytes, milliseconds},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    scenarios::scheduler::restart,
-};
+use crate::clients::jobs::{Calls, Due, Load, Record};
+use crate::clients::load;
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::usage::{megabytes, milliseconds};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::scenarios::scheduler::restart;
 
 /// Time limit for all jobs of a size.
 const SCHEDULING: Duration = Duration::from_mins(15);

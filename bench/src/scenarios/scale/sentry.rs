@@ -1,12 +1,8 @@
 //! Row `scale-sentry`: sidecars that ask for a certificate within a minute.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use blackbox::Service;
@@ -14,15 +10,13 @@ use proto::sentry::SignCertificateRequest;
 use serde_json::Value;
 
 use super::{Readings, number};
-use crate::{
-    clients::load::{self, Caller},
-    environment::authority::Authority,
-    environment::programs::Programs,
-    environment::test_env::{NAMESPACE, TestEnv},
-    environment::usage::{Peak, megabytes},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-    scenarios::sentry_sign::{Attempts, Cluster, Dial, sidecars},
-};
+use crate::clients::load::{self, Caller};
+use crate::environment::authority::Authority;
+use crate::environment::programs::Programs;
+use crate::environment::test_env::{NAMESPACE, TestEnv};
+use crate::environment::usage::{Peak, megabytes};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
+use crate::scenarios::sentry_sign::{Attempts, Cluster, Dial, sidecars};
 
 /// Requests that may be under way.
 const CALLERS: usize = 128;

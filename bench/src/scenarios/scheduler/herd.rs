@@ -1,24 +1,22 @@
 //! Scenario `scheduler-herd`: many jobs that are due at one instant.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 use runtime::clock::{monotonic, now};
 
 use super::{Fixture, accounts, delivered, or_none, prepared};
-use crate::{
-    clients::{
-        delivery_log::DeliveryLog,
-        job_streams::{JobStreams, Log},
-        jobs::{Calls, Due, Load, Record},
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::test_env::Running,
-    environment::usage,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::job_streams::{JobStreams, Log};
+use crate::clients::jobs::{Calls, Due, Load, Record};
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::Running;
+use crate::environment::usage;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Time limit for all deliveries.
 const LIMIT: Duration = Duration::from_secs(30);

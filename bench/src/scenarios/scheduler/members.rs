@@ -1,31 +1,26 @@
 //! Scenario `scheduler-members`: three members on an etcd, of which one is restarted and one killed.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 use futures::future::try_join_all;
 use runtime::clock::{monotonic, now};
 
 use super::{Fixture, accounts, delivered, each, milliseconds, number, prepared};
-use crate::{
-    clients::{
-        delivery_log::DeliveryLog,
-        gap_log::{GapLog, Pause},
-        job_streams::{JobStreams, Log},
-        jobs::{Calls, Due, Load, Record, hosts},
-        load,
-        tick_log::PERIOD,
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::test_env::Running,
-    environment::usage::{self, megabytes},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::gap_log::{GapLog, Pause};
+use crate::clients::job_streams::{JobStreams, Log};
+use crate::clients::jobs::{Calls, Due, Load, Record, hosts};
+use crate::clients::load;
+use crate::clients::tick_log::PERIOD;
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::Running;
+use crate::environment::usage::{self, megabytes};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Numbers of jobs, and tenths of them, are divisible by it.
 const MEMBERS: usize = 3;

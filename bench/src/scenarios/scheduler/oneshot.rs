@@ -1,23 +1,21 @@
 //! Scenario `scheduler-oneshot`: jobs that are due at once.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 
 use super::{Fixture, accounts, delivered, each, milliseconds, number, prepared};
-use crate::{
-    clients::{
-        delivery_log::DeliveryLog,
-        job_streams::{JobStreams, Log},
-        jobs::{Calls, Due, Load, Record},
-        load,
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::test_env::Running,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::job_streams::{JobStreams, Log};
+use crate::clients::jobs::{Calls, Due, Load, Record};
+use crate::clients::load;
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::Running;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Jobs per second.
 const RATES: [u32; 2] = [300, 1_000];

@@ -1,25 +1,25 @@
 //! Scenario `scheduler-restart`: many jobs that are due tomorrow.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use blackbox::{Service, progress::say};
+use blackbox::Service;
+use blackbox::progress::say;
 use runtime::clock::monotonic;
 use tokio::runtime::Runtime;
 
-use super::{Fixture, delivered, number, or_none, prepared, schedule::listed};
-use crate::{
-    clients::{
-        delivery_log::DeliveryLog,
-        job_streams::{JobStreams, Log},
-        jobs::{Acknowledged, Calls, Due, Load, Record},
-        load::Caller as _,
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::usage::{self, megabytes},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use super::schedule::listed;
+use super::{Fixture, delivered, number, or_none, prepared};
+use crate::clients::delivery_log::DeliveryLog;
+use crate::clients::job_streams::{JobStreams, Log};
+use crate::clients::jobs::{Acknowledged, Calls, Due, Load, Record};
+use crate::clients::load::Caller as _;
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::usage::{self, megabytes};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 const FEW: usize = 100_000;
 const MANY: usize = 1_000_000;

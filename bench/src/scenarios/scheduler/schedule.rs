@@ -7,15 +7,11 @@ use blackbox::Service;
 use runtime::clock::monotonic;
 
 use super::{Fixture, each, number, prepared};
-use crate::{
-    clients::{
-        jobs::{Acknowledged, Calls, Due, Load, Record},
-        load,
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::jobs::{Acknowledged, Calls, Due, Load, Record};
+use crate::clients::load;
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
 /// Calls for this long are not measured, for each number of callers.

@@ -1,9 +1,7 @@
 //! Scenario `scheduler-ticks`: a growing number of recurring jobs.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use blackbox::Service;
@@ -11,17 +9,13 @@ use jiff::Timestamp;
 use runtime::clock::{monotonic, now};
 
 use super::{Fixture, each, milliseconds, number, or_none, prepared};
-use crate::{
-    clients::{
-        job_streams::{JobStreams, Log},
-        jobs::{Calls, Due, Load, Record},
-        tick_log::{PERIOD, TickLog, Window},
-    },
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::test_env::Running,
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::clients::job_streams::{JobStreams, Log};
+use crate::clients::jobs::{Calls, Due, Load, Record};
+use crate::clients::tick_log::{PERIOD, TickLog, Window};
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::Running;
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 /// Number of jobs in each step, those of earlier steps included.
 const STEPS: [usize; 12] =

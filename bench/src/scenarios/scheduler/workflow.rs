@@ -9,12 +9,10 @@ use blackbox::{
 use serde::Deserialize;
 
 use super::{Fixture, each, number, prepared};
-use crate::{
-    environment::programs::Programs,
-    environment::scheduler::Scheduler,
-    environment::test_env::{Running, Start},
-    scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit},
-};
+use crate::environment::programs::Programs;
+use crate::environment::scheduler::Scheduler;
+use crate::environment::test_env::{Running, Start};
+use crate::scenario::{Description, Prepared, Reading, Scenario, Side, Size, Unit};
 
 const WORKFLOWS: u32 = 200;
 /// Activities of a workflow, one after the other.

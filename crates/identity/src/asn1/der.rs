@@ -118,8 +118,9 @@ pub(crate) fn time(at: Timestamp) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::zero(&[], &[2, 1, 0])]

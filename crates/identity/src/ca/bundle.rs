@@ -17,10 +17,9 @@ use crate::ca::issue::{IssueError, IssuedLeaf, LeafRequest};
 use crate::keys::key::{KeyKind, PrivateKey};
 use crate::spiffe_id::TrustDomain;
 use crate::trust::{self, CertChain, ChainError, TrustAnchors, to_pem};
-use crate::verify;
 use crate::verify::VerifyError;
-use crate::x509;
 use crate::x509::certificate::{self, KeyUsage, Template};
+use crate::{verify, x509};
 
 pub use error::{BundleError, Part};
 

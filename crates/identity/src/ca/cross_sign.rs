@@ -20,12 +20,10 @@ use crate::ca::issue;
 use crate::ca::issue::{IssueError, LeafRequest};
 use crate::keys::key::PrivateKey;
 use crate::spiffe_id::{SpiffeError, SpiffeId};
-use crate::trust::CertChain;
-use crate::trust::{TrustAnchors, to_pem};
-use crate::verify;
+use crate::trust::{CertChain, TrustAnchors, to_pem};
 use crate::verify::VerifyError;
-use crate::x509;
 use crate::x509::certificate::{self, KeyUsage, Template};
+use crate::{verify, x509};
 
 /// Bytes of a key id that distinguish the roots of one installation.
 const LABEL_BYTES: usize = 8;

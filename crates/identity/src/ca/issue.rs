@@ -9,10 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::keys::key::{KeyError, PrivateKey};
 use crate::spiffe_id::SpiffeId;
 use crate::trust::{CertChain, ChainError, TrustAnchors};
-use crate::verify;
 use crate::verify::VerifyError;
-use crate::x509;
 use crate::x509::certificate::{self, KeyUsage, Template};
+use crate::{verify, x509};
 
 /// Why no certificate was issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,8 +130,9 @@ fn validity(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     proptest! {
         #[test]

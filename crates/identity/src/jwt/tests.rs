@@ -1,10 +1,11 @@
 //! Our tokens verified by `jsonwebtoken`, its tokens verified by us, and tokens that must be rejected.
 
-use super::*;
-use crate::keys::key::KeyKind;
 use jsonwebtoken as other;
 use proptest::prelude::*;
 use rstest::rstest;
+
+use super::*;
+use crate::keys::key::KeyKind;
 
 const AUDIENCE: &str = "spiffe://cluster.local/ns/dapr-system/dapr-sentry";
 const SUBJECT: &str = "spiffe://public/ns/shop/cart";

@@ -364,9 +364,10 @@ fn coordinates(curve: JwkCurve, point: &[u8]) -> (String, String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     /// The example of RFC 7638 §3.1.
     #[test]

@@ -12,8 +12,7 @@ use aws_lc_rs::signature::{
 };
 use zeroize::Zeroizing;
 
-use crate::asn1::der;
-use crate::asn1::oid;
+use crate::asn1::{der, oid};
 use crate::keys::jwk::JwtAlgorithm;
 use crate::pem;
 
@@ -251,8 +250,9 @@ fn from_sec1(der: &[u8]) -> Option<Pair> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(KeyKind::Ed25519)]

@@ -5,8 +5,7 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
-use crate::asn1::der;
-use crate::asn1::oid;
+use crate::asn1::{der, oid};
 use crate::keys::key::{KeyError, PrivateKey};
 
 /// The value of version 3, RFC 5280 §4.1.2.1.

@@ -98,8 +98,9 @@ fn matches(host: &str, domain: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("example.com", "example.com", true)]

@@ -5,8 +5,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::asn1::der;
-use crate::asn1::oid;
+use crate::asn1::{der, oid};
 use crate::keys::key::{KeyError, PrivateKey};
 use crate::keys::signature;
 use crate::pem;
@@ -119,10 +118,11 @@ pub fn csr_pem(key: &PrivateKey) -> Result<String, KeyError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::keys::key::KeyKind;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
+    use crate::keys::key::KeyKind;
 
     fn request(kind: KeyKind) -> (PrivateKey, String) {
         let key = PrivateKey::generate(kind).unwrap();

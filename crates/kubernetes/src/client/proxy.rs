@@ -166,8 +166,9 @@ fn contains(network: IpAddr, bits: u32, address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::loopback("", "127.0.0.1", true)]

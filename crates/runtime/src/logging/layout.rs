@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 
-use jiff::{Timestamp, civil::DateTime, tz::Offset};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
 
 /// A layout, parsed once per process.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -134,10 +134,8 @@ fn destinations(file: Option<&Path>, outputs: &str) -> Vec<Destination> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use rstest::rstest;
 

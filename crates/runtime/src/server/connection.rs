@@ -21,8 +21,7 @@ use super::request::Rules;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
 use super::{Accepted, Handshake, request};
-use crate::metrics::server::Limit;
-use crate::metrics::server::{Meter, OpenConnection};
+use crate::metrics::server::{Limit, Meter, OpenConnection};
 
 /// Number of headers of an HTTP/1.1 request; API servers and scrapers send about ten.
 const MAX_HEADERS: usize = 64;

@@ -23,8 +23,7 @@ use super::bodies::{Account, Bodies, CHUNK};
 use super::limits::Limits;
 use super::refusals::Refusals;
 use super::status::{is_refusal, shorten};
-use crate::metrics::server::Limit;
-use crate::metrics::server::Meter;
+use crate::metrics::server::{Limit, Meter};
 
 /// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
 const DEADLINE_EXCEEDED: &str = "4";

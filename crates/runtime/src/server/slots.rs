@@ -167,8 +167,9 @@ impl<K: Ord + Clone> Drop for Slot<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn busy() -> Arc<Occupant> {
         Arc::new(Occupant { open: AtomicUsize::new(1), ..Occupant::default() })

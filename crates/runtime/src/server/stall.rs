@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::metrics::server::Limit;
-use crate::metrics::server::Meter;
+use crate::metrics::server::{Limit, Meter};
 
 /// A connection whose writes fail when the peer accepted nothing for the limit.
 pub(super) struct WriteStall<IO> {

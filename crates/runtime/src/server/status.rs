@@ -32,20 +32,20 @@ pub(super) fn shorten(headers: &mut HeaderMap) {
 /// The longest beginning of a percent-encoded text within the limit that ends with a whole character;
 /// a last character beyond ASCII is left out.
 fn beginning(text: &[u8]) -> &[u8] {
-    let mut end = text.len().min(MAX_TEXT_BYTES);
-    let escape = |end: usize| text.get(end.saturating_sub(3)..end).filter(|part| part[0] == b'%');
-    if let Some(open) = text[end.saturating_sub(2)..end].iter().position(|byte| *byte == b'%') {
-        end = end.saturating_sub(2) + open;
+    let mut text = text.get(..MAX_TEXT_BYTES).unwrap_or(text);
+    // An escape whose end was cut off.
+    if let [rest @ .., b'%'] | [rest @ .., b'%', _] = text {
+        text = rest;
     }
     // The octets of such a character, of which the first is 0xC0 or more.
-    while let Some([_, high, _]) = escape(end) {
+    while let [rest @ .., b'%', high, _] = text {
         match high.to_ascii_uppercase() {
-            b'8' | b'9' | b'A' | b'B' => end -= 3,
-            b'C'..=b'F' => return &text[..end - 3],
+            b'8' | b'9' | b'A' | b'B' => text = rest,
+            b'C'..=b'F' => return rest,
             _ => break,
         }
     }
-    &text[..end]
+    text
 }
 
 #[cfg(test)]

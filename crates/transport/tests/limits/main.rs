@@ -56,15 +56,15 @@ fn router() -> Router {
         .route("/echo", post(async |body: Bytes| body.len().to_string()))
         .route("/never", any(std::future::pending::<StatusCode>))
         .route("/stream", any(std::future::pending::<StatusCode>))
-        .route("/feed", post(async |_: Bytes| Body::new(Feed)))
+        .route("/unending", post(async |_: Bytes| Body::new(Unending)))
         .route("/huge", any(async || vec![0; HUGE]))
         .route("/panic", any(async || panicking()))
 }
 
 /// An answer that begins and never ends.
-struct Feed;
+struct Unending;
 
-impl hyper::body::Body for Feed {
+impl hyper::body::Body for Unending {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -317,12 +317,12 @@ async fn a_request_whose_answer_stays_open_has_the_limits_of_others_until_then()
         body_bytes: 10,
         request: SHORT,
         idle: SHORT,
-        streaming_answers: &["/feed"],
+        streaming_answers: &["/unending"],
         ..Limits::default()
     };
     let fixture = Fixture::plain(limits).await;
     let head =
-        |length| format!("POST /feed HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+        |length| format!("POST /unending HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
     let too_large = head(11) + "01234567890";
     assert_eq!(request_status(&mut fixture.connect().await, &too_large).await, 413);
     let unfinished = head(10) + "012345678";

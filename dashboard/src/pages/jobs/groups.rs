@@ -9,9 +9,8 @@ use serde::Serialize;
 use super::Time;
 use crate::html::{Html, el, leaf, text};
 use crate::model::Snapshot;
-use crate::pages::Site;
 use crate::pages::parts::{Filter, Level, badge, hint, notice, table};
-use crate::pages::words;
+use crate::pages::{Site, words};
 use crate::peers::answers::{JobCounts, JobGroup, json};
 use crate::peers::{Answer, AskError};
 

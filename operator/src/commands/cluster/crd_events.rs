@@ -2,7 +2,8 @@
 //! removed the hook. A failed record has no further effect.
 use std::time::Duration;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ObjectReference};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Api, Client};
 use kubernetes::{Event, EventType, Recorder, Repeat};
 

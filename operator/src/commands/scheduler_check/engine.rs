@@ -44,8 +44,9 @@ fn named(metrics: &str) -> Option<Engine> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::embedded(

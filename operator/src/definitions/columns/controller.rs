@@ -3,13 +3,14 @@ use std::time::Duration;
 
 use kubernetes::api_text;
 use runtime::random;
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use crate::{
-    cluster::{Cluster, leader::while_leading, pauses::Pauses},
-    definitions::columns::{CrdColumns, EnabledColumns},
-    metrics::{CrdCheck, Metrics},
-};
+use crate::cluster::Cluster;
+use crate::cluster::leader::while_leading;
+use crate::cluster::pauses::Pauses;
+use crate::definitions::columns::{CrdColumns, EnabledColumns};
+use crate::metrics::{CrdCheck, Metrics};
 
 /// Interval between checks of the CRDs: applying the upstream files removes the columns. After a
 /// failure the next check is sooner.

@@ -1,7 +1,8 @@
 use rstest::rstest;
 
 use super::*;
-use crate::{advice::status, commands::apply_crds::DEFINITIONS};
+use crate::advice::status;
+use crate::commands::apply_crds::DEFINITIONS;
 
 const EVERY_KIND: EnabledColumns = EnabledColumns { every_kind: true, status: false };
 const STATUS: EnabledColumns = EnabledColumns { every_kind: false, status: true };

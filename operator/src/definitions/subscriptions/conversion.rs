@@ -7,7 +7,8 @@
 //! ones included, are copied as text ([`raw_object`](super::raw_object)).
 use resources::{CustomResource as _, RouteRule, Subscription, SubscriptionV1};
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::raw_object::{RawObject, RawOutput, check_array, for_each, is_empty_array};
 
@@ -318,8 +319,9 @@ fn downgraded<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn convert(object: &Value, to: &str) -> Result<Value, ConversionError> {
         let object = object.to_string();

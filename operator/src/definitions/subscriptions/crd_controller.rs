@@ -1,21 +1,18 @@
 //! Keeps the conversion settings of the Subscription CRD pointing at this webhook.
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future;
 use identity::TrustAnchors;
 use kubernetes::{WatchEvent, api_text};
 use runtime::{ReadyGuard, random};
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep_until},
-};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 
-use crate::{
-    cluster::Cluster,
-    cluster::watch::handle_events,
-    definitions::subscriptions::crd_patch::{self, NoWebhook},
-    metrics::{CrdCheck, Metrics},
-};
+use crate::cluster::Cluster;
+use crate::cluster::watch::handle_events;
+use crate::definitions::subscriptions::crd_patch::{self, NoWebhook};
+use crate::metrics::{CrdCheck, Metrics};
 
 /// Interval between checks of the CRD without a watch event, for an account that may not watch it.
 /// `kubectl apply` of the upstream file, and an upgrade by the CLI, reset the conversion settings.

@@ -1,5 +1,6 @@
 //! The JSON Patch that points the Subscription CRD at the conversion webhook.
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 /// The CRD whose versions the operator converts.

@@ -2,13 +2,12 @@
 //!
 //! A tree of [`serde_json::Value`] takes up to forty times the memory of its text. Here an object is
 //! a list of slices of the text, of which the caller decodes the members that it needs.
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
+use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
-    ser::SerializeMap as _,
-};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Most members of one object. Annotations have the most: the API server limits them to 256 KiB.

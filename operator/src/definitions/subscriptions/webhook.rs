@@ -3,24 +3,19 @@
 //! The API server does not authenticate to a conversion webhook, so any pod can send a review. Memory
 //! is therefore bounded: the bytes of all bodies together, the time to send one, and the number of
 //! concurrent conversions.
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{
-        StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE},
-    },
-    response::{IntoResponse as _, Response},
-    routing::post,
-};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
 use futures::StreamExt as _;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::definitions::subscriptions::{conversion, crd_patch};
 

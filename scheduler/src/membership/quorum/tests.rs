@@ -1,6 +1,7 @@
+use rstest::rstest;
+
 use super::*;
 use crate::store::Record;
-use rstest::rstest;
 
 const LEASE: i64 = 5;
 

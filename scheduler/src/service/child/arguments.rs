@@ -122,10 +122,11 @@ fn address(host: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::{Flags, StoreConfig};
     use clap::Parser as _;
     use rstest::rstest;
+
+    use super::*;
+    use crate::config::{Flags, StoreConfig};
 
     const BOTH: Machine = Machine { ipv6: true, ipv6_loopback: true };
     const IPV4: Machine = Machine { ipv6: false, ipv6_loopback: false };

@@ -76,8 +76,9 @@ fn is_worthwhile(usage: Usage) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     const MB: i64 = 1 << 20;
 

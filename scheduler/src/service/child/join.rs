@@ -95,8 +95,9 @@ pub(super) fn judge(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     const OTHER: &str =
         r#"{"id":1,"peerURLs":["http://a:1"],"name":"a","clientURLs":["http://c"]}"#;

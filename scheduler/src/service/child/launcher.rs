@@ -5,11 +5,10 @@
 //! and becomes the other program by exec.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::thread;
+use std::{io, thread};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::process::{Child, Command};

@@ -386,8 +386,9 @@ fn later<T: 'static, E: From<StoreError> + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     /// A put of so many bytes.
     fn put(bytes: usize) -> Request {

@@ -99,9 +99,10 @@ pub(super) fn outcomes(answer: TxnResponse, writes: usize) -> Option<Vec<Committ
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::store::{Condition, Source};
-    use rstest::rstest;
 
     fn unchanged(name: &str) -> Vec<Condition> {
         vec![Condition::Unchanged { key: keys::job(name.as_bytes()), mod_revision: 7 }]

@@ -381,8 +381,9 @@ fn unavailable(status: &Status) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(Code::Unavailable, "etcdserver: leader changed", "again")]

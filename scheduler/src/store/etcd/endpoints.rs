@@ -123,8 +123,9 @@ fn parse(text: &str) -> Option<(bool, Address)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("etcd:2379", Some((false, "etcd", 2379)))]

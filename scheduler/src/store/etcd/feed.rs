@@ -211,8 +211,9 @@ fn grouped(echo: &Echo, events: Vec<Event>) -> Vec<(Source, Vec<Change>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::etcd::mvccpb::KeyValue;
+
+    use super::*;
 
     fn event(key: &'static str, mod_revision: i64, kind: EventType) -> Event {
         let kv = KeyValue { key: key.into(), mod_revision, ..KeyValue::default() };

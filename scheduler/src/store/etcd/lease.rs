@@ -136,10 +136,11 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::etcd::etcdserverpb::ResponseOp;
     use proto::etcd::mvccpb::KeyValue;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(MAX_MEMBERS, MAX_MEMBERS, true)]

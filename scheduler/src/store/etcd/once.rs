@@ -196,10 +196,11 @@ const NO_WATCH: i64 = -1;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proto::etcd::etcdserverpb::ResponseHeader;
     use proto::etcd::mvccpb::{Event, KeyValue};
     use rstest::rstest;
+
+    use super::*;
 
     const KEY: &str = "dapr/jobs/app||default||app||once";
 

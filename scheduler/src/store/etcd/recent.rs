@@ -121,9 +121,10 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::store::Source;
-    use rstest::rstest;
 
     fn key(number: usize) -> Bytes {
         keys::job(number.to_string().as_bytes())

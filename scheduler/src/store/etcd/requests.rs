@@ -123,9 +123,10 @@ pub(super) fn number(revision: Revision) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::store::Source;
-    use rstest::rstest;
 
     #[test]
     fn a_tick_is_a_conditional_put() {

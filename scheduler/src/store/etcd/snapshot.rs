@@ -119,8 +119,9 @@ impl Snapshot for Latest {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case::empty(0, 0, PAGE)]

@@ -2,13 +2,14 @@ mod answers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use rstest::rstest;
+
 use super::*;
 use crate::store::query::{Query, Selected};
 use crate::store::{Change, Committed, Entry, Record, Revision, Scan, Snapshot, Source, Txn};
 use crate::stored;
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use rstest::rstest;
 
 /// An empty store whose reads hang while this is set.
 #[derive(Clone, Default)]

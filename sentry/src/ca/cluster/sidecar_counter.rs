@@ -104,8 +104,9 @@ fn lacks(pod: &PodSpec, root: &CertificateDer<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use testkit::ca::Ca;
+
+    use super::*;
 
     fn pod(anchors: Option<&str>) -> PodSpec {
         let variable = |value: &str| Variable { name: ANCHORS.to_owned(), value: value.to_owned() };

@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use proc_macro2::{TokenStream, TokenTree};
-use syn::{
-    Attribute, ItemFn, Macro,
-    visit::{self, Visit},
-};
+use syn::visit::{self, Visit};
+use syn::{Attribute, ItemFn, Macro};
 
 /// Last words of the attributes of a test: `#[test]`, `#[tokio::test]`, `#[rstest]`.
 const ATTRIBUTES: [&str; 2] = ["test", "rstest"];

@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 use proc_macro2::{TokenStream, TokenTree};
+use syn::punctuated::Punctuated;
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
 use syn::{
     Attribute, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, ItemUse, Macro, Meta, Token, UseTree,
-    punctuated::Punctuated,
-    spanned::Spanned as _,
-    visit::{self, Visit},
 };
 
 /// A path as written, without generics: `kube::Client`. An import of all ends in `*`.
