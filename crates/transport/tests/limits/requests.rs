@@ -6,42 +6,43 @@ use transport::tls::ClientAuth;
 
 use crate::{Fixture, get, is_served, request_status};
 
-const LIMITS: fn() -> Limits =
-    || Limits { requests_per_peer: 2, streaming_paths: &["/stream"], ..Limits::default() };
+fn limits() -> Limits {
+    Limits { requests_per_peer: 2, streaming_paths: &["/stream"], ..Limits::default() }
+}
 
 #[tokio::test]
 async fn an_identity_has_as_many_open_requests_as_it_may() {
-    let fixture = Fixture::tls(LIMITS(), ClientAuth::Spiffe).await;
+    let fixture = Fixture::tls(limits(), ClientAuth::Spiffe).await;
+    let connect = async |app| fixture.connect_as(app).await.unwrap();
     let mut open = Vec::new();
     for _ in 0..2 {
-        let mut stream = fixture.connect_as("cart").await.unwrap();
-        assert!(is_served(&mut stream).await, "one is open at most");
+        let mut stream = connect("cart").await;
         stream.write_all(get("/stream").as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
         open.push(stream);
     }
-    let mut further = fixture.connect_as("cart").await.unwrap();
-    testkit::until("both are open", async || request_status(&mut further, &get("/")).await == 429)
-        .await;
+    let refused = async || request_status(&mut connect("cart").await, &get("/")).await == 429;
+    testkit::until("both are open", refused).await;
     assert!(fixture.hits("requests_per_peer") >= 1);
-    assert!(is_served(&mut fixture.connect_as("orders").await.unwrap()).await);
+    assert!(is_served(&mut connect("orders").await).await, "another identity");
     open.pop();
-    testkit::until("one may be open again", async || is_served(&mut further).await).await;
+    let served = async || is_served(&mut connect("cart").await).await;
+    testkit::until("one may be open again", served).await;
 }
 
 #[tokio::test]
 async fn an_address_has_as_many_open_requests_of_unknown_peers_as_it_may() {
-    let fixture = Fixture::plain(LIMITS()).await;
+    let fixture = Fixture::plain(limits()).await;
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = fixture.connect().await;
         stream.write_all(get("/stream").as_bytes()).await.unwrap();
         open.push(stream);
     }
-    let mut further = fixture.connect().await;
-    testkit::until("both are open", async || request_status(&mut further, &get("/")).await == 429)
-        .await;
-    assert!(is_served(&mut fixture.connect_from("127.0.0.2").await).await);
+    let refused = async || request_status(&mut fixture.connect().await, &get("/")).await == 429;
+    testkit::until("both are open", refused).await;
+    assert!(is_served(&mut fixture.connect_from("127.0.0.2").await).await, "another address");
     open.pop();
-    testkit::until("one may be open again", async || is_served(&mut further).await).await;
+    let served = async || is_served(&mut fixture.connect().await).await;
+    testkit::until("one may be open again", served).await;
 }
