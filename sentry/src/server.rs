@@ -42,10 +42,10 @@ const MAX_WAITING: usize = 8192;
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// Open requests of one address: one on each connection that it may have.
 const MAX_OPEN_PER_ADDRESS: usize = 5_120;
-/// Bytes of requests that are not complete yet, and of those from one address: 1,024 requests of usual
-/// size, each complete in milliseconds.
-const MAX_UNFINISHED_BYTES: usize = 32 * 1024 * 1024;
-const MAX_UNFINISHED_BYTES_PER_ADDRESS: usize = 16 * 1024 * 1024;
+/// Bytes of requests that are not complete yet, and of those from one address: 512 requests of usual
+/// size, each complete in milliseconds. They occupy up to three times as much while they are read.
+const MAX_UNFINISHED_BYTES: usize = 16 * 1024 * 1024;
+const MAX_UNFINISHED_BYTES_PER_ADDRESS: usize = 8 * 1024 * 1024;
 /// What a peer may send before it is read: a usual request on a stream, and on a connection as little as
 /// HTTP/2 allows (RFC 9113 §6.9.2). Peers that wait for room hold as much of each connection.
 const STREAM_WINDOW_BYTES: u32 = 16 * 1024;
