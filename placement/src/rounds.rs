@@ -4,6 +4,7 @@
 pub(crate) mod encoding;
 pub mod event;
 mod group;
+mod hold_off;
 pub mod membership;
 pub mod message;
 pub mod outbox;

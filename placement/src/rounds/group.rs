@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::rounds::event::{Counts, Effect, Outcome, Rules};
+use crate::rounds::hold_off::HoldOff;
 use crate::rounds::message::{Host, Message, Operation, Step, StreamId};
 use crate::rounds::outbox::Order;
 use crate::rounds::table::{MAX_TABLE_BYTES, ORDER_OVERHEAD, Table, charge};
@@ -24,10 +25,6 @@ const MAX_SUPERSESSIONS: u32 = 3;
 
 /// Slow drains of one sidecar after which it is reported in the log; one may be a coincidence.
 const SLOW_DRAINS: u32 = 2;
-
-/// A hold-off that changes extend ends after this time at the latest, or after its window if that
-/// is longer: many joins take few rounds, and none waits for long.
-const MAX_HOLD_OFF: Duration = Duration::from_millis(500);
 
 /// The window of the first round after a change of leader: the sidecars of the former leader
 /// reconnect together, and the first of them must not get all actors.
@@ -49,6 +46,8 @@ pub(crate) struct Group {
     waiting: BTreeMap<StreamId, Registration>,
     round: Option<Round>,
     hold_off: Option<HoldOff>,
+    /// How long the last round took that was completed.
+    last_round: Option<Duration>,
     /// A report ended the previous hold-off early.
     cut_short: bool,
     /// How often the current round replaced an unfinished one.
@@ -87,26 +86,6 @@ struct Round {
     missing: usize,
 }
 
-/// A pause in which changes are gathered for one round.
-#[derive(Debug)]
-struct HoldOff {
-    window: Duration,
-    /// One window after the last change.
-    due: Instant,
-    /// When it ends even if changes continue.
-    latest: Instant,
-}
-
-impl HoldOff {
-    fn new(window: Duration, now: Instant) -> Self {
-        Self { window, due: now + window, latest: now + window.max(MAX_HOLD_OFF) }
-    }
-
-    fn extend(&mut self, now: Instant) {
-        self.due = self.due.max(now + self.window).min(self.latest);
-    }
-}
-
 impl Group {
     /// An empty group whose first round is `floor + 1`.
     pub(crate) fn new(floor: u64) -> Self {
@@ -120,6 +99,7 @@ impl Group {
             waiting: BTreeMap::new(),
             round: None,
             hold_off: None,
+            last_round: None,
             cut_short: false,
             supersessions: 0,
         }
@@ -148,7 +128,7 @@ impl Group {
 
     /// When [`Group::tick`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let hold_off = self.hold_off.as_ref().map(|h| h.due);
+        let hold_off = self.hold_off.as_ref().map(HoldOff::due);
         self.round.as_ref().map(|r| r.deadline).or(hold_off)
     }
 
@@ -158,6 +138,15 @@ impl Group {
             hold_off.extend(cx.now);
         } else if self.round.is_none() {
             self.settle(cx);
+        }
+    }
+
+    /// Ends a hold-off early if a host has left that the table still has.
+    fn hurry(&mut self, now: Instant) {
+        if let (Some(hold_off), Some(took), true) =
+            (&mut self.hold_off, self.last_round, self.dirty)
+        {
+            hold_off.hurry(took, now);
         }
     }
 
@@ -248,6 +237,7 @@ impl Group {
             }
         } else {
             self.settle_when_idle(cx);
+            self.hurry(cx.now);
         }
     }
 
@@ -256,7 +246,7 @@ impl Group {
         if self.round.as_ref().is_some_and(|r| r.deadline <= cx.now) {
             self.time_out(cx);
         }
-        if self.hold_off.as_ref().is_some_and(|h| h.due <= cx.now) {
+        if self.hold_off.as_ref().is_some_and(|h| h.due() <= cx.now) {
             self.hold_off = None;
             self.cut_short = false;
             self.settle(cx);
@@ -339,6 +329,7 @@ impl Group {
             self.settle(cx);
         } else {
             self.hold_off = Some(HoldOff::new(cx.rules.hold_off, cx.now));
+            self.hurry(cx.now);
         }
     }
 
@@ -360,6 +351,9 @@ impl Group {
     fn end_round(&mut self, outcome: Outcome, cx: &mut Context<'_>) {
         if let Some(round) = self.round.take() {
             let took = cx.now.saturating_duration_since(round.started);
+            if outcome == Outcome::Complete {
+                self.last_round = Some(took);
+            }
             let (namespace, version) = (cx.namespace.clone(), self.version);
             cx.effects.push(Effect::RoundEnded { namespace, version, outcome, took });
         }

@@ -7,6 +7,7 @@
 )]
 
 mod fixture;
+mod hold_off;
 mod sequences;
 mod simulation;
 mod table_size;
