@@ -191,7 +191,9 @@ impl<H: Handshake> Shared<H> {
         let router = self.router.clone();
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(extension.clone());
-            request::serve(router.clone(), request, rules.clone())
+            // Boxed: a task of HTTP/2 is as large as the largest of its states for as long as the
+            // answer lasts, and streams last for the life of a sidecar.
+            Box::pin(request::serve(router.clone(), request, rules.clone()))
         });
         let io = WriteStall::new(io, self.limits.write_stall, self.meter.clone());
         let builder = self.builder(authenticated);
