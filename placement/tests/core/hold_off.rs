@@ -36,7 +36,7 @@ fn held_off(window: u64, round: u64) -> Fixture {
     for name in ["A", "B"] {
         fixture.join(name, &["a"]);
         fixture.settle();
-        fixture.pass(Duration::from_millis(2_000));
+        fixture.pass(Duration::from_secs(2));
     }
     fixture.join("C", &["c"]);
     fixture.pass(Duration::from_millis(round));
@@ -75,7 +75,7 @@ fn a_leave_after_a_long_round_or_in_a_longer_window_is_held_off() {
 #[test]
 fn a_host_that_leaves_during_a_short_round_is_gone_after_the_next() {
     let mut fixture = held_off(100, 0);
-    fixture.pass(Duration::from_millis(2_000));
+    fixture.pass(Duration::from_secs(2));
     fixture.join("D", &["d"]);
     fixture.leave("B");
     fixture.settle();
