@@ -1,5 +1,5 @@
 //! Scenario `attacks`: memory of a service and latencies of its clients while others misbehave.
-//! The attacks are in [`cases`].
+//! The attacks are in `cases.rs`.
 
 mod cases;
 mod victims;

@@ -1,4 +1,4 @@
-//! What [`Membership::step`](super::membership::Membership::step) takes and returns.
+//! What [`Membership::step`](super::membership::Membership::step)(super::membership::Membership::step) takes and returns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Rules {
     pub hold_off: Duration,
 }
 
-/// An input of [`Membership::step`].
+/// An input of [`Membership::step`](super::membership::Membership::step).
 #[derive(Debug)]
 pub enum Event {
     /// The first message of a new stream, authorised.
@@ -48,7 +48,7 @@ pub enum Event {
         /// The stream that ended.
         stream: StreamId,
     },
-    /// [`Membership::deadline`] passed.
+    /// [`Membership::deadline`](super::membership::Membership::deadline) passed.
     Tick,
 }
 
@@ -65,7 +65,7 @@ pub enum Outcome {
     Abandoned,
 }
 
-/// An output of [`Membership::step`], to be executed in order.
+/// An output of [`Membership::step`](super::membership::Membership::step), to be executed in order.
 #[derive(Debug)]
 pub enum Effect {
     /// Send an order.
