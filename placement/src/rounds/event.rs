@@ -1,4 +1,4 @@
-//! What [`Membership::step`](super::membership::Membership::step)(super::membership::Membership::step) takes and returns.
+//! What [`Membership::step`](super::membership::Membership::step) takes and returns.
 
 use std::sync::Arc;
 use std::time::Duration;
