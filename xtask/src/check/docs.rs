@@ -63,15 +63,11 @@ pub(crate) fn check(root: &Path, tasks: BTreeSet<String>) -> Result<()> {
     let schema = std::fs::read_to_string(root.join("charts/dapr/values.schema.json"))?;
     let schema = serde_json::from_str(&schema).context("read the schema of the chart's values")?;
     let (mut source, mut tests) = (String::new(), BTreeSet::new());
-    for folder in sources() {
-        gather(&root.join(folder), "rs", &mut |file| {
-            let text = std::fs::read_to_string(file)?;
-            test_names::collect(&text, &mut tests)
-                .with_context(|| format!("parse {}", file.display()))?;
-            source.push_str(&text);
-            Ok(())
-        })?;
-    }
+    each_source(root, sources(), &mut |name, text| {
+        test_names::collect(text, &mut tests).with_context(|| format!("parse {name}"))?;
+        source.push_str(text);
+        Ok(())
+    })?;
     let known = Known { root: root.to_path_buf(), values, schema, source, tests, tasks };
     let mut offences = Vec::new();
     for place in DOCUMENTS {
@@ -87,12 +83,26 @@ pub(crate) fn check(root: &Path, tasks: BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Calls `take` with every file of that extension at or below a path.
-pub(crate) fn gather(
-    place: &Path,
-    extension: &str,
-    take: &mut dyn FnMut(&Path) -> Result<()>,
+/// Calls `take` with the path and the text of every source file of these folders.
+///
+/// # Errors
+/// A file cannot be read, or what `take` says.
+pub(super) fn each_source(
+    root: &Path,
+    folders: impl Iterator<Item = &'static str>,
+    take: &mut dyn FnMut(&str, &str) -> Result<()>,
 ) -> Result<()> {
+    for folder in folders {
+        gather(&root.join(folder), "rs", &mut |file| {
+            let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
+            take(&name, &std::fs::read_to_string(file)?)
+        })?;
+    }
+    Ok(())
+}
+
+/// Calls `take` with every file of that extension at or below a path.
+fn gather(place: &Path, extension: &str, take: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
     if place.is_file() {
         return take(place);
     }

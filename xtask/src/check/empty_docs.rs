@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::docs::gather;
+use super::docs::each_source;
 
 /// Words before the name of an item, besides visibility.
 const KEYWORDS: [&str; 9] =
@@ -19,14 +19,10 @@ const ARTICLES: [&str; 5] = ["The", "Its", "Their", "A", "An"];
 /// When there is one, or a source file cannot be read.
 pub(crate) fn check(root: &Path, folders: impl Iterator<Item = &'static str>) -> Result<()> {
     let mut found = Vec::new();
-    for folder in folders {
-        gather(&root.join(folder), "rs", &mut |file| {
-            let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-            let text = std::fs::read_to_string(file)?;
-            found.extend(lines_of(&text).map(|line| format!("{name}:{line}")));
-            Ok(())
-        })?;
-    }
+    each_source(root, folders, &mut |name, text| {
+        found.extend(lines_of(text).map(|line| format!("{name}:{line}")));
+        Ok(())
+    })?;
     ensure!(found.is_empty(), "documentation that repeats a name:\n  {}", found.join("\n  "));
     Ok(())
 }

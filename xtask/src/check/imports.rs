@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use syn::{Item, ItemUse, UseTree};
 
-use super::docs::gather;
+use super::docs::each_source;
 
 /// Crates of the standard library.
 const STANDARD: [&str; 3] = ["std", "core", "alloc"];
@@ -19,16 +19,11 @@ const OWN: [&str; 3] = ["crate", "super", "self"];
 /// When there is one, or a source file cannot be read or parsed.
 pub(crate) fn check(root: &Path, folders: impl Iterator<Item = &'static str>) -> Result<()> {
     let mut found = Vec::new();
-    for folder in folders {
-        gather(&root.join(folder), "rs", &mut |file| {
-            let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-            let text = std::fs::read_to_string(file)?;
-            let parsed = syn::parse_file(&text).with_context(|| format!("parse {name}"))?;
-            found
-                .extend(offences_of(&parsed.items).into_iter().map(|why| format!("{name}: {why}")));
-            Ok(())
-        })?;
-    }
+    each_source(root, folders, &mut |name, text| {
+        let parsed = syn::parse_file(text).with_context(|| format!("parse {name}"))?;
+        found.extend(offences_of(&parsed.items).into_iter().map(|why| format!("{name}: {why}")));
+        Ok(())
+    })?;
     ensure!(found.is_empty(), "imports:\n  {}", found.join("\n  "));
     Ok(())
 }

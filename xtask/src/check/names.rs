@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::check::docs::gather;
+use super::docs::each_source;
 
 /// Words before a declared name.
 const KEYWORDS: [&str; 8] = ["struct", "enum", "trait", "type", "fn", "mod", "const", "static"];
@@ -63,13 +63,10 @@ const KEPT: [(&str, &str); 2] = [("scheduler/src/engine", ""), ("xtask/src/check
 /// When there is one, or a source file cannot be read.
 pub(crate) fn check(root: &Path, folders: impl Iterator<Item = &'static str>) -> Result<()> {
     let mut offences = Vec::new();
-    for folder in folders {
-        gather(&root.join(folder), "rs", &mut |file| {
-            let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-            offences.extend(offences_of(&name, &std::fs::read_to_string(file)?));
-            Ok(())
-        })?;
-    }
+    each_source(root, folders, &mut |name, text| {
+        offences.extend(offences_of(name, text));
+        Ok(())
+    })?;
     ensure!(offences.is_empty(), "names:\n  {}", offences.join("\n  "));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use crate::check::docs::gather;
+use super::docs::each_source;
 
 /// Lines of a source file.
 const MOST_LINES: usize = 500;
@@ -18,13 +18,10 @@ const MOST_FILES: usize = 15;
 /// When there is one, or a source file cannot be read.
 pub(crate) fn check(root: &Path, folders: impl Iterator<Item = &'static str>) -> Result<()> {
     let mut lines = BTreeMap::new();
-    for folder in folders {
-        gather(&root.join(folder), "rs", &mut |file| {
-            let name = file.strip_prefix(root).unwrap_or(file).to_path_buf();
-            lines.insert(name, std::fs::read_to_string(file)?.lines().count());
-            Ok(())
-        })?;
-    }
+    each_source(root, folders, &mut |name, text| {
+        lines.insert(PathBuf::from(name), text.lines().count());
+        Ok(())
+    })?;
     let offences = offences(&lines);
     ensure!(offences.is_empty(), "sizes:\n  {}", offences.join("\n  "));
     Ok(())
