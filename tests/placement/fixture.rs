@@ -163,10 +163,9 @@ impl Sidecar {
         resources.write("store.yaml", ACTOR_STATE).unwrap();
         let mut builder = Daprd::builder(name)
             .version(version)
-            .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--placement-host-address={placement}"))
-            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-            .env("DAPR_HOST_IP", "127.0.0.1");
+            .resources(resources.path())
+            .placement(placement)
+            .on_loopback();
         if let Some(app) = &app {
             builder = builder.arg(format!("--app-port={}", app.port()));
         }

@@ -169,14 +169,13 @@ impl Sidecar {
         let resources = Scratch::new("resources").unwrap();
         let mut builder = Daprd::builder(name)
             .version(version)
-            .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--scheduler-host-address={}", scheduler.address()))
+            .resources(resources.path())
+            .scheduler(&scheduler.address())
             .arg(format!("--app-port={}", app.port()))
-            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-            .env("DAPR_HOST_IP", "127.0.0.1");
+            .on_loopback();
         if let Some(placement) = placement {
             resources.write("store.yaml", ACTOR_STATE).unwrap();
-            builder = builder.arg(format!("--placement-host-address={}", placement.address()));
+            builder = builder.placement(&placement.address());
         }
         let mut daprd = builder.start().unwrap();
         daprd.wait_ready(soon()).unwrap();

@@ -78,12 +78,11 @@ fn reminders_of_a_state_store_are_moved_by_an_older_sidecar() -> Result<()> {
         let mut daprd = Daprd::builder("app")
             .version(version)
             .arg(format!("--config={}", config.display()))
-            .arg(format!("--resources-path={}", folder.path().display()))
-            .arg(format!("--scheduler-host-address={}", scheduler.address()))
-            .arg(format!("--placement-host-address={}", placement.address()))
+            .resources(folder.path())
+            .scheduler(&scheduler.address())
+            .placement(&placement.address())
             .arg(format!("--app-port={}", app.port()))
-            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-            .env("DAPR_HOST_IP", "127.0.0.1")
+            .on_loopback()
             .start()?;
         daprd.wait_ready(soon())?;
         Ok(daprd)

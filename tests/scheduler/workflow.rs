@@ -75,11 +75,10 @@ impl Fixture {
         let resources = Scratch::new("resources")?;
         resources.write("store.yaml", redis.actor_state())?;
         let mut daprd = sidecar
-            .arg(format!("--resources-path={}", resources.path().display()))
-            .arg(format!("--scheduler-host-address={}", scheduler.address()))
-            .arg(format!("--placement-host-address={}", placement.address()))
-            .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-            .env("DAPR_HOST_IP", "127.0.0.1")
+            .resources(resources.path())
+            .scheduler(&scheduler.address())
+            .placement(&placement.address())
+            .on_loopback()
             .start()?;
         daprd.wait_ready(soon())?;
         let app = App::start(daprd.grpc_port)?;

@@ -62,6 +62,30 @@ impl DaprdBuilder {
         self
     }
 
+    /// Loads the resources of a folder.
+    #[must_use]
+    pub fn resources(self, folder: &Path) -> Self {
+        self.arg(format!("--resources-path={}", folder.display()))
+    }
+
+    /// Connects it to a scheduler, `host:port`.
+    #[must_use]
+    pub fn scheduler(self, address: &str) -> Self {
+        self.arg(format!("--scheduler-host-address={address}"))
+    }
+
+    /// Connects it to a placement, `host:port`.
+    #[must_use]
+    pub fn placement(self, address: &str) -> Self {
+        self.arg(format!("--placement-host-address={address}"))
+    }
+
+    /// Listens for other sidecars on 127.0.0.1 alone, and announces that address.
+    #[must_use]
+    pub fn on_loopback(self) -> Self {
+        self.arg("--dapr-internal-grpc-listen-address=127.0.0.1").env("DAPR_HOST_IP", "127.0.0.1")
+    }
+
     /// Runs it under the name `daprd`, by which `dapr list` and other commands of the CLI find it.
     #[must_use]
     pub fn listed(mut self) -> Self {

@@ -30,7 +30,7 @@ pub(crate) fn own_address(second: u8) -> String {
 
 /// The command line dials `localhost:2379`: for it, that name is an address of this test alone.
 pub(crate) struct Cli {
-    pub(crate) cli: DaprCli,
+    cli: DaprCli,
     hosts: PathBuf,
 }
 

@@ -13,17 +13,17 @@ use crate::etcd::client_port::etcdctl;
 use crate::faults::full_disk::Mount;
 use crate::processes::{Scheduler, wait_for_health};
 
-/// Puts values of 1 MiB until one is refused, and returns how many were taken.
-fn fill(scheduler: &Scheduler) -> Result<usize> {
+/// Puts values of 1 MiB until one is refused, the 64th at the latest.
+fn fill(scheduler: &Scheduler) -> Result<()> {
     Runtime::new()?.block_on(async {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", scheduler.client))?;
         let mut client = KvClient::new(endpoint.connect().await?);
-        for taken in 0..64 {
-            let (key, value) = (format!("filler/{taken}").into(), vec![0; 1 << 20].into());
+        for number in 0..64 {
+            let (key, value) = (format!("filler/{number}").into(), vec![0; 1 << 20].into());
             match client.put(PutRequest { key, value, ..PutRequest::default() }).await {
                 Ok(_) => {}
                 Err(status) if status.message().contains("database space exceeded") => {
-                    return Ok(taken);
+                    return Ok(());
                 }
                 Err(status) => return Err(status.into()),
             }

@@ -29,7 +29,7 @@ fn leave_reminders(scheduler: &Scheduler, app: &str) -> Result<()> {
 }
 
 /// What the command line says of each step, and which keys are left.
-fn scene(program: PathBuf, second: u8, app: &str) -> Result<Vec<String>> {
+fn scene(program: PathBuf, second: u8, app: &str) -> Result<[String; 10]> {
     let (address, folder) = (own_address(second), Arc::new(Scratch::new("purge")?));
     let flags =
         [format!("--etcd-client-listen-address={address}"), format!("--etcd-client-port={PORT}")];
@@ -61,7 +61,7 @@ fn scene(program: PathBuf, second: u8, app: &str) -> Result<Vec<String>> {
         let lines = said.lines().map(|line| line.trim_end().trim_end_matches(is_age).trim_end());
         lines.collect::<Vec<_>>().join("\n")
     };
-    Ok(vec![
+    Ok([
         list(),
         left(),
         workflow(&["purge", "order-2"]),
@@ -75,9 +75,9 @@ fn scene(program: PathBuf, second: u8, app: &str) -> Result<Vec<String>> {
     ])
 }
 
-/// Whether a character can be part of `12s`.
+/// Whether a character can be part of `1m2s`.
 fn is_age(character: char) -> bool {
-    character.is_ascii_digit() || character == 's'
+    character.is_ascii_digit() || matches!(character, 'm' | 's')
 }
 
 #[test]

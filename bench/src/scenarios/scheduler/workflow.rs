@@ -89,11 +89,10 @@ fn start_sidecar(
 ) -> Result<Daprd> {
     folder.write("resources/store.yaml", redis.actor_state())?;
     let mut daprd = Daprd::builder("workflows")
-        .arg(format!("--resources-path={}", folder.path().join("resources").display()))
-        .arg(format!("--scheduler-host-address={}", scheduler.address()))
-        .arg(format!("--placement-host-address={}", placement.address()))
-        .arg("--dapr-internal-grpc-listen-address=127.0.0.1")
-        .env("DAPR_HOST_IP", "127.0.0.1")
+        .resources(&folder.path().join("resources"))
+        .scheduler(&scheduler.address())
+        .placement(&placement.address())
+        .on_loopback()
         .start()?;
     daprd.wait_ready(soon())?;
     Ok(daprd)
