@@ -142,11 +142,11 @@ impl Group {
     }
 
     /// Ends a hold-off early if a host has left that the table still has.
-    fn hurry(&mut self, now: Instant) {
+    fn shorten_hold_off(&mut self, now: Instant) {
         if let (Some(hold_off), Some(took), true) =
             (&mut self.hold_off, self.last_round, self.dirty)
         {
-            hold_off.hurry(took, now);
+            hold_off.shorten(took, now);
         }
     }
 
@@ -237,7 +237,7 @@ impl Group {
             }
         } else {
             self.settle_when_idle(cx);
-            self.hurry(cx.now);
+            self.shorten_hold_off(cx.now);
         }
     }
 
@@ -329,7 +329,7 @@ impl Group {
             self.settle(cx);
         } else {
             self.hold_off = Some(HoldOff::new(cx.rules.hold_off, cx.now));
-            self.hurry(cx.now);
+            self.shorten_hold_off(cx.now);
         }
     }
 

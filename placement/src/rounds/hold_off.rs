@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 /// is longer: many joins take few rounds, and none waits for long.
 const MAX_HOLD_OFF: Duration = Duration::from_millis(500);
 
-/// A hold-off with this window, the default, or a shorter one ends early when a host has left after a
-/// round that took no longer than [`SHORT_ROUND`]: its actors have no host until the next table. A
-/// longer window was asked for.
-const LONGEST_CUT: Duration = Duration::from_millis(100);
+/// Longest window that is shortened when a host leaves, the default; a longer one was asked for.
+const LONGEST_SHORTENED: Duration = Duration::from_millis(100);
+/// Longest round after which it is: until the next table the actors of that host have none, and in a
+/// small namespace a round costs little.
 const SHORT_ROUND: Duration = Duration::from_millis(10);
-/// What is left of it: two rounds, so that a namespace which shrinks is locked for a third of the
-/// time, and enough for the host that takes the place.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// What is left of the window at least: time for the host that takes the place. Otherwise it is two
+/// rounds, so that a namespace which shrinks is locked for a third of the time.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// A pause in which changes are gathered for one round.
 #[derive(Debug)]
@@ -40,11 +40,11 @@ impl HoldOff {
     }
 
     /// A host has left that the table still has, after a round that took so long.
-    pub(crate) fn hurry(&mut self, took: Duration, now: Instant) {
-        if self.window > LONGEST_CUT || took > SHORT_ROUND {
+    pub(crate) fn shorten(&mut self, took: Duration, now: Instant) {
+        if self.window > LONGEST_SHORTENED || took > SHORT_ROUND {
             return;
         }
-        let end = now + SHORTEST_PAUSE.max(2 * took);
+        let end = now + MIN_PAUSE.max(2 * took);
         self.due = self.due.min(end);
         self.latest = self.latest.min(end);
     }
