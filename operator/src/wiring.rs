@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use transport::anchors::AnchorSource;
 use transport::svid::{self, Mode};
 use transport::tls::{self, Alpn, ClientAuth, TlsError};
-use transport::{Keepalive, Limits, Server, Svid};
+use transport::{GRPC_HEADER_BYTES, Keepalive, Limits, Server, Svid};
 
 use crate::advice::advisor;
 use crate::api::budget::Budget;
@@ -56,8 +56,6 @@ pub const KEEPALIVE: Keepalive =
 /// Bytes of one request. A request names a namespace, a pod and an object, each of at most 253
 /// bytes.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
-/// Length of the header of a gRPC message.
-const GRPC_HEADER_BYTES: usize = 5;
 /// Calls whose answers stay open for the lifetime of a sidecar.
 const STREAMS: [&str; 7] = [
     "/dapr.proto.operator.v1.Operator/ComponentUpdate",

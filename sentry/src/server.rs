@@ -7,7 +7,7 @@ use axum::Router;
 use identity::{Csr, IssuedLeaf, SpiffeId};
 use proto::sentry::ca_server::{Ca, CaServer};
 use proto::sentry::{SignCertificateRequest, SignCertificateResponse};
-use runtime::server::Limits;
+use runtime::server::{GRPC_HEADER_BYTES, Limits};
 use runtime::{clock, random};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -50,8 +50,6 @@ const MAX_UNFINISHED_BYTES_PER_ADDRESS: usize = 8 * 1024 * 1024;
 /// HTTP/2 allows (RFC 9113 §6.9.2). Peers that wait for room hold as much of each connection.
 const STREAM_WINDOW_BYTES: u32 = 16 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024;
-/// Length of the header of a gRPC message.
-const GRPC_HEADER_BYTES: usize = 5;
 /// Deadline of a request from its headers to its response, its body included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Deadline of a decoded request. Clients time out after 3 seconds.

@@ -11,7 +11,7 @@ mod activity;
 mod bodies;
 mod connection;
 mod limits;
-mod refusals;
+mod refusal_limiter;
 mod request;
 mod slots;
 mod stall;
@@ -35,12 +35,12 @@ use crate::metrics::server::{Limit, Meter};
 use crate::scope::Scope;
 
 pub use connection::{Connection, Keepalive};
-pub use limits::Limits;
+pub use limits::{GRPC_HEADER_BYTES, Limits};
 pub use request::Outgoing;
 
 use bodies::Bodies;
 use connection::{New, Shared};
-use refusals::Refusals;
+use refusal_limiter::RefusalLimiter;
 use slots::{Full, Occupant, Slots};
 
 /// Wait after a failed accept (out of descriptors), so that the loop does not spin.
@@ -147,7 +147,7 @@ impl<H: Handshake> Server<H> {
             meter: meter.clone(),
             identities: Slots::new(usize::MAX, limits.connections_per_identity),
             bodies: Bodies::new(limits.unfinished_bytes, limits.unfinished_bytes_per_address),
-            refusals: Arc::new(Refusals::new(limits.refusals_per_second)),
+            refusals: Arc::new(RefusalLimiter::new(limits.refusals_per_second)),
             keepalive: self.keepalive,
         });
         let last = CancellationToken::new();

@@ -30,5 +30,5 @@ pub use certified::Svid;
 pub use channel::{DialError, channel, dial};
 pub use peer::Peer;
 pub use presented::presented;
-pub use runtime::server::{Keepalive, Limits};
+pub use runtime::server::{GRPC_HEADER_BYTES, Keepalive, Limits};
 pub use server::Server;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::activity::{Activity, Next};
 use super::bodies::Bodies;
 use super::limits::Limits;
-use super::refusals::Refusals;
+use super::refusal_limiter::RefusalLimiter;
 use super::request::Rules;
 use super::slots::{Full, Occupant, Slot, Slots};
 use super::stall::WriteStall;
@@ -87,7 +87,7 @@ pub(super) struct Shared<H: Handshake> {
     pub(super) meter: Meter,
     pub(super) identities: Slots<H::Identity>,
     pub(super) bodies: Bodies,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) refusals: Arc<RefusalLimiter>,
     pub(super) keepalive: Option<Keepalive>,
 }
 
@@ -116,10 +116,8 @@ impl<H: Handshake> Shared<H> {
             let Some(peer) = self.shake_hands(stream, addr, accepted).await else { return };
             drop(handshake_slot);
             let Ok(identity_slot) = self.identify(&peer, &occupant, addr) else { return };
-            let requests = match &identity_slot {
-                Some(slot) => slot.requests.clone(),
-                None => slot.requests.clone(),
-            };
+            let by_address = &slot.requests;
+            let requests = identity_slot.as_ref().map_or(by_address, |slot| &slot.requests).clone();
             let connection = Connection { addr, cut: cut.clone(), last };
             self.http(peer, connection, accepted, occupant, requests).await;
         };
@@ -191,9 +189,7 @@ impl<H: Handshake> Shared<H> {
         let router = self.router.clone();
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(extension.clone());
-            // Boxed: a task of HTTP/2 is as large as the largest of its states for as long as the
-            // answer lasts, and streams last for the life of a sidecar.
-            Box::pin(request::serve(router.clone(), request, rules.clone()))
+            request::serve(router.clone(), request, rules.clone())
         });
         let io = WriteStall::new(io, self.limits.write_stall, self.meter.clone());
         let builder = self.builder(authenticated);

@@ -13,6 +13,9 @@ const LISTENERS: u64 = 2;
 /// A listener accepts at least this many connections, however few descriptors there are.
 const FEWEST_CONNECTIONS: usize = 64;
 
+/// Bytes before each gRPC message: a flag and the length (gRPC over HTTP/2, "Length-Prefixed-Message").
+pub const GRPC_HEADER_BYTES: usize = 5;
+
 /// All limits of one listener. A service takes [`Limits::default`] and overrides fields.
 ///
 /// A connection over a limit of number is closed at once. When [`Limits::connections`] or

@@ -11,8 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use axum::response::IntoResponse as _;
+use axum::http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
@@ -21,13 +20,10 @@ use tower::ServiceExt as _;
 use super::activity::{Activity, OpenRequest};
 use super::bodies::{Account, Bodies, CHUNK};
 use super::limits::Limits;
-use super::refusals::Refusals;
-use super::status::{is_refusal, shorten};
+use super::refusal_limiter::RefusalLimiter;
+use super::status::{self, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, is_grpc, refusal};
 use crate::metrics::server::{Limit, Meter};
 
-/// gRPC's `DEADLINE_EXCEEDED` and `RESOURCE_EXHAUSTED`.
-const DEADLINE_EXCEEDED: &str = "4";
-const RESOURCE_EXHAUSTED: &str = "8";
 /// [`CHUNK`] for a sum that may be negative.
 #[expect(clippy::cast_possible_wrap, reason = "far below the limits of both types")]
 const ROOM: i64 = CHUNK as i64;
@@ -40,7 +36,7 @@ pub(super) struct Rules {
     /// Open requests of the peer over all its connections.
     pub(super) requests: Arc<AtomicUsize>,
     pub(super) bodies: Bodies,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) refusals: Arc<RefusalLimiter>,
     pub(super) limits: Limits,
     /// Requests that the connection may have open.
     pub(super) streams: usize,
@@ -60,8 +56,8 @@ pub(super) async fn serve(
     let path = request.uri().path();
     let (is_streaming, stays_open) = (limits.is_streaming(path), limits.has_streaming_answer(path));
     let open = begin(activity, (!stays_open).then_some(latest), *streams, meter);
-    let mut counted = Counted::new(&rules.requests, limits.requests_per_peer);
-    let mut response = if counted.is_none() {
+    let mut permit = Permit::new(&rules.requests, limits.requests_per_peer);
+    let mut response = if permit.is_none() {
         meter.hit(Limit::RequestsPerPeer);
         let text = "this peer has as many requests open as it may";
         let grpc = is_grpc(request.headers());
@@ -71,31 +67,31 @@ pub(super) async fn serve(
     } else {
         answer(router, request, &rules, latest).await?
     };
-    shorten(response.headers_mut());
-    if is_refusal(response.status(), response.headers())
-        && let Some(turn) = rules.refusals.turn(rules.address, Instant::now())
+    status::shorten(response.headers_mut());
+    if status::is_refusal(response.status(), response.headers())
+        && let Some(at) = rules.refusals.reserve(rules.address, Instant::now())
     {
         meter.hit(Limit::Refusals);
-        counted = None; // what waits keeps no other request out
-        tokio::time::sleep_until(turn.min(latest)).await;
+        permit = None; // what waits keeps no other request out
+        tokio::time::sleep_until(at.min(latest)).await;
     }
-    let open = Arc::new(Open { _request: open, _counted: counted });
+    let open = Arc::new(Open { _request: open, _permit: permit });
     Ok(response.map(|body| Body::new(Tracked { body, open, outgoing })))
 }
 
 /// One of the open requests of a peer; dropping it ends it.
-struct Counted(Arc<AtomicUsize>);
+struct Permit(Arc<AtomicUsize>);
 
-impl Counted {
+impl Permit {
     /// None beyond the limit.
     fn new(open: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         let before = open.fetch_add(1, Ordering::Relaxed);
-        let counted = Self(open.clone());
-        (before < limit).then_some(counted)
+        let permit = Self(open.clone());
+        (before < limit).then_some(permit)
     }
 }
 
-impl Drop for Counted {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -104,7 +100,7 @@ impl Drop for Counted {
 /// A request until the peer has taken its answer.
 struct Open {
     _request: OpenRequest,
-    _counted: Option<Counted>,
+    _permit: Option<Permit>,
 }
 
 /// The answer to a request whose body is no stream; it begins at that deadline at the latest.
@@ -213,29 +209,6 @@ fn begin(
     open
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| value.starts_with("application/grpc"))
-}
-
-/// An answer in the protocol of the client.
-fn refusal(
-    grpc: bool,
-    status: StatusCode,
-    grpc_status: &'static str,
-    text: &'static str,
-) -> Response<Body> {
-    if !grpc {
-        return (status, text).into_response();
-    }
-    let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(grpc_status));
-    headers.insert("grpc-message", HeaderValue::from_static(text));
-    response
-}
-
 /// An extension of every request: memory that its answer occupies until the peer has taken the
 /// bytes. Cheap to clone.
 ///
@@ -304,7 +277,7 @@ impl hyper::body::Body for Tracked {
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?.map_data(wrap);
             if let Some(trailers) = frame.trailers_mut() {
-                shorten(trailers);
+                status::shorten(trailers);
             }
             Ok(frame)
         }))

@@ -1,17 +1,45 @@
-//! The status of a gRPC answer in its headers or trailers. Pure.
+//! The status of an answer, in HTTP or in the headers or trailers of gRPC. Pure.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
 
 /// Name of the code, and of the text, percent-encoded (gRPC over HTTP/2, "Responses").
 const CODE: &str = "grpc-status";
 const TEXT: &str = "grpc-message";
+/// Codes of gRPC.
+pub(super) const DEADLINE_EXCEEDED: &str = "4";
+pub(super) const RESOURCE_EXHAUSTED: &str = "8";
 /// Bytes of a text. Errors name what they refuse, which may be as long as a request; clients accept
 /// 16 KiB of headers by default (hyper).
 const MAX_TEXT_BYTES: usize = 4 * 1024;
 /// Codes of gRPC by which a request is refused for what it is or whose it is: `INVALID_ARGUMENT`,
 /// `PERMISSION_DENIED`, `RESOURCE_EXHAUSTED`, `OUT_OF_RANGE`, `UNIMPLEMENTED`, `INTERNAL` (of messages
 /// that cannot be decoded), `UNAUTHENTICATED`. Others are answers, such as `NOT_FOUND`.
-const REFUSALS: [&str; 7] = ["3", "7", "8", "11", "12", "13", "16"];
+const REFUSALS: [&str; 7] = ["3", "7", RESOURCE_EXHAUSTED, "11", "12", "13", "16"];
+
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.starts_with("application/grpc"))
+}
+
+/// An answer in the protocol of the client.
+pub(super) fn refusal(
+    grpc: bool,
+    status: StatusCode,
+    code: &'static str,
+    text: &'static str,
+) -> Response<Body> {
+    if !grpc {
+        return (status, text).into_response();
+    }
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CODE, HeaderValue::from_static(code));
+    headers.insert(TEXT, HeaderValue::from_static(text));
+    response
+}
 
 /// Whether an answer refuses its request. A gRPC error that follows messages does not.
 pub(super) fn is_refusal(status: StatusCode, headers: &HeaderMap) -> bool {
